@@ -16,6 +16,7 @@ was cut off by a token limit is `finish_reason`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import polars as pl
 
@@ -47,9 +48,11 @@ class Form:
         """
         if isinstance(name, Form):
             return name
-        opening, closing = pl.select(*_delimiters(pl.lit(name, dtype=pl.String))).row(0)
+        opening, closing = _own_delimiters(name)
         if opening is None and name != "plain":
-            raise UsageError(f"unknown form '{name}': choose r1-zero, r1, plain, or r1[open|close] with your delimiters")
+            raise UsageError(
+                f"unknown form '{name}': choose r1-zero, r1, plain, or r1[open|close] with your delimiters"
+            )
         if name.startswith("r1[") and (opening.lower() in closing.lower() or closing.lower() in opening.lower()):
             raise UsageError(f"the delimiters of form '{name}' must not contain one another")
         return cls(name, opening or "", closing or "")
@@ -159,7 +162,13 @@ def _delimiters(form: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
         own = pl.coalesce(angled.struct.field(field), barred.struct.field(field))
         return pl.when(default).then(pl.lit(default_tag)).otherwise(own)
 
-    return of(OPEN, "open"), of(CLOSE, "close")
+    return of(OPEN, "open").alias("open"), of(CLOSE, "close").alias("close")
+
+
+@cache
+def _own_delimiters(name: str) -> tuple[str | None, str | None]:
+    opening, closing = pl.select(*_delimiters(pl.lit(name, dtype=pl.String))).row(0)
+    return opening, closing
 
 
 def _after(text: pl.Expr, mark: pl.Expr) -> pl.Expr:
