@@ -1,0 +1,365 @@
+"""Exactly once: plans, chunks, claims and logs.
+
+A family is all traces that share what determines their text. Its *plan* is a journal of numbered files, each published
+with link(2), so that two planners cannot both append the same number: whoever loses reads again and plans what is still
+missing. Hence a (problem, sample, attempt) belongs to one chunk for ever, whichever jobs ask for it.
+
+A *chunk* is a unit of commit. Whoever works on one holds a POSIX lock on its claim, which the kernel drops when the
+process dies (and which children do not inherit). Finished rows go to a private log, fsynced within FLUSH_SECONDS; a
+complete chunk becomes one part under its own name. Taking over a chunk begins with replaying its logs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import threading
+import uuid
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import CurateError
+from curate.warehouse.identity import digest
+from curate.warehouse.store import Version, Warehouse, disk_errors, publish_file
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# Rows are durable at most this long after they finish (the contract is two seconds).
+FLUSH_SECONDS = 1.0
+CHUNK_ROWS = 64
+
+Row = dict[str, Any]
+Key = tuple[str, int, int]  # problem_id, sample_index, attempt
+
+
+def key_of(row: Row) -> Key:
+    return row["problem_id"], row["sample_index"], row["attempt"]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A fixed set of (problem, sample, attempt), committed as one part of one version."""
+
+    chunk_id: str
+    version: Version
+    keys: tuple[Key, ...]
+
+    @property
+    def committed(self) -> bool:
+        return self.version.has(self.chunk_id)
+
+
+class Family:
+    """The traces that share everything that determines their text: their plan, their parts, their claims."""
+
+    def __init__(self, warehouse: Warehouse, family: str, facts: dict[str, Any] | None = None) -> None:
+        self.warehouse = warehouse
+        self.family = family
+        self.facts = facts or {}
+        self.jobs = warehouse.root / "_jobs" / family
+        self.logs = warehouse.root / "_logs" / family
+
+    # -- the plan ------------------------------------------------------------------------------------------------
+
+    def plan(self) -> pl.DataFrame:
+        """All that was ever planned: plan, chunk_id, problem_id, start, stop, attempt (samples start..stop-1)."""
+        import polars as pl
+
+        columns = {"plan": pl.Int64, "chunk_id": pl.String, "problem_id": pl.String}
+        columns |= {"start": pl.Int64, "stop": pl.Int64, "attempt": pl.Int64}
+        files = sorted(self.jobs.glob("plan-*.parquet"))
+        if not files:
+            return pl.DataFrame(schema=columns)
+        return pl.read_parquet(files).select(list(columns))
+
+    def extend(self, problem_ids: pl.Series, samples: int) -> int:
+        """Plan samples 0..samples-1 of each problem, as far as no plan holds them. Returns how many are new."""
+        import polars as pl
+
+        def missing(planned: pl.DataFrame) -> pl.DataFrame:
+            done = planned.filter(pl.col("attempt") == 0).group_by("problem_id").agg(pl.col("stop").max())
+            wanted = pl.DataFrame({"problem_id": problem_ids}).unique(maintain_order=True)
+            return (
+                wanted.join(done, on="problem_id", how="left", maintain_order="left")
+                .select("problem_id", start=pl.col("stop").fill_null(0), stop=pl.lit(samples, pl.Int64))
+                .filter(pl.col("start") < pl.col("stop"))
+                .with_columns(attempt=pl.lit(0, pl.Int64))
+            )
+
+        return self._append(missing)
+
+    def redo(self, keys: pl.DataFrame) -> int:
+        """Plan one more attempt of these (problem_id, sample_index, attempt: the last one made). Returns how many."""
+        import polars as pl
+
+        def missing(planned: pl.DataFrame) -> pl.DataFrame:
+            wanted = keys.select(
+                "problem_id",
+                start=pl.col("sample_index").cast(pl.Int64),
+                stop=pl.col("sample_index").cast(pl.Int64) + 1,
+                attempt=pl.col("attempt").cast(pl.Int64) + 1,
+            )
+            return wanted.join(planned, on=["problem_id", "start", "attempt"], how="anti", maintain_order="left")
+
+        return self._append(missing)
+
+    def _append(self, missing: Any) -> int:
+        import polars as pl
+
+        self.jobs.mkdir(parents=True, exist_ok=True)
+        while True:
+            planned = self.plan()
+            new = missing(planned)
+            if new.is_empty():
+                return 0
+            number = int(planned["plan"].max() or 0) + 1 if len(planned) else 1  # type: ignore[arg-type]
+            new = _chunked(new).select(
+                pl.lit(number, pl.Int64).alias("plan"),
+                pl.concat_str(pl.lit(f"{number:05d}-"), pl.col("chunk").cast(pl.String).str.zfill(7)).alias("chunk_id"),
+                "problem_id",
+                "start",
+                "stop",
+                "attempt",
+            )
+            with disk_errors(self.warehouse.root):
+                target = self.jobs / f"plan-{number:06d}.parquet"
+                if publish_file(self.warehouse.root, target, new.write_parquet):
+                    return int((new["stop"] - new["start"]).sum())
+
+    def version(self, plan: int) -> Version:
+        """The version directory that holds the chunks of one plan."""
+        return self.warehouse.version("traces", self.family, f"{plan:06d}-{self._plan_hash(plan)}", **self.facts)
+
+    def _plan_hash(self, plan: int) -> str:
+        data = (self.jobs / f"plan-{plan:06d}.parquet").read_bytes()
+        return digest(self.family, plan, zlib.crc32(data))[:12]
+
+    def open_chunks(self, problem_ids: pl.Series | None = None, samples: int | None = None) -> Iterator[Chunk]:
+        """Chunks that are not committed and hold something of the wanted problems and samples, in plan order."""
+        import polars as pl
+
+        planned = self.plan()
+        if problem_ids is not None:
+            wanted = pl.col("problem_id").is_in(problem_ids.implode())
+            if samples is not None:
+                wanted &= pl.col("start") < samples
+            chunks = planned.filter(wanted).select("chunk_id").unique()
+            planned = planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
+        versions = {plan: self.version(plan) for plan in planned["plan"].unique().sort()}
+        done = {(plan, p.stem.removeprefix("part-")) for plan, v in versions.items() for p in v.parts()}
+        for (plan, chunk_id), rows in planned.group_by(["plan", "chunk_id"], maintain_order=True):
+            if (plan, chunk_id) in done:
+                continue
+            keys = tuple(
+                (problem, sample, attempt)
+                for problem, start, stop, attempt in rows.select("problem_id", "start", "stop", "attempt").iter_rows()
+                for sample in range(start, stop)
+            )
+            yield Chunk(str(chunk_id), versions[plan], keys)  # type: ignore[index]
+
+    def committed(self, columns: list[str]) -> pl.LazyFrame:
+        """Committed rows of the whole family."""
+        import polars as pl
+
+        versions = self.warehouse.versions("traces", self.family)
+        if not versions:
+            return Version(self.warehouse.root, "traces", self.family, "none").read(columns)
+        return pl.concat([v.read(columns) for v in versions])
+
+    def seal(self) -> list[Version]:
+        """Seal every plan whose chunks are all committed; returns the versions of the family that are sealed."""
+        chunks = self.plan().select("plan", "chunk_id").unique()
+        sealed = []
+        for (plan,), rows in chunks.group_by(["plan"], maintain_order=True):
+            version = self.version(int(plan))  # type: ignore[call-overload]
+            if version.sealed or len(version.parts()) == len(rows):
+                version.seal()
+                sealed.append(version)
+        return sealed
+
+    # -- claims --------------------------------------------------------------------------------------------------
+
+    def claim(self, chunk: Chunk) -> ChunkLog | None:
+        """Take a chunk over: None where another process has it or it is committed already."""
+        self.logs.mkdir(parents=True, exist_ok=True)
+        lock = _lock(self.logs / f"{chunk.chunk_id}.lock")
+        if lock is None:
+            return None
+        if chunk.committed:
+            lock.release()
+            return None
+        return ChunkLog(self, chunk, lock)
+
+
+def _chunked(items: pl.DataFrame) -> pl.DataFrame:
+    """Gives each (problem, range) a chunk number so that a chunk has about CHUNK_ROWS rows; splits long ranges."""
+    import polars as pl
+
+    return (
+        items.with_columns(start=pl.int_ranges("start", "stop", CHUNK_ROWS), end=pl.col("stop"))
+        .explode("start")
+        .with_columns(stop=pl.min_horizontal("end", pl.col("start") + CHUNK_ROWS))
+        .with_columns(
+            chunk=((pl.col("stop") - pl.col("start")).cum_sum() - (pl.col("stop") - pl.col("start"))) // CHUNK_ROWS
+        )
+    )
+
+
+# -- locks -------------------------------------------------------------------------------------------------------
+
+
+class _Lock:
+    def __init__(self, path: Path, handle: int) -> None:
+        self.path, self.handle = path, handle
+
+    def release(self) -> None:
+        with _held_guard:
+            _held.discard(str(self.path))
+            os.close(self.handle)
+
+
+# POSIX locks do not exclude within one process, and closing any descriptor of the file drops them: hence this set.
+_held: set[str] = set()
+_held_guard = threading.Lock()
+
+
+def _lock(path: Path) -> _Lock | None:
+    with _held_guard:
+        if str(path) in _held:
+            return None
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return None
+            raise
+        _held.add(str(path))
+        return _Lock(path, handle)
+
+
+# -- logs --------------------------------------------------------------------------------------------------------
+
+
+class ChunkLog:
+    """The rows of a claimed chunk: appended as they finish, durable in time, committed when complete."""
+
+    def __init__(self, family: Family, chunk: Chunk, lock: _Lock) -> None:
+        self.family, self.chunk, self._lock = family, chunk, lock
+        self.path = family.logs / f"{chunk.chunk_id}.{os.getpid()}-{uuid.uuid4().hex[:8]}.log"
+        self.rows: dict[Key, Row] = {}
+        self._handle: int | None = None
+        wanted = set(chunk.keys)
+        for row in replay(sorted(family.logs.glob(f"{chunk.chunk_id}.*.log"))):
+            if key_of(row) in wanted:
+                self.rows.setdefault(key_of(row), row)
+
+    @property
+    def missing(self) -> list[Key]:
+        return [key for key in self.chunk.keys if key not in self.rows]
+
+    @property
+    def complete(self) -> bool:
+        return len(self.rows) == len(self.chunk.keys)
+
+    def append(self, row: Row) -> None:
+        """Keep a finished row. The first row of a key stays."""
+        if key_of(row) in self.rows:
+            return
+        self.rows[key_of(row)] = row
+        body = json.dumps(row, separators=(",", ":"), default=str).encode()
+        line = b"%08x %s\n" % (zlib.crc32(body), body)
+        with disk_errors(self.family.warehouse.root):
+            if self._handle is None:
+                self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                _flusher.add(self._handle, self.path.parent)
+            written = os.write(self._handle, line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        _flusher.check()
+
+    def commit(self, rows: Any) -> bool:
+        """Publish the complete chunk, whose rows the caller has put into columns. False where it was there already."""
+        published = self.chunk.version.publish(self.chunk.chunk_id, rows)
+        self.close()
+        for path in self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"):
+            path.unlink(missing_ok=True)
+        (self.family.logs / f"{self.chunk.chunk_id}.lock").unlink(missing_ok=True)
+        return published
+
+    def close(self) -> None:
+        """Make what is there durable and let go of the chunk."""
+        if self._handle is not None:
+            _flusher.remove(self._handle)
+            with disk_errors(self.family.warehouse.root):
+                os.fsync(self._handle)
+            os.close(self._handle)
+            self._handle = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None  # type: ignore[assignment]
+
+
+def replay(paths: Iterable[Path]) -> Iterator[Row]:
+    """The whole rows of logs; a torn or damaged line is left out, as it was never acknowledged."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as handle:
+            for line in handle:
+                if len(line) > 10 and line.endswith(b"\n"):
+                    body = line[9:-1]
+                    if line[:8] == b"%08x" % zlib.crc32(body):
+                        yield json.loads(body)
+
+
+class _Flusher:
+    """One thread that fsyncs the logs with unsynced rows, every FLUSH_SECONDS."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, bool] = {}
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._error: OSError | None = None
+
+    def add(self, handle: int, folder: Path) -> None:
+        from curate.warehouse.store import fsync_dir
+
+        fsync_dir(folder)
+        with self._guard:
+            self._handles[handle] = True
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="curate-fsync", daemon=True)
+                self._thread.start()
+
+    def remove(self, handle: int) -> None:
+        with self._guard:
+            self._handles.pop(handle, None)
+
+    def check(self) -> None:
+        """Raise what fsync met: a row that cannot be made durable must stop the job."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise CurateError(f"finished rows could not be written to disk: {error.strerror}") from error
+
+    def _run(self) -> None:
+        stop = threading.Event()
+        while not stop.wait(FLUSH_SECONDS):
+            with self._guard:
+                handles = [os.dup(h) for h in self._handles]
+            for handle in handles:
+                try:
+                    os.fdatasync(handle)
+                except OSError as error:
+                    self._error = error
+                finally:
+                    os.close(handle)
+
+
+_flusher = _Flusher()

@@ -1,0 +1,66 @@
+"""What makes two things the same: hashes of everything that determines a trace, a version or a seed.
+
+All ids are the first 16 bytes of BLAKE2b over canonical JSON, in hex.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import curate
+
+
+def digest(*parts: Any) -> str:
+    """Hash of the parts, each anything JSON can hold; keys are sorted, so order of a mapping does not matter."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def family_id(
+    *,
+    model_hash: str,
+    recipe: str,
+    template: str,
+    form: str,
+    sampling: dict[str, Any],
+    seed: int,
+) -> str:
+    """What a set of traces shares. `sampling` holds no length limit and no sample count: raising either keeps the id."""
+    sampling = {k: v for k, v in sampling.items() if k not in ("max_tokens", "samples", "logprobs")}
+    return digest("family", model_hash, recipe, template, form, sampling, seed)
+
+
+def trace_id(family: str, problem_id: str, sample_index: int) -> str:
+    """Id of one sample of one problem in a family."""
+    return digest("trace", family, problem_id, sample_index)
+
+
+def rollout_trace_id(run_id: str, policy_step: int, problem_id: str, sample_index: int) -> str:
+    """Id of one rollout: the run and the step stand in the place of the weights."""
+    return digest("rollout", run_id, policy_step, problem_id, sample_index)
+
+
+def request_seed(seed: int, problem_id: str, sample_index: int) -> int:
+    """Seed of one request, in [0, 2^31): the same whatever else the job holds."""
+    return int(digest("seed", seed, problem_id, sample_index)[:8], 16) & 0x7FFFFFFF
+
+
+@cache
+def code_version() -> str:
+    """Version of the package, with the commit where it runs from a git checkout."""
+    root = Path(curate.__file__).parent.parent
+    if not (root / ".git").exists():
+        return curate.__version__
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return curate.__version__
+    commit = found.stdout.strip()
+    return f"{curate.__version__}+{commit}" if found.returncode == 0 and commit else curate.__version__

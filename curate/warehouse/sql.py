@@ -1,0 +1,142 @@
+"""SQL over the files: views in memory, or in `warehouse.duckdb` for stock clients. Nothing but views is ever stored."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.errors import CurateError, UsageError
+from curate.warehouse import schemas
+from curate.warehouse.store import EMPTY, Warehouse, disk_errors
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+@contextmanager
+def connect(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory connection with all views. UsageError where there is no warehouse."""
+    import duckdb
+
+    if not warehouse.exists():
+        raise UsageError(
+            f"no warehouse at {warehouse.root}: name one with --warehouse, or make one with `curate generate` or "
+            "`curate import`"
+        )
+    with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        create_views(connection, warehouse)
+        yield connection
+
+
+def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+    """A view a table over its part files, then what `schemas/macros.sql` and `schemas/views.sql` build on them."""
+    for table in schemas.TABLES:
+        connection.execute(table_view(warehouse.root, table))
+    connection.execute(_manifest_view(warehouse.root))
+    for name in ("macros", "views"):
+        path = schemas.data_dir("schemas") / f"{name}.sql"
+        if path.exists():
+            connection.execute(path.read_text(encoding="utf-8"))
+
+
+def table_view(root: Path, table: str) -> str:
+    """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below)."""
+    glob = quote(f"{root}/{table}/*/*/part-*.parquet")
+    columns = schemas.arrow_schema(table).names
+    names = ", ".join(columns)
+    # dataset and version are the two directories above the part
+    place = "parse_path(filename)[-3] AS dataset, parse_path(filename)[-2] AS version"
+    scan = f"read_parquet({glob}, union_by_name = true, filename = true, hive_partitioning = false)"
+    head = f"CREATE OR REPLACE VIEW {table} AS"
+    if table == "problems":  # the same problem may be in several versions of a source
+        kept = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
+        return f"{head} SELECT problem_id, {kept} FROM {scan} GROUP BY problem_id"
+    if table == "signals":
+        return _signals_view(root, head)
+    if table in ("corpora", "traces"):
+        return f"{head} SELECT {names}, {place} FROM {scan}"
+    return f"{head} SELECT {names} FROM {scan}"
+
+
+def _signals_view(root: Path, head: str) -> str:
+    """Signals are stored a group and group version (`signals/<group>@<version>/…`): the newest version of each counts."""
+    newest: dict[str, int] = {}
+    for path in (root / "signals").glob("*@*"):
+        group, _, version = path.name.rpartition("@")
+        if version.isdigit():
+            newest[group] = max(newest.get(group, 0), int(version))
+    folders = [f"{group}@{version}" for group, version in sorted(newest.items())] or [EMPTY]
+    globs = ", ".join(quote(f"{root}/signals/{folder}/*/part-*.parquet") for folder in folders)
+    measured = [c for c in schemas.arrow_schema("signals").names if c not in ("trace_id", "attempt")]
+    kept = "".join(f", any_value({c}) AS {c}" for c in measured)
+    return (
+        f"{head} SELECT trace_id, attempt{kept} FROM read_parquet([{globs}], union_by_name = true, "
+        "hive_partitioning = false) GROUP BY trace_id, attempt"
+    )
+
+
+def _manifest_view(root: Path) -> str:
+    columns = (
+        "{'table': 'VARCHAR', dataset: 'VARCHAR', version: 'VARCHAR', schema_version: 'INTEGER', rows: 'BIGINT', "
+        "parents: 'VARCHAR[]', config: 'JSON', model_hash: 'VARCHAR', seed: 'BIGINT', code_version: 'VARCHAR', "
+        "sealed_at: 'TIMESTAMPTZ', facts: 'JSON'}"
+    )
+    return (
+        "CREATE OR REPLACE VIEW manifests AS "
+        "SELECT \"table\" || '/' || dataset || '/' || version AS ref, * "
+        f"FROM read_json({quote(f'{root}/*/*/*/manifest.json')}, columns = {columns}, "
+        f"maximum_object_size = 1073741824) WHERE dataset <> '{EMPTY}'"
+    )
+
+
+def check_read_only(query: str) -> None:
+    """UsageError unless every statement only reads: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN."""
+    import duckdb
+
+    try:
+        statements = duckdb.extract_statements(query)
+    except duckdb.Error as error:
+        raise UsageError(f"the query could not be read: {error}") from error
+    allowed = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
+    for statement in statements:
+        if statement.type not in allowed:
+            raise UsageError(
+                f"`curate sql` only reads, and this is a {statement.type.name} statement; to write a result, use "
+                "--format csv, json or parquet"
+            )
+
+
+def write_database(warehouse: Warehouse) -> Path:
+    """Rebuild `warehouse.duckdb` (views only) for stock clients, and put it in place by rename.
+
+    Views hold the absolute path of the warehouse: after it moves, any `curate` command that writes rebuilds them.
+    """
+    import duckdb
+
+    target = warehouse.root / "warehouse.duckdb"
+    staged = warehouse.root / "_staging" / f"views-{os.getpid()}.duckdb"
+    with disk_errors(warehouse.root):
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        staged.unlink(missing_ok=True)
+        try:
+            with duckdb.connect() as connection:
+                # the storage version that clients since 1.0 can open
+                connection.execute(f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')")
+                connection.execute("USE views")
+                create_views(connection, warehouse)
+                connection.execute("USE memory")
+                connection.execute("DETACH views")
+            os.replace(staged, target)
+        except duckdb.Error as error:
+            raise CurateError(f"could not write {target}: {error}") from error
+        finally:
+            staged.unlink(missing_ok=True)
+    return target
