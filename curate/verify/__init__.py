@@ -1,0 +1,45 @@
+"""Is the answer right: mathematics, choices, text, procedural, code, a model as judge, and consensus.
+
+from curate.verify import verify, verify_answers, VerifierPool
+
+verify(problem, completion)              # -> Verdict(verdict="correct" | "wrong" | "unverifiable", ...)
+verify_answers(["1/2"], ["\\\\boxed{0.5}"])  # plain pairs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from curate.records import Problem, Verdict
+from curate.verify.extract import THINK, find_answer
+from curate.verify.pool import VerifierPool, default_pool
+from curate.verify.registry import REGISTRY, verifier_named, versions
+
+__all__ = [
+    "REGISTRY",
+    "VerifierPool",
+    "default_pool",
+    "find_answer",
+    "verifier_named",
+    "verify",
+    "verify_answers",
+    "verify_batch",
+    "versions",
+]
+
+
+def verify(problem: Problem, completion: str, delimiters: tuple[str, str] = THINK) -> Verdict:
+    """The verdict of the problem's own verifier on a completion. Safe from threads; seconds as in `VerifierPool`."""
+    return default_pool().verify(problem, completion, delimiters)
+
+
+def verify_batch(
+    problems: Sequence[Problem], completions: Sequence[str], delimiters: tuple[str, str] = THINK
+) -> list[Verdict]:
+    """Verdicts in the order of the input, on all cores."""
+    return default_pool().verify_batch(problems, completions, delimiters)
+
+
+def verify_answers(golds: Sequence[str], predictions: Sequence[str], verifier: str = "math") -> list[Verdict]:
+    """Verdicts for plain pairs of reference and prediction (a completion or a bare answer)."""
+    return default_pool().verify_answers(golds, predictions, verifier)

@@ -1,0 +1,29 @@
+"""The verifiers that ship, by name. A further one is one file and one line here, or an entry point in `curate.verifier`."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from curate.errors import UsageError
+from curate.registry import resolve
+from curate.verify.base import Verifier
+
+REGISTRY = {
+    "math": "curate.verify.math:MathVerifier",
+    "procedural": "curate.verify.procedural:ProceduralVerifier",
+}
+
+
+@cache
+def verifier_named(name: str) -> Verifier:
+    """The verifier of this name. Raises `UsageError` where there is none."""
+    found = resolve("verifier", name, REGISTRY)
+    verifier = found() if isinstance(found, type) else found
+    if not isinstance(verifier, Verifier):
+        raise UsageError(f"the verifier '{name}' is no curate.verify.base.Verifier: subclass that class")
+    return verifier
+
+
+def versions() -> dict[str, str]:
+    """name -> version of the verifiers that ship."""
+    return {name: verifier_named(name).version for name in REGISTRY}
