@@ -1,6 +1,74 @@
 -- version: 1
 -- Measured columns of a trace. A signal never decides. Columns are stored per group of signals and group version.
+-- [group] says which group of `curate.signals.GROUPS` measures a column. The text is the completion; the CoT is its
+-- reasoning (all of the text where it has none); prose is the CoT without code, LaTeX, numbers, URLs and tags. Shares lie
+-- between 0 and 1, and are 0 where there is nothing to divide by, unless said otherwise.
 CREATE TABLE signals (
-    trace_id VARCHAR NOT NULL, -- traces.trace_id
-    attempt  INTEGER NOT NULL  -- traces.attempt
+    trace_id                          VARCHAR NOT NULL, -- traces.trace_id
+    attempt                           INTEGER NOT NULL, -- traces.attempt
+    has_think                         BOOLEAN, -- [shape] the text has reasoning that is not blank, delimited as its form says
+    well_formed                       BOOLEAN, -- [shape] every tag of the form once, in order, closed, and an answer (curate/prompts/forms.py); without a form: not blank
+    has_summary                       BOOLEAN, -- [shape] something stands after the reasoning: the answer (r1-zero) or the summary (r1)
+    truncated                         BOOLEAN, -- [shape] cut off by the token limit (traces.finish_reason); null where that is not known
+    characters                        INTEGER, -- [shape] characters of the text
+    words                             DOUBLE,  -- [shape] words of the CoT: alphabetic words, 0.65 a Han character, 0.55 a kana (curate/signals/text.py)
+    lines                             INTEGER, -- [shape] lines of the text
+    longest_line                      INTEGER, -- [shape] characters of the longest line
+    longest_paragraph                 INTEGER, -- [shape] characters of the longest paragraph; blank lines divide paragraphs
+    code_blocks                       INTEGER, -- [shape] fenced code blocks
+    code_share                        DOUBLE,  -- [shape] share of characters inside fenced code blocks
+    unbalanced_latex                  INTEGER, -- [shape] LaTeX environments, delimiters and dollars without their other half
+    unbalanced_brackets               INTEGER, -- [shape] how many more brackets open than close, or close than open, summed over {}, (), []
+    broken_share                      DOUBLE,  -- [shape] share of characters that are replacement, control, private-use or unassigned (Unicode classes)
+    strange_share                     DOUBLE,  -- [shape] share of visible characters outside the scripts, punctuation and mathematics of the supported languages
+    odd_word_share                    DOUBLE,  -- [shape] share of prose words as no writer writes them: a capital or symbols inside, two scripts, over 25 letters (token soup)
+    vowelless_share                   DOUBLE,  -- [shape] share of prose words that are four or more Latin consonants (random keys)
+    mean_word_length                  DOUBLE,  -- [shape] letters a word, in prose of alphabetic scripts
+    duplicate_line_share              DOUBLE,  -- [repetition] share of lines that stood before (Gopher, Rae et al. 2021, table A1)
+    duplicate_line_character_share    DOUBLE,  -- [repetition] share of characters in such lines (Gopher)
+    duplicate_paragraph_share         DOUBLE,  -- [repetition] share of paragraphs that stood before (Gopher)
+    duplicate_paragraph_character_share DOUBLE, -- [repetition] share of characters in such paragraphs (Gopher)
+    top_2_gram_share                  DOUBLE,  -- [repetition] share of characters in the most frequent word 2-gram (Gopher); a Han or kana character is a word
+    top_3_gram_share                  DOUBLE,  -- [repetition] the same for 3-grams
+    top_4_gram_share                  DOUBLE,  -- [repetition] the same for 4-grams
+    duplicate_5_gram_share            DOUBLE,  -- [repetition] share of characters in word 5-grams that stood before (Gopher)
+    duplicate_6_gram_share            DOUBLE,  -- [repetition] the same for 6-grams
+    duplicate_7_gram_share            DOUBLE,  -- [repetition] the same for 7-grams
+    duplicate_8_gram_share            DOUBLE,  -- [repetition] the same for 8-grams
+    duplicate_9_gram_share            DOUBLE,  -- [repetition] the same for 9-grams
+    duplicate_10_gram_share           DOUBLE,  -- [repetition] the same for 10-grams
+    compression                       DOUBLE,  -- [repetition] bytes of the text for each byte after deflate level 1; about 2 for prose, 0 for an empty text
+    compression_tail                  DOUBLE,  -- [repetition] the same for the last 1,000 characters
+    loop_characters                   INTEGER, -- [repetition] visible characters of the longest stretch that repeats one unit at least three times
+    loop_share                        DOUBLE,  -- [repetition] that stretch's share of the visible characters
+    loop_repeats                      DOUBLE,  -- [repetition] how many times the unit of that stretch stands there
+    question_language                 VARCHAR, -- [language] ISO 639-1 code of the language most of the question's words are in
+    target_language_share             DOUBLE,  -- [language] share of the CoT's words in the target language (problems.target_language, else question_language); 1 without words, null without a target
+    dominant_language                 VARCHAR, -- [language] ISO 639-1 code of the language most of the CoT's words are in; null without words
+    dominant_language_share           DOUBLE,  -- [language] its share of the words; 1 without words
+    language_words                    DOUBLE,  -- [language] words of the CoT that a language was found for: alphabetic words of two or more letters, 0.65 a Han character, 0.55 a character of Japanese
+    share_en                          DOUBLE,  -- [language] share of the words in English
+    share_zh                          DOUBLE,  -- [language] in Chinese
+    share_es                          DOUBLE,  -- [language] in Spanish
+    share_fr                          DOUBLE,  -- [language] in French
+    share_de                          DOUBLE,  -- [language] in German
+    share_ru                          DOUBLE,  -- [language] in Russian (any Cyrillic)
+    share_ja                          DOUBLE,  -- [language] in Japanese
+    share_ko                          DOUBLE,  -- [language] in Korean
+    share_ar                          DOUBLE,  -- [language] in Arabic (any Arabic script)
+    share_it                          DOUBLE,  -- [language] in Italian
+    share_pt                          DOUBLE,  -- [language] in Portuguese
+    share_nl                          DOUBLE,  -- [language] in Dutch
+    share_sv                          DOUBLE,  -- [language] in Swedish
+    share_tr                          DOUBLE,  -- [language] in Turkish
+    share_vi                          DOUBLE,  -- [language] in Vietnamese
+    share_hi                          DOUBLE,  -- [language] in Hindi (any Devanagari)
+    share_other                       DOUBLE,  -- [language] in other scripts
+    reflection_count                  INTEGER, -- [behaviour] phrases of doubt and pause in the CoT, English and Chinese ("wait", "let me rethink", "等等")
+    verification_count                INTEGER, -- [behaviour] phrases of checking ("let me verify", "plug back in", "验算")
+    backtrack_count                   INTEGER, -- [behaviour] phrases of going back ("try another approach", "换一种方法")
+    reflective_words                  INTEGER, -- [behaviour] wait, mistake, however, but, retry, error, verify, wrong, evaluate, check: the words the DeepSeek-R1 paper counts
+    step_count                        INTEGER, -- [behaviour] sentences or lines of the CoT that hold a letter or an equals sign
+    step_markers                      INTEGER, -- [behaviour] list numbers and bullets, "Step 2", "first", "next", "首先", "第二步"
+    equation_count                    INTEGER  -- [behaviour] equals signs in the CoT
 );

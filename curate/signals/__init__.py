@@ -1,0 +1,86 @@
+"""Signals: text columns in, measured columns out. A signal never decides.
+
+A group of signals is one function over a prepared frame (`curate.signals.text.prepare`), with a version that rises when a
+value could change; the warehouse stores signals per group and version, so that a new group annotates only itself. The
+columns, their units and groups are declared in `schemas/signals.sql`. Everything is a Polars expression or a native plugin.
+
+    annotate_frame(frame)                       # adds every signal column
+    annotate_frame(frame, groups=["language"])  # adds one group's
+    with_macros(frame)                          # adds readable, mixed_language, quality by schemas/macros.sql
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import polars as pl
+
+from curate.errors import UsageError
+from curate.signals.behaviour import behaviour
+from curate.signals.language import language
+from curate.signals.macros import column_groups, derived_columns, macro_sql, signal_types, with_macros
+from curate.signals.repetition import repetition
+from curate.signals.shape import shape
+from curate.signals.text import prepare
+
+__all__ = ["GROUPS", "Group", "annotate_frame", "column_groups", "derived_columns", "macro_sql", "with_macros"]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group of signals: `measure` takes a prepared frame and returns the group's columns, one row for each row."""
+
+    name: str
+    version: str
+    measure: Callable[[pl.DataFrame], pl.DataFrame]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the group's columns, in the order of schemas/signals.sql."""
+        return [column for column, group in column_groups().items() if group == self.name]
+
+
+GROUPS: dict[str, Group] = {
+    group.name: group
+    for group in (
+        Group("shape", "1", shape),
+        Group("repetition", "1", repetition),
+        Group("language", "1", language),
+        Group("behaviour", "1", behaviour),
+    )
+}
+
+# Rows measured at once: a loop or a language is found in one long column of tokens, which must not grow with the frame.
+_SLICE = 2_000
+
+
+def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> pl.DataFrame:
+    """`frame` with the signal columns of `groups` (all by default) added; the rows and their order stay.
+
+    Takes `completion` (string), and where they are there `reasoning`, `answer`, `form`, `prompt`, `finish_reason`,
+    `question` and `target_language`. Signal columns that the frame has already are replaced. Raises `UsageError`
+    for a group that is unknown or a frame without `completion`.
+    """
+    chosen = list(GROUPS) if groups is None else list(groups)
+    for name in chosen:
+        if name not in GROUPS:
+            raise UsageError(f"unknown group of signals '{name}': choose from {', '.join(GROUPS)}")
+    if "completion" not in frame.columns:
+        raise UsageError("signals are measured on the column 'completion', which is missing: name the text column")
+    # Columns of the data that happen to be called as a working column would be overwritten: only these are read.
+    inputs = frame.select(pl.col(name) for name in _INPUTS if name in frame.columns)
+    parts = [_measure(part, chosen) for part in inputs.iter_slices(_SLICE)] or [_measure(inputs, chosen)]
+    measured = pl.concat(parts)
+    return frame.drop(measured.columns, strict=False).hstack(measured)
+
+
+_INPUTS = ("completion", "reasoning", "answer", "form", "prompt", "finish_reason", "question", "target_language")
+
+
+def _measure(part: pl.DataFrame, groups: list[str]) -> pl.DataFrame:
+    prepared = prepare(part)
+    types = signal_types()
+    measured = [GROUPS[name].measure(prepared) for name in groups]
+    frame = pl.concat(measured, how="horizontal")
+    return frame.select(pl.col(name).cast(types[name]) for name in frame.columns)

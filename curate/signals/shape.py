@@ -1,0 +1,90 @@
+"""Shape of a trace: tags, length, lines, code, balance of LaTeX and brackets, and characters no reader expects."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from curate.prompts.forms import answer_expr, well_formed_expr
+from curate.signals.text import ALPHABETIC, CODE_FENCE, CURRENCY, WORD, share, words
+
+# What text in the supported languages, with mathematics, is written in. The rest is strange: other scripts, dingbats,
+# piles of combining marks.
+_USUAL = (
+    r"[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}"
+    r"\p{N}\p{P}\p{Sm}\p{Sc}\p{Sk}\p{M}°№→-⇿─-▟✓✔✗✘✅❌⁰-₟ℂ-⅏]"
+)
+_BROKEN = r"[\x{FFFD}\p{Co}\p{Cn}[\p{Cc}--[\t\n\r]]]"
+# A word as no writer writes it: a capital inside, letters of two scripts, a run of symbols glued to it, a chain of letters.
+_ODD = (
+    r"\S*(?:\p{Ll}\p{Lu}\p{Ll}|\p{Latin}[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]"
+    r"|[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]\p{Latin}"
+    r"|\p{L}[^\s\p{L}\p{N}\p{M}]{3,}\p{L}|\p{L}[_@#%&|;<>{}\[\]()]+\p{L}|[\p{Latin}\p{Cyrillic}]{26,})\S*"
+)
+_VOWELLESS = r"(?i)\b[b-df-hj-np-tv-xz]{4,}\b"
+
+
+def shape(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of group `shape` (see schemas/signals.sql) from the columns that `prepare` made."""
+    text, prose = pl.col("_text"), pl.col("_prose")
+    tags = _tags(set(frame.columns))
+    lines = text.str.split("\n").list.eval(pl.element().str.len_chars())
+    blocks = (
+        text.str.replace_all(r"\n[ \t\r]*\n\s*", "\u0000").str.split("\u0000").list.eval(pl.element().str.len_chars())
+    )
+    without_code = text.str.replace_all(CODE_FENCE, "")
+    visible = text.str.count_matches(r"\S")
+    spoken = prose.str.count_matches(WORD)
+    return frame.select(
+        **tags,
+        characters=text.str.len_chars(),
+        words=words(pl.col("_cot")),
+        lines=pl.when(text.str.len_bytes() > 0).then(lines.list.len()).otherwise(0),
+        longest_line=lines.list.max().fill_null(0),
+        longest_paragraph=blocks.list.max().fill_null(0),
+        code_blocks=text.str.count_matches("```", literal=True) // 2,
+        code_share=share(text.str.len_chars() - without_code.str.len_chars(), text.str.len_chars()),
+        unbalanced_latex=_unbalanced_latex(text),
+        unbalanced_brackets=_difference(text, r"\{", r"\}")
+        + _difference(text, r"\(", r"\)")
+        + _difference(text, r"\[", r"\]"),
+        broken_share=share(text.str.count_matches(_BROKEN), text.str.len_chars()),
+        strange_share=share(visible - text.str.count_matches(_USUAL), visible),
+        odd_word_share=share(prose.str.count_matches(_ODD), prose.str.count_matches(r"\S*\p{L}\S*")),
+        vowelless_share=share(prose.str.count_matches(_VOWELLESS), spoken),
+        mean_word_length=share(prose.str.count_matches(ALPHABETIC), spoken),
+    )
+
+
+def _tags(columns: set[str]) -> dict[str, pl.Expr]:
+    """Tags as the form defines them; without a form, `<think>` and `</think>` tell."""
+    text, form = pl.col("_text"), pl.col("form") if "form" in columns else pl.lit(None, dtype=pl.String)
+    plain = (form == "plain") | form.is_null()
+    closed = text.str.contains(r"(?s)<think>.*\S.*</think>")
+    after = text.str.contains(r"(?s)</think>\s*\S")
+    reasoned = (pl.col("_cot") != pl.col("_text")) & (pl.col("_cot").str.strip_chars() != "")
+    answer = pl.col("answer") if "answer" in columns else answer_expr(text, form)
+    well_formed = pl.when(form.is_null()).then(text.str.strip_chars() != "").otherwise(well_formed_expr(text, form))
+    finish = pl.col("finish_reason") if "finish_reason" in columns else pl.lit(None, dtype=pl.String)
+    return {
+        "has_think": pl.when(plain).then(closed).otherwise(reasoned).fill_null(False),
+        "well_formed": well_formed.fill_null(False),
+        "has_summary": pl.when(plain).then(after).otherwise(answer.str.strip_chars() != "").fill_null(False),
+        "truncated": finish == "length",
+    }
+
+
+def _difference(text: pl.Expr, one: str, other: str) -> pl.Expr:
+    """How many more there are of the one than of the other (not negative)."""
+    return (text.str.count_matches(one).cast(pl.Int64) - text.str.count_matches(other).cast(pl.Int64)).abs()
+
+
+def _unbalanced_latex(text: pl.Expr) -> pl.Expr:
+    """Environments, delimiters and dollars that were opened and not closed, or the other way round."""
+    dollars = text.str.replace_all(r"\\\$", "").str.replace_all(CURRENCY, " ").str.count_matches("$", literal=True)
+    return (
+        _difference(text, r"\\begin\{", r"\\end\{")
+        + _difference(text, r"\\\[", r"\\\]")
+        + _difference(text, r"\\\(", r"\\\)")
+        + _difference(text, r"\\left\b", r"\\right\b")
+        + (dollars % 2).cast(pl.Int64)
+    )

@@ -1,0 +1,58 @@
+-- What is derived from signals by a threshold. Parameters are called as the signal columns they read.
+-- The DeepSeek-R1 report publishes no numeric thresholds: these are ours, calibrated on the labelled traces of
+-- tests/signals/data. A signal that was not measured (null) neither condemns nor excuses a trace.
+
+-- Does the CoT move between languages? A CoT that is wholly in a wrong language is not mixed: target_language_share tells.
+CREATE OR REPLACE MACRO mixed_language(dominant_language_share, language_words) AS (
+    -- three words: a name or a loan word is not a change of language, a clause is
+    (1 - coalesce(dominant_language_share, 1)) * coalesce(language_words, 0) >= 3
+    -- one word in twenty: below that lie the detector's own slips on long texts
+    AND coalesce(dominant_language_share, 1) <= 0.95
+);
+
+-- Can a person read it? Every line names one way of being unreadable; thresholds on shares count only in texts long
+-- enough for a share to mean something, so that "3 + 4 = 7. 7 + 5 = 12." passes.
+CREATE OR REPLACE MACRO readable(
+    characters, words, longest_paragraph, code_share, unbalanced_latex, unbalanced_brackets, broken_share, strange_share,
+    odd_word_share, vowelless_share, duplicate_line_share, duplicate_line_character_share, duplicate_10_gram_share,
+    compression, compression_tail, loop_characters, loop_share, loop_repeats
+) AS (
+    coalesce(characters, 0) > 0
+    -- a unit that comes four times running over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
+    AND NOT (coalesce(loop_repeats, 0) >= 4 AND coalesce(loop_characters, 0) >= 60 AND coalesce(loop_share, 0) >= 0.15)
+    -- half of a text of more than 200 characters said before, word for word
+    AND NOT (coalesce(characters, 0) >= 200 AND coalesce(duplicate_10_gram_share, 0) > 0.5)
+    AND NOT (coalesce(duplicate_line_share, 0) > 0.4 AND coalesce(duplicate_line_character_share, 0) > 0.4 AND coalesce(characters, 0) >= 120)
+    -- prose deflates by about 2, tables of sums by 3 to 4; the tail tells of a loop at the end
+    AND NOT (coalesce(characters, 0) >= 300 AND (coalesce(compression, 0) > 6 OR coalesce(compression_tail, 0) > 7))
+    -- a replacement or control character in a hundred
+    AND coalesce(broken_share, 0) <= 0.01
+    -- scripts and dingbats that none of the languages uses
+    AND coalesce(strange_share, 0) <= 0.05
+    -- token soup and random keys; below ten words one odd name would decide
+    AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.15)
+    AND NOT (coalesce(words, 0) >= 10 AND coalesce(vowelless_share, 0) > 0.15)
+    -- a wall of text without one blank line
+    AND coalesce(longest_paragraph, 0) <= 4000
+    -- mostly code is not a chain of thought
+    AND coalesce(code_share, 0) <= 0.6
+    -- LaTeX that no renderer shows
+    AND coalesce(unbalanced_latex, 0) <= 3
+    AND coalesce(unbalanced_brackets, 0) <= 8
+);
+
+-- What rejection sampling ranks by, between 0 and 1: form, language, and the absence of repetition and clutter. Correctness is no
+-- part of it: a rule decides that. A config may rank by any other SQL expression.
+CREATE OR REPLACE MACRO quality(
+    well_formed, has_summary, truncated, target_language_share, dominant_language_share, duplicate_5_gram_share, loop_share,
+    odd_word_share, strange_share, broken_share, unbalanced_latex, unbalanced_brackets
+) AS (
+    0.25 * coalesce(well_formed::INT, 0)
+    + 0.10 * coalesce(has_summary::INT, 0)
+    + 0.10 * (1 - coalesce(truncated::INT, 0))
+    -- squared: a tenth of the words in a wrong language costs a fifth of this part
+    + 0.25 * coalesce(target_language_share, dominant_language_share, 1) ** 2
+    + 0.20 * (1 - least(1, greatest(coalesce(duplicate_5_gram_share, 0), coalesce(loop_share, 0))))
+    + 0.10 * (1 - least(1, 5 * (coalesce(odd_word_share, 0) + coalesce(strange_share, 0) + coalesce(broken_share, 0)
+                                + 0.02 * (coalesce(unbalanced_latex, 0) + coalesce(unbalanced_brackets, 0)))))
+);
