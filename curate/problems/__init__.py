@@ -1,0 +1,167 @@
+"""Problems: sources to one frame in the columns of `schemas/problems.sql`, with stable ids and disjoint splits.
+
+    frame, report = load_problems({"sources": [{"source": "files", "path": "mine.jsonl", "verifier": "math"}]})
+
+A source is a class derived from `Source`; its name is in `SOURCES`, an entry point of the group `curate.source`, or a
+dotted path in the config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from curate.errors import UsageError
+from curate.problems.base import SCHEMA, Source, to_schema
+from curate.problems.identity import HELD_OUT, SPLIT_NAMES, TRAIN, add_problem_id, add_split
+from curate.records import Problem
+from curate.registry import resolve
+
+__all__ = ["SOURCES", "LoadReport", "Loaded", "ProblemsConfig", "Source", "from_rows", "load_problems"]
+
+M = TypeVar("M", bound=BaseModel)
+
+SOURCES = {
+    "procedural": "curate.problems.procedural:Procedural",
+    "files": "curate.problems.files:Files",
+    "hub": "curate.problems.hub:Hub",
+}
+
+
+class ProblemsConfig(BaseModel):
+    """Which problems, and which of them are held out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sources: list[dict[str, Any]] = Field(
+        min_length=1, description="each has `source: NAME` and that source's own keys"
+    )
+    held_out: float | int = Field(
+        0.1, description="share of the questions (below 1), or number of questions of each source, for evaluation only"
+    )
+    split_salt: str = Field("", description="another text draws another split")
+
+    @field_validator("held_out")
+    @classmethod
+    def _share_or_count(cls, value: float | int) -> float | int:
+        if value < 0 or (isinstance(value, float) and value >= 1 and not value.is_integer()):
+            raise ValueError("must be a share from 0 up to (not including) 1, or a whole number of questions")
+        return int(value) if value >= 1 else float(value)
+
+    def built(self) -> list[Source]:
+        """The sources, each checked against its own model, so that a mistake is found before anything loads."""
+        return [_build(dict(config), where=f"sources[{i}]") for i, config in enumerate(self.sources)]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What loading found, in rows."""
+
+    loaded: int  # rows that the sources gave
+    duplicates: int  # of them, dropped since the same problem was there already
+    problems: int  # left
+    train: int
+    held_out: int
+    without_verifier: int  # no verdict will be had of these
+    moved_to_held_out: int  # asked for training, but the same question is held out elsewhere
+    sources: dict[str, int] = field(default_factory=dict)  # problems by source
+
+    def lines(self) -> list[str]:
+        """The report as a person reads it."""
+        by_source = ", ".join(f"{name} {count:,}" for name, count in self.sources.items())
+        out = [f"{self.problems:,} problems ({self.train:,} train, {self.held_out:,} held-out): {by_source}"]
+        if self.duplicates:
+            out.append(f"{self.duplicates:,} rows were duplicates of a problem and were left out")
+        if self.moved_to_held_out:
+            out.append(f"{self.moved_to_held_out:,} training rows ask a held-out question and were moved to held-out")
+        if self.without_verifier:
+            out.append(f"{self.without_verifier:,} problems name no verifier: nothing can judge their answers")
+        return out
+
+    def need_verifiers(self) -> None:
+        """Raises `UsageError` where no problem at all can be judged: for recipes that need verdicts."""
+        if self.problems and self.without_verifier == self.problems:
+            raise UsageError(
+                f"none of the {self.problems:,} problems names a verifier, so that no answer can be judged: "
+                "set `verifier: math` (or code, choice, procedural) on the source, or map a column to it"
+            )
+
+
+class Loaded(NamedTuple):
+    """Problems in the columns of `schemas/problems.sql`, and what loading found."""
+
+    frame: pl.DataFrame
+    report: LoadReport
+
+
+def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
+    """Loads every source, drops duplicates (the first one stays), and assigns ids and splits.
+
+    Rows come out in the order of the sources. Raises `UsageError` for a bad config, bad input, or no problem at all.
+    """
+    config = config if isinstance(config, ProblemsConfig) else _validate(ProblemsConfig, config, "problems")
+    frames = [to_schema(source.load()) for source in config.built()]
+    loaded = pl.concat(frames)
+    if loaded.is_empty():
+        raise UsageError("the sources hold no problems: look at their paths, sizes and limits")
+    frame = add_problem_id(loaded.with_columns(_split_names(loaded)))
+    # Before duplicates go: a held-out copy must hold its question out, also where it is the second one.
+    frame, moved = add_split(frame, config.held_out, config.split_salt)
+    frame = frame.unique("problem_id", keep="first", maintain_order=True).select(list(SCHEMA))
+    held = int((frame["split"] == HELD_OUT).sum())
+    report = LoadReport(
+        loaded=loaded.height,
+        duplicates=loaded.height - frame.height,
+        problems=frame.height,
+        train=frame.height - held,
+        held_out=held,
+        without_verifier=frame["verifier"].null_count(),
+        moved_to_held_out=moved,
+        sources=dict(frame.group_by("source", maintain_order=True).len().iter_rows()),
+    )
+    return Loaded(frame, report)
+
+
+def from_rows(frame: pl.DataFrame) -> list[Problem]:
+    """Rows of the problems table as records, in order. Other columns are ignored."""
+    names = [name for name in SCHEMA if name in frame.columns]
+    wanted = frame.select(names).with_columns(
+        pl.col(name).fill_null(default)
+        for name, default in (("source", ""), ("domain", ""), ("split", TRAIN), ("problem_id", ""))
+        if name in names
+    )
+    return [Problem(**row) for row in wanted.iter_rows(named=True)]
+
+
+def _split_names(frame: pl.DataFrame) -> pl.Expr:
+    """The split a source named, in our words; `UsageError` for a name that means neither."""
+    given = frame["split"].drop_nulls().unique().to_list()
+    if unknown := sorted(name for name in given if name.strip().lower() not in SPLIT_NAMES):
+        raise UsageError(
+            f"unknown split '{unknown[0]}': a problem is in one of {', '.join(sorted(SPLIT_NAMES))} "
+            "(all but train and training are held out), or has no split and gets one by its hash"
+        )
+    return pl.col("split").str.strip_chars().str.to_lowercase().replace_strict(SPLIT_NAMES, default=None)
+
+
+def _build(config: dict[str, Any], where: str) -> Source:
+    name = config.get("source")
+    if not isinstance(name, str):
+        raise UsageError(f"{where} must say which source it is: `source: {' | '.join(SOURCES)}`")
+    model = resolve("source", name, SOURCES)
+    if not (isinstance(model, type) and issubclass(model, Source)):
+        raise UsageError(f"the source '{name}' is no curate.problems.Source")
+    return _validate(model, config, f"{where} ({name})")
+
+
+def _validate(model: type[M], config: Mapping[str, Any], where: str) -> M:
+    try:
+        return model.model_validate(dict(config))
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        known = ", ".join(model.model_fields)
+        raise UsageError(f"{where}: {found}. Known keys: {known}") from error

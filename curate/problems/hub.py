@@ -1,0 +1,61 @@
+"""Problems from Hugging Face datasets: a Hub id, a directory that `save_to_disk` wrote, or one with data files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import Field
+
+from curate.errors import UsageError
+from curate.problems.files import Mapped
+
+
+class Hub(Mapped):
+    """One data set; `parts` says which of its splits are read, and which of our splits each becomes (null: by hash)."""
+
+    dataset: str = Field(description="Hub id (owner/name) or local directory")
+    subset: str | None = Field(None, description="the data set's configuration name, e.g. `main` of gsm8k")
+    revision: str | None = Field(None, description="commit, tag or branch; a commit keeps a job reproducible")
+    parts: dict[str, str | None] = Field(
+        {"train": None}, min_length=1, description="their split to ours: train, held-out, or null for a draw by hash"
+    )
+
+    def load(self) -> pl.DataFrame:
+        frames = []
+        for part, ours in self.parts.items():
+            where = f"{self.dataset} ({part})"
+            table = self._read(part)
+            label = self.label or self.dataset.rstrip("/").split("/")[-1]
+            frame = self.mapped(table, where, label, range(1, table.height + 1))
+            split = pl.coalesce("split", pl.lit(ours, dtype=pl.String)) if ours else pl.col("split")
+            frames.append(frame.with_columns(split))
+        return pl.concat(frames, how="diagonal_relaxed")
+
+    def _read(self, part: str) -> pl.DataFrame:
+        try:
+            import datasets
+        except ImportError as error:
+            raise UsageError("Hugging Face datasets need: pip install 'curate[hub]'") from error
+        try:
+            data = self._open(datasets, part)
+        except Exception as error:  # the library raises a dozen kinds; each means: not to be had as asked
+            raise UsageError(
+                f"the data set '{self.dataset}' (subset {self.subset or 'default'}, split {part}) could not be had: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
+                "Check its id, subset and split and the network (HF_TOKEN where it is gated), or give a local directory"
+            ) from error
+        if self.limit:
+            data = data.select(range(min(self.limit, len(data))))
+        frame = pl.from_arrow(data.with_format("arrow")[:])
+        assert isinstance(frame, pl.DataFrame)
+        return frame
+
+    def _open(self, datasets: Any, part: str) -> Any:
+        path = Path(self.dataset).expanduser()
+        if (path / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(str(path))[part]
+        if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
+            return datasets.load_from_disk(str(path))
+        return datasets.load_dataset(self.dataset, self.subset, split=part, revision=self.revision)

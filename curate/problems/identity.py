@@ -1,0 +1,93 @@
+"""What makes two problems the same, and which split a problem belongs to: hashes of content, never of order or machine.
+
+`problem_id` is a hash of what decides the right answer. The split is a hash of the *normalised question* alone, so that
+the same question with another reference, other spacing or other case never stands in both splits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import polars as pl
+
+TRAIN, HELD_OUT = "train", "held-out"
+SPLIT_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "held-out": HELD_OUT,
+    "held_out": HELD_OUT,
+    "heldout": HELD_OUT,
+    "test": HELD_OUT,
+    "validation": HELD_OUT,
+    "valid": HELD_OUT,
+    "dev": HELD_OUT,
+    "eval": HELD_OUT,
+}
+_BITS = 52  # of a hash that become a share: every integer of 52 bits is exact in a float
+
+
+def add_problem_id(frame: pl.DataFrame) -> pl.DataFrame:
+    """Adds `problem_id`: 32 hex digits, BLAKE2b over question, reference, verifier, choices, tests and identity.
+
+    Question and reference are compared in Unicode NFC with Unix line ends and without surrounding white space.
+    `identity` is what of the metadata decides the answer (a source sets it; it is left out where null).
+    """
+    parts = [
+        _canonical(pl.col("question")),
+        _canonical(pl.col("reference")),
+        pl.col("verifier"),
+        pl.col("choices").list.eval(_framed(pl.element())).list.join(""),
+        pl.col("tests"),
+        pl.col("identity"),
+    ]
+    # Each part says its length, so that no two contents make one text.
+    content = frame.select(pl.concat_str([_framed(part) for part in parts]).alias("content"))["content"]
+    return frame.with_columns(pl.Series("problem_id", _hashes(content, size=16), dtype=pl.String))
+
+
+def add_split(frame: pl.DataFrame, held_out: float | int, salt: str = "") -> tuple[pl.DataFrame, int]:
+    """Fills `split`, and says how many rows moved to held-out because the same question stood in both splits.
+
+    `held_out` is a share below 1 (a question keeps its split whatever else is added), or a count of questions of each
+    source (exact, but for a given set of problems only). A row whose source named a split keeps that, except that a
+    question which is held out anywhere is held out everywhere: nothing that is evaluated is ever trained on.
+    `salt` draws another split. The frame needs `question`, `source`, and `same_as` (the question in the words by which
+    it is compared with others; null: `question` itself).
+    """
+    key = frame.select(normalised(pl.coalesce("same_as", "question")).alias("k"))["k"]
+    frame = frame.with_columns(pl.Series("key", _hashes(salt + key, size=16), dtype=pl.String))
+    free = pl.col("split").is_null()
+    if isinstance(held_out, float):
+        share = pl.col("key").str.slice(0, _BITS // 4).str.to_integer(base=16) / 2.0**_BITS
+        drawn = share < held_out
+    else:
+        fixed = (~free).any().over("key")
+        # Questions in the order of their hashes; those with a split of their own are not drawn again.
+        order = pl.when(free & ~fixed).then("key").rank("dense").over("source")
+        drawn = (order <= held_out).fill_null(False)
+    assigned = pl.coalesce("split", pl.when(drawn).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN)))
+    frame = frame.with_columns(assigned.alias("split"))
+    held = (pl.col("split") == HELD_OUT).any().over("key")
+    moved = frame.filter(held & (pl.col("split") == TRAIN)).height
+    frame = frame.with_columns(pl.when(held).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN)).alias("split"))
+    return frame.drop("key"), moved
+
+
+def normalised(question: pl.Expr) -> pl.Expr:
+    """The question as it is compared with others: Unicode NFKC, lower case, white space collapsed."""
+    return question.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+
+
+def _canonical(text: pl.Expr) -> pl.Expr:
+    unix = text.str.replace_all("\r\n", "\n", literal=True).str.replace_all("\r", "\n", literal=True)
+    return unix.str.normalize("NFC").str.strip_chars()
+
+
+def _framed(text: pl.Expr) -> pl.Expr:
+    """Text with its length in front, `-` for null."""
+    return pl.coalesce(pl.concat_str(text.str.len_bytes().cast(pl.String), pl.lit(":"), text), pl.lit("-"))
+
+
+def _hashes(texts: pl.Series, size: int) -> list[str]:
+    # One call a value is what hashlib offers, and is not the bottleneck: a second for a million questions.
+    return [hashlib.blake2b(text.encode(), digest_size=size).hexdigest() for text in texts]
