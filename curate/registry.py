@@ -15,7 +15,7 @@ from curate.errors import UsageError
 
 
 def resolve(kind: str, name: str, builtin: Mapping[str, str]) -> Any:
-    """The object called `name` of this `kind` ("engine", "verifier", "source", "recipe", "reward", "signal", "loss")."""
+    """The object called `name` of this `kind` ("engine", "verifier", "source", "recipe", ...)."""
     if name in builtin:
         return load(builtin[name], kind)
     for point in entry_points(group=f"curate.{kind}"):
@@ -24,7 +24,7 @@ def resolve(kind: str, name: str, builtin: Mapping[str, str]) -> Any:
     if ":" in name:
         return load(name, kind)
     raise UsageError(
-        f"unknown {kind} '{name}': choose one of {', '.join(sorted(builtin))}, or give your own as 'package.module:name'"
+        f"unknown {kind} '{name}': choose one of {', '.join(sorted(builtin))}, or your own as 'package.module:name'"
     )
 
 

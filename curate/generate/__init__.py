@@ -1,0 +1,37 @@
+"""Recipes (how traces are asked for), and the job that makes a recipe exactly-once and resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from curate.registry import resolve
+
+# Adding a recipe: one file, one line here, one test.
+RECIPES = {
+    "cold-start": "curate.generate.cold_start:RECIPE",
+    "r1-zero": "curate.generate.r1_zero:RECIPE",
+    "rejection": "curate.generate.rejection:RECIPE",
+    "distill": "curate.generate.distill:RECIPE",
+    "evaluate": "curate.generate.evaluation:RECIPE",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How traces are asked for.
+
+    `defaults` lie under the user's config (keys of GenerateConfig). `rows`, where given, makes traces without an
+    engine: it gets the frame of problems and the form, and returns columns of `traces`.
+    """
+
+    name: str
+    doc: str
+    defaults: dict[str, Any] = field(default_factory=dict)
+    rows: Callable[..., Any] | None = None
+
+
+def get_recipe(name: str) -> Recipe:
+    """The recipe called `name`; UsageError where there is none."""
+    return resolve("recipe", name, RECIPES)

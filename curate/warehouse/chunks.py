@@ -141,25 +141,27 @@ class Family:
         data = (self.jobs / f"plan-{plan:06d}.parquet").read_bytes()
         return digest(self.family, plan, zlib.crc32(data))[:12]
 
-    def open_chunks(self, problem_ids: pl.Series | None = None, samples: int | None = None) -> Iterator[Chunk]:
-        """Chunks that are not committed and hold something of the wanted problems and samples, in plan order."""
+    def open_rows(self, problem_ids: pl.Series, samples: int) -> pl.DataFrame:
+        """Rows of the plan whose chunk is not committed and holds something of the wanted problems and samples."""
         import polars as pl
 
         planned = self.plan()
-        if problem_ids is not None:
-            wanted = pl.col("problem_id").is_in(problem_ids.implode())
-            if samples is not None:
-                wanted &= pl.col("start") < samples
-            chunks = planned.filter(wanted).select("chunk_id").unique()
-            planned = planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
-        versions = {plan: self.version(plan) for plan in planned["plan"].unique().sort()}
-        done = {(plan, p.stem.removeprefix("part-")) for plan, v in versions.items() for p in v.parts()}
-        for (plan, chunk_id), rows in planned.group_by(["plan", "chunk_id"], maintain_order=True):
-            if (plan, chunk_id) in done:
-                continue
+        wanted = pl.col("problem_id").is_in(problem_ids.implode()) & (pl.col("start") < samples)
+        done = [
+            path.stem.removeprefix("part-")
+            for plan in planned["plan"].unique().sort()
+            for path in self.version(plan).parts()
+        ]
+        chunks = planned.filter(wanted, ~pl.col("chunk_id").is_in(done)).select("chunk_id").unique()
+        return planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
+
+    def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
+        """The chunks of these rows of the plan, in its order, one at a time."""
+        versions = {plan: self.version(plan) for plan in rows["plan"].unique()}
+        for (plan, chunk_id), items in rows.group_by(["plan", "chunk_id"], maintain_order=True):
             keys = tuple(
                 (problem, sample, attempt)
-                for problem, start, stop, attempt in rows.select("problem_id", "start", "stop", "attempt").iter_rows()
+                for problem, start, stop, attempt in items.select("problem_id", "start", "stop", "attempt").iter_rows()
                 for sample in range(start, stop)
             )
             yield Chunk(str(chunk_id), versions[plan], keys)  # type: ignore[index]

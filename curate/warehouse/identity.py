@@ -30,7 +30,7 @@ def family_id(
     sampling: dict[str, Any],
     seed: int,
 ) -> str:
-    """What a set of traces shares. `sampling` holds no length limit and no sample count: raising either keeps the id."""
+    """What a set of traces shares. Length limits and sample counts do not count: raising either keeps the id."""
     sampling = {k: v for k, v in sampling.items() if k not in ("max_tokens", "samples", "logprobs")}
     return digest("family", model_hash, recipe, template, form, sampling, seed)
 

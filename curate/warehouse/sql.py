@@ -67,7 +67,7 @@ def table_view(root: Path, table: str) -> str:
 
 
 def _signals_view(root: Path, head: str) -> str:
-    """Signals are stored a group and group version (`signals/<group>@<version>/…`): the newest version of each counts."""
+    """Signals are stored per group and version (`signals/<group>@<version>/…`): the newest version of each counts."""
     newest: dict[str, int] = {}
     for path in (root / "signals").glob("*@*"):
         group, _, version = path.name.rpartition("@")

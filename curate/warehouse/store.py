@@ -59,13 +59,18 @@ def fsync_dir(path: Path) -> None:
         os.close(handle)
 
 
+def disk_full(error: OSError) -> bool:
+    """Whether an error says that there is no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Any:
     """Turns a full disk or a forbidden directory into one message."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             raise CurateError(
                 f"the disk that holds {path} is full; what was committed is intact: free some space and run the same "
                 "command again"
@@ -174,9 +179,7 @@ class Version:
                 "seed": self.facts.get("seed"),
                 "code_version": code_version(),
                 "sealed_at": now().isoformat(),
-                "facts": {
-                    k: v for k, v in self.facts.items() if k not in ("parents", "config", "model_hash", "seed")
-                },
+                "facts": {k: v for k, v in self.facts.items() if k not in ("parents", "config", "model_hash", "seed")},
             }
             text = json.dumps(manifest, indent=1, default=str)
             publish_file(self.root, self.path / "manifest.json", lambda staged: staged.write_text(text, "utf-8"))

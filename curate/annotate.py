@@ -1,0 +1,202 @@
+"""Annotation: verdicts and signals for every part of traces that lacks them. It adds, and drops nothing.
+
+A part of traces never changes, so what was measured of it is a part of the same name: `signals/<group>@<version>/…` and
+`verdicts/<verifier>@<version>/…`, with dataset and version of the traces in the place of the version. What is annotated
+already is never annotated again, and a new signal or a better verifier annotates only itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.config import Config
+from curate.jobs import Context, JobResult
+from curate.progress import duration, task
+from curate.records import Problem
+from curate.warehouse import Version, Warehouse
+from curate.warehouse.identity import digest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+# What signals read of a trace, beside two columns of its problem.
+TRACE_COLUMNS = ["trace_id", "attempt", "problem_id", "prompt", "completion", "reasoning", "answer", "form"]
+TRACE_COLUMNS += ["finish_reason"]
+NO_VERIFIER = "none"
+
+
+class AnnotateConfig(Config):
+    """Which traces to annotate (datasets of the table `traces`; all of them by default), and with what."""
+
+    traces: list[str] = []
+    signals: list[str] | None = None  # groups; all by default
+    verify: bool = True
+    label: str | None = None
+
+
+@dataclass
+class _Todo:
+    """One part of traces, and the versions that lack it."""
+
+    path: Path
+    name: str
+    signals: dict[str, Version]
+    verdicts: dict[str, Version]
+
+
+def run(config: AnnotateConfig, context: Context) -> JobResult:
+    """Annotate what is missing. The result counts the traces that were read for it."""
+    started = time.monotonic()
+    sources = [v for v in context.warehouse.versions("traces") if not config.traces or v.dataset in config.traces]
+    problems = _problems(context.warehouse)
+    todo: list[_Todo] = []
+    targets: dict[str, list[Version]] = {}
+    for source in sources:
+        found, targets[source.ref] = _lacking(source, problems, config, context.warehouse)
+        todo += found
+    rows = 0
+    if todo:
+        with task(config.label or "annotate", len(todo)) as bar:
+            for done, item in enumerate(todo, 1):
+                rows += _annotate(item, problems, context)
+                bar.update(done, f"{rows} traces")
+    for source in sources:
+        for target in targets[source.ref] if source.sealed else []:
+            target.seal()
+    result = JobResult(rows=rows, seconds=time.monotonic() - started)
+    result.refs = [target.ref for source in sources for target in targets[source.ref]]
+    result.summary = f"{rows} traces annotated in {duration(result.seconds)}" if rows else "nothing new to annotate"
+    if rows:
+        context.record(digest(config.model_dump())[:24], "annotate", config.label or "", config.model_dump(), result)
+    return result
+
+
+def _problems(warehouse: Warehouse) -> pl.DataFrame:
+    import polars as pl
+
+    frame = warehouse.sql("SELECT * FROM problems") if warehouse.exists() else pl.DataFrame()
+    return frame.with_columns(pl.col("verifier").fill_null(NO_VERIFIER)) if len(frame) else frame
+
+
+def directory_name(verifier: str) -> str:
+    """A verifier's name as a directory: a dotted path `package.module:Class` has a colon."""
+    return verifier.replace(":", ".").replace("/", ".")
+
+
+def _lacking(
+    source: Version, problems: pl.DataFrame, config: AnnotateConfig, wh: Warehouse
+) -> tuple[list[_Todo], list[Version]]:
+    """Parts of one version of traces that something lacks, and all versions that annotate it."""
+    import polars as pl
+
+    from curate.signals import GROUPS
+
+    parts = source.parts()
+    if not parts:
+        return [], []
+    place = f"{source.dataset}.{source.version}"
+    facts = {"parents": [source.ref]}
+    groups = config.signals if config.signals is not None else list(GROUPS)
+    signals = {g: wh.version("signals", f"{g}@{GROUPS[g].version}", place, **facts) for g in groups}
+    verdicts: dict[str, Version] = {}
+    asked: dict[str, set[str]] = {}
+    if config.verify:
+        pairs = (
+            pl.scan_parquet(parts, include_file_paths="path")
+            .select("path", "problem_id")
+            .join(problems.lazy().select("problem_id", "verifier"), on="problem_id", how="left")
+            .select("path", pl.col("verifier").fill_null(NO_VERIFIER))
+            .unique()
+            .collect()
+        )
+        for path, verifier in pairs.iter_rows():
+            asked.setdefault(Path(path).name, set()).add(verifier)
+            if verifier not in verdicts:
+                dataset = f"{directory_name(verifier)}@{_verifier_version(verifier)}"
+                verdicts[verifier] = wh.version("verdicts", dataset, place, **facts)
+    todo = []
+    for path in parts:
+        name = path.stem.removeprefix("part-")
+        item = _Todo(
+            path,
+            name,
+            {g: v for g, v in signals.items() if not v.has(name)},
+            {v: verdicts[v] for v in asked.get(path.name, ()) if not verdicts[v].has(name)},
+        )
+        if item.signals or item.verdicts:
+            todo.append(item)
+    return todo, [*signals.values(), *verdicts.values()]
+
+
+def _verifier_version(name: str) -> str:
+    from curate.errors import UsageError
+    from curate.verify import verifier_named
+
+    if name == NO_VERIFIER:
+        return "1"
+    try:
+        return verifier_named(name).version
+    except UsageError:
+        return "0"  # a name that nothing answers to: every verdict is unverifiable, until something does
+
+
+def _annotate(item: _Todo, problems: pl.DataFrame, context: Context) -> int:
+    """Measure and judge one part; publish each result under the part's own name."""
+    import polars as pl
+
+    from curate.signals import GROUPS, annotate_frame
+
+    traces = pl.read_parquet(item.path, columns=TRACE_COLUMNS)
+    known = problems.select("problem_id", "question", "target_language") if len(problems) else None
+    frame = traces.join(known, on="problem_id", how="left", maintain_order="left") if known is not None else traces
+    if item.signals:
+        measured = annotate_frame(frame, list(item.signals))
+        for group, target in item.signals.items():
+            target.publish(item.name, measured.select("trace_id", "attempt", *GROUPS[group].columns))
+    if item.verdicts:
+        for name, rows in verdict_rows(traces, problems, context, list(item.verdicts)).items():
+            item.verdicts[name].publish(item.name, rows)
+    return len(traces)
+
+
+def verdict_rows(
+    traces: pl.DataFrame, problems: pl.DataFrame, context: Context, verifiers: Sequence[str]
+) -> dict[str, pl.DataFrame]:
+    """Verdicts of these traces (columns trace_id, attempt, problem_id, completion, finish_reason) by verifier."""
+    import polars as pl
+
+    joined = traces.select("trace_id", "attempt", "problem_id", "completion", "finish_reason").join(
+        problems, on="problem_id", how="left", maintain_order="left"
+    )
+    joined = joined.with_columns(pl.col("verifier").fill_null(NO_VERIFIER), pl.col("question").fill_null(""))
+    result = {}
+    fields = list(Problem.__dataclass_fields__)
+    for name in verifiers:
+        rows = joined.filter(pl.col("verifier") == name)
+        asked = rows.filter(pl.col("finish_reason") != "error") if name != NO_VERIFIER else rows.head(0)
+        found = context.pool.verify_batch(
+            [Problem(**row) for row in asked.select(fields).iter_rows(named=True)], asked["completion"].to_list()
+        )
+        said = asked.select("trace_id", "attempt").with_columns(
+            pl.Series("verdict", [v.verdict for v in found], dtype=pl.String),
+            pl.Series("extracted", [v.extracted for v in found], dtype=pl.String),
+            pl.Series("detail", [v.detail for v in found], dtype=pl.String),
+            pl.Series("seconds", [v.seconds for v in found], dtype=pl.Float64),
+        )
+        silent = "the problem names no verifier" if name == NO_VERIFIER else "the request failed: there is no answer"
+        result[name] = (
+            rows.select("trace_id", "attempt")
+            .join(said, on=["trace_id", "attempt"], how="left", maintain_order="left")
+            .with_columns(
+                pl.col("verdict").fill_null("unverifiable"),
+                pl.when(pl.col("verdict").is_null()).then(pl.lit(silent)).otherwise(pl.col("detail")).alias("detail"),
+                verifier=pl.lit(name),
+                verifier_version=pl.lit(_verifier_version(name)),
+                kind=pl.lit("rule"),
+            )
+        )
+    return result

@@ -1,0 +1,308 @@
+"""The command line: one Typer app. A command is a config, validated before anything heavy is imported, and a job."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from curate.errors import CurateError, UsageError
+
+if TYPE_CHECKING:
+    from curate.jobs import Context
+
+app = typer.Typer(
+    help="Make reasoning data, judge every row of it, and train on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+train_app = typer.Typer(help="Train on a corpus (sft) or by reinforcement learning on problems (grpo).")
+app.add_typer(train_app, name="train", no_args_is_help=True)
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the config.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value laid over the config.", metavar="[KEY=VALUE]...")
+]
+WarehouseDir = Annotated[Path, typer.Option("--warehouse", "-w", envvar="CURATE_WAREHOUSE", help="Where the data is.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
+HERE = Path("warehouse")
+
+
+def _context(warehouse: Path) -> Context:
+    from curate.jobs import Context
+
+    return Context(warehouse)
+
+
+def _read(file: Path | None, overrides: list[str] | None, **fixed: Any) -> dict[str, Any]:
+    from curate.config import override, read_yaml
+
+    data = read_yaml(file) if file else {}
+    return override({**data, **fixed}, overrides or [])
+
+
+@app.command()
+def generate(
+    recipe: Annotated[str, typer.Argument(help="cold-start, r1-zero, rejection, distill, or a YAML file.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    dry_run: DryRun = False,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed.")] = False,
+) -> None:
+    """Sample traces by a recipe; run it again to go on where it was."""
+    from curate.generate import job
+    from curate.generate.config import generate_config
+
+    if recipe.endswith((".yaml", ".yml")):
+        data = _read(Path(recipe), overrides)
+    else:
+        data = _read(config, overrides, recipe=recipe)
+    if limit is not None:
+        data["limit"] = limit
+    if retry_failed:
+        data["retry_failed"] = True
+    checked = generate_config(data, str(config or recipe))
+    with _context(warehouse) as context:
+        if dry_run:
+            print(job.make_plan(checked, context).describe())
+            return
+        result = job.run(checked, context)
+    print(result.summary)
+    print(f"traces: {result.facts['family']} in {context.warehouse.root}")
+
+
+@app.command()
+def annotate(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Add verdicts and signals to all traces that lack them; nothing is dropped."""
+    from curate import annotate as job
+    from curate.config import validate
+
+    checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
+    with _context(warehouse) as context:
+        print(job.run(checked, context).summary)
+
+
+@app.command("filter")
+def filter_(
+    rules: Annotated[str, typer.Argument(help="A rule set: cold-start, rejection, unfiltered, or a YAML file.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    explain: Annotated[str | None, typer.Option(metavar="TRACE_ID", help="Why a trace was kept or dropped.")] = None,
+) -> None:
+    """Decide by SQL rules which traces make a corpus, and print the funnel."""
+    from curate.config import validate
+    from curate.filter import job
+
+    checked = validate(job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules))
+    with _context(warehouse) as context:
+        if explain:
+            print(job.explain_trace(checked, context, explain))
+            return
+        print(job.run(checked, context).summary)
+
+
+def _train(kind: str, overrides: list[str] | None, config: Path | None, warehouse: Path, dry_run: bool) -> None:
+    from curate.train import jobs
+
+    data = _read(config, overrides)
+    with _context(warehouse) as context:
+        if dry_run:
+            print(jobs.describe(kind, data, context, str(config or kind)))
+            return
+        result = (jobs.run_sft if kind == "sft" else jobs.run_grpo)(data, context, str(config or kind))
+    print(result.summary)
+    print(f"model: {result.model}")
+
+
+@train_app.command()
+def sft(
+    overrides: Overrides = None, config: ConfigFile = None, warehouse: WarehouseDir = HERE, dry_run: DryRun = False
+) -> None:
+    """Supervised fine-tuning on a corpus: loss on completions only."""
+    _train("sft", overrides, config, warehouse, dry_run)
+
+
+@train_app.command()
+def grpo(
+    overrides: Overrides = None, config: ConfigFile = None, warehouse: WarehouseDir = HERE, dry_run: DryRun = False
+) -> None:
+    """Group-relative policy optimisation on problems with rule rewards; rollouts are stored as traces."""
+    _train("grpo", overrides, config, warehouse, dry_run)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str] | None, typer.Argument(help="Models to compare, and key=value overrides.")] = None,
+    problems: Annotated[
+        str | None, typer.Option("--problems", "-p", help="Stored problems: name or name@version.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option("-k", help="Samples a problem.")] = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    dry_run: DryRun = False,
+) -> None:
+    """pass@1, pass@k, cons@k and more on held-out problems, with 95 % intervals and paired differences."""
+    from curate.config import validate
+    from curate.evaluate import job
+    from curate.generate import job as generation
+
+    named = [m for m in models or [] if "=" not in m]
+    data = _read(config, [m for m in models or [] if "=" in m])
+    if named:
+        data["models"] = [{"label": _label(m), "model": m} for m in named]
+    if problems:
+        data["problems"] = problems
+    if samples:
+        data["samples"] = samples
+    checked = validate(job.EvaluateConfig, data, str(config or "evaluate"))
+    with _context(warehouse) as context:
+        if dry_run:
+            for label, one in job.generation_configs(checked).items():
+                print(f"{label}\n{generation.make_plan(one, context).describe()}\n")
+            return
+        result = job.run(checked, context)
+    print(result.facts["table"])
+
+
+def _label(model: str) -> str:
+    """The last two names of a path, or the name of a model."""
+    parts = [p for p in model.rstrip("/").split("/") if p not in (".", "..")]
+    return "/".join(parts[-2:]) or model
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A pipeline file, or the name of one that ships.")],
+    overrides: Overrides = None,
+    warehouse: Annotated[Path | None, typer.Option("--warehouse", "-w", help="Where the data is.")] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Show the stages and their state, run none.")
+    ] = False,
+    only: Annotated[list[str] | None, typer.Option("--only", help="Run this stage only (may be repeated).")] = None,
+) -> None:
+    """Run the stages of a pipeline; what is done already is skipped."""
+    from curate.pipeline import Pipeline, load_pipeline
+
+    config, stages = load_pipeline(pipeline, overrides or [])
+    with _context(warehouse or Path(config.warehouse)) as context:
+        line = Pipeline(config, stages, context)
+        if plan:
+            rows = line.plan()
+            wide = max(len(r[0]) for r in rows)
+            for name, kind, state, what in rows:
+                print(f"{name:<{wide}}  {kind:<9}  {state:<16}  {what}".rstrip())
+            return
+        done = line.run(only or [])
+    tables = [d.facts["table"] for d in done.values() if "table" in d.facts]
+    for table in tables:
+        print("\n" + table)
+    if config.queries and not only:
+        where = "" if context.warehouse.root == HERE.absolute() else f" -w {warehouse or config.warehouse}"
+        print("\nAsk the data yourself:")
+        for query in config.queries:
+            print(f'  curate sql{where} "{" ".join(query.split())}"')
+
+
+@app.command()
+def sql(
+    query: Annotated[str | None, typer.Argument(help="A query; without one, a prompt.")] = None,
+    warehouse: WarehouseDir = HERE,
+    format: Annotated[str, typer.Option("--format", "-f", help="table, csv, json or parquet.")] = "table",
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Read the query from a file, or a saved query by name.")
+    ] = None,
+) -> None:
+    """Ask the warehouse in SQL (read-only). Views: annotated, problem_rates, policy_steps, lineage and the tables."""
+    from curate.console import interactive, run_query, saved_query
+
+    if format not in ("table", "csv", "json", "parquet"):
+        raise UsageError(f"--format {format}: choose table, csv, json or parquet")
+    if file:
+        query = saved_query(file)
+    if query is None:
+        interactive(warehouse)
+    else:
+        run_query(warehouse, query, format)
+
+
+@app.command()
+def show(
+    trace_id: Annotated[str, typer.Argument(help="The id, or how it begins.")], warehouse: WarehouseDir = HERE
+) -> None:
+    """One trace: question, completion, verdict and signals."""
+    from curate.console import show_trace
+
+    print(show_trace(warehouse, trace_id))
+
+
+@app.command()
+def lineage(
+    name: Annotated[
+        str, typer.Argument(help="A model's hash or name, a corpus, a trace_id, or table/dataset/version.")
+    ],
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """What something was made from: versions, configs, counts and code, down to the problems."""
+    from curate.warehouse.lineage import format_lineage
+
+    print(format_lineage(_context(warehouse).warehouse, name))
+
+
+@app.command()
+def version() -> None:
+    """The version of curate."""
+    from curate.warehouse.identity import code_version
+
+    print(code_version())
+
+
+def main() -> None:
+    """Entry point: errors a user can cause are one message and an exit code."""
+    try:
+        app(standalone_mode=False)
+    except CurateError as error:
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("\ninterrupted: what finished is committed; run the same command to go on", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except OSError as error:
+        from curate.warehouse.store import disk_full
+
+        if not disk_full(error):
+            raise
+        print(
+            f"error: the disk is full ({error.filename or 'while writing'}); what was committed is intact: free some "
+            "space and run the same command again",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    except Exception as error:
+        # typer vendors click: its usage errors are told by what they carry
+        if not hasattr(error, "format_message"):
+            if type(error).__name__ == "Abort":
+                sys.exit(1)
+            if type(error).__name__ == "Exit":
+                sys.exit(getattr(error, "exit_code", 0))
+            raise
+        print(f"error: {error.format_message()}; see `curate --help`", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

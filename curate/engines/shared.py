@@ -1,0 +1,74 @@
+"""One engine at a time, used by job after job: a model of the same architecture gets its weights into the running one.
+
+Starting vLLM takes longer than many small jobs; putting new weights into it takes less than a second.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from curate.errors import CurateError
+
+# Keys of config.json that say nothing of the shape of the model.
+_VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
+
+
+class SharedEngine:
+    """Holds at most one open engine. `get` gives one with the wanted weights; `close` ends it."""
+
+    def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
+        self._say = say
+        self._engine: Any = None
+        self._settings: str = ""
+        self._shape: str = ""
+        self._hash: str = ""
+
+    def get(self, config: Any, path: Path, weights: str) -> Any:
+        """The engine of `config` with the weights in `path`, whose hash is `weights`."""
+        from curate.engines import open_engine
+
+        settings, shape = config.model_dump_json(), architecture(path)
+        if self._engine is not None and (settings, shape) == (self._settings, self._shape):
+            if weights != self._hash:
+                try:
+                    self._engine.update_weights(path)
+                    self._hash = weights
+                    return self._engine
+                except (CurateError, NotImplementedError) as error:
+                    self._say(f"the running engine could not take the new weights ({error}); starting another")
+            else:
+                return self._engine
+        self.close()
+        self._engine = open_engine(config, path)
+        self._settings, self._shape, self._hash = settings, shape, weights
+        return self._engine
+
+    def changed(self, weights: str = "") -> None:
+        """Tell that somebody else (a trainer) put weights into the engine, so that the next `get` sets its own."""
+        self._hash = weights
+
+    def close(self) -> None:
+        if self._engine is not None:
+            engine, self._engine = self._engine, None
+            engine.close()
+
+
+def architecture(path: Path) -> str:
+    """What two models must share to swap weights: config without volatile keys, and the tokenizer."""
+    import hashlib
+
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return str(path)
+    kept = {k: v for k, v in config.items() if k not in _VOLATILE}
+    digest = hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16)
+    tokenizer = path / "tokenizer.json"
+    if tokenizer.exists():
+        # vocabulary and merges; a checkpoint may store padding settings differently
+        model = json.loads(tokenizer.read_text(encoding="utf-8")).get("model")
+        digest.update(json.dumps(model, sort_keys=True).encode())
+    return digest.hexdigest()

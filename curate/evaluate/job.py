@@ -1,0 +1,147 @@
+"""The evaluation job: sample each model on the same held-out problems, judge, and compare.
+
+It is a generation job a model (so it resumes, and what is there is not sampled again), an annotation, and a table.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from curate import annotate
+from curate.config import Config, merge
+from curate.errors import UsageError
+from curate.generate import job as generation
+from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
+from curate.jobs import Context, JobResult
+from curate.progress import duration
+from curate.warehouse.identity import digest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+class EvaluatedModel(Config):
+    """One row of the table. What is left out is that of the evaluation."""
+
+    label: str
+    model: str
+    template: str | None = None
+    examples: ExamplesConfig | None = None
+    chat: bool | None = None
+
+
+class EvaluateConfig(Config):
+    """Which models, on which problems, with how many samples. Sampling defaults to the report's 0.6 and 0.95."""
+
+    models: list[EvaluatedModel] = Field(min_length=1)
+    problems: Any
+    split: str | None = "held-out"
+    limit: int | None = Field(None, ge=1)
+    samples: int = Field(16, ge=1)
+    sampling: SamplingConfig = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=8192)
+    template: str = "r1-zero"
+    chat: bool = False
+    engine: dict[str, Any] = {}
+    seed: int = 0
+    # pairs [model, baseline] by label; each model against the one before it by default
+    compare: list[tuple[str, str]] | None = None
+    resamples: int = Field(2000, ge=100)
+    label: str | None = None
+
+
+def generation_configs(config: EvaluateConfig) -> dict[str, Any]:
+    """The generation job of each model, by label."""
+    labels = [m.label for m in config.models]
+    if len(set(labels)) < len(labels):
+        raise UsageError("evaluate: two models have the same label")
+    jobs = {}
+    for model in config.models:
+        data: dict[str, Any] = {
+            "recipe": "evaluate",
+            "model": model.model,
+            "problems": config.problems,
+            "split": config.split,
+            "limit": config.limit,
+            "samples": config.samples,
+            "sampling": config.sampling.model_dump(),
+            "template": model.template or config.template,
+            "chat": config.chat if model.chat is None else model.chat,
+            "engine": config.engine,
+            "seed": config.seed,
+            "max_failed": 1.0,
+            "label": f"evaluate {model.label}",
+        }
+        if model.examples:
+            data = merge(data, {"examples": model.examples.model_dump()})
+            # without its own turns a base model goes on with the next question after its answer
+            data["sampling"] = {**data["sampling"], "stop": config.sampling.stop or ["</answer>"]}
+        jobs[model.label] = generate_config(data, f"evaluate {model.label}")
+    return jobs
+
+
+def run(config: EvaluateConfig, context: Context) -> JobResult:
+    """Sample, judge, compare; commits the rows of the table `evaluations` and returns them printed in the summary."""
+    from curate.evaluate.table import evaluation_rows, format_table
+
+    started = time.monotonic()
+    frames, refs, rows, families = [], [], 0, {}
+    for label, job in generation_configs(config).items():
+        made = generation.run(job, context)
+        rows += made.rows
+        refs += made.refs
+        families[label] = made.facts["family"]
+    annotate.run(annotate.AnnotateConfig(traces=sorted(set(families.values())), label="judge"), context)
+    for label, family in families.items():
+        frames.append(_samples(label, family, config, context))
+    compare = config.compare or [(b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)]
+    key = [sorted(families.items()), refs, config.model_dump(mode="json")]
+    version = context.warehouse.version(
+        "evaluations", config.label or "evaluation", digest(key)[:16], parents=refs, config=config.model_dump()
+    )
+    table = evaluation_rows(_concat(frames), compare=compare, k=config.samples, resamples=config.resamples)
+    table = _with_facts(table, version.version, config)
+    if not version.sealed:
+        version.publish("0", table)
+        version.seal()
+    result = JobResult(refs=[version.ref], rows=rows, seconds=time.monotonic() - started)
+    result.facts = {"table": format_table(table), "evaluation_id": version.version}
+    result.summary = f"{len(config.models)} models on the same problems in {duration(result.seconds)}"
+    return result
+
+
+def _samples(label: str, family: str, config: EvaluateConfig, context: Context) -> pl.DataFrame:
+    """What the table is made of: one row a sample, with the cluster of its answer."""
+    import polars as pl
+
+    from curate.verify.consensus import cluster_ids
+
+    frame = context.warehouse.sql(
+        "SELECT model_hash, problem_id, sample_index, verdict, extracted, well_formed, completion_tokens, truncated, "
+        "target_language_share, source, difficulty FROM annotated WHERE dataset = ? AND sample_index < ? "
+        "AND (? IS NULL OR split = ?) ORDER BY problem_id, sample_index",
+        [family, config.samples, config.split, config.split],
+    )
+    return frame.with_columns(pl.Series("cluster", cluster_ids(frame), dtype=pl.Int64), model=pl.lit(label))
+
+
+def _concat(frames: list[pl.DataFrame]) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.concat(frames, how="vertical_relaxed")
+
+
+def _with_facts(table: pl.DataFrame, evaluation_id: str, config: EvaluateConfig) -> pl.DataFrame:
+    import polars as pl
+
+    from curate.warehouse.store import now
+
+    return table.with_columns(
+        evaluation_id=pl.lit(evaluation_id),
+        problems=pl.lit(f"{config.problems if isinstance(config.problems, str) else config.problems.get('name')}"),
+        temperature=pl.lit(config.sampling.temperature),
+        top_p=pl.lit(config.sampling.top_p),
+        created_at=pl.lit(now()),
+    )

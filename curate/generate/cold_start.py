@@ -1,0 +1,34 @@
+"""Cold start: readable long chains of thought, from worked solutions or from a strong model (report, section 2.3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from curate.generate import Recipe
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+def from_solutions(problems: pl.DataFrame, form: str) -> pl.DataFrame:
+    """One trace a problem that came with a worked solution: its text in the form, as if it had been sampled."""
+    import polars as pl
+
+    from curate.prompts.render import worked_completion
+    from curate.records import Problem
+
+    solved = problems.filter(pl.col("solution").is_not_null() & pl.col("reference").is_not_null())
+    texts = [worked_completion(Problem(**row), form) for row in solved.iter_rows(named=True)]
+    return solved.select("problem_id").with_columns(pl.Series("completion", texts, dtype=pl.String))
+
+
+RECIPE = Recipe(
+    name="cold-start",
+    doc="readable long CoT: worked solutions that came with the problems (source: solutions), or a strong model's",
+    defaults={
+        "template": "r1",
+        "samples": 1,
+        "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8192},
+    },
+    rows=from_solutions,
+)

@@ -1,0 +1,313 @@
+"""Pipelines: stages in order, each skipped when its inputs and config are unchanged.
+
+A stage names another's output with `@stage` (a model, a corpus, problems, traces) or `@stage.fact`. What a stage did is
+remembered under a key: the hash of its config, with those names resolved, and of what the stages before it gave. The
+jobs resume by themselves, so a stage that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from curate.config import Config, merge, override, read_yaml, validate
+from curate.errors import UsageError
+from curate.jobs import Context, JobResult
+from curate.progress import duration, say
+from curate.warehouse.identity import digest
+from curate.warehouse.store import disk_errors, publish_file
+
+
+class PipelineConfig(Config):
+    """A pipeline file. `engine` and `seed` are defaults of the stages that have such keys."""
+
+    name: str
+    description: str = ""
+    warehouse: str = "warehouse"
+    engine: dict[str, Any] = {}
+    seed: int = 0
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    # laid over the file where the engine of that name is the one that `auto` finds
+    presets: dict[str, dict[str, Any]] = {}
+    queries: list[str] = []
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: `do` names the kind of job, `config` is as written, `needs` are the stages it names."""
+
+    name: str
+    do: str
+    config: dict[str, Any]
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a finished stage gave: read back when it is skipped."""
+
+    key: str
+    value: str
+    facts: dict[str, Any]
+    refs: list[str]
+    summary: str
+    seconds: float
+
+    @property
+    def digest(self) -> str:
+        return digest(self.value, self.facts, sorted(self.refs))
+
+
+# -- kinds of stages ---------------------------------------------------------------------------------------------
+
+Runner = Callable[[dict[str, Any], Context, str], JobResult]
+
+
+def _problems(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.generate.job import stored_problems
+    from curate.problems import ProblemsConfig
+
+    version = stored_problems(validate(ProblemsConfig, config, where), context)
+    rows = version.manifest["rows"]
+    result = JobResult(refs=[version.ref], rows=rows, summary=f"{rows} problems in {version.ref}")
+    result.facts["value"] = f"{version.dataset}@{version.version}"
+    return result
+
+
+def _generate(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.generate import job
+    from curate.generate.config import generate_config
+
+    result = job.run(generate_config(config, where), context)
+    result.facts["value"] = result.facts["family"]
+    return result
+
+
+def _annotate(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate import annotate
+
+    return annotate.run(validate(annotate.AnnotateConfig, config, where), context)
+
+
+def _filter(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.filter.job import FilterConfig, run
+
+    result = run(validate(FilterConfig, config, where), context)
+    result.facts["value"] = result.facts["corpus"]
+    return result
+
+
+def _sft(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.train.jobs import run_sft
+
+    return run_sft(config, context, where)
+
+
+def _grpo(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.train.jobs import run_grpo
+
+    return run_grpo(config, context, where)
+
+
+def _evaluate(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.evaluate import job
+
+    return job.run(validate(job.EvaluateConfig, config, where), context)
+
+
+KINDS: dict[str, Runner] = {
+    "problems": _problems,
+    "generate": _generate,
+    "annotate": _annotate,
+    "filter": _filter,
+    "sft": _sft,
+    "grpo": _grpo,
+    "evaluate": _evaluate,
+}
+WITH_ENGINE = ("generate", "grpo", "evaluate")
+WITH_SEED = ("generate", "sft", "grpo", "evaluate")
+
+
+# -- reading -----------------------------------------------------------------------------------------------------
+
+
+def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[PipelineConfig, list[Stage]]:
+    """The pipeline and its stages in order. Raises UsageError for a stage that names what does not come before it."""
+    from curate.engines import EngineConfig, describe_choice
+
+    data = read_yaml(_find(path))
+    config = validate(PipelineConfig, override(data, overrides), str(path))
+    if config.presets:
+        wanted = validate(EngineConfig, config.engine, f"{path}: engine")
+        chosen, _ = describe_choice(wanted)
+        if chosen in config.presets:
+            data = merge(data, config.presets[chosen])
+            config = validate(PipelineConfig, override(data, overrides), f"{path} with the preset {chosen}")
+    stages: list[Stage] = []
+    for name, raw in config.stages.items():
+        body = dict(raw)
+        do, after = body.pop("do", None), body.pop("after", [])
+        if do not in KINDS:
+            raise UsageError(f"{path}: stage {name}: do: {do!r} is none of {', '.join(KINDS)}")
+        if do in WITH_ENGINE:
+            body["engine"] = merge(config.engine, body.get("engine", {}))
+        if do in WITH_SEED:
+            body.setdefault("seed", config.seed)
+        needs = tuple(dict.fromkeys([*_names(body), *after]))
+        for need in needs:
+            if need not in [s.name for s in stages]:
+                raise UsageError(f"{path}: stage {name} needs '{need}', and no stage before it has that name")
+        stages.append(Stage(name, do, body, needs))
+    return config, stages
+
+
+def _find(path: str | Path) -> Path:
+    """A pipeline by path, or one that ships by its file name."""
+    from curate.warehouse.schemas import data_dir
+
+    path = Path(path)
+    shipped = data_dir("pipelines") / path.name
+    if not path.exists() and path.suffix == "":
+        shipped = shipped.with_suffix(".yaml")
+    return shipped if not path.exists() and shipped.exists() else path
+
+
+def _names(value: Any) -> list[str]:
+    """Names of stages that a config mentions."""
+    if isinstance(value, str) and value.startswith("@"):
+        return [value[1:].split(".")[0]]
+    if isinstance(value, Mapping):
+        return [n for v in value.values() for n in _names(v)]
+    if isinstance(value, list | tuple):
+        return [n for v in value for n in _names(v)]
+    return []
+
+
+def _resolve(value: Any, done: Mapping[str, Done]) -> Any:
+    if isinstance(value, str) and value.startswith("@"):
+        name, _, fact = value[1:].partition(".")
+        found = done[name].facts.get(fact) if fact else done[name].value
+        if not found:
+            raise UsageError(f"'{value}': stage {name} gives no {fact or 'output to name'}")
+        return found
+    if isinstance(value, Mapping):
+        return {k: _resolve(v, done) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_resolve(v, done) for v in value]
+    return value
+
+
+# -- running -----------------------------------------------------------------------------------------------------
+
+
+class Pipeline:
+    """A pipeline over one warehouse."""
+
+    def __init__(self, config: PipelineConfig, stages: list[Stage], context: Context) -> None:
+        self.config, self.stages, self.context = config, stages, context
+        self.folder = context.warehouse.root / "_runs" / config.name
+
+    def key(self, stage: Stage, done: Mapping[str, Done]) -> str:
+        resolved = _resolve(stage.config, done)
+        return digest(stage.do, resolved, [(n, done[n].digest) for n in stage.needs])[:24]
+
+    def find(self, stage: Stage, key: str) -> Done | None:
+        """What the stage gave under this key, where that is still there."""
+        path = self.folder / f"{stage.name}-{key}.json"
+        try:
+            found = Done(**json.loads(path.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        root = self.context.warehouse.root
+        intact = all((root / ref / "manifest.json").exists() for ref in found.refs if ref.count("/") == 2)
+        model = found.facts.get("model")
+        return found if intact and (not model or Path(model).exists()) else None
+
+    def run(self, only: Sequence[str] = ()) -> dict[str, Done]:
+        """Run what is not done; returns what every stage gave. A failing stage raises, and what it committed stays."""
+        unknown = set(only) - {s.name for s in self.stages}
+        if unknown:
+            names = ", ".join(s.name for s in self.stages)
+            raise UsageError(f"no stage {', '.join(sorted(unknown))}: there are {names}")
+        done: dict[str, Done] = {}
+        started, skipped = time.monotonic(), 0
+        for number, stage in enumerate(self.stages, 1):
+            if only and stage.name not in only and not _needed(stage.name, only, self.stages):
+                continue
+            head = f"[{number}/{len(self.stages)}] {stage.name}"
+            key = self.key(stage, done)
+            found = self.find(stage, key)
+            if found is not None:
+                done[stage.name] = found
+                skipped += 1
+                say(f"{head}: done before, skipped ({found.summary})")
+                continue
+            if only and stage.name not in only:
+                raise UsageError(f"stage {stage.name} comes before what you asked for and is not done: run it first")
+            say(head)
+            done[stage.name] = self._run_stage(stage, key, done)
+            say(f"{head}: {done[stage.name].summary}")
+        if skipped == len(done):
+            say(f"nothing to do: all {skipped} stages were done before ({duration(time.monotonic() - started)})")
+        else:
+            say(f"{len(done) - skipped} stages run, {skipped} skipped, in {duration(time.monotonic() - started)}")
+            from curate.warehouse.sql import write_database
+
+            write_database(self.context.warehouse)
+        return done
+
+    def _run_stage(self, stage: Stage, key: str, done: Mapping[str, Done]) -> Done:
+        started = time.monotonic()
+        config = _resolve(stage.config, done)
+        if "label" not in config and stage.do in ("generate", "annotate", "evaluate"):
+            config["label"] = stage.name
+        result = KINDS[stage.do](config, self.context, f"stage {stage.name}")
+        facts = dict(result.facts)
+        if result.model:
+            facts["model"] = result.model
+        value = str(facts.pop("value", result.model or ""))
+        finished = Done(key, value, facts, result.refs, result.summary, round(time.monotonic() - started, 1))
+        text = json.dumps(finished.__dict__, indent=1, default=str)
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path = self.folder / f"{stage.name}-{key}.json"
+            path.unlink(missing_ok=True)  # a record whose outputs are gone
+            publish_file(self.context.warehouse.root, path, lambda staged: staged.write_text(text, "utf-8"))
+        return finished
+
+    def plan(self) -> list[tuple[str, str, str, str]]:
+        """Rows (stage, kind, state, what it gave), without running anything."""
+        done: dict[str, Done] = {}
+        rows = []
+        for stage in self.stages:
+            if all(n in done for n in stage.needs):
+                found = self.find(stage, self.key(stage, done))
+                if found is not None:
+                    done[stage.name] = found
+                    rows.append((stage.name, stage.do, f"done in {duration(found.seconds)}", found.summary))
+                    continue
+                rows.append((stage.name, stage.do, "to run", ""))
+            else:
+                waits = ", ".join(n for n in stage.needs if n not in done)
+                rows.append((stage.name, stage.do, "waits", f"for {waits}"))
+        return rows
+
+
+def _needed(name: str, only: Sequence[str], stages: Sequence[Stage]) -> bool:
+    """Whether any wanted stage needs `name`, directly or by way of others."""
+    by_name = {s.name: s for s in stages}
+    todo, seen = list(only), set()
+    while todo:
+        for need in by_name[todo.pop()].needs:
+            if need == name:
+                return True
+            if need not in seen:
+                seen.add(need)
+                todo.append(need)
+    return False

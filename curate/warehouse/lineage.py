@@ -1,0 +1,98 @@
+"""Lineage: what a version, a model or a trace was made from, read from the manifests alone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from curate.errors import UsageError
+from curate.warehouse.store import Warehouse
+
+
+def find(warehouse: Warehouse, name: str) -> str:
+    """The reference that a name means: `table/dataset/version`, `model:<hash>`. UsageError where it means none."""
+    if name.count("/") == 2 and (warehouse.root / name).is_dir():
+        return name
+    models = warehouse.sql(
+        "SELECT model_hash FROM models WHERE model_hash = ? OR starts_with(model_hash, ?) OR name = ? OR path = ? "
+        "ORDER BY created_at DESC LIMIT 1",
+        [name, name, name, name],
+    )
+    if len(models):
+        return f"model:{models.item()}"
+    for table in ("corpora", "problems", "evaluations", "traces"):
+        dataset, _, version = name.partition("@")
+        versions = [v for v in warehouse.versions(table, dataset) if v.version.startswith(version)]
+        if versions:
+            return versions[-1].ref
+    traces = warehouse.sql("SELECT dataset, version FROM traces WHERE starts_with(trace_id, ?) LIMIT 1", [name])
+    if len(traces):
+        return "traces/" + "/".join(traces.row(0))
+    raise UsageError(
+        f"'{name}' is no model, corpus, trace or version in {warehouse.root}: see `curate sql`, view manifests"
+    )
+
+
+def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
+    """What `ref` was made from, depth first: (depth, facts). What was shown before is named again, not walked again."""
+    manifests = {
+        row["ref"]: row
+        for row in warehouse.sql(
+            'SELECT ref, "table", rows, parents, config, model_hash, seed, code_version, sealed_at FROM manifests'
+        ).iter_rows(named=True)
+    }
+    models = {
+        row["model_hash"]: row
+        for row in warehouse.sql("SELECT * FROM models ORDER BY created_at").iter_rows(named=True)
+    }
+    seen: set[str] = set()
+    rows: list[tuple[int, dict[str, Any]]] = []
+
+    def walk(name: str, depth: int) -> None:
+        again = name in seen
+        seen.add(name)
+        if name.startswith("model:"):
+            model = models.get(name.removeprefix("model:"))
+            facts: dict[str, Any] = {"ref": name, "again": again}
+            parents: list[str] = []
+            if model:
+                facts |= {"name": model["name"], "kind": model["kind"], "step": model["step"], "path": model["path"]}
+                parents = [p for p in (model["data"] or "").split(",") if p]
+                if model["parent_hash"]:
+                    parents.append(f"model:{model['parent_hash']}")
+        else:
+            manifest = manifests.get(name, {})
+            facts = {
+                "ref": name,
+                "again": again,
+                **{k: manifest.get(k) for k in ("rows", "seed", "code_version", "config")},
+            }
+            parents = manifest.get("parents") or []
+        rows.append((depth, facts))
+        if not again:
+            for parent in parents:
+                walk(parent, depth + 1)
+
+    walk(ref, 0)
+    return rows
+
+
+def format_lineage(warehouse: Warehouse, name: str) -> str:
+    """The tree as indented lines."""
+    lines = []
+    for depth, facts in tree(warehouse, find(warehouse, name)):
+        told = [facts["ref"]]
+        if facts.get("name"):
+            told.append(f"{facts['kind']} {facts['name']}" + (f", step {facts['step']}" if facts.get("step") else ""))
+        if facts.get("rows") is not None:
+            told.append(f"{facts['rows']} rows")
+        if facts.get("seed") is not None:
+            told.append(f"seed {facts['seed']}")
+        if facts.get("code_version"):
+            told.append(f"code {facts['code_version']}")
+        config = json.loads(facts["config"]) if facts.get("config") and facts["config"] != "null" else {}
+        told += [f"{key} {config[key]}" for key in ("recipe", "rules", "samples", "corpus") if config.get(key)]
+        if facts["again"]:
+            told.append("(see above)")
+        lines.append("  " * depth + ("<- " if depth else "") + ", ".join(told))
+    return "\n".join(lines)
