@@ -1,0 +1,97 @@
+"""The funnel: what every rule and selection step did, by source and band of difficulty."""
+
+from __future__ import annotations
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from curate.filter.rules import STEPS, RuleSet
+
+BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
+
+
+def funnel_of(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
+    """The columns of schemas/funnel.sql without corpus and corpus_version, from a decided frame.
+
+    `drops_alone` of a selection step is null: what it would drop depends on what the rules leave.
+    """
+    source = pl.col("source") if "source" in frame.columns else pl.lit(None, dtype=pl.String)
+    steps = [(rule.name, rule.keep, f"rule:{rule.name}") for rule in rules.rules]
+    steps += [(name, what, "") for name, what in _selection(rules).items()]
+    if not steps:
+        steps = [("none", "TRUE", "")]
+    groups = frame.group_by(source.alias("source"), _band().alias("difficulty")).agg(
+        pl.len().cast(pl.Int64).alias("traces"),
+        *[
+            (pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}")
+            for i, (name, _, _) in enumerate(steps)
+        ],
+        *[
+            (~pl.col(column)).sum().cast(pl.Int64).alias(f"alone{i}")
+            for i, (_, _, column) in enumerate(steps)
+            if column
+        ],
+    )
+    rows, fallen = [], pl.lit(0)
+    for i, (name, sql, column) in enumerate(steps):
+        fallen = fallen + pl.col(f"first{i}")
+        rows.append(
+            groups.select(
+                rules=pl.lit(rules.name),
+                position=pl.lit(i + 1, dtype=pl.Int32),
+                rule=pl.lit(name),
+                predicate=pl.lit(sql),
+                source="source",
+                difficulty="difficulty",
+                traces="traces",
+                drops_alone=pl.col(f"alone{i}") if column else pl.lit(None, dtype=pl.Int64),
+                drops_first=f"first{i}",
+                remaining=(pl.col("traces") - fallen).cast(pl.Int64),
+            )
+        )
+    return pl.concat(rows).sort("position", "source", "difficulty", nulls_last=True)
+
+
+def _band() -> pl.Expr:
+    """The fifth of the range of difficulty that a trace's problem lies in; `unknown` where it has none."""
+    fifth = (pl.col("_band") * 5).floor().clip(0, 4).cast(pl.Int32)
+    return fifth.replace_strict(dict(enumerate(BANDS)), default=None, return_dtype=pl.String).fill_null("unknown")
+
+
+def _selection(rules: RuleSet) -> dict[str, str]:
+    """Selection steps that the rule set asks for, in order, each with what it does in words."""
+    chosen = rules.select
+    said: dict[str, str] = {}
+    if chosen.difficulty is not None:
+        by = f"1 - pass rate of {chosen.difficulty.model}" if chosen.difficulty.model else chosen.difficulty.by
+        said["difficulty"] = f"{by} between {chosen.difficulty.low} and {chosen.difficulty.high}"
+    for way in chosen.per_problem.ways():
+        pick = getattr(chosen.per_problem, way)
+        said["per_problem"] = f"{way} {pick.k} of each problem" + (f" by {pick.by}" if way == "best" else "")
+    if chosen.balance is not None:
+        said["balance"] = f"at most {chosen.balance.ratio:g} times the smallest {chosen.balance.by}"
+    if chosen.budget is not None:
+        said["budget"] = f"at most {chosen.budget} traces"
+    return {step: said[step] for step in STEPS if step in said}
+
+
+def print_funnel(funnel: pl.DataFrame, console: Console | None = None, by: str | None = None) -> None:
+    """Print a funnel, summed over sources and difficulties, or by one of them (`source`, `difficulty`)."""
+    keys = ["position", "rule", *([by] if by else [])]
+    summed = funnel.group_by(keys).agg(
+        pl.col("traces").sum(),
+        pl.when(pl.col("drops_alone").is_not_null().any()).then(pl.col("drops_alone").sum()).alias("drops_alone"),
+        pl.col("drops_first").sum(),
+        pl.col("remaining").sum(),
+    )
+    table = Table(title=f"Funnel of {funnel['rules'][0]}" if funnel.height else "Funnel", title_justify="left")
+    for name in keys[1:]:
+        table.add_column(name)
+    for name in ("traces", "drops alone", "drops first", "remaining"):
+        table.add_column(name, justify="right")
+    for row in summed.sort(keys, nulls_last=True).iter_rows(named=True):
+        numbers = [row["traces"], row["drops_alone"], row["drops_first"], row["remaining"]]
+        shown = ["–" if number is None else f"{number:,}" for number in numbers]
+        table.add_row(*[str(row[name]) for name in keys[1:]], *shown)
+    (console or Console()).print(table)

@@ -1,0 +1,286 @@
+"""Rule sets: YAML of named SQL predicates, what is selected from the traces that pass them, and the corpus they make.
+
+A predicate says what to keep. It is one SQL expression over one row of the `annotated` view, and it only reads:
+statements, subqueries and functions that answer differently twice are refused, so that a corpus can be made again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from curate.errors import UsageError
+from curate.warehouse.schemas import data_dir
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Rule(_Strict):
+    """Keeps the traces for which `keep` is true. `reason` says why, for whoever reads the funnel."""
+
+    name: str = Field(min_length=1)
+    keep: str = Field(min_length=1)
+    reason: str = Field(min_length=1)
+
+
+class Best(_Strict):
+    """The k traces of a problem with the highest `by`, any SQL expression over one row."""
+
+    k: int = Field(ge=1)
+    by: str = "quality"
+
+
+class Pick(_Strict):
+    """k traces of a problem."""
+
+    k: int = Field(ge=1)
+
+
+class PerProblem(_Strict):
+    """How traces are chosen among those of one problem that passed the rules; at most one of the four.
+
+    random: as the hash of seed and trace falls. shortest: by characters of the completion. diverse: the best by
+    `quality`, then each time the one whose step count, length and reflection lie farthest from those chosen.
+    """
+
+    best: Best | None = None
+    random: Pick | None = None
+    shortest: Pick | None = None
+    diverse: Pick | None = None
+
+    @model_validator(mode="after")
+    def one_way(self) -> PerProblem:
+        if len(self.ways()) > 1:
+            raise ValueError(f"choose one of best, random, shortest and diverse, not {' and '.join(self.ways())}")
+        return self
+
+    def ways(self) -> list[str]:
+        return [name for name in ("best", "random", "shortest", "diverse") if getattr(self, name) is not None]
+
+
+class Difficulty(_Strict):
+    """A band of difficulty, both ends included. `by` is a SQL expression of difficulty between 0 (easy) and 1 (hard).
+
+    With `model` the difficulty is 1 - pass rate of that model's traces on the problem, as the traces at hand show it.
+    """
+
+    low: float = Field(default=0.0, ge=0, le=1)
+    high: float = Field(default=1.0, ge=0, le=1)
+    by: str = "difficulty"
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def ordered(self) -> Difficulty:
+        if self.low > self.high:
+            raise ValueError(f"the band is empty: low {self.low} is above high {self.high}")
+        return self
+
+
+class Balance(_Strict):
+    """No value of `by` may hold more than `ratio` times as many traces as the smallest one."""
+
+    by: str = "source"
+    ratio: float = Field(default=1.0, ge=1)
+
+
+class Selection(_Strict):
+    """Applied after the rules, in this order: difficulty, per_problem, balance, budget. `seed` breaks every tie."""
+
+    difficulty: Difficulty | None = None
+    per_problem: PerProblem = PerProblem()
+    balance: Balance | None = None
+    budget: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+
+class Output(_Strict):
+    """How prompts of the corpus are rendered anew: output form and prompt template. None: those of the trace."""
+
+    form: str | None = None
+    template: str | None = None
+
+
+class RuleSet(_Strict):
+    """A whole rule file."""
+
+    name: str = Field(min_length=1)
+    about: str = ""
+    kind: Literal["sft", "rl"] = "sft"
+    output: Output = Output()
+    where: str | None = None
+    rules: Annotated[list[Rule], Field(default_factory=list)]
+    select: Selection = Selection()
+
+    @field_validator("rules")
+    @classmethod
+    def distinct(cls, rules: list[Rule]) -> list[Rule]:
+        names = [rule.name for rule in rules]
+        twice = sorted({name for name in names if names.count(name) > 1 or name in STEPS})
+        if twice:
+            raise ValueError(f"rule names must be distinct, and not one of {', '.join(STEPS)}: {', '.join(twice)}")
+        return rules
+
+    @model_validator(mode="after")
+    def expressions(self) -> RuleSet:
+        for name, sql in self.predicates().items():
+            check_expression(sql, name)
+        return self
+
+    def predicates(self) -> dict[str, str]:
+        """Every SQL expression of the rule set by the place that it stands in."""
+        named = {rule.name: rule.keep for rule in self.rules}
+        if self.where is not None:
+            named["where"] = self.where
+        if self.select.per_problem.best is not None:
+            named["select.per_problem.best.by"] = self.select.per_problem.best.by
+        if self.select.difficulty is not None:
+            named["select.difficulty.by"] = self.select.difficulty.by
+        if self.select.balance is not None:
+            named["select.balance.by"] = self.select.balance.by
+        return named
+
+
+# Names of selection steps in the funnel, in the order in which they are done.
+STEPS = ("difficulty", "per_problem", "balance", "budget")
+
+
+def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:
+    """The rule set in a YAML file, or the shipped one of that name (`cold-start`, `rejection`, `unfiltered`).
+
+    `overrides` replaces values at dotted places: {"select.per_problem.best.k": 2}. Raises `UsageError` with the file
+    and the place for anything that is wrong with it.
+    """
+    path = _find(path_or_name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} must hold a mapping with name, rules and select")
+    for place, value in (overrides or {}).items():
+        _replace(content, place, value, path)
+    content.setdefault("name", path.stem)
+    try:
+        return RuleSet.model_validate(content)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(part) for part in e['loc']) or 'rules'}: {_plain(e['msg'])}" for e in error.errors()]
+        raise UsageError(f"{path} is not a rule set:\n" + "\n".join(lines)) from error
+
+
+def _find(path_or_name: str | Path) -> Path:
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    folder = data_dir("pipelines") / "rules"
+    shipped = folder / f"{path_or_name}.yaml"
+    if path.suffix in ("", ".yaml") and len(path.parts) == 1 and (folder / f"{path.stem}.yaml").is_file():
+        return folder / f"{path.stem}.yaml" if path.suffix else shipped
+    names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+    raise UsageError(f"no rule set '{path_or_name}': give a YAML file, or one of {names}")
+
+
+def _replace(content: dict[str, Any], place: str, value: Any, path: Path) -> None:
+    *parents, last = place.split(".")
+    node = content
+    for part in parents:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise UsageError(f"'{place}' cannot be set in {path}: '{part}' is not a mapping")
+    node[last] = value
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ")
+
+
+def check_expression(sql: str, name: str) -> list[str]:
+    """The names that a SQL expression reads, as they occur; `UsageError` if it does more than read.
+
+    A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses the expression; it is not run.
+    """
+    tree = _parse(sql, name)
+    columns: dict[str, None] = {}
+    for node in _nodes(tree):
+        kind = node.get("class")
+        if kind == "SUBQUERY":
+            raise UsageError(f"rule '{name}' holds a subquery: a rule is an expression over the columns of one trace")
+        if kind == "STAR":
+            raise UsageError(f"rule '{name}' holds '*': name the columns it reads")
+        if kind == "FUNCTION" and node.get("function_name", "").lower() in _unsteady():
+            raise UsageError(f"rule '{name}' calls {node['function_name']}(), which answers differently each time")
+        if kind == "COLUMN_REF":
+            if node["column_names"][-1].lower() in _CLOCKS:
+                raise UsageError(f"rule '{name}' reads {node['column_names'][-1]}, which is different each time")
+            columns.update(dict.fromkeys(node["column_names"]))
+    return list(columns)
+
+
+def _parse(sql: str, name: str) -> dict[str, Any]:
+    import duckdb
+
+    # The line break ends a comment at the end of the expression.
+    query = f"SELECT (\n{sql}\n)"
+    try:
+        statements = duckdb.extract_statements(query)
+    except duckdb.Error as error:
+        raise UsageError(f"rule '{name}' is not valid SQL: {error}\n  {sql}") from error
+    refused = UsageError(f"rule '{name}' must be one SQL expression, and nothing else: {sql}")
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise refused
+    with duckdb.connect() as connection:
+        row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
+    parsed: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
+    if parsed.get("error"):
+        raise UsageError(f"rule '{name}' is not valid SQL: {parsed.get('error_message', 'no parse')}\n  {sql}")
+    node = parsed["statements"][0]["node"]
+    plain = (
+        node.get("type") == "SELECT_NODE"
+        and len(node["select_list"]) == 1
+        and (node.get("from_table") or {}).get("type") == "EMPTY"
+        and not any(node.get(part) for part in ("where_clause", "having", "qualify", "group_expressions", "modifiers"))
+        and not (node.get("cte_map") or {}).get("map")
+    )
+    if not plain:
+        raise refused
+    expression: dict[str, Any] = node["select_list"][0]
+    return expression
+
+
+def _nodes(tree: Any) -> list[dict[str, Any]]:
+    """Every mapping in a parse tree, from the top, in order."""
+    found: list[dict[str, Any]] = []
+    todo = [tree]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, dict):
+            found.append(node)
+            todo.extend(reversed(node.values()))
+        elif isinstance(node, list):
+            todo.extend(reversed(node))
+    return found
+
+
+# Written without brackets, these are parsed as columns.
+_CLOCKS = ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp")
+_UNSTEADY: set[str] = set()
+
+
+def _unsteady() -> set[str]:
+    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval, getenv, ..."""
+    if not _UNSTEADY:
+        import duckdb
+
+        with duckdb.connect() as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
+                "WHERE function_type = 'scalar' AND (stability <> 'CONSISTENT' OR has_side_effects)"
+            ).fetchall()
+        _UNSTEADY.update(name for (name,) in rows)
+        _UNSTEADY.update({"getenv", "current_setting"})
+    return _UNSTEADY

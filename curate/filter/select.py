@@ -1,0 +1,100 @@
+"""Selection among the traces that passed the rules: difficulty band, k of each problem, balance, total budget.
+
+Each step writes its name into `dropped_by` of the rows that fall to it. Ties, and everything random, are decided by a
+hash of seed and trace id (`_draw`): the same traces give the same corpus, in whatever order they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from curate.filter.rules import Selection
+
+_LEFT = pl.col("dropped_by").is_null()
+
+
+def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
+    """`frame` with `dropped_by` filled in for what the selection leaves out.
+
+    Reads trace_id, problem_id, dropped_by, and `_draw` (a random number), `_by` (rank, high first),
+    `_band` (difficulty), `_balance`, `_shape`.
+    """
+    if selection.difficulty is not None:
+        inside = pl.col("_band").is_between(selection.difficulty.low, selection.difficulty.high).fill_null(False)
+        frame = _drop(frame, "difficulty", ~inside)
+    ways = selection.per_problem
+    if ways.diverse is not None:
+        frame = _drop(frame, "per_problem", ~_spread(frame, ways.diverse.k))
+    for chosen in (ways.best, ways.shortest, ways.random):
+        if chosen is not None:
+            order: list[str | pl.Expr] = ["_draw"]
+            if ways.random is None:
+                order.insert(0, -pl.col("_by").fill_nan(None))
+            frame = _drop(frame, "per_problem", _rank(frame, "problem_id", order) >= chosen.k)
+    if selection.balance is not None:
+        left = frame.filter(_LEFT).group_by("_balance").len()
+        if left.height:
+            most = int(selection.balance.ratio * min(left["len"].to_list()))
+            frame = _drop(frame, "balance", _rank(frame, "_balance", ["_draw"]) >= most)
+    if selection.budget is not None:
+        frame = _drop(frame, "budget", _rank(frame.with_columns(_all=pl.lit(0)), "_all", ["_draw"]) >= selection.budget)
+    return frame
+
+
+def _drop(frame: pl.DataFrame, step: str, falls: pl.Expr | pl.Series) -> pl.DataFrame:
+    return frame.with_columns(dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise(pl.col("dropped_by")))
+
+
+def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> pl.Series:
+    """Place of each row that is left among those of its group, from 0; a large number for rows that are not left."""
+    places = (
+        frame.with_row_index("_at")
+        .filter(_LEFT)
+        .sort(within, *order, nulls_last=True)
+        .select("_at", pl.int_range(pl.len()).over(within).alias("_place"))
+    )
+    return (
+        frame.with_row_index("_at")
+        .select("_at")
+        .join(places, on="_at", how="left", maintain_order="left")
+        .get_column("_place")
+        .fill_null(2**62)
+    )
+
+
+def _spread(frame: pl.DataFrame, k: int) -> pl.Series:
+    """Which rows are chosen by farthest-point selection in each problem, beginning with the best by `_by`.
+
+    Distance is Euclidean over `_shape` (logarithms of steps, characters and reflections). The loop is over k, not rows.
+    """
+    axes = [f"_x{i}" for i in range(3)]
+    rows = (
+        frame.with_row_index("_at")
+        .filter(_LEFT)
+        .with_columns(
+            **{axis: pl.col("_shape").list.get(i) for i, axis in enumerate(axes)},
+            _best=pl.col("_by").fill_nan(None).fill_null(-1e300),
+            _far=pl.lit(float("inf")),
+            _taken=pl.lit(False),
+        )
+    )
+    for step in range(k):
+        order = ["_best"] if step == 0 else ["_far", "_best"]
+        free = rows.filter(~pl.col("_taken")).sort(*order, "_draw", descending=[True] * len(order) + [False])
+        chosen = free.group_by("problem_id", maintain_order=True).first()
+        if chosen.is_empty():
+            break
+        near = chosen.select("problem_id", pl.col("_at").alias("_new"), **{f"{axis}c": pl.col(axis) for axis in axes})
+        distance = pl.sum_horizontal((pl.col(axis) - pl.col(f"{axis}c")) ** 2 for axis in axes)
+        rows = (
+            rows.join(near, on="problem_id", how="left", maintain_order="left")
+            .with_columns(
+                _taken=pl.col("_taken") | (pl.col("_at") == pl.col("_new")).fill_null(False),
+                _far=pl.min_horizontal("_far", distance),
+            )
+            .drop("_new", *[f"{axis}c" for axis in axes])
+        )
+    taken = rows.filter(pl.col("_taken")).get_column("_at")
+    return pl.int_range(frame.height, dtype=pl.UInt32, eager=True).is_in(taken.implode())
