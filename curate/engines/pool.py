@@ -1,0 +1,194 @@
+"""One queue over several child processes: feeds the least loaded, streams what finishes, restarts what dies."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from curate.engines.base import EngineConfig, ModelDirectory, failed
+from curate.engines.child import Child, Job
+from curate.errors import CurateError
+from curate.records import Completion, Request
+
+RESTARTS = 3  # deaths without one completion between them, after which the engine is given up
+PAUSE = 0.01  # seconds between two looks at a source that has nothing now
+
+
+@dataclass
+class Flight:
+    """What one `generate` has under way."""
+
+    source: Iterator[Request | None]
+    started: dict[int, Request] = field(default_factory=dict)
+    at_once: list[Completion] = field(default_factory=list)
+    exhausted: bool = False
+
+
+class PooledEngine(ModelDirectory):
+    """An engine whose backend runs in `config.replicas` child processes. Subclasses name the `core` that runs there."""
+
+    core = ""
+
+    def __init__(self, config: EngineConfig, model_dir: str | Path) -> None:
+        super().__init__(config, model_dir)
+        self._weights = self.model_path  # what a restarted child must load
+        self._number = 0
+        self._generating = False
+        self._deaths = 0
+        self.restarts = 0
+        self._children: list[Child] = [self._start(i) for i in range(config.replicas)]
+
+    # --- what a subclass may change
+
+    def child_config(self) -> dict[str, Any]:
+        return {**self.config.model_dump(), "end_token_ids": sorted(self.end_token_ids)}
+
+    def child_env(self, replica: int) -> dict[str, str]:
+        return {}
+
+    # --- the contract
+
+    def wait_ready(self) -> None:
+        """Waits until every replica runs; they start in parallel, and while the caller does other things."""
+        for child in self._children:
+            info = child.ready()
+            self.max_model_len = min(self.max_model_len, info.get("max_model_len", self.max_model_len))
+
+    @property
+    def window(self) -> int:
+        """Requests held at once: enough that the engine's own queue never runs dry."""
+        return self.config.in_flight or 2 * sum(c.ready().get("max_num_seqs", 64) for c in self._children)
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        if self._generating:
+            raise CurateError("this engine is already generating: close the earlier iterator first")
+        self._generating = True
+        flight = Flight(iter(requests))
+        try:
+            self.wait_ready()
+            yield from self._run(flight)
+        finally:
+            self._generating = False
+            if flight.started:
+                self._abort()
+
+    def _run(self, flight: Flight) -> Iterator[Completion]:
+        window = self.window
+        while True:
+            self._feed(flight, window)
+            at_once, flight.at_once = flight.at_once, []
+            yield from at_once
+            if flight.started:
+                for number, completion in self._receive(flight):
+                    if number in flight.started:
+                        del flight.started[number]
+                        yield completion
+            elif flight.exhausted:
+                return
+            elif not at_once:
+                time.sleep(PAUSE)
+
+    def _feed(self, flight: Flight, window: int) -> None:
+        """Fills the window; what cannot be completed is set aside as failed at once."""
+        jobs: list[Job] = []
+        while not flight.exhausted and len(flight.started) < window and len(flight.at_once) < window:
+            try:
+                request = next(flight.source)
+            except StopIteration:
+                flight.exhausted = True
+                break
+            if request is None:
+                break
+            ids, fault = self.prepare(request)
+            if fault:
+                flight.at_once.append(failed(request, fault, ids))
+                continue
+            self._number += 1
+            flight.started[self._number] = request
+            jobs.append((self._number, ids, request))
+        self._share(jobs)
+
+    def _share(self, jobs: list[Job]) -> None:
+        """Gives each job to the replica with the least to do. Runs of one prompt stay together, for their prefix."""
+        shares: dict[int, list[Job]] = {}
+        load = [len(child.in_flight) for child in self._children]
+        last: tuple[str, int] | None = None
+        for job in jobs:
+            prompt = job[2].prompt
+            least = min(range(len(load)), key=load.__getitem__)
+            chosen = last[1] if last and last[0] == prompt and load[last[1]] <= load[least] + 8 else least
+            shares.setdefault(chosen, []).append(job)
+            load[chosen] += 1
+            last = (prompt, chosen)
+        for index, share in shares.items():
+            try:
+                self._children[index].add(share)
+            except OSError as error:  # it died: the jobs are in its book, and go on in its successor
+                self._restart(index, error)
+
+    def _receive(self, flight: Flight) -> list[tuple[int, Completion]]:
+        done: list[tuple[int, Completion]] = []
+        busy = {child.conn: i for i, child in enumerate(self._children) if child.in_flight}
+        held = [i for i in busy.values() if self._children[i].has_arrived]
+        for index in held or [busy[conn] for conn in wait(list(busy))]:  # type: ignore[index]
+            try:
+                done += self._children[index].receive()
+            except (EOFError, OSError) as error:
+                self._restart(index, error)
+        if done:
+            self._deaths = 0
+        return done
+
+    def _abort(self) -> None:
+        for index, child in enumerate(self._children):
+            try:
+                child.abort()
+            except CurateError as error:
+                child.in_flight.clear()
+                self._restart(index, error)
+
+    def _restart(self, index: int, why: BaseException) -> None:
+        """A new child in the place of a dead one; its requests are asked again, with the same seeds."""
+        dead = self._children[index]
+        words = dead.last_words()
+        pending = list(dead.in_flight.values())
+        dead.close(0)
+        self._deaths += 1
+        if self._deaths > RESTARTS:
+            raise CurateError(f"the engine died {self._deaths} times in a row ({why}); its last words:\n{words}")
+        self.restarts += 1
+        self._children[index] = child = self._start(index)
+        child.ready()
+        if pending:
+            child.add(pending)
+
+    def _start(self, replica: int) -> Child:
+        return Child(self.core, str(self._weights), self.child_config(), self.child_env(replica))
+
+    def update_weights(self, directory: str | Path) -> str:
+        directory = Path(directory).resolve()
+        if self._generating:
+            raise CurateError("weights cannot change while requests are in flight: finish or close the iterator first")
+        self.check_same_architecture(directory)
+        seen = {child.call("update_weights", str(directory)) for child in self._children}
+        if len(seen) != 1:
+            raise CurateError(f"the replicas hold different weights after the update to '{directory}'")
+        self._weights = directory
+        self._adopt(directory)
+        return seen.pop()
+
+    def sleep(self) -> None:
+        for child in self._children:
+            child.call("sleep")
+
+    def wake(self) -> None:
+        for child in self._children:
+            child.call("wake")
+
+    def close(self) -> None:
+        for child in self._children:
+            child.close()

@@ -1,0 +1,239 @@
+"""The part of the vLLM engine that runs in the child: one `LLMEngine`, fed and stepped."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from curate.engines.child import Done, Job
+from curate.records import Completion, Request
+
+GIB = 1 << 30
+CPU_SHARE = 0.25  # of the free memory of our NUMA node: a trainer and the verifiers live on the same machine
+CPU_CACHE_MAX = 4.0  # GiB: 180,000 tokens of a 135M model; more does not make two cores faster
+GPU_SHARE = 0.9  # of what is free on the GPU when the engine starts
+
+
+class VllmCore:
+    def __init__(self, model_dir: str, config: dict[str, Any]) -> None:
+        from vllm.platforms import current_platform
+
+        self.cpu = current_platform.is_cpu()
+        if self.cpu:
+            # The one kernel that vLLM compiles although eager is asked for (the rank of a sampled token) takes 35 s of g++.
+            os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
+        from vllm import SamplingParams
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self.params = SamplingParams
+        self.final = RequestOutputKind.FINAL_ONLY
+        self.ends = list(config["end_token_ids"])
+        arguments = self._arguments(model_dir, config)
+        self.lora = self._lora(arguments)
+        self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self.jobs: dict[str, Job] = {}
+
+    def _arguments(self, model_dir: str, config: dict[str, Any]) -> dict[str, Any]:
+        chosen: dict[str, Any] = {
+            "model": model_dir,
+            "dtype": config["dtype"],
+            "max_model_len": config["max_model_len"],
+            "seed": config["seed"],
+            "tensor_parallel_size": config["tensor_parallel_size"],
+            "enable_prefix_caching": True,
+            "logprobs_mode": "processed_logprobs",
+            "disable_log_stats": True,
+            "trust_remote_code": False,
+        }
+        if self.cpu:
+            size = config["memory"] or min(CPU_CACHE_MAX, CPU_SHARE * free_cpu_memory() / GIB)
+            chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": int(size * GIB)}
+        elif config["memory"]:
+            chosen["kv_cache_memory_bytes"] = int(config["memory"] * GIB)
+        else:
+            chosen["gpu_memory_utilization"] = free_gpu_share()
+        return chosen | config["args"]
+
+    def _lora(self, arguments: dict[str, Any]) -> Any:
+        """An adapter directory in `args.lora_path` is used for every request."""
+        path = arguments.pop("lora_path", None)
+        if path is None:
+            return None
+        import json
+
+        from vllm.lora.request import LoRARequest
+
+        rank = json.loads((Path(path) / "adapter_config.json").read_text())["r"]
+        arguments.setdefault("enable_lora", True)
+        arguments.setdefault("max_lora_rank", max(8, 1 << (int(rank) - 1).bit_length()))
+        return LoRARequest("adapter", 1, str(path))
+
+    def info(self) -> dict[str, Any]:
+        config = self.engine.vllm_config
+        return {
+            "max_model_len": config.model_config.max_model_len,
+            "max_num_seqs": config.scheduler_config.max_num_seqs,
+            "kv_cache_tokens": (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size,
+        }
+
+    # --- requests
+
+    def add(self, job: Job) -> Done | None:
+        number, ids, request = job
+        sampling = request.sampling
+        try:
+            params = self.params(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                stop=list(sampling.stop) or None,
+                stop_token_ids=self.ends,
+                seed=request.seed,
+                logprobs=0 if sampling.logprobs else None,
+                flat_logprobs=True,
+                output_kind=self.final,
+            )
+            self.engine.add_request(str(number), {"prompt_token_ids": ids}, params, lora_request=self.lora)
+        except ValueError as error:
+            return number, Completion(
+                request.request_id, "", "error", ids, prompt_tokens=len(ids), error=f"refused by vLLM: {error}"
+            )
+        self.jobs[str(number)] = job
+        return None
+
+    def busy(self) -> bool:
+        return bool(self.jobs)
+
+    def step(self) -> list[Done]:
+        done: list[Done] = []
+        for output in self.engine.step():
+            if output.finished and output.request_id in self.jobs:
+                number, ids, request = self.jobs.pop(output.request_id)
+                done.append((number, completion_of(output, ids, request)))
+        return done
+
+    def abort(self) -> None:
+        self.engine.abort_request(list(self.jobs))
+        self.jobs.clear()
+        while self.engine.has_unfinished_requests():
+            self.engine.step()
+
+    # --- weights
+
+    def update_weights(self, directory: str) -> str:
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
+        self.engine.reset_prefix_cache()
+        proofs = self.engine.collective_rpc(compare_weights, args=(directory,))
+        wrong = [name for proof in proofs for name in proof["wrong"]]
+        if wrong:
+            raise RuntimeError(f"{len(wrong)} tensors of the engine differ from '{directory}', the first is {wrong[0]}")
+        if any(proof["matrices"] == 0 for proof in proofs):
+            raise RuntimeError("no weight matrix could be read back from the engine, so nothing proves the update")
+        return "+".join(proof["digest"] for proof in proofs)
+
+    def sleep(self) -> None:
+        if self.engine.vllm_config.model_config.enable_sleep_mode:
+            self.engine.sleep(level=1)
+
+    def wake(self) -> None:
+        if self.engine.vllm_config.model_config.enable_sleep_mode:
+            self.engine.wake_up()
+
+
+def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
+    """vLLM's output as ours. An output it aborted by itself is an error, not a text."""
+    one = output.outputs[0]
+    tokens = list(one.token_ids)
+    reason = one.finish_reason
+    error = None if reason in ("stop", "length") else f"vLLM ended the request: {reason}"
+    return Completion(
+        request.request_id,
+        one.text,
+        "error" if error else reason,
+        prompt_token_ids=ids,
+        token_ids=tokens,
+        logprobs=list(one.logprobs.logprobs) if one.logprobs is not None else None,  # one a position: the sampled token's
+        prompt_tokens=len(ids),
+        completion_tokens=len(tokens),
+        error=error,
+        extra={"cached_prompt_tokens": output.num_cached_tokens or 0},
+    )
+
+
+# --- memory and proof
+
+
+def free_cpu_memory() -> int:
+    """Bytes free on the NUMA node the engine will be bound to: a share of the whole machine can be more than it has."""
+    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info, get_visible_memory_node
+
+    node, visible = get_allowed_cpu_list()[0].numa_node, get_visible_memory_node()
+    return int(get_memory_node_info(node if node in visible else visible[0]).available_memory)
+
+
+def free_gpu_share() -> float:
+    """The share of one GPU's memory that vLLM may take, where other processes may hold some already."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return round(GPU_SHARE * free / total, 3)
+
+
+PROOF_BYTES = 2 * GIB  # all tensors are compared up to this size of a model, else an even sample of them
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
+    """Reads tensors back from a worker's model and compares them with the files, bit for bit in the engine's dtype.
+
+    vLLM fuses and splits tensors: the two common fusions are undone, and of a split one this rank's part is compared;
+    what still has another shape (padded, packed, quantised) is left out of the count.
+    Returns `digest` of what was read, `wrong` names, and how many `matrices` were equal.
+    """
+    import hashlib
+
+    import torch
+    from safetensors import safe_open
+    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+
+    files = [safe_open(path, "pt") for path in sorted(Path(directory).glob("*.safetensors"))]
+    where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
+    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+    digest, wrong, matrices = hashlib.sha256(), [], 0
+    parameters = list(worker.get_model().named_parameters())
+    size = sum(p.numel() * p.element_size() for _, p in parameters)
+    every = max(1, -(-size // PROOF_BYTES))
+    for name, parameter in parameters[::-1][::every]:
+        stem = name.replace(".base_layer", "")
+        fused = next((key for key in FUSED if f".{key}." in stem), None)
+        parts = [stem.replace(fused, part) for part in FUSED[fused]] if fused else [stem]
+        if not all(part in where for part in parts):
+            continue
+        tensors = [where[part].get_tensor(part) for part in parts]
+        if ranks > 1:
+            if fused:
+                continue
+            tensors = [_shard(tensors[0], parameter.shape, rank, ranks)]
+        expected = torch.cat(tensors).to(parameter.dtype)
+        held = parameter.detach().cpu()
+        if held.ndim == 2 and held.shape[0] > expected.shape[0] and held.shape[1:] == expected.shape[1:]:
+            held = held[: expected.shape[0]]  # a vocabulary padded to a round number
+        if held.shape != expected.shape:
+            continue
+        if not torch.equal(held, expected):
+            wrong.append(name)
+        matrices += held.ndim >= 2
+        digest.update(name.encode() + held.contiguous().view(torch.uint8).numpy().tobytes())
+    return {"digest": digest.hexdigest()[:16], "wrong": wrong, "matrices": matrices}
+
+
+def _shard(tensor: Any, shape: Any, rank: int, ranks: int) -> Any:
+    """This rank's part of a tensor that tensor parallelism split along one dimension."""
+    for dim, (whole, part) in enumerate(zip(tensor.shape, shape)):
+        if whole == part * ranks:
+            return tensor.narrow(dim, rank * part, part)
+    return tensor
