@@ -1,0 +1,261 @@
+"""From judged samples to the rows of `schemas/evaluations.sql`, and to the tables a person reads.
+
+What counts how:
+- A sample without a verdict (its request failed) is no sample: it is left out.
+- `unverifiable` is not right. Only a problem of which no sample of any model could be judged is left out of pass@1,
+  pass@k and cons@k; how many those are is the metric `unverifiable`.
+- A difference is taken over the problems that both models were asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+
+from curate.errors import CurateError
+from curate.evaluate.stats import RESAMPLES, Estimate, Floats, bootstrap, cons_at_k, pass_at_1, pass_at_k
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+NEEDED = ("model", "problem_id", "sample_index", "verdict")
+OPTIONAL: dict[str, pl.DataType] = {
+    "cluster": pl.Int64(),
+    "well_formed": pl.Boolean(),
+    "target_language_share": pl.Float64(),
+    "completion_tokens": pl.Float64(),
+    "truncated": pl.Boolean(),
+    "source": pl.String(),
+    "difficulty": pl.Float64(),
+    "model_hash": pl.String(),
+}
+SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "evaluation_id": pl.String,
+    "model": pl.String,
+    "model_hash": pl.String,
+    "baseline": pl.String,
+    "problems": pl.String,
+    "slice": pl.String,
+    "metric": pl.String,
+    "k": pl.Int32,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "problem_count": pl.Int32,
+    "temperature": pl.Float64,
+    "top_p": pl.Float64,
+    "created_at": pl.Datetime("us", "UTC"),
+}
+ALL = "all"
+Row = dict[str, str | int | float | None]
+
+
+def evaluation_rows(
+    samples: pl.DataFrame,
+    compare: Iterable[tuple[str, str]] = (),
+    k: int | None = None,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Levels of each model and paired differences of each (model, baseline), for all problems and by slice.
+
+    `samples` has one row a sample: model, problem_id, sample_index, verdict, and as far as there are any cluster
+    (equivalence class of the answer within its problem; null without an answer), well_formed, target_language_share,
+    completion_tokens, truncated, source, difficulty, model_hash. `k` is the samples asked of a problem, by default the
+    most that one has. Slices are sources, and fifths of difficulty, where there is more than one. The columns that
+    name the evaluation (id, problems, sampling, time) are null, for the caller to fill.
+    """
+    samples = _checked(samples)
+    k = k or int(samples.group_by("model", "problem_id").len()["len"].max() or 1)  # type: ignore[arg-type]
+    problems = _per_problem(samples, k)
+    models = samples["model"].unique(maintain_order=True).to_list()
+    pairs = list(compare)
+    if unknown := sorted({name for pair in pairs for name in pair} - set(models)):
+        raise CurateError(f"cannot compare '{unknown[0]}': it has no samples. There are {', '.join(models)}")
+    hashes = dict(samples.group_by("model").agg(pl.col("model_hash").drop_nulls().first()).iter_rows())
+    rows: list[Row] = []
+    for name, part in _slices(problems):
+        rows += _slice_rows(name, part, models, pairs, k, resamples, seed)
+    frame = pl.DataFrame(rows, schema={n: SCHEMA[n] for n in _ROW})
+    frame = frame.with_columns(
+        pl.col("model").replace_strict(hashes, default=None, return_dtype=pl.String).alias("model_hash")
+    )
+    return frame.select(
+        (pl.col(n) if n in frame.columns else pl.lit(None, dtype=t).alias(n)) for n, t in SCHEMA.items()
+    )
+
+
+_ROW = ("model", "baseline", "slice", "metric", "k", "value", "low", "high", "problem_count")
+
+
+def _checked(samples: pl.DataFrame) -> pl.DataFrame:
+    if missing := [name for name in NEEDED if name not in samples.columns]:
+        raise ValueError(f"samples lack the columns {', '.join(missing)}")
+    samples = samples.with_columns(
+        (pl.col(name).cast(dtype) if name in samples.columns else pl.lit(None, dtype=dtype)).alias(name)
+        for name, dtype in OPTIONAL.items()
+    ).filter(pl.col("verdict").is_not_null())
+    if samples.is_empty():
+        raise CurateError(
+            "nothing to evaluate: no sample has a verdict. Did every request fail, or was nothing judged?"
+        )
+    if samples.select(pl.struct("model", "problem_id", "sample_index").is_duplicated().any()).item():
+        raise ValueError("a sample occurs twice (same model, problem and sample_index): give one attempt of each")
+    return samples
+
+
+def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
+    """One row a model and problem, one column a metric; NaN where the problem says nothing of it."""
+    right = pl.col("verdict") == "correct"
+    judged = (pl.col("verdict") != "unverifiable").any().over("problem_id")
+    samples = samples.with_columns(right=right, judged=judged, group=pl.struct("model", "problem_id").rank("dense") - 1)
+    table = samples.group_by("group", maintain_order=False).agg(
+        pl.col("model", "problem_id", "source", "difficulty", "judged").first(),
+        pl.len().alias("n"),
+        pl.col("right").sum().alias("c"),
+        pl.col("well_formed").mean().alias("format"),
+        pl.col("target_language_share").mean().alias("language"),
+        pl.col("completion_tokens").mean().alias("length"),
+        pl.col("truncated").mean(),
+    )
+    table = table.sort("group")
+    n, c = table["n"].to_numpy(), table["c"].to_numpy()
+    votes = samples["cluster"].fill_null(-1)
+    cons = cons_at_k(samples["group"], votes, samples["right"], problems=table.height)
+    if samples["cluster"].null_count() == samples.height and samples["right"].any():
+        cons = np.full(table.height, np.nan)  # nothing was clustered
+    metrics = {"pass@1": pass_at_1(n, c), "cons@k": cons}
+    metrics |= {f"pass@k {size}": pass_at_k(n, c, size) for size in _sizes(k)}
+    unjudged = ~table["judged"].to_numpy()
+    return table.with_columns(
+        *(pl.Series(name, np.where(unjudged, np.nan, values)) for name, values in metrics.items()),
+        pl.Series("unverifiable", unjudged.astype(np.float64)),
+    )
+
+
+def _sizes(k: int) -> list[int]:
+    """The k of pass@k that are reported: powers of two, and the number of samples itself."""
+    return [*(2**i for i in range(1, 12) if 2**i < k), *([k] if k > 1 else [])]
+
+
+def _slices(problems: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
+    found = [(ALL, problems)]
+    fifth = (pl.col("difficulty").clip(0, 1) * 5).floor().clip(0, 4)
+    band = pl.format("{}-{}", (fifth / 5).round(1), (fifth / 5 + 0.2).round(1))
+    for name, by in (("source", pl.col("source")), ("difficulty", band)):
+        groups = problems.with_columns(by.fill_null("unknown").alias("by"))
+        names = sorted(groups["by"].unique())
+        if len(names) > 1:
+            found += [(f"{name}={value}", groups.filter(pl.col("by") == value)) for value in names]
+    return found
+
+
+def _slice_rows(
+    name: str,
+    part: pl.DataFrame,
+    models: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    k: int,
+    resamples: int,
+    seed: int,
+) -> list[Row]:
+    """All levels and differences of one slice from one set of bootstrap draws."""
+    metrics = ["pass@1", *(f"pass@k {size}" for size in _sizes(k)), "cons@k"]
+    metrics += ["format", "language", "length", "truncated", "unverifiable"]
+    ids = part.select(pl.col("problem_id").unique().sort())
+    level: dict[str, Floats] = {
+        model: ids.join(part.filter(pl.col("model") == model), on="problem_id", how="left", maintain_order="left")
+        .select(pl.col(metrics).cast(pl.Float64).fill_null(np.nan))
+        .to_numpy()
+        for model in models
+    }
+    asked: list[tuple[str, str | None, Floats]] = [(model, None, level[model]) for model in models]
+    asked += [(model, baseline, level[model] - level[baseline]) for model, baseline in pairs]
+    estimates = bootstrap(np.concatenate([values for _, _, values in asked], axis=1), resamples, seed)
+    keys = [(model, baseline, metric) for model, baseline, _ in asked for metric in metrics]
+    return [
+        _row(name, model, baseline, metric, k, estimate)
+        for (model, baseline, metric), estimate in zip(keys, estimates, strict=True)
+        if estimate.count and not (baseline and metric == "unverifiable")
+    ]
+
+
+def _row(name: str, model: str, baseline: str | None, metric: str, k: int, estimate: Estimate) -> Row:
+    metric, _, size = metric.partition(" ")
+    values = dict(zip(("value", "low", "high"), map(_none, (estimate.value, estimate.low, estimate.high)), strict=True))
+    own: Row = {"model": model, "baseline": baseline, "slice": name, "metric": metric, "k": int(size or k)}
+    return own | values | {"problem_count": estimate.count}
+
+
+def _none(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+# --- the tables a person reads
+
+_SHOWN = ("pass@1", "cons@k", "pass@k", "format", "language", "length", "truncated")
+_PERFECT = {"language": 1.0, "truncated": 0.0}
+
+
+def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
+    """The comparison as plain text, as wide as it needs: a level a model, then the paired differences."""
+    from rich.console import Console
+
+    console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
+    for table in tables(rows, slice):
+        console.print(table)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())  # type: ignore[attr-defined]
+
+
+def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
+    """The same for a rich console: levels, differences (where models were compared), and what was left out."""
+    part = rows.filter(pl.col("slice") == slice)
+    levels, differences = part.filter(pl.col("baseline").is_null()), part.filter(pl.col("baseline").is_not_null())
+    if levels.is_empty():
+        raise CurateError(f"the evaluation has no slice '{slice}': it has {', '.join(rows['slice'].unique().sort())}")
+    k = int(levels["k"].max())  # type: ignore[arg-type]
+    count = int(levels["problem_count"].max())  # type: ignore[arg-type]
+    made: list[RenderableType] = [_table(levels, f"{count:,} problems, {k} samples each", ("model",), k, signed=False)]
+    if differences.height:
+        made.append(_table(differences, "paired differences", ("model", "baseline"), k, signed=True))
+    left_out = levels.filter((pl.col("metric") == "unverifiable") & (pl.col("value") > 0))
+    if left_out.height:
+        problems = round(left_out["value"][0] * left_out["problem_count"][0])
+        made.append(f"{problems} problems could not be judged and count in none of pass@1, pass@k and cons@k")
+    made.append("In brackets: 95 % bootstrap interval over problems.")
+    return made
+
+
+def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signed: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
+    # A column in which every model is perfect tells nothing: no truncated sample, no word of another language.
+    values = {metric: part.filter(own, pl.col("metric") == metric)["value"] for metric in _SHOWN}
+    dull = {m: bool(((v - (0.0 if signed else _PERFECT.get(m, np.inf))).abs() < 5e-4).all()) for m, v in values.items()}
+    shown = [m for m in _SHOWN if len(values[m]) and not (m in _PERFECT and dull[m])]
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(" - ".join(names), no_wrap=True)
+    for metric in shown:
+        name = f"{metric[:-1]}{k}" if metric.endswith("@k") else metric
+        table.add_column(name, justify="right", no_wrap=True)
+    for rows in part.filter(own).partition_by(*names, maintain_order=True):
+        cells = {row["metric"]: _cell(row, signed) for row in rows.iter_rows(named=True)}
+        table.add_row(" - ".join(rows[name][0] for name in names), *(cells.get(metric, "") for metric in shown))
+    return table
+
+
+def _cell(row: dict[str, Any], signed: bool) -> str:
+    """The estimate, with its interval below it; of levels only the main numbers carry theirs."""
+    tokens = row["metric"] == "length"
+    value = f"{row['value']:{'+' if signed else ''}z.{1 if tokens else 3}f}"
+    if row["low"] is None or not (signed or row["metric"] in ("pass@1", "cons@k", "pass@k")):
+        return value
+    sign, digits = "+" if signed else "", 1 if tokens else 2
+    return f"{value}\n[{row['low']:{sign}z.{digits}f}, {row['high']:{sign}z.{digits}f}]"
