@@ -73,7 +73,8 @@ def _problems(config: dict[str, Any], context: Context, where: str) -> JobResult
     from curate.generate.job import stored_problems
     from curate.problems import ProblemsConfig
 
-    version = stored_problems(validate(ProblemsConfig, config, where), context)
+    name = config.pop("name", None) or where.removeprefix("stage ")
+    version = stored_problems(validate(ProblemsConfig, config, where), context, name)
     rows = version.manifest["rows"]
     result = JobResult(refs=[version.ref], rows=rows, summary=f"{rows} problems in {version.ref}")
     result.facts["value"] = f"{version.dataset}@{version.version}"

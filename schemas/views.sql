@@ -26,7 +26,7 @@ SELECT t.*,
 FROM last_traces t
 LEFT JOIN problems p ON p.problem_id = t.problem_id
 LEFT JOIN last_verdicts v ON v.trace_id = t.trace_id AND v.attempt = t.attempt
-LEFT JOIN signals s ON s.trace_id = t.trace_id AND s.attempt = t.attempt;
+LEFT JOIN measured s ON s.trace_id = t.trace_id AND s.attempt = t.attempt;
 
 -- How often each problem is solved, by model and recipe.
 CREATE OR REPLACE VIEW problem_rates AS

@@ -119,22 +119,18 @@ def make_plan(config: GenerateConfig, context: Context) -> Plan:
     return Plan(config, frame, version, template, form, examples, model, Family(context.warehouse, family[:24], facts))
 
 
-def stored_problems(problems: Any, context: Context) -> Version:
+def stored_problems(problems: Any, context: Context, name: str | None = None) -> Version:
     """A version of the `problems` table: by name where that is stored, else loaded from its config and committed."""
     from curate.problems import load_problems
 
     if isinstance(problems, str):
-        name = problems.removeprefix("problems/").replace("/", "@", 1)
-        return context.warehouse.latest("problems", name)
+        return context.warehouse.latest("problems", problems.removeprefix("problems/").replace("/", "@", 1))
     frame, report = load_problems(problems)
     for line in report.lines():
         say(f"  {line}")
-    if frame.is_empty():
-        raise CurateError(f"the source {problems.source} gave no problems")
-    key = [sorted(frame["problem_id"]), frame.hash_rows(1, 2, 3, 4).sum()]
-    return context.warehouse.write(
-        "problems", problems.name or problems.source, frame, key=key, config=problems.model_dump(mode="json")
-    )
+    name = name or "-".join(dict.fromkeys(str(s["source"]).replace(":", ".") for s in problems.sources))
+    key = frame.hash_rows(1, 2, 3, 4).to_list()
+    return context.warehouse.write("problems", name, frame, key=key, config=problems.model_dump(mode="json"))
 
 
 def run(config: GenerateConfig, context: Context) -> JobResult:
@@ -159,7 +155,7 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
         rows=worker.committed,
         failed=rows.get("error", 0),
         seconds=time.monotonic() - started,
-        facts={"family": plan.family.family, "problems": plan.problems_version.ref},
+        facts={"family": plan.family.family},
     )
     total = sum(rows.values())
     result.summary = (
@@ -174,8 +170,8 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     if total and rows.get("error", 0) / total > config.max_failed:
         raise CurateError(
             f"{rows['error']} of {total} requests failed, more than max_failed = {config.max_failed:g} allows; all "
-            "rows are committed: see `curate sql \"select error, count(*) from traces where finish_reason = 'error' group "
-            'by 1"`, mend the cause and run again with --retry-failed'
+            'rows are committed. See `curate sql "select error, count(*) from traces group by 1"`, mend the cause and '
+            "run again with --retry-failed"
         )
     return result
 

@@ -41,10 +41,9 @@ def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
     for table in schemas.TABLES:
         connection.execute(table_view(warehouse.root, table))
     connection.execute(_manifest_view(warehouse.root))
-    for name in ("macros", "views"):
-        path = schemas.data_dir("schemas") / f"{name}.sql"
-        if path.exists():
-            connection.execute(path.read_text(encoding="utf-8"))
+    connection.execute(schemas.statement("macros"))
+    connection.execute(_measured_view(connection))
+    connection.execute(schemas.statement("views"))
 
 
 def table_view(root: Path, table: str) -> str:
@@ -81,6 +80,19 @@ def _signals_view(root: Path, head: str) -> str:
         f"{head} SELECT trace_id, attempt{kept} FROM read_parquet([{globs}], union_by_name = true, "
         "hive_partitioning = false) GROUP BY trace_id, attempt"
     )
+
+
+def _measured_view(connection: duckdb.DuckDBPyConnection) -> str:
+    """Signals and what the macros derive from them: parameters of a macro are called as the columns they read."""
+    columns = set(schemas.arrow_schema("signals").names)
+    rows = connection.execute(
+        "SELECT function_name, parameters FROM duckdb_functions() WHERE function_type = 'macro' AND NOT internal "
+        "ORDER BY function_name"
+    ).fetchall()
+    derived = "".join(
+        f", {name}({', '.join(parameters)}) AS {name}" for name, parameters in rows if columns.issuperset(parameters)
+    )
+    return f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals"
 
 
 def _manifest_view(root: Path) -> str:

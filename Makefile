@@ -1,0 +1,33 @@
+# make quickstart   set up and run the main job      make test        set up, lint, and run every test
+# make setup        set up only                      make test-fast   only the tests that take no model
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup quickstart test test-fast lint types benchmarks clean
+
+setup:
+	@$(PYTHON) tools/setup.py --venv $(VENV)
+
+quickstart:
+	@$(PYTHON) tools/setup.py --venv $(VENV)
+	@$(BIN)/curate run pipelines/quickstart.yaml
+
+test:
+	@$(PYTHON) tools/setup.py --venv $(VENV) --test
+	@$(MAKE) --no-print-directory lint types
+	@$(BIN)/python -m pytest -q --durations=10
+
+test-fast:
+	@$(PYTHON) tools/setup.py --venv $(VENV) --test
+	@$(BIN)/python -m pytest -q -m "not slow and not vllm"
+
+lint:
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types:
+	@$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
