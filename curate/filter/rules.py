@@ -168,6 +168,8 @@ def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None
     content.setdefault("name", path.stem)
     try:
         return RuleSet.model_validate(content)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
         lines = [f"  {'.'.join(str(part) for part in e['loc']) or 'rules'}: {_plain(e['msg'])}" for e in error.errors()]
         raise UsageError(f"{path} is not a rule set:\n" + "\n".join(lines)) from error
@@ -202,7 +204,7 @@ def _plain(message: str) -> str:
 def check_expression(sql: str, name: str) -> list[str]:
     """The names that a SQL expression reads, as they occur; `UsageError` if it does more than read.
 
-    A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses the expression; it is not run.
+    A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses it; nothing is run.
     """
     tree = _parse(sql, name)
     columns: dict[str, None] = {}
@@ -224,6 +226,8 @@ def check_expression(sql: str, name: str) -> list[str]:
 def _parse(sql: str, name: str) -> dict[str, Any]:
     import duckdb
 
+    if not sql.strip():
+        raise UsageError(f"rule '{name}' is empty: give a SQL expression")
     # The line break ends a comment at the end of the expression.
     query = f"SELECT (\n{sql}\n)"
     try:
