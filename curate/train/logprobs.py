@@ -1,0 +1,148 @@
+"""Log-probs of given tokens from hidden states, in chunks: no `[batch, length, vocabulary]` tensor ever exists.
+
+The logits of one chunk of positions are computed, used and forgotten; the backward pass computes them again. That costs
+one more product with the output matrix, and saves memory of vocabulary size for every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _logits(hidden: Tensor, weight: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """`[n, V]` logits in at least fp32; `softcap` as in Gemma 2: c tanh(z / c), before the temperature's `scale`."""
+    import torch
+
+    logits = torch.matmul(hidden, weight.t())
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if softcap:
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits.mul_(scale) if scale != 1.0 else logits
+
+
+@cache
+def _function() -> Any:
+    import torch
+
+    class ChunkedLogProbs(torch.autograd.Function):
+        """hidden `[N, D]`, weight `[V, D]`, target `[N]` to log-probs `[N]` and entropies `[N]` (without gradient)."""
+
+        @staticmethod
+        def forward(
+            ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, scale: float, chunk: int, entropy: bool
+        ) -> tuple[Tensor, Tensor]:
+            outs, norms, entropies = [], [], []
+            for start in range(0, hidden.shape[0], chunk):
+                part = slice(start, start + chunk)
+                logits = _logits(hidden[part], weight, scale, None)
+                norm = torch.logsumexp(logits, -1)
+                outs.append(logits.gather(1, target[part, None])[:, 0] - norm)
+                norms.append(norm)
+                if entropy:
+                    # H = log Z - E[z]
+                    p = torch.exp(logits - norm[:, None])
+                    entropies.append(norm - p.mul_(logits).sum(-1))
+            empty = hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
+            norm = torch.cat(norms) if norms else empty
+            ctx.save_for_backward(hidden, weight, target, norm)
+            ctx.scale, ctx.chunk = scale, chunk
+            h = torch.cat(entropies) if entropies else torch.zeros_like(norm)
+            ctx.mark_non_differentiable(h)
+            return torch.cat(outs) if outs else empty, h
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
+            hidden, weight, target, norm = ctx.saved_tensors
+            d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+            d_weight = None
+            for start in range(0, hidden.shape[0], ctx.chunk):
+                part = slice(start, start + ctx.chunk)
+                # d log p_y / d z = scale (1[y] - p)
+                d = _logits(hidden[part], weight, ctx.scale, None).sub_(norm[part, None]).exp_().neg_()
+                d.scatter_add_(1, target[part, None], torch.ones_like(d[:, :1]))
+                d = d.mul_((grads[0][part] * ctx.scale)[:, None]).to(hidden.dtype)
+                if d_hidden is not None:
+                    torch.matmul(d, weight, out=d_hidden[part])
+                if ctx.needs_input_grad[1]:
+                    step = torch.matmul(d.t(), hidden[part])
+                    if d_weight is None:
+                        d_weight = step.to(torch.promote_types(step.dtype, torch.float32))
+                    else:
+                        d_weight += step
+            if d_weight is not None:
+                d_weight = d_weight.to(weight.dtype)
+            return d_hidden, d_weight, None, None, None, None
+
+    return ChunkedLogProbs
+
+
+def token_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    *,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    bias: Tensor | None = None,
+    chunk: int = 256,
+    entropy: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probs `[N]` of the tokens `target` (`[N]`) and, where asked, entropies `[N]` in nats (else zeros).
+
+    `hidden` `[N, D]` are the states that predict them, `weight` `[V, D]` the output matrix. Log-probs are those of
+    softmax(logits * scale / temperature): what an engine samples from at that temperature.
+    """
+    if bias is None and not softcap:
+        return _function().apply(hidden, weight, target, scale / temperature, chunk, entropy)
+
+    def part(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
+        logits = torch.nn.functional.linear(h, weight, bias)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
+        if softcap:
+            logits = torch.tanh(logits / softcap) * softcap
+        logs = torch.log_softmax(logits / temperature, -1)
+        return logs.gather(1, y[:, None])[:, 0], -(logs.exp() * logs).sum(-1).detach()
+
+    return _checkpointed(part, hidden, target, chunk)
+
+
+def token_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    *,
+    kind: str = "forward",
+    temperature: float = 1.0,
+    chunk: int = 256,
+) -> Tensor:
+    """`[N]` divergences between student and teacher at `N` positions, exact over the vocabulary, in chunks."""
+
+    def part(h: Tensor, g: Tensor) -> tuple[Tensor]:
+        from curate.train.losses import divergence
+
+        return (divergence(h @ weight.t() / temperature, g @ teacher_weight.t() / temperature, kind),)  # type: ignore[arg-type]
+
+    return _checkpointed(part, hidden, teacher_hidden, chunk)[0]
+
+
+def _checkpointed(part: Callable[..., tuple[Tensor, ...]], hidden: Tensor, other: Tensor, chunk: int) -> Any:
+    """Run `part` chunk by chunk; its logits are computed again for the backward pass."""
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    if hidden.shape[0] == 0:
+        return part(hidden, other)
+    outs = [
+        checkpoint(part, hidden[i : i + chunk], other[i : i + chunk], use_reentrant=False)
+        for i in range(0, hidden.shape[0], chunk)
+    ]
+    return tuple(torch.cat(column) for column in zip(*outs, strict=True))

@@ -1,0 +1,259 @@
+"""A causal language model as a trainer holds it: fp32 weights, computed in bf16 where that is faster, never any logits.
+
+`Policy(layout)` gives the log-probs of the completion tokens of a micro-batch, and that is all a loss needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import CurateError, UsageError
+from curate.train.config import LoraConfig, ModelConfig
+from curate.train.layout import Layout, Sequence_, micro_batches, padded_layout, tree_layout
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class Policy:
+    """A model, how it is computed, and its log-probs. `module` is what an optimizer or FSDP takes."""
+
+    def __init__(self, model: Any, compute: ModelConfig, *, device: str | None = None) -> None:
+        import torch
+
+        self.compute = compute
+        self.device = torch.device(device or pick_device(compute.device))
+        self.layout = compute.layout if can_tree(model) else "padded"
+        self.autocast = compute.precision == "bf16" or (compute.precision == "auto" and fast_bf16(self.device))
+        if compute.lora:
+            model = add_lora(model, compute.lora)
+        base(model).set_attn_implementation(_tree_name() if self.layout == "tree" else "sdpa")
+        if compute.gradient_checkpointing:
+            model.enable_input_require_grads()
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.model = model.to(self.device)
+        self.module = _scorer(self.model, self.autocast, compute)
+
+    @property
+    def vocabulary(self) -> int:
+        return int(base(self.model).get_output_embeddings().weight.shape[0])
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Those that are trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def lay(self, sequences: Sequence[Sequence_]) -> Layout:
+        """The sequences as one call of the model."""
+        made = tree_layout(sequences) if self.layout == "tree" else padded_layout(sequences)
+        return made.to(self.device)
+
+    def cut(self, sequences: Sequence[Sequence_]) -> list[list[int]]:
+        """Indices of the sequences in micro-batches."""
+        return micro_batches(sequences, self.compute.micro_batch_tokens)
+
+    def logprobs(self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
+        """`[N]` log-probs of the completion tokens with gradient, and their positions' entropies (zeros if not asked)."""
+        return self.module(layout, temperature, entropy)
+
+    def hidden(self, layout: Layout) -> Tensor:
+        """`[N, D]` hidden states that predict the completion tokens."""
+        return self.module.hidden(layout)
+
+    def all_logprobs(self, sequences: Sequence[Sequence_], *, temperature: float = 1.0) -> list[Tensor]:
+        """Log-probs of each sequence's completion, without gradient, on the CPU in fp32."""
+        import torch
+
+        found: list[Tensor] = [torch.zeros(0)] * len(sequences)
+        with torch.no_grad():
+            for cut in self.cut(sequences):
+                layout = self.lay([sequences[i] for i in cut])
+                values = self.logprobs(layout, temperature=temperature)[0].float().cpu()
+                row = layout.row.cpu()
+                for k, i in enumerate(cut):
+                    found[i] = values[row == k]
+        return found
+
+
+@cache
+def _scorer_class() -> Any:
+    import torch
+
+    from curate.train.attention import tree_index
+    from curate.train.logprobs import token_logprobs
+
+    class Scorer(torch.nn.Module):
+        """The whole computation in one `forward`, so that sharded weights are gathered around all of it."""
+
+        def __init__(self, model: Any, autocast: bool, compute: ModelConfig) -> None:
+            super().__init__()
+            self.model = model
+            self.autocast, self.compute = autocast, compute
+            config = base(model).config
+            self.softcap = getattr(config, "final_logit_softcapping", None)
+            # Cohere multiplies the logits, Granite divides them.
+            self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
+                getattr(config, "logits_scaling", None) or 1.0
+            )
+
+        def hidden(self, layout: Layout) -> Tensor:
+            extra: dict[str, Any] = {"attention_mask": layout.attention_mask}
+            if layout.families:
+                layout.index = layout.index or tree_index(layout)
+                extra = {"tree": layout.index}
+            with torch.autocast(layout.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+                out = base(self.model).base_model(
+                    input_ids=layout.input_ids, position_ids=layout.position_ids, use_cache=False, **extra
+                )
+            states = out.last_hidden_state
+            return states.reshape(-1, states.shape[-1]).index_select(0, layout.source)
+
+        def forward(self, layout: Layout, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
+            hidden = self.hidden(layout)
+            head = base(self.model).get_output_embeddings()
+            weight = head.weight
+            if self.autocast and not self.compute.fp32_head:
+                hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
+            else:
+                hidden = hidden.to(weight.dtype)
+            return token_logprobs(
+                hidden,
+                weight,
+                layout.target,
+                temperature=temperature,
+                scale=self.scale,
+                softcap=self.softcap,
+                bias=getattr(head, "bias", None),
+                chunk=self.compute.logprob_chunk,
+                entropy=entropy,
+            )
+
+    return Scorer
+
+
+def _scorer(model: Any, autocast: bool, compute: ModelConfig) -> Any:
+    return _scorer_class()(model, autocast, compute)
+
+
+def _tree_name() -> str:
+    from curate.train.attention import register
+
+    return register()
+
+
+def base(model: Any) -> Any:
+    """The transformers model inside adapters, or itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def can_tree(model: Any) -> bool:
+    """Whether the attention of this model can be replaced, and is plain causal attention in every layer."""
+    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    sliding = getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True)
+    return bool(getattr(model, "_supports_attention_backend", False)) and kinds == {"full_attention"} and not sliding
+
+
+def fast_bf16(device: Any) -> bool:
+    """Whether bf16 is multiplied natively: elsewhere it is emulated, and slower than fp32."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        capabilities = torch.backends.cpu.get_cpu_capability()
+        flags = _cpu_flags()
+        return "AVX512" in capabilities and ("avx512_bf16" in flags or "amx_bf16" in flags) or "bf16" in flags
+    return False
+
+
+def _cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+
+
+def pick_device(wanted: str = "auto") -> str:
+    """`auto`: this rank's GPU where there is one, else the CPU."""
+    import os
+
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def load_policy(path: str | Path, compute: ModelConfig, *, device: str | None = None) -> tuple[Policy, Any]:
+    """The model of a directory in Hugging Face format with fp32 weights, and its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = Path(path)
+    if not (path / "config.json").exists():
+        raise UsageError(f"no model at {path}: give a directory in Hugging Face format (with config.json and weights)")
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the model at {path} could not be loaded: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"the tokenizer at {path} names no end token, so no completion could end: set eos_token")
+    model.config.use_cache = False
+    model.train()
+    return Policy(model, compute, device=device), tokenizer
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its own progress bars: they would tear ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def add_lora(model: Any, lora: LoraConfig) -> Any:
+    """The model with low-rank adapters; everything else is frozen."""
+    try:
+        from peft import LoraConfig as PeftConfig
+        from peft import get_peft_model
+    except ImportError as error:
+        raise UsageError("lora needs peft: pip install 'curate[train]'") from error
+    return get_peft_model(
+        model,
+        PeftConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.targets,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+@contextlib.contextmanager
+def memory_errors(step: int) -> Iterator[None]:
+    """Out of memory as one message that says which setting to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        known = isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+        if not known:
+            raise
+        raise CurateError(
+            f"out of memory at step {step}: lower compute.micro_batch_tokens (then compute.logprob_chunk), or set "
+            "compute.gradient_checkpointing=true; the last checkpoint is intact"
+        ) from error
