@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import polars as pl
 
@@ -72,71 +73,64 @@ class Parsed:
     well_formed: bool
 
 
-def reasoning_expr(text: pl.Expr, form: pl.Expr) -> pl.Expr:
+def reasoning_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
     """The reasoning: from after the first opener to the next closer, or to the end of a text that never closes it.
 
-    Null without an opener, and for `plain`. Surrounding white space is left out.
+    Null without an opener, and for `plain`. Surrounding white space is left out. `form` is a column of names, or a
+    `Form` that all texts share (which is faster).
     """
-    opening, closing = _delimiters(form)
-    inside = _after(text, opening)
-    return _before(inside, closing).str.strip_chars()
+    kind = _kind(form)
+    return _before(_after(text, kind.open), kind.close).str.strip_chars()
 
 
-def answer_expr(text: pl.Expr, form: pl.Expr) -> pl.Expr:
+def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
     """The answer without surrounding white space: null where there is none, where it is blank, or where it is not one.
 
     It stands after the first closer (in the whole text, where no delimiter occurs), and no delimiter may follow there.
     For `r1-zero` it is what the only pair of answer tags in that part holds; else it is all of that part.
     """
-    opening, closing = _delimiters(form)
+    kind = _kind(form)
     tail = (
-        pl.when(opening.is_null())
-        .then(pl.when(form == "plain").then(text))
-        .when(text.str.contains(closing, literal=True))
-        .then(_after(text, closing))
-        .when(~text.str.contains(opening, literal=True))
+        pl.when(kind.plain)
+        .then(text)
+        .when(text.str.contains(kind.close, literal=True))
+        .then(_after(text, kind.close))
+        .when(~text.str.contains(kind.open, literal=True))
         .then(text)
     )
-    reopened = tail.str.contains(opening, literal=True) | tail.str.contains(closing, literal=True)
+    reopened = tail.str.contains(kind.open, literal=True) | tail.str.contains(kind.close, literal=True)
     tagged = pl.when(
         tail.str.count_matches(ANSWER_OPEN, literal=True) == 1,
         tail.str.count_matches(ANSWER_CLOSE, literal=True) == 1,
     ).then(tail.str.extract(r"(?s)<answer>(.*?)</answer>", 1))
-    found = pl.when(form == "r1-zero").then(tagged).otherwise(tail).str.strip_chars()
+    found = pl.when(kind.tagged).then(tagged).otherwise(tail).str.strip_chars()
     return pl.when((found != "") & ~reopened.fill_null(False)).then(found)
 
 
-def well_formed_expr(text: pl.Expr, form: pl.Expr) -> pl.Expr:
+def well_formed_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
     """Whether the completion keeps its form: every tag once, in order, closed; an answer; only white space outside.
 
     Reasoning may be empty (a rule on its length decides about that). Null where text or form is null or unknown.
     """
-    opening, closing = _delimiters(form)
+    kind = _kind(form)
     lower = text.str.to_lowercase()
     delimited = (
-        text.str.strip_chars_start().str.starts_with(opening)
-        & (lower.str.count_matches(opening.str.to_lowercase(), literal=True) == 1)
-        & (lower.str.count_matches(closing.str.to_lowercase(), literal=True) == 1)
+        text.str.strip_chars_start().str.starts_with(kind.open)
+        & (lower.str.count_matches(kind.open.str.to_lowercase(), literal=True) == 1)
+        & (lower.str.count_matches(kind.close.str.to_lowercase(), literal=True) == 1)
     )
-    tags = (text.str.count_matches(_ANY_TAG) == 4) & _after(text, closing).str.contains(_ONE_ANSWER)
-    shape = (
-        pl.when(form == "plain")
-        .then(text.is_not_null())
-        .when(form == "r1-zero")
-        .then(delimited & tags.fill_null(False))
-        .when(opening.is_not_null())
-        .then(delimited)
-    )
-    known = text.is_not_null() & ((form == "plain") | opening.is_not_null())
+    tags = (text.str.count_matches(_ANY_TAG) == 4) & _after(text, kind.close).str.contains(_ONE_ANSWER)
+    shape = kind.plain | (delimited & (~kind.tagged | tags.fill_null(False))).fill_null(False)
+    known = text.is_not_null() & (kind.plain | kind.open.is_not_null())
     return pl.when(known).then(shape & answer_expr(text, form).is_not_null())
 
 
-def with_opener_expr(text: pl.Expr, prompt: pl.Expr, form: pl.Expr) -> pl.Expr:
+def with_opener_expr(text: pl.Expr, prompt: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
     """The completion with the opening delimiter in front where its prompt already ended with that.
 
     Parse this, not the bare completion, when a chat template opens the reasoning itself.
     """
-    opening, _ = _delimiters(form)
+    opening = _kind(form).open
     opened = prompt.str.strip_chars_end().str.ends_with(opening).fill_null(False)
     # What the prompt has after the opener is white space, which the parse does not look at.
     return pl.when(opened).then(opening + text).otherwise(text)
@@ -144,13 +138,29 @@ def with_opener_expr(text: pl.Expr, prompt: pl.Expr, form: pl.Expr) -> pl.Expr:
 
 def parse(text: str, form: str | Form = "r1-zero") -> Parsed:
     """One completion taken apart; `UsageError` for an unknown form. For columns use the expressions."""
-    t, f = pl.lit(text, dtype=pl.String), pl.lit(Form.of(form).name)
+    t, form = pl.lit(text, dtype=pl.String), Form.of(form)
     reasoning, answer, well_formed = pl.select(
-        reasoning_expr(t, f).alias("reasoning"),
-        answer_expr(t, f).alias("answer"),
-        well_formed_expr(t, f).alias("well_formed"),
+        reasoning_expr(t, form).alias("reasoning"),
+        answer_expr(t, form).alias("answer"),
+        well_formed_expr(t, form).alias("well_formed"),
     ).row(0)
     return Parsed(reasoning, answer, bool(well_formed))
+
+
+class _Kind(NamedTuple):
+    """What the expressions ask of a form."""
+
+    open: pl.Expr  # null for `plain`, and for names that are no form
+    close: pl.Expr
+    plain: pl.Expr
+    tagged: pl.Expr  # the answer stands in tags
+
+
+def _kind(form: pl.Expr | Form) -> _Kind:
+    if isinstance(form, Form):
+        opening, closing = (pl.lit(mark or None, dtype=pl.String) for mark in (form.open, form.close))
+        return _Kind(opening, closing, pl.lit(form.name == "plain"), pl.lit(form.name == "r1-zero"))
+    return _Kind(*_delimiters(form), (form == "plain").fill_null(False), form == "r1-zero")
 
 
 def _delimiters(form: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
