@@ -1,13 +1,22 @@
 """Rules decide which traces make a corpus: YAML of SQL predicates, selection, and the funnel that shows what each did.
 
-rules = load_rules("rejection")
-result = apply_rules(connection, rules)     # connection: DuckDB with the view `annotated`
-print_funnel(result.funnel)
-print(explain(connection, rules, trace_id))
+In order: `load_rules`, `apply_rules` over a connection with the view `annotated`, `print_funnel`, `explain` for one
+trace, and `write_corpus` for the sealed result.
 """
 
+from curate.filter.corpus import corpus_rows, write_corpus
 from curate.filter.engine import Explanation, FilterResult, apply_rules, explain
 from curate.filter.funnel import print_funnel
 from curate.filter.rules import RuleSet, load_rules
 
-__all__ = ["Explanation", "FilterResult", "RuleSet", "apply_rules", "explain", "load_rules", "print_funnel"]
+__all__ = [
+    "Explanation",
+    "FilterResult",
+    "RuleSet",
+    "apply_rules",
+    "corpus_rows",
+    "explain",
+    "load_rules",
+    "print_funnel",
+    "write_corpus",
+]

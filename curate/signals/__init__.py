@@ -69,7 +69,7 @@ def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> 
     if "completion" not in frame.columns:
         raise UsageError("signals are measured on the column 'completion', which is missing: name the text column")
     # Columns of the data that happen to be called as a working column would be overwritten: only these are read.
-    inputs = frame.select(pl.col(name) for name in _INPUTS if name in frame.columns)
+    inputs = frame.select(pl.col(name).cast(pl.String) for name in _INPUTS if name in frame.columns)
     parts = [_measure(part, chosen) for part in inputs.iter_slices(_SLICE)] or [_measure(inputs, chosen)]
     measured = pl.concat(parts)
     return frame.drop(measured.columns, strict=False).hstack(measured)

@@ -26,7 +26,9 @@ _SEGMENT = (
     r"|\p{Greek}{3,}|[\p{L}--[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}]]+"
 )
 # Characters that Japanese does not write (simplified forms and Chinese function words): a run of Han with one is Chinese.
-_CHINESE_ONLY = r"[这们说为个还问题么吗呢吧让给从应该则样设现对错请验证检计结于两边长圆线关实际总过时开间无别它她哪你您啊呀咱]"
+_CHINESE_ONLY = (
+    r"[这们说为个还问题么吗呢吧让给从应该则样设现对错请验证检计结于两边长圆线关实际总过时开间无别它她哪你您啊呀咱]"
+)
 _CLAUSE = 3  # Latin words that a clause must have for the detector; below that it guesses
 _TERMS = 2  # Latin words in running text of another script that are taken for names and terms
 _HAN_TERM = 6  # a pure Han segment of at most so many characters in a text with kana is Japanese

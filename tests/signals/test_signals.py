@@ -1,0 +1,191 @@
+"""Signals in closed form: counts and shares that a person can check by hand."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from curate.errors import UsageError
+from curate.signals import GROUPS, annotate_frame, column_groups, derived_columns, with_macros
+from curate.warehouse.schemas import arrow_schema
+
+
+def one(completion: str | None, **columns: object) -> dict[str, object]:
+    """All signals and macros of one text."""
+    frame = pl.DataFrame({"completion": [completion], **{name: [value] for name, value in columns.items()}})
+    return with_macros(annotate_frame(frame)).row(0, named=True)
+
+
+def test_every_declared_column_is_measured_by_its_group() -> None:
+    frame = pl.DataFrame({"completion": ["a b c"], "note": ["mine"]})
+    measured = annotate_frame(frame)
+    assert measured.columns == ["completion", "note", *column_groups()]
+    assert set(column_groups().values()) == set(GROUPS)
+    assert [name for name in arrow_schema("signals").names if name not in ("trace_id", "attempt")] == list(
+        column_groups()
+    )
+    for name, group in GROUPS.items():
+        assert annotate_frame(frame, [name]).columns == ["completion", "note", *group.columns]
+    assert set(derived_columns()) == {"readable", "mixed_language", "quality"}
+
+
+def test_wrong_use_is_said() -> None:
+    with pytest.raises(UsageError, match="unknown group of signals 'taste'"):
+        annotate_frame(pl.DataFrame({"completion": ["a"]}), ["taste"])
+    with pytest.raises(UsageError, match="'completion', which is missing"):
+        annotate_frame(pl.DataFrame({"text": ["a"]}))
+
+
+def test_rows_and_order_stay_across_slices() -> None:
+    count = 4_321
+    frame = pl.DataFrame({"completion": ["word " * (i % 7) for i in range(count)]})
+    measured = annotate_frame(frame, ["shape"])
+    assert measured["words"].to_list() == [float(i % 7) for i in range(count)]
+
+
+def test_tags_of_each_form() -> None:
+    zero = "<think>1 + 1 = 2.</think> <answer>2</answer>"
+    signals = one(zero, form="r1-zero", finish_reason="stop")
+    assert (signals["has_think"], signals["well_formed"], signals["has_summary"], signals["truncated"]) == (
+        True,
+        True,
+        True,
+        False,
+    )
+    cut = one("<think>1 + 1", form="r1-zero", finish_reason="length")
+    assert (cut["has_think"], cut["well_formed"], cut["has_summary"], cut["truncated"]) == (True, False, False, True)
+    assert one("<think>\n\n</think> <answer>2</answer>", form="r1-zero")["has_think"] is False
+    assert one("<think>a</think>", form="r1")["has_summary"] is False
+    opened = one("b</think> c", form="r1", prompt="User: a\n<think>\n")
+    assert (opened["has_think"], opened["well_formed"]) == (True, True)
+    assert one("b</think> c", form="r1", prompt="User: a")["well_formed"] is False
+    own = one("[T]why[/T] because", form="r1[[T]|[/T]]")
+    assert (own["has_think"], own["well_formed"], own["has_summary"]) == (True, True, True)
+    free = one("a <think>b</think> c")
+    assert (free["has_think"], free["has_summary"], free["truncated"]) == (True, True, None)
+
+
+def test_shape_in_closed_form() -> None:
+    signals = one("ab cd\n\nefghij\nk\n\n\n```py\nx = 1\n```\n")
+    assert signals["characters"] == 34
+    assert signals["lines"] == 10
+    assert signals["longest_line"] == 6
+    assert signals["longest_paragraph"] == len("```py\nx = 1\n```\n")
+    assert signals["code_blocks"] == 1
+    assert signals["code_share"] == pytest.approx(15 / 34)
+    assert signals["mean_word_length"] == pytest.approx(10 / 3, abs=0.4)
+
+
+def test_balance_of_latex_and_brackets() -> None:
+    assert one(r"\( x \) and $y$ and \begin{a}\end{a} {([])}")["unbalanced_latex"] == 0
+    broken = one(r"\( x and $y and \begin{a} {([]")
+    assert broken["unbalanced_latex"] == 3
+    assert broken["unbalanced_brackets"] == 3
+    assert one("It costs $5 and then $3, so $8.")["unbalanced_latex"] == 0
+
+
+def test_broken_and_strange_characters() -> None:
+    assert one("abc\ufffd\x07xyz")["broken_share"] == pytest.approx(2 / 8)
+    assert one("x ≤ y, π ≈ 3.14, √2 ∈ ℝ, →, ∑, “quoted” — 中文，日本語、한국어 العربية हिन्दी")["strange_share"] == 0
+    assert one("ab ᚠᛇ")["strange_share"] == pytest.approx(2 / 4)
+
+
+def test_token_soup_is_odd() -> None:
+    assert one("We add 3 and 4, so the well-known answer isn't 8 (it is 7).")["odd_word_share"] == 0
+    assert one("forEach ektor%%Zusam {}()_nder мaть")["odd_word_share"] == pytest.approx(1, abs=0.26)
+    assert one("sdkfj qwrtp zxcvb hello")["vowelless_share"] == pytest.approx(3 / 4)
+
+
+def test_loops_are_measured_in_characters() -> None:
+    clean = one("First add three and four. Then take two away from that.")
+    assert (clean["loop_characters"], clean["loop_repeats"]) == (0, 0.0)
+    waiting = one("Start. " + "wait " * 20)
+    assert waiting["loop_repeats"] == pytest.approx(20)
+    assert waiting["loop_characters"] == 80
+    assert waiting["loop_share"] == pytest.approx(80 / 86)
+    sentence = one("So it is " + "I add the two numbers again. " * 10)
+    assert sentence["loop_repeats"] == pytest.approx(10)
+    assert sentence["loop_characters"] == 10 * len("Iaddthetwonumbersagain.")
+    assert one("a" * 400)["loop_share"] == pytest.approx(1)
+    assert one("我们再算一次。" * 12)["loop_repeats"] == pytest.approx(12)
+    # a loop in one text is none in the next
+    frame = annotate_frame(pl.DataFrame({"completion": ["one two three four " * 9, "one two three four five"]}))
+    assert frame["loop_repeats"].to_list() == [pytest.approx(9), 0.0]
+
+
+def test_duplicate_lines_and_paragraphs() -> None:
+    signals = one("abc\nabc\nde\nabc")
+    assert signals["duplicate_line_share"] == pytest.approx(2 / 4)
+    assert signals["duplicate_line_character_share"] == pytest.approx(6 / 14)
+    assert one("abc\n\nabc\n\nde")["duplicate_paragraph_share"] == pytest.approx(1 / 3)
+
+
+def test_n_gram_shares_see_chinese() -> None:
+    assert one("今天我们来算一道题目看看结果是多少")["duplicate_5_gram_share"] == 0
+    assert one("我们来算一道题目。" * 6)["duplicate_5_gram_share"] > 0.5
+
+
+def test_compression_rises_with_repetition() -> None:
+    assert one("")["compression"] == 0
+    prose = one("Each bag holds a dozen marbles, and Tom gave away three of them to his sister before lunch.")
+    assert prose["compression"] < 2 < 5 < one("the same again " * 60)["compression"]
+
+
+def test_behaviour_in_english_and_chinese() -> None:
+    text = "3 + 4 = 7. Wait, that is 3.5 more. Let me check: 7 - 4 = 3. That doesn't work\nLet's try another approach."
+    signals = one(text)
+    assert signals["reflection_count"] == 1
+    assert signals["verification_count"] >= 1
+    assert signals["backtrack_count"] == 2
+    assert signals["step_count"] == 5
+    assert signals["equation_count"] == 2
+    assert signals["reflective_words"] == 2
+    chinese = one("先算三加四。等等，不对，重新计算。我们来验算一下！换一种方法。")
+    assert chinese["reflection_count"] == 2
+    assert chinese["verification_count"] == 1
+    assert chinese["backtrack_count"] == 2
+    assert chinese["step_count"] == 4
+    assert one("3 + 4 = 7. 7 + 5 = 12.")["step_count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "question"),
+    [
+        ("<think>3 + 4 = 7. 7 + 5 = 12.</think> <answer>12</answer>", "r1-zero", "What is 3 + 4 + 5?"),
+        ("<think>3+4=7</think> <answer>7</answer>", "r1-zero", "计算 3 + 4"),
+        ("<think>先算 3 + 4 = 7，再加 5，得 12。</think> <answer>12</answer>", "r1-zero", "3 + 4 + 5 等于多少？"),
+        (" <think> 1 + 1 + 1 + 1 + 1 = 5. </think> <answer> 5 </answer>", "r1-zero", "What is 1 + 1 + 1 + 1 + 1?"),
+        (
+            "<think>I add 9 to 4 and get 13.\nI add 2 and get 15.</think> <answer>15</answer>",
+            "r1-zero",
+            "Add 9 + 4 + 2",
+        ),
+    ],
+)
+def test_short_clean_arithmetic_is_readable(text: str, form: str, question: str) -> None:
+    signals = one(text, form=form, question=question, finish_reason="stop")
+    assert signals["readable"] is True
+    assert signals["mixed_language"] is False
+    assert signals["target_language_share"] == 1
+    assert signals["quality"] > 0.95
+
+
+def test_failed_and_looping_traces_are_not_readable() -> None:
+    assert one(None)["readable"] is False
+    assert one("<think> " + "I add it again. " * 40, form="r1-zero")["readable"] is False
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=300), st.sampled_from(["r1-zero", "r1", "plain", None]))
+def test_any_text_has_signals_in_their_ranges(text: str, form: str | None) -> None:
+    signals = one(text, form=form, question="What is it?", finish_reason="stop")
+    for name, value in signals.items():
+        if name.endswith("_share") and not name.startswith("top_") and value is not None:
+            assert 0 <= value <= 1 + 1e-9, name
+    assert sum(value for name, value in signals.items() if name.startswith("share_")) == pytest.approx(
+        1 if signals["language_words"] else 0
+    )
+    assert isinstance(signals["readable"], bool)
+    assert 0 <= signals["quality"] <= 1 + 1e-9
