@@ -37,9 +37,13 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field("auto", description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'")
+    name: str = Field(
+        "auto", description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'"
+    )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="auto: as the weights are")
-    max_model_len: int | None = Field(None, ge=2, description="prompt and completion together; None: what the model has")
+    max_model_len: int | None = Field(
+        None, ge=2, description="prompt and completion together; None: what the model has"
+    )
     memory: float | None = Field(
         None, gt=0, description="GiB for the key-value cache; None: chosen from what is free where the engine runs"
     )

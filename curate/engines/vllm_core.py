@@ -156,7 +156,9 @@ def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
         "error" if error else reason,
         prompt_token_ids=ids,
         token_ids=tokens,
-        logprobs=list(one.logprobs.logprobs) if one.logprobs is not None else None,  # one a position: the sampled token's
+        logprobs=list(one.logprobs.logprobs)
+        if one.logprobs is not None
+        else None,  # one a position: the sampled token's
         prompt_tokens=len(ids),
         completion_tokens=len(tokens),
         error=error,

@@ -1,0 +1,185 @@
+"""An engine without a model: deterministic and instant, or as slow and as faulty as a test asks for.
+
+The text is a function of (prompt, seed) alone, so that any order, batching, restart or second process gives the same.
+`EngineConfig.args`:
+
+    style     'sums' (default): `<think>…</think> <answer>N</answer>` for a sum in the prompt; 'words': words that mean nothing;
+              'echo': the prompt. Any other text is a pattern with {prompt}, {seed}, {answer} in it
+    right     share of the sums that are right (0.5), decided by (prompt, seed)
+    slow      seconds that each completion takes (0), of which `at_once` run beside each other (1)
+    shuffle   completions leave in an order other than asked, if above 1: within so many (1)
+    fail      every so many-th distinct (prompt, seed) fails (0: none); `flaky` true: only the first time it is asked
+    stall     seconds to hang before the completion number `stall_at` (counted from 0)
+    die_at    the process is killed (SIGKILL) instead of giving completion number so-and-so
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curate.engines.base import EngineConfig, check_sampling, failed
+from curate.errors import UsageError
+from curate.records import Completion, Request
+
+SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
+WORDS = "the sum of two terms is so wait let me check that again first second then we get add carry one more".split()
+MAX_MODEL_LEN = 1 << 20
+
+
+class StubArgs(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    style: str = "sums"
+    right: float = Field(0.5, ge=0, le=1)
+    slow: float = Field(0.0, ge=0)
+    at_once: int = Field(1, ge=1)
+    shuffle: int = Field(1, ge=1)
+    fail: int = Field(0, ge=0)
+    flaky: bool = False
+    stall: float = Field(0.0, ge=0)
+    stall_at: int = 0
+    die_at: int | None = None
+
+
+class StubEngine:
+    name = "stub"
+    tokenizer: Any = None
+
+    def __init__(self, config: EngineConfig, model_dir: str | Path = "stub") -> None:
+        try:
+            self.args = StubArgs(**config.args)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise UsageError(f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        self.config = config
+        self.max_model_len = config.max_model_len or MAX_MODEL_LEN
+        self.end_token_ids: set[int] = {0}
+        self._adopt(model_dir)
+        self._given = 0
+        self._seen: set[bytes] = set()
+
+    def _adopt(self, model_dir: str | Path) -> None:
+        self.model_path = Path(model_dir)
+        self.model_hash = hashlib.sha256(str(model_dir).encode()).hexdigest()[:16]
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """One completion a request; with `shuffle`, the order within a window is another but always the same."""
+        waiting: list[Request] = []
+        source = iter(requests)
+        exhausted = False
+        while waiting or not exhausted:
+            while not exhausted and len(waiting) < max(self.args.shuffle, self.args.at_once):
+                try:
+                    request = next(source)
+                except StopIteration:
+                    exhausted = True
+                    break
+                if request is None:
+                    break
+                waiting.append(request)
+            if not waiting:
+                time.sleep(0 if exhausted else 0.001)
+                continue
+            self._wait()
+            request = waiting.pop(_number(waiting[0].request_id) % min(self.args.shuffle, len(waiting)))
+            yield self._complete(request)
+
+    def _wait(self) -> None:
+        """As slow, stalled or dead as the arguments say."""
+        number, self._given = self._given, self._given + 1
+        if self.args.die_at == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.args.stall and number == self.args.stall_at:
+            time.sleep(self.args.stall)
+        if self.args.slow:
+            time.sleep(self.args.slow / self.args.at_once)
+
+    def _complete(self, request: Request) -> Completion:
+        reason = check_sampling(request) or (None if request.prompt.strip() else "the prompt is empty")
+        prompt_ids = request.prompt_token_ids or list(request.prompt.encode())
+        if not reason and len(prompt_ids) >= self.max_model_len:
+            reason = f"the prompt has {len(prompt_ids)} tokens; the model takes at most {self.max_model_len} in all"
+        reason = reason or self._fault(request)
+        if reason:
+            return failed(request, reason)
+        text = stub_text(request.prompt, request.seed, self.args.style, self.args.right)
+        tokens = [byte + 1 for byte in text.encode()] + [0]  # one token a byte; 0 ends the text
+        limit = min(request.sampling.max_tokens, self.max_model_len - len(prompt_ids))
+        finished = len(tokens) <= limit
+        tokens = tokens[:limit]
+        kept = bytes(token - 1 for token in tokens if token)
+        return Completion(
+            request.request_id,
+            kept.decode(errors="ignore"),
+            "stop" if finished else "length",
+            prompt_token_ids=prompt_ids,
+            token_ids=tokens,
+            logprobs=[-0.5] * len(tokens) if request.sampling.logprobs else None,
+            prompt_tokens=len(prompt_ids),
+            completion_tokens=len(tokens),
+        )
+
+    def _fault(self, request: Request) -> str | None:
+        if not self.args.fail or _number(f"fail|{request.seed}|{request.prompt}") % self.args.fail:
+            return None
+        key = hashlib.sha256(f"{request.seed}|{request.prompt}".encode()).digest()
+        if self.args.flaky and key in self._seen:
+            return None
+        self._seen.add(key)
+        return "the stub engine was told to fail"
+
+    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
+        return turns + ("<assistant>" if add_generation_prompt else "")
+
+    def update_weights(self, directory: str | Path) -> str:
+        self._adopt(directory)
+        return self.model_hash
+
+    def sleep(self) -> None:
+        return None
+
+    def wake(self) -> None:
+        return None
+
+    def close(self) -> None:
+        return None
+
+
+def _number(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+
+
+def stub_text(prompt: str, seed: int, style: str = "sums", right: float = 0.5) -> str:
+    """What the stub says to (prompt, seed). The last sum of the prompt is the question."""
+    rng = random.Random(_number(f"{seed}|{prompt}"))
+    if style == "echo":
+        return prompt
+    if style == "words":
+        return " ".join(rng.choices(WORDS, k=rng.randint(5, 40)))
+    sums = SUM.findall(prompt)
+    terms = (
+        [int(term.replace(" ", "")) for term in re.findall(r"[+-]?\s*\d+", sums[-1])] if sums else [rng.randint(0, 99)]
+    )
+    wrong = rng.random() >= right
+    answer = sum(terms) + (rng.choice([-2, -1, 1, 2, 10]) if wrong else 0)
+    if style != "sums":
+        return style.replace("{prompt}", prompt).replace("{seed}", str(seed)).replace("{answer}", str(answer))
+    steps, total = [], terms[0]
+    for term in terms[1:]:
+        steps.append(f"{total} {'-' if term < 0 else '+'} {abs(term)} = {total + term}.")
+        total += term
+    opening = rng.choice(
+        ["We add from left to right.", "Let me add the terms one by one.", "Start with the first term."]
+    )
+    return f"<think> {' '.join([opening, *steps])} So it is {answer}. </think> <answer> {answer} </answer>"
