@@ -29,8 +29,8 @@ class Found(NamedTuple):
 _WORDS = {
     "en": r"(?:the |my |our |your )?(?:final |correct |right )*(?:answer|solution|result)(?: to (?:the|this) (?:question|problem))?"
     r"(?: is| equals| would be| should be| must be| comes out to| =)|(?:the |my |our )?(?:final |correct )*answer|final result",
+    "ja": r"(?:最終的な|最終|正しい)?(?:答え|解答|答(?!案)|回答|正解)(?:は|が)|(?:最終)?(?:答え|解答|答(?!案)|回答|正解)",
     "zh": r"(?:最终|最后|正确|因此|所以|故)?的?(?:答案|結果|结果|答)(?:应该|應該|就)?(?:是|为|為|等于|等於)|(?:最终|最后|正确)?(?:答案|答)",
-    "ja": r"(?:最終的な|最終|正しい)?(?:答え|解答|答|回答|正解)(?:は|が)|(?:最終)?(?:答え|解答|答|回答|正解)",
     "ko": r"(?:최종 ?|따라서 ?)?(?:정답|답|답변)(?:은|는|이)|(?:최종 ?)?(?:정답|답변|답)",
     "es": r"(?:la )?respuesta(?: final| correcta)?(?: es| sería)|(?:la )?respuesta(?: final| correcta)?|(?:la )?solución es",
     "fr": r"(?:la )?réponse(?: finale| correcte)?(?: est| serait)|(?:la )?réponse(?: finale| correcte)?|(?:la )?solution est",

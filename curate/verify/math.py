@@ -1,6 +1,7 @@
-"""Mathematics: an exact path for plain numbers, `math-verify` and SymPy behind it.
+"""Mathematics: an exact path for plain numbers, a comparison of trees, and `math-verify` with SymPy behind them.
 
-The reference decides what is asked for; a reference that cannot be read makes the problem unverifiable.
+The reference decides what is asked for; a reference that cannot be read makes the problem unverifiable. Most answers are
+decided in the caller within bounded work; what needs SymPy is decided in a worker that may be killed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,24 @@ from typing import Any
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
-from curate.verify.numbers import Number, equal, parse_number
+from curate.verify.compare import same
+from curate.verify.notation import Node, Unreadable, parse, unwrap
+from curate.verify.numbers import equal, parse_number
+from curate.verify.text import normal
+from curate.verify.value import TooLarge, Undefined
 
+# Expressions up to this length are compared in the caller. Characters; ours.
+MAX_QUICK = 300
 
-@lru_cache(maxsize=8192)
-def _gold(reference: str) -> Number | None:
-    return parse_number(reference)
+_NOTHING = re.compile(r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|见解析|略|证明略)\W*$")
+_CHOICE = re.compile(r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$")
+_LABEL = re.compile(
+    r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
+)
+_TRAILING_UNIT = re.compile(
+    r"\s*(?:\\[,;! ]\s*|~)*\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
+)
+_WORDS = re.compile(r"[^\W\d_]{2,}")
 
 
 class MathVerifier(Verifier):
@@ -26,29 +39,192 @@ class MathVerifier(Verifier):
     version = "1"
     imports = ("math_verify",)
 
+    def unverifiable(self, problem: Problem) -> str | None:
+        return _unreadable((problem.reference or "").strip())
+
     def quick(self, problem: Problem, answer: str) -> Judgement | None:
         if len(answer) > MAX_ANSWER:
             return Judgement("wrong", f"the answer is longer than {MAX_ANSWER} characters")
-        gold = _gold((problem.reference or "").strip())
-        if gold is None:
+        reference = (problem.reference or "").strip()
+        gold = _number(reference)
+        if gold is not None:
+            number = parse_number(answer)
+            if number is not None:
+                same_, why = equal(gold, number)
+                if same_ or not _commas(reference, answer):
+                    return CORRECT if same_ else Judgement("wrong", why)
+        if len(reference) > MAX_QUICK or len(answer) > MAX_QUICK:
             return None
-        number = parse_number(answer)
-        if number is None:
-            return None
-        same, why = equal(gold, number)
-        return CORRECT if same else Judgement("wrong", why)
+        return compared(reference, answer)
 
     def check(self, problem: Problem, answer: str) -> Judgement:
-        from math_verify import verify
-
-        gold = _parse((problem.reference or "").strip())
-        if not gold:
-            return Judgement("unverifiable", "the reference cannot be parsed")
-        return CORRECT if verify(gold, _parse(answer), timeout_seconds=None) else WRONG
+        reference = (problem.reference or "").strip()
+        judged = compared(reference, answer)
+        return judged or asked(reference, answer)
 
 
-def _parse(text: str) -> list[Any]:
-    from math_verify import parse
+def _commas(reference: str, answer: str) -> bool:
+    """Whether a comma may stand for something else: 3,14 for 3.14, or 100,200 for a list."""
+    return "," in reference or "," in answer
 
-    text = re.sub(r"^\$+|\$+$", "", text.strip())
-    return parse(f"${text}$", parsing_timeout=None) if text else []
+
+@lru_cache(maxsize=8192)
+def _number(reference: str) -> Any:
+    return parse_number(reference)
+
+
+@lru_cache(maxsize=8192)
+def _unreadable(reference: str) -> str | None:
+    """Why a reference can be no standard, or None."""
+    bare = unwrap(reference)
+    if not bare or _NOTHING.match(bare):
+        return "no reference answer" if not bare else "the reference is no answer"
+    if len(reference) > MAX_ANSWER:
+        return f"the reference is longer than {MAX_ANSWER} characters"
+    depth = 0
+    for sign in re.findall(r"\\.|[{}]", bare):
+        depth += (sign == "{") - (sign == "}")
+        if depth < 0:
+            break
+    return "the braces of the reference do not match" if depth else None
+
+
+@lru_cache(maxsize=8192)
+def read(text: str) -> tuple[Node | None, str]:
+    """The tree of an answer (None where it is unreadable) and the unit that was written after it."""
+    bare = unwrap(text)
+    unit = _TRAILING_UNIT.search(bare)
+    if unit and unit.start() and not bare[: unit.start()].rstrip().endswith((",", ";")):
+        try:
+            return parse(bare[: unit.start()]), normal(unit.group())
+        except (Unreadable, RecursionError):
+            pass
+    try:
+        return parse(bare), ""
+    except (Unreadable, RecursionError):
+        return None, ""
+
+
+def compared(reference: str, answer: str) -> Judgement | None:
+    """A judgement from trees and words; None where `math-verify` has to be asked."""
+    letter = _CHOICE.match(reference)
+    if letter and (given := _CHOICE.match(answer) or _LABEL.match(answer)):
+        return CORRECT if letter.group(1) in given.groups() else WRONG
+    label = _LABEL.match(answer)
+    if label and label.end() < len(answer):
+        answer = answer[label.end() :]
+    label = _LABEL.match(reference)
+    if label and label.end() < len(reference):
+        reference = reference[label.end() :]
+    if normal(reference) == normal(answer):
+        return CORRECT
+    gold, unit = read(reference)
+    given_tree, given_unit = read(answer)
+    if worded(reference, gold):
+        # Words were asked for; anything else is another answer.
+        return Judgement("wrong", "another text")
+    if gold is None:
+        return None
+    if given_tree is None:
+        return Judgement("wrong", "another text") if worded(answer, given_tree) else None
+    if unit and given_unit and unit != given_unit and not _same_unit(unit, given_unit):
+        return Judgement("wrong", f"unit {given_unit} instead of {unit}")
+    try:
+        verdict = same(gold, given_tree)
+        if not verdict:
+            for first, second in _other_readings(reference, gold, answer, given_tree):
+                if same(first, second):
+                    return CORRECT
+    except TooLarge as error:
+        return Judgement("wrong" if not _too_large(gold) else "unverifiable", str(error))
+    except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError):
+        return None
+    if verdict is None:
+        return None
+    return CORRECT if verdict else WRONG
+
+
+def worded(text: str, tree: Node | None) -> bool:
+    """Whether a text is words rather than a formula."""
+    if tree is not None:
+        return tree[0] == "text"
+    bare = normal(text)
+    return "\\" not in bare and bool(_WORDS.search(bare)) and not re.search(r"[=^<>{}|/*+]", bare)
+
+
+def _too_large(gold: Node) -> bool:
+    try:
+        same(gold, gold)
+        same(gold, ("neg", gold))
+    except TooLarge:
+        return True
+    except (Undefined, ValueError, ZeroDivisionError, OverflowError):
+        return False
+    return False
+
+
+def _same_unit(first: str, second: str) -> bool:
+    a, b = parse_number(f"1 {first}"), parse_number(f"1 {second}")
+    return a is not None and b is not None and equal(a, b)[0]
+
+
+_COMMA_DECIMAL = re.compile(r"^[+-]?\d+,\d+$")
+_COMMA_LIST = re.compile(r"^\d{1,3}(?:,\d{3})+$")
+
+
+def _other_readings(reference: str, gold: Node, answer: str, tree: Node) -> list[tuple[Node, Node]]:
+    """A decimal comma (3,14), and 100,200 as a list, where the other side suggests it."""
+    readings = []
+    for text, node, other, swap in ((answer, tree, gold, False), (reference, gold, tree, True)):
+        bare, again = unwrap(text), None
+        if _COMMA_DECIMAL.match(bare) and other[0] == "num" and other[1].decimals:
+            again = parse_number(bare.replace(",", "."))
+        if again is not None:
+            readings.append((other, ("num", again)) if not swap else (("num", again), other))
+        if _COMMA_LIST.match(bare) and node[0] == "num" and other[0] == "list":
+            parts = ("list", *(("num", parse_number(part)) for part in bare.split(",")))
+            readings.append((other, parts) if not swap else (parts, other))
+    return readings
+
+
+# -- math-verify
+
+
+def asked(reference: str, answer: str) -> Judgement:
+    """The verdict of `math-verify`, fed with bare answers and guarded against what it is known to get wrong."""
+    from math_verify import verify
+
+    gold = _sympy(reference)
+    if not gold:
+        return Judgement("unverifiable", "the reference cannot be parsed")
+    given = _sympy(answer)
+    if not given:
+        return Judgement("wrong", "the answer cannot be parsed")
+    if _kind(gold) != _kind(given):
+        return Judgement("wrong", f"a {_kind(given)} instead of a {_kind(gold)}")
+    if verify(gold, given, timeout_seconds=None) or (
+        _kind(gold) == "relation" and verify(given, gold, timeout_seconds=None)
+    ):
+        return Judgement("correct", "math-verify")
+    return Judgement("wrong", "math-verify")
+
+
+def _sympy(text: str) -> list[Any]:
+    """SymPy objects of a bare answer; never a number out of the prose around it."""
+    from math_verify import LatexExtractionConfig, parse
+
+    config = [LatexExtractionConfig(boxed_match_priority=-1)]
+    found = parse(f"${unwrap(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    return [one for one in found if not isinstance(one, str)]
+
+
+def _kind(found: list[Any]) -> str:
+    from math_verify.grader import is_relation
+    from sympy import FiniteSet, MatrixBase, Set, Tuple
+
+    one = found[0]
+    if is_relation(one) or (isinstance(one, Set) and not isinstance(one, FiniteSet)):
+        return "relation"
+    if isinstance(one, Tuple | MatrixBase):
+        return "tuple"
+    return "set" if isinstance(one, FiniteSet) else "value"

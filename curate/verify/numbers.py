@@ -412,10 +412,10 @@ def equal(gold: Number, answer: Number) -> tuple[bool, str]:
         return False, f"unit {answer.unit} instead of {gold.unit}"
     g, a = scaled
     if gold.percent == answer.percent:
-        return _close(g, a, gold, answer), ""
+        return close(g, a, gold, answer), ""
     if answer.percent:  # 50% for 0.5, and for 50 where the question asked for percent
-        return _close(g, a / 100, gold, answer) or (abs(g) >= 1 and _close(g, a, gold, answer)), ""
-    return _close(g / 100, a, gold, answer) or _close(g, a, gold, answer), ""
+        return close(g, a / 100, gold, answer) or (abs(g) >= 1 and close(g, a, gold, answer)), ""
+    return close(g / 100, a, gold, answer) or close(g, a, gold, answer), ""
 
 
 def _same_unit(gold: Number, answer: Number) -> tuple[Fraction, Fraction] | None:
@@ -429,7 +429,7 @@ def _same_unit(gold: Number, answer: Number) -> tuple[Fraction, Fraction] | None
     return (g * first[1], a * second[1]) if first[0] == second[0] else None
 
 
-def _close(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
+def close(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
     if g == a:
         return True
     if gold.decimals is None and answer.decimals is None:

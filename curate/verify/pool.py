@@ -15,6 +15,7 @@ import os
 import selectors
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
@@ -47,11 +48,12 @@ class Worker:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        self.complaints = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "curate.verify.worker", str(memory), str(limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.complaints,
             env=environment,
             start_new_session=True,
         )
@@ -100,6 +102,13 @@ class Worker:
             messages.append(json.loads(bytes(self.received[LENGTH.size : LENGTH.size + size])))
             del self.received[: LENGTH.size + size]
         return None if ended and not messages else messages
+
+    def last_words(self) -> str:
+        """The end of what it wrote to its standard error."""
+        size = self.complaints.seek(0, os.SEEK_END)
+        self.complaints.seek(max(0, size - 500))
+        words = self.complaints.read().decode(errors="replace").strip()
+        return words or f"exit status {self.process.returncode}, no message"
 
     def kill(self) -> int | None:
         """End it now; its exit status."""

@@ -10,6 +10,10 @@ from curate.verify.base import Verifier
 
 REGISTRY = {
     "math": "curate.verify.math:MathVerifier",
+    "choice": "curate.verify.choice:ChoiceVerifier",
+    "code": "curate.verify.code:CodeVerifier",
+    "exact": "curate.verify.text:ExactVerifier",
+    "text": "curate.verify.text:TextVerifier",
     "procedural": "curate.verify.procedural:ProceduralVerifier",
 }
 

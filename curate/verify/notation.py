@@ -1,0 +1,580 @@
+"""Mathematical notation to a small tree: LaTeX, ASCII and the signs of Unicode.
+
+A node is a tuple whose first field says what it is:
+
+    ("num", Number)  ("sym", name)  ("text", words)  ("const", "pi" | "e" | "i" | "inf")
+    ("add" | "sub" | "mul" | "div" | "pow", a, b)  ("neg", a)  ("pm", sign, a | None, b)  ("call", function, *arguments)
+    ("list", *items)  ("either", *items)  ("both", *items): items with commas, "or", "and" between them
+    ("tuple" | "bracket" | "set", *items)  ("interval", opening, closing, a, b)  ("matrix", *rows)
+    ("rel", operator, a, b)  ("union" | "minus" | "cap", a, b)  ("ratio", *items)  ("base", digits, base)  ("reals",)
+
+Length and depth are bounded, so that reading takes bounded time. What is not understood raises `Unreadable`: sums,
+integrals, limits, prose. Those are left to `math-verify`.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import Any
+
+from curate.verify.numbers import Number, parse_number, plain
+
+Node = tuple[Any, ...]
+
+MAX_LENGTH = 1000  # characters of an expression; ours
+MAX_DEPTH = 40
+
+
+class Unreadable(ValueError):
+    """Not notation that this parser knows."""
+
+
+FUNCTIONS = frozenset(
+    """sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs max min gcd lcm floor ceil
+    asin acos atan re im""".split()
+)
+GREEK = frozenset(
+    """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon
+    phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar""".split()
+)
+_SIGNS = {
+    "≤": "<=", "⩽": "<=", "≦": "<=", "≥": ">=", "⩾": ">=", "≧": ">=", "≠": "!=", "√": "\\sqrt", "∞": "\\infty", "π": "\\pi",
+    "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp", "°": "^\\circ", "ℝ": "\\mathbb{R}",
+    "∖": "\\setminus", "≈": "=", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
+    "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]", "｛": "\\{", "｝": "\\}", "〈": "(",
+    "〉": ")", "⟨": "(", "⟩": ")",
+}  # fmt: skip
+_ALIAS = {
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/",
+    "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=", "\\geqslant": ">=", "\\lt": "<", "\\gt": ">",
+    "\\neq": "!=", "\\ne": "!=", "\\approx": "=", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]",
+    "\\langle": "(", "\\rangle": ")", "\\varnothing": "\\emptyset", "\\setminus": "\\minus", "\\backslash": "\\minus",
+    "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
+    "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\isin": "\\in", "==": "=",
+    "\\arg": "\\operatorname", "\\iff": "\\unknown",
+}  # fmt: skip
+_SKIP = re.compile(r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|,|;|!|:|>| |quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;")
+_TOKEN = re.compile(
+    r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
+    r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
+    r"|(?P<env>\\(?:begin|end)\s*\{[a-zA-Z*]+\}(?:\{[clr|]*\})?)|(?P<bb>\\mathbb\s*\{?\s*[A-Z]\s*\}?)"
+    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
+)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
+_WORDS = {"and": "and", "or": "or", "und": "and", "oder": "or", "et": "and", "ou": "or", "y": "sym", "和": "and", "或": "or", "或者": "or", "且": "and", "与": "and"}
+
+
+def parse(text: str) -> Node:
+    """The tree of an expression, a list, a relation. Raises `Unreadable`."""
+    if len(text) > MAX_LENGTH:
+        raise Unreadable("too long")
+    number = parse_number(text)
+    if number is not None:
+        return ("num", number)
+    parser = _Parser(tokens(text))
+    node = parser.items(())
+    if parser.at < len(parser.tokens):
+        raise Unreadable(f"unexpected {parser.peek()!r}")
+    return node
+
+
+def unwrap(text: str) -> str:
+    """Without the dollar signs, `\\(…\\)` and `\\boxed{…}` around all of it."""
+    text = text.strip()
+    for _ in range(4):
+        before = text
+        if len(text) > 1 and text[0] == text[-1] == "$" and not text.endswith("\\$"):
+            text = text[1:-1].strip()
+        if text[:2] in ("\\(", "\\[") and text[-2:] in ("\\)", "\\]"):
+            text = text[2:-2].strip()
+        if text.startswith("\\boxed{") and text.endswith("}") and text.count("{") == text.count("}"):
+            text = text[7:-1].strip()
+        if text == before:
+            break
+    return text
+
+
+def tokens(text: str) -> list[tuple[str, str]]:
+    """(kind, text) of each token; kinds: num, sym, fn, cmd, op, text, env, row."""
+    text = plain(text) if not text.isascii() else text
+    for sign, meaning in _SIGNS.items():
+        if sign in text:
+            text = text.replace(sign, f" {meaning} " if meaning[0] == "\\" else meaning)
+    found: list[tuple[str, str]] = []
+    at, depth = 0, 0
+    while at < len(text):
+        skip = _SKIP.match(text, at)
+        if skip:
+            at = skip.end()
+            continue
+        if text[at] == "$":
+            at += 1
+            continue
+        if depth == 0 and (thousands := _THOUSANDS.match(text, at)):
+            found.append(("num", thousands.group().replace(",", "")))
+            at = thousands.end()
+            continue
+        match = _TOKEN.match(text, at)
+        if not match:
+            raise Unreadable(f"unknown sign {text[at]!r}")
+        at = match.end()
+        kind = match.lastgroup or ""
+        kind = "text" if kind == "inner" else kind
+        value = match.group(kind)
+        if kind == "text":
+            found.extend(_words(match["inner"], command=value))
+        elif kind in ("word", "han"):
+            found.extend(_words(value, command=""))
+        elif kind == "cmd":
+            found.append(_command(value))
+        elif kind == "bb":
+            found.append(("cmd", "\\" + re.sub(r"[^A-Z]", "", value) * 2))
+        else:
+            if kind == "op":
+                value = _ALIAS.get(value, "<=" if value == "=<" else value)
+                depth += (value in "([") - (value in ")]") if value in ("(", "[", ")", "]") else 0
+            found.append((kind, value))
+        if found and found[-1] in (("cmd", "\\{"), ("cmd", "\\}")):
+            depth += 1 if found[-1][1] == "\\{" else -1
+    if len(found) > 400:
+        raise Unreadable("too many tokens")
+    return found
+
+
+def _command(value: str) -> tuple[str, str]:
+    alias = _ALIAS.get(value)
+    if alias is not None:
+        return ("cmd" if alias[0] == "\\" else "op", alias)
+    name = value[1:]
+    if name in FUNCTIONS and name != "sqrt":
+        return ("fn", name)
+    if name in GREEK:
+        return ("sym", name)
+    return ("cmd", value)
+
+
+def _words(value: str, command: str) -> list[tuple[str, str]]:
+    """A run of letters: a connective, a function, a known constant, single-letter symbols, or text."""
+    word = value.strip()
+    if not word or re.fullmatch(r"[\s.,]*", word):
+        return []
+    lowered = word.lower().strip(" ,")
+    if lowered in _WORDS and _WORDS[lowered] != "sym":
+        return [("op", _WORDS[lowered])]
+    if lowered in FUNCTIONS:
+        return [("fn", lowered)]
+    if lowered in ("pi", "inf", "infty", "infinity", "oo"):
+        return [("cmd", "\\pi" if lowered == "pi" else "\\infty")]
+    if lowered in ("in",):
+        return [("cmd", "\\in")]
+    if re.fullmatch(r"[a-zA-Z]", word):
+        return [("sym", word)]
+    if command and re.match(r"\\(?:text|mbox|operatorname)", command) or not re.fullmatch(r"[a-zA-Z]{2,3}", word):
+        return [("text", word)]
+    return [("sym", letter) for letter in word]
+
+
+class _Parser:
+    def __init__(self, found: list[tuple[str, str]]) -> None:
+        self.tokens, self.at, self.depth = found, 0, 0
+
+    def peek(self, ahead: int = 0) -> tuple[str, str]:
+        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ("end", "")
+
+    def take(self, value: str) -> bool:
+        if self.peek()[1] == value and self.peek()[0] != "text":
+            self.at += 1
+            return True
+        return False
+
+    def need(self, value: str) -> None:
+        if not self.take(value):
+            raise Unreadable(f"expected {value!r}, found {self.peek()[1]!r}")
+
+    def deeper(self) -> None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise Unreadable("nested too deeply")
+
+    # -- lists and relations
+
+    def items(self, until: tuple[str, ...]) -> Node:
+        """Items up to a closing sign: one item as it is, several with what stood between them."""
+        found, between = [self.relation()], set()
+        while self.peek()[0] != "end" and self.peek()[1] not in until:
+            kind, value = self.peek()
+            if kind != "op" or value not in (",", ";", "and", "or"):
+                break
+            self.at += 1
+            if value in (",", ";") and self.peek()[1] in ("and", "or"):
+                value = self.peek()[1]
+                self.at += 1
+            between.add(value)
+            if self.peek()[0] == "end":
+                break
+            found.append(self.relation())
+        if len(found) == 1:
+            return found[0]
+        return ("either" if "or" in between else "both" if between == {"and"} else "list", *found)
+
+    def relation(self) -> Node:
+        """a = b, a < b < c (as "both"), x in S."""
+        terms, operators = [self.sets()], []
+        while self.peek() in (("op", "="), ("op", "<"), ("op", ">"), ("op", "<="), ("op", ">="), ("op", "!=")) or self.peek()[1] == "\\in":
+            operators.append("in" if self.peek()[1] == "\\in" else self.peek()[1])
+            self.at += 1
+            terms.append(self.sets())
+        if not operators:
+            return terms[0]
+        relations = [("rel", operator, terms[i], terms[i + 1]) for i, operator in enumerate(operators)]
+        if len(relations) == 1:
+            return relations[0]
+        if set(operators) == {"="}:  # a = b = c says what a is at last
+            return ("rel", "=", terms[0], terms[-1])
+        return ("both", *relations)
+
+    def sets(self) -> Node:
+        left = self.ratio()
+        while self.peek() in (("cmd", "\\cup"), ("cmd", "\\cap"), ("cmd", "\\minus")):
+            name = {"\\cup": "union", "\\cap": "cap", "\\minus": "minus"}[self.peek()[1]]
+            self.at += 1
+            left = (name, left, self.ratio())
+        return left
+
+    def ratio(self) -> Node:
+        left = self.sum()
+        parts = [left]
+        while self.peek() == ("op", ":"):
+            self.at += 1
+            parts.append(self.sum())
+        return left if len(parts) == 1 else ("ratio", *parts)
+
+    # -- arithmetic
+
+    def sum(self) -> Node:
+        self.deeper()
+        left = self.product()
+        while True:
+            kind, value = self.peek()
+            if kind == "op" and value in "+-":
+                self.at += 1
+                left = ("add" if value == "+" else "sub", left, self.product())
+            elif value in ("\\pm", "\\mp"):
+                self.at += 1
+                left = ("pm", value[1:], left, self.product())
+            else:
+                self.depth -= 1
+                return left
+
+    def product(self) -> Node:
+        left = self.signed()
+        while True:
+            kind, value = self.peek()
+            if kind == "op" and value in ("*", "/"):
+                self.at += 1
+                left = ("mul" if value == "*" else "div", left, self.signed())
+            elif self.starts_factor():
+                right = self.power()
+                left = self.beside(left, right)
+            else:
+                return left
+
+    def beside(self, left: Node, right: Node) -> Node:
+        """Two factors side by side: a product, or a mixed number."""
+        if left[0] == "num" and left[1].value.denominator == 1 and left[1].decimals is None:
+            number = _fraction(right)
+            if number is not None and 0 < number < 1:
+                whole = left[1].value
+                return ("num", Number(whole + number if whole >= 0 else whole - number))
+        if right[0] == "num" and left[0] == "num":
+            if self.peek() == ("op", "/") and self.peek(1)[0] == "num":  # 1 1/2
+                under = Fraction(self.peek(1)[1])
+                self.at += 2
+                if under and 0 < right[1].value / under < 1:
+                    return ("num", Number(left[1].value + right[1].value / under))
+            raise Unreadable("two numbers side by side")
+        return ("mul", left, right)
+
+    def starts_factor(self) -> bool:
+        kind, value = self.peek()
+        if kind in ("num", "sym", "fn"):
+            return True
+        if kind == "op":
+            return value in ("(", "{", "[") or (value == "|" and self.bar_opens())
+        return kind == "cmd" and value in ("\\frac", "\\sqrt", "\\pi", "\\infty", "\\binom", "\\lfloor", "\\lceil", "\\|", "\\imath")
+
+    def bar_opens(self) -> bool:
+        return not getattr(self, "inside_bars", False)
+
+    def signed(self) -> Node:
+        self.deeper()
+        try:
+            if self.take("-"):
+                return ("neg", self.signed())
+            if self.take("+"):
+                return self.signed()
+            if self.peek()[1] in ("\\pm", "\\mp"):
+                sign = self.peek()[1][1:]
+                self.at += 1
+                return ("pm", sign, None, self.signed())
+            return self.power()
+        finally:
+            self.depth -= 1
+
+    def power(self) -> Node:
+        base = self.postfix(self.atom())
+        if self.take("^"):
+            if self.degree():
+                return ("call", "deg", base)
+            return self.postfix(("pow", base, self.script()))
+        return base
+
+    def degree(self) -> bool:
+        if self.peek()[1] in ("\\circ", "°"):
+            self.at += 1
+            return True
+        if self.peek()[1] == "{" and self.peek(1)[1] in ("\\circ", "°") and self.peek(2)[1] == "}":
+            self.at += 3
+            return True
+        return False
+
+    def script(self) -> Node:
+        """What is raised or lowered: a group, or one sign."""
+        if self.take("{"):
+            node = self.items(("}",))
+            self.need("}")
+            return node
+        if self.take("-"):
+            return ("neg", self.script())
+        if self.take("+"):
+            return self.script()
+        return self.power() if self.peek()[1] not in ("(",) else self.atom()
+
+    def postfix(self, node: Node) -> Node:
+        while True:
+            if self.take("!"):
+                node = ("call", "factorial", node)
+            elif self.peek() == ("cmd", "\\%") or self.peek() == ("op", "%"):
+                self.at += 1
+                node = ("div", node, ("num", Number(Fraction(100))))
+            elif self.take("'"):
+                if node[0] != "sym":
+                    raise Unreadable("a prime after no symbol")
+                node = ("sym", node[1] + "'")
+            elif self.peek() == ("op", "°"):
+                self.at += 1
+                node = ("call", "deg", node)
+            elif self.peek() == ("op", "_") and node[0] in ("sym", "num"):
+                self.at += 1
+                node = self.lowered(node)
+            else:
+                return node
+
+    def lowered(self, node: Node) -> Node:
+        """x_1, x_{n+1}, 1010_2."""
+        if self.take("{"):
+            start = self.at
+            while self.peek()[1] != "}":
+                if self.peek()[0] == "end":
+                    raise Unreadable("an open subscript")
+                self.at += 1
+            name = "".join(value for _, value in self.tokens[start : self.at])
+            self.at += 1
+        else:
+            name = self.peek()[1]
+            self.at += 1
+        if node[0] == "sym":
+            return ("sym", f"{node[1]}_{name}")
+        if not re.fullmatch(r"[2-9]|[12]\d|3[0-6]|two|ten|eight", name) or node[1].value.denominator != 1:
+            raise Unreadable("a number with a subscript")
+        return ("base", str(node[1].value), name)
+
+    # -- atoms
+
+    def atom(self) -> Node:
+        self.deeper()
+        try:
+            kind, value = self.peek()
+            self.at += 1
+            if kind == "num":
+                number = parse_number(value)
+                if number is None:
+                    raise Unreadable(f"no number: {value!r}")
+                return ("num", number)
+            if kind == "sym":
+                return ("const", value) if value in ("e", "i") else ("sym", value)
+            if kind == "text":
+                return ("text", value)
+            if kind == "fn":
+                return self.function(value)
+            if kind == "env" and value.startswith("\\begin"):
+                return self.matrix(value)
+            if kind == "op":
+                return self.group(value)
+            if kind == "cmd":
+                return self.command(value)
+            raise Unreadable("the expression ends early" if kind == "end" else f"unexpected {value!r}")
+        finally:
+            self.depth -= 1
+
+    def group(self, opening: str) -> Node:
+        if opening == "{":
+            node = self.items(("}",))
+            self.need("}")
+            return node
+        if opening == "|":
+            self.inside_bars = True
+            node = self.sum()
+            self.inside_bars = False
+            self.need("|")
+            return ("call", "abs", node)
+        if opening not in ("(", "["):
+            raise Unreadable(f"unexpected {opening!r}")
+        if opening == "(" and self.take(")"):
+            return ("tuple",)
+        if opening == "[" and self.take("]"):
+            return ("bracket",)
+        outside, self.inside_bars = getattr(self, "inside_bars", False), False
+        node = self.items((")", "]"))
+        self.inside_bars = outside
+        closing = self.peek()[1]
+        if closing not in (")", "]"):
+            raise Unreadable(f"expected a closing bracket, found {closing!r}")
+        self.at += 1
+        parts = node[1:] if node[0] == "list" else None
+        if (opening, closing) in (("(", "]"), ("[", ")")):
+            if parts is None or len(parts) != 2:
+                raise Unreadable("mismatched brackets")
+            return ("interval", opening, closing, *parts)
+        if parts is None:
+            return ("bracket", node) if opening == "[" and node[0] in ("bracket", "tuple") else node
+        return ("tuple" if opening == "(" else "bracket", *parts)
+
+    def argument(self) -> Node:
+        """A braced group, or the next sign, as \\frac12 has them."""
+        if self.take("{"):
+            node = self.items(("}",))
+            self.need("}")
+            return node
+        kind, value = self.peek()
+        if kind == "num" and len(value) > 1 and value.isdigit():
+            self.tokens[self.at : self.at + 1] = [("num", value[0]), ("num", value[1:])]
+        return self.atom()
+
+    def command(self, value: str) -> Node:
+        if value == "\\frac":
+            over = self.argument()
+            return ("div", over, self.argument())
+        if value == "\\sqrt":
+            if self.take("["):
+                degree = self.sum()
+                self.need("]")
+                return ("call", "root", self.argument(), degree)
+            return ("call", "sqrt", self.argument())
+        if value == "\\binom":
+            upper = self.argument()
+            return ("call", "binom", upper, self.argument())
+        if value in ("\\pi", "\\infty"):
+            return ("const", "pi" if value == "\\pi" else "inf")
+        if value == "\\imath":
+            return ("const", "i")
+        if value == "\\emptyset":
+            return ("set",)
+        if value == "\\RR":
+            return ("reals",)
+        if value == "\\{":
+            return self.braced_set()
+        if value in ("\\lfloor", "\\lceil"):
+            node = self.sum()
+            self.need("\\rfloor" if value == "\\lfloor" else "\\rceil")
+            return ("call", "floor" if value == "\\lfloor" else "ceil", node)
+        if value == "\\$":
+            return self.atom()
+        raise Unreadable(f"unknown command {value}")
+
+    def braced_set(self) -> Node:
+        if self.take("\\}"):
+            return ("set",)
+        self.inside_bars = True
+        node = self.items(("\\}", "|", ":"))
+        self.inside_bars = False
+        if self.take("|") or self.take(":"):  # {x | condition}
+            condition = self.items(("\\}",))
+            self.need("\\}")
+            return condition
+        if node[0] == "ratio" and len(node) == 3 and node[1][0] == "sym":
+            raise Unreadable("a set with a condition")
+        self.need("\\}")
+        return ("set", *node[1:]) if node[0] == "list" else ("set", node)
+
+    def matrix(self, begin: str) -> Node:
+        name = re.search(r"\{([a-zA-Z*]+)\}", begin)
+        if name is None or name.group(1) not in ("pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"):
+            raise Unreadable("an environment")
+        rows: list[list[Node]] = [[]]
+        while True:
+            kind, value = self.peek()
+            if kind == "env":
+                self.at += 1
+                break
+            if kind == "end":
+                raise Unreadable("an open matrix")
+            if kind == "row":
+                self.at += 1
+                rows.append([])
+            elif value == "&":
+                self.at += 1
+            else:
+                rows[-1].append(self.sum())
+        rows = [row for row in rows if row]
+        if not rows or len({len(row) for row in rows}) != 1:
+            raise Unreadable("a ragged matrix")
+        if name.group(1) == "vmatrix":
+            raise Unreadable("a determinant")
+        return ("matrix", *(tuple(row) for row in rows))
+
+    def function(self, name: str) -> Node:
+        name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
+        if name == "sqrt":
+            return ("call", "sqrt", self.argument() if self.peek()[1] in ("{", "(") else self.power())
+        base: Node | None = None
+        exponent: Node | None = None
+        while self.peek() in (("op", "_"), ("op", "^")):
+            if self.take("_"):
+                base = self.script()
+            elif self.take("^"):
+                exponent = self.script()
+        if self.peek()[1] == "(":
+            self.at += 1
+            argument = self.group("(")
+        elif self.peek()[1] == "{":
+            argument = self.argument()
+        else:
+            argument = self.bare_argument()
+        arguments = argument[1:] if argument[0] == "tuple" else (argument,)
+        if name == "log" and base is not None:
+            node: Node = ("call", "logb", arguments[0], base)
+        else:
+            node = ("call", name, *arguments)
+        if exponent is None:
+            return node
+        if exponent == ("neg", ("num", Number(Fraction(1)))) and name in ("sin", "cos", "tan"):
+            return ("call", "arc" + name, *arguments)
+        return ("pow", node, exponent)
+
+    def bare_argument(self) -> Node:
+        """sin 2x, ln |x|: factors up to the next operator or function."""
+        node = self.signed()
+        while self.starts_factor() and self.peek()[0] != "fn" and self.peek()[1] not in ("(", "["):
+            node = self.beside(node, self.power())
+        return node
+
+
+def _fraction(node: Node) -> Fraction | None:
+    """The value of ("div", integer, integer), else None."""
+    if node[0] == "div" and node[1][0] == node[2][0] == "num":
+        over, under = node[1][1].value, node[2][1].value
+        if over.denominator == under.denominator == 1 and under:
+            return Fraction(over / under)
+    return None
