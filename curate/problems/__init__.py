@@ -108,6 +108,8 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
     loaded = pl.concat(frames)
     if loaded.is_empty():
         raise UsageError("the sources hold no problems: look at their paths, sizes and limits")
+    if blank := loaded.filter(pl.col("question").is_null() | (pl.col("question").str.strip_chars() == "")).height:
+        raise UsageError(f"the sources gave {blank:,} rows without a question: leave them out, or give them one")
     frame = add_problem_id(loaded.with_columns(_split_names(loaded)))
     # Before duplicates go: a held-out copy must hold its question out, also where it is the second one.
     frame, moved = add_split(frame, config.held_out, config.split_salt)

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from curate.errors import UsageError
 from curate.problems.base import Source
-from curate.problems.solutions import worked_solution
+from curate.problems.solutions import contradicted, worked_solution
 
 # Questions in Chinese; fields are those of the entry's metadata. Other generators keep their question inside a request.
 _CHINESE = {
@@ -59,7 +59,7 @@ class Procedural(Source):
         return pl.DataFrame(rows, schema=_SCHEMA)
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        """Entries with distinct questions. A generator that repeats itself is asked for at most eight times as many."""
+        """Entries with distinct questions and no reference that is known to be wrong. A generator that repeats itself is asked for at most eight times as many."""
         try:
             import reasoning_gym
         except ImportError as error:
@@ -71,7 +71,7 @@ class Procedural(Source):
         seen: set[str] = set()
         for i in range(8 * self.size):
             entry = made[i]
-            if entry["question"] in seen:
+            if entry["question"] in seen or contradicted(self.dataset, entry):
                 continue
             seen.add(entry["question"])
             yield entry

@@ -23,18 +23,31 @@ def worked_solution(dataset: str, entry: Mapping[str, Any], language: str = "en"
 
     None where the generator has no solver here, the language has no words here, or the steps do not lead to the answer.
     """
-    solver, words = SOLVERS.get(dataset), _WORDS.get(language)
-    if solver is None or words is None:
-        return None
-    try:
-        steps = solver(entry["metadata"])
-    except (ArithmeticError, KeyError, SyntaxError, ValueError):
-        return None
-    if not steps or not same_number(steps[-1][1], str(entry["answer"])):
+    steps, words = _steps(dataset, entry), _WORDS.get(language)
+    if not steps or words is None or not same_number(steps[-1][1], str(entry["answer"])):
         return None
     opening, between, closing = words
     told = between.join(f"{computed} = {result}" for computed, result in steps)
     return opening.format(steps=told) + closing.format(result=entry["answer"])
+
+
+def contradicted(dataset: str, entry: Mapping[str, Any]) -> bool:
+    """Whether working the problem out gives another answer than the generator: then its reference is wrong.
+
+    It happens: `basic_arithmetic` says that -118 + 142 / -(-592 - 143 + -734) is -118.
+    """
+    steps = _steps(dataset, entry)
+    return bool(steps) and not same_number(steps[-1][1], str(entry["answer"]))
+
+
+def _steps(dataset: str, entry: Mapping[str, Any]) -> list[Step]:
+    """Steps of an entry; none where there is no solver, or where it cannot read the entry."""
+    if dataset not in SOLVERS:
+        return []
+    try:
+        return SOLVERS[dataset](entry["metadata"])
+    except (ArithmeticError, KeyError, SyntaxError, ValueError):
+        return []
 
 
 # How the steps are told: what opens, what stands between two steps, what closes. Short, since small models copy the
@@ -64,7 +77,10 @@ def _expression(metadata: Mapping[str, Any]) -> list[Step]:
             source = ast.get_source_segment(text, node) or str(node.value)
             return Decimal(source) if decimal else Fraction(source)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return -value(node.operand)
+            inside = value(node.operand)
+            if not isinstance(node.operand, ast.Constant):
+                steps.append((f"-({_show(inside)})", _show(-inside)))
+            return -inside
         if not isinstance(node, ast.BinOp):
             raise ValueError(f"no arithmetic: {ast.dump(node)}")
         left, right = value(node.left), value(node.right)

@@ -1,0 +1,122 @@
+"""Problems of generators: distinct, the same for the same seed, in the language asked for, judged as they should."""
+
+import json
+
+import pytest
+
+from curate.errors import UsageError
+from curate.problems import load_problems
+from curate.problems.procedural import place_in_ranges
+
+pytest.importorskip("reasoning_gym")
+
+SUMS = {"source": "procedural", "dataset": "chain_sum"}
+SHORT = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
+
+
+def load(**config):
+    return load_problems({"sources": [SUMS | config]})
+
+
+def test_as_many_distinct_problems_as_asked_for_and_the_same_again():
+    frame, report = load(size=200, params=SHORT, seed=5)
+    assert frame.height == report.loaded == 200
+    assert frame["question"].n_unique() == 200
+    assert frame.equals(load(size=200, params=SHORT, seed=5).frame)
+    assert set(frame["problem_id"]) != set(load(size=200, params=SHORT, seed=10_000).frame["problem_id"])
+    more = load(size=300, params=SHORT, seed=5).frame
+    assert more["problem_id"].head(200).equals(frame["problem_id"])
+
+
+def test_a_generator_that_has_no_more_gives_what_it_has():
+    frame, _ = load(size=500, params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1})
+    assert frame.height <= 200  # two digits and two signs
+    assert frame["question"].n_unique() == frame.height
+
+
+def test_rows_carry_what_the_verifier_and_the_trainer_need():
+    frame, report = load(size=5, params={"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1})
+    assert report.without_verifier == 0
+    for row in frame.iter_rows(named=True):
+        metadata = json.loads(row["metadata"])
+        assert metadata["dataset"] == "chain_sum"
+        assert metadata["entry"]["answer"] == row["reference"]
+        assert metadata["entry"]["question"].strip() == row["question"]
+        assert eval(metadata["entry"]["metadata"]["expression"]) == int(row["reference"])
+        assert row["solution"].endswith(f"{row['reference']}.")
+        assert (row["source"], row["verifier"], row["domain"]) == ("procedural/chain_sum", "procedural", "math")
+        terms = metadata["entry"]["metadata"]["num_terms"]
+        assert row["difficulty"] == pytest.approx((terms - 3) / 2)
+
+
+def test_languages_take_turns_and_share_the_split():
+    mixed, _ = load(size=40, params=SHORT, languages=["en", "zh"])
+    assert mixed["target_language"].to_list() == ["en", "zh"] * 20
+    english, _ = load(size=40, params=SHORT)
+    # Asked in Chinese it is another problem, but the same question: what is held out in one is held out in the other.
+    assert mixed["split"].to_list() == english["split"].to_list()
+    chinese = mixed.row(1, named=True)
+    expression = json.loads(chinese["metadata"])["entry"]["metadata"]["expression"]
+    assert chinese["question"] == f"计算 {expression} 的值。"
+    assert chinese["solution"].startswith("逐步计算：")
+    assert chinese["problem_id"] != english["problem_id"][1]
+
+
+def test_a_generator_without_a_chinese_template_is_asked_inside_a_request():
+    frame, _ = load(dataset="letter_counting", size=2, languages=["zh"])
+    question = json.loads(frame["metadata"][0])["entry"]["question"]
+    assert frame["question"][0] == f"请用中文思考并解答下面的问题：\n{question.strip()}"
+    assert frame["solution"].null_count() == 2
+
+
+def test_every_allowed_generator_loads_in_both_languages():
+    from curate.verify.procedural import ALLOWED
+
+    sources = [
+        {"source": "procedural", "dataset": name, "size": 2, "languages": ["en", "zh"]} for name in sorted(ALLOWED)
+    ]
+    frame, _ = load_problems({"sources": sources})
+    assert frame["source"].n_unique() == len(ALLOWED)
+    assert frame.filter(frame["target_language"] == "zh")["question"].str.contains(r"\p{Han}").all()
+
+
+def test_the_reference_is_right_and_the_unsolved_question_is_wrong():
+    from curate.problems import from_rows
+    from curate.verify import VerifierPool
+
+    frame, _ = load(size=4, params=SHORT)
+    problems = from_rows(frame)
+    expression = [json.loads(p.metadata)["entry"]["metadata"]["expression"] for p in problems]
+    with VerifierPool(workers=1) as pool:
+        right = pool.verify_batch(problems, [f"<think> . </think> <answer> {p.reference} </answer>" for p in problems])
+        echo = pool.verify_batch(problems, [f"<think> . </think> <answer> {e} </answer>" for e in expression])
+    assert {v.verdict for v in right} == {"correct"}
+    assert {v.verdict for v in echo} == {"wrong"}
+
+
+def test_no_solutions_where_none_are_wanted():
+    assert load(size=3, solutions=False).frame["solution"].null_count() == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"dataset": "coin_flip"}, "allow-list"),
+        ({"dataset": "no_such"}, "allow-list"),
+        ({"size": 0}, "size"),
+        ({"languages": ["fr"]}, "languages"),
+        ({"params": {"no_such": 1}}, "refuses its parameters"),
+        ({"params": {"min_terms": 5, "max_terms": 2}}, "refuses its parameters"),
+        ({"colour": "red"}, "colour"),
+    ],
+)
+def test_a_wrong_config_is_said_before_anything_is_made(config, message):
+    with pytest.raises(UsageError, match=message):
+        load(**config)
+
+
+def test_place_in_ranges():
+    assert place_in_ranges({"difficulty": {"a": (0, 10), "b": (1, 3)}, "a": 5, "b": 3}) == 0.75
+    assert place_in_ranges({"difficulty": {"a": (3, 3)}, "a": 3}) is None
+    assert place_in_ranges({"difficulty": 1.0}) is None
+    assert place_in_ranges({}) is None
