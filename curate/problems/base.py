@@ -52,6 +52,8 @@ def to_schema(frame: pl.DataFrame) -> pl.DataFrame:
     columns = {**SCHEMA, **EXTRA}
     if unknown := sorted(set(have) - set(columns)):
         raise UsageError(f"a source made unknown columns: {', '.join(unknown)}; a problem has {', '.join(SCHEMA)}")
+    if not have:  # else the literals below would make a row of nothing
+        return pl.DataFrame(schema=columns)
     return frame.select(
         (pl.col(name).cast(dtype) if name in have else pl.lit(None, dtype=dtype)).alias(name)
         for name, dtype in columns.items()

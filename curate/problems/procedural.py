@@ -59,7 +59,10 @@ class Procedural(Source):
         return pl.DataFrame(rows, schema=_SCHEMA)
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        """Entries with distinct questions and no reference that is known to be wrong. A generator that repeats itself is asked for at most eight times as many."""
+        """Entries with distinct questions, without those whose reference is known to be wrong.
+
+        A generator that repeats itself is asked for at most eight times as many as are wanted.
+        """
         try:
             import reasoning_gym
         except ImportError as error:
