@@ -38,19 +38,27 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
-        "auto", description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'"
+        default="auto", description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'"
     )
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field("auto", description="auto: as the weights are")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto", description="auto: as the weights are"
+    )
     max_model_len: int | None = Field(
-        None, ge=2, description="prompt and completion together; None: what the model has"
+        default=None, ge=2, description="prompt and completion together; None: what the model has"
     )
     memory: float | None = Field(
-        None, gt=0, description="GiB for the key-value cache; None: chosen from what is free where the engine runs"
+        default=None,
+        gt=0,
+        description="GiB for the key-value cache; None: chosen from what is free where the engine runs",
     )
-    seed: int = Field(0, ge=0, description="of the engine; each request has a seed of its own besides")
-    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that one copy of the model is split over")
-    replicas: int = Field(1, ge=1, description="copies of the model, each on GPUs of its own, fed from one queue")
-    in_flight: int | None = Field(None, ge=1, description="requests held at once; None: twice what runs at once")
+    seed: int = Field(default=0, ge=0, description="of the engine; each request has a seed of its own besides")
+    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that one copy of the model is split over")
+    replicas: int = Field(
+        default=1, ge=1, description="copies of the model, each on GPUs of its own, fed from one queue"
+    )
+    in_flight: int | None = Field(
+        default=None, ge=1, description="requests held at once; None: twice what runs at once"
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="passed to the backend as they are")
 
 
@@ -254,6 +262,6 @@ def failed(request: Request, reason: str, ids: list[int] | None = None) -> Compl
 
 
 def cut_at_stop(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
-    """The text before the first stop string, and whether there was one."""
-    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
-    return (text[: min(found)], True) if found else (text, False)
+    """The text up to the first stop string and with it, and whether there was one."""
+    found = [(at, len(stop)) for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return (text[: sum(min(found))], True) if found else (text, False)

@@ -1,11 +1,11 @@
 """A backend in a process of its own: requests go over a socket, completions come back.
 
-Why a process: vLLM binds memory to one NUMA node, patches torch's thread control and opens torch.distributed, all of which
-would hobble a trainer in the same process; a backend that crashes takes only itself down and is started again; several
-of them are data-parallel replicas; and the engine computes while the caller writes files.
+Why a process: vLLM binds memory to one NUMA node, patches torch's thread control and opens torch.distributed, all
+of which would hobble a trainer in the same process; a backend that crashes takes only itself down and is started again;
+several of them are data-parallel replicas; and the engine computes while the caller writes files.
 
-The parent's death ends the child within about a second (it looks whose child it is), so that a SIGKILL leaves nothing behind.
-A child is started with a plain `python -m`, never by fork or by importing the caller's script.
+The parent's death ends the child within about a second (it looks whose child it is), so that a SIGKILL leaves nothing
+behind. A child is started with a plain `python -m`, never by fork or by importing the caller's script.
 """
 
 from __future__ import annotations
@@ -198,8 +198,8 @@ def serve(core: Core, conn: Connection, outbox: queue.SimpleQueue[Any]) -> None:
                     outbox.put(("result", getattr(core, method)(*args)))
                 except Exception as error:
                     outbox.put(("raised", f"{type(error).__name__}: {error}"))
-        if done := core.step():
-            outbox.put(("done", done))
+        if finished := core.step():
+            outbox.put(("done", finished))
 
 
 def _send_all(conn: Connection, outbox: queue.SimpleQueue[Any]) -> None:

@@ -87,8 +87,8 @@ def _from_hub(spec: str) -> ModelRef:
         path = Path(snapshot_download(name, revision=revision or None, allow_patterns=kept))
     except Exception as error:  # the hub raises a dozen kinds; each means: not to be had now
         raise UsageError(
-            f"the model '{spec}' could not be had from the Hugging Face Hub ({type(error).__name__}: "
-            f"{_first_line(error)}). Check the id and the network (HF_TOKEN for a gated model), or give a local directory"
+            f"the model '{spec}' could not be had from the Hub ({type(error).__name__}: {_first_line(error)}). "
+            "Check the id and the network (HF_TOKEN for a gated model), or give a local directory"
         ) from error
     return ModelRef(spec, path, path.name)
 
@@ -196,7 +196,7 @@ def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
     digits = pre_tokenizers.Digits(individual_digits=True)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    # A turn ends with <|im_end|>, a document of the pre-training corpus with <|endoftext|>: outside a chat it samples both.
+    # A turn ends with <|im_end|>, a document of the pre-training corpus with <|endoftext|>: it samples both.
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id

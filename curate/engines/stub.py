@@ -3,8 +3,8 @@
 The text is a function of (prompt, seed) alone, so that any order, batching, restart or second process gives the same.
 `EngineConfig.args`:
 
-    style     'sums' (default): `<think>…</think> <answer>N</answer>` for a sum in the prompt; 'words': words that mean nothing;
-              'echo': the prompt. Any other text is a pattern with {prompt}, {seed}, {answer} in it
+    style     'sums' (default): `<think>…</think> <answer>N</answer>` for a sum in the prompt; 'words': words that mean
+              nothing; 'echo': the prompt. Any other text is a pattern with {prompt}, {seed}, {answer} in it
     right     share of the sums that are right (0.5), decided by (prompt, seed)
     slow      seconds that each completion takes (0), of which `at_once` run beside each other (1)
     shuffle   completions leave in an order other than asked, if above 1: within so many (1)
@@ -32,7 +32,24 @@ from curate.errors import UsageError
 from curate.records import Completion, Request
 
 SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
-WORDS = "the sum of two terms is so wait let me check that again first second then we get add carry one more".split()
+WORDS = (
+    "the",
+    "sum",
+    "of",
+    "terms",
+    "is",
+    "so",
+    "wait",
+    "let",
+    "me",
+    "check",
+    "that",
+    "again",
+    "first",
+    "then",
+    "we",
+    "get",
+)
 MAX_MODEL_LEN = 1 << 20
 
 

@@ -55,8 +55,8 @@ def make_tiny_model(
 ) -> Path:
     """Writes a Llama of random weights in Hugging Face format to `directory` and returns that.
 
-    The head size is hidden / heads (vLLM on a CPU wants a multiple of 32). `scale` is the standard deviation of the weights:
-    at 0.02 the next character is nearly uniform. generation_config names two end tokens, <eos> and <end>.
+    The head size is hidden / heads (vLLM on a CPU wants a multiple of 32). `scale` is the standard deviation of the
+    weights: at 0.02 the next character is nearly uniform. generation_config names two end tokens, <eos> and <end>.
     `end_bias` above 0 makes end tokens likelier, so that completions end before their limit.
     """
     import torch

@@ -1,12 +1,12 @@
 """The fallback engine: a plain sampling loop over `transformers`, with continuous batching.
 
-A batch of rows is stepped one token at a time. Rows that ended leave, waiting requests of like length take their place, and
-samples of one prompt share its prefill. Each row draws from a generator of its own seed and turns one uniform number a token
-into a token by the inverse of the cumulative distribution, so that its text does not depend on who is in the batch with it,
-but for the last bits of the logits.
+A batch of rows is stepped one token at a time. Rows that ended leave, waiting requests of like length take their place,
+and samples of one prompt share its prefill. Each row draws from a generator of its own seed and turns one uniform
+number into a token by the inverse of the cumulative distribution, so that its text does not depend on who is in the
+batch with it, but for the last bits of the logits.
 
-Departs from `model.generate`: the key-value cache grows in steps instead of being copied each token; log-probs are those
-of the distribution sampled from, after temperature, top-k and top-p; at temperature 0 they are the model's own.
+Departs from `model.generate`: the key-value cache grows in steps instead of being copied each token; log-probs are
+those of the distribution sampled from, after temperature, top-k and top-p; at temperature 0 they are the model's own.
 """
 
 from __future__ import annotations
@@ -76,10 +76,10 @@ class TransformersEngine(ModelDirectory):
 
         logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=self.config.dtype, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=self.config.dtype, **options)
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"the model in '{model_dir}' does not load: {str(error).splitlines()[0][:300]}") from error
-        return model.to(self.device).eval().requires_grad_(False)
+        return model.to(device=self.device).eval().requires_grad_(False)
 
     # --- the contract
 
@@ -159,7 +159,7 @@ class TransformersEngine(ModelDirectory):
 
 
 def _like(waiting: list[Row], count: int) -> list[Row]:
-    """Takes out of `waiting` the oldest row and those nearest to it in prompt length: little padding, and none starves."""
+    """Takes out of `waiting` the oldest row and those nearest to it in length: little padding, none starves."""
     first = len(waiting[0].prompt)
     order = sorted(range(len(waiting)), key=lambda i: (abs(len(waiting[i].prompt) - first), i))[:count]
     taken = [waiting[i] for i in sorted(order)]
@@ -208,7 +208,7 @@ class Batch:
         return cache, lengths, logits
 
     def _forward(self, ids: Any, positions: Any, lengths: Any, total: int, cache: Any) -> Any:
-        """Logits [n, vocabulary] after `ids` [n, t]; `lengths` [n] of `total` cache places (these included) are real."""
+        """Logits [n, vocabulary] after `ids` [n, t]; `lengths` [n] of the `total` cache places are real."""
         import torch
 
         mask = torch.arange(total, device=ids.device)[None] >= (total - lengths)[:, None]
@@ -297,7 +297,7 @@ def _chunks(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
 
 
 def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
-    """One token [n] for each row and its log-prob [n] under the distribution it was drawn from; `logits` [n, vocabulary]."""
+    """One token [n] a row and its log-prob [n] under what it was drawn from; `logits` [n, vocabulary]."""
     import torch
 
     settings = [row.request.sampling for row in rows]
@@ -309,7 +309,7 @@ def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
     logprobs = torch.log_softmax(logits, -1)
     cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
     draws = torch.tensor([row.draw() if row.ended is None else 0.0 for row in rows], device=device, dtype=torch.float64)
-    # the last entry is the true total, a hair off 1; a draw is below it, so that the found token has probability above 0
+    # the last entry is the true total, a hair off 1; a draw stays below it, and so the found token is possible
     drawn = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0]
     greedy = torch.tensor([s.temperature == 0 for s in settings], device=device)
     chosen = torch.where(greedy, logits.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
@@ -317,7 +317,7 @@ def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
 
 
 def truncate(logits: Any, top_k: list[int], top_p: list[float]) -> Any:
-    """Logits [n, vocabulary] with those outside top-k and then outside the smallest set of mass top-p at minus infinity."""
+    """Logits [n, vocabulary] with what is outside top-k, then outside the smallest set of mass top-p, at -inf."""
     import torch
 
     ordered, order = logits.sort(-1, descending=True)
@@ -365,7 +365,7 @@ def new_cache() -> Any:
 
 
 def select(cache: Any, index: Any, keep: int | None = None) -> None:
-    """Keeps the rows `index` [n] of a cache, and of the places the last `keep` (the rest is padding for all of them)."""
+    """Keeps the rows `index` [n] of a cache, and the last `keep` places (the rest is padding for all)."""
     for layer in cache.layers:
         start = 0 if keep is None else max(0, layer.keys.shape[-2] - keep)
         layer.put(layer.keys[index, :, start:], layer.values[index, :, start:])

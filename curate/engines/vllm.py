@@ -1,7 +1,7 @@
 """vLLM: the fast engine. Each replica is one `LLMEngine`, stepped in a process of its own (see `child.py` for why).
 
-Departs from vLLM's defaults: the core runs inside our child instead of in two more processes; on a CPU nothing is compiled
-and the key-value cache has an explicit size, so that it starts in seconds; log-probs are those sampled from.
+Departs from vLLM's defaults: the core runs inside our child instead of in two more processes; on a CPU nothing is
+compiled and the key-value cache has an explicit size, so that it starts in seconds; log-probs are those sampled from.
 Every engine argument can be given in `EngineConfig.args` and wins over what is chosen here.
 """
 
@@ -22,8 +22,8 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",  # the model is a directory by now: nothing to ask a hub for
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Threads that wait asleep. By default they spin, and where anything else wants the cores (a trainer, verifiers), each of
-    # the hundred barriers a token waits for the scheduler: seen 3 tokens/s spinning and 105 asleep beside a load of 7.
+    # Threads that wait asleep. By default they spin, and where anything else wants the cores (a trainer, verifiers),
+    # each of the hundred barriers a step waits for the scheduler: beside a load of 7, 3 tokens/s spinning, 105 asleep.
     "OMP_WAIT_POLICY": "passive",
 }
 

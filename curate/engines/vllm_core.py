@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from curate.engines.child import Done, Job
 from curate.records import Completion, Request
@@ -21,7 +21,7 @@ class VllmCore:
 
         self.cpu = current_platform.is_cpu()
         if self.cpu:
-            # The one kernel that vLLM compiles although eager is asked for (the rank of a sampled token) takes 35 s of g++.
+            # Although eager is asked for, vLLM compiles one kernel (the rank of a sampled token): 35 s of g++.
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         from vllm import SamplingParams
         from vllm.engine.arg_utils import EngineArgs
@@ -91,6 +91,7 @@ class VllmCore:
                 top_k=sampling.top_k,
                 max_tokens=sampling.max_tokens,
                 stop=list(sampling.stop) or None,
+                include_stop_str_in_output=True,
                 stop_token_ids=self.ends,
                 seed=request.seed,
                 logprobs=0 if sampling.logprobs else None,
@@ -127,7 +128,7 @@ class VllmCore:
     def update_weights(self, directory: str) -> str:
         self.engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
         self.engine.reset_prefix_cache()
-        proofs = self.engine.collective_rpc(compare_weights, args=(directory,))
+        proofs = self.engine.collective_rpc(cast(Any, compare_weights), args=(directory,))
         wrong = [name for proof in proofs for name in proof["wrong"]]
         if wrong:
             raise RuntimeError(f"{len(wrong)} tensors of the engine differ from '{directory}', the first is {wrong[0]}")
