@@ -68,7 +68,7 @@ def tree_index(layout: Layout) -> TreeIndex:
 
 
 def _grouped(x: Tensor, index: Tensor, kv_heads: int) -> Tensor:
-    """`[H, T, d]` gathered to `[Hkv, S, (H / Hkv) C, d]`: query heads that share a key head become rows of one matrix."""
+    """`[H, T, d]` gathered to `[Hkv, S, (H / Hkv) C, d]`: query heads of one key head become rows of one matrix."""
     (size, width), (heads, _, dim) = index.shape, x.shape
     repeat = heads // kv_heads
     taken = x.index_select(1, index.reshape(-1))
@@ -102,7 +102,7 @@ def _function() -> Any:
     import torch
 
     class TreeAttention(torch.autograd.Function):
-        """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`. Keeps q, k, v; the weights are computed again backward."""
+        """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`. The attention weights are computed again backward."""
 
         @staticmethod
         def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,23 +16,23 @@ class Strict(BaseModel):
 class LoraConfig(Strict):
     """Low-rank adapters instead of full fine-tuning; merged into the weights wherever a model is written."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(32.0, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: list[str] | Literal["all-linear"] = "all-linear"
 
 
 class OptimConfig(Strict):
     """AdamW with warm-up and a cosine to a floor. The step size is the same for every parameter."""
 
-    lr: float = Field(5e-5, gt=0)  # the R1 report's SFT
-    floor: float = Field(0.1, ge=0, le=1)  # last learning rate as a share of `lr`: 5e-5 to 5e-6 in the report
+    lr: float = Field(default=5e-5, gt=0)  # the R1 report's SFT
+    floor: float = Field(default=0.1, ge=0, le=1)  # last learning rate as a share of `lr`: 5e-5 to 5e-6 in the report
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(0.03, ge=0)  # share of all steps where below 1, else number of steps
+    warmup: float = Field(default=0.03, ge=0)  # share of all steps where below 1, else number of steps
     betas: tuple[float, float] = (0.9, 0.95)
-    epsilon: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
 
 
 class ModelConfig(Strict):
@@ -43,26 +43,26 @@ class ModelConfig(Strict):
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
     # Tokens that go through the model at once (shared prefixes counted once): what bounds the memory of a step.
-    micro_batch_tokens: int = Field(2048, ge=1)
-    logprob_chunk: int = Field(256, ge=1)  # positions whose logits exist at once
+    micro_batch_tokens: int = Field(default=2048, ge=1)
+    logprob_chunk: int = Field(default=256, ge=1)  # positions whose logits exist at once
     fp32_head: bool = False  # logits in fp32: log-probs exact to 1e-5, at three times the cost of the head on a CPU
     device: str = "auto"
     fsdp: bool = True  # with torchrun: shard weights and optimizer (FSDP2); false: every rank holds all of them
 
 
 class CheckpointConfig(Strict):
-    every: int = Field(5, ge=0)  # steps between checkpoints that a killed run goes on from; 0: only at the end
-    keep_last: int = Field(1, ge=1)
+    every: int = Field(default=5, ge=0)  # steps between checkpoints that a killed run goes on from; 0: only at the end
+    keep_last: int = Field(default=1, ge=1)
     keep_best: bool = True
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the finished model; checkpoints are always fp32
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the finished model; auto: as the model it started from
 
 
 class Mixture(Strict):
     """One corpus in a mixture."""
 
     corpus: str  # name or name@version
-    weight: float = Field(1.0, gt=0)  # multiplies the loss of its rows
-    share: float = Field(1.0, gt=0)  # rows taken an epoch, as a share of the corpus; above 1 repeats rows
+    weight: float = Field(default=1.0, gt=0)  # multiplies the loss of its rows
+    share: float = Field(default=1.0, gt=0)  # rows taken an epoch, as a share of the corpus; above 1 repeats rows
 
 
 class SFTConfig(Strict):
@@ -73,9 +73,9 @@ class SFTConfig(Strict):
     corpus: str | list[Mixture]  # name, name@version, or a mixture
     domain_weights: dict[str, float] = {}  # multiplies the loss of the rows of a domain
     order: Literal["random", "difficulty"] = "random"  # difficulty: easy first, in the first epoch
-    epochs: float = Field(1.0, gt=0)  # the report trains 2-3
-    batch_size: int = Field(16, ge=1)  # examples a step
-    max_length: int = Field(4096, ge=2)  # tokens of prompt and completion
+    epochs: float = Field(default=1.0, gt=0)  # the report trains 2-3
+    batch_size: int = Field(default=16, ge=1)  # examples a step
+    max_length: int = Field(default=4096, ge=2)  # tokens of prompt and completion
     too_long: Literal["truncate", "skip", "fail"] = "skip"
     sort_by_length: bool = False  # batches of like lengths: with the tree layout nothing is padded, so it saves nothing
     seed: int = 0
@@ -90,8 +90,8 @@ class DistillConfig(SFTConfig):
     name: str = "distill"
     teacher: str
     kind: Literal["forward", "reverse"] = "forward"
-    mix: float = Field(0.0, ge=0, le=1)  # share of the plain SFT loss in the whole
-    temperature: float = Field(1.0, gt=0)
+    mix: float = Field(default=0.0, ge=0, le=1)  # share of the plain SFT loss in the whole
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class RewardComponent(Strict):
@@ -105,13 +105,15 @@ class LossConfig(Strict):
     """The GRPO objective; see `curate.train.losses.policy_loss` for the formulas."""
 
     normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    clip_low: float = Field(0.2, ge=0, lt=1)
-    clip_high: float = Field(0.2, ge=0)
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
+    clip_high: float = Field(default=0.2, ge=0)
     ratio: Literal["token", "sequence"] = "token"
-    beta: float = Field(0.0, ge=0)  # 0 loads no reference; the report's R1-Zero: 0.001
+    beta: float = Field(default=0.0, ge=0)  # 0 loads no reference; the report's R1-Zero: 0.001
     kl: Literal["k1", "k2", "k3"] = "k3"
-    reference_every: int = Field(0, ge=0)  # steps between replacements of the reference (the report: 400); 0: never
-    sampler_cap: float | None = Field(2.0, gt=0)  # truncated importance sampling; null: no correction
+    reference_every: int = Field(
+        default=0, ge=0
+    )  # steps between replacements of the reference (the report: 400); 0: never
+    sampler_cap: float | None = Field(default=2.0, gt=0)  # truncated importance sampling; null: no correction
     advantage: Literal["group", "batch", "none"] = "group"
     ddof: Literal[0, 1] = 1
     mask_truncated: bool = False  # rows cut off by the length limit get no gradient (they stay in the group's mean)
@@ -120,19 +122,19 @@ class LossConfig(Strict):
 class TrainSampling(Strict):
     """How rollouts are sampled. Truncated sampling (top_p, top_k) is left out: its log-probs are not the policy's."""
 
-    temperature: float = Field(1.0, gt=0)
-    max_tokens: int = Field(256, ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=256, ge=1)
     stop: list[str] = []
 
 
 class EvalConfig(Strict):
     """pass@1, pass@k and cons@k on held-out problems while training runs."""
 
-    every: int = Field(0, ge=0)  # steps; 0: never
-    samples: int = Field(4, ge=1)
-    temperature: float = Field(0.6, ge=0)  # the report's
-    top_p: float = Field(0.95, gt=0, le=1)
-    patience: int = Field(0, ge=0)  # stop when pass@1 has not risen for so many evaluations; 0: never
+    every: int = Field(default=0, ge=0)  # steps; 0: never
+    samples: int = Field(default=4, ge=1)
+    temperature: float = Field(default=0.6, ge=0)  # the report's
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    patience: int = Field(default=0, ge=0)  # stop when pass@1 has not risen for so many evaluations; 0: never
 
 
 class GRPOConfig(Strict):
@@ -142,12 +144,12 @@ class GRPOConfig(Strict):
     model: str  # directory in Hugging Face format
     template: str = "r1-zero"
     form: str = "r1-zero"
-    steps: int = Field(100, ge=1)  # rollout rounds; each makes mini_batches * epochs optimizer steps
-    prompts: int = Field(16, ge=1)  # problems a round (the report: 32)
-    samples: int = Field(8, ge=2)  # completions a problem (the report: 16)
-    mini_batches: int = Field(1, ge=1)  # optimizer steps a round (the report: 16)
-    epochs: int = Field(1, ge=1)  # passes over a round
-    dynamic_sampling: Annotated[int, Field(ge=0)] = 0  # fresh rounds for groups of equal rewards, at most; 0: off (DAPO)
+    steps: int = Field(default=100, ge=1)  # rollout rounds; each makes mini_batches * epochs optimizer steps
+    prompts: int = Field(default=16, ge=1)  # problems a round (the report: 32)
+    samples: int = Field(default=8, ge=2)  # completions a problem (the report: 16)
+    mini_batches: int = Field(default=1, ge=1)  # optimizer steps a round (the report: 16)
+    epochs: int = Field(default=1, ge=1)  # passes over a round
+    dynamic_sampling: Annotated[int, Field(ge=0)] = 0  # fresh rounds at most for groups of equal rewards (DAPO); 0: off
     rewards: dict[str, float | RewardComponent] = {"accuracy": 1.0, "format": 0.2}
     sampling: TrainSampling = TrainSampling()
     loss: LossConfig = LossConfig()
@@ -155,7 +157,7 @@ class GRPOConfig(Strict):
     compute: ModelConfig = ModelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvalConfig = EvalConfig()
-    show_every: int = Field(0, ge=0)  # steps between completions shown
+    show_every: int = Field(default=0, ge=0)  # steps between completions shown
     keep_tokens: bool = True  # token ids and log-probs stay in the traces of finished steps
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
     seed: int = 0

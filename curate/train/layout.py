@@ -83,7 +83,7 @@ def tree_layout(sequences: Sequence[Sequence_]) -> Layout:
     prompts: dict[tuple[int, ...], list[int]] = {}
     for i, sequence in enumerate(sequences):
         prompts.setdefault(tuple(sequence.prompt), []).append(i)
-    shared = common_prefix([p for p in prompts])
+    shared = common_prefix(list(prompts))
     shared = shared if len(prompts) > 1 and shared >= MIN_SHARED else 0
 
     ids: list[int] = []
@@ -186,21 +186,22 @@ def padded_layout(sequences: Sequence[Sequence_], *, side: str = "right", pad: i
 
 
 def micro_batches(sequences: Sequence[Sequence_], limit: int) -> list[list[int]]:
-    """Indices of the sequences, cut so that each cut holds at most about `limit` tokens with shared prompts counted once.
+    """Indices of the sequences, cut so that each cut holds at most `limit` tokens, shared beginnings counted once.
 
     Neighbours stay neighbours, so completions of one prompt that stand together are computed together. A sequence
     longer than the limit is a micro-batch of its own.
     """
     cuts: list[list[int]] = []
-    used, seen = 0, set[tuple[int, ...]]()
+    prompts: dict[tuple[int, ...], None] = {}
+    own, shared = 0, 0  # tokens of completions; length of the beginning that all prompts of the cut share
     for i, sequence in enumerate(sequences):
         prompt = tuple(sequence.prompt)
-        cost = len(sequence.completion) + (0 if prompt in seen else len(prompt))
-        if not cuts or used + cost > limit:
+        own += len(sequence.completion)
+        shared = common_prefix([prompt, next(iter(prompts))[:shared]]) if prompts else len(prompt)
+        prompts[prompt] = None
+        cost = own + shared + sum(len(p) - shared for p in prompts)
+        if not cuts or cost > limit:
             cuts.append([])
-            used, seen = 0, set()
-            cost = len(sequence.completion) + len(prompt)
+            prompts, own, shared = {prompt: None}, len(sequence.completion), len(prompt)
         cuts[-1].append(i)
-        seen.add(prompt)
-        used += cost
     return cuts

@@ -121,7 +121,7 @@ def policy_loss(
 
     r_t = pi_theta / pi_old of a token, or with `ratio="sequence"` exp of the mean log-ratio of its row (GSPO, eq. 7).
     `clip_high > clip_low` is DAPO's clip-higher. `sampler_cap` C corrects that the engine's probabilities differ from
-    the trainer's by the detached factor c_t = min(pi_old / pi_sampler, C), truncated importance sampling; None: c_t = 1.
+    the trainer's by the detached c_t = min(pi_old / pi_sampler, C), truncated importance sampling; None: c_t = 1.
     Rows of weight 0 get exactly zero gradient, whatever their log-probs hold.
     """
     import torch

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from curate.train.world import World
+
 
 class Policy:
     """A model, how it is computed, and its log-probs. `module` is what an optimizer or FSDP takes."""
@@ -52,12 +54,18 @@ class Policy:
         made = tree_layout(sequences) if self.layout == "tree" else padded_layout(sequences)
         return made.to(self.device)
 
-    def cut(self, sequences: Sequence[Sequence_]) -> list[list[int]]:
-        """Indices of the sequences in micro-batches."""
-        return micro_batches(sequences, self.compute.micro_batch_tokens)
+    def cut(self, sequences: Sequence[Sequence_], world: World | None = None) -> list[list[int]]:
+        """Indices of the sequences in micro-batches.
+
+        With sharded weights every rank must make as many calls of the model: those that run out add empty ones.
+        """
+        cuts = micro_batches(sequences, self.compute.micro_batch_tokens)
+        if world and world.sharded:
+            cuts += [[] for _ in range(max(world.gather(len(cuts))) - len(cuts))]
+        return cuts
 
     def logprobs(self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
-        """`[N]` log-probs of the completion tokens with gradient, and their positions' entropies (zeros if not asked)."""
+        """`[N]` log-probs of the completion tokens with gradient, and `[N]` entropies (zeros if not asked)."""
         return self.module(layout, temperature, entropy)
 
     def hidden(self, layout: Layout) -> Tensor:
@@ -166,7 +174,7 @@ def fast_bf16(device: Any) -> bool:
     if device.type == "cpu":
         capabilities = torch.backends.cpu.get_cpu_capability()
         flags = _cpu_flags()
-        return "AVX512" in capabilities and ("avx512_bf16" in flags or "amx_bf16" in flags) or "bf16" in flags
+        return ("AVX512" in capabilities and bool({"avx512_bf16", "amx_bf16"} & flags)) or "bf16" in flags
     return False
 
 
@@ -208,6 +216,100 @@ def load_policy(path: str | Path, compute: ModelConfig, *, device: str | None = 
     model.config.use_cache = False
     model.train()
     return Policy(model, compute, device=device), tokenizer
+
+
+def stored_dtype(path: str | Path) -> str:
+    """The dtype that the weights in a directory have, as its config says."""
+    import json
+
+    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    found = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return found if found in ("float32", "bfloat16") else "bfloat16"
+
+
+def weights(policy: Policy, dtype: Any = None) -> dict[str, Tensor]:
+    """All weights by their names in the model, on the CPU, adapters merged. Sharded: every rank must call."""
+    model, config = policy.model, policy.compute
+    state: dict[str, Any]
+    if any(hasattr(p, "full_tensor") for p in model.parameters()):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        state = dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+    else:
+        state = model.state_dict()
+    if config.lora:
+        state = merged(model, state)
+    return {k: v.detach().to("cpu", dtype if v.is_floating_point() and dtype else v.dtype) for k, v in state.items()}
+
+
+def trained_state(policy: Policy, optimizer: Any) -> dict[str, Any]:
+    """What resuming needs beside the model: the optimizer, and adapters as they are. Every rank must call."""
+    names = {id(p): name for name, p in policy.model.named_parameters()}
+
+    def whole(value: Any) -> Any:
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
+        return value.detach().cpu() if hasattr(value, "detach") else value
+
+    state = {
+        names[id(p)]: {key: whole(value) for key, value in optimizer.state[p].items()}
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p in optimizer.state
+    }
+    lora = policy.compute.lora is not None
+    adapters = {n: whole(p) for n, p in policy.model.named_parameters() if lora and p.requires_grad}
+    return {"optimizer": state, "adapters": adapters}
+
+
+def restore(policy: Policy, optimizer: Any, state: dict[str, Any]) -> None:
+    """Put back what `trained_state` took, also onto another number of ranks."""
+    import torch
+
+    def placed(value: Any, like: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or value.shape != like.shape:
+            return value
+        if hasattr(like, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+        return value.to(like.device)
+
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if name in state["adapters"]:
+                parameter.copy_(placed(state["adapters"][name], parameter))
+            if name in state["optimizer"]:
+                optimizer.state[parameter] = {k: placed(v, parameter) for k, v in state["optimizer"][name].items()}
+
+
+def merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a peft model with each adapter added to what it adapts: W + scale B A. The model is left alone."""
+    plain: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if ".lora_" not in name:
+            plain[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = value
+    for name, layer in model.named_modules():
+        if hasattr(layer, "get_delta_weight") and hasattr(layer, "lora_A"):
+            key = name.removeprefix("base_model.model.") + ".weight"
+            plain[key] = plain[key] + layer.get_delta_weight("default").detach().to(plain[key].device)
+    return plain
+
+
+def write_model(policy: Policy, tokenizer: Any, path: Path, dtype: str, state: dict[str, Tensor] | None = None) -> None:
+    """The model as `transformers` and vLLM load it: config, safetensors, tokenizer."""
+    import torch
+
+    kind = getattr(torch, dtype)
+    model = base(policy.model)
+    state = weights(policy, kind) if state is None else {k: v.to(kind) for k, v in state.items()}
+    before, cache = model.config.dtype, model.config.use_cache
+    try:
+        model.config.dtype, model.config.use_cache = kind, True
+        with quiet():
+            model.save_pretrained(path, state_dict=state)
+            tokenizer.save_pretrained(path)
+    finally:
+        model.config.dtype, model.config.use_cache = before, cache
 
 
 @contextlib.contextmanager

@@ -1,0 +1,164 @@
+"""Checkpoints: a model in Hugging Face format, and beside it what a killed run needs to go on.
+
+    <warehouse>/checkpoints/<run_id>/step-000012/model/      config.json, *.safetensors, tokenizer
+                                                 trainer.pt  optimizer, random states, position
+                                     best/                   the model of the best evaluation
+                                     model/                  the finished model
+                                     result.json             written last: the run is done
+
+Everything is written beside, fsynced and renamed, so that what has its name is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from curate.warehouse.store import disk_errors, fsync_dir
+
+STEP = "step-"
+
+
+@dataclass
+class TrainResult:
+    """What a training run made."""
+
+    model_path: Path
+    run_id: str
+    steps: int  # optimizer steps
+    skipped: bool = False  # the run was finished before
+    resumed_from: int = 0  # steps that were there when this call began
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last step
+    counts: dict[str, int] = field(default_factory=dict)  # examples, tokens, too long, ...
+    best_path: Path | None = None
+
+
+def write_whole(target: Path, write: Callable[[Path], None]) -> Path:
+    """`target` as a directory that `write` filled, whole or not at all; what had the name before is replaced."""
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.parent / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            beside.mkdir()
+            write(beside)
+            for path in sorted(beside.rglob("*")):
+                if path.is_file():
+                    with open(path, "rb") as handle:
+                        os.fsync(handle.fileno())
+                else:
+                    fsync_dir(path)
+            fsync_dir(beside)
+            if target.exists():
+                old = target.parent / f".{target.name}.old-{uuid.uuid4().hex[:8]}"
+                os.rename(target, old)
+                os.rename(beside, target)
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                os.rename(beside, target)
+            fsync_dir(target.parent)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return target
+
+
+class Checkpoints:
+    """The checkpoints of one run."""
+
+    def __init__(self, root: Path, run_id: str, keep_last: int = 1) -> None:
+        self.path = root / "checkpoints" / run_id
+        self.keep_last = keep_last
+
+    def steps(self) -> list[int]:
+        """Steps that have a whole checkpoint, in order."""
+        names = [p.name for p in self.path.glob(f"{STEP}*") if (p / "trainer.pt").exists()]
+        return sorted(int(name.removeprefix(STEP)) for name in names)
+
+    def directory(self, step: int) -> Path:
+        return self.path / f"{STEP}{step:06d}"
+
+    def save(self, step: int, write_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
+        """Write step `step` and drop what `keep_last` no longer covers."""
+        import torch
+
+        def write(beside: Path) -> None:
+            write_model(beside / "model")
+            torch.save(state, beside / "trainer.pt")
+
+        made = write_whole(self.directory(step), write)
+        for old in self.steps()[: -self.keep_last]:
+            shutil.rmtree(self.directory(old), ignore_errors=True)
+        self._sweep()
+        return made
+
+    def load(self, step: int) -> dict[str, Any]:
+        """The state that stands beside the model of a step."""
+        import torch
+
+        return torch.load(self.directory(step) / "trainer.pt", map_location="cpu", weights_only=False)
+
+    def save_best(self, write_model: Callable[[Path], None]) -> Path:
+        return write_whole(self.path / "best", write_model)
+
+    def finish(self, write_model: Callable[[Path], None], result: TrainResult) -> TrainResult:
+        """The finished model, then the mark that the run is done; what only resuming needed goes."""
+        result.model_path = write_whole(self.path / "model", write_model)
+        text = json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}, indent=1)
+        beside = self.path / f".result.{os.getpid()}"
+        with open(beside, "w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.rename(beside, self.path / "result.json")
+        fsync_dir(self.path)
+        for step in self.steps():
+            shutil.rmtree(self.directory(step), ignore_errors=True)
+        self._sweep()
+        return result
+
+    def finished(self) -> TrainResult | None:
+        """The result of a run that is done, with `skipped` set; None where it is not."""
+        try:
+            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        model, best = self.path / "model", self.path / "best"  # the warehouse may have moved
+        if not (model / "config.json").exists():
+            return None
+        found.update(model_path=model, best_path=best if best.exists() else None, skipped=True)
+        return TrainResult(**found)
+
+    def _sweep(self) -> None:
+        """What a killed write left."""
+        for path in self.path.glob(".*"):
+            if path.is_dir() and not _alive(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(name: str) -> bool:
+    """Whether the process that writes `.name.<pid>-<random>` is still there."""
+    pid = name.rsplit(".", 1)[-1].split("-", 1)[0]
+    return pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
+
+
+def random_state() -> dict[str, Any]:
+    """The states of the generators that training draws from."""
+    import torch
+
+    state: dict[str, Any] = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    import torch
+
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

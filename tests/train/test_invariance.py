@@ -1,0 +1,160 @@
+"""How a batch is laid out and cut up changes no gradient: to 1e-10 in float64."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from curate.train.advantages import group_advantages  # noqa: E402
+from curate.train.layout import Sequence_, padded_layout, tree_layout  # noqa: E402
+from curate.train.losses import PolicyTokens, policy_loss, row_weights  # noqa: E402
+from tests.train.conftest import policy_of  # noqa: E402
+
+ADVANTAGES = torch.tensor([1.0, -0.5, 0.3, 0.8, -1.0, 0.4, 0.7, -0.2], dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_dir: Path) -> Any:
+    return policy_of(tiny_dir)
+
+
+def gradients(policy: Any, sequences: list[Sequence_], cuts: list[list[int]], lay: Any, normalisation: str) -> Any:
+    """Loss and gradients of the clipped objective with KL, where old and reference log-probs are made up."""
+    policy.model.zero_grad()
+    lengths = torch.tensor([len(s.completion) for s in sequences])
+    weights = row_weights(lengths, torch.ones(len(sequences), dtype=torch.bool), normalisation, 16)  # type: ignore[arg-type]
+    starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    old = torch.randn(int(lengths.sum()), generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.2
+    total = 0.0
+    for cut in cuts:
+        layout = lay([sequences[i] for i in cut])
+        new, _ = policy.logprobs(layout)
+        # the position of each token within its row, whatever the order in which the layout put the rows
+        within = torch.cat([torch.arange(int((layout.row == r).sum())) for r in layout.row.unique_consecutive()])
+        shift = old[starts[torch.tensor(cut)][layout.row] + within]
+        tokens = PolicyTokens(
+            new, layout.row, ADVANTAGES[cut], weights[cut], old=new.detach() - shift, ref=new.detach() + shift
+        )
+        part = policy_loss(tokens, beta=0.1).loss
+        part.backward()
+        total += part.item()
+    return total, {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+
+
+def same(a: Any, b: Any, tolerance: float = 1e-10) -> None:
+    assert a[0] == pytest.approx(b[0], abs=tolerance)
+    assert a[1].keys() == b[1].keys()
+    assert max(float(g.abs().max()) for g in b[1].values()) > 1e-3, "a test on zero gradients proves nothing"
+    for name, gradient in a[1].items():
+        assert torch.allclose(gradient, b[1][name], rtol=0, atol=tolerance), name
+
+
+SINGLE = [[i] for i in range(8)]
+CUTS = {
+    "8x1": SINGLE,
+    "2x4": [[0, 1, 2, 3], [4, 5, 6, 7]],
+    "1x8": [list(range(8))],
+    "ragged": [[0], [1, 2, 3, 4, 5], [6, 7]],
+}
+LAYOUTS = {
+    "tree": tree_layout,
+    "right padding": padded_layout,
+    "left padding": lambda s: padded_layout(s, side="left"),
+}
+
+
+@pytest.mark.parametrize("normalisation", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("cut", CUTS)
+def test_cutting_and_layout_change_no_gradient(
+    policy: Any, sequences: list[Sequence_], cut: str, layout: str, normalisation: str
+) -> None:
+    policy.model.set_attn_implementation("sdpa")
+    plain = gradients(policy, sequences, SINGLE, padded_layout, normalisation)  # one sequence a call: no padding at all
+    policy.model.set_attn_implementation("curate_tree" if layout == "tree" else "sdpa")
+    same(gradients(policy, sequences, CUTS[cut], LAYOUTS[layout], normalisation), plain)
+
+
+@pytest.mark.parametrize("way", ["matmul_attention", "sdpa_attention"])
+def test_both_ways_of_tree_attention_equal_plain_attention(
+    policy: Any, sequences: list[Sequence_], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train import attention
+
+    policy.model.set_attn_implementation("sdpa")
+    plain = gradients(policy, sequences, SINGLE, padded_layout, "dapo")
+    policy.model.set_attn_implementation("curate_tree")
+    monkeypatch.setattr(attention, "matmul_attention", getattr(attention, way))
+    same(gradients(policy, sequences, CUTS["1x8"], tree_layout, "dapo"), plain)
+
+
+def test_a_tree_computes_shared_tokens_once(sequences: list[Sequence_]) -> None:
+    layout = tree_layout(sequences)
+    # the head once, three tails, and each completion without its last token, which predicts nothing
+    assert layout.tokens == 12 + (5 + 2 + 9) + sum(len(s.completion) - 1 for s in sequences)
+    assert padded_layout(sequences).tokens == 8 * max(len(s.prompt) + len(s.completion) for s in sequences)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [Sequence_([5], [6])],
+        [Sequence_([5, 6, 7], [8])] * 3,  # the same prompt and one-token completions: no segment below the prompt
+        [Sequence_([5, 6], [7, 8]), Sequence_([5, 6], [7, 8])],
+        [
+            Sequence_(list(range(10, 20)), [7, 8]),
+            Sequence_(list(range(10, 18)), [9, 4, 5]),
+        ],  # one prompt begins the other
+        [Sequence_([5, 6], [7, 8]), Sequence_([9], [4, 5, 6])],
+        [Sequence_([5, 6], []), Sequence_([5, 6], [7, 8, 9])],
+    ],
+)
+def test_odd_shapes(policy: Any, odd: list[Sequence_]) -> None:
+    policy.model.set_attn_implementation("curate_tree")
+    tree = tree_layout(odd)
+    values = policy.logprobs(tree)[0]
+    policy.model.set_attn_implementation("sdpa")
+    plain = padded_layout(odd)
+    expected = policy.logprobs(plain)[0]
+    for row in range(len(odd)):
+        assert torch.allclose(values[tree.row == row], expected[plain.row == row], atol=1e-12)
+        assert tree.target[tree.row == row].tolist() == list(odd[row].completion)
+
+
+def test_an_empty_prompt_is_refused() -> None:
+    with pytest.raises(ValueError, match="prompt without tokens"):
+        tree_layout([Sequence_([], [1, 2])])
+
+
+def test_gradient_checkpointing_changes_nothing(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+    plain = gradients(policy_of(tiny_dir), sequences, CUTS["2x4"], tree_layout, "grpo")
+    same(
+        gradients(policy_of(tiny_dir, gradient_checkpointing=True), sequences, CUTS["2x4"], tree_layout, "grpo"), plain
+    )
+
+
+def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[Sequence_]) -> None:
+    policy.model.set_attn_implementation("curate_tree")
+    policy.model.zero_grad()
+    layout = tree_layout(sequences[:3])
+    advantage = group_advantages(torch.tensor([0.1, 0.1, 0.1]), torch.tensor([0, 0, 0]))
+    weight = row_weights(torch.tensor([3, 1, 9]), torch.ones(3, dtype=torch.bool))
+    policy_loss(PolicyTokens(policy.logprobs(layout)[0], layout.row, advantage, weight)).loss.backward()
+    assert all(float(p.grad.abs().max()) == 0.0 for p in policy.model.parameters() if p.grad is not None)
+
+
+def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> None:
+    from curate.train.layout import micro_batches
+
+    for limit in (1, 30, 40, 60, 1000):
+        cuts = micro_batches(sequences, limit)
+        assert [i for cut in cuts for i in cut] == list(range(8))
+        for cut in cuts:
+            held = tree_layout([sequences[i] for i in cut]).tokens
+            assert held <= limit or len(cut) == 1
+    assert len(micro_batches(sequences, 1)) == 8
+    assert len(micro_batches(sequences, 1000)) == 1
