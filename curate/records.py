@@ -46,7 +46,10 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is sampled. `top_k = 0` and `top_p = 1` mean no truncation."""
+    """How a completion is sampled. `top_k = 0` and `top_p = 1` mean no truncation.
+
+    A completion ends with the first of the `stop` strings, which stays in its text (`</answer>` closes a form).
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0

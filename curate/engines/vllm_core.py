@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, cast
 
+from curate.engines.base import model_length
 from curate.engines.child import Done, Job
 from curate.records import Completion, Request
 
@@ -51,6 +52,11 @@ class VllmCore:
         if self.cpu:
             size = config["memory"] or min(CPU_CACHE_MAX, CPU_SHARE * free_cpu_memory() / GIB)
             chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": int(size * GIB)}
+            # A prompt prefilled in two steps makes vLLM set a seeded generator back, which a CPU generator cannot.
+            chosen |= {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(4096, config["max_model_len"] or model_length(model_dir)),
+            }
         elif config["memory"]:
             chosen["kv_cache_memory_bytes"] = int(config["memory"] * GIB)
         else:
