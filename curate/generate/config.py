@@ -22,7 +22,7 @@ class SamplingConfig(Config):
 
 
 class ExamplesConfig(Config):
-    """Worked examples shown before the question: the first `count` problems, by id, that have a solution."""
+    """Worked examples shown before the question: the first `count` training problems, by id, that have a solution."""
 
     problems: str | ProblemsConfig
     count: int = Field(3, ge=1)

@@ -19,7 +19,7 @@ from curate.progress import Task, duration, say, task
 from curate.records import Completion, Request, Sampling
 from curate.warehouse import Version
 from curate.warehouse.chunks import ChunkLog, Family, Key
-from curate.warehouse.identity import digest, family_id, request_seed, trace_id
+from curate.warehouse.identity import digest, family_id, frame_digest, request_seed, trace_id
 from curate.warehouse.store import now
 
 if TYPE_CHECKING:
@@ -89,10 +89,14 @@ def make_plan(config: GenerateConfig, context: Context) -> Plan:
         from curate.prompts.render import Example, worked_completion
 
         shown = stored_problems(config.examples.problems, context).read().collect()
-        shown = shown.filter(pl.col("solution").is_not_null()).sort("problem_id").head(config.examples.count)
+        shown = (
+            shown.filter(pl.col("solution").is_not_null(), pl.col("split") == "train")
+            .sort("problem_id")
+            .head(config.examples.count)
+        )
         if len(shown) < config.examples.count:
             raise UsageError(
-                f"examples: {config.examples.count} were asked for and {len(shown)} problems have a worked solution"
+                f"examples: {config.examples.count} were asked for and {len(shown)} training problems have a worked solution"
             )
         examples = tuple(
             Example(row["question"], worked_completion(Problem(**row), form)) for row in shown.iter_rows(named=True)
@@ -129,8 +133,9 @@ def stored_problems(problems: Any, context: Context, name: str | None = None) ->
     for line in report.lines():
         say(f"  {line}")
     name = name or "-".join(dict.fromkeys(str(s["source"]).replace(":", ".") for s in problems.sources))
-    key = frame.hash_rows(1, 2, 3, 4).to_list()
-    return context.warehouse.write("problems", name, frame, key=key, config=problems.model_dump(mode="json"))
+    return context.warehouse.write(
+        "problems", name, frame, key=frame_digest(frame), config=problems.model_dump(mode="json")
+    )
 
 
 def run(config: GenerateConfig, context: Context) -> JobResult:
@@ -262,6 +267,7 @@ class _Worker:
             if first is None:  # all was replayed or is with others: no model needs to start
                 return
             self._start_engine()
+            bar.started = time.monotonic()  # rates are of sampling, not of starting the engine
             completions = self.engine.generate(itertools.chain([first], requests))
         for completion in completions:
             self._finished(completion, bar)
@@ -316,6 +322,8 @@ class _Worker:
             model = self.plan.model
             assert model is not None
             self.engine = self.context.engine.get(self.config.engine, model.path, model.hash)
+            if hasattr(self.engine, "wait_ready"):
+                self.engine.wait_ready()
 
     def _solutions(self, requests: Iterator[Request]) -> Iterator[Completion]:
         from curate.generate import get_recipe

@@ -10,15 +10,26 @@ import json
 import subprocess
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import curate
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 def digest(*parts: Any) -> str:
     """Hash of the parts, each anything JSON can hold; keys are sorted, so order of a mapping does not matter."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def frame_digest(frame: pl.DataFrame) -> str:
+    """Hash of the rows of a frame, in their order; the same on every machine and with every version of Polars."""
+    result = hashlib.blake2b(json.dumps(frame.columns).encode(), digest_size=16)
+    for part in frame.iter_slices(50_000):
+        result.update(part.write_ndjson().encode())
+    return result.hexdigest()
 
 
 def family_id(
