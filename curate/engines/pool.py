@@ -156,7 +156,6 @@ class PooledEngine(ModelDirectory):
         dead = self._children[index]
         words = dead.last_words()
         pending = list(dead.in_flight.values())
-        print(why, words)
         dead.close(0)
         self._deaths += 1
         if self._deaths > RESTARTS:
