@@ -7,6 +7,7 @@ the same question with another reference, other spacing or other case never stan
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import polars as pl
 
@@ -32,16 +33,17 @@ def add_problem_id(frame: pl.DataFrame) -> pl.DataFrame:
     Question and reference are compared in Unicode NFC with Unix line ends and without surrounding white space.
     `identity` is what of the metadata decides the answer (a source sets it; it is left out where null).
     """
+    hashed = frame.with_columns(canonical(frame["question"]), canonical(frame["reference"]))
     parts = [
-        _canonical(pl.col("question")),
-        _canonical(pl.col("reference")),
+        pl.col("question"),
+        pl.col("reference"),
         pl.col("verifier"),
         pl.col("choices").list.eval(_framed(pl.element())).list.join(""),
         pl.col("tests"),
         pl.col("identity"),
     ]
     # Each part says its length, so that no two contents make one text.
-    content = frame.select(pl.concat_str([_framed(part) for part in parts]).alias("content"))["content"]
+    content = hashed.select(pl.concat_str([_framed(part) for part in parts]).alias("content"))["content"]
     return frame.with_columns(pl.Series("problem_id", _hashes(content, size=16), dtype=pl.String))
 
 
@@ -54,8 +56,8 @@ def add_split(frame: pl.DataFrame, held_out: float | int, salt: str = "") -> tup
     `salt` draws another split. The frame needs `question`, `source`, and `same_as` (the question in the words by which
     it is compared with others; null: `question` itself).
     """
-    key = frame.select(normalised(pl.coalesce("same_as", "question")).alias("k"))["k"]
-    frame = frame.with_columns(pl.Series("key", _hashes(salt + key, size=16), dtype=pl.String))
+    key = salt + normalised(frame.select(pl.coalesce("same_as", "question")).to_series())
+    frame = frame.with_columns(pl.Series("key", _hashes(key, size=16), dtype=pl.String))
     free = pl.col("split").is_null()
     if isinstance(held_out, float):
         share = pl.col("key").str.slice(0, _BITS // 4).str.to_integer(base=16) / 2.0**_BITS
@@ -73,14 +75,29 @@ def add_split(frame: pl.DataFrame, held_out: float | int, salt: str = "") -> tup
     return frame.drop("key"), moved
 
 
-def normalised(question: pl.Expr) -> pl.Expr:
-    """The question as it is compared with others: Unicode NFKC, lower case, white space collapsed."""
-    return question.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"\s+", " ").str.strip_chars()
+def normalised(texts: pl.Series) -> pl.Series:
+    """Questions as they are compared with one another: Unicode NFKC, lower case, white space collapsed."""
+    texts = _changed(texts, _not_ascii(texts), lambda some: some.str.normalize("NFKC"))
+    ragged = texts.str.contains(r"\s\s|[^\S ]")
+    texts = _changed(texts, ragged, lambda some: some.str.replace_all(r"\s+", " "))
+    return texts.str.to_lowercase().str.strip_chars()
 
 
-def _canonical(text: pl.Expr) -> pl.Expr:
-    unix = text.str.replace_all("\r\n", "\n", literal=True).str.replace_all("\r", "\n", literal=True)
-    return unix.str.normalize("NFC").str.strip_chars()
+def canonical(texts: pl.Series) -> pl.Series:
+    """Texts as they are hashed: Unicode NFC, Unix line ends, no white space around."""
+    texts = _changed(texts, _not_ascii(texts), lambda some: some.str.normalize("NFC"))
+    unix = texts.str.replace_all("\r\n", "\n", literal=True).str.replace_all("\r", "\n", literal=True)
+    return unix.str.strip_chars()
+
+
+def _changed(texts: pl.Series, where: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
+    """Texts with some of them changed. Most are plain ASCII, and the dear operations would not change those."""
+    rows = where.fill_null(False).arg_true()
+    return texts.clone().scatter(rows, change(texts.gather(rows))) if len(rows) else texts
+
+
+def _not_ascii(texts: pl.Series) -> pl.Series:
+    return texts.str.len_bytes() != texts.str.len_chars()
 
 
 def _framed(text: pl.Expr) -> pl.Expr:
