@@ -17,7 +17,7 @@ from curate.errors import UsageError
 from curate.problems.base import Source
 from curate.problems.solutions import contradicted, worked_solution
 
-# They draw from Python sets of text, so that every process would make other problems from one seed (0.1.25).
+# They draw from Python sets of text or from the global generator: every process would make other problems (0.1.25).
 UNSTABLE = frozenset({"isomorphic_strings", "list_functions"})
 
 # Questions in Chinese; fields are those of the entry's metadata. Other generators keep their question inside a request.
