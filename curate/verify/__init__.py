@@ -11,15 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from curate.records import Problem, Verdict
+from curate.verify.command import cli_verify
+from curate.verify.consensus import Cluster, clusters, largest_cluster
 from curate.verify.extract import THINK, find_answer
 from curate.verify.pool import VerifierPool, default_pool
 from curate.verify.registry import REGISTRY, verifier_named, versions
 
 __all__ = [
     "REGISTRY",
+    "Cluster",
     "VerifierPool",
+    "cli_verify",
+    "clusters",
     "default_pool",
     "find_answer",
+    "largest_cluster",
     "verifier_named",
     "verify",
     "verify_answers",

@@ -17,7 +17,10 @@ from curate.verify.text import normal
 _STYLE = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*\*|__|[$`]")
 _WORD = r"(?:(?:option|choice|answer|选项|选择|选|答案|opción|choix|antwort|вариант|選択肢|보기)\s*[:：]?\s*)?"
 # A letter that stands for a choice: alone, in brackets, or followed by a mark and the text of the choice.
-_LETTER = re.compile(rf"^{_WORD}[(\[（【]?\s*([A-Za-z])\s*(?:[)\]）】]|[.:：、,，](?=\s|$|[^\d\w])|\s*[-–—]\s|\s*$|\s+(?=is\b|because\b))\s*(.*)$", re.I | re.S)
+_LETTER = re.compile(
+    rf"^{_WORD}[(\[（【]?\s*([A-Za-z])\s*(?:[)\]）】]|[.:：、,，](?=\s|$|[^\d\w])|\s*[-–—]\s|\s*$|\s+(?=is\b|because\b))\s*(.*)$",
+    re.I | re.S,
+)
 _JOINED = re.compile(r"\s*(?:,|;|/|&|\band\b|\bor\b|和|或|、|与)\s*", re.I)
 
 

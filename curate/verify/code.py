@@ -100,7 +100,8 @@ class CodeVerifier(Verifier):
         """All calls in one sandbox; what is returned is compared here."""
         cases = tests["cases"]
         asked = "".join(
-            json.dumps([tests["function"], encode(case["args"]), encode(case.get("kwargs", {}))]) + "\n" for case in cases
+            json.dumps([tests["function"], encode(case["args"]), encode(case.get("kwargs", {}))]) + "\n"
+            for case in cases
         )
         files = {"/tmp/solution.py": whole(program, tests), "/tmp/serve.py": SERVE}
         process = start(self.limits, files, ["/tmp/serve.py"], *(3 * [subprocess.PIPE]))
@@ -129,7 +130,13 @@ class CodeVerifier(Verifier):
         try:
             files = {"/tmp/solution.py": whole(program, tests), "/tmp/serve.py": SERVE}
             served = start(self.limits, files, ["/tmp/serve.py"], call[0], answer[1], subprocess.DEVNULL)
-            body = json.dumps({"word": word, "functions": tests["functions"], **{k: tests[k] for k in ("preamble", "code", "function")}})
+            body = json.dumps(
+                {
+                    "word": word,
+                    "functions": tests["functions"],
+                    **{k: tests[k] for k in ("preamble", "code", "function")},
+                }
+            )
             files = {"/tmp/tests.json": body, "/tmp/assert.py": ASSERT}
             asserting = start(self.limits, files, ["/tmp/assert.py"], answer[0], call[1], subprocess.PIPE)
         finally:
@@ -179,7 +186,9 @@ def read_tests(text: str) -> dict[str, Any]:
 def _from_lists(data: dict[str, Any]) -> dict[str, Any]:
     pairs = list(zip(data["inputs"], data["outputs"], strict=False))
     if data.get("fn_name"):
-        cases = [{"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out} for one, out in pairs]
+        cases = [
+            {"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out} for one, out in pairs
+        ]
         return {"type": "call", "function": data["fn_name"], "cases": cases}
     text = [["\n".join(map(str, side)) if isinstance(side, list) else str(side) for side in pair] for pair in pairs]
     return {"type": "stdio", "cases": [{"input": one, "output": out} for one, out in text]}
@@ -231,14 +240,18 @@ def same_result(expected: Any, given: Any) -> bool:
     if isinstance(expected, bool) or isinstance(given, bool) or expected is None or given is None:
         return expected is given
     if isinstance(expected, int | float) and isinstance(given, int | float):
-        return expected == given or (
-            isinstance(expected, float) or isinstance(given, float)
-        ) and math.isclose(expected, given, rel_tol=1e-6, abs_tol=1e-9)
+        return (
+            expected == given
+            or ((isinstance(expected, float) or isinstance(given, float))
+            and math.isclose(expected, given, rel_tol=1e-6, abs_tol=1e-9))
+        )
     if isinstance(expected, list | tuple) and isinstance(given, list | tuple):
         return len(expected) == len(given) and all(map(same_result, expected, given))
     if isinstance(expected, dict) and isinstance(given, dict):
         given = {str(key): value for key, value in given.items()}
-        return {str(k) for k in expected} == set(given) and all(same_result(v, given[str(k)]) for k, v in expected.items())
+        return {str(k) for k in expected} == set(given) and all(
+            same_result(v, given[str(k)]) for k, v in expected.items()
+        )
     if isinstance(expected, list) and isinstance(given, set | frozenset):
         return len(expected) == len(given) and all(any(same_result(e, g) for g in given) for e in expected)
     return type(expected) is type(given) and bool(expected == given)
@@ -250,7 +263,7 @@ def _last_line(stderr: bytes) -> str:
 
 
 # Values cross the pipe as JSON with the types that Python has and JSON lacks; nothing is ever unpickled.
-CODEC = '''
+CODEC = """
 def encode(v):
     if v is None or isinstance(v, (bool, str)): return v
     if isinstance(v, int): return v if abs(v) < 2**53 else {"i": hex(v)}
@@ -276,7 +289,7 @@ def decode(v):
     if k == "s": return set(decode(y) for y in x)
     if k == "d": return {decode(a): decode(b) for a, b in x}
     raise TypeError(k)
-'''
+"""
 _codec: dict[str, Any] = {}
 exec(CODEC, _codec)
 encode, decode = _codec["encode"], _codec["decode"]
@@ -284,7 +297,7 @@ encode, decode = _codec["encode"], _codec["decode"]
 # In the program's sandbox: load it, then answer calls. Its own prints go nowhere.
 SERVE = (
     CODEC
-    + '''
+    + """
 import json, os, sys
 calls, results = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
 null = os.open(os.devnull, os.O_RDWR)
@@ -304,13 +317,13 @@ for line in calls:
         reply = ["error", type(error).__name__]
     results.write(json.dumps(reply) + "\\n")
     results.flush()
-'''
+"""
 )
 
 # In the tests' sandbox: functions under test are calls over the pipe; says the secret word when all assertions held.
 ASSERT = (
     CODEC
-    + '''
+    + """
 import builtins, json, os, sys
 data = json.load(open("/tmp/tests.json"))
 replies, calls = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
@@ -335,5 +348,5 @@ for name in data["functions"]: space[name] = remote(name)
 exec(compile(data["code"], "tests.py", "exec"), space)
 if data["function"] and "check" in space: space["check"](space[data["function"]])
 sys.stderr.write("passed " + data["word"])
-'''
+"""
 )

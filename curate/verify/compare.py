@@ -13,7 +13,7 @@ from typing import Any
 
 from curate.verify.notation import Node, Unreadable
 from curate.verify.numbers import RELATIVE, Number, close, equal
-from curate.verify.value import TooLarge, Undefined, context, exact, identical, number, symbols
+from curate.verify.value import NoValue, TooLarge, Undefined, agree, context, exact, identical, number, symbols
 
 Piece = tuple[Node | None, bool, Node | None, bool]  # low (None: minus infinity), low is open, high, high is open
 
@@ -94,6 +94,8 @@ def same_value(gold: Node, answer: Node) -> bool | None:
         if not symbols(gold) and not symbols(answer):
             return _same_constant(gold, answer)
         return identical(gold, answer)
+    except NoValue:
+        raise
     except Undefined:
         return None
 
@@ -110,8 +112,6 @@ def _same_constant(gold: Node, answer: Node) -> bool | None:
 
     def near(a: Any, b: Any) -> bool:
         if decimal is None:
-            from curate.verify.value import agree
-
             return agree(a, b)
         if context().im(a) or context().im(b):
             return bool(abs(a - b) <= abs(a) * float(RELATIVE))
@@ -121,15 +121,7 @@ def _same_constant(gold: Node, answer: Node) -> bool | None:
             return close(left.value, right.value, left, right)
         return bool(abs(left.value - right.value) <= abs(left.value) * RELATIVE)
 
-    def valued(node: Node) -> bool:
-        try:
-            number(node, {})
-        except (Undefined, ZeroDivisionError, OverflowError):
-            return False
-        return True
-
-    if not valued(gold) or not valued(answer):
-        return None
+    number(gold, {}), number(answer, {})  # raises where there is no value to compare
     return identical(gold, answer, near)
 
 
@@ -390,7 +382,11 @@ def region(node: Node) -> list[Piece] | None:
         return pieces
     if kind == "rel":
         return _region_of_relation(node)
-    return [_piece(node, False, node, False)] if not symbols(node) and kind in ("num", "neg", "div", "call", "const") else None
+    return (
+        [_piece(node, False, node, False)]
+        if not symbols(node) and kind in ("num", "neg", "div", "call", "const")
+        else None
+    )
 
 
 def _region_of_relation(node: Node) -> list[Piece] | None:

@@ -14,6 +14,8 @@ THINK = ("<think>", "</think>")
 
 # Only the end of a text announces its answer; a megabyte of prose is not searched. Characters; ours.
 TAIL = 20_000
+# Boxes that are looked at, from the last one back.
+MAX_BOXES = 20
 # A completion of one line up to this length is taken for a bare answer.
 BARE = 200
 
@@ -61,6 +63,7 @@ ANNOUNCE = re.compile(
     re.I,
 )
 _GSM = re.compile(r"^####[ \t]*(\S.*)$", re.M)  # GSM8K's own marker
+_BRACE = re.compile(r"\\.|[{}]", re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BETWEEN = re.compile(
     r"(?:[\s$,;，、。；]|\\[()\[\],;]|\\text\{?|\\quad|\\qquad|\}|and|or|и|или|y|et|und|oder|或者|或|和|及|と|[*])*",
@@ -80,7 +83,7 @@ def find_answer(text: str, delimiters: tuple[str, str] = THINK) -> Found:
         return Found(None, detail="no answer: the reasoning never ended")
     blocks = answer_blocks(visible)
     if blocks:
-        answers = {" ".join(inner(block).split()) for block in blocks}
+        answers = {" ".join(inner(block).split()) for block in dict.fromkeys(blocks)}
         if len(answers) > 1:
             return Found(None, "tag", "two different <answer> blocks")
         answer = answers.pop()
@@ -136,19 +139,23 @@ def in_prose(text: str) -> Found | None:
 def last_boxes(text: str) -> tuple[str, int] | None:
     """The last balanced box and where it ends; boxes with only "and", "or" or a comma between them are one answer."""
     spans: list[tuple[int, int, int]] = []  # start of the command, of its content, end of its content
-    for match in reversed(list(_BOX.finditer(text, max(0, len(text) - TAIL)))):
-        end = closing_brace(text, match.end())
-        if end < 0:
+    at, tail = len(text), max(0, len(text) - TAIL)
+    for _ in range(MAX_BOXES):
+        at = max(text.rfind("\\boxed", tail, at), text.rfind("\\fbox", tail, at))
+        match = _BOX.match(text, at) if at >= 0 else None
+        if at < 0:
+            break
+        end = closing_brace(text, match.end()) if match else -1
+        if match is None or end < 0:
             continue
         if spans:
-            between = text[end + 1 : spans[-1][0]]
-            if len(between) > 40 or not _BETWEEN.fullmatch(between):
+            between = text[end + 1 : spans[0][0]]
+            if end >= spans[0][0] or len(between) > 40 or not _BETWEEN.fullmatch(between):
                 break
-        spans.append((match.start(), match.end(), end))
+        spans.insert(0, (at, match.end(), end))
     if not spans:
         return None
-    contents = [text[start:end].strip() for _, start, end in reversed(spans)]
-    spans.reverse()
+    contents = [text[start:end].strip() for _, start, end in spans]
     joined = contents[0]
     for i, content in enumerate(contents[1:]):
         between = text[spans[i][2] + 1 : spans[i + 1][0]].lower()
@@ -159,18 +166,12 @@ def last_boxes(text: str) -> tuple[str, int] | None:
 
 def closing_brace(text: str, start: int) -> int:
     """The index of the brace that closes the one before `start`, or -1. Escaped braces do not count."""
-    depth, at, limit = 1, start, min(len(text), start + TAIL)
-    while at < limit:
-        char = text[at]
-        if char == "\\":
-            at += 1
-        elif char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return at
-        at += 1
+    depth = 1
+    for match in _BRACE.finditer(text, start, start + TAIL):
+        sign = match.group()
+        depth += (sign == "{") - (sign == "}")
+        if not depth:
+            return match.start()
     return -1
 
 

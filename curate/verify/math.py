@@ -13,15 +13,17 @@ from typing import Any
 from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
 from curate.verify.compare import same
-from curate.verify.notation import Node, Unreadable, parse, unwrap
+from curate.verify.notation import Excessive, Node, Unreadable, parse, unwrap
 from curate.verify.numbers import equal, parse_number
 from curate.verify.text import normal
-from curate.verify.value import TooLarge, Undefined
+from curate.verify.value import NoValue, TooLarge, Undefined, number, symbols
 
 # Expressions up to this length are compared in the caller. Characters; ours.
 MAX_QUICK = 300
 
-_NOTHING = re.compile(r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|见解析|略|证明略)\W*$")
+_NOTHING = re.compile(
+    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|见解析|略|证明略)\W*$"
+)
 _CHOICE = re.compile(r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$")
 _LABEL = re.compile(
     r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
@@ -40,7 +42,8 @@ class MathVerifier(Verifier):
     imports = ("math_verify",)
 
     def unverifiable(self, problem: Problem) -> str | None:
-        return _unreadable((problem.reference or "").strip())
+        reference = (problem.reference or "").strip()
+        return None if _number(reference) is not None else _unreadable(reference)
 
     def quick(self, problem: Problem, answer: str) -> Judgement | None:
         if len(answer) > MAX_ANSWER:
@@ -48,9 +51,9 @@ class MathVerifier(Verifier):
         reference = (problem.reference or "").strip()
         gold = _number(reference)
         if gold is not None:
-            number = parse_number(answer)
-            if number is not None:
-                same_, why = equal(gold, number)
+            given = parse_number(answer)
+            if given is not None:
+                same_, why = equal(gold, given)
                 if same_ or not _commas(reference, answer):
                     return CORRECT if same_ else Judgement("wrong", why)
         if len(reference) > MAX_QUICK or len(answer) > MAX_QUICK:
@@ -91,17 +94,19 @@ def _unreadable(reference: str) -> str | None:
 
 @lru_cache(maxsize=8192)
 def read(text: str) -> tuple[Node | None, str]:
-    """The tree of an answer (None where it is unreadable) and the unit that was written after it."""
+    """The tree of an answer (None where it is unreadable) and the unit that was written after it. Raises `Excessive`."""
     bare = unwrap(text)
     unit = _TRAILING_UNIT.search(bare)
     if unit and unit.start() and not bare[: unit.start()].rstrip().endswith((",", ";")):
         try:
             return parse(bare[: unit.start()]), normal(unit.group())
-        except (Unreadable, RecursionError):
+        except Unreadable:
             pass
     try:
         return parse(bare), ""
-    except (Unreadable, RecursionError):
+    except Excessive:
+        raise
+    except Unreadable:
         return None, ""
 
 
@@ -118,8 +123,15 @@ def compared(reference: str, answer: str) -> Judgement | None:
         reference = reference[label.end() :]
     if normal(reference) == normal(answer):
         return CORRECT
-    gold, unit = read(reference)
-    given_tree, given_unit = read(answer)
+    try:
+        gold, unit = read(reference)
+    except Excessive:
+        return None
+    try:
+        given_tree, given_unit = read(answer)
+    except Excessive as error:
+        # A long reference may have a long answer; beside a plain one it is only meant to be expensive.
+        return None if len(answer) <= 4 * len(reference) else Judgement("wrong", str(error))
     if worded(reference, gold):
         # Words were asked for; anything else is another answer.
         return Judgement("wrong", "another text")
@@ -137,6 +149,8 @@ def compared(reference: str, answer: str) -> Judgement | None:
                     return CORRECT
     except TooLarge as error:
         return Judgement("wrong" if not _too_large(gold) else "unverifiable", str(error))
+    except NoValue as error:
+        return Judgement("wrong", f"the answer has no value: {error}") if _has_value(gold) else None
     except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError):
         return None
     if verdict is None:
@@ -161,6 +175,14 @@ def _too_large(gold: Node) -> bool:
     except (Undefined, ValueError, ZeroDivisionError, OverflowError):
         return False
     return False
+
+
+def _has_value(gold: Node) -> bool:
+    try:
+        number(gold, dict.fromkeys(symbols(gold), 1))
+    except (Undefined, TooLarge, ValueError, ZeroDivisionError, OverflowError):
+        return False
+    return True
 
 
 def _same_unit(first: str, second: str) -> bool:

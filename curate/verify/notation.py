@@ -30,13 +30,15 @@ class Unreadable(ValueError):
     """Not notation that this parser knows."""
 
 
+class Excessive(Unreadable):
+    """Longer, deeper or larger than any answer is meant to be."""
+
+
 FUNCTIONS = frozenset(
-    """sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs max min gcd lcm floor ceil
-    asin acos atan re im""".split()
+    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt", "abs", "max", "min", "gcd", "lcm", "floor", "ceil", "asin", "acos", "atan", "re", "im"]
 )
 GREEK = frozenset(
-    """alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon
-    phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar""".split()
+    ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar"]
 )
 _SIGNS = {
     "≤": "<=", "⩽": "<=", "≦": "<=", "≥": ">=", "⩾": ">=", "≧": ">=", "≠": "!=", "√": "\\sqrt", "∞": "\\infty", "π": "\\pi",
@@ -54,7 +56,9 @@ _ALIAS = {
     "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\isin": "\\in", "==": "=",
     "\\arg": "\\operatorname", "\\iff": "\\unknown",
 }  # fmt: skip
-_SKIP = re.compile(r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|,|;|!|:|>| |quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;")
+_SKIP = re.compile(
+    r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|,|;|!|:|>| |quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;"
+)
 _TOKEN = re.compile(
     r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
     r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
@@ -62,13 +66,26 @@ _TOKEN = re.compile(
     r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
-_WORDS = {"and": "and", "or": "or", "und": "and", "oder": "or", "et": "and", "ou": "or", "y": "sym", "和": "and", "或": "or", "或者": "or", "且": "and", "与": "and"}
+_WORDS = {
+    "and": "and",
+    "or": "or",
+    "und": "and",
+    "oder": "or",
+    "et": "and",
+    "ou": "or",
+    "y": "sym",
+    "和": "and",
+    "或": "or",
+    "或者": "or",
+    "且": "and",
+    "与": "and",
+}
 
 
 def parse(text: str) -> Node:
     """The tree of an expression, a list, a relation. Raises `Unreadable`."""
     if len(text) > MAX_LENGTH:
-        raise Unreadable("too long")
+        raise Excessive("an expression that is too long")
     number = parse_number(text)
     if number is not None:
         return ("num", number)
@@ -138,7 +155,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
         if found and found[-1] in (("cmd", "\\{"), ("cmd", "\\}")):
             depth += 1 if found[-1][1] == "\\{" else -1
     if len(found) > 400:
-        raise Unreadable("too many tokens")
+        raise Excessive("an expression that is too long")
     return found
 
 
@@ -170,7 +187,7 @@ def _words(value: str, command: str) -> list[tuple[str, str]]:
         return [("cmd", "\\in")]
     if re.fullmatch(r"[a-zA-Z]", word):
         return [("sym", word)]
-    if command and re.match(r"\\(?:text|mbox|operatorname)", command) or not re.fullmatch(r"[a-zA-Z]{2,3}", word):
+    if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(r"[a-zA-Z]{2,3}", word):
         return [("text", word)]
     return [("sym", letter) for letter in word]
 
@@ -195,7 +212,7 @@ class _Parser:
     def deeper(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Unreadable("nested too deeply")
+            raise Excessive("nested too deeply")
 
     # -- lists and relations
 
@@ -221,7 +238,10 @@ class _Parser:
     def relation(self) -> Node:
         """a = b, a < b < c (as "both"), x in S."""
         terms, operators = [self.sets()], []
-        while self.peek() in (("op", "="), ("op", "<"), ("op", ">"), ("op", "<="), ("op", ">="), ("op", "!=")) or self.peek()[1] == "\\in":
+        while (
+            self.peek() in (("op", "="), ("op", "<"), ("op", ">"), ("op", "<="), ("op", ">="), ("op", "!="))
+            or self.peek()[1] == "\\in"
+        ):
             operators.append("in" if self.peek()[1] == "\\in" else self.peek()[1])
             self.at += 1
             terms.append(self.sets())
@@ -302,7 +322,17 @@ class _Parser:
             return True
         if kind == "op":
             return value in ("(", "{", "[") or (value == "|" and self.bar_opens())
-        return kind == "cmd" and value in ("\\frac", "\\sqrt", "\\pi", "\\infty", "\\binom", "\\lfloor", "\\lceil", "\\|", "\\imath")
+        return kind == "cmd" and value in (
+            "\\frac",
+            "\\sqrt",
+            "\\pi",
+            "\\infty",
+            "\\binom",
+            "\\lfloor",
+            "\\lceil",
+            "\\|",
+            "\\imath",
+        )
 
     def bar_opens(self) -> bool:
         return not getattr(self, "inside_bars", False)
@@ -399,8 +429,10 @@ class _Parser:
             self.at += 1
             if kind == "num":
                 number = parse_number(value)
+                if number is None and value.isdigit():
+                    return ("num", Number(Fraction(int(value))))
                 if number is None:
-                    raise Unreadable(f"no number: {value!r}")
+                    raise Excessive("a number too large to compute")
                 return ("num", number)
             if kind == "sym":
                 return ("const", value) if value in ("e", "i") else ("sym", value)
@@ -510,7 +542,15 @@ class _Parser:
 
     def matrix(self, begin: str) -> Node:
         name = re.search(r"\{([a-zA-Z*]+)\}", begin)
-        if name is None or name.group(1) not in ("pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"):
+        if name is None or name.group(1) not in (
+            "pmatrix",
+            "bmatrix",
+            "matrix",
+            "vmatrix",
+            "Bmatrix",
+            "smallmatrix",
+            "array",
+        ):
             raise Unreadable("an environment")
         rows: list[list[Node]] = [[]]
         while True:

@@ -8,8 +8,10 @@ the parent knows which item overran: that one is lost, its worker is replaced, a
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -19,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 from curate.errors import CurateError, UsageError
 from curate.records import Problem, Verdict
 from curate.verify.base import Judgement, Verifier
-from curate.verify.extract import THINK
+from curate.verify.extract import THINK, Found
 from curate.verify.registry import verifier_named
 from curate.verify.worker import LENGTH
 
@@ -110,16 +112,14 @@ class Worker:
         words = self.complaints.read().decode(errors="replace").strip()
         return words or f"exit status {self.process.returncode}, no message"
 
-    def kill(self) -> int | None:
-        """End it now; its exit status."""
+    def kill(self) -> None:
+        """End it now."""
         with contextlib.suppress(OSError):
             self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)
-        return self.process.returncode
+        self.process.poll()  # not waited for: a large memory takes its time to be given back
 
 
 def _fields(problem: Problem) -> dict[str, Any]:
@@ -153,6 +153,8 @@ class VerifierPool:
         self.workers = workers or len(os.sched_getaffinity(0))
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self._idle: list[Worker] = []
+        self._failed_starts = 0  # in a row
+        self._dying: list[Worker] = []  # killed, not yet reaped
         self._alive = 0
         self._free = threading.Condition()
         self._closed = False
@@ -168,9 +170,41 @@ class VerifierPool:
         return self.verify_batch([problem], [completion], delimiters)[0]
 
     def verify_batch(
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        delimiters: tuple[str, str] = THINK,
+        forms: Sequence[str | None] | None = None,
+    ) -> list[Verdict]:
+        """Verdicts in the order of the input. Raises only for wrong use; a hostile input costs its own verdict.
+
+        `delimiters` enclose the reasoning. `forms` (names of output forms, one a completion) win over them: in the form
+        `r1` a completion without the closing delimiter never ended its reasoning, even where the prompt opened it.
+        """
+        if forms is not None and len(forms) != len(completions):
+            raise UsageError(f"{len(completions)} completions and {len(forms)} forms: give one form a completion")
+
+        def found(i: int, verifier: Verifier) -> Found:
+            inside, must_end = _reasoning(forms[i]) if forms is not None else (delimiters, False)
+            if must_end and inside[1] not in completions[i]:
+                return Found(None, detail="no answer: the reasoning never ended")
+            return verifier.extract(problems[i], completions[i], inside)
+
+        return self._judge(problems, completions, found)
+
+    def judge_answers(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
+        """Verdicts on answers that were extracted before: nothing is looked for in them."""
+        return self._judge(problems, answers, lambda i, _: Found(answers[i]))
+
+    async def verify_batch_async(
         self, problems: Sequence[Problem], completions: Sequence[str], delimiters: tuple[str, str] = THINK
     ) -> list[Verdict]:
-        """Verdicts in the order of the input. Raises only for wrong use; a hostile input costs its own verdict."""
+        """`verify_batch` in a thread, so that an event loop goes on."""
+        return await asyncio.to_thread(self.verify_batch, problems, completions, delimiters)
+
+    def _judge(
+        self, problems: Sequence[Problem], completions: Sequence[str], find: Callable[[int, Verifier], Found]
+    ) -> list[Verdict]:
         if len(problems) != len(completions):
             raise UsageError(
                 f"{len(problems)} problems and {len(completions)} completions: give one completion a problem"
@@ -179,14 +213,14 @@ class VerifierPool:
         waiting: dict[tuple[Any, ...], list[int]] = {}
         jobs: list[Job] = []
         answers: list[str] = [""] * len(problems)
-        for i, (problem, completion) in enumerate(zip(problems, completions, strict=True)):
+        for i, problem in enumerate(problems):
             began = time.perf_counter()
             verifier = _named(problem.verifier)
             if verifier is None:
                 why = f"unknown verifier '{problem.verifier}'" if problem.verifier else "the problem names no verifier"
                 finished[i] = Verdict("unverifiable", None, why, verifier=problem.verifier or "")
                 continue
-            answer, judged = self._in_caller(verifier, problem, completion, delimiters)
+            answer, judged = self._in_caller(verifier, problem, find, i)
             if judged is not None:
                 finished[i] = _verdict(verifier, answer, judged, time.perf_counter() - began)
                 continue
@@ -227,6 +261,9 @@ class VerifierPool:
             self._free.notify_all()
         for worker in idle:
             worker.kill()
+        for worker in [*idle, *self._dying]:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(5)
 
     def __enter__(self) -> VerifierPool:
         return self
@@ -237,16 +274,22 @@ class VerifierPool:
     # -- in the caller
 
     def _in_caller(
-        self, verifier: Verifier, problem: Problem, completion: str, delimiters: tuple[str, str]
+        self, verifier: Verifier, problem: Problem, find: Callable[[int, Verifier], Found], index: int
     ) -> tuple[str | None, Judgement | None]:
         """The answer, and its judgement where no worker is needed."""
         why = verifier.unverifiable(problem)
         if why:
             return None, Judgement("unverifiable", why)
-        found = verifier.extract(problem, completion, delimiters)
+        try:
+            found = find(index, verifier)
+        except Exception as error:
+            return None, Judgement("unverifiable", f"limit: the verifier raised {type(error).__name__}")
         if found.answer is None:
             return None, Judgement("wrong", found.detail)
-        judged = verifier.quick(problem, found.answer)
+        try:
+            judged = verifier.quick(problem, found.answer)
+        except Exception:
+            judged = None  # a worker will say what is wrong
         if judged is None and verifier.cacheable and self._cache_size:
             with self._cache_lock:
                 judged = self._cache.get(_key(problem, found.answer))
@@ -342,6 +385,7 @@ class VerifierPool:
         if "verdict" in message and worker.group:
             results[worker.group.popleft()[0]] = (Judgement(*message["verdict"]), now - worker.began)
         worker.ready = True
+        self._failed_starts = 0
         worker.began = now
         worker.deadline = now + (START_LIMIT if "loading" in message else self.time_limit)
 
@@ -417,6 +461,7 @@ class VerifierPool:
     def _lose(self, worker: Worker) -> None:
         worker.kill()
         with self._free:
+            self._dying = [one for one in [*self._dying, worker] if one.process.poll() is None]
             self._alive -= 1
             self._free.notify()
 
@@ -426,6 +471,19 @@ def _named(name: str | None) -> Verifier | None:
         return verifier_named(name) if name else None
     except UsageError:
         return None
+
+
+@functools.cache
+def _reasoning(form: str | None) -> tuple[tuple[str, str], bool]:
+    """The delimiters of a form, and whether a completion without the closing one has no answer."""
+    from curate.prompts.forms import Form
+
+    if not form:
+        return THINK, False
+    known = Form.of(form)
+    if not known.open:
+        return ("\0", "\0"), False  # plain: there is no reasoning to leave out
+    return (known.open, known.close), not form.startswith("r1-zero")
 
 
 def _key(problem: Problem, answer: str) -> tuple[Any, ...]:

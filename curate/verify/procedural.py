@@ -18,11 +18,54 @@ from curate.verify.numbers import parse_number
 
 # The answer is one integer and nothing else is right.
 INTEGER = frozenset(
-    ["aiw", "basic_arithmetic", "binary_alternation", "chain_sum", "count_bits", "count_primes", "gcd", "gsm_symbolic", "largest_island", "lcm", "leg_counting", "letter_counting", "maze", "products", "rectangle_count", "rotten_oranges"]
+    [
+        "aiw",
+        "basic_arithmetic",
+        "binary_alternation",
+        "chain_sum",
+        "count_bits",
+        "count_primes",
+        "gcd",
+        "gsm_symbolic",
+        "largest_island",
+        "lcm",
+        "leg_counting",
+        "letter_counting",
+        "maze",
+        "products",
+        "rectangle_count",
+        "rotten_oranges",
+    ]
 )
 # Scored by the generator's own verifier, in a worker.
 SCORED = frozenset(
-    ["ab", "acre", "arc_1d", "base_conversion", "bf", "bitwise_arithmetic", "caesar_cipher", "circuit_logic", "color_cube_rotation", "course_schedule", "cryptarithm", "decimal_arithmetic", "decimal_chain_sum", "dice", "family_relationships", "fraction_simplification", "isomorphic_strings", "jugs", "kakurasu", "knights_knaves", "letter_jumble", "list_functions", "manipulate_matrix", "mini_sudoku", "needle_haystack"]
+    [
+        "ab",
+        "acre",
+        "arc_1d",
+        "base_conversion",
+        "bf",
+        "bitwise_arithmetic",
+        "caesar_cipher",
+        "circuit_logic",
+        "color_cube_rotation",
+        "course_schedule",
+        "cryptarithm",
+        "decimal_arithmetic",
+        "decimal_chain_sum",
+        "dice",
+        "family_relationships",
+        "fraction_simplification",
+        "isomorphic_strings",
+        "jugs",
+        "kakurasu",
+        "knights_knaves",
+        "letter_jumble",
+        "list_functions",
+        "manipulate_matrix",
+        "mini_sudoku",
+        "needle_haystack",
+    ]
 )
 ALLOWED = INTEGER | SCORED
 

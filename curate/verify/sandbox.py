@@ -68,7 +68,18 @@ def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[s
         processes=limits.processes + 2,  # bubblewrap's own two
     )
     line = ["/bin/sh", "-c", shell, "sh", binary, "--unshare-all", "--unshare-user", "--disable-userns", "--clearenv"]
-    line += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox", "--uid", "1000", "--gid", "1000"]
+    line += [
+        "--die-with-parent",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+        "--hostname",
+        "sandbox",
+        "--uid",
+        "1000",
+        "--gid",
+        "1000",
+    ]
     line += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "lib", "lib64", "sbin"):
         if Path("/", name).is_symlink():
@@ -77,7 +88,18 @@ def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[s
             line += ["--ro-bind", f"/{name}", f"/{name}"]
     if not prefix.startswith("/usr"):
         line += ["--ro-bind", prefix, prefix]
-    line += ["--proc", "/proc", "--dev", "/dev", "--size", str(limits.disk), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    line += [
+        "--proc",
+        "/proc",
+        "--dev",
+        "/dev",
+        "--size",
+        str(limits.disk),
+        "--tmpfs",
+        "/dev/shm",
+        "--remount-ro",
+        "/dev",
+    ]
     line += ["--size", str(limits.disk), "--tmpfs", "/tmp"]
     for path, descriptor in files.items():
         line += ["--ro-bind-data", str(descriptor), path]
@@ -90,6 +112,7 @@ def start(
     limits: Limits, files: dict[str, str], program: list[str], stdin: int, stdout: int, stderr: int
 ) -> subprocess.Popen[bytes]:
     """Start Python with these arguments in a sandbox that holds `files` (path inside -> text)."""
+    user = _user()
     descriptors = {path: _memory_file(text) for path, text in files.items()}
     try:
         return subprocess.Popen(
@@ -101,7 +124,9 @@ def start(
             cwd="/",
             env={"PATH": "/usr/bin:/bin"},
             start_new_session=True,
-            **_user(),
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
     finally:
         for descriptor in descriptors.values():
@@ -188,12 +213,9 @@ def _memory_file(text: str) -> int:
     return descriptor
 
 
-def _user() -> dict[str, object]:
+def _user() -> int | None:
     """Root drops to a user that nobody else is: its processes are counted apart. (The range of systemd's DynamicUser.)"""
-    if os.geteuid() != 0:
-        return {}
-    user = random.SystemRandom().randrange(61184, 65520)
-    return {"user": user, "group": user, "extra_groups": []}
+    return random.SystemRandom().randrange(61184, 65520) if os.geteuid() == 0 else None
 
 
 @functools.cache
@@ -204,7 +226,9 @@ def tools() -> tuple[str, str]:
     binary = _binary()
     if binary is None:
         raise CurateError(f"generated code runs only in a sandbox, and bubblewrap is missing: {HINT}")
-    interpreters = [sys._base_executable, "/usr/bin/python3"] if hasattr(sys, "_base_executable") else ["/usr/bin/python3"]
+    interpreters = (
+        [sys._base_executable, "/usr/bin/python3"] if hasattr(sys, "_base_executable") else ["/usr/bin/python3"]
+    )
     said = ""
     for interpreter in interpreters:
         path = os.path.realpath(interpreter)
@@ -223,8 +247,12 @@ def _try(binary: str, interpreter: str) -> str:
     """Why the sandbox does not work with this interpreter; empty where it does."""
     line = [binary, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--ro-bind", "/", "/"]
     line += ["--proc", "/proc", "--", interpreter, "-I", "-c", "print(6 * 7)"]
+    user = _user()
     try:
-        done = subprocess.run(line, capture_output=True, timeout=60, cwd="/", env={}, **_user())  # type: ignore[call-overload]
+        groups = None if user is None else []
+        done = subprocess.run(
+            line, capture_output=True, timeout=60, cwd="/", env={}, user=user, group=user, extra_groups=groups
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
     if done.stdout.strip() == b"42":

@@ -10,7 +10,7 @@ from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
 
 _COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}")
 _ARTICLE = re.compile(r"^(?:the|a|an|el|la|le|der|die|das) +(?=\S)", re.I)
-_PUNCTUATION = str.maketrans(dict.fromkeys("\"“”‘’«»「」『』`*_", None))
+_PUNCTUATION = str.maketrans(dict.fromkeys('"“”‘’«»「」『』`*_', None))
 # Answers that are the same word in another language; ours, small on purpose.
 _SYNONYMS = {
     "是": "yes", "是的": "yes", "oui": "yes", "sí": "yes", "ja": "yes", "да": "yes", "はい": "yes",
@@ -21,8 +21,10 @@ _SYNONYMS = {
     "doesn't exist": "does not exist", "undefined": "undefined", "无穷": "infinity", "偶数": "even", "奇数": "odd",
     "东": "east", "南": "south", "西": "west", "北": "north",
 }  # fmt: skip
-_DAYS = "monday tuesday wednesday thursday friday saturday sunday".split()
-_SYNONYMS |= {f"{week}{day}": name for week in ("星期", "周", "礼拜") for day, name in zip("一二三四五六日", _DAYS, strict=True)}
+_DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
+_SYNONYMS |= {
+    f"{week}{day}": name for week in ("星期", "周", "礼拜") for day, name in zip("一二三四五六日", _DAYS, strict=True)
+}
 
 
 def normal(text: str) -> str:

@@ -30,6 +30,10 @@ class Undefined(ValueError):
     """No value: an unknown function, a division by zero, a container."""
 
 
+class NoValue(Undefined):
+    """A division by zero, the logarithm of zero: not a value of anything."""
+
+
 _local = threading.local()
 
 
@@ -86,7 +90,7 @@ def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
         return a * b
     if kind == "div":
         if not b:
-            raise Undefined("division by zero")
+            raise NoValue("division by zero")
         return a / b
     if b.denominator != 1:
         return None
@@ -96,7 +100,7 @@ def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
             raise TooLarge("a power too large to compute")
         return None
     if not a and b <= 0:
-        raise Undefined("zero to no positive power")
+        raise NoValue("zero to no positive power")
     return Fraction(a**b.numerator) if abs(a) != 1 else (a if b.numerator % 2 else Fraction(1))
 
 
@@ -106,7 +110,7 @@ def _function(name: str, values: list[Fraction]) -> Fraction:
     if name in ("floor", "ceil"):
         return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
     if any(value.denominator != 1 or value < 0 for value in values):
-        raise Undefined(f"{name} of no natural number")
+        raise NoValue(f"{name} of no natural number")
     if any(value > MAX_FACTORIAL for value in values):
         raise TooLarge(f"a {name} too large to compute")
     numbers = [value.numerator for value in values]
@@ -132,7 +136,7 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
         a, b = number(node[1], point, log10), number(node[2], point, log10)
         if kind == "div":
             if b == 0:
-                raise Undefined("division by zero")
+                raise NoValue("division by zero")
             return a / b
         return a + b if kind == "add" else a - b if kind == "sub" else a * b
     if kind == "pow":
@@ -146,7 +150,7 @@ def _power(a: Any, b: Any) -> Any:
     mp = context()
     if a == 0:
         if mp.re(b) <= 0:
-            raise Undefined("zero to no positive power")
+            raise NoValue("zero to no positive power")
         return mp.mpf(0)
     size = abs(mp.log10(abs(a))) * abs(b) if abs(a) != 1 else abs(b)
     if size > MAX_LOG10:
@@ -167,7 +171,7 @@ def _call(name: str, values: list[Any], log10: bool) -> Any:
     if name in ("exp", "sinh", "cosh", "tanh") and abs(x) > MAX_LOG10:
         raise TooLarge("an exponential too large to compute")
     if name in ("ln", "log", "lg", "logb") and x == 0:
-        raise Undefined("the logarithm of zero")
+        raise NoValue("the logarithm of zero")
     if name == "factorial":
         if abs(x) > MAX_FACTORIAL:
             raise TooLarge("a factorial too large to compute")

@@ -1,0 +1,124 @@
+"""What `curate verify` does: judge one pair, or every row of a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import CurateError, UsageError
+from curate.records import Problem, Verdict
+from curate.verify.pool import default_pool
+from curate.verify.registry import verifier_named
+
+if TYPE_CHECKING:
+    import polars as pl
+
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
+
+
+def cli_verify(
+    gold: str | None = None,
+    answer: str | None = None,
+    verifier: str = "math",
+    file: str | Path | None = None,
+    out: str | Path | None = None,
+) -> str:
+    """The text to print: the verdict of one pair, or the counts of a file whose verdicts were written to `out`.
+
+    A file (.parquet, .csv, .jsonl) has the columns `gold` and `prediction`; a column `verifier` wins over the argument. What is
+    written is the file with `verdict`, `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
+    """
+    verifier_named(verifier)
+    if file is not None:
+        if gold is not None or answer is not None:
+            raise UsageError("give either --gold and --answer, or a file with the columns gold and prediction")
+        return _file(Path(file), verifier, Path(out) if out else None)
+    if gold is None or answer is None:
+        raise UsageError("give --gold and --answer, or a file with the columns gold and prediction")
+    return line(_judged([gold], [answer], [verifier])[0])
+
+
+def line(verdict: Verdict) -> str:
+    """One verdict for a person to read."""
+    parts = [f"answer: {verdict.extracted!r}" if verdict.extracted is not None else "no answer"]
+    parts += [verdict.detail] if verdict.detail and verdict.detail != parts[0] else []
+    parts += [f"{verdict.verifier} {verdict.verifier_version}", f"{1000 * verdict.seconds:.1f} ms"]
+    return f"{verdict.verdict}  ({'; '.join(parts)})"
+
+
+def _judged(golds: list[str | None], predictions: list[str], verifiers: list[str]) -> list[Verdict]:
+    problems = [
+        # A code problem's gold is its tests; everything else compares with a reference.
+        Problem("", None if name == "code" else gold, name, tests=gold if name == "code" else None)
+        for gold, name in zip(golds, verifiers, strict=True)
+    ]
+    return default_pool().verify_batch(problems, predictions)
+
+
+def _file(path: Path, verifier: str, out: Path | None) -> str:
+    import polars as pl
+
+    frame = _read(path)
+    missing = [name for name in ("gold", "prediction") if name not in frame.columns]
+    if missing:
+        has = ", ".join(frame.columns) or "none"
+        raise UsageError(f"{path} has no column {' and no column '.join(missing)} (it has {has}): rename yours")
+    names = frame["verifier"].fill_null(verifier).to_list() if "verifier" in frame.columns else [verifier] * len(frame)
+    for name in sorted(set(names)):
+        verifier_named(name)
+    golds = frame["gold"].cast(pl.String).to_list()
+    predictions = frame["prediction"].cast(pl.String).fill_null("").to_list()
+    verdicts = _judged(golds, predictions, names)
+    columns = ("verdict", "extracted", "detail", "verifier", "verifier_version")
+    judged = frame.with_columns(
+        *(pl.Series(name, [getattr(v, name) for v in verdicts], dtype=pl.String) for name in columns),
+        pl.Series("seconds", [v.seconds for v in verdicts], dtype=pl.Float64),
+    )
+    target = out or path.with_name(f"{path.stem}.verdicts{path.suffix}")
+    _write(judged, target)
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    said = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "unverifiable"))
+    return f"{len(verdicts)} rows: {said}; written to {target}"
+
+
+def _read(path: Path) -> pl.DataFrame:
+    import polars as pl
+
+    if not path.is_file():
+        raise UsageError(f"{path} is no file")
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: verify reads {', '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        if path.suffix == ".csv":
+            return pl.read_csv(path, infer_schema=False)  # "007" and "1.50" stay as they were written
+        return pl.read_ndjson(path, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise CurateError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    """Written beside and renamed, so that nobody sees half a file."""
+    writers: dict[str, Callable[[str], Any]] = {
+        ".parquet": frame.write_parquet,
+        ".csv": frame.write_csv,
+        ".jsonl": frame.write_ndjson,
+        ".ndjson": frame.write_ndjson,
+    }
+    if path.suffix not in writers:
+        raise UsageError(f"{path}: verify writes {', '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent} is no directory: make it first")
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        writers[path.suffix](beside)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise

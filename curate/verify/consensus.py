@@ -1,0 +1,157 @@
+"""What most samples of a problem agree on: answers clustered by equivalence, not by their characters.
+
+For cons@k (majority vote), and as a pseudo-reference where a problem has none: marked as such, never mixed with the rest.
+Answers are compared in rounds: the first answer of each problem that is in no cluster yet is compared with all later
+ones, those of all problems in one batch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from curate.records import Problem, Verdict
+from curate.verify.pool import VerifierPool, default_pool
+from curate.verify.registry import verifier_named
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Equivalent answers. `share` is of all samples, those without an answer included."""
+
+    answer: str  # the commonest spelling; the first of them where several are equally common
+    members: tuple[int, ...]  # indices into the answers, in order
+    share: float
+
+
+def clusters(
+    answers: Sequence[str | None],
+    verifier: str = "math",
+    problem: Problem | None = None,
+    pool: VerifierPool | None = None,
+) -> list[Cluster]:
+    """Clusters of one problem's answers, the largest first (of equal ones, the one that came first).
+
+    `answers` are extracted answers; None has no vote. `problem` gives the choices or the metadata that a verifier needs.
+    """
+    ids = _cluster([list(answers)], [_asked(verifier, problem)], pool or default_pool())[0]
+    members: dict[int, list[int]] = {}
+    for i, cluster in enumerate(ids):
+        if cluster is not None:
+            members.setdefault(cluster, []).append(i)
+    found = []
+    for group in members.values():
+        spellings = [answers[i] or "" for i in group]
+        found.append(Cluster(max(spellings, key=spellings.count), tuple(group), len(group) / len(answers)))
+    return sorted(found, key=lambda cluster: (-len(cluster.members), cluster.members[0]))
+
+
+def largest_cluster(
+    answers: Sequence[str | None],
+    verifier: str = "math",
+    problem: Problem | None = None,
+    pool: VerifierPool | None = None,
+) -> Cluster | None:
+    """The answer that most samples agree on, with its share; None where no sample has an answer."""
+    return next(iter(clusters(answers, verifier, problem, pool)), None)
+
+
+def cluster_ids(frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool | None = None) -> list[int | None]:
+    """For each row the number of its answer's cluster within its problem (None without an answer).
+
+    Columns: problem_id, extracted; model or model_hash, verifier, choices and metadata are used where they are present.
+    """
+    keys = [name for name in ("model", "model_hash", "problem_id") if name in frame.columns]
+    extras = [name for name in ("verifier", "choices", "metadata") if name in frame.columns]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for i, row in enumerate(frame.select(keys).iter_rows()):
+        groups.setdefault(row, []).append(i)
+    answers = frame["extracted"].to_list()
+    problems = []
+    for rows in groups.values():
+        known = {name: frame[name][rows[0]] for name in extras}
+        choices = known.get("choices")
+        problem = Problem("", choices=list(choices) if choices is not None else None, metadata=known.get("metadata"))
+        problems.append(_asked(known.get("verifier") or verifier, problem))
+    found = _cluster([[answers[i] for i in rows] for rows in groups.values()], problems, pool or default_pool())
+    result: list[int | None] = [None] * len(answers)
+    for rows, ids in zip(groups.values(), found, strict=True):
+        for i, cluster in zip(rows, ids, strict=True):
+            result[i] = cluster
+    return result
+
+
+def pseudo_reference(
+    problem: Problem, answers: Sequence[str | None], share: float = 0.5, pool: VerifierPool | None = None
+) -> Problem | None:
+    """The problem with the largest cluster as its reference, where at least `share` of the samples are in it; else None.
+
+    Marked in `metadata`: `{"reference_from": "consensus", "share": …, "samples": …}`. The default share (an absolute
+    majority) is ours.
+    """
+    best = largest_cluster(answers, problem.verifier or "math", problem, pool)
+    if best is None or best.share < share:
+        return None
+    known = json.loads(problem.metadata) if problem.metadata else {}
+    marked = {**known, "reference_from": "consensus", "share": best.share, "samples": len(answers)}
+    return replace(problem, reference=best.answer, verifier=problem.verifier or "math", metadata=json.dumps(marked))
+
+
+def consensus_verdicts(
+    problem: Problem, answers: Sequence[str | None], share: float = 0.5, pool: VerifierPool | None = None
+) -> list[Verdict]:
+    """Verdicts of kind `consensus`: is an answer in the largest cluster? Unverifiable without a large enough one."""
+    name = problem.verifier or "math"
+    version = verifier_named(name).version
+    best = largest_cluster(answers, name, problem, pool)
+    said = [
+        Verdict("unverifiable", answer, "no consensus", 0.0, f"consensus-{name}", version, "consensus")
+        for answer in answers
+    ]
+    if best is None or best.share < share:
+        return said
+    inside = set(best.members)
+    detail = f"{best.share:.2f} of {len(answers)} samples say {best.answer[:80]}"
+    return [replace(v, verdict="correct" if i in inside else "wrong", detail=detail) for i, v in enumerate(said)]
+
+
+def _asked(verifier: str, problem: Problem | None) -> Problem:
+    """What is compared by: equivalence of answers. A procedural score says nothing about two answers: exact text does."""
+    name = verifier if verifier in ("math", "choice", "exact", "text") else "text"
+    return replace(problem or Problem(""), verifier=name)
+
+
+def _cluster(groups: list[list[str | None]], problems: list[Problem], pool: VerifierPool) -> list[list[int | None]]:
+    """Per group, the number of each answer's cluster."""
+    # Equal strings are one answer: a group of 64 samples has a handful of them.
+    distinct = [list(dict.fromkeys(answer for answer in group if answer is not None)) for group in groups]
+    number: list[dict[str, int]] = [{} for _ in groups]
+    found = [0] * len(groups)
+    while True:
+        asked: list[tuple[int, str]] = []
+        batch: list[Problem] = []
+        for g, answers in enumerate(distinct):
+            left = [answer for answer in answers if answer not in number[g]]
+            if not left:
+                continue
+            number[g][left[0]] = found[g]
+            reference = replace(problems[g], reference=left[0])
+            asked += [(g, answer) for answer in left[1:]]
+            batch += [reference] * (len(left) - 1)
+            found[g] += 1
+        if not asked:
+            if all(len(answers) == len(known) for answers, known in zip(distinct, number, strict=True)):
+                break
+            continue
+        for (g, answer), verdict in zip(asked, pool.judge_answers(batch, [answer for _, answer in asked]), strict=True):
+            if verdict.verdict == "correct":
+                number[g][answer] = found[g] - 1
+    return [
+        [None if answer is None else known[answer] for answer in group]
+        for group, known in zip(groups, number, strict=True)
+    ]
