@@ -118,6 +118,8 @@ class Checkpoints:
         fsync_dir(self.path)
         for step in self.steps():
             shutil.rmtree(self.directory(step), ignore_errors=True)
+        for path in [*self.path.glob("reference-*"), self.path / "rounds"]:
+            shutil.rmtree(path, ignore_errors=True)
         self._sweep()
         return result
 

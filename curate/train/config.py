@@ -149,7 +149,7 @@ class GRPOConfig(Strict):
     samples: int = Field(default=8, ge=2)  # completions a problem (the report: 16)
     mini_batches: int = Field(default=1, ge=1)  # optimizer steps a round (the report: 16)
     epochs: int = Field(default=1, ge=1)  # passes over a round
-    dynamic_sampling: Annotated[int, Field(ge=0)] = 0  # fresh rounds at most for groups of equal rewards (DAPO); 0: off
+    dynamic_sampling: int = Field(default=0, ge=0)  # fresh rounds at most for groups of equal rewards (DAPO); 0: off
     rewards: dict[str, float | RewardComponent] = {"accuracy": 1.0, "format": 0.2}
     sampling: TrainSampling = TrainSampling()
     loss: LossConfig = LossConfig()

@@ -69,7 +69,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Length of the beginning that all sequences share."""
     if not sequences:
         return 0
-    low, high = min(sequences), max(sequences)
+    low, high = min(map(list, sequences)), max(map(list, sequences))  # lists of numbers compare by content
     for i, (a, b) in enumerate(zip(low, high, strict=False)):
         if a != b:
             return i

@@ -11,6 +11,9 @@ from curate.warehouse.identity import digest
 from curate.warehouse.store import now
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.train.config import GRPOConfig
     from curate.warehouse import Warehouse
 
 
@@ -37,6 +40,35 @@ class MetricsLog:
     def seal(self) -> None:
         if self.world.first:
             self.version.seal()
+
+
+def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int) -> dict[str, float]:
+    """What one round of rollouts and its updates measured; units in docs/train.md."""
+    import polars as pl
+
+    from curate.signals import annotate_frame
+
+    rich = annotate_frame(frame, ["language", "behaviour"])
+    spread = pl.col("reward").drop_nulls().n_unique().over("group")
+    taken = rich.select(
+        reward=pl.col("reward").mean(),
+        **{name: pl.col(f"reward_{name}").mean() for name in config.rewards},
+        unverifiable=pl.col("reward").is_null().mean(),
+        zero_variance=(spread <= 1).mean(),
+        truncated=(pl.col("finish_reason") == "length").mean(),
+        failed=(pl.col("finish_reason") == "error").mean(),
+        length=pl.col("completion_tokens").mean(),
+        language_share=pl.col("target_language_share").mean(),
+        reflections=pl.col("reflection_count").mean(),
+        reflective_words=pl.col("reflective_words").mean(),
+        rollout_tokens=pl.col("completion_tokens").sum(),
+    ).row(0, named=True)
+    tokens = max(sums.get("tokens", 0.0), 1.0)
+    shares = ("kl", "entropy", "clip_low", "clip_high", "mismatch", "mismatch_kl", "capped", "ratio")
+    measured = {name: sums.get(name, 0.0) / tokens for name in shares if name in sums}
+    totals = {name: sums.get(name, 0.0) for name in ("computed", "trained_tokens")}
+    means = {name: sums.get(name, 0.0) / updates for name in ("loss", "grad_norm")}
+    return {k: float(v) for k, v in {**taken, **measured, **totals, **means}.items() if v is not None}
 
 
 def record_model(

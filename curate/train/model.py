@@ -72,19 +72,28 @@ class Policy:
         """`[N, D]` hidden states that predict the completion tokens."""
         return self.module.hidden(layout)
 
-    def all_logprobs(self, sequences: Sequence[Sequence_], *, temperature: float = 1.0) -> list[Tensor]:
-        """Log-probs of each sequence's completion, without gradient, on the CPU in fp32."""
+    def all_logprobs(
+        self, sequences: Sequence[Sequence_], *, temperature: float = 1.0, world: World | None = None
+    ) -> list[Tensor]:
+        """Log-probs of each sequence's completion, without gradient, on the CPU. Ranks share the work."""
         import torch
 
-        found: list[Tensor] = [torch.zeros(0)] * len(sequences)
+        indices = list(range(len(sequences)))
+        own = world.mine(indices) if world else indices
+        found: dict[int, Tensor] = {}
         with torch.no_grad():
-            for cut in self.cut(sequences):
-                layout = self.lay([sequences[i] for i in cut])
-                values = self.logprobs(layout, temperature=temperature)[0].float().cpu()
+            for cut in self.cut([sequences[i] for i in own], world):
+                layout = self.lay([sequences[own[i]] for i in cut])
+                values = self.logprobs(layout, temperature=temperature)[0].cpu()
                 row = layout.row.cpu()
-                for k, i in enumerate(cut):
-                    found[i] = values[row == k]
-        return found
+                found |= {own[i]: values[row == k] for k, i in enumerate(cut)}
+        for part in world.gather(found) if world else []:
+            found |= part
+        return [found[i] for i in indices]
+
+    def without_adapters(self) -> Any:
+        """A context in which the adapters are switched off: the model that training started from."""
+        return self.model.disable_adapter()
 
 
 @cache
@@ -216,6 +225,13 @@ def load_policy(path: str | Path, compute: ModelConfig, *, device: str | None = 
     model.config.use_cache = False
     model.train()
     return Policy(model, compute, device=device), tokenizer
+
+
+def seed_everything(seed: int) -> None:
+    """Seed what training draws from: adapters' first weights, and dropout."""
+    import torch
+
+    torch.manual_seed(seed)
 
 
 def stored_dtype(path: str | Path) -> str:

@@ -3,8 +3,8 @@
     corpus -> token ids -> an order of batches, known in advance -> for each batch: loss, gradient, step
 
 Departs from the textbook where that is faster and the same: examples lie in one row without padding and see only
-themselves; a beginning that all prompts of a micro-batch share (the template) is computed once; logits exist for a chunk
-of completion positions at a time.
+themselves; a beginning that all prompts of a micro-batch share (the template) is computed once; logits exist for a
+chunk of completion positions at a time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from curate.train.config import Mixture, SFTConfig
 from curate.train.layout import Sequence_
 from curate.train.log import MetricsLog, record_model
 from curate.train.losses import sft_loss
-from curate.train.model import Policy, load_policy, memory_errors, restore, trained_state, weights, write_model
+from curate.train.model import (
+    Policy,
+    load_policy,
+    memory_errors,
+    restore,
+    seed_everything,
+    trained_state,
+    weights,
+    write_model,
+)
 from curate.train.optim import learning_rate, make_optimizer, optimizer_step
 from curate.train.world import World, join_world, shard
 
@@ -63,6 +72,7 @@ def train_sft(config: SFTConfig, wh: Warehouse, progress: Progress | None = None
         return done
 
     world = join_world()
+    seed_everything(config.seed)
     start = checkpoints.steps()[-1] if checkpoints.steps() else 0
     path = checkpoints.directory(start) / "model" if start else config.model
     policy, tokenizer = load_policy(config.model if config.compute.lora else path, config.compute)
@@ -147,6 +157,8 @@ def load_examples(
     counts = {"examples": 0, "too_long": 0, "tokens": 0}
     for version, part in corpora:
         frame = corpus_rows(version, part, config)
+        if frame.is_empty():
+            continue
         prompts = encode_all(tokenizer, frame["prompt"].to_list())
         completions = tokenizer(frame["completion"].to_list(), add_special_tokens=False)["input_ids"]
         rows = frame.select("weight", "trace_id", "difficulty").iter_rows()

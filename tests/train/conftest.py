@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from curate.train.layout import Sequence_  # noqa: E402
+from curate.train.layout import Sequence_
 
 
 @pytest.fixture(scope="session")

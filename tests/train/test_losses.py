@@ -79,7 +79,7 @@ def test_kl_gradients(kind: str, gradient: float) -> None:
 
 
 def test_the_expected_gradient_of_each_estimator_is_that_of_the_kl() -> None:
-    """Over a whole distribution: sum_x pi(x) grad k(x) against the gradient of an exact KL; k3's is that of KL(ref||pi)."""
+    """sum_x pi(x) grad k(x) against the gradient of an exact KL: that of KL(pi||ref), for k3 that of KL(ref||pi)."""
     logits = t([0.3, -0.2, 0.9]).requires_grad_()
     ref = torch.log_softmax(t([0.1, 0.4, -0.3]), 0)
     log_p = torch.log_softmax(logits, 0)

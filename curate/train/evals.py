@@ -1,0 +1,66 @@
+"""pass@1, pass@k and cons@k on held-out problems while training runs, by the estimators of curate.evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from curate.records import Problem, Request, Sampling
+from curate.train.config import GRPOConfig
+from curate.warehouse.identity import request_seed
+
+
+@dataclass
+class Evaluator:
+    """Samples held-out problems from the engine as it is."""
+
+    config: GRPOConfig
+    engine: Any
+    pool: Any
+    problems: Sequence[Problem]
+    prompt: Callable[[Problem], str]
+    tokenizer: Any
+
+    def run(self, step: int) -> dict[str, float]:
+        """`eval_pass@1`, `eval_pass@k`, `eval_cons@k` (means over problems) with k = `evaluation.samples`."""
+        import numpy as np
+
+        from curate.engines.base import encode
+        from curate.evaluate.stats import cons_at_k, pass_at_1, pass_at_k
+
+        options, own = self.config.evaluation, self.config.sampling
+        sampling = Sampling(options.temperature, options.top_p, 0, own.max_tokens, tuple(own.stop), logprobs=False)
+        prompts = [self.prompt(p) for p in self.problems]
+        ids = [encode(self.tokenizer, p) for p in prompts]
+        # The seeds do not move with the step: evaluations differ by the weights alone.
+        requests = (
+            Request(f"{i}:{s}", prompts[i], request_seed(self.config.seed, f"eval:{p.problem_id}", s), sampling, ids[i])
+            for i, p in enumerate(self.problems)
+            for s in range(options.samples)
+        )
+        done = sorted(self.engine.generate(requests), key=lambda c: tuple(map(int, c.request_id.split(":"))))
+        index = [int(c.request_id.split(":")[0]) for c in done]
+        verdicts = self.pool.verify_batch([self.problems[i] for i in index], [c.text for c in done])
+        correct = np.array([v.verdict == "correct" for v in verdicts])
+        known = np.array([v.verdict != "unverifiable" for v in verdicts])
+        problem, size = np.array(index), len(self.problems)
+        samples, right = (np.bincount(problem, weights=w, minlength=size) for w in (known, correct & known))
+        votes: dict[tuple[int, str], int] = {}
+        clusters = np.array([_cluster(i, v, votes) for i, v in zip(index, verdicts, strict=True)])
+        return {
+            "eval_pass@1": float(np.nanmean(pass_at_1(samples, right))),
+            f"eval_pass@{options.samples}": float(np.nanmean(pass_at_k(samples, right, options.samples))),
+            f"eval_cons@{options.samples}": float(
+                np.nanmean(cons_at_k(problem, clusters, correct.astype(float), size))
+            ),
+            "eval_truncated": float(np.mean([c.finish_reason == "length" for c in done])),
+        }
+
+
+def _cluster(index: int, verdict: Any, votes: dict[tuple[int, str], int]) -> int:
+    """Answers that count as one vote: all correct ones, and wrong ones by what was extracted; -1 without an answer."""
+    if verdict.verdict != "correct" and not verdict.extracted:
+        return -1
+    answer = "" if verdict.verdict == "correct" else str(verdict.extracted)
+    return votes.setdefault((index, answer), len(votes))

@@ -1,0 +1,322 @@
+"""Rollouts: a round of completions asked, stored as traces, judged, rewarded, and read back by a run that was killed.
+
+A round is committed in three parts of one name: the traces as soon as they are sampled, then their verdicts, then
+rewards and advantages. Training always goes on from what was committed, read or just written, so that a resumed run
+sees the same numbers as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import CurateError
+from curate.records import Problem, Request, Sampling, Verdict
+from curate.rewards import score
+from curate.train.config import GRPOConfig
+from curate.warehouse.identity import digest, request_seed, rollout_trace_id
+from curate.warehouse.store import now
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.warehouse import Version, Warehouse
+
+
+@dataclass
+class Rollouts:
+    """What samples, judges and stores for one training run."""
+
+    config: GRPOConfig
+    wh: Warehouse
+    engine: Any
+    pool: Any
+    run_id: str
+    tokenizer: Any
+    problems_refs: list[str]
+    model: str
+    model_hash: str = ""  # of the weights that the engine holds now
+
+    def __post_init__(self) -> None:
+        from curate.prompts.render import load_template
+
+        self.template = load_template(self.config.template, self.config.form)
+        self.form = str(self.template.form)
+        facts: dict[str, Any] = {
+            "parents": self.problems_refs,
+            "config": self.config.model_dump(mode="json"),
+            "model_hash": self.model_hash,
+            "seed": self.config.seed,
+        }
+        self.traces = self.wh.version("traces", self.config.name, self.run_id, **facts)
+        self.rollouts = self.wh.version("rollouts", self.config.name, self.run_id, parents=[self.traces.ref])
+        self.verdict_versions: dict[str, Version] = {}
+        self.private = self.wh.root / "checkpoints" / self.run_id / "rounds"
+
+    def round(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
+        """The rollouts called `name`: read back where they are committed, else sampled and judged now.
+
+        Columns: those of `traces`, the problem's `question` and `target_language`, `reward`, `advantage`, `group` (number
+        of the problem in the round), and one `reward_<component>` each. Rows are ordered by problem, then sample.
+        """
+        import polars as pl
+
+        frame = self._read(name)
+        if frame is None:
+            frame = self._sample(name, policy_step, problems)
+        order = pl.DataFrame(
+            {
+                "problem_id": [p.problem_id for p in problems],
+                "group": range(len(problems)),
+                "question": [p.question for p in problems],
+                "target_language": [p.target_language for p in problems],
+            },
+            schema={"problem_id": pl.String, "group": pl.Int64, "question": pl.String, "target_language": pl.String},
+        )
+        frame = frame.join(order, on="problem_id", how="left", maintain_order="left").sort("group", "sample_index")
+        if self.rollouts.has(name):
+            judged = pl.read_parquet(self.rollouts.part(name))
+        else:
+            judged = self._judge(name, policy_step, frame, problems)
+        names = list(self.config.rewards)
+        values = judged.select(
+            "trace_id",
+            "reward",
+            "advantage",
+            *[pl.col("components").map.get(n).alias(f"reward_{n}") for n in names],
+        )
+        return frame.join(values, on="trace_id", how="left", maintain_order="left")
+
+    # --- sampling
+
+    def prompt(self, problem: Problem) -> str:
+        from curate.prompts.render import render
+
+        return render(self.template, problem.question)
+
+    def _sample(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
+        import polars as pl
+
+        from curate.engines.base import encode
+        from curate.prompts.forms import answer_expr, reasoning_expr, with_opener_expr
+
+        config, rows = self.config, []
+        prompts = {p.problem_id: self.prompt(p) for p in problems}
+        ids = {p.problem_id: encode(self.tokenizer, prompts[p.problem_id]) for p in problems}
+        sampling = Sampling(
+            temperature=config.sampling.temperature,
+            max_tokens=config.sampling.max_tokens,
+            stop=tuple(config.sampling.stop),
+            logprobs=True,
+        )
+        seed = request_seed(config.seed, name, 0)
+        keys = {f"{p.problem_id}:{i}": (p.problem_id, i) for p in problems for i in range(config.samples)}
+        requests = (
+            Request(key, prompts[p], request_seed(seed, p, i), sampling, ids[p]) for key, (p, i) in keys.items()
+        )
+        for done in self.engine.generate(requests):
+            problem_id, sample = keys[done.request_id]
+            if done.finish_reason != "error" and done.token_ids is None:
+                raise CurateError(
+                    f"the engine '{self.engine.name}' gives no token ids, and sampled text must not be tokenised anew: "
+                    "train with vllm or transformers"
+                )
+            rows.append(
+                {
+                    "trace_id": rollout_trace_id(self.run_id, policy_step, problem_id, sample),
+                    "problem_id": problem_id,
+                    "sample_index": sample,
+                    "prompt": prompts[problem_id],
+                    "prompt_token_ids": ids[problem_id],
+                    "completion": done.text.encode("utf-8", "replace").decode("utf-8"),
+                    "completion_token_ids": done.token_ids,
+                    "logprobs": done.logprobs,
+                    "finish_reason": done.finish_reason,
+                    "error": done.error,
+                    "prompt_tokens": len(ids[problem_id]),
+                    "completion_tokens": len(done.token_ids or []),
+                    "seed": request_seed(seed, problem_id, sample),
+                    "created_at": now(),
+                }
+            )
+        text, form = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.lit(self.form)), pl.lit(self.form)
+        frame = (
+            pl.DataFrame(rows, schema_overrides=_types(), infer_schema_length=None)
+            .sort("problem_id", "sample_index")
+            .with_columns(
+                attempt=pl.lit(0, pl.Int32),
+                job_id=pl.lit(self.run_id),
+                recipe=pl.lit("grpo"),
+                form=form,
+                template=pl.lit(self.template.label()),
+                model=pl.lit(self.model),
+                model_hash=pl.lit(self.model_hash),
+                engine=pl.lit(self.engine.name),
+                max_tokens=pl.lit(config.sampling.max_tokens, pl.Int32),
+                temperature=pl.lit(config.sampling.temperature),
+                top_p=pl.lit(1.0),
+                policy_step=pl.lit(policy_step, pl.Int32),
+            )
+            .with_columns(reasoning=reasoning_expr(text, form), answer=answer_expr(text, form))
+        )
+        if not config.keep_tokens:
+            self._keep_private(name, frame)
+            bare = frame.with_columns(
+                pl.lit(None, pl.List(pl.Int32)).alias("completion_token_ids"),
+                pl.lit(None, pl.List(pl.Int32)).alias("prompt_token_ids"),
+                pl.lit(None, pl.List(pl.Float32)).alias("logprobs"),
+            )
+            self.traces.publish(name, bare)
+        else:
+            self.traces.publish(name, frame)
+        return self._read(name)  # type: ignore[return-value]
+
+    def _read(self, name: str) -> pl.DataFrame | None:
+        """The committed traces of a round; None where there are none, or their tokens are gone."""
+        import polars as pl
+
+        if not self.traces.has(name):
+            return None
+        if self.config.keep_tokens:
+            return pl.read_parquet(self.traces.part(name))
+        path = self.private / f"{name}.parquet"
+        if not path.exists():
+            raise CurateError(
+                f"the tokens of the rollouts {name} are gone (keep_tokens=false), and the run needs them to go on: "
+                "start a new run with another seed"
+            )
+        return pl.read_parquet(path)
+
+    def _keep_private(self, name: str, frame: pl.DataFrame) -> None:
+        import os
+
+        self.private.mkdir(parents=True, exist_ok=True)
+        beside = self.private / f".{name}.{os.getpid()}"
+        frame.write_parquet(beside)
+        with open(beside, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.rename(beside, self.private / f"{name}.parquet")
+
+    def forget_tokens(self) -> None:
+        """Drop the private tokens of rounds: a checkpoint covers them."""
+        for path in self.private.glob("*.parquet"):
+            path.unlink(missing_ok=True)
+
+    # --- judging
+
+    def _judge(self, name: str, policy_step: int, frame: pl.DataFrame, problems: Sequence[Problem]) -> pl.DataFrame:
+        """Verdicts, rewards and advantages of a round, committed."""
+        import polars as pl
+        import torch
+
+        from curate.train.advantages import group_advantages
+
+        by_id = {p.problem_id: p for p in problems}
+        asked = [by_id[p] for p in frame["problem_id"]]
+        verdicts = self.pool.verify_batch(asked, frame["completion"].to_list())
+        self._publish_verdicts(name, frame, asked, verdicts)
+        judged = frame.with_columns(verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String))
+        scored = score(judged, self.config.rewards)
+        rewards = torch.tensor(
+            [float("nan") if r is None else r for r in scored["reward"].to_list()], dtype=torch.float64
+        )
+        advantages = group_advantages(
+            rewards,
+            torch.tensor(frame["group"].to_list()),
+            scale=self.config.loss.advantage,
+            ddof=self.config.loss.ddof,
+        )
+        rows = frame.select("trace_id", "policy_step", "problem_id", "sample_index", run_id=pl.lit(self.run_id))
+        rows = rows.hstack(scored.select("reward")).with_columns(
+            advantage=pl.Series(advantages.tolist(), dtype=pl.Float64)
+        )
+        parts = {n.removeprefix("reward_"): scored[n] for n in scored.columns if n != "reward"}
+        table = rows.to_arrow().append_column("components", _map_array(parts, len(rows)))
+        self.rollouts.publish(name, table)
+        return pl.read_parquet(self.rollouts.part(name))
+
+    def _publish_verdicts(
+        self, name: str, frame: pl.DataFrame, asked: Sequence[Problem], verdicts: Sequence[Verdict]
+    ) -> None:
+        """Where `curate annotate` would put them, so that it finds them done."""
+        import polars as pl
+
+        rows = pl.DataFrame(
+            [
+                {
+                    "verifier": v.verifier or p.verifier or "none",
+                    "verifier_version": v.verifier_version,
+                    "kind": v.kind,
+                    "verdict": v.verdict,
+                    "extracted": v.extracted,
+                    "detail": v.detail,
+                    "seconds": v.seconds,
+                }
+                for v, p in zip(verdicts, asked, strict=True)
+            ],
+            schema_overrides={"extracted": pl.String},
+        )
+        rows = frame.select("trace_id", "attempt").hstack(rows)
+        for (verifier, version), part in rows.group_by(["verifier", "verifier_version"], maintain_order=True):
+            dataset = f"{str(verifier).replace(':', '.').replace('/', '.')}@{version or '0'}"
+            if dataset not in self.verdict_versions:
+                place = f"{self.traces.dataset}.{self.traces.version}"
+                made = self.wh.version("verdicts", dataset, place, parents=[self.traces.ref])
+                self.verdict_versions[dataset] = made
+            self.verdict_versions[dataset].publish(name, part)
+
+    def seal(self) -> None:
+        for version in (self.traces, self.rollouts, *self.verdict_versions.values()):
+            version.seal()
+
+
+def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:
+    """Columns of numbers as one column of maps from their names."""
+    import numpy as np
+    import pyarrow as pa
+
+    names = pa.array(list(columns) * rows, pa.string())
+    values = np.stack([c.to_numpy() for c in columns.values()], axis=1).reshape(-1)
+    missing = np.stack([c.is_null().to_numpy() for c in columns.values()], axis=1).reshape(-1)
+    offsets = pa.array(range(0, len(names) + 1, len(columns)), pa.int32())
+    return pa.MapArray.from_arrays(offsets, names, pa.array(values, pa.float64(), mask=missing))
+
+
+def _types() -> dict[str, Any]:
+    import polars as pl
+
+    return {
+        "completion_token_ids": pl.List(pl.Int32),
+        "prompt_token_ids": pl.List(pl.Int32),
+        "logprobs": pl.List(pl.Float32),
+        "error": pl.String,
+        "sample_index": pl.Int32,
+    }
+
+
+def problem_stream(problems: Sequence[Problem], seed: int, start: int, count: int) -> list[Problem]:
+    """Problems `start` … of an endless stream: all of them shuffled, then shuffled again, and so on.
+
+    A round holds a problem once: where the stream turns over inside a round, those already taken are put off.
+    """
+    import random
+
+    ordered = sorted(problems, key=lambda p: p.problem_id)
+    count = min(count, len(ordered))
+    taken: dict[str, Problem] = {}
+    epoch, position = divmod(start, len(ordered))
+    while len(taken) < count:
+        deck = list(ordered)
+        random.Random(digest("problems", seed, epoch)).shuffle(deck)
+        for problem in deck[position:]:
+            if len(taken) < count:
+                taken.setdefault(problem.problem_id, problem)
+        epoch, position = epoch + 1, 0
+    return list(taken.values())
+
+
+def push_directory(root: Path, run_id: str) -> Path:
+    """Where the weights lie that the engine reads."""
+    return root / "checkpoints" / run_id / "rollout"

@@ -1,0 +1,114 @@
+"""Rewards by hand, and the hacks they must not pay for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from curate.errors import UsageError
+from curate.rewards import score
+
+GOOD = "<think> 1 + 1 = 2 </think> <answer> 2 </answer>"
+
+
+def frame(*completions: str, **columns: Any) -> pl.DataFrame:
+    n = len(completions)
+    data: dict[str, Any] = {
+        "completion": list(completions),
+        "reasoning": [c.partition("<think>")[2].partition("</think>")[0] or None for c in completions],
+        "form": ["r1-zero"] * n,
+        "finish_reason": ["stop"] * n,
+        "completion_tokens": [10] * n,
+        "verdict": ["correct"] * n,
+        "question": ["What is one plus one?"] * n,
+        "target_language": ["en"] * n,
+    }
+    return pl.DataFrame(data | columns)
+
+
+def test_accuracy_is_the_verdict_and_unverifiable_has_no_reward_at_all() -> None:
+    rows = frame(GOOD, GOOD, GOOD, verdict=["correct", "wrong", "unverifiable"])
+    scored = score(rows, {"accuracy": 1.0, "format": 0.2})
+    assert scored["reward_accuracy"].to_list() == [1.0, 0.0, None]
+    assert scored["reward"].to_list() == pytest.approx([1.2, 0.2, None])
+
+
+@pytest.mark.parametrize(
+    "hack",
+    [
+        "<think> a </think> <answer> 2 </answer> <answer> 3 </answer>",  # several answers
+        "<think> a </think> <answer> </answer>",  # an empty one
+        "<think> a </think> <answer> 2 </answer> and so on",  # text after it
+        "So: <think> a </think> <answer> 2 </answer>",  # text before
+        "<think> a <think> b </think> <answer> 2 </answer>",  # reasoning opened twice
+        "<answer> 2 </answer> <think> a </think>",  # out of order
+        "<think> a </think> 2",  # no tags around the answer
+        "<think> a <answer> 2 </answer> </think>",  # answer inside the reasoning
+        "",
+    ],
+)
+def test_format_pays_for_no_hack(hack: str) -> None:
+    assert score(frame(GOOD, hack), {"format": 1.0})["reward"].to_list() == [1.0, 0.0]
+
+
+def test_a_truncated_trace_is_not_well_formed() -> None:
+    rows = frame(GOOD, "some text", form=["r1-zero", "plain"], finish_reason=["length", "length"])
+    assert score(rows, {"format": 1.0})["reward"].to_list() == [0.0, 0.0]
+
+
+def test_language_is_the_share_of_target_words_and_nothing_for_no_reasoning() -> None:
+    english = "<think> First we add the two numbers and then we look at the result. </think> <answer> 2 </answer>"
+    chinese = "<think> 首先我们把这两个数字相加，然后我们检查一下结果是否正确。 </think> <answer> 2 </answer>"
+    rows = frame(english, chinese, "<answer> 2 </answer>")
+    first, second, third = score(rows, {"language": 0.5})["reward_language"].to_list()
+    assert first > 0.9
+    assert second < 0.1
+    assert third == 0.0
+
+
+def test_soft_overlong_by_hand() -> None:
+    # max 100, buffer 20: free up to 80, half way at 90, -1 from 100 on
+    rows = frame(*[GOOD] * 5, completion_tokens=[10, 80, 90, 100, 100], finish_reason=["stop"] * 4 + ["length"])
+    spec = {"length": {"weight": 2.0, "options": {"max_tokens": 100, "buffer": 20}}}
+    scored = score(rows, spec)
+    assert scored["reward_length"].to_list() == pytest.approx([0.0, 0.0, -0.5, -1.0, -1.0])
+    assert scored["reward"].to_list() == pytest.approx([0.0, 0.0, -1.0, -2.0, -2.0])
+
+
+def test_repetition_costs() -> None:
+    loop = "<think> " + "we add one and one again " * 20 + "</think> <answer> 2 </answer>"
+    fresh, again = score(frame(GOOD, loop), {"repetition": 1.0})["reward"].to_list()
+    assert fresh == 0.0
+    assert -1.0 <= again < -0.5
+
+
+def test_a_failed_request_has_no_reward() -> None:
+    scored = score(frame("", finish_reason=["error"], verdict=["wrong"]), {"accuracy": 1.0})
+    assert scored["reward"].to_list() == [None]
+
+
+def short(frame: pl.DataFrame, limit: int) -> pl.Expr:
+    return (pl.col("completion").str.len_chars() < limit).cast(pl.Float64)
+
+
+def test_a_users_own_function_by_dotted_path() -> None:
+    spec = {"accuracy": 1.0, "tests.test_rewards:short": {"weight": 0.5, "options": {"limit": 20}}}
+    assert score(frame(GOOD, "2"), spec)["reward"].to_list() == pytest.approx([1.0, 1.5])
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({}, "at least one"),
+        ({"acuracy": 1.0}, "unknown reward"),
+        ({"length": 1.0}, "max_tokens and buffer"),
+        ({"tests.test_rewards:nothing": 1.0}, "could not be loaded"),
+        ({"tests.test_rewards:short": 1.0}, "failed: TypeError"),
+        ({"repetition": {"options": {"ngram": 3}}}, "5 to 10"),
+    ],
+)
+def test_wrong_specs_say_what_is_wrong(spec: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        score(frame(GOOD), spec)
