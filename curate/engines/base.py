@@ -68,9 +68,12 @@ class Engine(Protocol):
 
     name: str
     model_path: Path
-    model_hash: str
     max_model_len: int
     end_token_ids: set[int]
+
+    @property
+    def model_hash(self) -> str:
+        """Hash of the weights (of the server and the model's name, where the weights cannot be seen)."""
 
     @property
     def tokenizer(self) -> Any:
@@ -116,8 +119,15 @@ class ModelDirectory:
     def _adopt(self, model_dir: Path) -> None:
         """Takes over what the files of `model_dir` say."""
         self.model_path = model_dir
-        self.model_hash = weights_hash(model_dir)
+        self._hash: str | None = None
         self.end_token_ids = end_tokens(model_dir, self.tokenizer)
+
+    @property
+    def model_hash(self) -> str:
+        """Hash of the weights, computed when it is first asked for: a trainer that updates each step may never ask."""
+        if self._hash is None:
+            self._hash = weights_hash(self.model_path)
+        return self._hash
 
     def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         return render_chat(self.tokenizer, messages, add_generation_prompt, self.model_path)

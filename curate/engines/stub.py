@@ -27,7 +27,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curate.engines.base import EngineConfig, check_sampling, failed
+from curate.engines.base import EngineConfig, check_sampling, cut_at_stop, failed
 from curate.errors import UsageError
 from curate.records import Completion, Request
 
@@ -130,7 +130,8 @@ class StubEngine:
         if reason:
             return failed(request, reason)
         text = stub_text(request.prompt, request.seed, self.args.style, self.args.right)
-        tokens = [byte + 1 for byte in text.encode()] + [0]  # one token a byte; 0 ends the text
+        text, stopped = cut_at_stop(text, request.sampling.stop)
+        tokens = [byte + 1 for byte in text.encode()] + ([] if stopped else [0])  # one token a byte; 0 ends the text
         limit = min(request.sampling.max_tokens, self.max_model_len - len(prompt_ids))
         finished = len(tokens) <= limit
         tokens = tokens[:limit]

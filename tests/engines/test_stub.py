@@ -98,7 +98,8 @@ def test_die_at_kills_the_process() -> None:
     script = (
         "from curate.engines import *; from curate.records import *\n"
         "engine = open_engine(EngineConfig(name='stub', args={'die_at': 3}), 'stub')\n"
-        "for c in engine.generate(Request(str(i), 'a', i, Sampling()) for i in range(9)): print(c.request_id, flush=True)"
+        "for c in engine.generate(Request(str(i), 'a', i, Sampling()) for i in range(9)):\n"
+        "    print(c.request_id, flush=True)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (-9, ["0", "1", "2"])

@@ -1,0 +1,475 @@
+"""Any OpenAI-compatible server (DeepSeek, OpenAI, vLLM, SGLang, …) through the official client.
+
+    engine:
+      name: openai
+      args: {base_url: https://api.deepseek.com, model: deepseek-reasoner, api_key_env: DEEPSEEK_API_KEY,
+             concurrency: 64, rpm: 500, price_in: 0.55, price_out: 2.19, budget: 20}
+
+Requests run on an event loop in a thread of their own; the caller's thread reads the source and hands out what
+finished. What the server or the network does to one request (429, 5xx, a timeout, a dropped connection) is tried again
+with backoff and then becomes a completion with an error; what would befall every request (a wrong key, an unknown
+model, no money) ends the job. Keys come from the environment only, and are struck out of every message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from curate.engines.base import EngineConfig, check_sampling, failed
+from curate.errors import CurateError, UsageError
+from curate.records import Completion, Request
+
+PAUSE = 0.05  # seconds between two looks at a source that has nothing now
+FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
+CHARS_PER_TOKEN = 3.0  # to guess a prompt's tokens for limits and budgets; English text has about four
+UNKNOWN_LENGTH = 1 << 20
+FATAL = {
+    401: "the key was refused",
+    402: "there is no money left",
+    403: "access was denied",
+    404: "no such model or path",
+}
+
+
+class BudgetReached(CurateError):
+    """The budget is spent: what finished was handed out, nothing more was asked."""
+
+
+class OpenAIArgs(BaseModel):
+    """`EngineConfig.args` of this engine. Prices are per million tokens, in the currency of `budget`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    base_url: str | None = Field(default=None, description="None: OPENAI_BASE_URL, else OpenAI's own")
+    model: str | None = Field(default=None, description="as the server calls it; None: the model of the job")
+    revision: str | None = Field(default=None, description="a date or version, where the name alone does not say")
+    api: Literal["chat", "completions"] = Field(default="chat", description="completions: the prompt as it is")
+    api_key_env: str = "OPENAI_API_KEY"
+    concurrency: int = Field(default=32, ge=1)
+    rpm: float | None = Field(default=None, gt=0, description="requests a minute")
+    tpm: float | None = Field(default=None, gt=0, description="tokens a minute, prompt and completion")
+    retries: int = Field(default=6, ge=0)
+    timeout: float = Field(default=600.0, gt=0, description="seconds for one try")
+    max_wait: float = Field(default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more")
+    price_in: float = Field(default=0.0, ge=0)
+    price_cached: float | None = Field(default=None, ge=0, description="of prompt tokens from the server's cache")
+    price_out: float = Field(default=0.0, ge=0)
+    budget: float | None = Field(default=None, gt=0)
+    spent: float = Field(default=0.0, ge=0, description="of the budget, before this engine was opened")
+    reasoning: tuple[str, str] = Field(default=("<think>", "</think>"), description="put around separate reasoning")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    send_seed: bool = True
+    send_logprobs: bool = Field(default=False, description="ask for the log-probs of sampled tokens")
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="sent with each request as it is")
+
+
+@dataclass
+class Usage:
+    """What was used so far: tokens, tries and money."""
+
+    requests: int = 0
+    retries: int = 0
+    errors: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+
+
+class Bucket:
+    """At most `per_minute` units a minute. A limit of None never waits.
+
+    It fills up evenly and holds the units of one second at least: a burst at the start would break the server's window.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.rate = (per_minute or 0) / 60
+        self.size = max(self.rate, 1.0)
+        self.level = self.size
+        self.at = time.monotonic()
+
+    async def take(self, units: float) -> None:
+        """Waits for room; more units than ever fit at once are paid off afterwards by those who come next."""
+        while self.rate and (wait := self.wait(units)) > 0:
+            await asyncio.sleep(wait)
+        self.level -= units
+
+    def wait(self, units: float) -> float:
+        now = time.monotonic()
+        self.level = min(self.size, self.level + (now - self.at) * self.rate)
+        self.at = now
+        return max(0.0, (min(units, self.size) - self.level) / self.rate)
+
+    def settle(self, units: float) -> None:
+        """Gives back (or takes, if negative) the difference between a guess and what it turned out to be."""
+        if self.rate:
+            self.level += units
+
+
+@dataclass
+class Job:
+    request: Request
+    reserved: float  # money it can cost at most
+    guess: float = 0.0  # tokens taken from the bucket
+    tries: int = 0
+    seconds: float = 0.0
+    reasons: list[str] = field(default_factory=list)
+
+
+class OpenAIEngine:
+    name = "openai"
+    tokenizer: Any = None
+
+    def __init__(self, config: EngineConfig, model_dir: str | Path = "") -> None:
+        if "api_key" in config.args:
+            raise UsageError("engine.args.api_key: keys come from the environment only. Name the variable: api_key_env")
+        try:
+            self.args = OpenAIArgs(**config.args)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            raise UsageError(f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        self.model = self.args.model or str(model_dir)
+        if not self.model:
+            raise UsageError("the engine 'openai' needs a model: set model, or engine.args.model")
+        self.base_url = self.args.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self._key = self._find_key()
+        self.model_path = Path(self.model)
+        identity = f"{self.base_url}|{self.model}|{self.args.revision or ''}"
+        self.model_hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self.max_model_len = config.max_model_len or UNKNOWN_LENGTH
+        self.end_token_ids: set[int] = set()
+        self.usage = Usage()
+        self._requests, self._tokens = Bucket(self.args.rpm), Bucket(self.args.tpm)
+        self._hold_until = 0.0  # a server that said when to come back is left alone by all until then
+        self._average = 0.0  # completion tokens of a request so far
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._client: Any = None
+
+    def _find_key(self) -> str:
+        key = os.environ.get(self.args.api_key_env, "").strip()
+        local = any(f"//{host}" in self.base_url for host in ("localhost", "127.0.0.1", "[::1]", "0.0.0.0"))
+        if not key and not local:
+            raise UsageError(f"no key for {self.base_url}: set the environment variable {self.args.api_key_env}")
+        return key or "none"
+
+    # --- the contract
+
+    def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """Raises `BudgetReached` after what was in flight has been handed out, `CurateError` where all would fail."""
+        loop, source = self._start(), iter(requests)
+        arrived: queue.SimpleQueue[tuple[Job, Completion | BaseException]] = queue.SimpleQueue()
+        running: dict[int, tuple[Job, Any]] = {}
+        held: Request | None = None  # read, and waiting for the budget
+        ended: BaseException | None = None
+        exhausted = False
+        try:
+            while True:
+                while ended is None and not exhausted and len(running) < self.args.concurrency:
+                    try:
+                        request = held or next(source)
+                    except StopIteration:
+                        exhausted = True
+                        break
+                    if request is None:
+                        break
+                    held = None
+                    if reason := check_sampling(request) or self._fault(request):
+                        yield failed(request, reason)
+                        continue
+                    job = Job(request, self._worst_cost(request))
+                    reserved = sum(other.reserved for other, _ in running.values())
+                    if not self._fits(job.reserved + reserved):
+                        held = request
+                        if not running:
+                            ended = BudgetReached(self._budget_message())
+                        break
+                    running[id(job)] = job, asyncio.run_coroutine_threadsafe(self._ask(job, arrived), loop)
+                if not running and (ended is not None or exhausted):
+                    break
+                try:
+                    job, result = arrived.get(timeout=None if running and (exhausted or ended or held) else PAUSE)
+                except queue.Empty:
+                    continue
+                del running[id(job)]
+                if isinstance(result, Completion):
+                    yield result
+                else:
+                    ended = ended or result
+            if ended is not None:
+                raise ended
+        finally:
+            for _, future in running.values():
+                future.cancel()
+
+    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The messages as JSON, which `generate` sends as messages: the server has the template."""
+        return json.dumps(messages, ensure_ascii=False)
+
+    def update_weights(self, directory: str | Path) -> str:
+        raise CurateError("a server's weights cannot be changed from here: use engine.name=vllm or transformers")
+
+    def sleep(self) -> None:
+        return None
+
+    def wake(self) -> None:
+        return None
+
+    def close(self) -> None:
+        loop, self._loop = self._loop, None
+        if loop is None:
+            return
+        with contextlib.suppress(Exception):  # the connections go with the process anyway
+            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result(5)
+        loop.call_soon_threadsafe(loop.stop)
+
+    # --- money
+
+    def _worst_cost(self, request: Request) -> float:
+        tokens = _guess_tokens(request)
+        return (tokens * self.args.price_in + request.sampling.max_tokens * self.args.price_out) / 1e6
+
+    def _fits(self, cost: float) -> bool:
+        return self.args.budget is None or self.args.spent + self.usage.cost + cost <= self.args.budget
+
+    def _budget_message(self) -> str:
+        spent = self.args.spent + self.usage.cost
+        return (
+            f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is spent). What finished "
+            "is kept; raise engine.args.budget and run the same command to go on"
+        )
+
+    def _fault(self, request: Request) -> str | None:
+        if not request.prompt.strip() and not request.prompt_token_ids:
+            return "the prompt is empty"
+        guess = len(request.prompt_token_ids or ())
+        if guess >= self.max_model_len:
+            return f"the prompt has {guess} tokens; the model takes at most {self.max_model_len} in all"
+        return None
+
+    # --- the event loop's side
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            try:
+                from openai import AsyncOpenAI
+            except ImportError as error:
+                raise UsageError("the engine 'openai' is not installed: pip install 'curate[openai]'") from error
+            self._client = AsyncOpenAI(
+                api_key=self._key, base_url=self.base_url, timeout=self.args.timeout, max_retries=0
+            )
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="curate-openai", daemon=True).start()
+        return self._loop
+
+    async def _ask(self, job: Job, arrived: queue.SimpleQueue[Any]) -> None:
+        try:
+            result: Completion | BaseException = await self._with_retries(job)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            result = error
+        arrived.put((job, result))
+
+    async def _with_retries(self, job: Job) -> Completion:
+        import openai
+
+        while True:
+            await self._turn(job)
+            start = time.monotonic()
+            try:
+                answer = await self._call(job.request)
+                return self._completion(job, answer, time.monotonic() - start)
+            except (openai.APIConnectionError, openai.APIStatusError, openai.APIResponseValidationError) as error:
+                wait = self._judge(job, error)
+            except (ValueError, AttributeError, TypeError, IndexError) as error:  # not what the protocol says
+                wait = self._again(job, f"an answer that cannot be read ({type(error).__name__}: {error})", None)
+            self._tokens.settle(job.guess)
+            if wait is None:
+                self.usage.errors += 1
+                return failed(job.request, self._clean("; ".join(job.reasons[-1:]) or "failed"))
+            self.usage.retries += 1
+            await asyncio.sleep(wait)
+
+    async def _turn(self, job: Job) -> None:
+        """Waits until limits allow one more request."""
+        while (wait := self._hold_until - time.monotonic()) > 0:
+            await asyncio.sleep(wait)
+        job.guess = _guess_tokens(job.request) + (self._average or job.request.sampling.max_tokens)
+        await self._requests.take(1)
+        await self._tokens.take(job.guess)
+
+    async def _call(self, request: Request) -> Any:
+        sampling = request.sampling
+        options: dict[str, Any] = {
+            "model": self.model,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            self.args.max_tokens_field: sampling.max_tokens,
+        }
+        if sampling.stop:
+            options["stop"] = list(sampling.stop)
+        if self.args.send_seed:
+            options["seed"] = request.seed
+        extra = dict(self.args.extra_body)
+        if sampling.top_k:
+            extra.setdefault("top_k", sampling.top_k)  # not OpenAI's own, but vLLM's and SGLang's
+        want = self.args.send_logprobs and sampling.logprobs
+        if self.args.api == "completions":
+            prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt
+            if want:
+                options["logprobs"] = 1
+            return await self._client.completions.create(prompt=prompt, extra_body=extra, **options)
+        if want:
+            options["logprobs"] = True
+        messages = parse_messages(request.prompt)
+        return await self._client.chat.completions.create(messages=messages, extra_body=extra, **options)
+
+    def _judge(self, job: Job, error: Any) -> float | None:
+        """How long to wait before the next try; None: give this request up. Raises where every request would fail."""
+        status = getattr(error, "status_code", None)
+        message = self._clean(_message(error))
+        if status in FATAL or "insufficient_quota" in message:
+            why = FATAL.get(status or 0, "the quota is used up")
+            raise CurateError(f"{self.base_url} answered {status} for model '{self.model}': {why} ({message})")
+        if status is None or status in (408, 409, 425, 429) or status >= 500:
+            asked = retry_after(error)
+            if status == 429 and asked is not None:
+                self._hold_until = max(self._hold_until, time.monotonic() + asked)
+            return self._again(job, f"{status or type(error).__name__}: {message}", asked)
+        job.reasons.append(f"the server refused it: {status}: {message}")
+        return None
+
+    def _again(self, job: Job, reason: str, asked: float | None) -> float | None:
+        job.tries += 1
+        job.reasons.append(f"{reason} (after {job.tries} tries)")
+        if job.tries > self.args.retries:
+            return None
+        backoff = min(self.args.max_wait, FIRST_WAIT * 2 ** (job.tries - 1)) * random.uniform(0.5, 1.0)
+        return max(backoff, asked or 0.0)
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "***") if self._key != "none" else text
+
+    def _completion(self, job: Job, answer: Any, seconds: float) -> Completion:
+        request, choice, used = job.request, answer.choices[0], answer.usage
+        text, refusal = text_of(choice, self.args.reasoning)
+        prompt_tokens = int(getattr(used, "prompt_tokens", 0) or 0)
+        completion_tokens = int(getattr(used, "completion_tokens", 0) or 0)
+        cached = int(getattr(getattr(used, "prompt_tokens_details", None), "cached_tokens", 0) or 0)
+        cost = self._cost(prompt_tokens, cached, completion_tokens)
+        self._count(job, prompt_tokens, completion_tokens, cost)
+        error = refusal
+        if choice.finish_reason not in ("stop", "length"):
+            error = error or f"the server ended it: {choice.finish_reason}"
+        elif not text and choice.finish_reason == "stop":
+            error = error or "the answer is empty"
+        extra = {"cost": cost, "seconds": round(seconds, 3), "tries": job.tries + 1, "cached_prompt_tokens": cached}
+        if error:
+            self.usage.errors += 1
+        return Completion(
+            request.request_id,
+            text,
+            "error" if error else choice.finish_reason,
+            prompt_token_ids=getattr(choice, "prompt_token_ids", None) or getattr(answer, "prompt_token_ids", None),
+            token_ids=getattr(choice, "token_ids", None),
+            logprobs=logprobs_of(choice),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            error=error,
+            extra=extra | ({"server_model": answer.model} if answer.model != self.model else {}),
+        )
+
+    def _cost(self, prompt: int, cached: int, completion: int) -> float:
+        price_cached = self.args.price_in if self.args.price_cached is None else self.args.price_cached
+        return ((prompt - cached) * self.args.price_in + cached * price_cached + completion * self.args.price_out) / 1e6
+
+    def _count(self, job: Job, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
+        usage = self.usage
+        usage.requests += 1
+        usage.prompt_tokens += prompt_tokens
+        usage.completion_tokens += completion_tokens
+        usage.cost += cost
+        self._average = usage.completion_tokens / usage.requests
+        self._tokens.settle(job.guess - prompt_tokens - completion_tokens)
+
+
+def parse_messages(prompt: str) -> list[dict[str, str]]:
+    """The messages that `render_chat` wrote; any other text is one message of the user."""
+    if prompt.startswith('[{"'):
+        try:
+            messages = json.loads(prompt)
+        except ValueError:
+            messages = None
+        if isinstance(messages, list) and all(isinstance(m, dict) and "role" in m for m in messages):
+            return messages
+    return [{"role": "user", "content": prompt}]
+
+
+def text_of(choice: Any, delimiters: tuple[str, str]) -> tuple[str, str | None]:
+    """The text of an answer, reasoning that came apart in front of it, and why it was refused (None if it was not)."""
+    message = getattr(choice, "message", None)
+    stop = getattr(choice, "stop_reason", None)
+    stop = stop if isinstance(stop, str) else ""  # vLLM says which stop string it cut off; other engines keep it
+    if message is None:
+        return (choice.text or "") + stop, None
+    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+    content = (message.content or "") + stop
+    refusal = getattr(message, "refusal", None)
+    if reasoning:
+        closed = (
+            delimiters[1] if content or choice.finish_reason == "stop" else ""
+        )  # cut inside the reasoning: not closed
+        content = f"{delimiters[0]}{reasoning}{closed}{content}"
+    return content, f"the model refused: {refusal}" if refusal else None
+
+
+def logprobs_of(choice: Any) -> list[float] | None:
+    """Log-probs of the sampled tokens, in the shape of either API."""
+    found = getattr(choice, "logprobs", None)
+    if found is None:
+        return None
+    if getattr(found, "content", None):
+        return [entry.logprob for entry in found.content]
+    return list(found.token_logprobs) if getattr(found, "token_logprobs", None) else None
+
+
+def retry_after(error: Any) -> float | None:
+    """Seconds that the server asks us to wait: a number or a date in `Retry-After`, or `retry-after-ms`."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        if headers.get("retry-after-ms"):
+            return float(headers["retry-after-ms"]) / 1000
+        value = headers.get("retry-after")
+        if not value:
+            return None
+        if value.replace(".", "", 1).isdigit():
+            return float(value)
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError):
+        return None
+
+
+def _guess_tokens(request: Request) -> float:
+    if request.prompt_token_ids is not None:
+        return float(len(request.prompt_token_ids))
+    return len(request.prompt.encode()) / CHARS_PER_TOKEN
+
+
+def _message(error: Any) -> str:
+    body = getattr(error, "body", None)
+    inner = body.get("message") or body.get("detail") if isinstance(body, dict) else None
+    return str(inner or error).strip().replace("\n", " ")[:300]
