@@ -140,13 +140,14 @@ WITH_SEED = ("generate", "sft", "grpo", "evaluate")
 
 def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[PipelineConfig, list[Stage]]:
     """The pipeline and its stages in order. Raises UsageError for a stage that names what does not come before it."""
-    from curate.engines import EngineConfig, describe_choice
+    from curate.engines import EngineConfig
+    from curate.engines.base import choose
 
     data = read_yaml(_find(path))
     config = validate(PipelineConfig, override(data, overrides), str(path))
     if config.presets:
         wanted = validate(EngineConfig, config.engine, f"{path}: engine")
-        chosen, _ = describe_choice(wanted)
+        chosen, _ = choose(wanted)
         if chosen in config.presets:
             data = merge(data, config.presets[chosen])
             config = validate(PipelineConfig, override(data, overrides), f"{path} with the preset {chosen}")

@@ -8,7 +8,7 @@ CREATE TABLE models (
     parent_hash VARCHAR,          -- weights that training started from
     run_id      VARCHAR,          -- training run
     step        INTEGER,          -- optimizer steps of that run
-    data        VARCHAR,          -- what it was trained on: corpus and version, or problems
+    data        VARCHAR,          -- JSON: what it was trained on: versions of corpora or of problems
     config      VARCHAR,          -- JSON: the resolved training config
     parameters  BIGINT,           -- number of parameters
     created_at  TIMESTAMPTZ       -- when it was finished

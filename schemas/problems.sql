@@ -12,6 +12,6 @@ CREATE TABLE problems (
     verifier        VARCHAR,          -- name of the verifier that judges answers
     target_language VARCHAR,          -- ISO 639-1 code of the language to reason in; null: that of the question
     difficulty      DOUBLE,           -- the source's own, or 1 - pass rate of a named model; 0 easy, 1 hard
-    split           VARCHAR,          -- train or held-out: decided by problem_id, never both
+    split           VARCHAR,          -- train or held-out: decided by the hash of the question, never both
     metadata        VARCHAR           -- JSON: what a procedural verifier needs to score an answer
 );

@@ -87,15 +87,16 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     from curate.evaluate.table import evaluation_rows, format_table
 
     started = time.monotonic()
-    frames, refs, rows, families = [], [], 0, {}
+    frames, refs, rows, families, asked = [], [], 0, {}, {}
     for label, job in generation_configs(config).items():
+        asked[label] = generation.make_plan(job, context).problems.select("problem_id")
         made = generation.run(job, context)
         rows += made.rows
         refs += made.refs
         families[label] = made.facts["family"]
     annotate.run(annotate.AnnotateConfig(traces=sorted(set(families.values())), label="judge"), context)
     for label, family in families.items():
-        frames.append(_samples(label, family, config, context))
+        frames.append(_samples(label, family, asked[label], config, context))
     compare = config.compare or [(b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)]
     key = [sorted(families.items()), refs, config.model_dump(mode="json")]
     version = context.warehouse.version(
@@ -112,8 +113,8 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     return result
 
 
-def _samples(label: str, family: str, config: EvaluateConfig, context: Context) -> pl.DataFrame:
-    """What the table is made of: one row a sample, with the cluster of its answer."""
+def _samples(label: str, family: str, asked: pl.DataFrame, config: EvaluateConfig, context: Context) -> pl.DataFrame:
+    """What the table is made of: one row a sample of the problems asked, with the cluster of its answer."""
     import polars as pl
 
     from curate.verify.consensus import cluster_ids
@@ -121,10 +122,12 @@ def _samples(label: str, family: str, config: EvaluateConfig, context: Context) 
     frame = context.warehouse.sql(
         "SELECT model_hash, problem_id, sample_index, verdict, extracted, well_formed, completion_tokens, truncated, "
         "target_language_share, source, difficulty FROM annotated WHERE dataset = ? AND sample_index < ? "
-        "AND (? IS NULL OR split = ?) ORDER BY problem_id, sample_index",
-        [family, config.samples, config.split, config.split],
+        "ORDER BY problem_id, sample_index",
+        [family, config.samples],
+    ).join(asked, on="problem_id", how="semi", maintain_order="left")
+    return frame.with_columns(
+        pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64), model=pl.lit(label)
     )
-    return frame.with_columns(pl.Series("cluster", cluster_ids(frame), dtype=pl.Int64), model=pl.lit(label))
 
 
 def _concat(frames: list[pl.DataFrame]) -> pl.DataFrame:
@@ -140,7 +143,7 @@ def _with_facts(table: pl.DataFrame, evaluation_id: str, config: EvaluateConfig)
 
     return table.with_columns(
         evaluation_id=pl.lit(evaluation_id),
-        problems=pl.lit(f"{config.problems if isinstance(config.problems, str) else config.problems.get('name')}"),
+        problems=pl.lit(config.problems if isinstance(config.problems, str) else "inline"),
         temperature=pl.lit(config.sampling.temperature),
         top_p=pl.lit(config.sampling.top_p),
         created_at=pl.lit(now()),

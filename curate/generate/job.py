@@ -108,7 +108,7 @@ def make_plan(config: GenerateConfig, context: Context) -> Plan:
     if frame.is_empty():
         what = " with a worked solution" if config.source == "solutions" else ""
         raise UsageError(f"no problems{what} in {version.ref}" + (f", split {config.split}" if config.split else ""))
-    model = resolve_model(config.model, context.warehouse.root / "checkpoints") if config.model else None
+    model = resolve_model(config.model) if config.model else None
     weights = model.hash if model and config.source == "model" else digest("solutions", version.dataset)
     family = family_id(
         model_hash=weights,

@@ -164,7 +164,7 @@ class Family:
                 for problem, start, stop, attempt in items.select("problem_id", "start", "stop", "attempt").iter_rows()
                 for sample in range(start, stop)
             )
-            yield Chunk(str(chunk_id), versions[plan], keys)  # type: ignore[index]
+            yield Chunk(str(chunk_id), versions[plan], keys)
 
     def committed(self, columns: list[str]) -> pl.LazyFrame:
         """Committed rows of the whole family."""
@@ -180,7 +180,7 @@ class Family:
         chunks = self.plan().select("plan", "chunk_id").unique()
         sealed = []
         for (plan,), rows in chunks.group_by(["plan"], maintain_order=True):
-            version = self.version(int(plan))  # type: ignore[call-overload]
+            version = self.version(int(plan))
             if version.sealed or len(version.parts()) == len(rows):
                 version.seal()
                 sealed.append(version)

@@ -57,7 +57,8 @@ def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
             parents: list[str] = []
             if model:
                 facts |= {"name": model["name"], "kind": model["kind"], "step": model["step"], "path": model["path"]}
-                parents = [p for p in (model["data"] or "").split(",") if p]
+                made_from = json.loads(model["data"]) if model["data"] else {}
+                parents = [*made_from.get("corpora", []), *made_from.get("problems", [])]
                 if model["parent_hash"]:
                     parents.append(f"model:{model['parent_hash']}")
         else:

@@ -1,0 +1,186 @@
+"""Training as a job: names in a config become a model directory, a corpus, problems and an engine; a bar is drawn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from curate.config import validate
+from curate.engines import EngineConfig, ModelRef, resolve_model
+from curate.engines.base import choose
+from curate.errors import UsageError
+from curate.jobs import Context, JobResult
+from curate.progress import duration, say, task
+from curate.train.checkpoints import TrainResult
+from curate.train.config import GRPOConfig, SFTConfig
+from curate.warehouse import Warehouse
+from curate.warehouse.identity import digest
+from curate.warehouse.store import now
+
+SFT_SHOWN = ("loss", "lr", "tokens_per_second")
+GRPO_SHOWN = ("reward", "accuracy", "format", "mean_length", "kl", "entropy")
+
+
+def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
+    """`curate train sft`: `data` is an SFTConfig whose model may be any name that `resolve_model` knows."""
+    from curate.train.sft import train_sft
+
+    started = time.monotonic()
+    config, model = _sft_config(data, where)
+    remember_base(context.warehouse, model)
+    with task(config.name, 1) as bar:
+
+        def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+            bar.total = total
+            bar.update(step, _shown(metrics, SFT_SHOWN))
+
+        made = train_sft(config, context.warehouse, progress)
+    result = _result(made, started)
+    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in made.counts.items() if value)
+    result.summary = f"{made.steps} steps on {counts}, {_how(made, started)}"
+    _record(context, "sft", config.name, config.model_dump(mode="json"), made, result)
+    return result
+
+
+def run_grpo(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
+    """`curate train grpo`: a GRPOConfig, and beside it `problems`, `split` and `engine`."""
+    from curate.generate.job import stored_problems
+    from curate.problems import from_rows
+    from curate.train.grpo import train_grpo
+
+    started = time.monotonic()
+    config, model, extra = _grpo_config(data, where)
+    version = stored_problems(extra["problems"], context)
+    frame = version.read().collect()
+    problems = from_rows(frame.filter(frame["split"] == extra["split"]))
+    held_out = from_rows(frame.filter(frame["split"] == "held-out"))[: extra["held_out_limit"]]
+    remember_base(context.warehouse, model)
+    engine = _LazyEngine(context, extra["engine"], model)
+    with task(config.name, config.steps) as bar:
+
+        def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+            bar.total = total
+            bar.update(step, _shown(metrics, GRPO_SHOWN))
+
+        try:
+            made = train_grpo(
+                config,
+                context.warehouse,
+                engine,
+                context.pool,
+                problems,
+                progress,
+                held_out=held_out if config.evaluation.every else (),
+                problems_refs=[version.ref],
+                model_name=model.name,
+                say=say,
+            )
+        finally:
+            context.engine.changed()  # the engine holds the trained weights now, whatever it was opened with
+    result = _result(made, started)
+    result.facts |= {"traces": config.name, "run_id": made.run_id}
+    last = _shown(made.metrics, GRPO_SHOWN)
+    result.summary = f"{made.steps} steps, last step: {last}, {_how(made, started)}"
+    _record(context, "grpo", config.name, config.model_dump(mode="json"), made, result)
+    return result
+
+
+def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -> str:
+    """The resolved plan of a training run, for `--dry-run`."""
+    from curate.generate.job import stored_problems
+
+    if kind == "sft":
+        config, model = _sft_config(data, where)
+        corpora = [config.corpus] if isinstance(config.corpus, str) else [part.corpus for part in config.corpus]
+        rows = sum(context.warehouse.latest("corpora", name).manifest["rows"] for name in corpora)
+        steps = -(-round(rows * config.epochs) // config.batch_size)
+        return f"model   {model.name} ({model.hash[:12]})\ncorpus  {', '.join(corpora)}: {rows} rows\nsteps   {steps}"
+    grpo, model, extra = _grpo_config(data, where)
+    version = stored_problems(extra["problems"], context)
+    rollouts = grpo.steps * grpo.prompts * grpo.samples
+    return (
+        f"model     {model.name} ({model.hash[:12]})\n"
+        f"problems  {version.ref}, split {extra['split']}\n"
+        f"engine    {choose(extra['engine'])[0]}\n"
+        f"rollouts  {grpo.steps} rounds of {grpo.prompts} x {grpo.samples} = {rollouts:,}\n"
+        f"tokens    at most {rollouts * grpo.sampling.max_tokens:,}"
+    )
+
+
+def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
+    """A row of `models` for a model that was not trained here, so that lineage ends in a name."""
+    query = "SELECT 1 FROM models WHERE model_hash = ? LIMIT 1"
+    if not warehouse.exists() or warehouse.sql(query, [model.hash]).is_empty():
+        row = {
+            "model_hash": model.hash,
+            "name": model.name,
+            "kind": "base",
+            "path": str(model.path),
+            "created_at": now(),
+        }
+        warehouse.write("models", "base", [row], key=["base", model.hash])
+
+
+class _LazyEngine:
+    """Opens the engine when it is first used: a finished run needs none."""
+
+    def __init__(self, context: Context, config: EngineConfig, model: ModelRef) -> None:
+        self._context, self._config, self._model = context, config, model
+        self._engine: Any = None
+        self.name = choose(config)[0]
+
+    def __getattr__(self, name: str) -> Any:
+        if self._engine is None:
+            self._engine = self._context.engine.get(self._config, self._model.path, self._model.hash)
+        return getattr(self._engine, name)
+
+
+def _sft_config(data: Mapping[str, Any], where: str) -> tuple[SFTConfig, ModelRef]:
+    config = validate(SFTConfig, data, where)
+    model = resolve_model(config.model)
+    return config.model_copy(update={"model": str(model.path)}), model
+
+
+def _grpo_config(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, ModelRef, dict[str, Any]]:
+    from curate.problems import ProblemsConfig
+
+    own = dict(data)
+    problems = own.pop("problems", None)
+    if problems is None:
+        raise UsageError(f"{where} is not right:\n  problems: missing; name stored problems, or give their sources")
+    extra = {
+        "problems": problems if isinstance(problems, str) else validate(ProblemsConfig, problems, f"{where}: problems"),
+        "split": own.pop("split", "train"),
+        "engine": validate(EngineConfig, own.pop("engine", {}), f"{where}: engine"),
+        "held_out_limit": own.pop("held_out_limit", 64),
+    }
+    config = validate(GRPOConfig, own, where)
+    model = resolve_model(config.model)
+    return config.model_copy(update={"model": str(model.path)}), model, extra
+
+
+def _shown(metrics: Mapping[str, float], names: tuple[str, ...]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3g}" for name in names if name in metrics)
+
+
+def _how(made: TrainResult, started: float) -> str:
+    if made.skipped:
+        return "done before"
+    resumed = f" from step {made.resumed_from}" if made.resumed_from else ""
+    return f"{duration(time.monotonic() - started)}{resumed}"
+
+
+def _result(made: TrainResult, started: float) -> JobResult:
+    result = JobResult(model=str(made.model_path), seconds=time.monotonic() - started)
+    result.facts = {"run_id": made.run_id}
+    if made.best_path:
+        result.facts["best"] = str(made.best_path)
+    return result
+
+
+def _record(
+    context: Context, kind: str, name: str, config: dict[str, Any], made: TrainResult, result: JobResult
+) -> None:
+    if not made.skipped:
+        context.record(digest(made.run_id)[:24], kind, name, config, result)

@@ -1,0 +1,148 @@
+"""Real processes, killed for real with SIGKILL: nothing finished is lost, nothing appears twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import polars as pl
+import pytest
+
+from curate.warehouse import Warehouse
+
+pytestmark = pytest.mark.slow
+SAMPLES = 150  # times 40 problems
+KILLS = 50
+
+
+def command(tmp_path: Path, model: str, sums: str, **engine: object) -> list[str]:
+    config = {
+        "model": model,
+        "engine": {"name": "stub", "args": {"slow": 0.01, "at_once": 1, "shuffle": 7, **engine}},
+        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "samples": SAMPLES,
+        "sampling": {"max_tokens": 256},
+    }
+    path = tmp_path / "job.yaml"
+    path.write_text(json.dumps(config))
+    return [sys.executable, "-m", "curate.cli", "generate", "r1-zero", "-c", str(path), "-w", str(tmp_path / "wh")]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def logged(root: Path) -> set[str]:
+    """Trace ids in logs and parts: what a killed process had finished."""
+    from curate.warehouse.chunks import replay
+
+    ids = {row["trace_id"] for row in replay(root.glob("_logs/*/*.log"))}
+    for part in root.glob("traces/*/*/part-*.parquet"):
+        ids |= set(pl.read_parquet(part, columns=["trace_id"])["trace_id"])
+    return ids
+
+
+def check(root: Path) -> None:
+    """Each (problem, sample) once, with the text that an undisturbed run gives; read by three clients."""
+    wh = Warehouse(root)
+    rows = wh.sql("SELECT trace_id, problem_id, sample_index, attempt, completion, prompt, seed FROM traces")
+    assert rows.height == 40 * SAMPLES, f"{40 * SAMPLES - rows.height} rows lost or doubled"
+    assert rows["trace_id"].n_unique() == rows.height
+    assert rows.select("problem_id", "sample_index").n_unique() == rows.height
+    from curate.engines import EngineConfig, open_engine
+    from curate.records import Request, Sampling
+
+    engine = open_engine(EngineConfig(name="stub"), "stub")
+    asked = [
+        Request(t, prompt, seed, Sampling(max_tokens=256, stop=("</answer>",)))
+        for t, prompt, seed in rows.select("trace_id", "prompt", "seed").iter_rows()
+    ]
+    undisturbed = {done.request_id: done.text for done in engine.generate(asked)}
+    assert undisturbed == dict(rows.select("trace_id", "completion").iter_rows())
+    glob = f"{root}/traces/*/*/*.parquet"
+    assert duckdb.sql(f"SELECT count(*), count(DISTINCT trace_id) FROM '{glob}'").fetchall() == [(rows.height,) * 2]
+    assert pl.scan_parquet(glob).select(pl.len()).collect().item() == rows.height
+    assert not list(root.glob("_logs/*/*.log"))
+    assert not list(root.glob("_staging/*.parquet"))
+
+
+def kill(process: subprocess.Popen[bytes]) -> int:
+    """SIGKILL to a process we started; 1 where it was still running."""
+    running = process.poll() is None
+    if running:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.returncode in (0, -signal.SIGKILL), process.stderr.read().decode()
+    process.stderr.close()
+    return int(running)
+
+
+def test_fifty_kills_at_random_points(tmp_path, stub_model, sums):
+    arguments, root = command(tmp_path, stub_model, sums), tmp_path / "wh"
+    luck, kills, progress = random.Random(0), 0, []
+    known: set[str] = set()
+    while kills < KILLS:
+        # by turns one process alone, and two on the same job
+        running = [start(arguments) for _ in range(1 + len(progress) % 2)]
+        time.sleep(luck.uniform(0.3, 2.5))
+        kills += sum(kill(process) for process in running)
+        now = logged(root)
+        assert known <= now, f"{len(known - now)} finished rows were lost by a kill"
+        progress.append(len(now) - len(known))
+        known = now
+    assert sum(n > 0 for n in progress) >= 10, "most kills fell before the first row: the test shows little"
+    assert 0 < len(known) < 40 * SAMPLES, "the job ended before the kills did: the test shows little"
+    last = subprocess.run(command(tmp_path, stub_model, sums, slow=0), capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    check(root)
+
+
+def test_two_processes_share_one_job(tmp_path, stub_model, sums):
+    arguments, root = command(tmp_path, stub_model, sums, slow=0.002), tmp_path / "wh"
+    both = [start(arguments) for _ in range(2)]
+    for process in both:
+        assert process.wait(120) == 0, process.stderr.read().decode()
+        process.stderr.close()
+    check(root)
+
+
+def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, sums):
+    root = tmp_path / "wh"
+    process = start(command(tmp_path, stub_model, sums))
+    deadline = time.monotonic() + 60
+    while len(logged(root)) < 200 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    before = logged(root)
+    assert len(before) >= 200
+    # an engine that fails every request: only rows that were finished can have a text
+    last = subprocess.run(command(tmp_path, stub_model, sums, slow=0, fail=1), capture_output=True, text=True)
+    assert last.returncode == 1, last.stderr
+    assert "requests failed" in last.stderr
+    kept = Warehouse(root).sql("SELECT trace_id FROM traces WHERE error IS NULL")
+    assert set(kept["trace_id"]) == before
+
+
+def test_complete_chunks_can_be_read_while_a_job_runs(tmp_path, stub_model, sums):
+    arguments, root = command(tmp_path, stub_model, sums, slow=0.003), tmp_path / "wh"
+    process = start(arguments)
+    seen = []
+    while process.poll() is None:
+        if (root / "traces" / "_empty").exists():
+            glob = f"{root}/traces/*/*/*.parquet"
+            seen.append(duckdb.sql(f"SELECT count(*) FROM '{glob}' WHERE completion IS NOT NULL").fetchall()[0][0])
+            assert Warehouse(root).sql("SELECT count(*) FROM annotated").item() >= seen[-1]
+        time.sleep(0.1)
+    assert process.returncode == 0, process.stderr.read().decode()
+    process.stderr.close()
+    assert seen == sorted(seen)
+    assert any(0 < n < 40 * SAMPLES for n in seen), seen

@@ -1,0 +1,154 @@
+import polars as pl
+import pytest
+
+from curate.errors import CurateError, UsageError
+from curate.generate import job
+from curate.generate.config import generate_config
+from curate.jobs import Context
+
+ALL = "SELECT problem_id, sample_index, attempt, completion, finish_reason, max_tokens, error, trace_id FROM traces"
+
+
+@pytest.fixture
+def context(tmp_path):
+    with Context(tmp_path / "wh") as made:
+        yield made
+
+
+def config(stub_model, sums, **changes):
+    base = {
+        "recipe": "r1-zero",
+        "model": stub_model,
+        "engine": {"name": "stub"},
+        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2},
+        "split": None,
+        "samples": 3,
+        "sampling": {"max_tokens": 256},
+    }
+    return generate_config({**base, **changes})
+
+
+def test_every_sample_of_every_problem_once_and_a_second_run_does_nothing(context, stub_model, sums):
+    first = job.run(config(stub_model, sums), context)
+    assert first.rows == 120
+    rows = context.warehouse.sql(ALL)
+    assert rows.select("problem_id", "sample_index").is_unique().all()
+    assert rows["trace_id"].n_unique() == 120
+    assert set(rows["finish_reason"]) == {"stop"}
+    assert job.run(config(stub_model, sums), context).rows == 0
+    assert context.warehouse.sql(ALL).height == 120
+
+
+def test_columns_say_all_that_determined_a_trace(context, stub_model, sums):
+    job.run(config(stub_model, sums, seed=5), context)
+    row = context.warehouse.sql("SELECT * FROM annotated LIMIT 1").row(0, named=True)
+    assert row["prompt"].endswith(f"User: {row['question']} Assistant:")
+    assert row["template"].startswith("r1-zero@")
+    assert (row["recipe"], row["form"], row["engine"], row["temperature"]) == ("r1-zero", "r1-zero", "stub", 1.0)
+    assert row["reasoning"] in row["completion"]
+    assert f"<answer> {row['answer']} </answer>" in row["completion"]
+    assert row["model_hash"]
+    assert row["created_at"] is not None
+
+
+def test_more_samples_or_problems_generate_only_what_is_new(context, stub_model, sums):
+    assert job.run(config(stub_model, sums, limit=10), context).rows == 30
+    assert job.run(config(stub_model, sums), context).rows == 90
+    before = dict(context.warehouse.sql("SELECT trace_id, completion FROM traces").iter_rows())
+    assert job.run(config(stub_model, sums, samples=5), context).rows == 80
+    after = dict(context.warehouse.sql("SELECT trace_id, completion FROM traces").iter_rows())
+    assert len(after) == 200
+    assert before.items() <= after.items()
+
+
+def test_a_higher_limit_redoes_only_the_truncated(context, stub_model, sums):
+    job.run(config(stub_model, sums, sampling={"max_tokens": 90}), context)
+    cut = context.warehouse.sql("SELECT count(*) FROM traces WHERE finish_reason = 'length'").item()
+    assert 0 < cut < 120
+    assert job.run(config(stub_model, sums, sampling={"max_tokens": 256}), context).rows == cut
+    last = context.warehouse.sql("SELECT attempt, max_tokens, finish_reason FROM last_traces")
+    assert last.height == 120
+    assert set(last["finish_reason"]) == {"stop"}
+    assert last.filter(pl.col("attempt") == 1)["max_tokens"].unique().to_list() == [256]
+    assert job.run(config(stub_model, sums, sampling={"max_tokens": 256}), context).rows == 0
+    assert job.run(config(stub_model, sums, sampling={"max_tokens": 90}), context).rows == 0
+
+
+def test_failures_are_rows_and_are_asked_again_only_when_told(context, stub_model, sums):
+    failing = config(stub_model, sums, engine={"name": "stub", "args": {"fail": 4}}, max_failed=0.5)
+    made = job.run(failing, context)
+    assert made.rows == 120
+    assert 0 < made.failed < 60
+    assert context.warehouse.sql("SELECT count(*) FROM traces WHERE error IS NOT NULL").item() == made.failed
+    assert job.run(config(stub_model, sums, max_failed=0.5), context).rows == 0
+    mended = job.run(config(stub_model, sums, retry_failed=True), context)
+    assert (mended.rows, mended.failed) == (made.failed, 0)
+    assert context.warehouse.sql("SELECT count(*) FROM last_traces WHERE error IS NOT NULL").item() == 0
+
+
+def test_too_many_failures_fail_the_job_and_lose_nothing(context, stub_model, sums):
+    with pytest.raises(CurateError, match=r"\d+ of 120 requests failed.*--retry-failed"):
+        job.run(config(stub_model, sums, engine={"name": "stub", "args": {"fail": 4}}, max_failed=0.1), context)
+    assert context.warehouse.sql(ALL).height == 120
+
+
+def test_worked_solutions_are_traces_that_verify(context, stub_model, sums):
+    made = job.run(config(None, sums, recipe="cold-start", source="solutions", template="r1-zero", samples=1), context)
+    assert made.rows == 40
+    row = context.warehouse.sql("SELECT engine, completion, reasoning, answer FROM annotated ORDER BY trace_id").row(0)
+    assert row[0] == "solution"
+    assert row[1] == f"<think> {row[2]} </think> <answer> {row[3]} </answer>"
+
+
+def test_worked_examples_are_shown_and_never_asked(context, stub_model, sums):
+    problems = {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2}
+    job.run(config(stub_model, sums, samples=1, examples={"problems": problems, "count": 2}), context)
+    rows = context.warehouse.sql("SELECT question, prompt FROM annotated")
+    assert rows.height == 38
+    shown = rows["prompt"].str.count_matches("<answer> [0-9]+ </answer>", literal=False)
+    assert shown.to_list() == [2] * 38
+    assert not any(q in p.rsplit("User:", 1)[0] for q, p in rows.iter_rows())
+
+
+def test_a_model_of_other_weights_is_another_family(context, stub_model, sums, tmp_path):
+    job.run(config(stub_model, sums, samples=1), context)
+    (tmp_path / "stub-model" / "model.safetensors").write_bytes(b"other weights")
+    assert job.run(config(stub_model, sums, samples=1), context).rows == 40
+    assert context.warehouse.sql("SELECT count(DISTINCT trace_id) FROM traces").item() == 80
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samplse": 3}, r"samplse: no such key"),
+        ({"sampling": {"temprature": 1}}, r"sampling.temprature: no such key; there are .*temperature"),
+        ({"samples": 0}, "samples"),
+        ({"model": None}, "name the model to ask"),
+        ({"recipe": "r2"}, "unknown recipe 'r2'"),
+    ],
+)
+def test_a_wrong_config_is_told_by_key(stub_model, sums, changes, message):
+    with pytest.raises(UsageError, match=message):
+        config(stub_model, sums, **changes)
+
+
+def test_what_is_missing_is_told_before_anything_runs(context, stub_model, sums):
+    for changes, message in (
+        ({"model": "no/such/model"}, "no model"),
+        ({"problems": "nothing"}, "no problems called 'nothing'"),
+        ({"template": "nothing"}, "template 'nothing'"),
+        (
+            {"split": "held-out", "problems": {"sources": [{"source": "files", "path": sums}], "held_out": 0}},
+            "no problems",
+        ),
+    ):
+        with pytest.raises(UsageError, match=message):
+            job.make_plan(config(stub_model, sums, **changes), context)
+    assert not context.warehouse.versions("traces")
+
+
+def test_the_plan_is_told_without_a_model_being_loaded(context, stub_model, sums):
+    text = job.make_plan(config(stub_model, sums), context).describe()
+    assert "120 in all" in text
+    assert "at most 30,720" in text
+    assert not context.warehouse.versions("traces")
