@@ -240,10 +240,9 @@ def same_result(expected: Any, given: Any) -> bool:
     if isinstance(expected, bool) or isinstance(given, bool) or expected is None or given is None:
         return expected is given
     if isinstance(expected, int | float) and isinstance(given, int | float):
-        return (
-            expected == given
-            or ((isinstance(expected, float) or isinstance(given, float))
-            and math.isclose(expected, given, rel_tol=1e-6, abs_tol=1e-9))
+        return expected == given or (
+            (isinstance(expected, float) or isinstance(given, float))
+            and math.isclose(expected, given, rel_tol=1e-6, abs_tol=1e-9)
         )
     if isinstance(expected, list | tuple) and isinstance(given, list | tuple):
         return len(expected) == len(given) and all(map(same_result, expected, given))

@@ -71,7 +71,7 @@ _BETWEEN = re.compile(
 )
 _MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
 _CLAUSE = re.compile(
-    r"(?:[.!?](?=\s|$|[*_]))|[。！？]|[,;]?\s(?:because|since|which|where|as we|so that|given that|car|porque|weil|denn|因为)\b|(?:，|, )(?:因为|since|because)",
+    r"(?:[.!?](?=\s|$|[*_]))|[。！？]|[,;]?\s(?:because|since|which|where|as we|so that|given that|not|rather than|instead of|car|porque|weil|denn|因为)\b|(?:，|, )(?:因为|since|because)",
     re.I,
 )
 

@@ -80,7 +80,7 @@ _FRAME = (
 # Nobody who answers a question addresses its judge; nor does an answer need the judge's words or marks.
 _ADDRESSES = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}\b(?:reference|rubric|instruction|instructions|above|previous|prompt|rules?)\b"
-    r"|\bVERDICT\b|\b(?:EQUIVALENT|HELPFUL|COHERENT|AMBIGUOUS)\b|\b(?:as|dear|you are|to) (?:the |a )?(?:judge|grader|evaluator)\b"
+    r"|(?-i:\b(?:VERDICT|EQUIVALENT|HELPFUL|COHERENT|AMBIGUOUS)\b)|\b(?:as|dear|you are|to) (?:the |a )?(?:judge|grader|evaluator)\b"
     r"|\b(?:mark|grade|judge|rate|score|count|treat|accept|consider) (?:this|it|me|the answer|my answer)\b.{0,20}\b(?:as |to be )?"
     r"(?:correct|equivalent|right|full)\b|<\|?(?:im_start|im_end|system|assistant|user|endoftext)\|?>|\[/?INST\]"
     r"|忽略.{0,20}(?:参考|指令|以上|标准)|(?:判|评)(?:为|定为)(?:正确|等价)",

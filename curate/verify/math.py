@@ -14,7 +14,7 @@ from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
 from curate.verify.compare import same
 from curate.verify.notation import Excessive, Node, Unreadable, parse, unwrap
-from curate.verify.numbers import equal, parse_number
+from curate.verify.numbers import equal, parse_number, plain
 from curate.verify.text import normal
 from curate.verify.value import NoValue, TooLarge, Undefined, number, symbols
 
@@ -80,6 +80,8 @@ def _number(reference: str) -> Any:
 def _unreadable(reference: str) -> str | None:
     """Why a reference can be no standard, or None."""
     bare = unwrap(reference)
+    if re.fullmatch(r"\\\{\s*\\\}|∅", bare):
+        return None
     if not bare or _NOTHING.match(bare):
         return "no reference answer" if not bare else "the reference is no answer"
     if len(reference) > MAX_ANSWER:
@@ -96,6 +98,8 @@ def _unreadable(reference: str) -> str | None:
 def read(text: str) -> tuple[Node | None, str]:
     """The tree of an answer (None where it is unreadable) and the unit that was written after it. Raises `Excessive`."""
     bare = unwrap(text)
+    if (known := _REGIONS.get(normal(bare))) is not None:
+        return known, ""
     unit = _TRAILING_UNIT.search(bare)
     if unit and unit.start() and not bare[: unit.start()].rstrip().endswith((",", ";")):
         try:
@@ -103,13 +107,15 @@ def read(text: str) -> tuple[Node | None, str]:
         except Unreadable:
             pass
     try:
-        return parse(bare), ""
+        tree = parse(bare)
+        return (None if _mixed(tree) else tree), ""
     except Excessive:
         raise
     except Unreadable:
         return None, ""
 
 
+@lru_cache(maxsize=16384)
 def compared(reference: str, answer: str) -> Judgement | None:
     """A judgement from trees and words; None where `math-verify` has to be asked."""
     letter = _CHOICE.match(reference)
@@ -121,7 +127,7 @@ def compared(reference: str, answer: str) -> Judgement | None:
     label = _LABEL.match(reference)
     if label and label.end() < len(reference):
         reference = reference[label.end() :]
-    if normal(reference) == normal(answer):
+    if normal(reference) == normal(answer) or alike(reference, answer):
         return CORRECT
     try:
         gold, unit = read(reference)
@@ -150,12 +156,45 @@ def compared(reference: str, answer: str) -> Judgement | None:
     except TooLarge as error:
         return Judgement("wrong" if not _too_large(gold) else "unverifiable", str(error))
     except NoValue as error:
-        return Judgement("wrong", f"the answer has no value: {error}") if _has_value(gold) else None
+        if _has_value(gold):
+            return Judgement("wrong", f"the answer has no value: {error}")
+        return None if symbols(gold) else Judgement("unverifiable", f"the reference has no value: {error}")
     except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError):
         return None
     if verdict is None:
         return None
     return CORRECT if verdict else WRONG
+
+
+_NAMED = re.compile(r"^[a-zA-Z](?:_\w|\([a-z]\))? ?= ?")
+
+
+def _mixed(tree: Node) -> bool:
+    """Whether words stand inside a formula: north-east is no difference."""
+    parts = [part for part in tree[1:] if isinstance(part, tuple) and part and isinstance(part[0], str)]
+    if tree[0] in ("add", "sub", "mul", "div", "pow", "neg", "call") and any(part[0] == "text" for part in parts):
+        return True
+    return any(_mixed(part) for part in parts)
+
+
+def alike(reference: str, answer: str) -> bool:
+    """Whether two texts differ only in spaces, in braces around one sign, or in a name that only one of them gives."""
+    first, second = squeezed(reference), squeezed(answer)
+    return first == second or _NAMED.sub("", first) == second or first == _NAMED.sub("", second)
+
+
+def squeezed(text: str) -> str:
+    text = " ".join(re.sub(r"\{(\w)\}", r" \1 ", unwrap(plain(text))).replace("\\,", " ").split())
+    return _SPACES.sub("", text)
+
+
+_SPACES = re.compile(r"(?<=[^\w\s]) | (?=[^\w\s])")
+_REGIONS: dict[str, Node] = {
+    **dict.fromkeys(
+        ("all real numbers", "all reals", "any real number", "全体实数", "所有实数", "一切实数", "任意实数"), ("reals",)
+    ),
+    **dict.fromkeys(("no solution", "empty set", "the empty set", "空集"), ("set",)),
+}
 
 
 def worded(text: str, tree: Node | None) -> bool:
@@ -225,10 +264,24 @@ def asked(reference: str, answer: str) -> Judgement:
     if _kind(gold) != _kind(given):
         return Judgement("wrong", f"a {_kind(given)} instead of a {_kind(gold)}")
     if verify(gold, given, timeout_seconds=None) or (
-        _kind(gold) == "relation" and verify(given, gold, timeout_seconds=None)
+        _kind(gold) == "relation" and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
     ):
         return Judgement("correct", "math-verify")
     return Judgement("wrong", "math-verify")
+
+
+def _same_solutions(gold: Any, given: Any) -> bool:
+    """Whether inequalities in one symbol have the same solutions: x^2 < 4 and -2 < x < 2."""
+    from math_verify.grader import is_relation
+    from sympy import And, Set
+
+    solutions = []
+    for one in (gold, given):
+        if is_relation(one) and len(one.free_symbols) == 1:
+            solutions.append(And(*(one.args if not one.is_Relational else (one,))).as_set())
+        elif isinstance(one, Set):
+            solutions.append(one)
+    return len(solutions) == 2 and bool(solutions[0] == solutions[1])
 
 
 def _sympy(text: str) -> list[Any]:

@@ -35,22 +35,90 @@ class Excessive(Unreadable):
 
 
 FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt", "abs", "max", "min", "gcd", "lcm", "floor", "ceil", "asin", "acos", "atan", "re", "im"]
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "ln",
+        "log",
+        "lg",
+        "exp",
+        "sqrt",
+        "abs",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "floor",
+        "ceil",
+        "asin",
+        "acos",
+        "atan",
+        "re",
+        "im",
+    ]
 )
 GREEK = frozenset(
-    ["alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "vartheta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar"]
+    [
+        "alpha",
+        "beta",
+        "gamma",
+        "delta",
+        "epsilon",
+        "varepsilon",
+        "zeta",
+        "eta",
+        "theta",
+        "vartheta",
+        "iota",
+        "kappa",
+        "lambda",
+        "mu",
+        "nu",
+        "xi",
+        "rho",
+        "sigma",
+        "tau",
+        "upsilon",
+        "phi",
+        "varphi",
+        "chi",
+        "psi",
+        "omega",
+        "Gamma",
+        "Delta",
+        "Theta",
+        "Lambda",
+        "Xi",
+        "Pi",
+        "Sigma",
+        "Phi",
+        "Psi",
+        "Omega",
+        "ell",
+        "hbar",
+    ]
 )
 _SIGNS = {
     "≤": "<=", "⩽": "<=", "≦": "<=", "≥": ">=", "⩾": ">=", "≧": ">=", "≠": "!=", "√": "\\sqrt", "∞": "\\infty", "π": "\\pi",
     "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp", "°": "^\\circ", "ℝ": "\\mathbb{R}",
-    "∖": "\\setminus", "≈": "=", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
+    "∖": "\\setminus", "≈": "\\approx", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
     "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]", "｛": "\\{", "｝": "\\}", "〈": "(",
     "〉": ")", "⟨": "(", "⟩": ")",
 }  # fmt: skip
 _ALIAS = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/",
     "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=", "\\geqslant": ">=", "\\lt": "<", "\\gt": ">",
-    "\\neq": "!=", "\\ne": "!=", "\\approx": "=", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]",
+    "\\neq": "!=", "\\ne": "!=", "\\approx": "~", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]",
     "\\langle": "(", "\\rangle": ")", "\\varnothing": "\\emptyset", "\\setminus": "\\minus", "\\backslash": "\\minus",
     "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
     "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\isin": "\\in", "==": "=",
@@ -238,10 +306,9 @@ class _Parser:
     def relation(self) -> Node:
         """a = b, a < b < c (as "both"), x in S."""
         terms, operators = [self.sets()], []
-        while (
-            self.peek() in (("op", "="), ("op", "<"), ("op", ">"), ("op", "<="), ("op", ">="), ("op", "!="))
-            or self.peek()[1] == "\\in"
-        ):
+        while (self.peek()[0] == "op" and self.peek()[1] in ("=", "<", ">", "<=", ">=", "!=", "~")) or self.peek()[
+            1
+        ] == "\\in":
             operators.append("in" if self.peek()[1] == "\\in" else self.peek()[1])
             self.at += 1
             terms.append(self.sets())
@@ -250,6 +317,8 @@ class _Parser:
         relations = [("rel", operator, terms[i], terms[i + 1]) for i, operator in enumerate(operators)]
         if len(relations) == 1:
             return relations[0]
+        if operators[-1] == "~" and set(operators[:-1]) <= {"="}:  # x = a ≈ b
+            return ("rel", "~", terms[-2], terms[-1])
         if set(operators) == {"="}:  # a = b = c says what a is at last
             return ("rel", "=", terms[0], terms[-1])
         return ("both", *relations)
@@ -497,6 +566,8 @@ class _Parser:
     def command(self, value: str) -> Node:
         if value == "\\frac":
             over = self.argument()
+            if over == ("sym", "d") and self.peek()[1] == "{" and self.peek(1)[1] == "d":
+                raise Unreadable("a derivative")
             return ("div", over, self.argument())
         if value == "\\sqrt":
             if self.take("["):

@@ -16,10 +16,9 @@ from fractions import Fraction
 MAX_NUMBER = 120
 MAX_EXPONENT = 400
 
-# Decimals agree within this relative error; against an integer within the second. Ours; documented in docs/verify.md.
-RELATIVE = Fraction(1, 10**6)
-RELATIVE_INTEGER = Fraction(1, 10**8)
-# A decimal with at least so many significant digits may also be a rounding or a truncation of the other number.
+# Numbers that are not equal agree within this relative error (the noise of floating point), or where a decimal with at
+# least so many significant digits is the other number rounded or cut off. Ours; see docs/verify.md.
+RELATIVE = Fraction(1, 10**9)
 SIGNIFICANT = 6
 
 
@@ -187,13 +186,39 @@ def _parse(text: str) -> Number | None:
         tail = _UNIT_TAIL.match(text)
         if tail:
             value = _bare(tail["n"].strip())
+            bare = tail["w"] or ""
+            if bare.isascii() and 0 < len(bare) <= 3 and not _known(bare, tail["gap"]):
+                return None  # 2ab, 5m, 3 x: a product; left to the parser of expressions
             word = unit_name(tail["t"] or tail["w"] or ("°" if tail["d"] else ""), tail["te"] or "", tail["d"] or "")
-            if tail["w"] and len(word) == 1 and word.isascii() and not tail["gap"]:
-                return None  # 5m may be five metres or 5·m: leave it to the parser of expressions
             unit = unit or word
     if value is None:
-        return None
+        return _compound(text)
     return Number(value.value, percent, unit, value.decimals, value.significant)
+
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d_]+)\s*(?:,|and)?\s*")
+
+
+def _compound(text: str) -> Number | None:
+    """2 hours 30 minutes: amounts in one dimension, in the unit of the first."""
+    parts: list[tuple[Fraction, tuple[str, Fraction], str]] = []
+    at = 0
+    while match := _PART.match(text, at):
+        known = _UNITS.get(match[2])
+        if known is None or (parts and known[0] != parts[0][1][0]):
+            return None
+        parts.append((Fraction(match[1]), known, match[2]))
+        at = match.end()
+    if len(parts) < 2 or at < len(text):
+        return None
+    return Number(sum(amount * known[1] for amount, known, _ in parts) / parts[0][1][1], unit=parts[0][2])
+
+
+def _known(word: str, gap: str) -> bool:
+    """Whether a short word after a number is a unit: a known one, apart from it where it is one letter."""
+    if word in ("st", "nd", "rd", "th"):
+        return True
+    return (word in _UNITS or word.lower() in _UNITS) and (len(word) > 1 or bool(gap))
 
 
 def unit_name(word: str, power: str = "", degree: str = "") -> str:
@@ -202,6 +227,8 @@ def unit_name(word: str, power: str = "", degree: str = "") -> str:
         letter = re.search(r"[CF]", degree)
         return f"°{letter.group().lower()}" if letter else "°"
     word = " ".join(word.split()).strip(". ")
+    if word in ("st", "nd", "rd", "th"):
+        return ""
     squared = re.match(r"(?:square|sq\.?) (.+)", word) or re.match(r"(.+?) ?squared", word)
     cubed = re.match(r"(?:cubic|cu\.?) (.+)", word) or re.match(r"(.+?) ?cubed", word)
     digit = re.search(r"[23]", power) or re.search(r"\^\s*\{?([23])", word)
@@ -461,13 +488,13 @@ def close(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
     if not g or not a or (g > 0) != (a > 0):
         return False
     difference = abs(g - a)
-    integer = (gold.decimals is None and g.denominator == 1) or (answer.decimals is None and a.denominator == 1)
-    if difference <= abs(g) * (RELATIVE_INTEGER if integer else RELATIVE):
+    if difference <= abs(g) * RELATIVE:
         return True
-    if integer:
-        return False
-    return any(
-        n.decimals is not None and n.significant >= SIGNIFICANT and difference < Fraction(1, 10) ** n.decimals * scale
-        for n, scale in ((answer, abs(a / answer.value)), (gold, abs(g / gold.value)))
-        if n.value
-    )
+    # The value of one unit in the last place of each decimal; that of the one with fewer decimals counts.
+    places = [
+        (Fraction(1, 10) ** n.decimals * abs(scaled / n.value), n.significant)
+        for n, scaled in ((answer, a), (gold, g))
+        if n.decimals is not None
+    ]
+    unit, significant = max(places)
+    return significant >= SIGNIFICANT and difference < unit

@@ -249,7 +249,7 @@ def _try(binary: str, interpreter: str) -> str:
     line += ["--proc", "/proc", "--", interpreter, "-I", "-c", "print(6 * 7)"]
     user = _user()
     try:
-        groups = None if user is None else []
+        groups: list[int] | None = None if user is None else []
         done = subprocess.run(
             line, capture_output=True, timeout=60, cwd="/", env={}, user=user, group=user, extra_groups=groups
         )

@@ -262,7 +262,7 @@ def identical(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) ->
     names = symbols(a) | symbols(b)
     if _identical(a, b, names, relation, False):
         return True
-    bare_log = "log" in repr(a) and "log" in repr(b)
+    bare_log = "'log'" in repr(a) or "'log'" in repr(b)
     return bare_log and _identical(a, b, names, relation, True)
 
 

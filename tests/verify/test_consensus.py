@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+import polars as pl
+
+from curate.records import Problem
+from curate.verify import VerifierPool
+from curate.verify.consensus import cluster_ids, clusters, consensus_verdicts, largest_cluster, pseudo_reference
+
+
+def test_answers_are_clustered_by_what_they_mean(pool: VerifierPool) -> None:
+    answers = ["1/2", "2", "0.5", None, r"\frac{1}{2}", "x = 1/2", "2.0", "no idea"]
+    found = clusters(answers, pool=pool)
+    assert [cluster.members for cluster in found] == [(0, 2, 4, 5), (1, 6), (7,)]
+    assert found[0].share == 0.5
+    assert largest_cluster([None, None], pool=pool) is None
+
+
+def test_the_first_of_equally_large_clusters_wins_and_choices_count(pool: VerifierPool) -> None:
+    best = largest_cluster(["3", "4"], pool=pool)
+    assert best is not None
+    assert best.answer == "3"
+    problem = Problem("Which?", choices=["dogs", "cats"])
+    best = largest_cluster(["(B)", "cats", "A"], "choice", problem, pool)
+    assert best is not None
+    assert best.members == (0, 1)
+
+
+def test_ids_are_within_a_problem(pool: VerifierPool) -> None:
+    frame = pl.DataFrame(
+        {"problem_id": ["a", "b", "a", "b", "a", "b"], "extracted": ["1", "1", "1.0", None, "2", "x+1"]}
+    )
+    assert cluster_ids(frame, pool=pool) == [0, 0, 0, None, 1, 1]
+    assert cluster_ids(frame.head(0), pool=pool) == []
+
+
+def test_a_pseudo_reference_needs_a_majority_and_is_marked(pool: VerifierPool) -> None:
+    problem = Problem("?", None, None, metadata='{"kept": 1}')
+    assert pseudo_reference(problem, ["1", "2", "3"], pool=pool) is None
+    made = pseudo_reference(problem, ["7", "7.0", None, "7"], pool=pool)
+    assert made is not None
+    assert (made.reference, made.verifier) == ("7", "math")
+    assert json.loads(made.metadata or "") == {"kept": 1, "reference_from": "consensus", "share": 0.75, "samples": 4}
+
+
+def test_consensus_verdicts_are_of_their_own_kind(pool: VerifierPool) -> None:
+    said = consensus_verdicts(Problem("?"), ["7", "7.0", "8"], pool=pool)
+    assert [v.verdict for v in said] == ["correct", "correct", "wrong"]
+    assert {(v.kind, v.verifier) for v in said} == {("consensus", "consensus-math")}
+    assert [v.verdict for v in consensus_verdicts(Problem("?"), ["7", "8"], 0.6, pool)] == ["unverifiable"] * 2
