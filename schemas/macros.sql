@@ -4,8 +4,9 @@
 
 -- Does the CoT move between languages? A CoT that is wholly in a wrong language is not mixed: target_language_share tells.
 CREATE OR REPLACE MACRO mixed_language(dominant_language_share, language_words) AS (
-    -- three words: a name or a loan word is not a change of language, a clause is
-    (1 - coalesce(dominant_language_share, 1)) * coalesce(language_words, 0) >= 3
+    -- three words (less what rounding and the estimate for Chinese take): a name or a loan word is not a change of
+    -- language, a clause is
+    (1 - coalesce(dominant_language_share, 1)) * coalesce(language_words, 0) >= 2.5
     -- one word in twenty: below that lie the detector's own slips on long texts
     AND coalesce(dominant_language_share, 1) <= 0.95
 );
@@ -29,8 +30,9 @@ CREATE OR REPLACE MACRO readable(
     AND coalesce(broken_share, 0) <= 0.01
     -- scripts and dingbats that none of the languages uses
     AND coalesce(strange_share, 0) <= 0.05
-    -- token soup and random keys; below ten words one odd name would decide
-    AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.15)
+    -- token soup and random keys; below ten words one odd name would decide. CoTs about code reach a quarter of camelCase
+    -- names, soup lies above a half
+    AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.35)
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(vowelless_share, 0) > 0.15)
     -- a wall of text without one blank line
     AND coalesce(longest_paragraph, 0) <= 4000

@@ -1,8 +1,9 @@
 """Signals: text columns in, measured columns out. A signal never decides.
 
-A group of signals is one function over a prepared frame (`curate.signals.text.prepare`), with a version that rises when a
-value could change; the warehouse stores signals per group and version, so that a new group annotates only itself. The
-columns, their units and groups are declared in `schemas/signals.sql`. Everything is a Polars expression or a native plugin.
+A group of signals is one function over a prepared frame (`curate.signals.text.prepare`), with a version that rises when
+a value could change; the warehouse stores signals per group and version, so that a new group annotates only itself. The
+columns, their units and groups are declared in `schemas/signals.sql`. All work is over columns: Polars expressions,
+native plugins, and for loops NumPy over one long column of tokens.
 
     annotate_frame(frame)                       # adds every signal column
     annotate_frame(frame, groups=["language"])  # adds one group's
@@ -12,6 +13,7 @@ columns, their units and groups are declared in `schemas/signals.sql`. Everythin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import polars as pl
@@ -51,8 +53,10 @@ GROUPS: dict[str, Group] = {
     )
 }
 
-# Rows measured at once: a loop or a language is found in one long column of tokens, which must not grow with the frame.
-_SLICE = 2_000
+# Text measured at once: loops and languages are found in one long column of tokens, about 25 bytes for each byte of
+# text, which must not grow with the frame.
+_SLICE_BYTES = 3 << 20
+_WORKERS = max(1, min(8, pl.thread_pool_size()))
 
 
 def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> pl.DataFrame:
@@ -70,12 +74,19 @@ def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> 
         raise UsageError("signals are measured on the column 'completion', which is missing: name the text column")
     # Columns of the data that happen to be called as a working column would be overwritten: only these are read.
     inputs = frame.select(pl.col(name).cast(pl.String) for name in _INPUTS if name in frame.columns)
-    parts = [_measure(part, chosen) for part in inputs.iter_slices(_SLICE)] or [_measure(inputs, chosen)]
-    measured = pl.concat(parts)
+    slices = list(inputs.iter_slices(_slice_rows(inputs))) or [inputs]
+    # Two slices at a time: what one does on a single core (regular expressions, plugins) the other fills up.
+    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(slices))) as pool:
+        measured = pl.concat(pool.map(lambda part: _measure(part, chosen), slices))
     return frame.drop(measured.columns, strict=False).hstack(measured)
 
 
 _INPUTS = ("completion", "reasoning", "answer", "form", "prompt", "finish_reason", "question", "target_language")
+
+
+def _slice_rows(inputs: pl.DataFrame) -> int:
+    size = inputs.get_column("completion").str.len_bytes().mean()
+    return max(16, min(10_000, int(_SLICE_BYTES / max(float(size or 1), 1.0))))  # type: ignore[arg-type]
 
 
 def _measure(part: pl.DataFrame, groups: list[str]) -> pl.DataFrame:

@@ -1,10 +1,11 @@
 """Which languages a chain of thought is written in, counted in words.
 
-The prose (no code, LaTeX, numbers, URLs, tags) is cut into segments of one script. Script decides for Hangul, kana, Han,
-Cyrillic, Arabic and Devanagari; Latin segments are clauses between punctuation marks, and those of three or more
-words go to whichlang (a native plugin). Shorter ones take the language of the clause before (else after) them, and where
-a text has too few Latin words to tell, that of the question. One or two Latin words between words of
-another script are names and terms, and count for none. Single letters are variables, and count for none either.
+The prose (no code, LaTeX, numbers, URLs, tags) is cut into segments of one script. Script decides for Hangul, kana,
+Han, Cyrillic, Arabic and Devanagari. Latin segments are pieces of clauses, of up to seven words; those of three or more
+to whichlang (a native plugin), whose word is taken where the piece holds a frequent word or letter of that language.
+Other pieces take the language of the proven piece before (else after) them, unless they are long and show none of it.
+Where nothing in a text proves a language, the question's counts. One or two Latin words between words of another script
+are names and terms, and count for none. Single letters are variables, and count for none either.
 """
 
 from __future__ import annotations
@@ -15,20 +16,67 @@ from polars_whichlang import detect_lang
 from curate.signals.text import HAN_WORDS, JAPANESE_WORDS, WORD, prose, share
 
 LATIN = {
-    "eng": "en", "spa": "es", "fra": "fr", "deu": "de", "ita": "it", "por": "pt", "nld": "nl", "swe": "sv", "tur": "tr", "vie": "vi",
+    "eng": "en", "spa": "es", "fra": "fr", "deu": "de", "ita": "it",
+    "por": "pt", "nld": "nl", "swe": "sv", "tur": "tr", "vie": "vi",
 }  # fmt: skip
 LANGUAGES = ("en", "zh", "es", "fr", "de", "ru", "ja", "ko", "ar", "it", "pt", "nl", "sv", "tr", "vi", "hi", "other")
 
 _SEGMENT = (
-    r"[\p{Latin}\p{M}](?:[\p{Latin}\p{M}'’\- ]*[\p{Latin}\p{M}])?"
+    r"[\p{Latin}\p{M}][\p{Latin}\p{M}'’\-]*(?: +[\p{Latin}\p{M}'’\-]+){0,6}"
     r"|[\p{Han}\p{Hiragana}\p{Katakana}ー々〆]+"
-    r"|\p{Hangul}[\p{Hangul} ]*|\p{Cyrillic}[\p{Cyrillic}\p{M}'’\- ]*|\p{Arabic}[\p{Arabic}\p{M} ]*|\p{Devanagari}[\p{Devanagari}\p{M} ]*"
-    r"|\p{Greek}{3,}|[\p{L}--[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}]]+"
+    r"|\p{Hangul}[\p{Hangul} ]*|\p{Cyrillic}[\p{Cyrillic}\p{M}'’\- ]*"
+    r"|\p{Arabic}[\p{Arabic}\p{M} ]*|\p{Devanagari}[\p{Devanagari}\p{M} ]*|\p{Greek}{3,}"
+    r"|[\p{L}--[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}]]+"
 )
-# Characters that Japanese does not write (simplified forms and Chinese function words): a run of Han with one is Chinese.
+# Characters that Japanese does not write (simplified forms, function words): a run of Han with one is Chinese.
 _CHINESE_ONLY = (
     r"[这们说为个还问题么吗呢吧让给从应该则样设现对错请验证检计结于两边长圆线关实际总过时开间无别它她哪你您啊呀咱]"
 )
+# Frequent words and letters by which a clause proves to be in a language. Words that several of these languages share
+# (`la`, `un`, `a`, `in`) are left out as far as they would mislead.
+_WORDS = {
+    "en": (
+        "the of and to is are was were we it that this these those so then there with for be by have has had "
+        "he she they you let now if or can will would should must from which get gives my its his her their "
+        "than what when how because therefore but each every still not into only"
+    ),
+    "es": (
+        "el los las del y es son que por para con una se entonces luego cada más está hay como ahora entre al "
+        "su sus tiene donde cuando porque después tres dos sin sobre ya muy también pero desde hasta este "
+        "esta esto eso hemos sería puede lo"
+    ),
+    "fr": (
+        "le les des du et est sont que qui pour avec une il elle on nous donc alors pas dans je donne cela "
+        "puis ensuite fois font sur par ce cette ces mais plus au aux ont lui si ne même"
+    ),
+    "de": (
+        "der die das und ist sind ein eine einen einem einer wir es nicht mit für von zu den dem also dann "
+        "auch er sie damit durch bei im wenn daher noch wie hat haben sich auf aus nach dass aber kann wird "
+        "werden über unter man nur oder zwei drei als ihr"
+    ),
+    "it": (
+        "il lo gli di che è sono con una del della dei quindi allora dunque poi si ci abbiamo ora più non al "
+        "questo anche tre due"
+    ),
+    "pt": (
+        "o os as do da dos das e é são que para com uma não então em por agora cada depois ao um no na se "
+        "mais também pelo ela ele isso"
+    ),
+    "nl": (
+        "het een van en is zijn dat wij niet met voor dus dan ook er naar deze de we daarna drie twee op aan hij ze"
+    ),
+    "sv": "och att är det ett vi inte med för som på av till nu sedan den har om två tre",
+    "tr": "ve bir bu için ile da de olan sonra o çok daha olarak iki üç her",
+}
+_LETTERS = {"es": "ñ¿¡", "fr": "çœèêù", "de": "äöüß", "pt": "ãõ", "sv": "åäö", "tr": "ığş"}
+_MARKS = {
+    code: rf"(?i)(?:^|[ '’-])(?:{words.replace(' ', '|')})(?:[ '’-]|$)"
+    + (f"|[{_LETTERS[code]}]" if code in _LETTERS else "")
+    for code, words in _WORDS.items()
+}
+_MARKS["vi"] = r"[ăđơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ]"
+_UNPROVEN = 5  # words from which a clause that proves nothing may still differ from the others
+_TOGETHER = 12  # words that are enough for the detector without a proof, where nothing in the text proves anything
 _CLAUSE = 3  # Latin words that a clause must have for the detector; below that it guesses
 _TERMS = 2  # Latin words in running text of another script that are taken for names and terms
 _HAN_TERM = 6  # a pure Han segment of at most so many characters in a text with kana is Japanese
@@ -65,7 +113,7 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _question_language(frame: pl.DataFrame) -> pl.Series:
-    """ISO 639-1 code of the language each question is in; null where there is none. Each distinct question is read once."""
+    """ISO 639-1 code of each question's language; null where there is none. Each distinct question is read once."""
     if "question" not in frame.columns:
         return pl.Series("question_language", [None] * frame.height, dtype=pl.String)
     questions = frame.select(pl.col("question").cast(pl.String)).unique().drop_nulls()
@@ -89,7 +137,7 @@ def _target(frame: pl.DataFrame) -> pl.Series:
 def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:
     """Words of each language: one row a text, one float column a code in `LANGUAGES`.
 
-    `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that is too short to tell.
+    `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that proves nothing.
     """
     segments = (
         pl.DataFrame({"text": texts})
@@ -113,7 +161,7 @@ def _scripts(segments: pl.DataFrame) -> pl.DataFrame:
     text = pl.col("segment")
     script = (
         pl.when(text.str.contains(r"^[\p{Latin}\p{M}]")).then(pl.lit("latin"))
-        .when(text.str.contains(r"[\p{Hiragana}\p{Katakana}]")).then(pl.lit("ja"))
+        .when(text.str.contains(r"^[\p{Han}々〆]*[\p{Hiragana}\p{Katakana}ー]")).then(pl.lit("ja"))
         .when(text.str.contains(r"^\p{Han}")).then(pl.lit("han"))
         .when(text.str.contains(r"^\p{Cyrillic}")).then(pl.lit("ru"))
         .when(text.str.contains(r"^\p{Hangul}")).then(pl.lit("ko"))
@@ -140,32 +188,64 @@ def _languages(segments: pl.DataFrame) -> pl.DataFrame:
     latin, han = pl.col("script") == "latin", pl.col("script") == "han"
     clause = latin & (pl.col("words") >= _CLAUSE)
     # The detector sees only the clauses that it can tell.
-    told = (
+    guessed = (
         segments.lazy().with_row_index("at").filter(clause)
-        .select("at", detect_lang(pl.col("segment")).replace_strict(LATIN, default=None).alias("told"))
+        .select("at", "segment", detect_lang(pl.col("segment")).replace_strict(LATIN, default=None).alias("guess"))
         .collect()
     )  # fmt: skip
+    told = _proven(guessed, "guess").select("at", "guess", pl.when("proven").then(pl.col("guess")).alias("told"))
     whole = pl.len().over("row")
     frame = segments.with_row_index("at").join(told, on="at", how="left", maintain_order="left")
-    frame = _inherit(frame)
+    frame = _inherit(frame).join(_joined(segments, told), on="row", how="left", maintain_order="left")
     latin_words = pl.col("words").filter(latin).sum().over("row")
     chinese_words = pl.col("words").filter(han).sum().over("row")
     japanese_words = pl.col("words").filter(pl.col("script") == "ja").sum().over("row")
     neighbour = _neighbour_is_latin()
+    characters = pl.col("segment").str.len_chars()
     han_language = (
         pl.when(pl.col("segment").str.contains(_CHINESE_ONLY)).then(pl.lit("zh"))
-        .when((japanese_words > 0) & ((pl.col("segment").str.len_chars() <= _HAN_TERM) | (japanese_words > chinese_words)))
-        .then(pl.lit("ja"))
-        .when((pl.col("segment").str.len_chars() < 2) & (latin_words > 0) & (chinese_words < 2 * HAN_WORDS)).then(None)
+        .when((japanese_words > 0) & ((characters <= _HAN_TERM) | (japanese_words > chinese_words))).then(pl.lit("ja"))
+        .when((characters < 2) & (latin_words > 0) & (chinese_words < 2 * HAN_WORDS)).then(None)
         .otherwise(pl.lit("zh"))
     )  # fmt: skip
+    asked = pl.when(pl.col("fallback").is_in(list(LATIN.values()))).then("fallback")
+    doubtful = frame.filter(latin & pl.col("told").is_null() & (pl.col("words") >= _UNPROVEN))
+    apart = _proven(doubtful, "inherited").select("at", differs=~pl.col("proven"))
+    frame = frame.join(apart, on="at", how="left", maintain_order="left").with_columns(
+        around=pl.coalesce("inherited", "joined", asked, pl.lit("en"))
+    )
     latin_language = (
         pl.when((pl.col("words") <= _TERMS) & ~neighbour & (whole > 1)).then(None)
-        .otherwise(pl.coalesce("told", "inherited", pl.when(pl.col("fallback").is_in(list(LATIN.values()))).then("fallback"), pl.lit("en")))
+        .otherwise(pl.coalesce("told", pl.when("differs").then("guess"), "around"))
     )  # fmt: skip
     return frame.with_columns(
         pl.when(latin).then(latin_language).when(han).then(han_language).otherwise(pl.col("script")).alias("language")
     )
+
+
+def _proven(frame: pl.DataFrame, language: str) -> pl.DataFrame:
+    """Adds `proven`: whether the segment holds a word or a letter that marks the language in the column `language`.
+
+    Rows come back by language, those without one left out: each is searched for the marks of its own language only.
+    """
+    parts = [
+        frame.filter(pl.col(language) == code).with_columns(proven=pl.col("segment").str.contains(mark))
+        for code, mark in _MARKS.items()
+    ]
+    return pl.concat(parts)
+
+
+def _joined(segments: pl.DataFrame, told: pl.DataFrame) -> pl.DataFrame:
+    """For rows in which no Latin clause proves its language: what the detector says of all together, if enough."""
+    latin = segments.with_row_index("at").filter(pl.col("script") == "latin")
+    sure = latin.select("at", "row").join(told.drop_nulls("told"), on="at", how="semi").select("row").unique()
+    together = (
+        latin.join(sure, on="row", how="anti")
+        .group_by("row")
+        .agg(pl.col("segment").str.join(" "), pl.col("words").sum())
+        .with_columns(detect_lang(pl.col("segment")).replace_strict(LATIN, default=None).alias("joined"))
+    )
+    return _proven(together, "joined").filter((pl.col("words") >= _TOGETHER) | pl.col("proven")).select("row", "joined")
 
 
 def _inherit(frame: pl.DataFrame) -> pl.DataFrame:

@@ -50,7 +50,7 @@ def derived_columns() -> dict[str, str]:
 
 
 def with_macros(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` (with the signal columns) and `mixed_language`, `readable` and `quality`, computed by the shipped macros."""
+    """`frame` (with its signal columns) and `mixed_language`, `readable`, `quality`, computed by the shipped macros."""
     import duckdb
 
     needed = [name for name in column_groups() if name in frame.columns]

@@ -7,6 +7,7 @@ did so for a whole stretch with the same d, the stretch repeats a unit of d toke
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 import polars_textproc as textproc
 
@@ -66,9 +67,10 @@ def _compression(text: pl.Expr) -> pl.Expr:
 
 
 def loops(texts: pl.Series) -> pl.DataFrame:
-    """The longest stretch that repeats one unit: `loop_characters`, `loop_share` (of non-space characters), `loop_repeats`.
+    """The longest stretch that repeats a unit: `loop_characters`, `loop_share` (of visible ones), `loop_repeats`.
 
-    Tokens of all texts lie in one long column; no text is looked at in Python.
+    Tokens of all texts lie in one long column; a stretch is a run of equal distances to the place where the same
+    window of tokens stood before. No text is looked at in Python.
     """
     tokens = (
         pl.DataFrame({"text": texts})
@@ -76,58 +78,68 @@ def loops(texts: pl.Series) -> pl.DataFrame:
         .select("row", pl.col("text").str.extract_all(_LOOP_TOKEN).alias("token"))
         .explode("token")
         .drop_nulls("token")
-        .with_row_index("at")
-        .select("at", "row", pl.col("token").hash().alias("code"), pl.col("token").str.len_chars().alias("size"))
-    )
-    window = pl.col("code")
-    for step in range(1, _WINDOW):
-        window = window * 1_000_003 + pl.col("code").shift(step).fill_null(0)
-    whole = (pl.col("row") == pl.col("row").shift(_WINDOW - 1)).fill_null(False)
-    runs = (
-        tokens.with_columns(window.alias("window"), pl.col("size").cum_sum().alias("end"))
-        .with_columns(
-            pl.when(whole)
-            .then(pl.col("at").cast(pl.Int64) - pl.col("at").cast(pl.Int64).shift(1).over("row", "window"))
-            .alias("distance")
-        )
-        .with_columns(pl.struct("row", "distance").rle_id().alias("run"))
-        .drop_nulls("distance")
-        .group_by("run")
-        .agg(
-            pl.col("row").first(),
-            pl.col("distance").first(),
-            pl.col("at").first().alias("first"),
-            pl.len().alias("length"),
-            pl.col("end").last().alias("end"),
-        )
-    )
-    # The stretch begins one unit and one window before the first repeat was seen.
-    begin = (pl.col("first").cast(pl.Int64) - pl.col("distance") - (_WINDOW - 1)).clip(0)
-    ends = tokens.select(
-        pl.col("at").cast(pl.Int64).alias("begin"), (pl.col("size").cum_sum() - pl.col("size")).alias("start")
-    )
-    longest = (
-        runs.with_columns(begin.alias("begin"))
-        .join(ends, on="begin", how="left")
-        .with_columns(
-            (pl.col("end") - pl.col("start")).alias("loop_characters"),
-            ((pl.col("length") + _WINDOW - 1 + pl.col("distance")) / pl.col("distance")).alias("loop_repeats"),
-        )
-        # Twice is a quotation, not a loop.
-        .filter(pl.col("loop_repeats") >= 3)
-        .sort("loop_characters", descending=True)
-        .group_by("row", maintain_order=True)
-        .first()
-    )
-    sizes = tokens.group_by("row").agg(pl.col("size").sum().alias("visible"))
-    return (
-        pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
-        .join(longest.select("row", "loop_characters", "loop_repeats"), on="row", how="left")
-        .join(sizes, on="row", how="left")
-        .sort("row")
         .select(
-            pl.col("loop_characters").fill_null(0).cast(pl.Int64),
+            "row", pl.col("token").hash().alias("code"), pl.col("token").str.len_chars().cast(pl.Int64).alias("size")
+        )
+    )
+    rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
+    sizes = tokens.group_by("row").agg(pl.col("size").sum().alias("visible"))
+    row = tokens.get_column("row").to_numpy()
+    distance = _distances(tokens.get_column("code").to_numpy(), row)
+    # Runs of equal, known distance inside one text.
+    edge = np.flatnonzero(np.r_[True, (distance[1:] != distance[:-1]) | (row[1:] != row[:-1])]) if len(row) else row
+    length = np.diff(np.r_[edge, len(row)])
+    unit = distance[edge]
+    # Twice is a quotation, not a loop: the unit and its two repeats are 3 units, less the window that the run lacks.
+    long = (unit > 0) & (length + _WINDOW - 1 >= 2 * unit)
+    edge, length, unit = edge[long], length[long], unit[long]
+    ends = np.r_[0, np.cumsum(tokens.get_column("size").to_numpy())]
+    # The stretch begins one unit and one window before the end of the first window that was there before.
+    begin = np.maximum(edge - unit - (_WINDOW - 1), 0)
+    longest = (
+        pl.DataFrame(
+            {
+                "row": row[edge],
+                "loop_characters": ends[edge + length] - ends[begin],
+                "loop_repeats": (length + _WINDOW - 1 + unit) / unit,
+            },
+            schema={"row": pl.UInt32, "loop_characters": pl.Int64, "loop_repeats": pl.Float64},
+        )
+        .sort("row", "loop_characters", descending=[False, True])
+        .unique("row", keep="first", maintain_order=True)
+    )
+    return (
+        rows.join(longest, on="row", how="left", maintain_order="left")
+        .join(sizes, on="row", how="left", maintain_order="left")
+        .select(
+            pl.col("loop_characters").fill_null(0),
             share(pl.col("loop_characters").fill_null(0), pl.col("visible").fill_null(0)).alias("loop_share"),
             pl.col("loop_repeats").fill_null(0.0),
         )
     )
+
+
+def _distances(code: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """For each token, how many tokens before it the window that ends in it stood last in the same text; 0 if never.
+
+    Windows are sorted by hash with their place in the lowest bits, so that equal ones lie side by side, in order. The
+    hash keeps 64 - 23 bits or more for the slices that `annotate_frame` makes: a false pair is rare and makes no run.
+    """
+    count = len(code)
+    distance = np.zeros(count, dtype=np.int64)
+    if count < _WINDOW + 1:
+        return distance
+    with np.errstate(over="ignore"):
+        mixed = code ^ (row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+        window = mixed[_WINDOW - 1 :].copy()
+        for step in range(1, _WINDOW):
+            window = window * np.uint64(0xD6E8FEB86659FD93) + mixed[_WINDOW - 1 - step : count - step]
+        window ^= window >> np.uint64(29)
+    low = np.uint64((1 << int(count).bit_length()) - 1)
+    place = np.arange(_WINDOW - 1, count, dtype=np.uint64)
+    ordered = np.sort((window & ~low) | place)
+    same = (ordered[1:] & ~low) == (ordered[:-1] & ~low)
+    later, earlier = (ordered[1:] & low)[same].astype(np.int64), (ordered[:-1] & low)[same].astype(np.int64)
+    inside = (row[later] == row[earlier]) & (row[np.maximum(earlier - (_WINDOW - 1), 0)] == row[later])
+    distance[later[inside]] = (later - earlier)[inside]
+    return distance

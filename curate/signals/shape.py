@@ -5,22 +5,24 @@ from __future__ import annotations
 import polars as pl
 
 from curate.prompts.forms import answer_expr, well_formed_expr
-from curate.signals.text import ALPHABETIC, CODE_FENCE, CURRENCY, WORD, share, words
+from curate.signals.text import CODE_FENCE, CURRENCY, FORMULA, WORD, share, words
 
 # What text in the supported languages, with mathematics, is written in. The rest is strange: other scripts, dingbats,
 # piles of combining marks.
-_USUAL = (
-    r"[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}"
+_STRANGE = (
+    r"[^\s\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}"
     r"\p{N}\p{P}\p{Sm}\p{Sc}\p{Sk}\p{M}°№→-⇿─-▟✓✔✗✘✅❌⁰-₟ℂ-⅏]"
 )
 _BROKEN = r"[\x{FFFD}\p{Co}\p{Cn}[\p{Cc}--[\t\n\r]]]"
-# A word as no writer writes it: a capital inside, letters of two scripts, a run of symbols glued to it, a chain of letters.
+# A word as no writer writes it: a capital inside, letters of two scripts, symbols glued to it, a chain of letters.
 _ODD = (
     r"\S*(?:\p{Ll}\p{Lu}\p{Ll}|\p{Latin}[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]"
     r"|[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]\p{Latin}"
     r"|\p{L}[^\s\p{L}\p{N}\p{M}]{3,}\p{L}|\p{L}[_@#%&|;<>{}\[\]()]+\p{L}|[\p{Latin}\p{Cyrillic}]{26,})\S*"
 )
-_VOWELLESS = r"(?i)\b[b-df-hj-np-tv-xz]{4,}\b"
+_NO_LETTER = r"[[^\p{L}\p{M}]\p{Han}\p{Hiragana}\p{Katakana}ー]"
+# ASCII word boundaries, here and in the other groups: Unicode ones are fifty times slower on text that mixes scripts.
+_VOWELLESS = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{4,}(?-u:\b)"
 
 
 def shape(frame: pl.DataFrame) -> pl.DataFrame:
@@ -32,7 +34,7 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
         text.str.replace_all(r"\n[ \t\r]*\n\s*", "\u0000").str.split("\u0000").list.eval(pl.element().str.len_chars())
     )
     without_code = text.str.replace_all(CODE_FENCE, "")
-    visible = text.str.count_matches(r"\S")
+    visible = text.str.len_chars() - text.str.count_matches(r"\s")
     spoken = prose.str.count_matches(WORD)
     return frame.select(
         **tags,
@@ -48,10 +50,10 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
         + _difference(text, r"\(", r"\)")
         + _difference(text, r"\[", r"\]"),
         broken_share=share(text.str.count_matches(_BROKEN), text.str.len_chars()),
-        strange_share=share(visible - text.str.count_matches(_USUAL), visible),
+        strange_share=share(text.str.count_matches(_STRANGE), visible),
         odd_word_share=share(prose.str.count_matches(_ODD), prose.str.count_matches(r"\S*\p{L}\S*")),
         vowelless_share=share(prose.str.count_matches(_VOWELLESS), spoken),
-        mean_word_length=share(prose.str.count_matches(ALPHABETIC), spoken),
+        mean_word_length=share(prose.str.len_chars() - prose.str.count_matches(_NO_LETTER), spoken),
     )
 
 
@@ -80,11 +82,12 @@ def _difference(text: pl.Expr, one: str, other: str) -> pl.Expr:
 
 def _unbalanced_latex(text: pl.Expr) -> pl.Expr:
     """Environments, delimiters and dollars that were opened and not closed, or the other way round."""
-    dollars = text.str.replace_all(r"\\\$", "").str.replace_all(CURRENCY, " ").str.count_matches("$", literal=True)
+    money = text.str.replace_all(rf"\\\$|{FORMULA}|{CURRENCY}", " ")
+    dollars = money.str.count_matches("$", literal=True)
     return (
         _difference(text, r"\\begin\{", r"\\end\{")
         + _difference(text, r"\\\[", r"\\\]")
         + _difference(text, r"\\\(", r"\\\)")
-        + _difference(text, r"\\left\b", r"\\right\b")
+        + _difference(text, r"\\left(?-u:\b)", r"\\right(?-u:\b)")
         + (dollars % 2).cast(pl.Int64)
     )

@@ -12,15 +12,18 @@ import polars as pl
 from curate.prompts.forms import reasoning_expr, with_opener_expr
 
 # Words a character, for scripts written without spaces. Chinese: 0.65 (jieba cuts running Chinese prose into words of
-# about 1.5 characters). Japanese: 0.55 (morphological analysers give about 1.8 characters a word, kana and kanji together).
+# about 1.5 characters). Japanese: 0.55 (morphological analysers give about 1.8 characters a word, kana and kanji).
 HAN_WORDS = 0.65
 JAPANESE_WORDS = 0.55
 
 CODE_FENCE = r"(?s)```.*?(?:```|\z)"
-CURRENCY = r"\$\d[\d,.]*(?:[\s.,;:!?)]|\z)"  # `$5 and $3` is money, not a formula between two dollars
+# `$5 and $3` is money, `$5 + 3 = 8$` is not: between the dollars of a formula stands something of mathematics.
+FORMULA = r"\$[^$\n]{0,400}[\\^_=+*/<>{}|-][^$\n]{0,400}\$"
+CURRENCY = r"\$\d[\d,.]*(?:[\s.,;:!?)]|\z)"
 _MASK = (
     r"(?s:```.*?(?:```|\z))|`[^`\n]*`"
-    r"|(?s:\$\$.*?\$\$)|\$[^$\n]{1,400}\$|(?s:\\\[.*?\\\])|(?s:\\\(.*?\\\))"
+    rf"|(?s:\$\$.*?\$\$)|{FORMULA}|{CURRENCY}|\$[^$\n]{{1,60}}\$"
+    r"|(?s:\\\[.*?\\\])|(?s:\\\(.*?\\\))"
     r"|(?s:\\begin\{.*?\\end\{\w+\*?\})|\\[A-Za-z]+"
     r"|(?:https?://|www\.)[^\s\p{Han}]+|</?[A-Za-z][\w-]*/?>|<\|[^|<>\n]*\|>"
     r"|\p{N}+"
@@ -36,9 +39,9 @@ WORD = ALPHABETIC + r"(?:[’'\-]?" + ALPHABETIC + r")+"
 def prepare(frame: pl.DataFrame) -> pl.DataFrame:
     """`frame` with `_text`, `_cot` and `_prose` added (all strings, never null).
 
-    Needs `completion` (or `_text`); `reasoning`, `form` and `prompt` are used where they are there. Without a form a text
-    is reasoning as a whole; with one, the reasoning is what `curate.prompts.forms` says, and all of the text where
-    the form has no reasoning (`plain`, or tags that were never written).
+    Needs `completion`; `reasoning`, `form` and `prompt` are used where they are there. Without a form a text is
+    reasoning as a whole; with one, the reasoning is what `curate.prompts.forms` says, and all of the text where the
+    form has no reasoning (`plain`, or tags that were never written).
     """
     columns = set(frame.columns)
     text = pl.col("completion").cast(pl.String).fill_null("")
@@ -58,11 +61,11 @@ def prepare(frame: pl.DataFrame) -> pl.DataFrame:
 
 def prose(text: pl.Expr) -> pl.Expr:
     """`text` with code, LaTeX, URLs, tags and numbers replaced by a space: what is left is language."""
-    return text.str.replace_all(CURRENCY, " ").str.replace_all(_MASK, " ")
+    return text.str.replace_all(_MASK, " ")
 
 
 def words(text: pl.Expr) -> pl.Expr:
-    """Number of words (float): words of alphabetic scripts, and an estimate from the characters of Chinese and Japanese."""
+    """Number of words (float): words of alphabetic scripts, and an estimate from Chinese and Japanese characters."""
     return (
         text.str.count_matches(WORD).cast(pl.Float64)
         + HAN_WORDS * text.str.count_matches(HAN)
