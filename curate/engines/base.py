@@ -259,6 +259,8 @@ def check_sampling(request: Request) -> str | None:
         return f"top_p is {sampling.top_p}; it must be above 0 and at most 1"
     if sampling.top_k < 0:
         return f"top_k is {sampling.top_k}; 0 means no limit"
+    if "" in sampling.stop:
+        return "a stop string is empty"
     if not -(2**63) <= request.seed < 2**63:
         return f"seed {request.seed} does not fit 64 bits"
     return None

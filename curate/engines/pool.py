@@ -14,7 +14,8 @@ from curate.engines.child import Child, Job
 from curate.errors import CurateError
 from curate.records import Completion, Request
 
-RESTARTS = 3  # deaths without one completion between them, after which the engine is given up
+RESTARTS = 5  # deaths without one completion between them, after which the engine is given up
+SUSPECT = 2  # deaths that a request was in flight at, after which it is asked alone; one more, and it has failed
 PAUSE = 0.01  # seconds between two looks at a source that has nothing now
 
 
@@ -24,6 +25,7 @@ class Flight:
 
     source: Iterator[Request | None]
     started: dict[int, Request] = field(default_factory=dict)
+    suspects: list[Job] = field(default_factory=list)  # may have killed the engine: asked one at a time, nothing beside
     at_once: list[Completion] = field(default_factory=list)
     exhausted: bool = False
 
@@ -38,7 +40,9 @@ class PooledEngine(ModelDirectory):
         self._weights = self.model_path  # what a restarted child must load
         self._number = 0
         self._generating = False
-        self._deaths = 0
+        self._deaths = 0  # since the last completion
+        self._died_with: dict[int, int] = {}  # job number -> deaths of the engine while it was in flight
+        self._lost = False
         self.restarts = 0
         self._children: list[Child] = [self._start(i) for i in range(config.replicas)]
 
@@ -66,6 +70,8 @@ class PooledEngine(ModelDirectory):
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         if self._generating:
             raise CurateError("this engine is already generating: close the earlier iterator first")
+        if self._lost:
+            raise CurateError("this engine died and was given up: open another")
         self._generating = True
         flight = Flight(iter(requests))
         try:
@@ -73,13 +79,17 @@ class PooledEngine(ModelDirectory):
             yield from self._run(flight)
         finally:
             self._generating = False
-            if flight.started:
+            self._died_with.clear()
+            if flight.started and not self._lost:
                 self._abort()
 
     def _run(self, flight: Flight) -> Iterator[Completion]:
         window = self.window
         while True:
-            self._feed(flight, window)
+            if flight.suspects:
+                self._ask_suspect(flight)
+            else:
+                self._feed(flight, window)
             at_once, flight.at_once = flight.at_once, []
             yield from at_once
             if flight.started:
@@ -110,9 +120,9 @@ class PooledEngine(ModelDirectory):
             self._number += 1
             flight.started[self._number] = request
             jobs.append((self._number, ids, request))
-        self._share(jobs)
+        self._share(flight, jobs)
 
-    def _share(self, jobs: list[Job]) -> None:
+    def _share(self, flight: Flight, jobs: list[Job]) -> None:
         """Gives each job to the replica with the least to do. Runs of one prompt stay together, for their prefix."""
         shares: dict[int, list[Job]] = {}
         load = [len(child.in_flight) for child in self._children]
@@ -128,7 +138,12 @@ class PooledEngine(ModelDirectory):
             try:
                 self._children[index].add(share)
             except OSError as error:  # it died: the jobs are in its book, and go on in its successor
-                self._restart(index, error)
+                self._recover(flight, index, error)
+
+    def _ask_suspect(self, flight: Flight) -> None:
+        """The next suspect, once nothing else is in flight."""
+        if not any(child.in_flight for child in self._children):
+            self._share(flight, [flight.suspects.pop(0)])
 
     def _receive(self, flight: Flight) -> list[tuple[int, Completion]]:
         done: list[tuple[int, Completion]] = []
@@ -138,7 +153,7 @@ class PooledEngine(ModelDirectory):
             try:
                 done += self._children[index].receive()
             except (EOFError, OSError) as error:
-                self._restart(index, error)
+                self._recover(flight, index, error)
         if done:
             self._deaths = 0
         return done
@@ -151,20 +166,41 @@ class PooledEngine(ModelDirectory):
                 child.in_flight.clear()
                 self._restart(index, error)
 
-    def _restart(self, index: int, why: BaseException) -> None:
-        """A new child in the place of a dead one; its requests are asked again, with the same seeds."""
+    def _recover(self, flight: Flight, index: int, why: BaseException) -> None:
+        """Restarts a dead child and asks its requests again, with the same seeds.
+
+        One bad request must not kill the job: a request that was there at `SUSPECT` deaths is asked alone, and has
+        failed if the engine dies of it once more.
+        """
+        pending = list(self._children[index].in_flight.values())
+        words = self._restart(index, why)
+        again: list[Job] = []
+        for job in pending:
+            deaths = self._died_with[job[0]] = self._died_with.get(job[0], 0) + 1
+            if deaths > SUSPECT and len(pending) == 1:
+                del flight.started[job[0]]
+                reason = f"the engine died {deaths} times of this request: {words.splitlines()[-1]}"
+                flight.at_once.append(failed(job[2], reason, job[1]))
+            elif deaths >= SUSPECT:
+                flight.suspects.append(job)
+            else:
+                again.append(job)
+        if again:
+            self._children[index].add(again)
+
+    def _restart(self, index: int, why: BaseException) -> str:
+        """A new child in the place of a dead one. Returns the last words of the dead."""
         dead = self._children[index]
         words = dead.last_words()
-        pending = list(dead.in_flight.values())
         dead.close(0)
         self._deaths += 1
         if self._deaths > RESTARTS:
+            self._lost = True
             raise CurateError(f"the engine died {self._deaths} times in a row ({why}); its last words:\n{words}")
         self.restarts += 1
-        self._children[index] = child = self._start(index)
-        child.ready()
-        if pending:
-            child.add(pending)
+        self._children[index] = self._start(index)
+        self._children[index].ready()
+        return words
 
     def _start(self, replica: int) -> Child:
         return Child(self.core, str(self._weights), self.child_config(), self.child_env(replica))

@@ -105,7 +105,7 @@ class VllmCore:
                 output_kind=self.final,
             )
             self.engine.add_request(str(number), {"prompt_token_ids": ids}, params, lora_request=self.lora)
-        except ValueError as error:
+        except Exception as error:  # of a dozen kinds; each is about this request
             return number, Completion(
                 request.request_id, "", "error", ids, prompt_tokens=len(ids), error=f"refused by vLLM: {error}"
             )
@@ -134,6 +134,10 @@ class VllmCore:
     def update_weights(self, directory: str) -> str:
         self.engine.collective_rpc("reload_weights", kwargs={"weights_path": directory})
         self.engine.reset_prefix_cache()
+        return self.prove_weights(directory)
+
+    def prove_weights(self, directory: str) -> str:
+        """The fingerprint of the engine's tensors, once they have been found equal to the files."""
         proofs = self.engine.collective_rpc(cast(Any, compare_weights), args=(directory,))
         wrong = [name for proof in proofs for name in proof["wrong"]]
         if wrong:

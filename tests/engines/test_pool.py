@@ -139,9 +139,19 @@ def test_a_restarted_worker_has_the_new_weights(engine: CountingEngine, tiny_oth
     assert engine.restarts == 1
 
 
-def test_a_request_that_always_kills_ends_in_an_error_and_not_for_ever(engine: CountingEngine) -> None:
-    with pytest.raises(CurateError, match="died"):
-        list(engine.generate([ask("kill-always")]))
+def test_a_request_that_always_kills_fails_alone_and_the_rest_comes_back(engine: CountingEngine) -> None:
+    prompts = [f"p{i}" for i in range(60)]
+    prompts[20] = "kill-always"
+    back = {c.request_id: c for c in engine.generate(ask(p) for p in prompts)}
+    assert len(back) == 60
+    assert "died 3 times of this request" in str(back["kill-always/0"].error)
+    assert [c.request_id for c in back.values() if c.finish_reason != "stop"] == ["kill-always/0"]
+    assert engine.restarts == 3
+
+
+def test_an_engine_that_dies_of_everything_is_given_up(engine: CountingEngine) -> None:
+    with pytest.raises(CurateError, match="died 6 times in a row"):
+        list(engine.generate(ask("kill-always", seed) for seed in range(50)))
 
 
 def test_an_engine_that_does_not_start_says_why(tiny: Path) -> None:
