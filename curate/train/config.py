@@ -110,6 +110,7 @@ class LossConfig(Strict):
     ratio: Literal["token", "sequence"] = "token"
     beta: float = Field(default=0.0, ge=0)  # 0 loads no reference; the report's R1-Zero: 0.001
     kl: Literal["k1", "k2", "k3"] = "k3"
+    reference: str | None = None  # model directory of the reference, such as a teacher; null: where training started
     reference_every: int = Field(
         default=0, ge=0
     )  # steps between replacements of the reference (the report: 400); 0: never

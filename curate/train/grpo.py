@@ -24,6 +24,7 @@ from curate.errors import CurateError, UsageError
 from curate.records import Problem
 from curate.train.checkpoints import Checkpoints, TrainResult, random_state, set_random_state, write_whole
 from curate.train.config import GRPOConfig
+from curate.train.distill import check_same_tokens
 from curate.train.evals import Evaluator
 from curate.train.layout import Layout, Sequence_
 from curate.train.log import MetricsLog, record_model, round_metrics
@@ -112,12 +113,14 @@ def train_grpo(
         raise UsageError("grpo: no problems to train on: check the problems' name and split")
     parent = weights_hash(config.model)
     ids = digest(sorted(p.problem_id for p in problems), sorted(p.problem_id for p in held_out))
-    run_id = digest("grpo", TRAINER_VERSION, identity(config), parent, ids, getattr(engine, "name", ""))[:16]
+    reference_hash = weights_hash(config.loss.reference) if config.loss.reference else ""
+    run_id = digest("grpo", TRAINER_VERSION, identity(config), parent, reference_hash, ids, getattr(engine, "name", ""))
+    world = join_world()
+    run_id = world.share(run_id[:16])
     checkpoints = Checkpoints(wh.root, run_id, config.checkpoint.keep_last)
     if done := checkpoints.finished():
         return done
 
-    world = join_world()
     seed_everything(config.seed)
     start = checkpoints.steps()[-1] if checkpoints.steps() else 0
     path = checkpoints.directory(start) / "model" if start and not config.compute.lora else config.model
@@ -364,11 +367,14 @@ def push_weights(rollouts: Rollouts, policy: Policy, tokenizer: Any, dtype: str,
 
 def load_reference(config: GRPOConfig, checkpoints: Checkpoints, run: Run) -> Policy | None:
     """The frozen policy of the KL term; None without one, or where it is the policy with its adapters switched off."""
-    if not config.loss.beta or (config.compute.lora and not run.reference_step):
+    given = config.loss.reference
+    if not config.loss.beta or (config.compute.lora and not given and not run.reference_step):
         return None
-    path = checkpoints.path / f"reference-{run.reference_step}" if run.reference_step else config.model
+    path = checkpoints.path / f"reference-{run.reference_step}" if run.reference_step else given or config.model
     reference, _ = load_policy(path, config.compute.model_copy(update={"lora": None, "gradient_checkpointing": False}))
     reference.model.requires_grad_(False)
+    if given:
+        check_same_tokens(given, config.model)
     return reference
 
 

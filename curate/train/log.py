@@ -57,7 +57,7 @@ def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfi
         zero_variance=(spread <= 1).mean(),
         truncated=(pl.col("finish_reason") == "length").mean(),
         failed=(pl.col("finish_reason") == "error").mean(),
-        length=pl.col("completion_tokens").mean(),
+        mean_length=pl.col("completion_tokens").mean(),
         language_share=pl.col("target_language_share").mean(),
         reflections=pl.col("reflection_count").mean(),
         reflective_words=pl.col("reflective_words").mean(),

@@ -74,8 +74,9 @@ def _function() -> Any:
                         d_weight = step.to(torch.promote_types(step.dtype, torch.float32))
                     else:
                         d_weight += step
-            if d_weight is not None:
-                d_weight = d_weight.to(weight.dtype)
+            if ctx.needs_input_grad[1]:
+                # Zeros where there was no position: sharded weights need a gradient on every rank.
+                d_weight = torch.zeros_like(weight) if d_weight is None else d_weight.to(weight.dtype)
             return d_hidden, d_weight, None, None, None, None
 
     return ChunkedLogProbs

@@ -50,7 +50,9 @@ class Policy:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def lay(self, sequences: Sequence[Sequence_]) -> Layout:
-        """The sequences as one call of the model."""
+        """The sequences as one call of the model; of no sequences, one token whose log-prob is not asked."""
+        if not sequences:
+            sequences = [Sequence_([0], [])]
         made = tree_layout(sequences) if self.layout == "tree" else padded_layout(sequences)
         return made.to(self.device)
 
@@ -68,9 +70,11 @@ class Policy:
         """`[N]` log-probs of the completion tokens with gradient, and `[N]` entropies (zeros if not asked)."""
         return self.module(layout, temperature, entropy)
 
-    def hidden(self, layout: Layout) -> Tensor:
-        """`[N, D]` hidden states that predict the completion tokens."""
-        return self.module.hidden(layout)
+    def divergences(
+        self, layout: Layout, teacher: Policy, *, kind: str = "forward", temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """`[N]` log-probs and `[N]` divergences from the teacher's next-token distributions, both with gradient."""
+        return self.module(layout, temperature, False, teacher.module, kind)
 
     def all_logprobs(
         self, sequences: Sequence[Sequence_], *, temperature: float = 1.0, world: World | None = None
@@ -101,7 +105,7 @@ def _scorer_class() -> Any:
     import torch
 
     from curate.train.attention import tree_index
-    from curate.train.logprobs import token_logprobs
+    from curate.train.logprobs import token_divergence, token_logprobs
 
     class Scorer(torch.nn.Module):
         """The whole computation in one `forward`, so that sharded weights are gathered around all of it."""
@@ -129,14 +133,25 @@ def _scorer_class() -> Any:
             states = out.last_hidden_state
             return states.reshape(-1, states.shape[-1]).index_select(0, layout.source)
 
-        def forward(self, layout: Layout, temperature: float, entropy: bool) -> tuple[Tensor, Tensor]:
-            hidden = self.hidden(layout)
-            head = base(self.model).get_output_embeddings()
-            weight = head.weight
+        def states(self, layout: Layout) -> tuple[Tensor, Tensor]:
+            """Hidden states `[N, D]` and output matrix `[V, D]` in the precision of the logits."""
+            hidden, weight = self.hidden(layout), base(self.model).get_output_embeddings().weight
             if self.autocast and not self.compute.fp32_head:
-                hidden, weight = hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
-            else:
-                hidden = hidden.to(weight.dtype)
+                return hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
+            return hidden.to(weight.dtype), weight
+
+        def forward(
+            self, layout: Layout, temperature: float, entropy: bool, teacher: Any = None, kind: str = "forward"
+        ) -> tuple[Tensor, Tensor]:
+            """Log-probs and entropies; with a teacher log-probs and divergences (only these at `temperature`)."""
+            hidden, weight = self.states(layout)
+            head = base(self.model).get_output_embeddings()
+            if teacher is not None:
+                with torch.no_grad():
+                    known = teacher.states(layout)
+                chunk = self.compute.logprob_chunk
+                apart = token_divergence(hidden, weight, *known, kind=kind, temperature=temperature, chunk=chunk)
+                return token_logprobs(hidden, weight, layout.target, chunk=chunk)[0], apart
             return token_logprobs(
                 hidden,
                 weight,

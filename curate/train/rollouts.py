@@ -58,8 +58,8 @@ class Rollouts:
     def round(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
         """The rollouts called `name`: read back where they are committed, else sampled and judged now.
 
-        Columns: those of `traces`, the problem's `question` and `target_language`, `reward`, `advantage`, `group` (number
-        of the problem in the round), and one `reward_<component>` each. Rows are ordered by problem, then sample.
+        Columns: those of `traces`, the problem's `question` and `target_language`, `reward`, `advantage`, `group`
+        (number of the problem in the round), and one `reward_<component>` each. Ordered by problem, then sample.
         """
         import polars as pl
 

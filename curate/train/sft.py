@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import CurateError, UsageError
 from curate.train.checkpoints import Checkpoints, TrainResult, random_state, set_random_state
 from curate.train.config import Mixture, SFTConfig
-from curate.train.layout import Sequence_
+from curate.train.layout import Layout, Sequence_
 from curate.train.log import MetricsLog, record_model
 from curate.train.losses import sft_loss
 from curate.train.model import (
@@ -36,6 +36,7 @@ from curate.train.world import World, join_world, shard
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
     from curate.warehouse import Version, Warehouse
 
@@ -55,18 +56,31 @@ class Example:
     difficulty: float
 
 
-def train_sft(config: SFTConfig, wh: Warehouse, progress: Progress | None = None) -> TrainResult:
+# From the policy, a laid micro-batch and the weight of each token to this micro-batch's share of the loss.
+Objective = Callable[[Policy, Layout, "Tensor"], "Tensor"]
+
+
+def train_sft(
+    config: SFTConfig,
+    wh: Warehouse,
+    progress: Progress | None = None,
+    *,
+    objective: Objective | None = None,
+    kind: str = "sft",
+    inputs: dict[str, Any] | None = None,
+) -> TrainResult:
     """Fine-tune `config.model` on `config.corpus`; returns at once where the same run is finished.
 
-    Raises UsageError for a missing corpus, column or model, CurateError for a loss that is not finite.
+    `objective` is another loss than that of SFT, `inputs` what it depends on beside the config (see distill.py). Raises
+    UsageError for a missing corpus, column or model, CurateError for a loss that is not finite.
     """
     from curate.engines.models import weights_hash
     from curate.warehouse.identity import digest
 
     corpora = [(wh.latest("corpora", part.corpus), part) for part in mixture(config)]
     parent = weights_hash(config.model)
-    inputs = {"model": parent, "corpora": [version.ref for version, _ in corpora]}
-    run_id = digest("sft", TRAINER_VERSION, identity(config), inputs)[:16]
+    inputs = {"model": parent, "corpora": [version.ref for version, _ in corpora], **(inputs or {})}
+    run_id = digest(kind, TRAINER_VERSION, identity(config), inputs)[:16]
     checkpoints = Checkpoints(wh.root, run_id, config.checkpoint.keep_last)
     if done := checkpoints.finished():
         return done
@@ -92,7 +106,7 @@ def train_sft(config: SFTConfig, wh: Warehouse, progress: Progress | None = None
     for step in range(start, total):
         began = time.perf_counter()
         with memory_errors(step + 1):
-            loss, tokens = sft_step(policy, [examples[i] for i in batches[step]], world, step + 1)
+            loss, tokens = sft_step(policy, [examples[i] for i in batches[step]], world, objective or likelihood)
             lr = learning_rate(step, total, config.optim)
             norm = optimizer_step(policy, optimizer, lr, config.optim.max_grad_norm)
         if not (loss == loss and norm == norm and abs(norm) != float("inf")):
@@ -113,12 +127,17 @@ def train_sft(config: SFTConfig, wh: Warehouse, progress: Progress | None = None
     full = weights(policy)
     if world.first:
         checkpoints.finish(lambda at: write_model(policy, tokenizer, at, dtype, full), result)
-        record_model(wh, result, config.name, "sft", parent, inputs, config.model_dump(mode="json"))
+        record_model(wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json"))
     world.barrier()
     return result
 
 
-def sft_step(policy: Policy, examples: list[Example], world: World, step: int) -> tuple[float, int]:
+def likelihood(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
+    """The objective of SFT."""
+    return sft_loss(policy.logprobs(layout)[0], weight)
+
+
+def sft_step(policy: Policy, examples: list[Example], world: World, objective: Objective) -> tuple[float, int]:
     """Gradients of one batch: loss over the whole of it, and tokens that went through the model, over all ranks."""
     import torch
 
@@ -128,9 +147,8 @@ def sft_step(policy: Policy, examples: list[Example], world: World, step: int) -
     loss, tokens = 0.0, 0
     for cut in policy.cut([e.tokens for e in own], world):
         layout = policy.lay([own[i].tokens for i in cut])
-        new, _ = policy.logprobs(layout)
-        weight = torch.tensor([own[i].weight / count for i in cut], dtype=torch.float64)[layout.row.cpu()]
-        part = sft_loss(new, weight.to(new.dtype).to(new.device))
+        weight = torch.tensor([own[i].weight / count for i in cut], device=policy.device)[layout.row]
+        part = objective(policy, layout, weight)
         part.backward()
         loss += float(part.detach())
         tokens += layout.tokens

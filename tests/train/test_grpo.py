@@ -106,7 +106,16 @@ def test_rollouts_are_stored_with_all_that_made_them(tiny_dir: Path, tmp_path: P
     mean = rows.group_by("policy_step", "problem_id").agg(_mean())
     assert mean["advantage"].abs().max() < 1e-9
     names = set(wh.sql("SELECT DISTINCT name FROM metrics WHERE run_id = ?", [result.run_id])["name"])
-    assert names >= {"reward", "accuracy", "entropy", "clip_low", "clip_high", "zero_variance", "truncated", "length"}
+    assert names >= {
+        "reward",
+        "accuracy",
+        "entropy",
+        "clip_low",
+        "clip_high",
+        "zero_variance",
+        "truncated",
+        "mean_length",
+    }
     assert names >= {"mismatch", "language_share", "reflections", "loss", "grad_norm", "lr"}
     again = train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
     assert again.skipped
