@@ -15,6 +15,7 @@ from curate.errors import CurateError, UsageError
 from curate.filter.funnel import funnel_of
 from curate.filter.rules import RuleSet, check_expression
 from curate.filter.select import select
+from curate.filter.texts import drop_by_text
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,12 +31,14 @@ class FilterResult:
     kept: trace_id, attempt, problem_id, source, domain, recipe, difficulty, quality; one row a kept trace.
     funnel: the columns of schemas/funnel.sql without corpus and corpus_version.
     decisions: trace_id, attempt, dropped_by (the rule or selection step a trace fell to; null: kept); one row a trace.
+    overlaps: problem_id, tokens, overlap (the words shared with a benchmark); one row a contaminated problem.
     """
 
     rules: RuleSet
     kept: pl.DataFrame
     funnel: pl.DataFrame
     decisions: pl.DataFrame
+    overlaps: pl.DataFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ def apply_rules(
             + (f" where {where}" if where else "")
             + ": generate and annotate some first, or widen the selection"
         )
-    frame = _decide(frame, rules)
+    frame, overlaps = _decide(con, frame, rules, view)
     funnel = funnel_of(frame, rules)
     kept = frame.filter(pl.col("dropped_by").is_null())
     if kept.is_empty():
@@ -84,6 +87,7 @@ def apply_rules(
         kept=kept.select([name for name in CARRIED if name in frame.columns]),
         funnel=funnel,
         decisions=frame.select("trace_id", "attempt", "dropped_by"),
+        overlaps=overlaps,
     )
 
 
@@ -123,15 +127,22 @@ _EXPLAINED = {"rule": pl.String, "keep": pl.String, "passed": pl.Boolean, "reaso
 
 def _fate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, trace_id: str) -> str | None:
     """What the trace fell to among all the others: selection depends on them."""
-    decided = _decide(_evaluate(con, rules, where, view), rules).filter(pl.col("trace_id") == trace_id)
+    decided, _ = _decide(con, _evaluate(con, rules, where, view), rules, view)
+    decided = decided.filter(pl.col("trace_id") == trace_id)
     return decided["dropped_by"][0] if decided.height else "where"
 
 
-def _decide(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """Adds `dropped_by`: the first rule that a trace fails, else the selection step that leaves it out, else null."""
+def _decide(
+    con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, rules: RuleSet, view: str
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Adds `dropped_by`: the first rule that a trace fails, else the selection step that leaves it out, else null.
+
+    The second frame tells the overlaps with benchmarks.
+    """
     failed = [pl.when(~pl.col(f"rule:{rule.name}")).then(pl.lit(rule.name)) for rule in rules.rules]
     frame = frame.with_columns(dropped_by=pl.coalesce(*failed, pl.lit(None, dtype=pl.String)))
-    return select(frame, rules.select)
+    frame, overlaps = drop_by_text(con, frame, rules.select, view)
+    return select(frame, rules.select), overlaps
 
 
 def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str) -> pl.DataFrame:
@@ -145,6 +156,7 @@ def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None,
     # md5: the same draw on every machine and in every version
     wanted["_draw"] = f"md5_number_lower('{selection.seed}:' || trace_id)"
     wanted["_by"] = f"({_order(rules)}\n)::DOUBLE"
+    wanted["_best"] = f"({selection.duplicates.by if selection.duplicates else 'NULL'}\n)::DOUBLE"
     wanted["_band"] = f"({_difficulty(rules)}\n)::DOUBLE"
     wanted["_balance"] = f"({selection.balance.by}\n)::VARCHAR" if selection.balance else "NULL::VARCHAR"
     if selection.per_problem.diverse is not None:
@@ -188,6 +200,7 @@ def _blame(
     places |= {f"where: {sql}": f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None}
     named = {rule.name: rule.keep for rule in rules.rules}
     steps = {
+        "_best": "select.duplicates",
         "_by": "select.per_problem",
         "_band": "select.difficulty",
         "_balance": "select.balance",

@@ -63,6 +63,13 @@ def _selection(rules: RuleSet) -> dict[str, str]:
     """Selection steps that the rule set asks for, in order, each with what it does in words."""
     chosen = rules.select
     said: dict[str, str] = {}
+    if chosen.contamination is not None:
+        said["contamination"] = (
+            f"no {chosen.contamination.n} words in a row with {len(chosen.contamination.benchmarks)} files"
+        )
+    if chosen.duplicates is not None:
+        how = f"or {chosen.duplicates.threshold:g} alike" if chosen.duplicates.near else "exactly"
+        said["duplicates"] = f"the best {chosen.duplicates.over} of those the same {how}, by {chosen.duplicates.by}"
     if chosen.difficulty is not None:
         by = f"1 - pass rate of {chosen.difficulty.model}" if chosen.difficulty.model else chosen.difficulty.by
         said["difficulty"] = f"{by} between {chosen.difficulty.low} and {chosen.difficulty.high}"

@@ -89,9 +89,32 @@ class Balance(_Strict):
     ratio: float = Field(default=1.0, ge=1)
 
 
-class Selection(_Strict):
-    """Applied after the rules, in this order: difficulty, per_problem, balance, budget. `seed` breaks every tie."""
+class Duplicates(_Strict):
+    """Of texts that are the same once folded, or (`near`) share most word 3-grams, only the best by `by` is kept.
 
+    over: `completion` compares traces; `question` compares problems, and drops every trace of the lesser ones.
+    threshold: the least Jaccard similarity of near duplicates.
+    """
+
+    over: Literal["completion", "reasoning", "question"] = "completion"
+    near: bool = True
+    threshold: float = Field(default=0.8, gt=0, le=1)
+    by: str = "quality"
+
+
+class Contamination(_Strict):
+    """Drops problems that share `n` words in a row with an item of the benchmark files (Parquet, JSONL, .txt lines)."""
+
+    benchmarks: list[str] = Field(min_length=1)
+    column: str | None = None
+    n: int = Field(default=10, ge=4)
+
+
+class Selection(_Strict):
+    """Applied after the rules, in the order of these fields. `seed` breaks every tie."""
+
+    contamination: Contamination | None = None
+    duplicates: Duplicates | None = None
     difficulty: Difficulty | None = None
     per_problem: PerProblem = PerProblem()
     balance: Balance | None = None
@@ -139,6 +162,8 @@ class RuleSet(_Strict):
             named["where"] = self.where
         if self.select.per_problem.best is not None:
             named["select.per_problem.best.by"] = self.select.per_problem.best.by
+        if self.select.duplicates is not None:
+            named["select.duplicates.by"] = self.select.duplicates.by
         if self.select.difficulty is not None:
             named["select.difficulty.by"] = self.select.difficulty.by
         if self.select.balance is not None:
@@ -147,7 +172,7 @@ class RuleSet(_Strict):
 
 
 # Names of selection steps in the funnel, in the order in which they are done.
-STEPS = ("difficulty", "per_problem", "balance", "budget")
+STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", "budget")
 
 
 def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:

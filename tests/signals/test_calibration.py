@@ -1,7 +1,7 @@
 """The labelled sets: is `readable` right, are the languages' shares right. Run with -s to see the scores.
 
-`readable.jsonl`: chains of thought with a label. `languages.jsonl` and `languages_heldout.jsonl`: texts as parts, each with
-its language (none for code, formulas, names), so that the true shares can be counted; the second set was written after
+`readable.jsonl`: chains of thought with a label. `languages.jsonl` and `languages_heldout.jsonl`: texts as parts, each
+with its language (none for code, formulas, names), so that true shares can be counted; the second was written after
 the method was fixed in outline, and led to its last changes.
 """
 
