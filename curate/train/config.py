@@ -65,6 +65,9 @@ class Mixture(Strict):
     share: float = Field(default=1.0, gt=0)  # rows taken an epoch, as a share of the corpus; above 1 repeats rows
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
+
 class SFTConfig(Strict):
     """`curate train sft`: supervised fine-tuning on a corpus, completion tokens only."""
 
@@ -77,7 +80,7 @@ class SFTConfig(Strict):
     batch_size: int = Field(default=16, ge=1)  # examples a step
     max_length: int = Field(default=4096, ge=2)  # tokens of prompt and completion
     too_long: Literal["truncate", "skip", "fail"] = "skip"
-    sort_by_length: bool = False  # batches of like lengths: with the tree layout nothing is padded, so it saves nothing
+    trackers: list[Tracker] = []
     seed: int = 0
     optim: OptimConfig = OptimConfig()
     compute: ModelConfig = ModelConfig()
@@ -160,7 +163,7 @@ class GRPOConfig(Strict):
     evaluation: EvalConfig = EvalConfig()
     show_every: int = Field(default=0, ge=0)  # steps between completions shown
     keep_tokens: bool = True  # token ids and log-probs stay in the traces of finished steps
-    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    trackers: list[Tracker] = []
     seed: int = 0
 
     @model_validator(mode="after")

@@ -137,7 +137,7 @@ def train_grpo(
     name = model_name or config.model
     rollouts = Rollouts(config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent)
     facts = {"parents": [rollouts.traces.ref], "config": config.model_dump(mode="json")}
-    log = MetricsLog(wh, config.name, run_id, world, **facts)
+    log = MetricsLog(wh, config.name, run_id, world, config.trackers, **facts)
     evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer)
     per_round = config.mini_batches * config.epochs
     total = config.steps * per_round

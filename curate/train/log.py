@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from curate.train.checkpoints import TrainResult
+from curate.train.trackers import Trackers
 from curate.train.world import World
 from curate.warehouse.identity import digest
 from curate.warehouse.store import now
@@ -20,16 +22,21 @@ if TYPE_CHECKING:
 class MetricsLog:
     """Rows of one run, published in parts named by their steps; a step that is there already is not published again."""
 
-    def __init__(self, wh: Warehouse, name: str, run_id: str, world: World, **facts: Any) -> None:
+    def __init__(
+        self, wh: Warehouse, name: str, run_id: str, world: World, trackers: Sequence[str] = (), **facts: Any
+    ) -> None:
         self.run_id, self.world = run_id, world
         self.version = wh.version("metrics", name, run_id, **facts)
         self.rows: list[dict[str, Any]] = []
+        wanted = trackers if world.first else ()
+        self.trackers = Trackers(wanted, name, run_id, wh.root / "checkpoints" / run_id, facts.get("config") or {})
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
         self.rows += [
             {"run_id": self.run_id, "step": step, "name": name, "value": float(value), "created_at": now()}
             for name, value in metrics.items()
         ]
+        self.trackers.log(step, metrics)
 
     def publish(self) -> None:
         """Commit what was added since, as one part."""
@@ -40,6 +47,7 @@ class MetricsLog:
     def seal(self) -> None:
         if self.world.first:
             self.version.seal()
+        self.trackers.close()
 
 
 def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int) -> dict[str, float]:

@@ -100,7 +100,8 @@ def train_sft(
         state = checkpoints.load(start)
         restore(policy, optimizer, state)
         set_random_state(state["random"])
-    log = MetricsLog(wh, config.name, run_id, world, parents=inputs["corpora"], config=config.model_dump(mode="json"))
+    facts = {"parents": inputs["corpora"], "config": config.model_dump(mode="json")}
+    log = MetricsLog(wh, config.name, run_id, world, config.trackers, **facts)
     metrics: dict[str, float] = {}
 
     for step in range(start, total):
@@ -164,7 +165,8 @@ def mixture(config: SFTConfig) -> list[Mixture]:
 
 def identity(config: Any) -> dict[str, Any]:
     """What of a config determines the trained weights: paths and what only says where or how often to save do not."""
-    return config.model_dump(mode="json", exclude={"name", "model", "teacher", "corpus", "checkpoint", "trackers"})
+    aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
+    return config.model_dump(mode="json", exclude=aside)
 
 
 def load_examples(
