@@ -1,0 +1,167 @@
+"""A sealed corpus in the formats that trainers elsewhere read, with a card that tells where it comes from.
+
+messages           TRL: {"messages": [{"role", "content"}, …]}
+prompt-completion  TRL: {"prompt", "completion"}
+sharegpt           {"conversations": [{"from": "human" | "gpt", "value"}, …]}
+verl               {"data_source", "prompt": [message], "ability", "reward_model": {"style", "ground_truth"}, "extra_info"}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from curate.errors import CurateError, UsageError
+from curate.signals.files import Writer
+
+if TYPE_CHECKING:
+    from curate.warehouse import Version, Warehouse
+
+
+def _messages(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select("messages")
+
+
+def _prompt_completion(rows: pl.DataFrame) -> pl.DataFrame:
+    return rows.select("prompt", "completion")
+
+
+def _sharegpt(rows: pl.DataFrame) -> pl.DataFrame:
+    turn = pl.element()
+    speaker = turn.struct.field("role").replace_strict({"user": "human", "assistant": "gpt"}, default="system")
+    turns = pl.col("messages").list.eval(pl.struct(speaker.alias("from"), turn.struct.field("content").alias("value")))
+    return rows.select(conversations=turns)
+
+
+def _verl(rows: pl.DataFrame) -> pl.DataFrame:
+    asked = pl.col("messages").list.filter(pl.element().struct.field("role") == "user")
+    return rows.select(
+        data_source=pl.col("source"),
+        prompt=asked,
+        ability=pl.col("domain"),
+        reward_model=pl.struct(pl.lit("rule").alias("style"), pl.col("reference").alias("ground_truth")),
+        extra_info=pl.struct(pl.col("problem_id"), pl.col("trace_id"), pl.col("verifier"), pl.col("split")),
+    )
+
+
+FORMATS: dict[str, Callable[[pl.DataFrame], pl.DataFrame]] = {
+    "messages": _messages,
+    "prompt-completion": _prompt_completion,
+    "sharegpt": _sharegpt,
+    "verl": _verl,
+}
+
+
+def export_corpus(
+    warehouse: Warehouse,
+    corpus: str,
+    out: str | Path,
+    format: str = "messages",
+    suffix: str = ".parquet",
+    push: str | None = None,
+) -> int:
+    """Write a corpus (`name` or `name@version`) as `out/data/train-00000.parquet`, … and `out/README.md`; returns the rows.
+
+    `suffix` is .parquet or .jsonl. `push` names a data set on the Hugging Face Hub (owner/name); the token comes from the
+    environment. Raises `UsageError` for an unknown corpus or format, and for a folder that holds something else.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"unknown format '{format}': choose from {', '.join(FORMATS)}")
+    if suffix not in (".parquet", ".jsonl"):
+        raise UsageError(f"unknown kind of file '{suffix}': choose .parquet or .jsonl")
+    version = warehouse.latest("corpora", corpus)
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(p.name not in ("data", "README.md") for p in folder.iterdir())):
+        raise UsageError(f"{folder} holds something else: export into a new folder")
+    for stale in (folder / "data").glob("train-*"):
+        stale.unlink()
+    asked = warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems") if format == "verl" else None
+    total = 0
+    for number, path in enumerate(version.parts()):
+        rows = pl.read_parquet(path)
+        if asked is not None:
+            rows = rows.join(asked, on="problem_id", how="left", maintain_order="left")
+        with Writer(folder / "data" / f"train-{number:05d}{suffix}") as writer:
+            writer.write(FORMATS[format](rows))
+        total += rows.height
+    (folder / "README.md").write_text(card(warehouse, version, format), encoding="utf-8")
+    if push is not None:
+        _push(folder, push)
+    return total
+
+
+def card(warehouse: Warehouse, version: Version, format: str) -> str:
+    """The data set's card: counts, funnel, lineage."""
+    counts = (
+        version.read(["source", "domain", "problem_id"])
+        .group_by("source", "domain")
+        .agg(pl.len().alias("rows"), pl.col("problem_id").n_unique().alias("problems"))
+        .sort("source", "domain", nulls_last=True)
+        .collect()
+    )
+    funnel = warehouse.sql(
+        "SELECT position, rule, any_value(predicate) AS predicate, sum(traces)::BIGINT AS traces, "
+        "sum(drops_alone)::BIGINT AS drops_alone, sum(drops_first)::BIGINT AS drops_first, "
+        "sum(remaining)::BIGINT AS remaining FROM funnel WHERE corpus = ? AND corpus_version = ? "
+        "GROUP BY position, rule ORDER BY position",
+        [version.dataset, version.version],
+    ).drop("position")
+    manifest = version.manifest
+    rules = (manifest.get("config") or {}).get("rules") or {}
+    about = rules.get("about", "") if isinstance(rules, dict) else ""
+    lines = [
+        "---",
+        "configs:",
+        "- config_name: default",
+        "  data_files: data/train-*",
+        "---",
+        "",
+        f"# {version.dataset}",
+        "",
+        about or f"The corpus `{version.dataset}`.",
+        "",
+        f"Version `{version.version}`, format `{format}`, {int(counts['rows'].sum()):,} rows, made by `curate`.",
+        "",
+        "## Rows",
+        "",
+        *_table(counts),
+        "",
+        "## Funnel",
+        "",
+        "What each rule would drop alone, what fell to it first, and what was left after it.",
+        "",
+        *_table(funnel),
+        "",
+        "## Lineage",
+        "",
+        *[f"- made from `{parent}`" for parent in manifest.get("parents", [])],
+        f"- sealed {manifest.get('sealed_at', '')} by code version {manifest.get('code_version', '')}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _table(frame: pl.DataFrame) -> list[str]:
+    """A Markdown table."""
+
+    def cell(value: Any) -> str:
+        return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")
+
+    head = [f"| {' | '.join(frame.columns)} |", f"|{'---|' * frame.width}"]
+    return head + [f"| {' | '.join(map(cell, row))} |" for row in frame.iter_rows()]
+
+
+def _push(folder: Path, name: str) -> None:
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise UsageError("pushing needs huggingface_hub: pip install 'curate[hub]'") from error
+    try:
+        api = HfApi()
+        api.create_repo(name, repo_type="dataset", exist_ok=True)
+        api.upload_folder(folder_path=str(folder), repo_id=name, repo_type="dataset")
+    except Exception as error:  # network, rights, names: the library's errors say which
+        raise CurateError(f"{folder} could not be pushed to {name}: {error}") from error
