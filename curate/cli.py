@@ -247,6 +247,20 @@ def show(
 
 
 @app.command()
+def verify(
+    file: Annotated[Path | None, typer.Argument(help="Parquet, CSV or JSONL with columns gold and prediction.")] = None,
+    gold: Annotated[str | None, typer.Option("--gold", help="The right answer.")] = None,
+    answer: Annotated[str | None, typer.Option("--answer", help="The text to judge.")] = None,
+    verifier: Annotated[str, typer.Option("--verifier", help="math, choice, exact, text, procedural, code.")] = "math",
+    out: Annotated[Path | None, typer.Option("--out", help="Where to write the file with its verdicts.")] = None,
+) -> None:
+    """Judge an answer against a reference: correct, wrong or unverifiable."""
+    from curate.verify.command import cli_verify
+
+    print(cli_verify(gold, answer, verifier, file, out))
+
+
+@app.command()
 def lineage(
     name: Annotated[
         str, typer.Argument(help="A model's hash or name, a corpus, a trace_id, or table/dataset/version.")
@@ -270,7 +284,10 @@ def version() -> None:
 def main() -> None:
     """Entry point: errors a user can cause are one message and an exit code."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == 130:  # how typer tells of Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code if isinstance(code, int) else 0)
     except CurateError as error:
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)

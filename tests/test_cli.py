@@ -1,0 +1,202 @@
+"""What a user sees of the command line: messages, exit codes, and nothing heavy imported for a question."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curate.jobs import Context
+from curate.warehouse import Warehouse
+
+
+def curate(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curate.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120)
+
+
+@pytest.fixture
+def made(tmp_path, stub_model, sums):
+    """A warehouse with a harvest of the stub engine in it, annotated."""
+    from curate import annotate
+    from curate.generate import job
+    from curate.generate.config import generate_config
+
+    with Context(tmp_path / "wh") as context:
+        config = {
+            "recipe": "r1-zero",
+            "model": stub_model,
+            "engine": {"name": "stub"},
+            "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2},
+            "samples": 2,
+            "sampling": {"max_tokens": 256},
+        }
+        job.run(generate_config(config), context)
+        annotate.run(annotate.AnnotateConfig(), context)
+    return tmp_path / "wh"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sql", "--help"], ["version"], ["train", "--help"]])
+def test_a_question_imports_nothing_heavy(arguments):
+    code = (
+        f"import sys; sys.argv = ['curate', *{arguments!r}]\n"
+        "from curate.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'sympy', 'math_verify', 'datasets', 'polars', 'duckdb'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sql_imports_no_model_library(made):
+    code = (
+        f"import sys; sys.argv = ['curate', 'sql', '-w', {str(made)!r}, 'select 1 as one']\n"
+        "from curate.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as e: assert not e.code\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'sympy', 'math_verify', 'datasets'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "one" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["generate", "r1-zero", "model=none/such/model", "problems=x"], 2, "no problems called 'x'"),
+        (["generate", "r2", "model=m", "problems=x"], 2, "unknown recipe 'r2'"),
+        (["generate", "r1-zero", "model=m", "problems=x", "smaples=2"], 2, "smaples: no such key"),
+        (["generate", "missing.yaml"], 2, "no config file missing.yaml"),
+        (["generate", "r1-zero", "model=m", "oops"], 2, "override 'oops': write key=value"),
+        (["run", "missing.yaml"], 2, "no config file missing.yaml"),
+        (["sql", "select 1"], 2, "no warehouse at"),
+        (["filter", "nothing"], 2, "no rule set 'nothing'"),
+        (["train", "sft", "model=m"], 2, "corpus: "),
+        (["train", "grpo", "model=m"], 2, "problems: missing"),
+        (["evaluate"], 2, "models"),
+        (["nonsense"], 2, "No such command"),
+        (["sql", "--format", "xml", "select 1"], 2, "choose table, csv, json or parquet"),
+    ],
+)
+def test_errors_are_one_message_and_a_code(tmp_path, arguments, code, message):
+    done = curate(*arguments, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broken_line_of_json_is_told_by_file_and_line(tmp_path, stub_model):
+    (tmp_path / "bad.jsonl").write_text('{"question": "1 + 1?", "reference": "2"}\n{"question": "2 +\n')
+    config = {"model": stub_model, "engine": {"name": "stub"}}
+    config["problems"] = {"sources": [{"source": "files", "path": str(tmp_path / "bad.jsonl"), "verifier": "math"}]}
+    (tmp_path / "job.yaml").write_text(json.dumps(config))
+    done = curate("generate", "r1-zero", "-c", tmp_path / "job.yaml", "-w", tmp_path / "wh")
+    assert done.returncode == 2
+    assert "bad.jsonl:2" in done.stderr or "bad.jsonl, line 2" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sql_prints_a_table_csv_json_or_parquet(made, tmp_path):
+    query = "select verdict, count(*) as n from annotated group by 1 order by 1"
+    want = Warehouse(made).sql(query)
+    assert "| correct" in curate("sql", "-w", made, query).stdout
+    assert curate("sql", "-w", made, "-f", "csv", query).stdout.splitlines()[0] == "verdict,n"
+    rows = [json.loads(line) for line in curate("sql", "-w", made, "-f", "json", query).stdout.splitlines()]
+    assert rows == want.to_dicts()
+    with open(tmp_path / "out.parquet", "wb") as out:
+        command = [sys.executable, "-m", "curate.cli", "sql", "-w", str(made), "-f", "parquet", query]
+        assert subprocess.run(command, stdout=out).returncode == 0
+    import polars as pl
+
+    assert pl.read_parquet(tmp_path / "out.parquet").equals(want)
+
+
+def test_sql_refuses_to_write(made):
+    done = curate("sql", "-w", made, "create table t (a int)")
+    assert done.returncode == 2
+    assert "only reads" in done.stderr
+
+
+def test_the_shipped_queries_run(made):
+    for name in ("recipes", "hardest", "funnel", "policy_steps"):
+        done = curate("sql", "-w", made, "--file", name)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_query_of_the_issue(made):
+    rows = Warehouse(made).sql("select recipe, count(*) n, avg((verdict='correct')::int) c from annotated group by 1")
+    recipe, count, share = rows.row(0)
+    assert (recipe, count) == ("r1-zero", Warehouse(made).sql("select count(*) from traces").item())
+    assert 0.2 < share < 0.8
+
+
+def test_filter_prints_its_funnel_and_explains_a_trace(made):
+    done = curate("filter", "cold-start", "-w", made)
+    assert done.returncode == 0, done.stderr
+    assert "well-formed" in done.stdout + done.stderr
+    assert "corpus cold-start@" in done.stdout
+    trace = Warehouse(made).sql("select trace_id from annotated where verdict = 'wrong' limit 1").item()
+    why = curate("filter", "cold-start", "-w", made, "--explain", trace)
+    assert "dropped by 'correct'" in why.stdout
+    assert "'wrong'" in why.stdout or "= wrong" in why.stdout
+
+
+def test_a_filter_that_keeps_nothing_names_the_rule_and_fails(made):
+    done = curate("filter", "cold-start", "-w", made, "where=prompt is null")
+    assert done.returncode == 1
+    none = curate("filter", "cold-start", "-w", made, "where=verdict = 'wrong'")
+    assert none.returncode == 1
+    assert "correct" in none.stderr
+
+
+def test_show_and_lineage(made):
+    trace = Warehouse(made).sql("select trace_id from annotated limit 1").item()
+    shown = curate("show", trace[:12], "-w", made).stdout
+    assert trace in shown
+    assert "--- completion ---" in shown
+    curate("filter", "cold-start", "-w", made)
+    tree = curate("lineage", "cold-start", "-w", made).stdout.splitlines()
+    assert tree[0].startswith("corpora/cold-start/")
+    assert tree[1].strip().startswith("<- traces/")
+    assert any("problems/" in line for line in tree)
+    assert curate("show", "zzz", "-w", made).returncode == 2
+
+
+def test_verify_judges_a_pair():
+    assert curate("verify", "--gold", "1/2", "--answer", "The answer is 0.5").stdout.startswith("correct")
+    assert curate("verify", "--gold", "7", "--answer", "<answer> 8 </answer>").stdout.startswith("wrong")
+
+
+def test_ctrl_c_is_one_message_and_what_finished_stays(tmp_path, stub_model, sums):
+    import signal
+    import time
+
+    config = {
+        "model": stub_model,
+        "engine": {"name": "stub", "args": {"slow": 0.02}},
+        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "samples": 20,
+    }
+    (tmp_path / "job.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "curate.cli", "generate", "r1-zero", "-c", str(tmp_path / "job.yaml")]
+    process = subprocess.Popen([*command, "-w", str(tmp_path / "wh")], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("wh/_logs/*/*.log")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "interrupted: what finished is committed" in err
+    assert "Traceback" not in err
+    from curate.warehouse.chunks import replay
+
+    assert len(list(replay(tmp_path.glob("wh/_logs/*/*.log")))) > 0
