@@ -4,9 +4,10 @@
     python tests/benchmarks/bench_train.py MODEL_DIR loss           one GRPO update without rollouts: seconds and memory
     python tests/benchmarks/bench_train.py MODEL_DIR grpo           a whole GRPO step, rollouts included
 
-Needs `pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best round of
-each counts. All rewards differ, so that we leave out no completion. Memory is the peak of the process during the update,
-less what it held before the model was loaded, less weights, gradients and two moments in fp32 (16 bytes a parameter).
+Needs `pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best round
+of each counts. All rewards differ, so that we leave out no completion. Memory is the peak of the process during the
+update, less what it held before the model was loaded, less weights, gradients and two moments in fp32 (16 bytes a
+parameter).
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
     advantages = [(-1.0) ** i for i in range(args.samples)]
     if contender == "trl":
         trainer = trl_trainer(args, [PROMPT], lambda completions, **_: [0.0] * len(completions))
+        trainer.current_gradient_accumulation_steps = 1  # what its own loop would have set
         model = trainer.model
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         inputs = {
