@@ -1,7 +1,7 @@
 """What a verifier is: a name, a version, and three steps from a completion to a judgement.
 
-`extract` finds the answer in the text, `quick` decides what can be decided in microseconds with bounded work (it runs in
-the caller), `check` decides the rest (it runs in a worker that may be killed). A verifier of your own subclasses
+`extract` finds the answer in the text, `quick` decides what can be decided in microseconds with bounded work (it runs
+in the caller), `check` decides the rest (it runs in a worker that may be killed). A verifier of your own subclasses
 `Verifier` and is named by entry point (`curate.verifier`) or as `package.module:Class`.
 """
 
@@ -23,7 +23,7 @@ class Judgement(NamedTuple):
 CORRECT = Judgement("correct")
 WRONG = Judgement("wrong")
 
-# An answer longer than this is no final answer; it is not worth the time to read it. Characters; ours, not from a paper.
+# An answer longer than this is no final answer and not worth the time to read it. Characters; ours, not a paper's.
 MAX_ANSWER = 4096
 
 

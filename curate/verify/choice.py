@@ -1,7 +1,7 @@
 """Multiple choice: the letter, the text of the choice, or both.
 
-`problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index written as one ("0"), or the
-text of the right choice. Several different choices in one answer are wrong.
+`problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index written as one ("0"), or
+the text of the right choice. Several different choices in one answer are wrong.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ def cli_verify(
 ) -> str:
     """The text to print: the verdict of one pair, or the counts of a file whose verdicts were written to `out`.
 
-    A file (.parquet, .csv, .jsonl) has the columns `gold` and `prediction`; a column `verifier` wins over the argument. What is
-    written is the file with `verdict`, `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
+    A file (.parquet, .csv, .jsonl) has the columns `gold` and `prediction`; a column `verifier` wins over the argument.
+    What is written is the file with `verdict`, `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
     """
     verifier_named(verifier)
     if file is not None:

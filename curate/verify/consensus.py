@@ -1,6 +1,6 @@
 """What most samples of a problem agree on: answers clustered by equivalence, not by their characters.
 
-For cons@k (majority vote), and as a pseudo-reference where a problem has none: marked as such, never mixed with the rest.
+For cons@k (majority vote), and as a pseudo-reference where a problem has none: marked as such, and never mixed in.
 Answers are compared in rounds: the first answer of each problem that is in no cluster yet is compared with all later
 ones, those of all problems in one batch.
 """
@@ -37,7 +37,7 @@ def clusters(
 ) -> list[Cluster]:
     """Clusters of one problem's answers, the largest first (of equal ones, the one that came first).
 
-    `answers` are extracted answers; None has no vote. `problem` gives the choices or the metadata that a verifier needs.
+    `answers` are extracted answers; None has no vote. `problem` gives the choices or metadata that a verifier needs.
     """
     ids = _cluster([list(answers)], [_asked(verifier, problem)], pool or default_pool())[0]
     members: dict[int, list[int]] = {}
@@ -89,7 +89,7 @@ def cluster_ids(frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool 
 def pseudo_reference(
     problem: Problem, answers: Sequence[str | None], share: float = 0.5, pool: VerifierPool | None = None
 ) -> Problem | None:
-    """The problem with the largest cluster as its reference, where at least `share` of the samples are in it; else None.
+    """The problem with the largest cluster as its reference, where it holds `share` of the samples or more; else None.
 
     Marked in `metadata`: `{"reference_from": "consensus", "share": …, "samples": …}`. The default share (an absolute
     majority) is ours.
@@ -121,7 +121,7 @@ def consensus_verdicts(
 
 
 def _asked(verifier: str, problem: Problem | None) -> Problem:
-    """What is compared by: equivalence of answers. A procedural score says nothing about two answers: exact text does."""
+    """What is compared by: equivalence of answers. A procedural score says nothing about two answers; text does."""
     name = verifier if verifier in ("math", "choice", "exact", "text") else "text"
     return replace(problem or Problem(""), verifier=name)
 

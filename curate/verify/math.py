@@ -1,7 +1,7 @@
 """Mathematics: an exact path for plain numbers, a comparison of trees, and `math-verify` with SymPy behind them.
 
-The reference decides what is asked for; a reference that cannot be read makes the problem unverifiable. Most answers are
-decided in the caller within bounded work; what needs SymPy is decided in a worker that may be killed.
+The reference decides what is asked for; a reference that cannot be read makes the problem unverifiable. Most answers
+are decided in the caller within bounded work; what needs SymPy is decided in a worker that may be killed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ _NOTHING = re.compile(
 )
 _CHOICE = re.compile(r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$")
 _LABEL = re.compile(
-    r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
+    r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))"
+    r"[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
 )
 _TRAILING_UNIT = re.compile(
-    r"\s*(?:\\[,;! ]\s*|~)*\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
+    r"\s*(?:\\[,;! ]\s*|~)*"
+    r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
 )
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 
@@ -96,7 +98,7 @@ def _unreadable(reference: str) -> str | None:
 
 @lru_cache(maxsize=8192)
 def read(text: str) -> tuple[Node | None, str]:
-    """The tree of an answer (None where it is unreadable) and the unit that was written after it. Raises `Excessive`."""
+    """The tree of an answer (None where it is unreadable) and the unit written after it. Raises `Excessive`."""
     bare = unwrap(text)
     if (known := _REGIONS.get(normal(bare))) is not None:
         return known, ""

@@ -4,6 +4,7 @@ Reads integers, decimals, fractions, mixed numbers, percent, thousands separator
 full-width digits, Chinese numerals, units, currency and degrees. It knows no variables and never evaluates a power
 beyond `10^k`, so its work is bounded by the length of the text.
 """
+# ruff: noqa: E501 (tables and patterns: one thing, one line)
 
 from __future__ import annotations
 
@@ -487,6 +488,8 @@ def close(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
         return False  # both exact
     if not g or not a or (g > 0) != (a > 0):
         return False
+    if g.denominator == a.denominator == 1 and abs(g) < 10**15:
+        return False  # whole numbers of ordinary size are meant exactly, however they are written
     difference = abs(g - a)
     if difference <= abs(g) * RELATIVE:
         return True

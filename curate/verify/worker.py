@@ -34,8 +34,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     sys.setrecursionlimit(2000)
     say(sink, {"ready": True})
+    verifiers: dict[str, Any] = {}
     while (group := read(source, parent)) is not None:
-        verifiers: dict[str, Any] = {}
         for item, (name, fields, answer) in enumerate(group):
             try:
                 verdict = check(verifiers, name, fields, answer, sink, limit)
@@ -56,16 +56,15 @@ def check(
     from curate.records import Problem
     from curate.verify.registry import verifier_named
 
-    verifier = verifiers.get(name) or verifiers.setdefault(name, verifier_named(name))
-    missing = [module for module in verifier.imports if module not in sys.modules]
-    if missing:
-        say(sink, {"loading": missing})
-        for module in missing:
+    if name not in verifiers:  # what it imports is not on the clock of its first item
+        say(sink, {"loading": name})
+        verifiers[name] = verifier_named(name)
+        for module in verifiers[name].imports:
             importlib.import_module(module)
-        say(sink, {"loaded": missing})
+        say(sink, {"loaded": name})
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, limit + GRACE)
-    return list(verifier.check(Problem(question="", **fields), answer))
+    return list(verifiers[name].check(Problem(question="", **fields), answer))
 
 
 def read(source: int, parent: int) -> list[Any] | None:

@@ -3,6 +3,7 @@
 No model is behind these tests. The gullible judge obeys whatever its prompt says outside of the marks, which is what a
 good prompt makes of an obedient model; whether a real model resists is not shown here.
 """
+# ruff: noqa: E501 (tables of cases)
 
 from __future__ import annotations
 

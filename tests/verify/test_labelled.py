@@ -38,7 +38,7 @@ def test_bare_math_verify_judges_fewer_of_them_rightly(capsys: pytest.CaptureFix
     try:
         for _, gold, text, label in PAIRS:
             try:
-                said = bool(verify(parse(f"${gold}$" if "\\" in gold else gold), parse(text)))
+                said = bool(verify(parse(f"${gold}$"), parse(text)))
             except Exception:
                 said = False
             right[label] += said == (label == "c")  # it knows no third verdict: "false" is right for "u" too

@@ -1,4 +1,5 @@
 """Trees and their comparison, beyond the labelled pairs."""
+# ruff: noqa: E501 (tables of cases)
 
 from __future__ import annotations
 
