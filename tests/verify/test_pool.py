@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
 from curate.records import Problem
 from curate.verify import VerifierPool, default_pool, versions
 from curate.verify.base import Judgement, Verifier
@@ -180,6 +180,8 @@ def test_closing_ends_the_workers_and_use_after_it_is_an_error() -> None:
     pool.close()
     pool.close()
     assert not alive(pid)
+    with pytest.raises(CurateError, match="closed"):
+        pool.verify(problems(1)[0], "<answer>y</answer>")
 
 
 def test_wrong_use() -> None:
