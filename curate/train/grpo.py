@@ -143,6 +143,11 @@ def train_grpo(
     total = config.steps * per_round
     dtype = final_dtype(config.checkpoint.dtype, config.model)
     full = push_weights(rollouts, policy, tokenizer, dtype, world)
+    if config.evaluation.every and held_out and run.round == 0:
+        run.metrics = world.share(evaluator.run(0) if world.first else None)
+        judge_progress(run, 0, config)
+        log.add(0, run.metrics)
+        log.publish()
 
     while run.round < config.steps and not run.stopped:
         began, step = time.perf_counter(), run.round * per_round

@@ -248,10 +248,27 @@ def test_evaluation_keeps_the_best_and_stops_when_it_does_not_rise(tiny_dir: Pat
     settings = config(tiny_dir, steps=9, evaluation={"every": 1, "patience": 2, "samples": 2})
     rule = lambda p, c: "wrong" if p.problem_id == "held" else by_chance(p, c)  # noqa: E731
     result = train_grpo(settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out)
-    assert result.counts["rounds"] == 3  # the first is the best at 0; two more do not rise
+    assert result.counts["rounds"] == 2  # the start is the best at 0, and two rounds do not rise above it
     assert result.metrics["eval_pass@1"] == 0.0
+    assert result.best_path is None
+
+
+def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+    held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
+    asked: list[int] = []
+
+    def rule(problem: Problem, text: str) -> str:
+        if problem.problem_id != "held":
+            return by_chance(problem, text)
+        asked.append(1)
+        return "correct" if len(asked) == 3 else "wrong"  # the third evaluation: after two rounds
+
+    settings = config(tiny_dir, steps=4, evaluation={"every": 1, "samples": 1})
+    result = train_grpo(settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out)
     assert result.best_path is not None
-    assert (result.best_path / "model.safetensors").exists()
+    assert not same_weights(result.best_path, result.model_path)
+    two = train_grpo(config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS)
+    assert same_weights(result.best_path, two.model_path)
 
 
 def test_a_gradient_that_is_not_finite_stops_with_step_and_traces(
