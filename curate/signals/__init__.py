@@ -94,4 +94,4 @@ def _measure(part: pl.DataFrame, groups: list[str]) -> pl.DataFrame:
     types = signal_types()
     measured = [GROUPS[name].measure(prepared) for name in groups]
     frame = pl.concat(measured, how="horizontal")
-    return frame.select(pl.col(name).cast(types[name]) for name in frame.columns)
+    return frame.select(pl.col(name).cast(types[name]) for name in types if name in frame.columns)

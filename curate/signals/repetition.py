@@ -1,8 +1,7 @@
 """Repetition: duplicate lines, paragraphs and n-grams, loops, and how well the text compresses.
 
-The n-gram shares are those of Gopher (Rae et al. 2021, table A1), computed by a native plugin; words are `TOKEN`, so
-that Chinese has n-grams too. A loop is found by distance: where the same four tokens stood d tokens before, and
-did so for a whole stretch with the same d, the stretch repeats a unit of d tokens.
+Tokens of all texts lie in one long column, and no text is looked at in Python. A loop is found by distance: where the
+same four tokens stood d tokens before, and did so for a whole stretch with the same d, it repeats a unit of d tokens.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ import numpy as np
 import polars as pl
 import polars_textproc as textproc
 
+from curate.signals.ngrams import n_gram_shares
 from curate.signals.text import share
 
-# A Chinese or Japanese character is a token; a chain of letters is cut at 16, so that `aaaa…` is a loop too.
-TOKEN = r"[\p{Han}\p{Hiragana}\p{Katakana}]|[\w--[\p{Han}\p{Hiragana}\p{Katakana}]]+"
-_LOOP_TOKEN = r"[\p{Han}\p{Hiragana}\p{Katakana}]|[\w--[\p{Han}\p{Hiragana}\p{Katakana}]]{1,16}|[^\w\s]"
+# A Chinese or Japanese character is a word. A chain of letters is cut at 30, so that `aaaa…` is a loop too, and hardly
+# a word of any language is cut.
+_CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
+_TOKEN = rf"{_CJK}|[\w--{_CJK}]{{1,30}}|[^\w\s]"
 _TAIL = 1000  # characters: longer than the unit of nearly every loop, short enough that a loop at the end fills it
 _WINDOW = 4  # tokens that must recur before a stretch counts as repeated
 
@@ -23,26 +24,50 @@ _WINDOW = 4  # tokens that must recur before a stretch counts as repeated
 def repetition(frame: pl.DataFrame) -> pl.DataFrame:
     """Columns of group `repetition` (see schemas/signals.sql) from the columns that `prepare` made."""
     text = pl.col("_text").str.strip_chars()
-    shares = frame.select(
-        textproc.repetition_signals(text, tokenizer_pattern=TOKEN).alias("g"),
-        text.alias("text"),
-        text.str.replace_all(r"\n+", "\n").str.split("\n").alias("lines"),
-        text.str.replace_all(r"\n{2,}", "\u0000").str.split("\u0000").alias("paragraphs"),
-    ).select(
+    texts = frame.select(text.alias("text")).with_columns(
+        pl.col("text").str.replace_all(r"\n+", "\n").str.split("\n").alias("lines"),
+        pl.col("text").str.replace_all(r"\n{2,}", "\u0000").str.split("\u0000").alias("paragraphs"),
+    )
+    shares = texts.select(
         **_duplicates("lines", "duplicate_line"),
         **_duplicates("paragraphs", "duplicate_paragraph"),
-        **{
-            f"top_{n}_gram_share": pl.col("g").struct.field(f"top_{n}_gram_char_ratio").cast(pl.Float64)
-            for n in (2, 3, 4)
-        },
-        **{
-            f"duplicate_{n}_gram_share": pl.col("g").struct.field(f"dup_{n}_gram_char_ratio").cast(pl.Float64)
-            for n in (5, 6, 7, 8, 9, 10)
-        },
         compression=_compression(pl.col("text")),
         compression_tail=_compression(pl.col("text").str.tail(_TAIL)),
     )
-    return pl.concat([shares, loops(frame.get_column("_text"))], how="horizontal")
+    tokens = _tokens(texts.get_column("text"))
+    grams = _n_grams(tokens, texts.get_column("text").str.len_chars().to_numpy())
+    return pl.concat([shares, grams, _loops(tokens, len(texts))], how="horizontal")
+
+
+def _tokens(texts: pl.Series) -> pl.DataFrame:
+    """One row a token: row, code (hash), size (characters), word (whether it is no punctuation mark), cjk."""
+    return (
+        pl.DataFrame({"text": texts})
+        .with_row_index("row")
+        .select("row", pl.col("text").str.extract_all(_TOKEN).alias("token"))
+        .explode("token")
+        .drop_nulls("token")
+        .select(
+            "row",
+            code=pl.col("token").hash() ^ (pl.col("row").cast(pl.UInt64) * 0x9E3779B9),
+            size=pl.col("token").str.len_chars().cast(pl.Int64),
+            word=pl.col("token").str.contains(r"^\w"),
+            cjk=pl.col("token").str.contains(rf"^{_CJK}"),
+        )
+    )
+
+
+def _n_grams(tokens: pl.DataFrame, characters: np.ndarray) -> pl.DataFrame:
+    words = tokens.filter("word")
+    cjk = words.get_column("cjk").to_numpy()
+    gap = np.r_[~cjk[:-1] & ~cjk[1:], False].astype(np.int64) if len(cjk) else np.zeros(0, dtype=np.int64)
+    return n_gram_shares(
+        words.get_column("code").to_numpy(),
+        words.get_column("row").to_numpy().astype(np.int64),
+        words.get_column("size").to_numpy(),
+        gap,
+        characters,
+    )
 
 
 def _duplicates(column: str, name: str) -> dict[str, pl.Expr]:
@@ -66,25 +91,9 @@ def _compression(text: pl.Expr) -> pl.Expr:
     return pl.when(text.str.len_bytes() > 0).then(ratio).otherwise(0.0)
 
 
-def loops(texts: pl.Series) -> pl.DataFrame:
-    """The longest stretch that repeats a unit: `loop_characters`, `loop_share` (of visible ones), `loop_repeats`.
-
-    Tokens of all texts lie in one long column; a stretch is a run of equal distances to the place where the same
-    window of tokens stood before. No text is looked at in Python.
-    """
-    tokens = (
-        pl.DataFrame({"text": texts})
-        .with_row_index("row")
-        .select("row", pl.col("text").str.extract_all(_LOOP_TOKEN).alias("token"))
-        .explode("token")
-        .drop_nulls("token")
-        .select(
-            "row", pl.col("token").hash().alias("code"), pl.col("token").str.len_chars().cast(pl.Int64).alias("size")
-        )
-    )
-    rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
-    sizes = tokens.group_by("row").agg(pl.col("size").sum().alias("visible"))
-    row = tokens.get_column("row").to_numpy()
+def _loops(tokens: pl.DataFrame, count: int) -> pl.DataFrame:
+    """The longest stretch that repeats a unit: `loop_characters`, `loop_share` (of visible ones), `loop_repeats`."""
+    row, size = tokens.get_column("row").to_numpy(), tokens.get_column("size").to_numpy()
     distance = _distances(tokens.get_column("code").to_numpy(), row)
     # Runs of equal, known distance inside one text.
     edge = np.flatnonzero(np.r_[True, (distance[1:] != distance[:-1]) | (row[1:] != row[:-1])]) if len(row) else row
@@ -93,7 +102,7 @@ def loops(texts: pl.Series) -> pl.DataFrame:
     # Twice is a quotation, not a loop: the unit and its two repeats are 3 units, less the window that the run lacks.
     long = (unit > 0) & (length + _WINDOW - 1 >= 2 * unit)
     edge, length, unit = edge[long], length[long], unit[long]
-    ends = np.r_[0, np.cumsum(tokens.get_column("size").to_numpy())]
+    ends = np.r_[0, np.cumsum(size)]
     # The stretch begins one unit and one window before the end of the first window that was there before.
     begin = np.maximum(edge - unit - (_WINDOW - 1), 0)
     longest = (
@@ -108,12 +117,13 @@ def loops(texts: pl.Series) -> pl.DataFrame:
         .sort("row", "loop_characters", descending=[False, True])
         .unique("row", keep="first", maintain_order=True)
     )
+    visible = np.bincount(row, size, minlength=count)
     return (
-        rows.join(longest, on="row", how="left", maintain_order="left")
-        .join(sizes, on="row", how="left", maintain_order="left")
+        pl.DataFrame({"row": pl.int_range(count, dtype=pl.UInt32, eager=True), "visible": visible})
+        .join(longest, on="row", how="left", maintain_order="left")
         .select(
             pl.col("loop_characters").fill_null(0),
-            share(pl.col("loop_characters").fill_null(0), pl.col("visible").fill_null(0)).alias("loop_share"),
+            share(pl.col("loop_characters").fill_null(0), pl.col("visible")).alias("loop_share"),
             pl.col("loop_repeats").fill_null(0.0),
         )
     )
@@ -130,10 +140,9 @@ def _distances(code: np.ndarray, row: np.ndarray) -> np.ndarray:
     if count < _WINDOW + 1:
         return distance
     with np.errstate(over="ignore"):
-        mixed = code ^ (row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-        window = mixed[_WINDOW - 1 :].copy()
+        window = code[_WINDOW - 1 :].copy()
         for step in range(1, _WINDOW):
-            window = window * np.uint64(0xD6E8FEB86659FD93) + mixed[_WINDOW - 1 - step : count - step]
+            window = window * np.uint64(0xD6E8FEB86659FD93) + code[_WINDOW - 1 - step : count - step]
         window ^= window >> np.uint64(29)
     low = np.uint64((1 << int(count).bit_length()) - 1)
     place = np.arange(_WINDOW - 1, count, dtype=np.uint64)
