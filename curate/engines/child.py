@@ -134,11 +134,12 @@ class Child:
             return "(its log is gone)"
 
     def close(self, seconds: float = 10.0) -> None:
-        try:
-            self.conn.send(("close", None))
-            self.process.wait(seconds)
-        except (OSError, subprocess.TimeoutExpired):
-            pass
+        if self.info is not None:  # one that is still starting reads nothing, and has nothing to tidy up
+            try:
+                self.conn.send(("close", None))
+                self.process.wait(seconds)
+            except (OSError, subprocess.TimeoutExpired):
+                pass
         self.finalizer()
         self.log.close()
 
