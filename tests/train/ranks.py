@@ -1,4 +1,4 @@
-"""What one rank of tests/train/test_ranks.py runs."""
+"""What one process of tests/train/test_ranks.py and test_kill.py runs."""
 
 from __future__ import annotations
 
@@ -37,3 +37,32 @@ def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:
         engine = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), model)
     settings = config(model, steps=2, compute=compute, loss={"beta": 0.1}, mini_batches=2)  # type: ignore[arg-type]
     train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
+
+
+def until_killed(model: str, warehouse: str, at: str) -> None:
+    """A run that SIGKILLs itself at a named moment: `sample:N` amid the N-th round's rollouts, `step:N` after it."""
+    import os
+    import signal
+
+    from curate.engines import EngineConfig
+    from curate.engines.transformers import TransformersEngine
+    from curate.train.grpo import train_grpo
+    from curate.warehouse import Warehouse
+    from tests.train.test_grpo import PROBLEMS, Counting, Judge, by_chance, config
+
+    kind, _, number = at.partition(":")
+
+    class Deadly(Counting):
+        def generate(self, requests: Any) -> Any:
+            for done in super().generate(requests):
+                if kind == "sample" and self.asked == int(number) * 16 - 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield done
+
+    def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+        if kind == "step" and step == int(number):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engine = Deadly(TransformersEngine(EngineConfig(name="transformers", dtype="float32"), model))
+    settings = config(model, steps=4, checkpoint={"every": 2})  # type: ignore[arg-type]
+    train_grpo(settings, Warehouse(warehouse), engine, Judge(by_chance), PROBLEMS, progress)
