@@ -11,9 +11,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from curate.config import Config
+from curate.engines import EngineConfig
 from curate.jobs import Context, JobResult
 from curate.progress import duration, task
 from curate.records import Problem
@@ -23,10 +24,22 @@ from curate.warehouse.identity import digest
 if TYPE_CHECKING:
     import polars as pl
 
+    from curate.verify.judge import Judge
+
 # What signals read of a trace, beside two columns of its problem.
 TRACE_COLUMNS = ["trace_id", "attempt", "problem_id", "prompt", "completion", "reasoning", "answer", "form"]
 TRACE_COLUMNS += ["finish_reason"]
 NO_VERIFIER = "none"
+
+
+class JudgeConfig(Config):
+    """A model that judges what rules called wrong or unverifiable; its verdicts stand beside theirs."""
+
+    model: str
+    engine: EngineConfig = EngineConfig()
+    rubric: Literal["equivalence", "helpfulness", "coherence"] = "equivalence"
+    max_tokens: int = 1024
+    chat: bool = True  # by the model's chat template; false: the bare text is the prompt
 
 
 class AnnotateConfig(Config):
@@ -35,6 +48,7 @@ class AnnotateConfig(Config):
     traces: list[str] = []
     signals: list[str] | None = None  # groups; all by default
     verify: bool = True
+    judge: JudgeConfig | None = None
     label: str | None = None
 
 
@@ -64,6 +78,8 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
             for done, item in enumerate(todo, 1):
                 rows += _annotate(item, problems, context)
                 bar.update(done, f"{rows} traces")
+    if config.judge:
+        rows += _judge(config.judge, sources, problems, targets, context)
     for source in sources:
         for target in targets[source.ref] if source.sealed else []:
             target.seal()
@@ -166,10 +182,13 @@ def _annotate(item: _Todo, problems: pl.DataFrame, context: Context) -> int:
 def verdict_rows(
     traces: pl.DataFrame, problems: pl.DataFrame, context: Context, verifiers: Sequence[str]
 ) -> dict[str, pl.DataFrame]:
-    """Verdicts of these traces (columns trace_id, attempt, problem_id, completion, finish_reason) by verifier."""
+    """Verdicts of these traces (TRACE_COLUMNS) by verifier."""
     import polars as pl
 
-    joined = traces.select("trace_id", "attempt", "problem_id", "completion", "finish_reason").join(
+    from curate.prompts.forms import with_opener_expr
+
+    text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
+    joined = traces.select("trace_id", "attempt", "problem_id", "form", "finish_reason", text.alias("text")).join(
         problems, on="problem_id", how="left", maintain_order="left"
     )
     joined = joined.with_columns(pl.col("verifier").fill_null(NO_VERIFIER), pl.col("question").fill_null(""))
@@ -179,7 +198,9 @@ def verdict_rows(
         rows = joined.filter(pl.col("verifier") == name)
         asked = rows.filter(pl.col("finish_reason") != "error") if name != NO_VERIFIER else rows.head(0)
         found = context.pool.verify_batch(
-            [Problem(**row) for row in asked.select(fields).iter_rows(named=True)], asked["completion"].to_list()
+            [Problem(**row) for row in asked.select(fields).iter_rows(named=True)],
+            asked["text"].to_list(),
+            forms=asked["form"].to_list(),
         )
         said = asked.select("trace_id", "attempt").with_columns(
             pl.Series("verdict", [v.verdict for v in found], dtype=pl.String),
@@ -200,3 +221,91 @@ def verdict_rows(
             )
         )
     return result
+
+
+def _judge(
+    config: JudgeConfig,
+    sources: Sequence[Version],
+    problems: pl.DataFrame,
+    targets: dict[str, list[Version]],
+    context: Context,
+) -> int:
+    """Ask the judge about every part that it has not judged; returns how many traces it was asked about."""
+    from curate.engines import resolve_model
+    from curate.verify.judge import Judge
+
+    model = resolve_model(config.model)
+    probe = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]  (its name and version only)
+    todo = []
+    for source in sources:
+        dataset = f"{directory_name(probe.name)}@{probe.version}"
+        target = context.warehouse.version(
+            "verdicts", dataset, f"{source.dataset}.{source.version}", parents=[source.ref, f"model:{model.hash}"]
+        )
+        targets[source.ref].append(target)
+        todo += [(source, target, part) for part in source.parts() if not target.has(part.stem.removeprefix("part-"))]
+    if not todo:
+        return 0
+    engine = context.engine.get(config.engine, model.path, model.hash)
+
+    def render(message: str) -> str:
+        return engine.render_chat([{"role": "user", "content": message}]) if config.chat else message
+
+    judge = Judge(engine, model.hash[:12], config.rubric, render, config.max_tokens)
+    asked = 0
+    with task("judge", len(todo)) as bar:
+        for done, (source, target, part) in enumerate(todo, 1):
+            rows = _judged_rows(judge, source, part, problems, context)
+            target.publish(part.stem.removeprefix("part-"), rows)
+            asked += len(rows)
+            bar.update(done, f"{asked} traces judged")
+    return asked
+
+
+def _judged_rows(
+    judge: Judge, source: Version, part: Path, problems: pl.DataFrame, context: Context
+) -> list[dict[str, object]]:
+    """The judge's verdicts of one part, as rows of `verdicts`."""
+    import polars as pl
+
+    from curate.verify.judge import Item
+
+    said = context.warehouse.sql(
+        "SELECT v.trace_id, v.attempt, v.verdict FROM last_verdicts v JOIN traces t USING (trace_id, attempt) "
+        "WHERE t.dataset = ? AND t.version = ?",
+        [source.dataset, source.version],
+    )
+    columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
+    frame = (
+        pl.read_parquet(part, columns=columns)
+        .join(said, on=["trace_id", "attempt"], how="left", maintain_order="left")
+        .join(problems, on="problem_id", how="inner", maintain_order="left")
+    )
+    fields = list(Problem.__dataclass_fields__)
+    items = [
+        Item(
+            Problem(**{f: row[f] for f in fields}),
+            row["answer"],
+            row["finish_reason"],
+            row["verdict"],
+            row["reasoning"],
+        )
+        for row in frame.iter_rows(named=True)
+    ]
+    return [
+        {
+            "trace_id": trace_id,
+            "attempt": attempt,
+            "verifier": verdict.verifier,
+            "verifier_version": verdict.verifier_version,
+            "kind": "judge",
+            "verdict": verdict.verdict,
+            "extracted": verdict.extracted,
+            "detail": verdict.detail,
+            "seconds": verdict.seconds,
+        }
+        for (trace_id, attempt), verdict in zip(
+            frame.select("trace_id", "attempt").iter_rows(), judge.verdicts(items), strict=True
+        )
+        if verdict is not None
+    ]

@@ -10,12 +10,12 @@ WHERE t.attempt >= coalesce(r.last_attempt, 0);
 -- The newest verdict of each kind.
 CREATE OR REPLACE VIEW last_verdicts AS
 SELECT trace_id, attempt,
-       arg_max(verdict, coalesce(try_cast(verifier_version AS INTEGER), 0)) FILTER (kind = 'rule')  AS verdict,
-       arg_max(verifier, coalesce(try_cast(verifier_version AS INTEGER), 0)) FILTER (kind = 'rule') AS verified_by,
-       arg_max(extracted, coalesce(try_cast(verifier_version AS INTEGER), 0)) FILTER (kind = 'rule') AS extracted,
-       arg_max(detail, coalesce(try_cast(verifier_version AS INTEGER), 0)) FILTER (kind = 'rule')   AS verdict_detail,
-       arg_max(verdict, coalesce(try_cast(verifier_version AS INTEGER), 0)) FILTER (kind = 'judge') AS judge_verdict,
-       arg_max(verdict, coalesce(try_cast(verifier_version AS INTEGER), 0)) FILTER (kind = 'consensus') AS consensus_verdict
+       arg_max(verdict, coalesce(try_cast(split_part(verifier_version, '-', 1) AS INTEGER), 0)) FILTER (kind = 'rule')  AS verdict,
+       arg_max(verifier, coalesce(try_cast(split_part(verifier_version, '-', 1) AS INTEGER), 0)) FILTER (kind = 'rule') AS verified_by,
+       arg_max(extracted, coalesce(try_cast(split_part(verifier_version, '-', 1) AS INTEGER), 0)) FILTER (kind = 'rule') AS extracted,
+       arg_max(detail, coalesce(try_cast(split_part(verifier_version, '-', 1) AS INTEGER), 0)) FILTER (kind = 'rule')   AS verdict_detail,
+       arg_max(verdict, coalesce(try_cast(split_part(verifier_version, '-', 1) AS INTEGER), 0)) FILTER (kind = 'judge') AS judge_verdict,
+       arg_max(verdict, coalesce(try_cast(split_part(verifier_version, '-', 1) AS INTEGER), 0)) FILTER (kind = 'consensus') AS consensus_verdict
 FROM verdicts GROUP BY trace_id, attempt;
 
 CREATE OR REPLACE VIEW annotated AS
