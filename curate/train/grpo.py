@@ -153,6 +153,8 @@ def train_grpo(
         began, step = time.perf_counter(), run.round * per_round
         # 1. Roll out, judge, reward. Ranks other than the first wait for the rows.
         frame = world.share(collect(rollouts, run, problems, step) if world.first else None)
+        if world.first and policy.device.type == "cuda":
+            rollouts.rest()
         sampled = time.perf_counter()
 
         # 2. What the loss needs and does not change while the round is trained on.
@@ -364,8 +366,7 @@ def push_weights(rollouts: Rollouts, policy: Policy, tokenizer: Any, dtype: str,
         at = push_directory(rollouts.wh.root, rollouts.run_id)
         at.mkdir(parents=True, exist_ok=True)
         write_model(policy, tokenizer, at, dtype, full)
-        if policy.device.type == "cuda":
-            rollouts.engine.wake()
+        rollouts.rouse()
         rollouts.model_hash = rollouts.engine.update_weights(at)
     return full
 

@@ -38,6 +38,7 @@ class Rollouts:
     problems_refs: list[str]
     model: str
     model_hash: str = ""  # of the weights that the engine holds now
+    asleep: bool = False
 
     def __post_init__(self) -> None:
         from curate.prompts.render import load_template
@@ -88,6 +89,19 @@ class Rollouts:
             *[pl.col("components").map.get(n).alias(f"reward_{n}") for n in names],
         )
         return frame.join(values, on="trace_id", how="left", maintain_order="left")
+
+    # --- the engine beside a trainer on one device
+
+    def rest(self) -> None:
+        """The engine gives its memory back while the trainer works."""
+        if not self.asleep:
+            self.engine.sleep()
+            self.asleep = True
+
+    def rouse(self) -> None:
+        if self.asleep:
+            self.engine.wake()
+            self.asleep = False
 
     # --- sampling
 
