@@ -3,7 +3,7 @@
 messages           TRL: {"messages": [{"role", "content"}, …]}
 prompt-completion  TRL: {"prompt", "completion"}
 sharegpt           {"conversations": [{"from": "human" | "gpt", "value"}, …]}
-verl               {"data_source", "prompt": [message], "ability", "reward_model": {"style", "ground_truth"}, "extra_info"}
+verl               {"data_source", "prompt": [message], "ability", "reward_model": {"style", "ground_truth"}, …}
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def export_corpus(
     suffix: str = ".parquet",
     push: str | None = None,
 ) -> int:
-    """Write a corpus (`name` or `name@version`) as `out/data/train-00000.parquet`, … and `out/README.md`; returns the rows.
+    """Write a corpus (`name` or `name@version`) as `out/data/train-00000.parquet`, … with a card; returns its rows.
 
-    `suffix` is .parquet or .jsonl. `push` names a data set on the Hugging Face Hub (owner/name); the token comes from the
-    environment. Raises `UsageError` for an unknown corpus or format, and for a folder that holds something else.
+    `suffix` is .parquet or .jsonl. `push` names a data set on the Hugging Face Hub (owner/name); the token comes from
+    the environment. Raises `UsageError` for an unknown corpus or format, and for a folder that holds something else.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}': choose from {', '.join(FORMATS)}")

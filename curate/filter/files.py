@@ -49,7 +49,7 @@ def filter_files(
 
 
 def connect_frame(frame: pl.DataFrame) -> duckdb.DuckDBPyConnection:
-    """A connection whose view `annotated` is `frame`: for `apply_rules` and `explain`. Close it, or use it in a `with`."""
+    """A connection whose view `annotated` is `frame`: for `apply_rules` and `explain`. Use it in a `with`."""
     import duckdb
 
     con = duckdb.connect()
@@ -67,8 +67,8 @@ def narrow_frame(
     """One row a row of the files, in order, with the columns that the rules read.
 
     Rows without a column `trace_id` are called by their number over all files (`row-000000000`); rows without
-    `problem_id` share a problem where their `question` is the same, else each is its own. Columns of traces and problems
-    that the files lack are null; a missing verdict, or a column that nobody knows, is a `UsageError` naming the rule.
+    `problem_id` share a problem where their `question` is the same, else each is its own. Columns of traces and
+    problems that the files lack are null; a missing verdict, or an unknown column, is a `UsageError` naming the rule.
     """
     needed = _needed(rules, where)
     parts: list[pl.DataFrame] = []
@@ -129,7 +129,8 @@ def _column(part: pl.DataFrame, name: str, needed: dict[str, str]) -> pl.Expr:
         return pl.lit(None, dtype=types[name]).alias(name)
     hint = "(correct, wrong or unverifiable) " if name == "verdict" else ""
     raise UsageError(
-        f"rule '{needed[name]}' reads the column '{name}', which the files have not: add it {hint}or use rules without it"
+        f"rule '{needed[name]}' reads the column '{name}', which the files have not: add it {hint}"
+        "or use rules without it"
     )
 
 
