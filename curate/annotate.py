@@ -235,7 +235,8 @@ def _judge(
     from curate.verify.judge import Judge
 
     model = resolve_model(config.model)
-    probe = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]  (its name and version only)
+    # only its name and version are asked of this one
+    probe = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]
     todo = []
     for source in sources:
         dataset = f"{directory_name(probe.name)}@{probe.version}"

@@ -131,6 +131,44 @@ KINDS: dict[str, Runner] = {
     "grpo": _grpo,
     "evaluate": _evaluate,
 }
+
+
+def _check(stage: Stage, where: str) -> None:
+    """UsageError for a stage whose config is wrong, before any stage runs. Names of outputs stand as they are."""
+    config = dict(stage.config)
+    if stage.do == "problems":
+        from curate.problems import ProblemsConfig
+
+        config.pop("name", None)
+        validate(ProblemsConfig, config, where).built()
+    elif stage.do == "generate":
+        from curate.generate.config import generate_config
+
+        generate_config(config, where)
+    elif stage.do == "annotate":
+        from curate.annotate import AnnotateConfig
+
+        validate(AnnotateConfig, config, where)
+    elif stage.do == "filter":
+        from curate.filter.job import FilterConfig
+        from curate.filter.rules import load_rules
+
+        checked = validate(FilterConfig, config, where)
+        load_rules(checked.rules, checked.set)
+    elif stage.do == "sft":
+        from curate.train.config import SFTConfig
+
+        validate(SFTConfig, config, where)
+    elif stage.do == "grpo":
+        from curate.train.jobs import check_grpo
+
+        check_grpo(config, where)
+    elif stage.do == "evaluate":
+        from curate.evaluate.job import EvaluateConfig, generation_configs
+
+        generation_configs(validate(EvaluateConfig, config, where))
+
+
 WITH_ENGINE = ("generate", "grpo", "evaluate")
 WITH_SEED = ("generate", "sft", "grpo", "evaluate")
 
@@ -166,6 +204,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
             if need not in [s.name for s in stages]:
                 raise UsageError(f"{path}: stage {name} needs '{need}', and no stage before it has that name")
         stages.append(Stage(name, do, body, needs))
+        _check(stages[-1], f"{path}: stage {name}")
     return config, stages
 
 

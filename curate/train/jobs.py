@@ -142,7 +142,8 @@ def _sft_config(data: Mapping[str, Any], where: str) -> tuple[SFTConfig, ModelRe
     return config.model_copy(update={"model": str(model.path)}), model
 
 
-def _grpo_config(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, ModelRef, dict[str, Any]]:
+def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[str, Any]]:
+    """The config and what stands beside it (problems, split, engine, held_out_limit); UsageError where it is wrong."""
     from curate.problems import ProblemsConfig
 
     own = dict(data)
@@ -155,7 +156,11 @@ def _grpo_config(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, Model
         "engine": validate(EngineConfig, own.pop("engine", {}), f"{where}: engine"),
         "held_out_limit": own.pop("held_out_limit", 64),
     }
-    config = validate(GRPOConfig, own, where)
+    return validate(GRPOConfig, own, where), extra
+
+
+def _grpo_config(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, ModelRef, dict[str, Any]]:
+    config, extra = check_grpo(data, where)
     model = resolve_model(config.model)
     return config.model_copy(update={"model": str(model.path)}), model, extra
 

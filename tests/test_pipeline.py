@@ -1,0 +1,195 @@
+"""A pipeline skips what is done, goes on where it was killed, and ends in the same model either way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from curate.errors import UsageError
+from curate.jobs import Context
+from curate.pipeline import Pipeline, load_pipeline
+from curate.warehouse import Warehouse
+
+
+def small(sums: str, model: str) -> dict:
+    """Every kind of stage, on a tiny model with random weights."""
+    sampling = {"max_tokens": 12}
+    return {
+        "name": "small",
+        "engine": {"name": "transformers", "max_model_len": 1024},
+        "stages": {
+            "problems": {
+                "do": "problems",
+                "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+                "held_out": 0.2,
+            },
+            "harvest": {
+                "do": "generate",
+                "recipe": "r1-zero",
+                "model": model,
+                "problems": "@problems",
+                "limit": 6,
+                "samples": 2,
+                "sampling": sampling,
+            },
+            "solutions": {
+                "do": "generate",
+                "recipe": "cold-start",
+                "source": "solutions",
+                "template": "r1-zero",
+                "problems": "@problems",
+            },
+            "annotate": {"do": "annotate", "traces": ["@harvest", "@solutions"]},
+            "cold-start": {
+                "do": "filter",
+                "rules": "cold-start",
+                "traces": ["@harvest", "@solutions"],
+                "after": ["annotate"],
+            },
+            "sft": {"do": "sft", "model": model, "corpus": "@cold-start", "batch_size": 8, "checkpoint": {"every": 1}},
+            "grpo": {
+                "do": "grpo",
+                "model": "@sft",
+                "problems": "@problems",
+                "steps": 2,
+                "prompts": 2,
+                "samples": 2,
+                "sampling": sampling,
+                "checkpoint": {"every": 1},
+            },
+            "rejection": {
+                "do": "generate",
+                "recipe": "rejection",
+                "model": "@grpo",
+                "problems": "@problems",
+                "limit": 4,
+                "samples": 2,
+                "sampling": sampling,
+            },
+            "evaluate": {
+                "do": "evaluate",
+                "problems": "@problems",
+                "samples": 2,
+                "sampling": sampling,
+                "models": [{"label": "base", "model": model}, {"label": "GRPO", "model": "@grpo"}],
+            },
+        },
+    }
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    from curate.engines.tiny import make_tiny_model
+
+    make_tiny_model(tmp_path / "tiny", seed=1)
+    return str(tmp_path / "tiny")
+
+
+def write(tmp_path: Path, config: dict) -> str:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(json.dumps(config))
+    return str(path)
+
+
+def run(path: str, root: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "curate.cli", "run", path, "-w", str(root)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+
+
+def model_hashes(root: Path) -> dict[str, str]:
+    return dict(Warehouse(root).sql("SELECT kind, model_hash FROM models ORDER BY created_at").iter_rows())
+
+
+@pytest.mark.slow
+def test_kill_in_every_stage_then_the_same_end_then_nothing_to_do(tmp_path, sums, tiny):
+    path = write(tmp_path, small(sums, tiny))
+    calm = run(path, tmp_path / "calm")
+    assert calm.returncode == 0, calm.stderr
+    root, command = (
+        tmp_path / "killed",
+        [sys.executable, "-m", "curate.cli", "run", path, "-w", str(tmp_path / "killed")],
+    )
+    kills = 0
+    for stage in small(sums, tiny)["stages"]:
+        process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
+        )
+        for line in process.stderr:
+            if line.rstrip().endswith(f"] {stage}"):  # this stage begins
+                os.killpg(process.pid, signal.SIGKILL)
+                kills += 1
+                break
+        process.wait()
+        process.stderr.close()
+    assert kills == len(small(sums, tiny)["stages"])
+    last = run(path, root)
+    assert last.returncode == 0, last.stderr
+    assert model_hashes(root) == model_hashes(tmp_path / "calm")
+    text = "SELECT problem_id, sample_index, recipe, model_hash, policy_step, completion FROM traces ORDER BY ALL"
+    assert Warehouse(root).sql(text).equals(Warehouse(tmp_path / "calm").sql(text))
+    assert Warehouse(root).sql("SELECT count(*) = count(DISTINCT trace_id) FROM traces").item()
+    again = run(path, root)
+    assert "nothing to do: all 9 stages were done before" in again.stderr
+    assert again.stdout == last.stdout  # the table is printed again
+
+
+@pytest.mark.slow
+def test_only_what_changed_and_what_follows_runs_again(tmp_path, sums, tiny):
+    config = small(sums, tiny)
+    for stage in ("sft", "grpo", "rejection", "evaluate"):
+        del config["stages"][stage]
+    root = tmp_path / "wh"
+    assert run(write(tmp_path, config), root).returncode == 0
+    config["stages"]["harvest"]["samples"] = 3
+    changed = run(write(tmp_path, config), root)
+    assert "[1/5] problems: done before" in changed.stderr
+    assert "18 traces (6 new)" in changed.stderr
+    assert "[3/5] solutions: done before" in changed.stderr
+    assert "[4/5] annotate: 6 traces annotated" in changed.stderr
+    # an output that is gone is made again
+    shutil.rmtree(next((root / "corpora").glob("cold-start/*")))
+    assert "1 stages run, 4 skipped" in run(write(tmp_path, config), root).stderr
+
+
+def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):
+    config, stages = load_pipeline(write(tmp_path, small(sums, stub_model)))
+    with Context(tmp_path / "wh") as context:
+        rows = Pipeline(config, stages, context).plan()
+    assert [(r[0], r[2]) for r in rows[:2]] == [("problems", "to run"), ("harvest", "waits")]
+    assert not (tmp_path / "wh").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"harvest": {"do": "generate", "recipe": "r1-zero", "model": "m", "problems": "@later"}}, "needs 'later'"),
+        ({"harvest": {"do": "nothing"}}, "do: 'nothing' is none of"),
+    ],
+)
+def test_a_wrong_pipeline_is_told_before_it_runs(tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        load_pipeline(write(tmp_path, {"name": "x", "stages": change}))
+
+
+def test_a_stage_with_a_wrong_key_is_told_before_any_stage_runs(tmp_path, sums, stub_model):
+    config = small(sums, stub_model)
+    config["stages"]["grpo"]["stepz"] = 3
+    done = run(write(tmp_path, config), tmp_path / "wh")
+    assert done.returncode == 2
+    assert "stage grpo is not right" in done.stderr
+    assert "stepz: no such key" in done.stderr
+    assert "[1/9]" not in done.stderr
+
+
+def test_shipped_pipelines_are_valid_and_found_by_name():
+    config, stages = load_pipeline("quickstart")
+    assert config.name == "quickstart"
+    assert {s.do for s in stages} == {"problems", "generate", "annotate", "filter", "sft", "grpo", "evaluate"}
+    assert len(config.queries) == 3
