@@ -96,7 +96,7 @@ def make_plan(config: GenerateConfig, context: Context) -> Plan:
         )
         if len(shown) < config.examples.count:
             raise UsageError(
-                f"examples: {config.examples.count} were asked for and {len(shown)} training problems have a worked solution"
+                f"examples: {config.examples.count} were asked for and {len(shown)} training problems are solved"
             )
         examples = tuple(
             Example(row["question"], worked_completion(Problem(**row), form)) for row in shown.iter_rows(named=True)
