@@ -50,15 +50,14 @@ def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> J
 
 
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
-    """Train by `sft` or `grpo` (`curate train`). The model's directory is `result.model`."""
+    """Train by `sft`, `distill` or `grpo` (`curate train`). The model's directory is `result.model`."""
     from curate.errors import UsageError
     from curate.train import jobs
 
-    runs = {"sft": jobs.run_sft, "grpo": jobs.run_grpo}
-    if kind not in runs:
-        raise UsageError(f"train: '{kind}' is none of {', '.join(runs)}")
+    if kind not in jobs.RUNS:
+        raise UsageError(f"train: '{kind}' is none of {', '.join(jobs.RUNS)}")
     with Context(warehouse) as context:
-        return runs[kind](config, context, kind)
+        return jobs.RUNS[kind](config, context, kind)
 
 
 def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFrame:

@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-train_app = typer.Typer(help="Train on a corpus (sft) or by reinforcement learning on problems (grpo).")
+train_app = typer.Typer(help="Train on a corpus (sft, distill) or by reinforcement learning on problems (grpo).")
 app.add_typer(train_app, name="train", no_args_is_help=True)
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the config.")]
@@ -28,6 +28,13 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value laid over the config.", metavar="[KEY=VALUE]...")
 ]
 WarehouseDir = Annotated[Path, typer.Option("--warehouse", "-w", envvar="CURATE_WAREHOUSE", help="Where the data is.")]
+FilesAndOverrides = Annotated[
+    list[str] | None, typer.Argument(help="Parquet or JSONL files instead of a warehouse, and key=value.")
+]
+TextColumn = Annotated[str, typer.Option("--text-column", help="For files: the column that holds the text.")]
+Form = Annotated[
+    str | None, typer.Option("--form", help="For files: r1, r1-zero or plain; by default no tags are required.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
 HERE = Path("warehouse")
 
@@ -79,13 +86,23 @@ def generate(
 
 @app.command()
 def annotate(
-    overrides: Overrides = None,
+    arguments: FilesAndOverrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
+    text_column: TextColumn = "completion",
+    form: Form = None,
+    out: Annotated[Path | None, typer.Option("--out", help="For files: where the annotated rows go.")] = None,
 ) -> None:
-    """Add verdicts and signals to all traces that lack them; nothing is dropped."""
-    from curate import annotate as job
+    """Add verdicts and signals to all traces that lack them, or signals to files; nothing is dropped."""
     from curate.config import validate
+
+    files, overrides = _split(arguments)
+    if files:
+        from curate.signals.files import annotate_files
+
+        print(f"{annotate_files(files, _needed_out(out), text_column, form)} rows annotated: {out}")
+        return
+    from curate import annotate as job
 
     checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
     with _context(warehouse) as context:
@@ -95,21 +112,65 @@ def annotate(
 @app.command("filter")
 def filter_(
     rules: Annotated[str, typer.Argument(help="A rule set: cold-start, rejection, unfiltered, or a YAML file.")],
-    overrides: Overrides = None,
+    arguments: FilesAndOverrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
     explain: Annotated[str | None, typer.Option(metavar="TRACE_ID", help="Why a trace was kept or dropped.")] = None,
+    text_column: TextColumn = "completion",
+    form: Form = None,
+    out: Annotated[Path | None, typer.Option("--out", help="For files: where the kept rows go.")] = None,
 ) -> None:
-    """Decide by SQL rules which traces make a corpus, and print the funnel."""
+    """Decide by SQL rules which traces make a corpus, or which rows of files stay, and print the funnel."""
     from curate.config import validate
     from curate.filter import job
 
+    files, overrides = _split(arguments)
     checked = validate(job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules))
+    if files:
+        from curate.filter.files import filter_files
+        from curate.filter.funnel import print_funnel
+        from curate.filter.rules import load_rules
+
+        chosen = load_rules(checked.rules, checked.set)
+        found = filter_files(files, chosen, _needed_out(out), text_column, form, checked.where)
+        print_funnel(found.funnel)
+        print(f"{len(found.kept)} of {len(found.decisions)} rows kept: {out}")
+        return
     with _context(warehouse) as context:
         if explain:
             print(job.explain_trace(checked, context, explain))
             return
         print(job.run(checked, context).summary)
+
+
+@app.command()
+def export(
+    corpus: Annotated[str, typer.Argument(help="Name of a corpus, or name@version.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    format: Annotated[
+        str, typer.Option("--format", help="messages, prompt-completion, sharegpt or verl.")
+    ] = "messages",
+    suffix: Annotated[str, typer.Option("--suffix", help=".parquet or .jsonl.")] = ".parquet",
+    push: Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the Hub, too.")] = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Write a corpus in the shape that other trainers read, with a card that tells where it came from."""
+    from curate.filter.export import export_corpus
+
+    rows = export_corpus(_context(warehouse).warehouse, corpus, out, format, suffix, push)
+    print(f"{rows} rows: {out}")
+
+
+def _split(arguments: list[str] | None) -> tuple[list[str | Path], list[str]]:
+    """Files, and key=value overrides."""
+    given = arguments or []
+    return [a for a in given if "=" not in a], [a for a in given if "=" in a]
+
+
+def _needed_out(out: Path | None) -> Path:
+    if out is None:
+        raise UsageError("files were given: say where the result goes with --out FILE.parquet (or .jsonl)")
+    return out
 
 
 def _train(kind: str, overrides: list[str] | None, config: Path | None, warehouse: Path, dry_run: bool) -> None:
@@ -120,7 +181,7 @@ def _train(kind: str, overrides: list[str] | None, config: Path | None, warehous
         if dry_run:
             print(jobs.describe(kind, data, context, str(config or kind)))
             return
-        result = (jobs.run_sft if kind == "sft" else jobs.run_grpo)(data, context, str(config or kind))
+        result = jobs.RUNS[kind](data, context, str(config or kind))
     print(result.summary)
     print(f"model: {result.model}")
 
@@ -131,6 +192,14 @@ def sft(
 ) -> None:
     """Supervised fine-tuning on a corpus: loss on completions only."""
     _train("sft", overrides, config, warehouse, dry_run)
+
+
+@train_app.command()
+def distill(
+    overrides: Overrides = None, config: ConfigFile = None, warehouse: WarehouseDir = HERE, dry_run: DryRun = False
+) -> None:
+    """Train a student on a corpus towards the distributions of a teacher that shares its tokenizer."""
+    _train("distill", overrides, config, warehouse, dry_run)
 
 
 @train_app.command()

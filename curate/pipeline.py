@@ -110,6 +110,12 @@ def _sft(config: dict[str, Any], context: Context, where: str) -> JobResult:
     return run_sft(config, context, where)
 
 
+def _distill(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.train.jobs import run_distill
+
+    return run_distill(config, context, where)
+
+
 def _grpo(config: dict[str, Any], context: Context, where: str) -> JobResult:
     from curate.train.jobs import run_grpo
 
@@ -128,6 +134,7 @@ KINDS: dict[str, Runner] = {
     "annotate": _annotate,
     "filter": _filter,
     "sft": _sft,
+    "distill": _distill,
     "grpo": _grpo,
     "evaluate": _evaluate,
 }
@@ -159,6 +166,10 @@ def _check(stage: Stage, where: str) -> None:
         from curate.train.config import SFTConfig
 
         validate(SFTConfig, config, where)
+    elif stage.do == "distill":
+        from curate.train.config import DistillConfig
+
+        validate(DistillConfig, config, where)
     elif stage.do == "grpo":
         from curate.train.jobs import check_grpo
 
@@ -170,7 +181,7 @@ def _check(stage: Stage, where: str) -> None:
 
 
 WITH_ENGINE = ("generate", "grpo", "evaluate")
-WITH_SEED = ("generate", "sft", "grpo", "evaluate")
+WITH_SEED = ("generate", "sft", "distill", "grpo", "evaluate")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from curate.config import validate
@@ -13,7 +13,7 @@ from curate.errors import UsageError
 from curate.jobs import Context, JobResult
 from curate.progress import duration, say, task
 from curate.train.checkpoints import TrainResult
-from curate.train.config import GRPOConfig, SFTConfig
+from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
 from curate.warehouse import Warehouse
 from curate.warehouse.identity import digest
 from curate.warehouse.store import now
@@ -26,8 +26,25 @@ def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
     """`curate train sft`: `data` is an SFTConfig whose model may be any name that `resolve_model` knows."""
     from curate.train.sft import train_sft
 
-    started = time.monotonic()
     config, model = _sft_config(data, where)
+    return _supervised("sft", config, model, train_sft, context)
+
+
+def run_distill(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
+    """`curate train distill`: a DistillConfig; the teacher, too, may be any name that `resolve_model` knows."""
+    from curate.train.distill import train_distill
+
+    config = validate(DistillConfig, data, where)
+    model, teacher = resolve_model(config.model), resolve_model(config.teacher)
+    remember_base(context.warehouse, teacher)
+    config = config.model_copy(update={"model": str(model.path), "teacher": str(teacher.path)})
+    return _supervised("distill", config, model, train_distill, context)
+
+
+def _supervised(
+    kind: str, config: SFTConfig, model: ModelRef, train: Callable[..., TrainResult], context: Context
+) -> JobResult:
+    started = time.monotonic()
     remember_base(context.warehouse, model)
     with task(config.name, 1) as bar:
 
@@ -35,11 +52,11 @@ def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
             bar.total = total
             bar.update(step, _shown(metrics, SFT_SHOWN))
 
-        made = train_sft(config, context.warehouse, progress)
+        made = train(config, context.warehouse, progress)
     result = _result(made, started)
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in made.counts.items() if value)
     result.summary = f"{made.steps} steps on {counts}, {_how(made, started)}"
-    _record(context, "sft", config.name, config.model_dump(mode="json"), made, result)
+    _record(context, kind, config.name, config.model_dump(mode="json"), made, result)
     return result
 
 
@@ -86,12 +103,20 @@ def run_grpo(data: Mapping[str, Any], context: Context, where: str) -> JobResult
     return result
 
 
+RUNS: dict[str, Callable[[Mapping[str, Any], Context, str], JobResult]] = {
+    "sft": run_sft,
+    "distill": run_distill,
+    "grpo": run_grpo,
+}
+
+
 def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -> str:
     """The resolved plan of a training run, for `--dry-run`."""
     from curate.generate.job import stored_problems
 
-    if kind == "sft":
-        config, model = _sft_config(data, where)
+    if kind in ("sft", "distill"):
+        own = {k: v for k, v in data.items() if k not in ("teacher", "kind", "mix", "temperature")}
+        config, model = _sft_config(own if kind == "distill" else data, where)
         corpora = [config.corpus] if isinstance(config.corpus, str) else [part.corpus for part in config.corpus]
         rows = sum(context.warehouse.latest("corpora", name).manifest["rows"] for name in corpora)
         steps = -(-round(rows * config.epochs) // config.batch_size)
