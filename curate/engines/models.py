@@ -6,8 +6,10 @@ inside the package of that name, which is converted once.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -185,7 +187,8 @@ def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    with contextlib.redirect_stderr(io.StringIO()):  # the bar of the GGUF reader cannot be switched off
+        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
     kept = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     kept = {k: v for k, v in kept.items() if k not in ("_model_name_or_path", "dtype", "transformers_version")}
     model = LlamaForCausalLM(LlamaConfig(**kept))
