@@ -137,8 +137,6 @@ class Version:
 
         Raises CurateError on a full disk or rows that do not fit the schema; nothing is half written.
         """
-        import pyarrow.parquet as pq
-
         target = self.part(check_name("part", name))
         if target.exists():
             return False
@@ -150,7 +148,7 @@ class Version:
             return publish_file(
                 self.root,
                 target,
-                lambda staged: pq.write_table(data, staged, row_group_size=ROW_GROUP, compression="zstd"),
+                lambda staged: _write_parquet(data, staged),
             )
 
     def seal(self) -> dict[str, Any]:
@@ -184,6 +182,15 @@ class Version:
             text = json.dumps(manifest, indent=1, default=str)
             publish_file(self.root, self.path / "manifest.json", lambda staged: staged.write_text(text, "utf-8"))
         return self.manifest
+
+
+def _write_parquet(data: Any, path: Path) -> None:
+    """A part without rows gets no row group: `datasets` takes the size of the first one as its batch size."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetWriter(path, data.schema, compression="zstd") as writer:
+        if data.num_rows:
+            writer.write_table(data, row_group_size=ROW_GROUP)
 
 
 def publish_file(root: Path, target: Path, write: Any) -> bool:
