@@ -343,6 +343,27 @@ def lineage(
 
 
 @app.command()
+def merge(
+    warehouse: WarehouseDir = HERE,
+    table: Annotated[str | None, typer.Option("--table", help="Only this table.")] = None,
+) -> None:
+    """Merge small Parquet parts of finished jobs into large ones; no row changes, and nothing is annotated again."""
+    from curate.warehouse import schemas
+    from curate.warehouse.merge import merge as merge_dataset
+
+    wh = _context(warehouse).warehouse
+    if not wh.exists():
+        raise UsageError(f"no warehouse at {wh.root}: name one with --warehouse")
+    if table and table not in schemas.TABLES:
+        raise UsageError(f"no table '{table}': choose one of {', '.join(schemas.TABLES)}")
+    for name in [table] if table else ["traces", "rollouts", "metrics", "jobs", "models"]:
+        for dataset in sorted({v.dataset for v in wh.versions(name)}):
+            merged = merge_dataset(wh, name, dataset)
+            if merged:
+                print(f"{merged.ref}: {merged.manifest['rows']} rows in {len(merged.parts())} parts")
+
+
+@app.command()
 def version() -> None:
     """The version of curate."""
     from curate.warehouse.identity import code_version

@@ -53,7 +53,7 @@ class Chunk:
 
     @property
     def committed(self) -> bool:
-        return self.version.has(self.chunk_id)
+        return self.version.has(self.chunk_id) or self.version.sealed
 
 
 class Family:
@@ -147,12 +147,12 @@ class Family:
 
         planned = self.plan()
         wanted = pl.col("problem_id").is_in(problem_ids.implode()) & (pl.col("start") < samples)
-        done = [
-            path.stem.removeprefix("part-")
-            for plan in planned["plan"].unique().sort()
-            for path in self.version(plan).parts()
-        ]
-        chunks = planned.filter(wanted, ~pl.col("chunk_id").is_in(done)).select("chunk_id").unique()
+        versions = {plan: self.version(plan) for plan in planned["plan"].unique().sort()}
+        # the parts of a sealed version may have been merged into another
+        sealed = [plan for plan, version in versions.items() if version.sealed]
+        done = [path.stem.removeprefix("part-") for version in versions.values() for path in version.parts()]
+        lacking = ~pl.col("chunk_id").is_in(done) & ~pl.col("plan").is_in(sealed)
+        chunks = planned.filter(wanted, lacking).select("chunk_id").unique()
         return planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
 
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
