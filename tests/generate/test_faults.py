@@ -145,16 +145,26 @@ def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, 
 
 
 def test_complete_chunks_can_be_read_while_a_job_runs(tmp_path, stub_model, sums):
-    arguments, root = command(tmp_path, stub_model, sums, slow=0.003), tmp_path / "wh"
+    """By stock DuckDB, Polars and Hugging Face datasets on the files as they lie, and by our views."""
+    import datasets
+
+    arguments, root = command(tmp_path, stub_model, sums, slow=0.005), tmp_path / "wh"
     process = start(arguments)
-    seen = []
+    seen, others = [], []
     while process.poll() is None:
         if (root / "traces" / "_empty" / "0" / "manifest.json").exists():
             glob = f"{root}/traces/*/*/*.parquet"
             seen.append(duckdb.sql(f"SELECT count(*) FROM '{glob}' WHERE completion IS NOT NULL").fetchall()[0][0])
             assert Warehouse(root).sql("SELECT count(*) FROM annotated").item() >= seen[-1]
+            if seen[-1] and not others:
+                others.append(pl.scan_parquet(glob).select(pl.len()).collect().item())
+                cache = str(tmp_path / "cache")
+                others.append(datasets.load_dataset("parquet", data_files=glob, cache_dir=cache)["train"].num_rows)
+                assert process.poll() is None, "the job ended before it could be read: make it slower"
+                assert seen[-1] <= others[0] <= others[1]
         time.sleep(0.1)
     assert process.returncode == 0, process.stderr.read().decode()
     process.stderr.close()
+    assert len(others) == 2
     assert seen == sorted(seen)
     assert any(0 < n < 40 * SAMPLES for n in seen), seen
