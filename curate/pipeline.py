@@ -32,6 +32,7 @@ class PipelineConfig(Config):
     warehouse: str = "warehouse"
     engine: dict[str, Any] = {}
     seed: int = 0
+    vars: dict[str, Any] = {}  # `$name` as a value in a stage stands for one of these
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     # laid over the file where the engine of that name is the one that `auto` finds
     presets: dict[str, dict[str, Any]] = {}
@@ -202,7 +203,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
             config = validate(PipelineConfig, override(data, overrides), f"{path} with the preset {chosen}")
     stages: list[Stage] = []
     for name, raw in config.stages.items():
-        body = dict(raw)
+        body = _fill(raw, config.vars, f"{path}: stage {name}")
         do, after = body.pop("do", None), body.pop("after", [])
         if do not in KINDS:
             raise UsageError(f"{path}: stage {name}: do: {do!r} is none of {', '.join(KINDS)}")
@@ -239,6 +240,20 @@ def _names(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [n for v in value for n in _names(v)]
     return []
+
+
+def _fill(value: Any, variables: Mapping[str, Any], where: str) -> Any:
+    """The value with `$name` replaced by the variable of that name."""
+    if isinstance(value, str) and value.startswith("$"):
+        if value[1:] not in variables:
+            known = ", ".join(variables) or "none"
+            raise UsageError(f"{where}: no variable '{value[1:]}' in vars; there are {known}")
+        return variables[value[1:]]
+    if isinstance(value, Mapping):
+        return {k: _fill(v, variables, where) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fill(v, variables, where) for v in value]
+    return value
 
 
 def _resolve(value: Any, done: Mapping[str, Done]) -> Any:

@@ -188,6 +188,18 @@ def test_a_stage_with_a_wrong_key_is_told_before_any_stage_runs(tmp_path, sums, 
     assert "[1/9]" not in done.stderr
 
 
+def test_variables_stand_in_every_stage_that_names_them(tmp_path, sums, stub_model):
+    config = {**small(sums, "$model"), "vars": {"model": stub_model}}
+    stages = {s.name: s.config for s in load_pipeline(write(tmp_path, config))[1]}
+    assert (
+        stages["harvest"]["model"] == stages["sft"]["model"] == stages["evaluate"]["models"][0]["model"] == stub_model
+    )
+    other = {s.name: s.config for s in load_pipeline(write(tmp_path, config), ["vars.model=other"])[1]}
+    assert other["evaluate"]["models"][0]["model"] == "other"
+    with pytest.raises(UsageError, match="no variable 'model' in vars; there are none"):
+        load_pipeline(write(tmp_path, small(sums, "$model")))
+
+
 def test_shipped_pipelines_are_valid_and_found_by_name():
     config, stages = load_pipeline("quickstart")
     assert config.name == "quickstart"
