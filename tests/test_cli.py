@@ -170,6 +170,45 @@ def test_show_and_lineage(made):
     assert curate("show", "zzz", "-w", made).returncode == 2
 
 
+def test_files_are_annotated_and_filtered_without_a_warehouse(made, tmp_path):
+    import polars as pl
+
+    rows = Warehouse(made).sql("SELECT completion, question, 'mine' AS own FROM annotated")
+    rows.write_ndjson(tmp_path / "traces.jsonl")
+    done = curate("annotate", tmp_path / "traces.jsonl", "--form", "r1-zero", "--out", tmp_path / "out.parquet")
+    assert done.returncode == 0, done.stderr
+    out = pl.read_parquet(tmp_path / "out.parquet")
+    assert out.height == rows.height
+    assert {"own", "well_formed", "readable", "quality"} <= set(out.columns)
+    assert "--out" in curate("annotate", tmp_path / "traces.jsonl").stderr
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules:\n  - {name: short, keep: characters < 90, reason: a test}\n")
+    kept = curate("filter", rules, tmp_path / "traces.jsonl", "--out", tmp_path / "kept.jsonl")
+    assert kept.returncode == 0, kept.stderr
+    assert 0 < pl.read_ndjson(tmp_path / "kept.jsonl").height < rows.height
+
+
+def test_a_corpus_is_exported_with_a_card(made, tmp_path):
+    import polars as pl
+
+    curate("filter", "cold-start", "-w", made)
+    done = curate("export", "cold-start", "--out", tmp_path / "out", "-w", made)
+    assert done.returncode == 0, done.stderr
+    rows = pl.read_parquet(tmp_path / "out" / "data" / "*.parquet")
+    assert f"{rows.height} rows" in done.stdout
+    assert "messages" in rows.columns
+    assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_parts_are_merged(made):
+    before = Warehouse(made).sql("SELECT count(*) FROM annotated").item()
+    done = curate("merge", "-w", made)
+    assert done.returncode == 0, done.stderr
+    assert "traces/" in done.stdout
+    assert Warehouse(made).sql("SELECT count(*) FROM annotated").item() == before
+    assert curate("merge", "-w", made).stdout == ""
+
+
 def test_verify_judges_a_pair():
     assert curate("verify", "--gold", "1/2", "--answer", "The answer is 0.5").stdout.startswith("correct")
     assert curate("verify", "--gold", "7", "--answer", "<answer> 8 </answer>").stdout.startswith("wrong")
