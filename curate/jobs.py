@@ -34,6 +34,7 @@ class Context:
         from curate.engines.shared import SharedEngine
 
         self.warehouse = warehouse if isinstance(warehouse, Warehouse) else Warehouse(warehouse)
+        self.warehouse.clean()
         self.engine = SharedEngine(say)
         self._pool: Any = None
 

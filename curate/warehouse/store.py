@@ -286,12 +286,15 @@ class Warehouse:
             return connection.sql(query, params=list(params)).pl()
 
     def clean(self, older_than: float = 24 * 3600.0) -> int:
-        """Remove what killed writers left: staged files and trash older than so many seconds. Returns how many."""
+        """Remove what killed writers left: staged files and trash older than so many seconds. Returns how many.
+
+        Every job does so when it begins. By age, since a process id says nothing on a directory that machines share.
+        """
         limit = time.time() - older_than
         removed = 0
         for folder in (self.root / STAGING, self.root / "_trash"):
             for path in folder.glob("*"):
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     if path.stat().st_mtime < limit:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                         removed += 1
