@@ -105,6 +105,12 @@ def _filter(config: dict[str, Any], context: Context, where: str) -> JobResult:
     return result
 
 
+def _base(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate import bases
+
+    return bases.run(validate(bases.BaseConfig, config, where), context)
+
+
 def _sft(config: dict[str, Any], context: Context, where: str) -> JobResult:
     from curate.train.jobs import run_sft
 
@@ -134,6 +140,7 @@ KINDS: dict[str, Runner] = {
     "generate": _generate,
     "annotate": _annotate,
     "filter": _filter,
+    "base": _base,
     "sft": _sft,
     "distill": _distill,
     "grpo": _grpo,
@@ -163,6 +170,10 @@ def _check(stage: Stage, where: str) -> None:
 
         checked = validate(FilterConfig, config, where)
         load_rules(checked.rules, checked.set)
+    elif stage.do == "base":
+        from curate.bases import BaseConfig
+
+        validate(BaseConfig, config, where)
     elif stage.do == "sft":
         from curate.train.config import SFTConfig
 
@@ -182,7 +193,7 @@ def _check(stage: Stage, where: str) -> None:
 
 
 WITH_ENGINE = ("generate", "grpo", "evaluate")
-WITH_SEED = ("generate", "sft", "distill", "grpo", "evaluate")
+WITH_SEED = ("base", "generate", "sft", "distill", "grpo", "evaluate")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------

@@ -139,6 +139,25 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
 
     `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that proves nothing.
     """
+    rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
+    counts = (
+        _segments_of(texts, fallback)
+        .group_by("row")
+        .agg(*[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES])
+    )
+    return rows.join(counts, on="row", how="left", maintain_order="left").select(pl.col(LANGUAGES).fill_null(0.0))
+
+
+def language_segments(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:
+    """The stretches of prose in each text in reading order: row, segment, language (null: counts for none), words.
+
+    For showing what `word_counts` counted: `texts` are whole texts, whose code and formulas are left out here.
+    """
+    plain = pl.DataFrame({"text": texts}).select(prose(pl.col("text"))).get_column("text")
+    return _segments_of(plain, fallback).sort("row", "at").select("row", "segment", "language", "words")
+
+
+def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
     segments = (
         pl.DataFrame({"text": texts})
         .with_columns(fallback=fallback if fallback is not None else pl.lit(None, dtype=pl.String))
@@ -147,13 +166,7 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
         .explode("segment")
         .drop_nulls("segment")
     )
-    rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
-    counts = (
-        _languages(_scripts(segments))
-        .group_by("row")
-        .agg(*[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES])
-    )
-    return rows.join(counts, on="row", how="left", maintain_order="left").select(pl.col(LANGUAGES).fill_null(0.0))
+    return _languages(_scripts(segments))
 
 
 def _scripts(segments: pl.DataFrame) -> pl.DataFrame:
