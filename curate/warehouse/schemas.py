@@ -83,6 +83,17 @@ def required(table: str) -> tuple[str, ...]:
     return tuple(name for (name,) in rows)
 
 
+@cache
+def types(table: str) -> dict[str, str]:
+    """Column name to its SQL type."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute(statement(table))
+        query = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
+        return dict(connection.execute(query, [table]).fetchall())
+
+
 def conform(table: str, rows: Any) -> pa.Table:
     """Rows in the schema of a table: columns in its order, absent ones null, types cast without loss.
 

@@ -38,34 +38,50 @@ def connect(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
 
 def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
     """A view a table over its part files, then what `schemas/macros.sql` and `schemas/views.sql` build on them."""
+    import duckdb
+
     for table in schemas.TABLES:
-        connection.execute(table_view(warehouse.root, table))
+        try:
+            connection.execute(table_view(warehouse.root, table))
+        except duckdb.BinderException:  # written before a column was added
+            connection.execute(table_view(warehouse.root, table, older=True))
     connection.execute(_manifest_view(warehouse.root))
     connection.execute(schemas.statement("macros"))
     connection.execute(_measured_view(connection))
     connection.execute(schemas.statement("views"))
 
 
-def table_view(root: Path, table: str) -> str:
-    """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below)."""
+def table_view(root: Path, table: str, older: bool = False) -> str:
+    """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below).
+
+    `older`: every file may lack columns that the schema has now; they are null.
+    """
     glob = quote(f"{root}/{table}/*/*/part-*.parquet")
     columns = schemas.arrow_schema(table).names
     names = ", ".join(columns)
     # dataset and version are the two directories above the part
     place = "parse_path(filename)[-3] AS dataset, parse_path(filename)[-2] AS version"
     scan = f"read_parquet({glob}, union_by_name = true, filename = true, hive_partitioning = false)"
+    if older:
+        scan = _with_columns(table, scan)
     head = f"CREATE OR REPLACE VIEW {table} AS"
     if table == "problems":  # the same problem may be in several versions of a source
         kept = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
         return f"{head} SELECT problem_id, {kept} FROM {scan} GROUP BY problem_id"
     if table == "signals":
-        return _signals_view(root, head)
+        return _signals_view(root, head, older)
     if table in ("corpora", "traces"):
         return f"{head} SELECT {names}, {place} FROM {scan}"
     return f"{head} SELECT {names} FROM {scan}"
 
 
-def _signals_view(root: Path, head: str) -> str:
+def _with_columns(table: str, scan: str) -> str:
+    """The scan with every column of the schema, by a union with no row."""
+    nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schemas.types(table).items())
+    return f"(SELECT * FROM {scan} UNION ALL BY NAME SELECT {nothing} WHERE FALSE)"
+
+
+def _signals_view(root: Path, head: str, older: bool) -> str:
     """Signals are stored per group and version (`signals/<group>@<version>/…`): the newest version of each counts."""
     newest: dict[str, int] = {}
     for path in (root / "signals").glob("*@*"):
@@ -76,10 +92,9 @@ def _signals_view(root: Path, head: str) -> str:
     globs = ", ".join(quote(f"{root}/signals/{folder}/*/part-*.parquet") for folder in folders)
     measured = [c for c in schemas.arrow_schema("signals").names if c not in ("trace_id", "attempt")]
     kept = "".join(f", any_value({c}) AS {c}" for c in measured)
-    return (
-        f"{head} SELECT trace_id, attempt{kept} FROM read_parquet([{globs}], union_by_name = true, "
-        "hive_partitioning = false) GROUP BY trace_id, attempt"
-    )
+    scan = f"read_parquet([{globs}], union_by_name = true, hive_partitioning = false)"
+    scan = _with_columns("signals", scan) if older else scan
+    return f"{head} SELECT trace_id, attempt{kept} FROM {scan} GROUP BY trace_id, attempt"
 
 
 def _measured_view(connection: duckdb.DuckDBPyConnection) -> str:

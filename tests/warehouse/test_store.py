@@ -161,3 +161,14 @@ def test_sql_reads():
 def test_no_warehouse_is_said(tmp_path):
     with pytest.raises(UsageError, match="no warehouse at"):
         Warehouse(tmp_path / "none").sql("SELECT 1")
+
+
+def test_files_written_before_a_column_was_added_are_read_with_nulls(tmp_path):
+    import pyarrow.parquet as pq
+
+    wh = Warehouse(tmp_path)
+    wh.write("problems", "old", [{"problem_id": "p", "question": "1 + 1?", "source": "x"}], key=1)
+    for path in [*tmp_path.glob("problems/*/*/part-*.parquet"), *tmp_path.glob("signals/*/*/part-*.parquet")]:
+        pq.write_table(pq.read_table(path).drop_columns(["source" if "problems" in str(path) else "step_count"]), path)
+    assert wh.sql("SELECT problem_id, source FROM problems").rows() == [("p", None)]
+    assert wh.sql("SELECT step_count FROM annotated").is_empty()
