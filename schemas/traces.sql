@@ -29,5 +29,6 @@ CREATE TABLE traces (
     top_p                DOUBLE,           -- of sampling
     policy_step          INTEGER,          -- optimizer steps the policy had made; null outside RL
     parent_trace_id      VARCHAR,          -- the trace this one was made from (a rewrite); null for a sample
+    cost                 DOUBLE,           -- what the request cost, in the currency of the engine's prices; null: no prices
     created_at           TIMESTAMPTZ       -- when the completion finished
 );

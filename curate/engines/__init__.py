@@ -1,6 +1,15 @@
 """Who completes a prompt: vLLM, any OpenAI-compatible server, transformers, or a stub for tests."""
 
-from curate.engines.base import Engine, EngineConfig, describe_choice, open_engine
+from curate.engines.base import Engine, EngineConfig, describe_choice, model_for, open_engine
 from curate.engines.models import ModelRef, resolve_model, weights_hash
 
-__all__ = ["Engine", "EngineConfig", "ModelRef", "describe_choice", "open_engine", "resolve_model", "weights_hash"]
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "ModelRef",
+    "describe_choice",
+    "model_for",
+    "open_engine",
+    "resolve_model",
+    "weights_hash",
+]

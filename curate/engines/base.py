@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from curate.engines.models import end_tokens, weights_hash
+from curate.engines.models import ModelRef, end_tokens, resolve_model, weights_hash
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
 from curate.registry import resolve
@@ -199,6 +199,22 @@ def open_engine(config: EngineConfig, model_dir: str | Path) -> Engine:
     engine = resolve("engine", name, ENGINES)(config, model_dir)
     assert isinstance(engine, Engine)
     return engine
+
+
+def model_for(config: EngineConfig, spec: str) -> ModelRef:
+    """The model called `spec`, as the engine of `config` means it: files on this machine, or a server's model."""
+    name, _ = choose(config)
+    if name != "openai":
+        return resolve_model(spec)
+    from curate.engines.openai import OpenAIArgs, identity
+
+    try:
+        args = OpenAIArgs(**config.args)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise UsageError(f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+    model = args.model or spec
+    return ModelRef(model, Path(model), identity(args, model))
 
 
 # --- small parts shared by engines

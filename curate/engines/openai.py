@@ -145,11 +145,10 @@ class OpenAIEngine:
         self.model = self.args.model or str(model_dir)
         if not self.model:
             raise UsageError("the engine 'openai' needs a model: set model, or engine.args.model")
-        self.base_url = self.args.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+        self.base_url = server_url(self.args)
         self._key = self._find_key()
         self.model_path = Path(self.model)
-        identity = f"{self.base_url}|{self.model}|{self.args.revision or ''}"
-        self.model_hash = hashlib.sha256(identity.encode()).hexdigest()[:16]
+        self.model_hash = identity(self.args, self.model)
         self.max_model_len = config.max_model_len or UNKNOWN_LENGTH
         self.end_token_ids: set[int] = set()
         self.usage = Usage()
@@ -405,6 +404,16 @@ class OpenAIEngine:
         usage.cost += cost
         self._average = usage.completion_tokens / usage.requests
         self._tokens.settle(job.guess - prompt_tokens - completion_tokens)
+
+
+def server_url(args: OpenAIArgs) -> str:
+    return args.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+
+
+def identity(args: OpenAIArgs, model: str) -> str:
+    """What stands for the hash of weights that nobody can see: the server, its name for the model, and a revision."""
+    name = f"{server_url(args)}|{model}|{args.revision or ''}"
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def parse_messages(prompt: str) -> list[dict[str, str]]:

@@ -22,14 +22,16 @@ RECIPES = {
 class Recipe:
     """How traces are asked for.
 
-    `defaults` lie under the user's config (keys of GenerateConfig). `rows`, where given, makes traces without an
-    engine: it gets the frame of problems and the form, and returns columns of `traces`.
+    `defaults` lie under the user's config (keys of GenerateConfig), and over them those of `by_source[source]`. `rows`,
+    where given, makes traces without an engine (source: solutions): it gets the frame of problems and the form, and
+    returns columns of `traces`.
     """
 
     name: str
     doc: str
     defaults: dict[str, Any] = field(default_factory=dict)
     rows: Callable[..., Any] | None = None
+    by_source: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def get_recipe(name: str) -> Recipe:

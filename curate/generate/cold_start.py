@@ -1,4 +1,8 @@
-"""Cold start: readable long chains of thought, from worked solutions or from a strong model (report, section 2.3.1)."""
+"""Cold start: readable long chains of thought (report, section 2.3.1), from four sources.
+
+A strong model or a later checkpoint asked for them (source: model), R1-Zero traces rewritten by a model (source:
+rework, see rework.py), and worked solutions that came with the problems (source: solutions).
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,14 @@ def from_solutions(problems: pl.DataFrame, form: str) -> pl.DataFrame:
 
 RECIPE = Recipe(
     name="cold-start",
-    doc="readable long CoT: worked solutions that came with the problems (source: solutions), or a strong model's",
+    doc="readable long CoT: a strong model's, harvested traces rewritten (source: rework), or worked solutions that "
+    "came with the problems (source: solutions)",
     defaults={
         "template": "r1",
         "samples": 1,
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8192},
     },
+    # Rewriting follows a text: a low temperature keeps to it. A rewrite that loses the answer is tried again.
+    by_source={"rework": {"samples": 4, "adaptive": {"keep": 1, "first": 1}, "sampling": {"temperature": 0.6}}},
     rows=from_solutions,
 )

@@ -7,6 +7,12 @@ missing. Hence a (problem, sample, attempt) belongs to one chunk for ever, which
 A *chunk* is a unit of commit. Whoever works on one holds a POSIX lock on its claim, which the kernel drops when the
 process dies (and which children do not inherit). Finished rows go to a private log, fsynced within FLUSH_SECONDS; a
 complete chunk becomes one part under its own name. Taking over a chunk begins with replaying its logs.
+
+An *adaptive* plan holds, for each problem, the most samples it may take. Its owner decides from the rows of the chunk
+how many of them are asked, always the first ones, and commits those; the rest may be planned again later. So a
+decision needs no record of its own: whoever takes the chunk over makes it again from the same rows.
+
+What is planned and keyed is a *unit*: a problem, or the trace that is rewritten (`parent_trace_id`).
 """
 
 from __future__ import annotations
@@ -20,7 +26,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,20 +42,37 @@ FLUSH_SECONDS = 1.0
 CHUNK_ROWS = 64
 
 Row = dict[str, Any]
-Key = tuple[str, int, int]  # problem_id, sample_index, attempt
+Key = tuple[str, int, int]  # unit, sample_index, attempt
+FOREVER = 1 << 60
 
 
 def key_of(row: Row) -> Key:
-    return row["problem_id"], row["sample_index"], row["attempt"]
+    return row.get("parent_trace_id") or row["problem_id"], row["sample_index"], row["attempt"]
+
+
+def unit_expr() -> pl.Expr:
+    """The unit of each row of `traces`."""
+    import polars as pl
+
+    return pl.coalesce("parent_trace_id", "problem_id").alias("unit")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A fixed set of (problem, sample, attempt), committed as one part of one version."""
+    """A fixed set of (unit, sample, attempt), committed as one part of one version (of an adaptive one, some of them).
+
+    `places` are the units' places in the frame that `Family.open_rows` was given, where they occur in it.
+    """
 
     chunk_id: str
     version: Version
-    keys: tuple[Key, ...]
+    items: tuple[tuple[str, int, int, int], ...]  # unit, start, stop, attempt
+    adaptive: bool = False
+    places: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        return tuple((u, sample, attempt) for u, start, stop, attempt in self.items for sample in range(start, stop))
 
     @property
     def committed(self) -> bool:
@@ -69,48 +92,70 @@ class Family:
     # -- the plan ------------------------------------------------------------------------------------------------
 
     def plan(self) -> pl.DataFrame:
-        """All that was ever planned: plan, chunk_id, problem_id, start, stop, attempt (samples start..stop-1)."""
+        """All that was ever planned: plan, chunk_id, unit, start, stop, attempt, adaptive (samples start..stop-1)."""
         import polars as pl
 
-        columns = {"plan": pl.Int64, "chunk_id": pl.String, "problem_id": pl.String}
-        columns |= {"start": pl.Int64, "stop": pl.Int64, "attempt": pl.Int64}
+        columns: dict[str, Any] = {"plan": pl.Int64, "chunk_id": pl.String, "unit": pl.String}
+        columns |= {"start": pl.Int64, "stop": pl.Int64, "attempt": pl.Int64, "adaptive": pl.Boolean}
         files = sorted(self.jobs.glob("plan-*.parquet"))
         if not files:
             return pl.DataFrame(schema=columns)
-        return pl.read_parquet(files).select(list(columns))
+        return pl.concat(_plan_file(path) for path in files).select(list(columns))
 
-    def extend(self, problem_ids: pl.Series, samples: int) -> int:
-        """Plan samples 0..samples-1 of each problem, as far as no plan holds them. Returns how many are new."""
+    def extend(self, units: pl.Series, samples: int, first: int | None = None) -> int:
+        """Plan samples 0..samples-1 of each unit, as far as no plan holds them. Returns how many are new.
+
+        `first` makes the plan adaptive: some `first` samples of each unit are expected, and `samples` is the most.
+        """
         import polars as pl
 
         def missing(planned: pl.DataFrame) -> pl.DataFrame:
-            done = planned.filter(pl.col("attempt") == 0).group_by("problem_id").agg(pl.col("stop").max())
-            wanted = pl.DataFrame({"problem_id": problem_ids}).unique(maintain_order=True)
+            held = self._held(planned.filter(pl.col("attempt") == 0), first is not None)
+            wanted = pl.DataFrame({"unit": units}, schema={"unit": pl.String}).unique(maintain_order=True)
             return (
-                wanted.join(done, on="problem_id", how="left", maintain_order="left")
-                .select("problem_id", start=pl.col("stop").fill_null(0), stop=pl.lit(samples, pl.Int64))
+                wanted.join(held, on="unit", how="left", maintain_order="left")
+                .select("unit", start=pl.col("stop").fill_null(0), stop=pl.lit(samples, pl.Int64))
                 .filter(pl.col("start") < pl.col("stop"))
-                .with_columns(attempt=pl.lit(0, pl.Int64))
+                .with_columns(attempt=pl.lit(0, pl.Int64), adaptive=pl.lit(first is not None))
             )
 
-        return self._append(missing)
+        return self._append(missing, first)
+
+    def _held(self, planned: pl.DataFrame, adaptive: bool) -> pl.DataFrame:
+        """How far each unit is planned: unit, stop.
+
+        What an adaptive chunk left out when it was committed is free again. As long as it is open, nobody knows where
+        it will end, and nothing more of its units is planned; an adaptive plan waits for every chunk of its units.
+        """
+        import polars as pl
+
+        if not adaptive and not planned["adaptive"].any():
+            return planned.group_by("unit").agg(pl.col("stop").max())
+        open_ended = self._lacking(planned) & (pl.lit(adaptive) | pl.col("adaptive"))
+        waits = planned.filter(open_ended).select("unit", stop=pl.lit(FOREVER, pl.Int64))
+        asked = self.committed(["problem_id", "parent_trace_id", "sample_index", "attempt"])
+        asked = asked.filter(pl.col("attempt") == 0).group_by(unit_expr()).agg(pl.col("sample_index").max())
+        done = asked.select("unit", stop=pl.col("sample_index").cast(pl.Int64) + 1).collect(engine="streaming")
+        plain = planned.filter(~pl.col("adaptive")).select("unit", "stop")
+        return pl.concat([waits, done, plain]).group_by("unit").agg(pl.col("stop").max())
 
     def redo(self, keys: pl.DataFrame) -> int:
-        """Plan one more attempt of these (problem_id, sample_index, attempt: the last one made). Returns how many."""
+        """Plan one more attempt of these (unit, sample_index, attempt: the last one made). Returns how many."""
         import polars as pl
 
         def missing(planned: pl.DataFrame) -> pl.DataFrame:
             wanted = keys.select(
-                "problem_id",
+                "unit",
                 start=pl.col("sample_index").cast(pl.Int64),
                 stop=pl.col("sample_index").cast(pl.Int64) + 1,
                 attempt=pl.col("attempt").cast(pl.Int64) + 1,
+                adaptive=pl.lit(False),
             )
-            return wanted.join(planned, on=["problem_id", "start", "attempt"], how="anti", maintain_order="left")
+            return wanted.join(planned, on=["unit", "start", "attempt"], how="anti", maintain_order="left")
 
         return self._append(missing)
 
-    def _append(self, missing: Any) -> int:
+    def _append(self, missing: Any, first: int | None = None) -> int:
         import polars as pl
 
         self.jobs.mkdir(parents=True, exist_ok=True)
@@ -120,13 +165,14 @@ class Family:
             if new.is_empty():
                 return 0
             number = int(planned["plan"].max() or 0) + 1 if len(planned) else 1  # type: ignore[arg-type]
-            new = _chunked(new).select(
+            new = _chunked(new, first).select(
                 pl.lit(number, pl.Int64).alias("plan"),
                 pl.concat_str(pl.lit(f"{number:05d}-"), pl.col("chunk").cast(pl.String).str.zfill(7)).alias("chunk_id"),
-                "problem_id",
+                "unit",
                 "start",
                 "stop",
                 "attempt",
+                "adaptive",
             )
             with disk_errors(self.warehouse.root):
                 target = self.jobs / f"plan-{number:06d}.parquet"
@@ -141,30 +187,45 @@ class Family:
         data = (self.jobs / f"plan-{plan:06d}.parquet").read_bytes()
         return digest(self.family, plan, zlib.crc32(data))[:12]
 
-    def open_rows(self, problem_ids: pl.Series, samples: int) -> pl.DataFrame:
-        """Rows of the plan whose chunk is not committed and holds something of the wanted problems and samples."""
+    def open_rows(self, units: pl.Series, samples: int) -> pl.DataFrame:
+        """Rows of the plan whose chunk is not committed and holds something of the wanted units and samples.
+
+        The column `place` is the unit's place in `units`; null for units of other jobs that share a chunk.
+        """
         import polars as pl
 
         planned = self.plan()
-        wanted = pl.col("problem_id").is_in(problem_ids.implode()) & (pl.col("start") < samples)
+        wanted = pl.DataFrame({"unit": units}, schema={"unit": pl.String}).with_row_index("place")
+        planned = planned.filter(self._lacking(planned)).join(wanted, on="unit", how="left", maintain_order="left")
+        chunks = planned.filter(pl.col("place").is_not_null(), pl.col("start") < samples).select("chunk_id").unique()
+        return planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
+
+    def _lacking(self, planned: pl.DataFrame) -> pl.Expr:
+        """Whether the chunk of a row of the plan is not committed yet."""
+        import polars as pl
+
         versions = {plan: self.version(plan) for plan in planned["plan"].unique().sort()}
         # the parts of a sealed version may have been merged into another
         sealed = [plan for plan, version in versions.items() if version.sealed]
-        done = [path.stem.removeprefix("part-") for version in versions.values() for path in version.parts()]
-        lacking = ~pl.col("chunk_id").is_in(done) & ~pl.col("plan").is_in(sealed)
-        chunks = planned.filter(wanted, lacking).select("chunk_id").unique()
-        return planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
+        there = [v for plan, v in versions.items() if plan not in set(sealed)]
+        done = pl.Series([p.stem.removeprefix("part-") for v in there for p in v.parts()], dtype=pl.String)
+        return ~pl.col("chunk_id").is_in(done.implode()) & ~pl.col("plan").is_in(sealed)
 
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
         """The chunks of these rows of the plan, in its order, one at a time."""
+        import polars as pl
+
         versions = {plan: self.version(plan) for plan in rows["plan"].unique()}
-        for (plan, chunk_id), items in rows.group_by(["plan", "chunk_id"], maintain_order=True):
-            keys = tuple(
-                (problem, sample, attempt)
-                for problem, start, stop, attempt in items.select("problem_id", "start", "stop", "attempt").iter_rows()
-                for sample in range(start, stop)
-            )
-            yield Chunk(str(chunk_id), versions[plan], keys)
+        # the rows of a chunk stand together
+        bounds = rows.select(pl.col("chunk_id").rle()).unnest("chunk_id")["len"].to_list()
+        at = 0
+        for count in bounds:
+            items = rows.slice(at, count)
+            at += count
+            plan, chunk_id, adaptive = items.select("plan", "chunk_id", "adaptive").row(0)
+            places = items.filter(pl.col("place").is_not_null()).select("unit", "place")
+            keys = tuple(items.select("unit", "start", "stop", "attempt").iter_rows())
+            yield Chunk(chunk_id, versions[plan], keys, adaptive, dict(places.iter_rows()))
 
     def committed(self, columns: list[str]) -> pl.LazyFrame:
         """Committed rows of the whole family."""
@@ -181,7 +242,7 @@ class Family:
         sealed = []
         for (plan,), rows in chunks.group_by(["plan"], maintain_order=True):
             version = self.version(int(plan))
-            if version.sealed or len(version.parts()) == len(rows):
+            if version.sealed or len(version.parts()) >= len(rows):
                 version.seal()
                 sealed.append(version)
         return sealed
@@ -200,18 +261,32 @@ class Family:
         return ChunkLog(self, chunk, lock)
 
 
-def _chunked(items: pl.DataFrame) -> pl.DataFrame:
-    """Gives each (problem, range) a chunk number so that a chunk has about CHUNK_ROWS rows; splits long ranges."""
+def _plan_file(path: Path) -> pl.DataFrame:
+    """One plan; those of earlier versions call the unit `problem_id` and know no adaptive chunks."""
     import polars as pl
 
-    return (
-        items.with_columns(start=pl.int_ranges("start", "stop", CHUNK_ROWS), end=pl.col("stop"))
-        .explode("start")
-        .with_columns(stop=pl.min_horizontal("end", pl.col("start") + CHUNK_ROWS))
-        .with_columns(
-            chunk=((pl.col("stop") - pl.col("start")).cum_sum() - (pl.col("stop") - pl.col("start"))) // CHUNK_ROWS
+    frame = pl.read_parquet(path)
+    frame = frame.rename({"problem_id": "unit"}, strict=False)
+    return frame if "adaptive" in frame.columns else frame.with_columns(adaptive=pl.lit(False))
+
+
+def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
+    """Gives each (unit, range) a chunk number so that a chunk has about CHUNK_ROWS rows; splits long ranges.
+
+    With `first` a unit counts that many rows, and keeps its whole range: its samples are decided on together.
+    """
+    import polars as pl
+
+    size = pl.col("stop") - pl.col("start")
+    if first is not None:
+        size = pl.min_horizontal(size, pl.lit(first, pl.Int64))
+    else:
+        items = (
+            items.with_columns(start=pl.int_ranges("start", "stop", CHUNK_ROWS), end=pl.col("stop"))
+            .explode("start")
+            .with_columns(stop=pl.min_horizontal("end", pl.col("start") + CHUNK_ROWS))
         )
-    )
+    return items.with_columns(chunk=(size.cum_sum() - size) // CHUNK_ROWS)
 
 
 # -- locks -------------------------------------------------------------------------------------------------------
@@ -252,32 +327,40 @@ def _lock(path: Path) -> _Lock | None:
 
 
 class ChunkLog:
-    """The rows of a claimed chunk: appended as they finish, durable in time, committed when complete."""
+    """The rows of a claimed chunk: appended as they finish, durable in time, committed when complete.
+
+    Rows are not held in memory: long traces with their tokens would fill it. The files are read again when the chunk
+    is committed.
+    """
 
     def __init__(self, family: Family, chunk: Chunk, lock: _Lock) -> None:
         self.family, self.chunk, self._lock = family, chunk, lock
         self.path = family.logs / f"{chunk.chunk_id}.{os.getpid()}-{uuid.uuid4().hex[:8]}.log"
-        self.rows: dict[Key, Row] = {}
         self._handle: int | None = None
-        wanted = set(chunk.keys)
-        for row in replay(sorted(family.logs.glob(f"{chunk.chunk_id}.*.log"))):
+        self.done: set[Key] = {key_of(row) for row in self.rows()}
+
+    def rows(self) -> Iterator[Row]:
+        """The finished rows of the chunk, by whichever process; the first row of a key counts."""
+        files = sorted(self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"))
+        wanted = set(self.chunk.keys) if files else set()
+        for row in replay(files):
             if key_of(row) in wanted:
-                self.rows.setdefault(key_of(row), row)
+                wanted.remove(key_of(row))
+                yield row
 
     @property
     def missing(self) -> list[Key]:
-        return [key for key in self.chunk.keys if key not in self.rows]
+        return [key for key in self.chunk.keys if key not in self.done]
 
     @property
     def complete(self) -> bool:
-        return len(self.rows) == len(self.chunk.keys)
+        return len(self.done) == sum(stop - start for _, start, stop, _ in self.chunk.items)
 
     def append(self, row: Row) -> None:
         """Keep a finished row. The first row of a key stays."""
-        if key_of(row) in self.rows:
+        if key_of(row) in self.done:
             return
-        self.rows[key_of(row)] = row
-        body = json.dumps(row, separators=(",", ":"), default=str).encode()
+        body = encoded(row)
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         with disk_errors(self.family.warehouse.root):
             if self._handle is None:
@@ -286,6 +369,7 @@ class ChunkLog:
             written = os.write(self._handle, line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        self.done.add(key_of(row))
         _flusher.check()
 
     def commit(self, rows: Any) -> bool:
@@ -308,6 +392,11 @@ class ChunkLog:
         if self._lock is not None:
             self._lock.release()
             self._lock = None  # type: ignore[assignment]
+
+
+def encoded(row: Row) -> bytes:
+    """A row as JSON. Half a surrogate pair is no UTF-8, and no column could hold it."""
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, default=str).encode("utf-8", "replace")
 
 
 def replay(paths: Iterable[Path]) -> Iterator[Row]:

@@ -1,0 +1,117 @@
+"""What a job is going to take, for `--dry-run`: requests, tokens and cost, and the first prompt. Nothing is written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from curate.engines.base import choose
+from curate.generate.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SAMPLE = 200  # prompts that are counted
+CHARS_PER_TOKEN = 4  # of English text, where there is no tokenizer to ask
+SHOWN = 600  # characters of the first prompt
+
+
+def describe(plan: Plan) -> str:
+    """The resolved plan as text."""
+    config = plan.config
+    model = f"{plan.model.name} ({plan.model.hash[:12]})" if plan.model else "none (worked solutions)"
+    form = f"form {plan.template.form}" + (f", {len(plan.examples)} worked examples" if plan.examples else "")
+    lines = [f"recipe    {config.recipe}: template {plan.template.name}, {form}"]
+    if plan.simple is not None:
+        count = int(plan.units["simple"].sum())
+        lines.append(f"          {count} of the problems are asked simply: template {plan.simple.name}")
+    lines.append(f"model     {model}, engine {choose(config.engine)[0]}" if plan.model else f"model     {model}")
+    what = "traces to rewrite, of" if config.source == "rework" else "problems of"
+    lines.append(
+        f"problems  {len(plan.units)} {what} {plan.source}" + (f", split {config.split}" if config.split else "")
+    )
+    lines.append(_samples(plan))
+    lines += _tokens(plan) if plan.model else []
+    committed = plan.family.committed(["problem_id"]).collect().height
+    lines.append(f"family    {plan.family.family}: {committed} rows committed so far")
+    if plan.model:
+        text = plan.prompt(plan.unit(0, ""), None)
+        lines.append("prompt    the first one" + (", before the chat template:" if config.chat else ":"))
+        lines += ["    " + line for line in (text if len(text) <= SHOWN else "…" + text[-SHOWN:]).splitlines()]
+    return "\n".join(lines)
+
+
+def _samples(plan: Plan) -> str:
+    config, units = plan.config, len(plan.units)
+    if config.adaptive is None or not config.adapts:
+        return f"samples   {config.samples} a problem, {plan.requests} in all"
+    least = units * min(config.adaptive.first, config.samples)
+    rules = f" and kept by the rules {config.adaptive.rules}" if config.adaptive.rules else ""
+    return (
+        f"samples   until {config.adaptive.keep} of a problem are correct{rules}, at most {config.samples}: "
+        f"{least:,} to {plan.requests:,} in all"
+    )
+
+
+def _tokens(plan: Plan) -> list[str]:
+    """Tokens and cost of all requests of the job (those that are done already among them)."""
+    limit = plan.config.sampling.max_tokens
+    count, how = _counter(plan)
+    shown = [plan.prompt(row, None) for row in plan.units.head(SAMPLE).iter_rows(named=True)]
+    prompt = sum(map(count, shown)) / len(shown)
+    found = _usual_length(plan)
+    usual = min(found[0], limit) if found else float(limit)
+    lines = [
+        f"tokens    prompts about {prompt * plan.requests:,.0f} ({prompt:.0f} each, {how}); completions at most "
+        f"{plan.requests * limit:,} ({limit} a completion)"
+    ]
+    if found:
+        lines.append(f"          about {plan.requests * usual:,.0f} of completions, at the {usual:.0f} of {found[1]}")
+    lines += _cost(plan, prompt, usual)
+    return lines
+
+
+def _counter(plan: Plan) -> tuple[Callable[[str], float], str]:
+    """Tokens of a text, and how they are counted."""
+    assert plan.model is not None
+    path = plan.model.path / "tokenizer.json"
+    if path.is_file():
+        try:
+            from tokenizers import Tokenizer
+
+            tokenizer = Tokenizer.from_file(str(path))
+            return lambda text: len(tokenizer.encode(text).ids), "by its tokenizer"
+        except Exception:  # a file that this version of the library cannot read is no reason to show nothing
+            pass
+    return lambda text: len(text) / CHARS_PER_TOKEN, f"at {CHARS_PER_TOKEN} characters a token"
+
+
+def _usual_length(plan: Plan) -> tuple[float, str] | None:
+    """Mean tokens of a completion in stored traces that are like these, and which those are."""
+    wh, model = plan.context.warehouse, plan.model
+    if model is None or not wh.exists():
+        return None
+    for where, value, what in (
+        ("dataset = ?", plan.family.family, "traces this job has already"),
+        ("model_hash = ? AND recipe <> 'grpo'", model.hash, "other traces of this model"),
+    ):
+        query = f"SELECT avg(completion_tokens) FROM traces WHERE {where} AND finish_reason <> 'error'"
+        mean = wh.sql(query, [value]).item()
+        if mean:
+            return float(mean), what
+    return None
+
+
+def _cost(plan: Plan, prompt: float, usual: float) -> list[str]:
+    """Cost by the prices of the engine; nothing where it has none."""
+    args = plan.config.engine.args
+    price_in, price_out = float(args.get("price_in") or 0), float(args.get("price_out") or 0)
+    if not price_in and not price_out:
+        return []
+    limit, requests = plan.config.sampling.max_tokens, plan.requests
+    most = requests * (prompt * price_in + limit * price_out) / 1e6
+    lines = [f"cost      at most {most:,.4g}"]
+    if usual < limit:
+        lines[0] += f", about {requests * (prompt * price_in + usual * price_out) / 1e6:,.4g} at the usual length"
+    if args.get("budget"):
+        lines[0] += f"; the job stops at its budget of {float(args['budget']):g}"
+    return lines

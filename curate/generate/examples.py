@@ -1,0 +1,91 @@
+"""Worked examples shown before the question: of solved problems, of stored traces, or of a file."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import UsageError
+from curate.generate.config import ExamplesConfig
+from curate.prompts.forms import Form
+from curate.prompts.render import Example, worked_completion
+from curate.records import Problem
+
+if TYPE_CHECKING:
+    from curate.generate.plan import Problems
+    from curate.jobs import Context
+
+
+def load_examples(config: ExamplesConfig, form: Form, context: Context, problems: Problems) -> tuple[Example, ...]:
+    """The examples, in the form that is asked for. UsageError where there are fewer than asked for."""
+    if config.file is not None:
+        found = _of_file(config.file, form)
+    elif config.traces is not None:
+        found = _of_traces(config, form, context)
+    else:
+        found = _of_solutions(config, form, problems)
+    if len(found) < config.count:
+        raise UsageError(f"examples: {config.count} were asked for, and there are {len(found)}")
+    return tuple(found[: config.count])
+
+
+def _of_solutions(config: ExamplesConfig, form: Form, problems: Problems) -> list[Example]:
+    import polars as pl
+
+    shown = (
+        problems.load(config.problems)
+        .frame.filter(pl.col("solution").is_not_null(), pl.col("reference").is_not_null(), pl.col("split") == "train")
+        .sort("problem_id")
+        .head(config.count)
+    )
+    return [Example(row["question"], worked_completion(Problem(**row), form)) for row in shown.iter_rows(named=True)]
+
+
+def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Example]:
+    """The best by quality, one a problem, of traces that are correct and in the form, on training problems."""
+    rows = context.warehouse.sql(
+        "SELECT question, any_value(reasoning ORDER BY quality DESC, trace_id) AS reasoning, "
+        "any_value(answer ORDER BY quality DESC, trace_id) AS answer, max(quality) AS best FROM annotated "
+        "WHERE list_contains(?, dataset) AND verdict = 'correct' AND well_formed AND split = 'train' "
+        "AND reasoning IS NOT NULL GROUP BY question ORDER BY best DESC, question LIMIT ?",
+        [config.traces, config.count],
+    )
+    return [Example(row["question"], in_form(row["reasoning"], row["answer"], form)) for row in rows.to_dicts()]
+
+
+def _of_file(name: str, form: Form) -> list[Example]:
+    """JSON Lines with `question` and `completion`, or with `question`, `reasoning` and `summary` (or `answer`)."""
+    shipped = files("curate.generate") / "examples" / f"{name}.jsonl"
+    if not Path(name).is_file() and not shipped.is_file():
+        known = sorted(f.name.removesuffix(".jsonl") for f in (files("curate.generate") / "examples").iterdir())
+        raise UsageError(f"examples.file: no file '{name}'; give JSON Lines, or one that ships: {', '.join(known)}")
+    text = Path(name).read_text("utf-8") if Path(name).is_file() else shipped.read_text("utf-8")
+    return [
+        _example(line, f"{name}:{number}", form) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+    ]
+
+
+def _example(line: str, where: str, form: Form) -> Example:
+    try:
+        row: dict[str, Any] = json.loads(line)
+        if row.get("completion"):
+            return Example(str(row["question"]), str(row["completion"]))
+        answer = row["answer"] if form.name == "r1-zero" and "answer" in row else row.get("summary") or row["answer"]
+        return Example(str(row["question"]), in_form(str(row["reasoning"]), str(answer), form))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{where}: a worked example is a JSON object with `question` and `completion`, or with `question`, "
+            "`reasoning` and `summary`"
+        ) from error
+
+
+def in_form(reasoning: str, answer: str, form: Form) -> str:
+    """A completion put together from its parts."""
+    reasoning, answer = reasoning.strip(), answer.strip()
+    if form.name == "plain":
+        return f"{reasoning}\n\n{answer}"
+    if form.name == "r1-zero":
+        return f"<think> {reasoning} </think> <answer> {answer} </answer>"
+    return f"{form.open}\n{reasoning}\n{form.close}\n\n{answer}"

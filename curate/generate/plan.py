@@ -1,0 +1,258 @@
+"""What a job will do, resolved before any model is loaded: units to ask, prompts, model, the family of its traces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from curate.errors import UsageError
+from curate.generate.config import GenerateConfig
+from curate.jobs import Context
+from curate.progress import say
+from curate.records import Problem
+from curate.warehouse import Version
+from curate.warehouse.chunks import Family
+from curate.warehouse.identity import digest, family_id, frame_digest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.engines.models import ModelRef
+    from curate.prompts.render import Chat, Example, Template
+
+Row = dict[str, Any]
+
+
+class Stored(NamedTuple):
+    """Rows of problems, and the version that holds them."""
+
+    frame: pl.DataFrame
+    ref: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Problems:
+    """Problems by name or by config. With `commit` what is loaded is stored; a dry run stores nothing."""
+
+    context: Context
+    commit: bool = True
+
+    def load(self, problems: Any, name: str | None = None) -> Stored:
+        from curate.problems import load_problems
+
+        wh = self.context.warehouse
+        if isinstance(problems, str):
+            version = wh.latest("problems", problems.removeprefix("problems/").replace("/", "@", 1))
+            return Stored(version.read().collect(), version.ref, version.dataset)
+        frame, report = load_problems(problems)
+        for line in report.lines():
+            say(f"  {line}")
+        name = name or "-".join(dict.fromkeys(str(s["source"]).replace(":", ".") for s in problems.sources))
+        if not self.commit:
+            return Stored(frame, f"problems/{name} (not stored yet)", name)
+        version = wh.write("problems", name, frame, key=frame_digest(frame), config=problems.model_dump(mode="json"))
+        return Stored(frame, version.ref, name)
+
+
+def stored_problems(problems: Any, context: Context, name: str | None = None) -> Version:
+    """A version of the `problems` table: by name where that is stored, else loaded from its config and committed."""
+    found = Problems(context).load(problems, name)
+    return context.warehouse.latest("problems", found.ref.removeprefix("problems/").replace("/", "@", 1))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job will do. `units` has one row a problem (or a trace to rewrite): `unit` and the columns of problems."""
+
+    config: GenerateConfig
+    context: Context
+    units: pl.DataFrame
+    source: str  # where the units come from, for the reader
+    template: Template
+    simple: Template | None
+    examples: tuple[Example, ...]
+    model: ModelRef | None
+    family: Family
+    job_id: str
+
+    @property
+    def problems(self) -> pl.DataFrame:
+        return self.units.select("problem_id").unique(maintain_order=True)
+
+    @property
+    def requests(self) -> int:
+        """Samples asked, or the most that can be."""
+        return len(self.units) * self.config.samples
+
+    def describe(self) -> str:
+        """The plan as `--dry-run` prints it."""
+        from curate.generate.estimate import describe
+
+        return describe(self)
+
+    def unit(self, place: int | None, unit: str) -> Row:
+        """The row of a unit; one that another job planned (no place in `units`) is looked up."""
+        if place is not None:
+            return self.units.row(place, named=True)
+        from curate.generate import rework
+
+        if self.config.source == "rework":
+            return rework.fetch(self.context, unit)
+        found = self.context.warehouse.sql("SELECT * FROM problems WHERE problem_id = ?", [unit])
+        return {"unit": unit, "simple": False, **found.row(0, named=True)}
+
+    def template_of(self, row: Row) -> Template:
+        return self.simple if self.simple is not None and row["simple"] else self.template
+
+    def label_of(self, row: Row) -> str:
+        """What the column `template` holds for this unit."""
+        template = self.template_of(row)
+        if self.config.source == "rework":
+            from curate.generate import rework
+
+            return f"{template.label()}+{rework.label()}"
+        return template.label(() if template is self.simple else self.examples)
+
+    def prompt(self, row: Row, chat: Chat | None) -> str:
+        """The prompt of one unit, as the engine is to see it."""
+        from curate.prompts.render import render
+
+        if self.config.source == "rework":
+            from curate.generate import rework
+
+            text = rework.prompt(row, self.template.form)
+            return chat([{"role": "user", "content": text}]) if chat else text
+        template = self.template_of(row)
+        examples = () if template is self.simple else self.examples
+        return render(template, row["question"], examples, chat=chat)
+
+
+def as_problem(row: Row) -> Problem:
+    """The problem of a unit."""
+    return Problem(**{name: row[name] for name in Problem.__dataclass_fields__})
+
+
+def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> Plan:
+    """Resolve problems, template, examples and model. Raises UsageError for what is missing; loads no model.
+
+    Without `commit` nothing is written, not even problems that the config brings along.
+    """
+    from curate.engines import model_for
+    from curate.prompts.render import load_template
+
+    template = load_template(config.template, config.form)
+    simple = load_template(config.simple.template) if config.simple else None
+    problems = Problems(context, commit)
+    examples: tuple[Example, ...] = ()
+    if config.examples:
+        from curate.generate.examples import load_examples
+
+        examples = load_examples(config.examples, template.form, context, problems)
+    units, source, parents = _units(config, context, problems, examples)
+    if config.adapts and not units["verifier"].is_not_null().any():
+        raise UsageError(
+            f"adaptive: none of the {len(units)} problems names a verifier, so that no answer can be judged: set "
+            "`verifier: math` (or code, choice, procedural) on their source, or ask a fixed number with adaptive=null"
+        )
+    model = model_for(config.engine, config.model) if config.model and config.source != "solutions" else None
+    weights = model.hash if model else digest("solutions", source.split("/")[1].split(" ")[0])
+    label = template.label(examples) + ("+chat" if config.chat else "")
+    if config.source == "rework":
+        from curate.generate import rework
+
+        label += f"+{rework.label()}"
+    if config.simple and simple:
+        label += f"+{simple.label()} where {config.simple.where}"
+    family = family_id(
+        model_hash=weights,
+        recipe=config.recipe,
+        template=label,
+        form=template.form.name,
+        sampling=config.sampling.model_dump(),
+        seed=config.seed,
+    )[:24]
+    facts: dict[str, Any] = {
+        "parents": [*parents, *([f"model:{model.hash}"] if model else [])],
+        "config": config.model_dump(mode="json"),
+        "model_hash": weights,
+        "seed": config.seed,
+    }
+    job_id = family
+    if config.adapts and config.adaptive is not None:
+        judged_by = _judged_by(config, units)
+        job_id = digest(family, config.adaptive.model_dump(), judged_by)[:24]
+        facts["judged_by"] = judged_by
+    return Plan(
+        config,
+        context,
+        units,
+        source,
+        template,
+        simple,
+        examples,
+        model,
+        Family(context.warehouse, family, facts),
+        job_id,
+    )
+
+
+def _judged_by(config: GenerateConfig, units: pl.DataFrame) -> dict[str, str]:
+    """Name and version of what decides which traces are good: they steer what is asked, so they belong to the job."""
+    from curate.filter.rules import load_rules
+    from curate.verify.registry import verifier_named
+
+    names = units["verifier"].drop_nulls().unique().sort()
+    found = {str(name): verifier_named(name).version for name in names}
+    if config.adaptive is not None and config.adaptive.rules:
+        rules = load_rules(config.adaptive.rules)
+        found[f"rules {rules.name}"] = digest(rules.model_dump(mode="json"))[:12]
+    return found
+
+
+def _units(
+    config: GenerateConfig, context: Context, problems: Problems, examples: tuple[Example, ...]
+) -> tuple[pl.DataFrame, str, list[str]]:
+    """What is asked, where it comes from, and the versions it was made from."""
+    import polars as pl
+
+    if config.rework is not None:
+        from curate.generate import rework
+
+        frame = rework.parents(config.rework, context, config.split, config.where)
+        versions = [v.ref for name in config.rework.traces for v in context.warehouse.versions("traces", name)]
+        frame = frame.head(config.limit) if config.limit else frame
+        return frame.with_columns(simple=pl.lit(False)), f"traces/{'+'.join(config.rework.traces)}", versions
+    stored = problems.load(config.problems)
+    frame = stored.frame.with_columns(unit=pl.col("problem_id"))
+    if config.split:
+        frame = frame.filter(pl.col("split") == config.split)
+    if examples:
+        frame = frame.filter(~pl.col("question").is_in([e.question for e in examples]))
+    if config.source == "solutions":
+        frame = frame.filter(pl.col("solution").is_not_null(), pl.col("reference").is_not_null())
+    if config.where:
+        frame = frame.filter(_meets(frame, config.where, "where"))
+    frame = frame.head(config.limit) if config.limit else frame
+    if frame.is_empty():
+        what = " with a worked solution" if config.source == "solutions" else ""
+        what += f" where {config.where}" if config.where else ""
+        raise UsageError(f"no problems{what} in {stored.ref}" + (f", split {config.split}" if config.split else ""))
+    simple = _meets(frame, config.simple.where, "simple.where") if config.simple else pl.lit(False)
+    return frame.with_columns(simple=simple), stored.ref, [stored.ref]
+
+
+def _meets(frame: pl.DataFrame, condition: str, key: str) -> pl.Series:
+    """Which problems meet a SQL condition on their columns. UsageError where it cannot be asked."""
+    import duckdb
+
+    from curate.filter.rules import check_expression
+
+    check_expression(condition, key)
+    with duckdb.connect() as connection:
+        connection.register("problems", frame.with_row_index("_row").to_arrow())
+        try:
+            found = connection.sql(f"SELECT (({condition}\n) IS TRUE) AS met FROM problems ORDER BY _row").pl()
+        except duckdb.Error as error:
+            raise UsageError(f"{key}: the condition '{condition}' cannot be asked of problems: {error}") from error
+    return found["met"]
