@@ -1,9 +1,9 @@
 """A small base model of known faults, for claims that must be testable in minutes on a CPU.
 
 A Llama of about a million parameters over single characters, pre-trained from nothing on texts that are deliberately
-poor: sums (`chain_sum`) worked step by step, in which steps are wrong, tags are left out and two languages are mixed, each at
-a rate that the config names. What RL or a cold start then changes is known to have been there, and is no matter of what a
-web corpus held. It is a base for experiments: it can do nothing but these sums.
+poor: sums (`chain_sum`) worked step by step, in which steps are wrong, tags are left out and two languages are mixed,
+each at a rate that the config names. What RL or a cold start then changes is known to have been there, and is no matter
+of what a web corpus held. It is a base for experiments: it can do nothing but these sums.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class BaseConfig(Config):
 
 
 def run(config: BaseConfig, context: Context) -> JobResult:
-    """Pre-train the base, or find it made; its directory is `result.model`. A killed run begins again: it is minutes."""
+    """Pre-train the base, or find it made; its directory is `result.model`. A killed run begins again."""
     from curate.engines.models import weights_hash
     from curate.train.checkpoints import Checkpoints, TrainResult
 
@@ -104,7 +104,7 @@ def _remember(config: BaseConfig, made: Any, problems: str, parameters: int, con
 
 
 def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any, Any, float]:
-    """(model, tokenizer, last loss) after `steps` batches of fresh poor traces; next-character loss on the whole text."""
+    """(model, tokenizer, last loss) after `steps` batches of fresh poor traces; the loss is on the whole text."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 

@@ -77,7 +77,7 @@ def generate(
     checked = generate_config(data, str(config or recipe))
     with _context(warehouse) as context:
         if dry_run:
-            print(job.make_plan(checked, context).describe())
+            print(job.make_plan(checked, context, commit=False).describe())
             return
         result = job.run(checked, context)
     print(result.summary)
@@ -181,9 +181,10 @@ def _train(kind: str, overrides: list[str] | None, config: Path | None, warehous
         if dry_run:
             print(jobs.describe(kind, data, context, str(config or kind)))
             return
-        result = jobs.RUNS[kind](data, context, str(config or kind))
-    print(result.summary)
-    print(f"model: {result.model}")
+        result = jobs.run(kind, data, context, str(config or kind))
+    if result:
+        print(result.summary)
+        print(f"model: {result.model}")
 
 
 @train_app.command()
@@ -238,7 +239,7 @@ def evaluate(
     with _context(warehouse) as context:
         if dry_run:
             for label, one in job.generation_configs(checked).items():
-                print(f"{label}\n{generation.make_plan(one, context).describe()}\n")
+                print(f"{label}\n{generation.make_plan(one, context, commit=False).describe()}\n")
             return
         result = job.run(checked, context)
     print(result.facts["table"])
@@ -281,6 +282,29 @@ def run(
         print("\nAsk the data yourself:")
         for query in config.queries:
             print(f'  curate sql{where} "{" ".join(query.split())}"')
+
+
+@app.command()
+def report(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    out: Annotated[Path | None, typer.Option("--out", help="The file; by default report.html there.")] = None,
+    corpus: Annotated[list[str] | None, typer.Option("--corpus", help="Only this corpus (may be repeated).")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option("--where", help="Traces to read: a SQL condition (may be repeated).")
+    ] = None,
+) -> None:
+    """Write one HTML page: pipeline, evaluation, training, funnel, signals, and traces to read."""
+    from curate.config import validate
+    from curate.report import job
+
+    data = _read(config, overrides)
+    data |= {k: v for k, v in (("out", str(out) if out else None), ("corpora", corpus)) if v}
+    if where:
+        data["where"] = {**data.get("where", {}), **{condition: condition for condition in where}}
+    with _context(warehouse) as context:
+        print(job.run(validate(job.ReportConfig, data, str(config or "report")), context).summary)
 
 
 @app.command()

@@ -1,0 +1,260 @@
+"""The page: one HTML file that loads nothing and runs nothing but its own script.
+
+The policy in its head lets the browser run the one script and apply the one style sheet whose hashes it names; text of
+models is escaped where it becomes markup (html.py), and were something forgotten there, the policy would not run it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from curate.report import data, graph, plots
+from curate.report.html import Html, escape, join, number, table, tag
+from curate.report.traces import browser
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from curate.warehouse import Warehouse
+
+METRICS = ("pass@1", "cons@k", "pass@k", "format", "language", "length", "truncated")
+
+
+def static(name: str) -> str:
+    return (importlib.resources.files("curate.report") / "static" / name).read_text(encoding="utf-8")
+
+
+def document(title: str, subtitle: str, sections: list[tuple[str, str, Html]]) -> str:
+    """The whole file. A section is (id, heading, body)."""
+    style, script = static("page.css"), static("page.js")
+    allowed = f"style-src '{_sha(style)}'; script-src '{_sha(script)}'"
+    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+    head = join(
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        Html(f"<style>{style}</style>"),
+    )
+    links = [tag("li", _link(name, heading)) for name, heading, _ in sections]
+    body = join(
+        tag(
+            "header",
+            tag("h1", title),
+            tag("p", subtitle, class_="note"),
+            tag("button", "dark or light", type="button", id="theme"),
+            class_="top",
+        ),
+        tag("nav", tag("ul", links), aria_label="sections"),
+        tag("main", [tag("section", tag("h2", heading), content, id=name) for name, heading, content in sections]),
+    )
+    whole = f"<head>{head}</head>\n<body>\n{body}\n<script>{script}</script>\n</body>"
+    return f'<!doctype html>\n<html lang="en">\n{whole}\n</html>\n'
+
+
+def _link(name: str, heading: str) -> Html:
+    """A link within the page: the only kind there is; `name` is ours, never a model's."""
+    assert name.isalpha()
+    return Html(f'<a href="#{name}">{escape(heading)}</a>')
+
+
+def _sha(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# -- sections --------------------------------------------------------------------------------------------------------
+
+
+def sections(
+    warehouse: Warehouse,
+    con: duckdb.DuckDBPyConnection,
+    corpora: list[str] | None,
+    conditions: dict[str, str],
+    traces: int,
+) -> list[tuple[str, str, Html]]:
+    """All parts of the page over one warehouse."""
+    found = data.corpora(warehouse, con, corpora)
+    return [
+        ("pipeline", "What was made from what", graph.draw(graph.build(warehouse))),
+        ("evaluation", "Evaluation", _evaluations(con)),
+        ("training", "Behaviour over training", _curves(con)),
+        ("funnel", "What each rule did", _funnels(con, corpora)),
+        ("signals", "Signals of kept and dropped", _distributions(con, found)),
+        ("traces", "Traces", browser(con, found, conditions, traces)),
+    ]
+
+
+def _evaluations(con: duckdb.DuckDBPyConnection) -> Html:
+    found = data.evaluations(con)
+    if not found:
+        return tag("p", "No model was evaluated yet.", class_="empty")
+    return join([_evaluation(name, rows) for name, rows in found])
+
+
+def _evaluation(name: str, rows: pl.DataFrame) -> Html:
+    own = rows.filter(pl.col("slice") == "all")
+    most = own["k"].max()
+    own = own.filter((pl.col("metric") != "pass@k") | (pl.col("k") == most))
+    levels, differences = own.filter(pl.col("baseline").is_null()), own.filter(pl.col("baseline").is_not_null())
+    first = rows.row(0, named=True)
+    problems = int(levels["problem_count"].max() or 0)  # type: ignore[arg-type]
+    said = (
+        f"{number(problems)} problems of {first['problems']}, {most!s} samples each, temperature "
+        f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over problems"
+    )
+    parts = [tag("h3", name), tag("p", said, class_="note"), _figures(levels, ["model"], most, False)]
+    for metric in ("pass@1", "cons@k"):
+        shown = [
+            (r["model"], r["value"], r["low"], r["high"]) for r in levels.filter(pl.col("metric") == metric).to_dicts()
+        ]
+        if shown:
+            parts.append(plots.intervals(_metric(metric, most), shown))
+    if differences.height:
+        parts += [
+            tag("h4", "Paired differences on the same problems"),
+            _figures(differences, ["model", "baseline"], most, True),
+        ]
+        shown = [
+            (f"{r['model']} − {r['baseline']}", r["value"], r["low"], r["high"])
+            for r in differences.filter(pl.col("metric") == "pass@1").to_dicts()
+        ]
+        if shown:
+            parts.append(plots.intervals("pass@1, difference", shown, zero=True))
+    slices = [s for s in rows["slice"].unique().sort() if s != "all"]
+    if slices:
+        inner = rows.filter((pl.col("slice") != "all") & pl.col("baseline").is_null() & (pl.col("metric") == "pass@1"))
+        lines: list[list[object]] = [
+            [r["slice"], r["model"], number(r["problem_count"]), _estimate(r, False)] for r in inner.to_dicts()
+        ]
+        parts.append(
+            tag(
+                "details",
+                tag("summary", "pass@1 by source and difficulty"),
+                table(["slice", "model", "problems", "pass@1"], lines, f"{name} by slice", numeric=2),
+            )
+        )
+    return join(parts)
+
+
+def _figures(rows: pl.DataFrame, keys: list[str], k: Any, signed: bool) -> Html:
+    metrics = [m for m in METRICS if m in set(rows["metric"])]
+    lines: list[list[object]] = []
+    for part in rows.partition_by(*keys, maintain_order=True):
+        cells = {r["metric"]: _estimate(r, signed) for r in part.to_dicts()}
+        lines.append([" − ".join(part[key][0] for key in keys), *(cells.get(m, "") for m in metrics)])
+    return table([" − ".join(keys), *(_metric(m, k) for m in metrics)], lines, "differences" if signed else "levels")
+
+
+def _metric(metric: str, k: Any) -> str:
+    return f"{metric[:-1]}{k}" if metric.endswith("@k") else metric
+
+
+def _estimate(row: dict[str, Any], signed: bool) -> Html:
+    digits = 1 if row["metric"] == "length" else 3
+    sign = "+" if signed else ""
+    value = f"{row['value']:{sign}.{digits}f}"
+    if row["low"] is None:
+        return escape(value)
+    sure = signed and (row["low"] > 0 or row["high"] < 0)
+    return join(
+        tag("b", value) if sure else value,
+        tag("br"),
+        tag("span", f"[{row['low']:{sign}.{digits}f}, {row['high']:{sign}.{digits}f}]", class_="note"),
+    )
+
+
+def _curves(con: duckdb.DuckDBPyConnection) -> Html:
+    frame = data.curves(con)
+    if frame.is_empty():
+        return tag("p", "No training by reinforcement learning ran yet.", class_="empty")
+    runs = frame.partition_by("run_id", maintain_order=True)
+    titles = [f"{r['name'][0]} ({r['run_id'][0][:8]})" for r in runs]
+    drawn = []
+    for name, _, meaning in data.CURVES:
+        series = [
+            plots.Series(t, list(r.select("policy_step", name).iter_rows())) for t, r in zip(titles, runs, strict=True)
+        ]
+        drawn.append(
+            tag("div", plots.lines(name, series, "policy step"), tag("p", meaning, class_="note"), class_="plot")
+        )
+    missing = frame.select(pl.col("steps").is_null().any()).item()
+    note = "Signals of some rollouts were not measured: run curate annotate." if missing else None
+    sizes = ", ".join(f"{t}: {number(int(r['rollouts'].sum()))} rollouts" for t, r in zip(titles, runs, strict=True))
+    return join(
+        tag("p", f"Means over the rollouts that the policy sampled at each step. {sizes}.", class_="note"),
+        tag("p", note) if note else None,
+        plots.legend(titles),
+        tag("div", drawn, class_="plots"),
+    )
+
+
+def _funnels(con: duckdb.DuckDBPyConnection, names: list[str] | None) -> Html:
+    parts = []
+    seen: set[str] = set()
+    for frame in data.funnels(con):
+        name = frame["corpus"][0]
+        if name in seen or (names is not None and name not in {n.partition("@")[0] for n in names}):
+            continue
+        seen.add(name)
+        total = frame["traces"][0]
+        lines: list[list[object]] = []
+        for row in frame.iter_rows(named=True):
+            share = row["remaining"] / total if total else 0.0
+            bar = tag(
+                "svg",
+                tag("rect", x=0, y=0, width=f"{100 * share:.1f}", height=10, class_="bar kept"),
+                width=100,
+                height=10,
+                viewBox="0 0 100 10",
+                role="img",
+                aria_label=f"{share:.0%} left",
+            )
+            alone = number(row["drops_alone"]) if row["drops_alone"] is not None else "–"
+            lines.append(
+                [
+                    row["rule"],
+                    tag("code", row["predicate"] or ""),
+                    alone,
+                    number(row["drops_first"]),
+                    number(row["remaining"]),
+                    bar,
+                ]
+            )
+        parts.append(tag("h3", f"{name} ({frame['corpus_version'][0][:8]})"))
+        parts.append(tag("p", f"rules {frame['rules'][0]}, {number(total)} traces looked at", class_="note"))
+        parts.append(
+            table(["rule", "keeps", "drops alone", "drops first", "left", ""], lines, f"funnel of {name}", numeric=2)
+        )
+    return join(parts) if parts else tag("p", "No corpus was made yet.", class_="empty")
+
+
+def _distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -> Html:
+    parts = []
+    for corpus in corpora:
+        drawn = [tag("div", plots.histograms(*one), class_="plot") for one in data.distributions(con, corpus)]
+        kept = corpus.decisions["dropped_by"].null_count()
+        parts.append(tag("h3", f"{corpus.name} ({corpus.version[:8]})"))
+        parts.append(
+            tag(
+                "p",
+                f"{number(kept)} kept, {number(corpus.decisions.height - kept)} dropped; share of each in a bin",
+                class_="note",
+            )
+        )
+        if corpus.changed:
+            parts.append(
+                tag(
+                    "p",
+                    "The rules or the verdicts have changed since this corpus was made: what follows is what "
+                    "they decide today.",
+                )
+            )
+        parts.append(tag("div", drawn, class_="plots") if drawn else tag("p", "No signal varies.", class_="empty"))
+    return join(parts) if parts else tag("p", "No corpus was made yet.", class_="empty")

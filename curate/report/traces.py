@@ -1,0 +1,260 @@
+"""The trace browser: sets of traces chosen when the page is made, each trace rendered beforehand.
+
+No trace is data to a script: the page holds finished, escaped markup in `<template>` elements, and the script only
+shows one or two of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from curate.report.data import Corpus, in_ids, picked
+from curate.report.html import Html, number, tag
+from curate.report.text import Mark, foreign_marks, render_text, repeated_marks
+
+if TYPE_CHECKING:
+    import duckdb
+
+LONGEST = 60_000  # characters of one text that are shown; the rest is counted
+SIGNALS_SHOWN = (
+    "completion_tokens",
+    "words",
+    "step_count",
+    "reflection_count",
+    "verification_count",
+    "backtrack_count",
+    "target_language_share",
+    "dominant_language",
+    "dominant_language_share",
+    "duplicate_5_gram_share",
+    "loop_share",
+    "compression",
+    "longest_paragraph",
+    "code_blocks",
+    "unbalanced_latex",
+    "well_formed",
+    "truncated",
+    "readable",
+    "mixed_language",
+    "quality",
+)
+
+
+@dataclass
+class Chosen:
+    """One set of the browser: traces that a corpus keeps or drops, or that fit a condition."""
+
+    label: str
+    total: int
+    ids: list[str] = field(default_factory=list)
+
+
+def choose(
+    con: duckdb.DuckDBPyConnection, corpora: Sequence[Corpus], conditions: Mapping[str, str], most: int
+) -> tuple[list[Chosen], pl.DataFrame]:
+    """The sets, and one row a trace that is in any of them. `most` traces a set."""
+    sets: list[Chosen] = []
+    frames: list[pl.DataFrame] = []
+
+    def add(label: str, where: str, total: int | None = None) -> None:
+        frame, found = picked(con, where, most)
+        sets.append(Chosen(label, found if total is None else total, frame["trace_id"].to_list()))
+        frames.append(frame)
+
+    for label, where in conditions.items():
+        add(label, where)
+    for corpus in corpora:
+        decided = corpus.decisions.unique("trace_id", keep="last").sort(pl.col("trace_id").hash(seed=0))
+        con.register("_kept", decided.filter(pl.col("dropped_by").is_null()).select("trace_id").to_arrow())
+        con.register("_dropped", decided.filter(pl.col("dropped_by").is_not_null()).select("trace_id").to_arrow())
+        for name, table in (("kept", "_kept"), ("dropped", "_dropped")):
+            ids = con.sql(
+                f"SELECT trace_id FROM annotated SEMI JOIN {table} USING (trace_id) "
+                f"ORDER BY md5(problem_id), md5(trace_id) LIMIT {most}"
+            ).fetchall()
+            total = con.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+            if ids:
+                add(f"{name} by {corpus.name}", in_ids([i for (i,) in ids]), total)
+        con.unregister("_kept")
+        con.unregister("_dropped")
+    traces = pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
+    return sets, traces.unique("trace_id", keep="first", maintain_order=True) if traces.height else traces
+
+
+def browser(
+    con: duckdb.DuckDBPyConnection, corpora: Sequence[Corpus], conditions: Mapping[str, str], most: int
+) -> Html:
+    """Choice of sets, list of traces, two panes, and the templates they are filled from."""
+    sets, traces = choose(con, corpora, conditions, most)
+    if traces.is_empty():
+        return tag("p", "No traces: nothing was generated yet, or nothing fits the condition.", class_="empty")
+    fates = {c.name: dict(c.decisions.select("trace_id", "dropped_by").iter_rows()) for c in corpora}
+    reasons = {c.name: {r.name: r for r in c.rules.rules} for c in corpora}
+    member: dict[str, list[int]] = {}
+    for i, one in enumerate(sets):
+        for trace in one.ids:
+            member.setdefault(trace, []).append(i)
+    marks = _marks(traces)
+    items, templates = [], []
+    for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
+        decided = {name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate}
+        dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
+        items.append(_item(row, member.get(row["trace_id"], [])))
+        article = _article(row, found, decided, dropped)
+        templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
+    options = [
+        tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i) for i, s in enumerate(sets)
+    ]
+    verdicts = [
+        tag("option", name, value=value)
+        for value, name in (
+            ("", "any"),
+            ("correct", "correct"),
+            ("wrong", "wrong"),
+            ("unverifiable", "unverifiable"),
+            ("none", "none"),
+        )
+    ]
+    return tag(
+        "div",
+        tag(
+            "div",
+            tag("label", "traces ", tag("select", options, id="set")),
+            tag("label", "verdict ", tag("select", verdicts, id="verdict")),
+            tag(
+                "label", "text ", tag("input", type="search", id="search", placeholder="in question, reasoning, answer")
+            ),
+            tag("span", id="shown", role="status"),
+            class_="controls",
+        ),
+        tag(
+            "p",
+            tag("mark", "foreign", class_="foreign"),
+            " words in another language than asked  ",
+            tag("mark", "repeated", class_="repeated"),
+            " five words or more that stood before",
+            class_="note",
+        ),
+        tag(
+            "div",
+            tag("ol", items, id="list", aria_label="traces"),
+            tag("div", tag("p", "Choose a trace.", class_="empty"), id="pane-a", class_="pane", aria_live="polite"),
+            tag("div", id="pane-b", class_="pane", hidden=True),
+            class_="browser",
+        ),
+        templates,
+        tag("noscript", tag("p", "The list needs scripts; nothing else on this page does.")),
+    )
+
+
+def _marks(traces: pl.DataFrame) -> list[list[Mark]]:
+    """Marks over the reasoning of each trace (the completion where it has none)."""
+    texts = [_cut(t) for t in traces.select(pl.coalesce("reasoning", "completion").fill_null(""))["reasoning"]]
+    foreign = foreign_marks(texts, traces["target"].to_list())
+    return [[*f, *repeated_marks(t)] for t, f in zip(texts, foreign, strict=True)]
+
+
+def _cut(text: str | None) -> str:
+    text = text or ""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… {len(text) - LONGEST:,} more characters"
+
+
+def _item(row: Mapping[str, Any], sets: Sequence[int]) -> Html:
+    verdict = row["verdict"] or "none"
+    step = f", step {row['policy_step']}" if row["policy_step"] is not None else ""
+    button = tag(
+        "button",
+        tag("span", verdict, class_=f"badge {verdict}"),
+        tag("span", f" {row['recipe']}{step} "),
+        tag("span", (row["question"] or "")[:90], class_="q"),
+        type="button",
+    )
+    return tag(
+        "li",
+        button,
+        data_trace=row["trace_id"],
+        data_problem=row["problem_id"],
+        data_verdict=verdict,
+        data_sets=" ".join(map(str, sets)),
+        data_label=f"{row['recipe']}{step}, {verdict}, {row['trace_id'][:8]}",
+    )
+
+
+def _article(
+    row: Mapping[str, Any], marks: Sequence[Mark], decided: Mapping[str, str | None], dropped: Mapping[str, Any]
+) -> Html:
+    verdict = row["verdict"] or "none"
+    facts = [
+        f"form {row['form']}",
+        f"sample {row['sample_index']}",
+        f"{number(row['completion_tokens'])} tokens",
+        f"ended: {row['finish_reason']}",
+        f"temperature {row['temperature']:g}" if row["temperature"] is not None else None,
+        row["source"],
+        f"split {row['split']}" if row["split"] else None,
+    ]
+    judged = [
+        tag("span", verdict, class_=f"badge {verdict}"),
+        " ",
+        f"by {row['verified_by']}" if row["verified_by"] else "",
+    ]
+    if row["extracted"] is not None:
+        judged += [" read ", tag("code", row["extracted"][:300])]
+    if row["reference"] is not None:
+        judged += [", wanted ", tag("code", row["reference"][:300])]
+    if row["verdict_detail"]:
+        judged += [tag("span", f" ({row['verdict_detail'][:300]})", class_="note")]
+    for kind in ("judge", "consensus"):
+        if row[f"{kind}_verdict"]:
+            judged += [f" · {kind}: ", tag("span", row[f"{kind}_verdict"], class_=f"badge {row[f'{kind}_verdict']}")]
+    fates = [tag("p", "kept by ", tag("b", name)) for name, by in decided.items() if by is None]
+    for name, (by, rule) in dropped.items():
+        told = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
+        if rule is not None:
+            told.append(tag("p", tag("code", rule.keep), tag("br"), rule.reason, class_="note"))
+        fates.append(tag("div", told, class_="fate"))
+    body = _cut(row["reasoning"]) if row["reasoning"] is not None else ""
+    whole = row["reasoning"] is None
+    signals = [[name, _value(row[name])] for name in SIGNALS_SHOWN if row[name] is not None]
+    return tag(
+        "article",
+        tag(
+            "header",
+            tag("h4", tag("code", row["trace_id"])),
+            tag("p", ", ".join(f for f in facts if f), class_="note"),
+            tag("p", "by ", row["model"] or "no model (worked solution)", class_="note"),
+        ),
+        tag("h5", "Question"),
+        tag("div", render_text(_cut(row["question"])), class_="text"),
+        tag("h5", "Verdict"),
+        tag("p", judged),
+        fates,
+        [tag("h5", "Reasoning"), tag("div", render_text(body, marks), class_="text")] if not whole else None,
+        [tag("h5", "Answer"), tag("div", render_text(_cut(row["answer"])), class_="text")]
+        if row["answer"] is not None
+        else None,
+        [
+            tag("h5", "Text, which has no reasoning in its form"),
+            tag("div", render_text(_cut(row["completion"]), marks), class_="text"),
+        ]
+        if whole
+        else None,
+        tag("p", "failed: ", row["error"]) if row["error"] else None,
+        tag("details", tag("summary", "signals"), tag("dl", [[tag("dt", n), tag("dd", v)] for n, v in signals])),
+        tag(
+            "details",
+            tag("summary", "as sampled, with the prompt"),
+            tag("pre", row["prompt"] or "", tag("b", row["completion"] or "")),
+        ),
+        lang=None,
+    )
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, int | float) else str(value)
