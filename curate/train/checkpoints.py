@@ -2,6 +2,7 @@
 
     <warehouse>/checkpoints/<run_id>/step-000012/model/      config.json, *.safetensors, tokenizer
                                                  trainer.pt  optimizer, random states, position
+                                                 shards/     the optimizer, where it is sharded over ranks
                                      best/                   the model of the best evaluation
                                      model/                  the finished model
                                      result.json             written last: the run is done
@@ -18,9 +19,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from curate.train.model import restore, trained_state, weights, write_model
+from curate.train.shards import load_shards, save_shards
 from curate.warehouse.store import disk_errors, fsync_dir
+
+if TYPE_CHECKING:
+    from curate.train.model import Policy
+    from curate.train.world import World
 
 STEP = "step-"
 
@@ -82,25 +89,43 @@ class Checkpoints:
     def directory(self, step: int) -> Path:
         return self.path / f"{STEP}{step:06d}"
 
-    def save(self, step: int, write_model: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """Write step `step` and drop what `keep_last` no longer covers."""
+    def save(self, step: int, policy: Policy, tokenizer: Any, optimizer: Any, world: World, **state: Any) -> None:
+        """Write step `step` and drop what `keep_last` no longer covers. Every rank must call."""
         import torch
+
+        full = weights(policy)
+        state["random"] = world.gather(random_state())
+        if not world.sharded:
+            state |= trained_state(policy, optimizer)
 
         def write(beside: Path) -> None:
-            write_model(beside / "model")
+            if world.sharded:
+                save_shards(policy, optimizer, Path(world.share(str(beside))) / "shards")
+            write_model(policy, tokenizer, beside / "model", "float32", full)
             torch.save(state, beside / "trainer.pt")
 
-        made = write_whole(self.directory(step), write)
-        for old in self.steps()[: -self.keep_last]:
-            shutil.rmtree(self.directory(old), ignore_errors=True)
-        self._sweep()
-        return made
+        if world.first:
+            write_whole(self.directory(step), write)
+            for old in self.steps()[: -self.keep_last]:
+                shutil.rmtree(self.directory(old), ignore_errors=True)
+            self._sweep()
+        elif world.sharded:
+            save_shards(policy, optimizer, Path(world.share(None)) / "shards")
+        world.barrier()
 
-    def load(self, step: int) -> dict[str, Any]:
-        """The state that stands beside the model of a step."""
+    def load(self, step: int, policy: Policy, optimizer: Any, world: World) -> dict[str, Any]:
+        """Put back optimizer, adapters and random states of a step; returns what else was saved with it."""
         import torch
 
-        return torch.load(self.directory(step) / "trainer.pt", map_location="cpu", weights_only=False)
+        state = torch.load(self.directory(step) / "trainer.pt", map_location="cpu", weights_only=False)
+        shards = self.directory(step) / "shards"
+        if shards.exists():
+            load_shards(policy, optimizer, shards)
+        else:
+            restore(policy, optimizer, state)
+        states = state["random"]
+        set_random_state(states[world.rank if len(states) == world.size else 0])
+        return dict(state)
 
     def save_best(self, write_model: Callable[[Path], None]) -> Path:
         return write_whole(self.path / "best", write_model)
@@ -118,7 +143,8 @@ class Checkpoints:
         fsync_dir(self.path)
         for step in self.steps():
             shutil.rmtree(self.directory(step), ignore_errors=True)
-        for path in [*self.path.glob("reference-*"), self.path / "rounds"]:
+        rounds = [] if any(self.path.glob("rounds/keep_days")) else [self.path / "rounds"]
+        for path in [*self.path.glob("reference-*"), *rounds]:
             shutil.rmtree(path, ignore_errors=True)
         self._sweep()
         return result

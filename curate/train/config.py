@@ -88,11 +88,13 @@ class SFTConfig(Strict):
 
 
 class DistillConfig(SFTConfig):
-    """`curate train distill` on logits: teacher and student share a tokenizer."""
+    """`curate train distill` on a corpus; `kind: on-policy` takes the keys of GRPO instead (see jobs.py)."""
 
     name: str = "distill"
     teacher: str
-    kind: Literal["forward", "reverse"] = "forward"
+    # sequences: SFT on what the teacher wrote, the report's way, with any two tokenizers. The others compare logits, so
+    # teacher and student share a tokenizer: KL(teacher || student), or KL(student || teacher).
+    kind: Literal["sequences", "forward", "reverse"] = "forward"
     mix: float = Field(default=0.0, ge=0, le=1)  # share of the plain SFT loss in the whole
     temperature: float = Field(default=1.0, gt=0)
 
@@ -161,8 +163,10 @@ class GRPOConfig(Strict):
     compute: ModelConfig = ModelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvalConfig = EvalConfig()
-    show_every: int = Field(default=0, ge=0)  # steps between completions shown
-    keep_tokens: bool = True  # token ids and log-probs stay in the traces of finished steps
+    show_every: int = Field(default=10, ge=0)  # rounds between completions shown; 0: never
+    # Token ids and log-probs. true: in the traces, for good; false: beside the checkpoints until one covers them; a
+    # number: beside the checkpoints for so many days.
+    keep_tokens: bool | float = True
     trackers: list[Tracker] = []
     seed: int = 0
 
@@ -173,6 +177,8 @@ class GRPOConfig(Strict):
                 f"prompts ({self.prompts}) must be a multiple of mini_batches ({self.mini_batches}): "
                 "a group is never cut in two"
             )
+        if self.keep_tokens < 0:
+            raise ValueError(f"keep_tokens is {self.keep_tokens}: give true, false or a number of days")
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one component, such as accuracy: 1.0")
         return self

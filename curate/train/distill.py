@@ -1,15 +1,14 @@
-"""Distillation on logits: the student learns the teacher's whole next-token distribution on the texts of a corpus.
+"""Distillation: three ways from a teacher to a student, from cheap to close.
 
-Three ways from a teacher to a student, from cheap to close:
-- on sequences: SFT on a corpus that the teacher sampled, the report's way (`curate train sft`); any two tokenizers;
-- on logits, here: the exact divergence at every completion token, forward (covers all the teacher does) or reverse
-  (keeps to what the teacher holds likely); one tokenizer;
-- on-policy: GRPO whose reference is the teacher (`loss: {beta: 1, kl: k1, reference: TEACHER}` and
-  `rewards: {accuracy: 0}`): the student samples, and the teacher scores each token it sampled.
+- `kind: sequences`: SFT on a corpus that the teacher sampled, the report's way; any two tokenizers;
+- `kind: forward | reverse`: the exact divergence from the teacher's next-token distribution at every completion token
+  of a corpus, forward (covers all the teacher does) or reverse (keeps to what the teacher holds likely); one tokenizer;
+- `kind: on-policy`: GRPO whose reference is the teacher: the student samples, and the teacher scores each token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import UsageError
@@ -26,7 +25,13 @@ if TYPE_CHECKING:
     from curate.warehouse import Warehouse
 
 
-def train_distill(config: DistillConfig, wh: Warehouse, progress: Progress | None = None) -> TrainResult:
+def train_distill(
+    config: DistillConfig,
+    wh: Warehouse,
+    progress: Progress | None = None,
+    *,
+    say: Callable[[str], None] = lambda text: None,
+) -> TrainResult:
     """Train the student `config.model` on `config.corpus` towards `config.teacher`.
 
     loss = (1 - mix) T^2 KL + mix NLL, each the mean over completion tokens; T is the temperature of both
@@ -35,6 +40,9 @@ def train_distill(config: DistillConfig, wh: Warehouse, progress: Progress | Non
     """
     from curate.engines.models import weights_hash
 
+    inputs = {"teacher": weights_hash(config.teacher)}
+    if config.kind == "sequences":
+        return train_sft(config, wh, progress, kind="distill", inputs=inputs, say=say)
     check_same_tokens(config.teacher, config.model)
     teacher: list[Policy] = []  # loaded when the first batch asks for it: a finished run needs none
 
@@ -48,8 +56,22 @@ def train_distill(config: DistillConfig, wh: Warehouse, progress: Progress | Non
         distance = (weight * apart).sum() * config.temperature**2
         return (1 - config.mix) * distance + config.mix * sft_loss(new, weight)
 
-    inputs = {"teacher": weights_hash(config.teacher)}
-    return train_sft(config, wh, progress, objective=objective, kind="distill", inputs=inputs)
+    return train_sft(config, wh, progress, objective=objective, kind="distill", inputs=inputs, say=say)
+
+
+# What on-policy distillation lays under the keys of a GRPOConfig: nothing but the KL to the teacher teaches. k1 with
+# the score-function gradient is that of KL(student || teacher), each token weighed by what the teacher makes of it.
+ON_POLICY: dict[str, Any] = {"name": "distill", "rewards": {"accuracy": 0.0}, "loss": {"beta": 1.0, "kl": "k1"}}
+
+
+def on_policy(data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The GRPO config of `kind: on-policy`, from a student `model`, a `teacher`, and any keys of GRPO."""
+    from curate.config import merge
+
+    own = {key: value for key, value in data.items() if key not in ("kind", "teacher")}
+    if not data.get("teacher"):
+        raise UsageError(f"{where} is not right:\n  teacher: missing; on-policy distillation needs a model that scores")
+    return merge(merge(ON_POLICY, own), {"loss": {"reference": data["teacher"]}})
 
 
 def check_same_tokens(teacher: str, student: str) -> None:
@@ -62,7 +84,7 @@ def check_same_tokens(teacher: str, student: str) -> None:
     if first != second:
         raise UsageError(
             f"teacher {teacher} and student {student} do not share a tokenizer, so their logits cannot be compared: "
-            "let the teacher sample a corpus and train on that (`curate train sft`)"
+            "let the teacher sample a corpus and train on that (kind: sequences)"
         )
 
 

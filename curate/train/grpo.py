@@ -22,23 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError, UsageError
 from curate.records import Problem
-from curate.train.checkpoints import Checkpoints, TrainResult, random_state, set_random_state, write_whole
+from curate.train.checkpoints import Checkpoints, TrainResult, write_whole
 from curate.train.config import GRPOConfig
 from curate.train.distill import check_same_tokens
 from curate.train.evals import Evaluator
 from curate.train.layout import Layout, Sequence_
-from curate.train.log import MetricsLog, record_model, round_metrics
+from curate.train.log import MetricsLog, record_model, round_metrics, speeds
 from curate.train.losses import PolicyTokens, policy_loss, row_weights
-from curate.train.model import (
-    Policy,
-    load_policy,
-    memory_errors,
-    restore,
-    seed_everything,
-    trained_state,
-    weights,
-    write_model,
-)
+from curate.train.model import Policy, load_policy, memory_errors, seed_everything, weights, write_model
 from curate.train.optim import learning_rate, make_optimizer, optimizer_step
 from curate.train.rollouts import Rollouts, problem_stream, push_directory
 from curate.train.sft import final_dtype, identity
@@ -98,6 +89,7 @@ def train_grpo(
     held_out: Sequence[Problem] = (),
     problems_refs: Sequence[str] = (),
     model_name: str = "",
+    kind: str = "grpo",
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainResult:
     """Train `config.model` on `problems`; returns at once where the same run is finished.
@@ -129,10 +121,7 @@ def train_grpo(
     optimizer = make_optimizer(policy, config.optim)
     run = Run()
     if start:
-        state = checkpoints.load(start)
-        restore(policy, optimizer, state)
-        set_random_state(state["random"])
-        run = Run(**state["run"])
+        run = Run(**checkpoints.load(start, policy, optimizer, world)["run"])
     reference = load_reference(config, checkpoints, run)
     name = model_name or config.model
     rollouts = Rollouts(config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent)
@@ -180,12 +169,8 @@ def train_grpo(
             reference = new_reference(policy, tokenizer, checkpoints, run, world, config)
 
         # 5. Measure, evaluate, keep.
-        run.metrics = round_metrics(frame, sums, config, updates=per_round) | {
-            "lr": lr,
-            "seconds_rollout": sampled - began,
-            "seconds_train": trained - sampled,
-            "seconds": time.perf_counter() - began,
-        }
+        run.metrics = round_metrics(frame, sums, config, updates=per_round) | {"lr": lr}
+        run.metrics |= speeds(run.metrics, sampled - began, trained - sampled, time.perf_counter() - began)
         if config.evaluation.every and held_out and run.round % config.evaluation.every == 0:
             run.metrics |= world.share(evaluator.run(step) if world.first else None)
             judge_progress(run, step, config)
@@ -195,13 +180,16 @@ def train_grpo(
         log.publish()
         if world.first:
             if config.show_every and run.round % config.show_every == 0:
-                say(samples_shown(frame))
+                say(samples_shown(frame, step))
             if progress:
                 progress(run.round, config.steps, run.metrics)
         last = run.round == config.steps or run.stopped
         if config.checkpoint.every and run.round % config.checkpoint.every == 0 and not last:
-            save(checkpoints, run, step, policy, tokenizer, optimizer, world)
+            checkpoints.save(step, policy, tokenizer, optimizer, world, run=asdict(run))
+            drop_references(checkpoints, run, world)
             rollouts.forget_tokens()
+        if world.first:
+            rollouts.expire_tokens()
 
     log.seal()
     result = TrainResult(
@@ -218,7 +206,7 @@ def train_grpo(
         best = checkpoints.path / "best"
         result.best_path = best if best.exists() else None
         inputs = {"model": parent, "problems": list(problems_refs)}
-        record_model(wh, result, config.name, "grpo", parent, inputs, config.model_dump(mode="json"))
+        record_model(wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json"))
     world.barrier()
     return result
 
@@ -407,23 +395,19 @@ def judge_progress(run: Run, step: int, config: GRPOConfig) -> None:
     run.stopped = bool(config.evaluation.patience) and run.since_best >= config.evaluation.patience
 
 
-def samples_shown(frame: pl.DataFrame, count: int = 2) -> str:
-    """A few completions of a round with their rewards."""
-    some = frame.select("prompt", "completion", "reward", "finish_reason").head(count).iter_rows()
-    return "\n".join(
-        f"  [{reward}] ({end}) ...{prompt[-80:]!r} -> {text[:400]!r}" for prompt, text, reward, end in some
-    )
+def samples_shown(frame: pl.DataFrame, step: int) -> str:
+    """The best and the worst completion of a round, with their rewards."""
+    ordered = frame.sort("reward", descending=True, nulls_last=True, maintain_order=True)
+    some = ordered[[0, -1]].unique("trace_id", maintain_order=True)
+    lines = [f"completions of step {step}:"]
+    for prompt, text, reward, end in some.select("prompt", "completion", "reward", "finish_reason").iter_rows():
+        value = "none" if reward is None else f"{reward:.3g}"
+        lines.append(f"  reward {value} ({end}): ...{prompt[-80:]!r} -> {text[:400]!r}")
+    return "\n".join(lines)
 
 
-def save(
-    checkpoints: Checkpoints, run: Run, step: int, policy: Policy, tokenizer: Any, optimizer: Any, world: World
-) -> None:
-    """A checkpoint that a killed run goes on from."""
-    full = weights(policy)
-    state = trained_state(policy, optimizer) | {"random": random_state(), "run": asdict(run)}
-    if world.first:
-        checkpoints.save(step, lambda at: write_model(policy, tokenizer, at, "float32", full), state)
-        for old in checkpoints.path.glob("reference-*"):
-            if old.name != f"reference-{run.reference_step}":
-                shutil.rmtree(old, ignore_errors=True)
-    world.barrier()
+def drop_references(checkpoints: Checkpoints, run: Run, world: World) -> None:
+    """Remove references that no checkpoint goes on from."""
+    for old in checkpoints.path.glob("reference-*") if world.first else ():
+        if old.name != f"reference-{run.reference_step}":
+            shutil.rmtree(old, ignore_errors=True)

@@ -1,9 +1,13 @@
-"""Training as a job: names in a config become a model directory, a corpus, problems and an engine; a bar is drawn."""
+"""Training as a job: names in a config become a model directory, a corpus, problems and an engine; a bar is drawn.
+
+Under `torchrun` every rank runs this; only the first draws, opens an engine, and writes to the warehouse.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from curate.config import validate
@@ -14,12 +18,13 @@ from curate.jobs import Context, JobResult
 from curate.progress import duration, say, task
 from curate.train.checkpoints import TrainResult
 from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
+from curate.train.world import join_world, leave_world
 from curate.warehouse import Warehouse
 from curate.warehouse.identity import digest
 from curate.warehouse.store import now
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
-GRPO_SHOWN = ("reward", "accuracy", "format", "mean_length", "kl", "entropy")
+GRPO_SHOWN = ("reward", "accuracy", "format", "mean_length", "kl", "entropy", "rollout_tokens_per_second")
 
 
 def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
@@ -31,9 +36,14 @@ def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
 
 
 def run_distill(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
-    """`curate train distill`: a DistillConfig; the teacher, too, may be any name that `resolve_model` knows."""
-    from curate.train.distill import train_distill
+    """`curate train distill`: a DistillConfig, or with `kind: on-policy` a teacher beside the keys of GRPO.
 
+    The teacher, too, may be any name that `resolve_model` knows.
+    """
+    from curate.train.distill import on_policy, train_distill
+
+    if data.get("kind") == "on-policy":
+        return run_grpo(on_policy(data, where), context, where, kind="distill")
     config = validate(DistillConfig, data, where)
     model, teacher = resolve_model(config.model), resolve_model(config.teacher)
     remember_base(context.warehouse, teacher)
@@ -46,13 +56,8 @@ def _supervised(
 ) -> JobResult:
     started = time.monotonic()
     remember_base(context.warehouse, model)
-    with task(config.name, 1) as bar:
-
-        def progress(step: int, total: int, metrics: dict[str, float]) -> None:
-            bar.total = total
-            bar.update(step, _shown(metrics, SFT_SHOWN))
-
-        made = train(config, context.warehouse, progress)
+    with _bar(config.name, 1, SFT_SHOWN) as progress:
+        made = train(config, context.warehouse, progress, say=say)
     result = _result(made, started)
     counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in made.counts.items() if value)
     result.summary = f"{made.steps} steps on {counts}, {_how(made, started)}"
@@ -60,7 +65,7 @@ def _supervised(
     return result
 
 
-def run_grpo(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
+def run_grpo(data: Mapping[str, Any], context: Context, where: str, kind: str = "grpo") -> JobResult:
     """`curate train grpo`: a GRPOConfig, and beside it `problems`, `split` and `engine`."""
     from curate.generate.job import stored_problems
     from curate.problems import from_rows
@@ -73,24 +78,24 @@ def run_grpo(data: Mapping[str, Any], context: Context, where: str) -> JobResult
     problems = from_rows(frame.filter(frame["split"] == extra["split"]))
     held_out = from_rows(frame.filter(frame["split"] == "held-out"))[: extra["held_out_limit"]]
     remember_base(context.warehouse, model)
+    if config.loss.reference:
+        reference = resolve_model(config.loss.reference)
+        remember_base(context.warehouse, reference)
+        config = config.model_copy(update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})})
     engine = _LazyEngine(context, extra["engine"], model)
-    with task(config.name, config.steps) as bar:
-
-        def progress(step: int, total: int, metrics: dict[str, float]) -> None:
-            bar.total = total
-            bar.update(step, _shown(metrics, GRPO_SHOWN))
-
+    with _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
             made = train_grpo(
                 config,
                 context.warehouse,
                 engine,
-                context.pool,
+                context.pool if join_world().first else None,
                 problems,
                 progress,
                 held_out=held_out if config.evaluation.every else (),
                 problems_refs=[version.ref],
                 model_name=model.name,
+                kind=kind,
                 say=say,
             )
         finally:
@@ -99,7 +104,7 @@ def run_grpo(data: Mapping[str, Any], context: Context, where: str) -> JobResult
     result.facts |= {"traces": config.name, "run_id": made.run_id}
     last = _shown(made.metrics, GRPO_SHOWN)
     result.summary = f"{made.steps} steps, last step: {last}, {_how(made, started)}"
-    _record(context, "grpo", config.name, config.model_dump(mode="json"), made, result)
+    _record(context, kind, config.name, config.model_dump(mode="json"), made, result)
     return result
 
 
@@ -110,13 +115,30 @@ RUNS: dict[str, Callable[[Mapping[str, Any], Context, str], JobResult]] = {
 }
 
 
+def run(kind: str, data: Mapping[str, Any], context: Context, where: str) -> JobResult | None:
+    """The training that `curate train KIND` asks for; None on the ranks that have nothing to say."""
+    try:
+        result = RUNS[kind](data, context, where)
+    except UsageError:
+        if join_world().first:
+            raise
+        raise SystemExit(UsageError.exit_code) from None  # the first rank says the same
+    speaks = join_world().first
+    leave_world()
+    return result if speaks else None
+
+
 def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -> str:
     """The resolved plan of a training run, for `--dry-run`."""
     from curate.generate.job import stored_problems
+    from curate.train.distill import check_same_tokens, on_policy
 
+    if kind == "distill" and data.get("kind") == "on-policy":
+        kind, data = "grpo", on_policy(data, where)
     if kind in ("sft", "distill"):
-        own = {k: v for k, v in data.items() if k not in ("teacher", "kind", "mix", "temperature")}
-        config, model = _sft_config(own if kind == "distill" else data, where)
+        config, model = _sft_config(data, where, DistillConfig if kind == "distill" else SFTConfig)
+        if isinstance(config, DistillConfig) and config.kind != "sequences":
+            check_same_tokens(str(resolve_model(config.teacher).path), config.model)
         corpora = [config.corpus] if isinstance(config.corpus, str) else [part.corpus for part in config.corpus]
         rows = sum(context.warehouse.latest("corpora", name).manifest["rows"] for name in corpora)
         steps = -(-round(rows * config.epochs) // config.batch_size)
@@ -135,6 +157,8 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
 
 def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
     """A row of `models` for a model that was not trained here, so that lineage ends in a name."""
+    if not join_world().first:
+        return
     query = "SELECT 1 FROM models WHERE model_hash = ? LIMIT 1"
     if not warehouse.exists() or warehouse.sql(query, [model.hash]).is_empty():
         row = {
@@ -161,10 +185,35 @@ class _LazyEngine:
         return getattr(self._engine, name)
 
 
-def _sft_config(data: Mapping[str, Any], where: str) -> tuple[SFTConfig, ModelRef]:
-    config = validate(SFTConfig, data, where)
+@contextmanager
+def _bar(name: str, total: int, shown: tuple[str, ...]) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+    """A progress bar that shows some metrics; on the first rank only."""
+    if not join_world().first:
+        yield lambda *_: None
+        return
+    with task(name, total) as bar:
+
+        def progress(step: int, total: int, metrics: dict[str, float]) -> None:
+            bar.total = total
+            bar.update(step, _shown(metrics, shown))
+
+        yield progress
+
+
+def _sft_config(data: Mapping[str, Any], where: str, of: type[SFTConfig] = SFTConfig) -> tuple[SFTConfig, ModelRef]:
+    config = validate(of, data, where)
     model = resolve_model(config.model)
     return config.model_copy(update={"model": str(model.path)}), model
+
+
+def check_distill(data: Mapping[str, Any], where: str) -> None:
+    """UsageError where the config of a distillation is wrong."""
+    from curate.train.distill import on_policy
+
+    if data.get("kind") == "on-policy":
+        check_grpo(on_policy(data, where), where)
+    else:
+        validate(DistillConfig, data, where)
 
 
 def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[str, Any]]:
@@ -212,5 +261,5 @@ def _result(made: TrainResult, started: float) -> JobResult:
 def _record(
     context: Context, kind: str, name: str, config: dict[str, Any], made: TrainResult, result: JobResult
 ) -> None:
-    if not made.skipped:
+    if not made.skipped and join_world().first:
         context.record(digest(made.run_id)[:24], kind, name, config, result)

@@ -79,6 +79,20 @@ def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfi
     return {k: float(v) for k, v in {**taken, **measured, **totals, **means}.items() if v is not None}
 
 
+def speeds(metrics: dict[str, float], rollout: float, train: float, whole: float) -> dict[str, float]:
+    """Seconds of a round's parts, and tokens/s: sampled ones, and those that went through the model in training.
+
+    A round that was read back, not sampled, has the speed of reading.
+    """
+    return {
+        "seconds_rollout": rollout,
+        "seconds_train": train,
+        "seconds": whole,
+        "rollout_tokens_per_second": metrics["rollout_tokens"] / max(rollout, 1e-9),
+        "tokens_per_second": metrics["trained_tokens"] / max(train, 1e-9),
+    }
+
+
 def record_model(
     wh: Warehouse,
     result: TrainResult,

@@ -320,9 +320,12 @@ def merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if ".lora_" not in name:
             plain[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = value
     for name, layer in model.named_modules():
-        if hasattr(layer, "get_delta_weight") and hasattr(layer, "lora_A"):
+        if hasattr(layer, "lora_A") and f"{name}.lora_A.default.weight" in state:
+            a, b = (state[f"{name}.{part}.default.weight"].detach() for part in ("lora_A", "lora_B"))
             key = name.removeprefix("base_model.model.") + ".weight"
-            plain[key] = plain[key] + layer.get_delta_weight("default").detach().to(plain[key].device)
+            change = (b @ a) * layer.scaling["default"]
+            change = change.t() if layer.fan_in_fan_out else change
+            plain[key] = plain[key] + change.to(plain[key].device)
     return plain
 
 

@@ -7,6 +7,7 @@ sees the same numbers as an undisturbed one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from curate.warehouse import Version, Warehouse
+
+EXPIRY = "keep_days"  # file beside private tokens: for how many days they are kept
 
 
 @dataclass
@@ -175,7 +178,7 @@ class Rollouts:
             )
             .with_columns(reasoning=reasoning_expr(text, form), answer=answer_expr(text, form))
         )
-        if not config.keep_tokens:
+        if config.keep_tokens is not True:
             self._keep_private(name, frame)
             bare = frame.with_columns(
                 pl.lit(None, pl.List(pl.Int32)).alias("completion_token_ids"),
@@ -193,13 +196,13 @@ class Rollouts:
 
         if not self.traces.has(name):
             return None
-        if self.config.keep_tokens:
+        if self.config.keep_tokens is True:
             return pl.read_parquet(self.traces.part(name))
         path = self.private / f"{name}.parquet"
         if not path.exists():
             raise CurateError(
-                f"the tokens of the rollouts {name} are gone (keep_tokens=false), and the run needs them to go on: "
-                "start a new run with another seed"
+                f"the tokens of the rollouts {name} are gone (keep_tokens={self.config.keep_tokens}), and the run "
+                "needs them to go on: start a new run with another seed"
             )
         return pl.read_parquet(path)
 
@@ -207,6 +210,8 @@ class Rollouts:
         import os
 
         self.private.mkdir(parents=True, exist_ok=True)
+        if self.config.keep_tokens and not (self.private / EXPIRY).exists():
+            (self.private / EXPIRY).write_text(str(float(self.config.keep_tokens)))
         beside = self.private / f".{name}.{os.getpid()}"
         frame.write_parquet(beside)
         with open(beside, "rb") as handle:
@@ -214,9 +219,20 @@ class Rollouts:
         os.rename(beside, self.private / f"{name}.parquet")
 
     def forget_tokens(self) -> None:
-        """Drop the private tokens of rounds: a checkpoint covers them."""
-        for path in self.private.glob("*.parquet"):
-            path.unlink(missing_ok=True)
+        """Drop the private tokens of rounds that a checkpoint covers, where they are kept for no longer than that."""
+        if not self.config.keep_tokens:
+            for path in self.private.glob("*.parquet"):
+                path.unlink(missing_ok=True)
+
+    def expire_tokens(self) -> None:
+        """Drop private tokens older than their run said, in all runs of the warehouse; what a rerun needs stays."""
+        for limit in (self.wh.root / "checkpoints").glob(f"*/rounds/{EXPIRY}"):
+            run, oldest = limit.parents[1], time.time() - float(limit.read_text()) * 86_400
+            covered = max((p.name for p in run.glob("step-*") if (p / "trainer.pt").exists()), default="")
+            for path in limit.parent.glob("step-*.parquet"):
+                done = path.name < covered or (run / "result.json").exists()
+                if done and path.stat().st_mtime < oldest:
+                    path.unlink(missing_ok=True)
 
     # --- judging
 

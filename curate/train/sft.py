@@ -16,21 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError, UsageError
-from curate.train.checkpoints import Checkpoints, TrainResult, random_state, set_random_state
+from curate.train.checkpoints import Checkpoints, TrainResult
 from curate.train.config import Mixture, SFTConfig
 from curate.train.layout import Layout, Sequence_
 from curate.train.log import MetricsLog, record_model
 from curate.train.losses import sft_loss
-from curate.train.model import (
-    Policy,
-    load_policy,
-    memory_errors,
-    restore,
-    seed_everything,
-    trained_state,
-    weights,
-    write_model,
-)
+from curate.train.model import Policy, load_policy, memory_errors, seed_everything, weights, write_model
 from curate.train.optim import learning_rate, make_optimizer, optimizer_step
 from curate.train.world import World, join_world, shard
 
@@ -68,11 +59,13 @@ def train_sft(
     objective: Objective | None = None,
     kind: str = "sft",
     inputs: dict[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> TrainResult:
     """Fine-tune `config.model` on `config.corpus`; returns at once where the same run is finished.
 
-    `objective` is another loss than that of SFT, `inputs` what it depends on beside the config (see distill.py). Raises
-    UsageError for a missing corpus, column or model, CurateError for a loss that is not finite.
+    `say` is given an example with its mask before the first step. `objective` is another loss than that of SFT,
+    `inputs` what it depends on beside the config (see distill.py). Raises UsageError for a missing corpus, column or
+    model, CurateError for a loss that is not finite.
     """
     from curate.engines.models import weights_hash
     from curate.warehouse.identity import digest
@@ -91,15 +84,16 @@ def train_sft(
     path = checkpoints.directory(start) / "model" if start else config.model
     policy, tokenizer = load_policy(config.model if config.compute.lora else path, config.compute)
     examples, counts = load_examples(corpora, config, tokenizer)
-    check_labels(examples[0], tokenizer)
     batches = order(examples, config)
+    for i in batches[0]:
+        check_labels(examples[i], tokenizer)
+    if world.first:
+        say(f"the first example; trained is what stands between the marks:\n{show_example(examples[0], tokenizer)}")
     total = len(batches)
     shard(policy, world, config.compute)
     optimizer = make_optimizer(policy, config.optim)
     if start:
-        state = checkpoints.load(start)
-        restore(policy, optimizer, state)
-        set_random_state(state["random"])
+        checkpoints.load(start, policy, optimizer, world)
     facts = {"parents": inputs["corpora"], "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, world, config.trackers, **facts)
     metrics: dict[str, float] = {}
@@ -118,7 +112,7 @@ def train_sft(
         if progress and world.first:
             progress(step + 1, total, metrics)
         if config.checkpoint.every and (step + 1) % config.checkpoint.every == 0 and step + 1 < total:
-            save(checkpoints, step + 1, policy, tokenizer, optimizer, world)
+            checkpoints.save(step + 1, policy, tokenizer, optimizer, world)
             log.publish()
 
     log.publish()
@@ -268,16 +262,6 @@ def show_example(example: Example, tokenizer: Any) -> str:
     read = tokenizer.decode(example.tokens.prompt, skip_special_tokens=False)
     trained = tokenizer.decode(example.tokens.completion, skip_special_tokens=False)
     return f"{read}⟦{trained}⟧"
-
-
-def save(checkpoints: Checkpoints, step: int, policy: Policy, tokenizer: Any, optimizer: Any, world: World) -> None:
-    """A checkpoint that a killed run goes on from."""
-    full = weights(policy)
-    state = trained_state(policy, optimizer)
-    if world.first:
-        state["random"] = random_state()
-        checkpoints.save(step, lambda at: write_model(policy, tokenizer, at, "float32", full), state)
-    world.barrier()
 
 
 def final_dtype(wanted: str, model: str) -> str:

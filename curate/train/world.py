@@ -96,6 +96,18 @@ def join_world() -> World:
     return World(dist.get_rank(), size)
 
 
+def leave_world() -> None:
+    """Take leave of the other processes, once all are done."""
+    import sys
+
+    if "torch" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def shard(policy: Policy, world: World, compute: ModelConfig) -> None:
     """Shard weights, gradients and optimizer over the ranks (FSDP2), layer by layer."""
     if world.size == 1 or not compute.fsdp:

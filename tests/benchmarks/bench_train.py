@@ -1,18 +1,22 @@
 """Training beside TRL, in one run: the same model, sequences, dtype and threads, each contender in an own process.
 
-    python tests/benchmarks/bench_train.py MODEL_DIR sft            tokens/s on ragged lengths, TRL grouping by length
-    python tests/benchmarks/bench_train.py MODEL_DIR loss           one GRPO update without rollouts: seconds and memory
-    python tests/benchmarks/bench_train.py MODEL_DIR grpo           a whole GRPO step, rollouts included
+    python tests/benchmarks/bench_train.py MODEL_DIR sft     tokens/s on ragged lengths
+    python tests/benchmarks/bench_train.py MODEL_DIR loss    one GRPO update without rollouts: seconds and memory
+    python tests/benchmarks/bench_train.py MODEL_DIR grpo    a whole GRPO step, rollouts included
 
-Needs `pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best round
-of each counts. All rewards differ, so that we leave out no completion. Memory is the peak of the process during the
-update, less what it held before the model was loaded, less weights, gradients and two moments in fp32 (16 bytes a
-parameter).
+Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`, with the rows a
+micro-batch after a colon (`trl:8`; default: the whole batch), and for sft `trl-packing`. Needs
+`pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each counts, the first step of each
+process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's gradient checkpointing, on by default,
+is off unless `--checkpointing` switches it on for both. All rewards differ, so that we leave out no completion. Memory
+is the peak of the process during an update, less what it holds with the model loaded and nothing done (libraries and
+weights), less gradients and two moments in fp32 (12 bytes a parameter).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import random
@@ -53,7 +57,7 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
     lengths = [min(600, int(dice.lognormvariate(4.6, 0.7)) + 8) for _ in range(count)]
     prompts = [draw(1, n // 3, n // 3, i)[0] for i, n in enumerate(lengths)]
     completions = [draw(1, n - n // 3, n - n // 3, 10_000 + i)[0] for i, n in enumerate(lengths)]
-    if contender == "trl":
+    if contender.startswith("trl"):
         from datasets import Dataset
         from trl import SFTConfig, SFTTrainer
 
@@ -61,20 +65,18 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
             {"input_ids": p + c, "completion_mask": [0] * len(p) + [1] * len(c)}
             for p, c in zip(prompts, completions, strict=True)
         ]
+        packing = contender.startswith("trl-packing")
+        micro = rows_of(contender, args.batch)
+        # Packed rows hold 608 tokens, about four examples each: as many tokens a step as the others have.
         options = SFTConfig(
-            output_dir=tempfile.mkdtemp(),
-            per_device_train_batch_size=args.batch,
+            **trl_options(args),
+            per_device_train_batch_size=1 if packing else micro,
+            gradient_accumulation_steps=args.batch // 4 if packing else args.batch // micro,
             num_train_epochs=1,
-            train_sampling_strategy="group_by_length",
+            train_sampling_strategy="random" if packing else "group_by_length",
+            packing=packing,
             completion_only_loss=True,
-            max_length=None,
-            bf16=args.bf16,
-            use_cpu=True,
-            save_strategy="no",
-            report_to=[],
-            logging_steps=1000,
-            dataloader_pin_memory=False,
-            gradient_checkpointing=False,
+            max_length=608 if packing else None,
         )
         trainer = SFTTrainer(model=trl_model(args.model), args=options, train_dataset=Dataset.from_list(rows))
         started = time.perf_counter()
@@ -101,29 +103,33 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
     """One group of `samples` completions of `completion` tokens of one prompt: forward, backward, AdamW."""
     import torch
 
-    before = status("VmRSS")
     prompt = draw(1, args.prompt, args.prompt, 0)[0]
     completions = draw(args.samples, args.completion, args.completion, 1)
     advantages = [(-1.0) ** i for i in range(args.samples)]
-    if contender == "trl":
-        trainer = trl_trainer(args, [PROMPT], lambda completions, **_: [0.0] * len(completions))
-        trainer.current_gradient_accumulation_steps = 1  # what its own loop would have set
+    if contender.startswith("trl"):
+        micro = rows_of(contender, args.samples)
+        trainer = trl_trainer(args, [PROMPT], lambda completions, **_: [0.0] * len(completions), args.samples)
+        trainer.current_gradient_accumulation_steps = args.samples // micro  # what its own loop would have set
         model = trainer.model
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-        inputs = {
-            "prompt_ids": torch.tensor([prompt] * args.samples),
-            "prompt_mask": torch.ones(args.samples, args.prompt, dtype=torch.long),
-            "completion_ids": torch.tensor(completions),
-            "completion_mask": torch.ones(args.samples, args.completion, dtype=torch.long),
-            "advantages": torch.tensor(advantages),
-            "num_items_in_batch": torch.tensor(args.samples * args.completion),
-        }
+        parts = [
+            {
+                "prompt_ids": torch.tensor([prompt] * micro),
+                "prompt_mask": torch.ones(micro, args.prompt, dtype=torch.long),
+                "completion_ids": torch.tensor(completions[at : at + micro]),
+                "completion_mask": torch.ones(micro, args.completion, dtype=torch.long),
+                "advantages": torch.tensor(advantages[at : at + micro]),
+                "num_items_in_batch": torch.tensor(args.samples * args.completion),
+            }
+            for at in range(0, args.samples, micro)
+        ]
 
         def update() -> None:
             model.train()
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                value = trainer.compute_loss(model, inputs)
-            value.backward()
+            for inputs in parts:
+                with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                    value = trainer.compute_loss(model, inputs)
+                value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -144,15 +150,16 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
             grpo_step(policy, rows, config, World(), 1)
             optimizer_step(policy, optimizer, 1e-6, 1.0)
 
+    ctypes.CDLL(None).malloc_trim(0)
+    fixed = status("VmRSS") + 12 * sum(p.numel() for p in model.parameters()) / 2**30
     update()
-    fixed = 16 * sum(p.numel() for p in model.parameters()) / 2**30
     seconds = []
     reset_peak()
     for _ in range(args.steps):
         started = time.perf_counter()
         update()
         seconds.append(time.perf_counter() - started)
-    return {"seconds": min(seconds), "memory_above_state_gib": status("VmHWM") - before - fixed, "state_gib": fixed}
+    return {"seconds": min(seconds), "memory_above_state_gib": status("VmHWM") - fixed, "state_gib": fixed}
 
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
@@ -163,12 +170,13 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
     def reward(texts: list[str]) -> list[float]:
         return [random.Random(text).random() for text in texts]
 
-    if contender == "trl":
-        trainer = trl_trainer(args, prompts, lambda completions, **_: reward(completions))
-        started = time.perf_counter()
+    if contender.startswith("trl"):
+        micro = rows_of(contender, args.problems * args.samples)
+        trainer = trl_trainer(args, prompts, lambda completions, **_: reward(completions), micro)
+        times = step_times(trainer)
         trainer.train()
-        seconds = (time.perf_counter() - started) / args.steps
-        return {"seconds_a_step": seconds}
+        lengths = [h["completions/mean_length"] for h in trainer.state.log_history if "completions/mean_length" in h]
+        return {"seconds_a_step": min(times[1:]), "tokens_a_completion": sum(lengths) / len(lengths)}
     from curate.engines import EngineConfig, open_engine
     from curate.records import Problem, Verdict
     from curate.train.config import GRPOConfig
@@ -191,16 +199,22 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
             "samples": args.samples,
             "rewards": {"tests.benchmarks.bench_train:spread": 1.0},
             "sampling": {"max_tokens": args.completion},
-            "compute": {"precision": "bf16" if args.bf16 else "fp32", "device": "cpu"},
+            "compute": our_compute(args),
             "checkpoint": {"every": 0, "dtype": dtype},
         }
     )
     problems = [Problem(question=p, reference="1", verifier="exact", problem_id=f"{i}") for i, p in enumerate(prompts)]
-    seconds: list[float] = []
+    seen: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        train_grpo(config, Warehouse(folder), engine, Right(), problems, lambda s, t, m: seconds.append(m["seconds"]))
+        train_grpo(config, Warehouse(folder), engine, Right(), problems, lambda s, t, m: seen.append(m))
     engine.close()
-    return {"seconds_a_step": sum(seconds) / len(seconds)}
+    best = min(seen[1:], key=lambda m: m["seconds"])
+    return {
+        "seconds_a_step": best["seconds"],
+        "seconds_rollout": best["seconds_rollout"],
+        "seconds_train": best["seconds_train"],
+        "tokens_a_completion": sum(m["mean_length"] for m in seen) / len(seen),
+    }
 
 
 def spread(frame: Any) -> Any:
@@ -210,12 +224,39 @@ def spread(frame: Any) -> Any:
     return pl.Series([random.Random(text).random() for text in frame["completion"]])
 
 
+def rows_of(contender: str, default: int) -> int:
+    """Rows a micro-batch: the number after the colon of a contender's name."""
+    return int(contender.partition(":")[2] or default)
+
+
+def our_compute(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "precision": "bf16" if args.bf16 else "fp32",
+        "device": "cpu",
+        "micro_batch_tokens": args.micro,
+        "gradient_checkpointing": args.checkpointing,
+    }
+
+
 def our_policy(args: argparse.Namespace) -> Any:
     from curate.train.config import ModelConfig
     from curate.train.model import load_policy
 
-    compute = ModelConfig(precision="bf16" if args.bf16 else "fp32", device="cpu", micro_batch_tokens=args.micro)
-    return load_policy(args.model, compute)[0]
+    return load_policy(args.model, ModelConfig.model_validate(our_compute(args)))[0]
+
+
+def trl_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "bf16": args.bf16,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "logging_steps": 1,
+        "dataloader_pin_memory": False,
+        "gradient_checkpointing": args.checkpointing,
+    }
 
 
 def trl_model(path: Path) -> Any:
@@ -225,26 +266,22 @@ def trl_model(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
 
-def trl_trainer(args: argparse.Namespace, prompts: list[str], reward: Callable[..., list[float]]) -> Any:
+def trl_trainer(args: argparse.Namespace, prompts: list[str], reward: Callable[..., list[float]], micro: int) -> Any:
+    """`micro` completions a micro-batch, all of a step's sampled at once."""
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
+    whole = max(micro, args.problems * args.samples) if len(prompts) > 1 else micro
     options = GRPOConfig(
-        output_dir=tempfile.mkdtemp(),
-        per_device_train_batch_size=args.problems * args.samples,
+        **trl_options(args),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=whole // micro,
         num_generations=args.samples,
         max_completion_length=args.completion,
         max_steps=args.steps,
-        learning_rate=1e-6,
+        learning_rate=3e-6,
         beta=0.0,
-        bf16=args.bf16,
-        use_cpu=True,
-        save_strategy="no",
-        report_to=[],
-        logging_steps=1000,
-        dataloader_pin_memory=False,
-        gradient_checkpointing=False,
     )
     return GRPOTrainer(
         model=trl_model(args.model),
@@ -253,6 +290,23 @@ def trl_trainer(args: argparse.Namespace, prompts: list[str], reward: Callable[.
         train_dataset=Dataset.from_list([{"prompt": p} for p in prompts]),
         processing_class=AutoTokenizer.from_pretrained(args.model),
     )
+
+
+def step_times(trainer: Any) -> list[float]:
+    """A list that grows by the seconds of each step while the trainer runs."""
+    from transformers import TrainerCallback
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(time.perf_counter() - self.began)
+
+    trainer.add_callback(Clock())
+    return times
 
 
 # --- running them in turn
@@ -272,12 +326,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=20)
     parser.add_argument("--completion", type=int, default=64)
-    parser.add_argument("--micro", type=int, default=2048, help="compute.micro_batch_tokens of ours")
+    parser.add_argument("--micro", type=int, default=1280, help="compute.micro_batch_tokens of ours")
     parser.add_argument("--fp32", dest="bf16", action="store_false")
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in all contenders")
     parser.add_argument("--child", default="")
     args = parser.parse_args()
     if args.child:
-        print("RESULT " + json.dumps(WORK[args.what](args.child, args)))
+        print("\nRESULT " + json.dumps(WORK[args.what](args.child, args)), flush=True)
         return
     names = (
         args.contenders.split(",")
@@ -295,11 +350,12 @@ def main() -> None:
                 print(f"{name}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
                 continue
             results[name].append(json.loads(line.removeprefix("RESULT ")))
+            print(f"  {name}: {line.removeprefix('RESULT ')}", flush=True)
     for name, found in results.items():
         for key in found[0] if found else ():
             values = sorted(r[key] for r in found)
             best = values[-1 if "per_second" in key else 0]
-            print(f"{name:14}{key:26} best {best:9.3f}   all {[round(v, 3) for v in values]}")
+            print(f"{name:14}{key:26} best {best:9.3f}   all {[round(v, 3) for v in values]}", flush=True)
 
 
 if __name__ == "__main__":
