@@ -179,9 +179,9 @@ def _check(stage: Stage, where: str) -> None:
 
         validate(SFTConfig, config, where)
     elif stage.do == "distill":
-        from curate.train.config import DistillConfig
+        from curate.train.jobs import check_distill
 
-        validate(DistillConfig, config, where)
+        check_distill(config, where)
     elif stage.do == "grpo":
         from curate.train.jobs import check_grpo
 
