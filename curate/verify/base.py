@@ -36,8 +36,9 @@ class Verifier:
     runs_in = "worker"
     # False where the same answer may be judged differently twice.
     cacheable = True
-    # Modules the worker imports before the clock of the first item starts.
-    imports: tuple[str, ...] = ()
+
+    def load(self) -> None:
+        """Import what `check` needs. In a worker this is done before the clock of the first item starts."""
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Found:
         """The final answer of a completion; `Found.answer` is None where there is none."""

@@ -28,7 +28,7 @@ class ChoiceVerifier(Verifier):
     """Which of the choices was named."""
 
     name = "choice"
-    version = "1"
+    version = "2"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Found:
         return find_answer(completion, delimiters)

@@ -6,16 +6,16 @@ The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is no tu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from curate.verify.notation import Node, Unreadable
+from curate.verify.atoms import Node
 from curate.verify.numbers import RELATIVE, Number, close, equal
-from curate.verify.value import NoValue, TooLarge, Undefined, agree, context, exact, identical, number, symbols
-
-Piece = tuple[Node | None, bool, Node | None, bool]  # low (None: minus infinity), low is open, high, high is open
+from curate.verify.regions import region
+from curate.verify.text import same_words
+from curate.verify.value import NoValue, Undefined, agree, context, exact, identical, number, symbols
 
 _COLLECTIONS = ("list", "either", "both")
 
@@ -25,17 +25,22 @@ def same(gold: Node, answer: Node) -> bool | None:
     gold, answer = spread(gold), spread(answer)
     if answer[0] == "rel" and answer[1] == "~" and gold[0] != "rel":
         return _about(gold, answer)
-    if gold[0] == "text" or answer[0] == "text":
-        return None if gold[0] != answer[0] else gold[1].casefold() == answer[1].casefold()
+    if gold[0] == "text" or answer[0] == "text":  # words answer no formula
+        return gold[0] == answer[0] and same_words(gold[1], answer[1])
+    if "cong" in (gold[0], answer[0]) and "rel" in (gold[0], answer[0]):
+        return same_residue(gold, answer)
     if regional(gold) or regional(answer):
         return same_region(gold, answer)
     if gold[0] in _COLLECTIONS or answer[0] in _COLLECTIONS:
         return same_collection(gold, answer)
     if gold[0] == "rel" or answer[0] == "rel":
         return same_relation(gold, answer)
+    gold, answer = scaled_matrix(gold), scaled_matrix(answer)
     containers = ("set", "tuple", "bracket", "matrix", "ratio", "interval")
     if gold[0] in containers or answer[0] in containers:
         return same_container(gold, answer)
+    if "cong" in (gold[0], answer[0]) or gold[0] == answer[0] == "mod":
+        return same_residue(gold, answer)
     if "base" in (gold[0], answer[0]):
         return same_base(gold, answer)
     return same_value(gold, answer)
@@ -60,7 +65,7 @@ def spread(node: Node) -> Node:
         if right[0] in _COLLECTIONS:
             return (right[0], *(("rel", "=", node[2], part) for part in right[1:]))
     if has_sign(node) and node[0] not in _COLLECTIONS:
-        return ("list", chosen(node, True), chosen(node, False))
+        return ("either", chosen(node, True), chosen(node, False))
     if node[0] in _COLLECTIONS:
         parts: list[Node] = []
         for part in node[1:]:
@@ -179,6 +184,30 @@ def same_base(gold: Node, answer: Node) -> bool | None:
     return other[0] == "num" and other[1].decimals is None and str(other[1].value) == with_base[1]
 
 
+def same_residue(gold: Node, answer: Node) -> bool | None:
+    """a = 2 (mod 5): the same residue class, or its least member; the same modulus."""
+    (who, value, modulus), (other, given, second) = residue(gold), residue(answer)
+    if who is not None and other is not None and who != other:
+        return False
+    m = exact(modulus or second or ("num", Number(Fraction(0))))
+    if m is None or m <= 0 or m.denominator != 1 or (modulus and second and exact(modulus) != exact(second)):
+        return None if m is None else False
+    a, b = exact(value), exact(given)
+    if a is None or b is None or a.denominator != 1 or b.denominator != 1:
+        return None if a is None or b is None else False
+    plain = [v for v, known in ((a, modulus), (b, second)) if known is None]
+    return (a - b) % m == 0 and all(0 <= v < m for v in plain)
+
+
+def residue(node: Node) -> tuple[Node | None, Node, Node | None]:
+    """The left side, the value and the modulus, as far as they are given."""
+    if node[0] == "cong":
+        return node[1], node[2], node[3]
+    if node[0] == "mod":
+        return None, node[1], node[2]
+    return (node[2], node[3], None) if node[0] == "rel" and node[1] == "=" else (None, node, None)
+
+
 def _base(name: str) -> str:
     return {"two": "2", "eight": "8", "ten": "10"}.get(name, name)
 
@@ -203,10 +232,15 @@ def same_collection(gold: Node, answer: Node) -> bool | None:
 
 
 def values(node: Node) -> list[Node]:
-    """The values of a collection, each once; x = 1 counts as 1 where all of them are about the same symbol."""
+    """The values of a collection; x = 1 counts as 1 where all of them are about the same symbol.
+
+    Members of a set, alternatives and solutions of one unknown count once; what a bare list repeats is meant twice.
+    """
     parts = list(node[1:]) if node[0] in ("set", "bracket", *_COLLECTIONS) else [node]
     if all(assigned(part) for part in parts) and len({part[2] for part in parts}) == 1:
         parts = [part[3] for part in parts]
+    elif node[0] not in ("set", "either"):
+        return parts
     kept: list[Node] = []
     for part in parts:
         if not any(same(part, other) for other in kept):
@@ -248,7 +282,7 @@ def same_container(gold: Node, answer: Node) -> bool | None:
     if kinds in (("tuple", "tuple"), ("bracket", "bracket")):
         return each(gold[1:], answer[1:])
     if kinds == ("ratio", "ratio"):
-        return each(gold[1:], answer[1:])
+        return same_ratio(gold, answer)
     if "ratio" in kinds:
         ratio, other = (gold, answer) if gold[0] == "ratio" else (answer, gold)
         return len(ratio) == 3 and same(other, ("div", ratio[1], ratio[2]))
@@ -258,6 +292,35 @@ def same_container(gold: Node, answer: Node) -> bool | None:
             return False
         return each([cell for row in first for cell in row], [cell for row in second for cell in row])
     return False
+
+
+def same_ratio(gold: Node, answer: Node) -> bool | None:
+    """6:8 is 3:4, term by term; what may be times of day (7:15) is compared as it is written."""
+    if len(gold) != len(answer):
+        return False
+    if len(gold) == 3 and (_clock(gold) or _clock(answer)):
+        return each(gold[1:], answer[1:])
+    first, second = ("div", gold[1], answer[1]), [("div", g, a) for g, a in zip(gold[2:], answer[2:], strict=True)]
+    try:
+        return each([first] * len(second), second)
+    except NoValue:
+        return each(gold[1:], answer[1:])
+
+
+def _clock(ratio: Node) -> bool:
+    hours, minutes = exact(ratio[1]), exact(ratio[2])
+    return hours is not None and minutes is not None and 0 <= hours < 24 and 10 <= minutes < 60
+
+
+def scaled_matrix(node: Node) -> Node:
+    """A number times a matrix, or a matrix by a number, as one matrix."""
+    if node[0] == "neg" and node[1][0] == "matrix":
+        return ("matrix", *(tuple(("neg", cell) for cell in row) for row in node[1][1:]))
+    if node[0] not in ("mul", "div") or (node[1][0] == "matrix") == (node[2][0] == "matrix"):
+        return node
+    if node[2][0] == "matrix":
+        return node if node[0] == "div" else ("matrix", *(tuple(("mul", node[1], c) for c in r) for r in node[2][1:]))
+    return ("matrix", *(tuple((node[0], cell, node[2]) for cell in row) for row in node[1][1:]))
 
 
 def grid(node: Node) -> list[Sequence[Node]] | None:
@@ -337,6 +400,9 @@ def regional(node: Node) -> bool:
 
 
 def same_region(gold: Node, answer: Node) -> bool | None:
+    about, whose = symbols(gold) - {""}, symbols(answer) - {""}
+    if about and whose and about != whose and "" not in symbols(gold) | symbols(answer):
+        return False  # k < 0 says nothing about x
     try:
         first, second = region(gold), region(answer)
     except Undefined:
@@ -374,121 +440,3 @@ def _same_inequality(gold: Node, answer: Node) -> bool | None:
         return False
     expected = gold[1] if signs[0] > 0 else flip[gold[1]]
     return bool(answer[1] == expected)
-
-
-def region(node: Node) -> list[Piece] | None:
-    """Sorted, merged pieces of the line; None where it is no region of numbers."""
-    kind = node[0]
-    if kind == "reals":
-        return [(None, True, None, True)]
-    if kind == "interval":
-        return tidy([_piece(node[3], node[1] == "(", node[4], node[2] == ")")])
-    if kind in ("tuple", "bracket") and len(node) == 3:
-        return tidy([_piece(node[1], kind == "tuple", node[2], kind == "tuple")])
-    if kind == "set":
-        return tidy([_piece(part, False, part, False) for part in node[1:]])
-    if kind in ("union", "either", "list"):
-        parts = [region(part) for part in node[1:]]
-        return None if any(part is None for part in parts) else tidy([piece for part in parts for piece in part or []])
-    if kind in ("cap", "both", "minus"):
-        pieces = region(node[1])
-        for part in node[2:]:
-            other = region(part)
-            if pieces is None or other is None:
-                return None
-            pieces = meet(pieces, rest(other) if kind == "minus" else other)
-        return pieces
-    if kind == "rel":
-        return _region_of_relation(node)
-    return (
-        [_piece(node, False, node, False)]
-        if not symbols(node) and kind in ("num", "neg", "div", "call", "const")
-        else None
-    )
-
-
-def _region_of_relation(node: Node) -> list[Piece] | None:
-    _, operator, left, right = node
-    if operator == "in":
-        return region(right) if left[0] == "sym" else None
-    if left[0] != "sym" and right[0] == "sym":
-        left, right = right, left
-        operator = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(operator, operator)
-    if left[0] != "sym" or symbols(right):
-        return None
-    if operator == "=":
-        return [_piece(right, False, right, False)]
-    if operator == "!=":
-        return rest([_piece(right, False, right, False)])
-    opened = operator in ("<", ">")
-    if operator in ("<", "<="):
-        return [_piece(None, True, right, opened)]
-    return [_piece(right, opened, None, True)]
-
-
-def _piece(low: Node | None, low_open: bool, high: Node | None, high_open: bool) -> Piece:
-    low = None if low == ("neg", ("const", "inf")) else low
-    high = None if high == ("const", "inf") else high
-    for end in (low, high):
-        if end is not None:
-            _size(end)
-    return (low, True if low is None else low_open, high, True if high is None else high_open)
-
-
-def _size(node: Node) -> Any:
-    value = number(node, {})
-    if context().im(value):
-        raise Undefined("a complex end of an interval")
-    return context().re(value)
-
-
-def _low(piece: Piece) -> Any:
-    return -context().inf if piece[0] is None else _size(piece[0])
-
-
-def _high(piece: Piece) -> Any:
-    return context().inf if piece[2] is None else _size(piece[2])
-
-
-def tidy(pieces: list[Piece]) -> list[Piece]:
-    """Sorted by their lower ends; touching pieces become one, empty ones vanish."""
-    kept: list[Piece] = []
-    alive = [p for p in pieces if _low(p) < _high(p) or (_low(p) == _high(p) and not p[1] and not p[3])]
-    for piece in sorted(alive, key=lambda p: (_low(p), p[1])):
-        if kept:
-            last = kept[-1]
-            touch = _low(piece) < _high(last) or (_low(piece) == _high(last) and not (piece[1] and last[3]))
-            if touch:
-                further = _high(piece) > _high(last) or (_high(piece) == _high(last) and not piece[3])
-                kept[-1] = (last[0], last[1], piece[2], piece[3]) if further else last
-                continue
-        kept.append(piece)
-    return kept
-
-
-def meet(first: list[Piece], second: list[Piece]) -> list[Piece]:
-    """What both contain."""
-    found: list[Piece] = []
-    for a in first:
-        for b in second:
-            low = max((a, b), key=lambda p: (_low(p), p[1]))
-            high = min((a, b), key=lambda p: (_high(p), not p[3]))
-            found.append((low[0], low[1], high[2], high[3]))
-    return tidy(found)
-
-
-def rest(pieces: list[Piece]) -> list[Piece]:
-    """The line without these pieces."""
-    found: list[Piece] = [(None, True, None, True)]
-    for low, low_open, high, high_open in pieces:
-        outside: list[Piece] = []
-        if low is not None:
-            outside.append((None, True, low, not low_open))
-        if high is not None:
-            outside.append((high, not high_open, None, True))
-        found = meet(found, outside)
-    return found
-
-
-Relation = Callable[[Any, Any], bool]
-__all__ = ["TooLarge", "Unreadable", "same"]

@@ -60,7 +60,12 @@ _VERB = re.compile(
 ANNOUNCE = re.compile(
     r"(?P<phrase>"
     + "|".join(f"(?:{pattern})" for pattern in _WORDS.values())
-    + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:[:：=]|[-–—](?=[ \t])|है)?[ \t]*[*_]{0,3}[:：]?[ \t]*)",
+    + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:】[ \t]*[:：]?|[:：=]|[-–—](?=[ \t])|है)?[ \t]*[*_]{0,3}[:：]?[ \t]*)",
+    re.I,
+)
+# "So 7 is the answer.": said the other way round, in the last sentence.
+_BACKWARDS = re.compile(
+    r"(?:^|[.!?\n]\s+)(?:(?:so|hence|thus|therefore)\b,?\s+)?([^!?\n]{1,80}?)\s+is\s+(?:the|our|my)\s+(?:(?:final|correct|right)\s+)*answer[ .!*]*$",
     re.I,
 )
 _GSM = re.compile(r"^####[ \t]*(\S.*)$", re.M)  # GSM8K's own marker
@@ -188,13 +193,14 @@ def announced(text: str) -> str | None:
             continue  # the middle of a word
         line, _, following = rest.partition("\n")
         heading = not line.strip(" \t*_#:：")
-        if not (_VERB.search(match.group("phrase")) or re.search(r"[:：=है—–-]", mark) or heading):
+        if not (_VERB.search(match.group("phrase")) or re.search(r"[】:：=है—–-]", mark) or heading):
             continue
         said = line if not heading else next((part for part in following.split("\n") if part.strip(" *_#")), "")
         said = tidy(clause(said))
         if said:
             return said
-    return None
+    backwards = _BACKWARDS.search(tail[-BARE:].rstrip())
+    return tidy(backwards.group(1).rpartition(". ")[2]) if backwards else None
 
 
 def clause(said: str) -> str:

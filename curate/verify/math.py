@@ -4,18 +4,25 @@ The reference decides what is asked for; a reference that cannot be read makes t
 are decided in the caller within bounded work; what needs SymPy is decided in a worker that may be killed.
 """
 
+# ruff: noqa: E501 (patterns: one thing, one line)
+
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
+from curate.verify.choice import letters
 from curate.verify.compare import same
+from curate.verify.fallback import asked
+from curate.verify.moments import moment, same_moment
 from curate.verify.notation import Excessive, Node, Unreadable, parse, unwrap
 from curate.verify.numbers import equal, parse_number, plain
-from curate.verify.text import normal
+from curate.verify.text import normal, same_words
+from curate.verify.units import factors, unit_named
 from curate.verify.value import NoValue, TooLarge, Undefined, number, symbols
 
 # Expressions up to this length are compared in the caller. Characters; ours.
@@ -24,6 +31,7 @@ MAX_QUICK = 300
 _NOTHING = re.compile(
     r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|见解析|略|证明略)\W*$"
 )
+_OVER_ZERO = re.compile(r"/\s*\(?0|\}\s*\{?\s*0|0\s*\^\s*\{?\s*0")
 _CHOICE = re.compile(r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$")
 _LABEL = re.compile(
     r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))"
@@ -34,14 +42,26 @@ _TRAILING_UNIT = re.compile(
     r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
 )
 _WORDS = re.compile(r"[^\W\d_]{2,}")
+# "where k is an integer" after a family of solutions says nothing new.
+_WHOLE = re.compile(
+    r"[\s,;，]*(?:\\(?:quad|qquad|;|,| ))*\s*\(?\s*(?:\\text\s*\{[\s,]*(?:where|for|with)?(?: any)?(?: all)?\s*\}|where|for|,)?\s*\$?[a-z]\s*"
+    r"(?:(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|ℤ|Z|N|\\Z)(?:\s*[\^_]\s*\{?[+*]\}?)?|(?:\\text\s*\{)?\s*(?:is an integer|为整数|是整数)\}?)\$?\s*\)?$"
+)
+
+
+def _unit_text(written: str) -> str:
+    """The words of a unit in LaTeX: `\\,\\text{ cm}^2` as "cm^2"."""
+    return re.sub(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}|\\[,;! ]|~", r"\1", written).strip(" .")
 
 
 class MathVerifier(Verifier):
     """Is this the same mathematical object as the reference?"""
 
     name = "math"
-    version = "1"
-    imports = ("math_verify",)
+    version = "2"
+
+    def load(self) -> None:
+        asked("x^2 < 4", "-2 < x < 2")  # parser and solver load and build their tables at first use
 
     def unverifiable(self, problem: Problem) -> str | None:
         reference = (problem.reference or "").strip()
@@ -82,10 +102,10 @@ def _number(reference: str) -> Any:
 def _unreadable(reference: str) -> str | None:
     """Why a reference can be no standard, or None."""
     bare = unwrap(reference)
+    if _NOTHING.match(normal(bare)) and not re.fullmatch(r"\\\{\s*\\\}|∅", bare):
+        return "the reference is no answer" if bare else "no reference answer"
     if re.fullmatch(r"\\\{\s*\\\}|∅", bare):
         return None
-    if not bare or _NOTHING.match(bare):
-        return "no reference answer" if not bare else "the reference is no answer"
     if len(reference) > MAX_ANSWER:
         return f"the reference is longer than {MAX_ANSWER} characters"
     depth = 0
@@ -93,19 +113,30 @@ def _unreadable(reference: str) -> str | None:
         depth += (sign == "{") - (sign == "}")
         if depth < 0:
             break
-    return "the braces of the reference do not match" if depth else None
+    if depth:
+        return "the braces of the reference do not match"
+    if _OVER_ZERO.search(bare):
+        try:
+            tree = parse(bare)
+            number(tree, dict.fromkeys(symbols(tree), 1))
+        except NoValue as error:
+            return f"the reference has no value: {error}"
+        except ValueError:
+            return None
+    return None
 
 
 @lru_cache(maxsize=8192)
 def read(text: str) -> tuple[Node | None, str]:
     """The tree of an answer (None where it is unreadable) and the unit written after it. Raises `Excessive`."""
-    bare = unwrap(text)
+    bare = _WHOLE.sub("", unwrap(text))
     if (known := _REGIONS.get(normal(bare))) is not None:
         return known, ""
     unit = _TRAILING_UNIT.search(bare)
-    if unit and unit.start() and not bare[: unit.start()].rstrip().endswith((",", ";")):
+    named = unit_named(_unit_text(unit.group())) if unit else None
+    if unit and named is not None and unit.start() and not bare[: unit.start()].rstrip().endswith((",", ";")):
         try:
-            return parse(bare[: unit.start()]), normal(unit.group())
+            return parse(bare[: unit.start()]), named
         except Unreadable:
             pass
     try:
@@ -121,15 +152,17 @@ def read(text: str) -> tuple[Node | None, str]:
 def compared(reference: str, answer: str) -> Judgement | None:
     """A judgement from trees and words; None where `math-verify` has to be asked."""
     letter = _CHOICE.match(reference)
-    if letter and (given := _CHOICE.match(answer) or _LABEL.match(answer)):
-        return CORRECT if letter.group(1) in given.groups() else WRONG
-    label = _LABEL.match(answer)
-    if label and label.end() < len(answer):
-        answer = answer[label.end() :]
-    label = _LABEL.match(reference)
-    if label and label.end() < len(reference):
-        reference = reference[label.end() :]
-    if normal(reference) == normal(answer) or alike(reference, answer):
+    if letter and (named := letters(answer, [])):
+        return CORRECT if named == {letter.group(1)} else Judgement("wrong", f"names {', '.join(sorted(named))}")
+    answer, reference = _unlabelled(answer), _unlabelled(reference)
+    day = moment(reference)
+    if day is not None:
+        given_day = moment(answer)
+        if given_day is not None:
+            return CORRECT if same_moment(day, given_day) else Judgement("wrong", "another date or time")
+        if day.month:
+            return Judgement("wrong", "no date")
+    if same_words(reference, answer) or alike(reference, answer):
         return CORRECT
     try:
         gold, unit = read(reference)
@@ -147,7 +180,7 @@ def compared(reference: str, answer: str) -> Judgement | None:
         return None
     if given_tree is None:
         return Judgement("wrong", "another text") if worded(answer, given_tree) else None
-    if unit and given_unit and unit != given_unit and not _same_unit(unit, given_unit):
+    if factors(unit, given_unit) not in _ONE:
         return Judgement("wrong", f"unit {given_unit} instead of {unit}")
     try:
         verdict = same(gold, given_tree)
@@ -166,6 +199,12 @@ def compared(reference: str, answer: str) -> Judgement | None:
     if verdict is None:
         return None
     return CORRECT if verdict else WRONG
+
+
+def _unlabelled(text: str) -> str:
+    """Without the letter of a choice in front of its value."""
+    label = _LABEL.match(text)
+    return text[label.end() :] if label and label.end() < len(text) else text
 
 
 _NAMED = re.compile(r"^[a-zA-Z](?:_\w|\([a-z]\))? ?= ?")
@@ -191,6 +230,7 @@ def squeezed(text: str) -> str:
 
 
 _SPACES = re.compile(r"(?<=[^\w\s]) | (?=[^\w\s])")
+_ONE = ((Fraction(1), Fraction(1)),)
 _REGIONS: dict[str, Node] = {
     **dict.fromkeys(
         ("all real numbers", "all reals", "any real number", "全体实数", "所有实数", "一切实数", "任意实数"), ("reals",)
@@ -226,11 +266,6 @@ def _has_value(gold: Node) -> bool:
     return True
 
 
-def _same_unit(first: str, second: str) -> bool:
-    a, b = parse_number(f"1 {first}"), parse_number(f"1 {second}")
-    return a is not None and b is not None and equal(a, b)[0]
-
-
 _COMMA_DECIMAL = re.compile(r"^[+-]?\d+,\d+$")
 _COMMA_LIST = re.compile(r"^\d{1,3}(?:,\d{3})+$")
 
@@ -248,60 +283,3 @@ def _other_readings(reference: str, gold: Node, answer: str, tree: Node) -> list
             parts = ("list", *(("num", parse_number(part)) for part in bare.split(",")))
             readings.append((other, parts) if not swap else (parts, other))
     return readings
-
-
-# -- math-verify
-
-
-def asked(reference: str, answer: str) -> Judgement:
-    """The verdict of `math-verify`, fed with bare answers and guarded against what it is known to get wrong."""
-    from math_verify import verify
-
-    gold = _sympy(reference)
-    if not gold:
-        return Judgement("unverifiable", "the reference cannot be parsed")
-    given = _sympy(answer)
-    if not given:
-        return Judgement("wrong", "the answer cannot be parsed")
-    if _kind(gold) != _kind(given):
-        return Judgement("wrong", f"a {_kind(given)} instead of a {_kind(gold)}")
-    if verify(gold, given, timeout_seconds=None) or (
-        _kind(gold) == "relation" and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
-    ):
-        return Judgement("correct", "math-verify")
-    return Judgement("wrong", "math-verify")
-
-
-def _same_solutions(gold: Any, given: Any) -> bool:
-    """Whether inequalities in one symbol have the same solutions: x^2 < 4 and -2 < x < 2."""
-    from math_verify.grader import is_relation
-    from sympy import And, Set
-
-    solutions = []
-    for one in (gold, given):
-        if is_relation(one) and len(one.free_symbols) == 1:
-            solutions.append(And(*(one.args if not one.is_Relational else (one,))).as_set())
-        elif isinstance(one, Set):
-            solutions.append(one)
-    return len(solutions) == 2 and bool(solutions[0] == solutions[1])
-
-
-def _sympy(text: str) -> list[Any]:
-    """SymPy objects of a bare answer; never a number out of the prose around it."""
-    from math_verify import LatexExtractionConfig, parse
-
-    config = [LatexExtractionConfig(boxed_match_priority=-1)]
-    found = parse(f"${unwrap(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
-    return [one for one in found if not isinstance(one, str)]
-
-
-def _kind(found: list[Any]) -> str:
-    from math_verify.grader import is_relation
-    from sympy import FiniteSet, MatrixBase, Set, Tuple
-
-    one = found[0]
-    if is_relation(one) or (isinstance(one, Set) and not isinstance(one, FiniteSet)):
-        return "relation"
-    if isinstance(one, Tuple | MatrixBase):
-        return "tuple"
-    return "set" if isinstance(one, FiniteSet) else "value"

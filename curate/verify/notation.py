@@ -6,7 +6,8 @@ A node is a tuple whose first field says what it is:
     ("add" | "sub" | "mul" | "div" | "pow", a, b)  ("neg", a)  ("pm", sign, a | None, b)  ("call", function, *arguments)
     ("list", *items)  ("either", *items)  ("both", *items): items with commas, "or", "and" between them
     ("tuple" | "bracket" | "set", *items)  ("interval", opening, closing, a, b)  ("matrix", *rows)
-    ("rel", operator, a, b)  ("union" | "minus" | "cap", a, b)  ("ratio", *items)  ("base", digits, base)  ("reals",)
+    ("rel", operator, a, b)  ("mod", a, m)  ("cong", a | None, b, m): a = b modulo m  ("base", digits, base)
+    ("union" | "minus" | "cap", a, b)  ("ratio", *items)  ("reals",)
 
 Length and depth are bounded, so that reading takes bounded time. What is not understood raises `Unreadable`: sums,
 integrals, limits, prose. Those are left to `math-verify`.
@@ -16,17 +17,14 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Any
 
+from curate.verify.atoms import FACTORS, FIGURES, MARKS, Atoms, Node
 from curate.verify.numbers import Number, parse_number
 from curate.verify.tokens import Excessive, Unreadable, tokens, unwrap
 
 __all__ = ["Excessive", "Node", "Unreadable", "parse", "unwrap"]
 
-Node = tuple[Any, ...]
-
 MAX_LENGTH = 1000  # characters of an expression; ours
-MAX_DEPTH = 40
 
 
 def parse(text: str) -> Node:
@@ -43,28 +41,7 @@ def parse(text: str) -> Node:
     return node
 
 
-class _Parser:
-    def __init__(self, found: list[tuple[str, str]]) -> None:
-        self.tokens, self.at, self.depth = found, 0, 0
-
-    def peek(self, ahead: int = 0) -> tuple[str, str]:
-        return self.tokens[self.at + ahead] if self.at + ahead < len(self.tokens) else ("end", "")
-
-    def take(self, value: str) -> bool:
-        if self.peek()[1] == value and self.peek()[0] != "text":
-            self.at += 1
-            return True
-        return False
-
-    def need(self, value: str) -> None:
-        if not self.take(value):
-            raise Unreadable(f"expected {value!r}, found {self.peek()[1]!r}")
-
-    def deeper(self) -> None:
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise Excessive("nested too deeply")
-
+class _Parser(Atoms):
     # -- lists and relations
 
     def items(self, until: tuple[str, ...]) -> Node:
@@ -89,12 +66,17 @@ class _Parser:
     def relation(self) -> Node:
         """a = b, a < b < c (as "both"), x in S."""
         terms, operators = [self.sets()], []
-        while (self.peek()[0] == "op" and self.peek()[1] in ("=", "<", ">", "<=", ">=", "!=", "~")) or self.peek()[
-            1
-        ] == "\\in":
+        while self.follows("=", "<", ">", "<=", ">=", "!=", "~", "≡", "\\in"):
             operators.append("in" if self.peek()[1] == "\\in" else self.peek()[1])
             self.at += 1
             terms.append(self.sets())
+        modulus = self.modulus()
+        if modulus is not None:
+            if operators not in ([], ["≡"], ["="]):
+                raise Unreadable("a modulus after a relation")
+            return ("cong", terms[0] if operators else None, terms[-1], modulus)
+        if "≡" in operators:
+            raise Unreadable("a congruence without a modulus")
         if not operators:
             return terms[0]
         relations = [("rel", operator, terms[i], terms[i + 1]) for i, operator in enumerate(operators)]
@@ -105,6 +87,17 @@ class _Parser:
         if set(operators) == {"="}:  # a = b = c says what a is at last
             return ("rel", "=", terms[0], terms[-1])
         return ("both", *relations)
+
+    def modulus(self) -> Node | None:
+        """The modulus of \\pmod{m} or (mod m) after a relation, or None."""
+        if self.take("\\pmod"):
+            return self.argument()
+        if self.follows("(") and self.peek(1)[1] == "\\bmod":
+            self.at += 2
+            node = self.sum()
+            self.need(")")
+            return node
+        return None
 
     def sets(self) -> Node:
         left = self.ratio()
@@ -146,6 +139,14 @@ class _Parser:
             if kind == "op" and value in ("*", "/"):
                 self.at += 1
                 left = ("mul" if value == "*" else "div", left, self.signed())
+            elif value == "\\bmod" and kind == "cmd":
+                self.at += 1
+                left = ("mod", left, self.signed())
+            elif kind == "num" and value.isdigit() and left[0] == "sym":
+                self.at += 1  # x2 is a lost index, no product
+                left = ("sym", f"{left[1]}_{value}")
+            elif value == "(" and self.peek(1)[1] == "\\bmod":
+                return left
             elif self.starts_factor():
                 right = self.power()
                 left = self.beside(left, right)
@@ -168,23 +169,20 @@ class _Parser:
             raise Unreadable("two numbers side by side")
         return ("mul", left, right)
 
+    def bare_argument(self) -> Node:
+        """sin 2x, ln |x|: factors up to the next operator or function."""
+        node = self.signed()
+        while self.starts_factor() and self.peek()[0] != "fn" and self.peek()[1] not in ("(", "["):
+            node = self.beside(node, self.power())
+        return node
+
     def starts_factor(self) -> bool:
         kind, value = self.peek()
-        if kind in ("num", "sym", "fn"):
+        if kind in ("num", "sym", "fn") or (kind == "env" and value.startswith("\\begin")):
             return True
         if kind == "op":
             return value in ("(", "{", "[") or (value == "|" and self.bar_opens())
-        return kind == "cmd" and value in (
-            "\\frac",
-            "\\sqrt",
-            "\\pi",
-            "\\infty",
-            "\\binom",
-            "\\lfloor",
-            "\\lceil",
-            "\\|",
-            "\\imath",
-        )
+        return kind == "cmd" and (value in FACTORS or value in MARKS or value in FIGURES)
 
     def bar_opens(self) -> bool:
         return not getattr(self, "inside_bars", False)
@@ -271,198 +269,6 @@ class _Parser:
         if not re.fullmatch(r"[2-9]|[12]\d|3[0-6]|two|ten|eight", name) or node[1].value.denominator != 1:
             raise Unreadable("a number with a subscript")
         return ("base", str(node[1].value), name)
-
-    # -- atoms
-
-    def atom(self) -> Node:
-        self.deeper()
-        try:
-            kind, value = self.peek()
-            self.at += 1
-            if kind == "num":
-                number = parse_number(value)
-                if number is None and value.isdigit():
-                    return ("num", Number(Fraction(int(value))))
-                if number is None:
-                    raise Excessive("a number too large to compute")
-                return ("num", number)
-            if kind == "sym":
-                return ("const", value) if value in ("e", "i") else ("sym", value)
-            if kind == "text":
-                return ("text", value)
-            if kind == "fn":
-                return self.function(value)
-            if kind == "env" and value.startswith("\\begin"):
-                return self.matrix(value)
-            if kind == "op":
-                return self.group(value)
-            if kind == "cmd":
-                return self.command(value)
-            raise Unreadable("the expression ends early" if kind == "end" else f"unexpected {value!r}")
-        finally:
-            self.depth -= 1
-
-    def group(self, opening: str) -> Node:
-        if opening == "{":
-            node = self.items(("}",))
-            self.need("}")
-            return node
-        if opening == "|":
-            self.inside_bars = True
-            node = self.sum()
-            self.inside_bars = False
-            self.need("|")
-            return ("call", "abs", node)
-        if opening not in ("(", "["):
-            raise Unreadable(f"unexpected {opening!r}")
-        if opening == "(" and self.take(")"):
-            return ("tuple",)
-        if opening == "[" and self.take("]"):
-            return ("bracket",)
-        outside, self.inside_bars = getattr(self, "inside_bars", False), False
-        node = self.items((")", "]"))
-        self.inside_bars = outside
-        closing = self.peek()[1]
-        if closing not in (")", "]"):
-            raise Unreadable(f"expected a closing bracket, found {closing!r}")
-        self.at += 1
-        parts = node[1:] if node[0] == "list" else None
-        if (opening, closing) in (("(", "]"), ("[", ")")):
-            if parts is None or len(parts) != 2:
-                raise Unreadable("mismatched brackets")
-            return ("interval", opening, closing, *parts)
-        if parts is None:
-            return ("bracket", node) if opening == "[" and node[0] in ("bracket", "tuple") else node
-        return ("tuple" if opening == "(" else "bracket", *parts)
-
-    def argument(self) -> Node:
-        """A braced group, or the next sign, as \\frac12 has them."""
-        if self.take("{"):
-            node = self.items(("}",))
-            self.need("}")
-            return node
-        kind, value = self.peek()
-        if kind == "num" and len(value) > 1 and value.isdigit():
-            self.tokens[self.at : self.at + 1] = [("num", value[0]), ("num", value[1:])]
-        return self.atom()
-
-    def command(self, value: str) -> Node:
-        if value == "\\frac":
-            over = self.argument()
-            if over == ("sym", "d") and self.peek()[1] == "{" and self.peek(1)[1] == "d":
-                raise Unreadable("a derivative")
-            return ("div", over, self.argument())
-        if value == "\\sqrt":
-            if self.take("["):
-                degree = self.sum()
-                self.need("]")
-                return ("call", "root", self.argument(), degree)
-            return ("call", "sqrt", self.argument())
-        if value == "\\binom":
-            upper = self.argument()
-            return ("call", "binom", upper, self.argument())
-        if value in ("\\pi", "\\infty"):
-            return ("const", "pi" if value == "\\pi" else "inf")
-        if value == "\\imath":
-            return ("const", "i")
-        if value == "\\emptyset":
-            return ("set",)
-        if value == "\\RR":
-            return ("reals",)
-        if value == "\\{":
-            return self.braced_set()
-        if value in ("\\lfloor", "\\lceil"):
-            node = self.sum()
-            self.need("\\rfloor" if value == "\\lfloor" else "\\rceil")
-            return ("call", "floor" if value == "\\lfloor" else "ceil", node)
-        if value == "\\$":
-            return self.atom()
-        raise Unreadable(f"unknown command {value}")
-
-    def braced_set(self) -> Node:
-        if self.take("\\}"):
-            return ("set",)
-        self.inside_bars = True
-        node = self.items(("\\}", "|", ":"))
-        self.inside_bars = False
-        if self.take("|") or self.take(":"):  # {x | condition}
-            condition = self.items(("\\}",))
-            self.need("\\}")
-            return condition
-        if node[0] == "ratio" and len(node) == 3 and node[1][0] == "sym":
-            raise Unreadable("a set with a condition")
-        self.need("\\}")
-        return ("set", *node[1:]) if node[0] == "list" else ("set", node)
-
-    def matrix(self, begin: str) -> Node:
-        name = re.search(r"\{([a-zA-Z*]+)\}", begin)
-        if name is None or name.group(1) not in (
-            "pmatrix",
-            "bmatrix",
-            "matrix",
-            "vmatrix",
-            "Bmatrix",
-            "smallmatrix",
-            "array",
-        ):
-            raise Unreadable("an environment")
-        rows: list[list[Node]] = [[]]
-        while True:
-            kind, value = self.peek()
-            if kind == "env":
-                self.at += 1
-                break
-            if kind == "end":
-                raise Unreadable("an open matrix")
-            if kind == "row":
-                self.at += 1
-                rows.append([])
-            elif value == "&":
-                self.at += 1
-            else:
-                rows[-1].append(self.sum())
-        rows = [row for row in rows if row]
-        if not rows or len({len(row) for row in rows}) != 1:
-            raise Unreadable("a ragged matrix")
-        if name.group(1) == "vmatrix":
-            raise Unreadable("a determinant")
-        return ("matrix", *(tuple(row) for row in rows))
-
-    def function(self, name: str) -> Node:
-        name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
-        if name == "sqrt":
-            return ("call", "sqrt", self.argument() if self.peek()[1] in ("{", "(") else self.power())
-        base: Node | None = None
-        exponent: Node | None = None
-        while self.peek() in (("op", "_"), ("op", "^")):
-            if self.take("_"):
-                base = self.script()
-            elif self.take("^"):
-                exponent = self.script()
-        if self.peek()[1] == "(":
-            self.at += 1
-            argument = self.group("(")
-        elif self.peek()[1] == "{":
-            argument = self.argument()
-        else:
-            argument = self.bare_argument()
-        arguments = argument[1:] if argument[0] == "tuple" else (argument,)
-        if name == "log" and base is not None:
-            node: Node = ("call", "logb", arguments[0], base)
-        else:
-            node = ("call", name, *arguments)
-        if exponent is None:
-            return node
-        if exponent == ("neg", ("num", Number(Fraction(1)))) and name in ("sin", "cos", "tan"):
-            return ("call", "arc" + name, *arguments)
-        return ("pow", node, exponent)
-
-    def bare_argument(self) -> Node:
-        """sin 2x, ln |x|: factors up to the next operator or function."""
-        node = self.signed()
-        while self.starts_factor() and self.peek()[0] != "fn" and self.peek()[1] not in ("(", "["):
-            node = self.beside(node, self.power())
-        return node
 
 
 def _fraction(node: Node) -> Fraction | None:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+
+from curate.verify.numerals import HAN_NUMERAL, Worded, chinese, english, scaled
+from curate.verify.units import beside_number, counted, factors, measure, unit_named
 
 # Longer is no plain number. Characters; ours.
 MAX_NUMBER = 120
@@ -33,63 +36,6 @@ class Number:
     decimals: int | None = None  # digits after the point where it was written as a decimal, else None
     significant: int = 0  # significant digits of a decimal
 
-
-# name -> (dimension, factor): values in the same dimension compare after scaling.
-_UNITS: dict[str, tuple[str, Fraction]] = {}
-
-
-def _unit(dimension: str, **factors: str) -> None:
-    for factor, names in factors.items():
-        value = Fraction(factor.removeprefix("_").replace("_", "/"))
-        for name in names.split():
-            _UNITS[name] = (dimension, value)
-
-
-_unit(
-    "length",
-    _1="m meter meters metre metres 米",
-    _1_100="cm centimeter centimeters centimetre centimetres 厘米 公分",
-    _1_1000="mm millimeter millimeters millimetre millimetres 毫米",
-    _1000="km kilometer kilometers kilometre kilometres 千米 公里",
-)
-_unit("length-us", _1="in inch inches", _12="ft foot feet", _36="yd yard yards", _63360="mi mile miles")
-_unit(
-    "mass",
-    _1="g gram grams 克",
-    _1000="kg kilogram kilograms 千克 公斤",
-    _1_1000="mg milligram milligrams",
-    _1000000="t tonne tonnes 吨",
-)
-_unit("mass-us", _1="oz ounce ounces", _16="lb lbs pound pounds")
-_unit(
-    "time",
-    _1="s sec secs second seconds 秒 秒钟",
-    _60="min mins minute minutes 分钟",
-    _3600="h hr hrs hour hours 小时",
-    _86400="day days 天",
-    _604800="week weeks 周",
-)
-_unit("year", _1="year years yr yrs 年 岁", _1_12="month months 个月")
-_unit("volume", _1="L l liter liters litre litres 升", _1_1000="mL ml milliliter milliliters 毫升")
-_unit("area", _1="m^2 平方米", _1_10000="cm^2 平方厘米", _1_1000000="mm^2", _1000000="km^2 平方千米 平方公里")
-_unit("cube", _1="m^3 立方米", _1_1000000="cm^3 立方厘米", _1_1000000000="mm^3")
-_unit("speed", _1="m/s mps", _5_18="km/h kmh kph 千米/时")
-_unit("speed-us", _1="mph")
-_unit("dollar", _1="$ dollar dollars usd 美元", _1_100="¢ cent cents")
-_unit("euro", _1="€ euro euros eur 欧元")
-_unit("sterling", _1="£ gbp")
-_unit("yuan", _1="¥ 元 yuan rmb cny 人民币 圆")
-_unit("rupee", _1="₹ rs rupee rupees inr")
-_unit("won", _1="₩ won 원")
-_unit("angle", _1="° degree degrees deg 度")
-_unit("radian", _1="rad radian radians 弧度")
-_unit("celsius", _1="°c ℃")
-_unit("fahrenheit", _1="°f ℉")
-_unit("force", _1="N newton newtons", _1000="kN")
-_unit("energy", _1="J joule joules", _1000="kJ")
-_unit("power", _1="W watt watts", _1000="kW")
-_unit("voltage", _1="V volt volts")
-_unit("frequency", _1="Hz hz hertz")
 
 _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5", "⅙": "1/6",
@@ -137,15 +83,21 @@ _SLASH = re.compile(
     r"\(?(?P<s>[+-]?)\s*(?:(?P<w>\d+)(?:\s+|\s*-\s*|\s+and\s+))?(?P<a>[\d.]+)\)?\s*/\s*\(?(?P<b>[+-]?[\d.]+)\)?\Z"
 )
 _UNIT_TAIL = re.compile(
-    r"(?P<n>.*?[\d)}\]])(?P<gap>\s*)(?:\\(?:text|mathrm|mbox|textrm|rm|operatorname)\s*\{\s*(?P<t>[^{}]*)\}(?P<te>\s*\^\s*\{?\s*[23]\s*\}?)?"
-    r"|(?P<w>[^\W\d_][^\d{}\\()\[\],;=+*<>]*?(?:\^\s*\{?[23]\}?)?)|(?P<d>\^?\s*\{?\s*(?:°|\\circ|\\degree)\s*\}?\s*(?:\\?(?:text|mathrm)?\s*\{?[CF]\}?)?))\.?\s*\Z",
+    r"(?P<n>.*?[\d)}\]])(?P<gap>(?:\s|~|\\[ ,;!])*)(?:\\(?:text|mathrm|mbox|textrm|rm|operatorname)\s*\{[\s~]*(?P<t>[^{}]*)\}(?P<te>\s*\^\s*\{?\s*-?[23]\s*\}?)?"
+    r"|(?P<w>[^\W\d_](?:[^\d{}\\()\[\],;=+*<>^]|\^\s*\{?-?[23]\}?)*)|(?P<d>\^?\s*\{?\s*(?:°|\\circ|\\degree)\s*\}?\s*(?:\\?(?:text|mathrm)?\s*\{?[CF]\}?)?))\.?\s*\Z",
     re.S,
 )
 _CURRENCY = re.compile(
-    r"(?P<s>[+-]?)\s*(?P<c>\\\$|\$|€|£|¥|₹|₩|\\pounds|\\euro|(?:Rs|USD|US\$|EUR|GBP)\.?(?=\s*\d))\s*(?P<n>[-+.\d].*)\Z",
+    r"(?P<s>[+-]?)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩|\\pounds|\\euro|(?:Rs|USD|US\$|EUR|GBP)\.?(?=\s*\d))\s*(?P<n>[-+.\d].*)\Z",
     re.S,
 )
+_CURRENCY_TAIL = re.compile(r"(?P<n>.*\d)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩)\Z", re.S)
 _NAMES = {"\\$": "$", "us$": "$", "\\pounds": "£", "\\euro": "€"}
+_ABOUT = re.compile(
+    r"(?:\\approx|\\simeq|\\sim|≈|≃|~|about|approximately|approx\.|roughly|around|大约|大約|约为|约|約)\s*(?=[-+.$\\\d])",
+    re.I,
+)
+_PERCENT = ("\\%", "%", " percent", " per cent", "\\text{percent}", "\\text{ percent}", "percent")
 
 
 def parse_number(text: str) -> Number | None:
@@ -167,34 +119,56 @@ def _parse(text: str) -> Number | None:
     text = text.strip()
     while len(text) > 1 and (text[0] == text[-1] == "$" or (text[:2], text[-2:]) in (("\\(", "\\)"), ("\\[", "\\]"))):
         text = text.strip("$").strip() if text[0] == "$" else text[2:-2].strip()
-    text = _braces(text)
+    text = _ABOUT.sub("", _braces(text), count=1) if _ABOUT.match(_braces(text)) else _braces(text)
     percent = False
-    for sign in ("\\%", "%", " percent", " per cent", "\\text{percent}", "\\text{ percent}", "percent"):
+    for sign in _PERCENT:
         if text.endswith(sign):
             text, percent = text[: -len(sign)].rstrip(), True
             break
     if text.startswith("百分之"):
         text, percent = text[3:], True
-    text = text.strip("$").strip() if text.endswith("$") else text
     unit = ""
-    money = _CURRENCY.match(text)
-    if money:
+    if money := _CURRENCY.match(text) or _CURRENCY_TAIL.match(text):
         name = money["c"].lower().rstrip(".")
         unit = _NAMES.get(name, name)
-        text = money["s"] + money["n"].strip()
+        text = (money["s"] if "s" in money.groupdict() else "") + money["n"].strip()
     value = _bare(text)
     if value is None and not percent:
-        tail = _UNIT_TAIL.match(text)
-        if tail:
-            value = _bare(tail["n"].strip())
-            bare = tail["w"] or ""
-            if bare.isascii() and 0 < len(bare) <= 3 and not _known(bare, tail["gap"]):
-                return None  # 2ab, 5m, 3 x: a product; left to the parser of expressions
-            word = unit_name(tail["t"] or tail["w"] or ("°" if tail["d"] else ""), tail["te"] or "", tail["d"] or "")
-            unit = unit or word
+        read = _beside(text)
+        if read is None:
+            return None if unit else _compound(text)
+        value = read
+        unit = unit or read.unit
     if value is None:
-        return _compound(text)
+        return None
     return Number(value.value, percent, unit, value.decimals, value.significant)
+
+
+def _beside(text: str) -> Number | None:
+    """A number with a scale or a unit after it: 2 million dollars, 5 cm^2, 45°, 五个."""
+    if large := scaled(text):
+        before, times, rest = large
+        value, unit = _bare(before), unit_named(rest)
+        if value is None or unit is None:
+            return None
+        places = len(str(times)) - 1
+        decimals = None if value.decimals is None or times % 10 else value.decimals - places
+        return Number(value.value * times, unit=unit, decimals=decimals, significant=value.significant)
+    if (han := HAN_NUMERAL.match(text)) and (unit_after := counted(text[han.end() :].strip())) is not None:
+        value = _bare(han.group())
+        return None if value is None else replace(value, unit=unit_after)
+    tail = _UNIT_TAIL.match(text)
+    value = _bare(tail["n"].strip()) if tail else None
+    if tail is None or value is None:
+        return None
+    bare = tail["w"] or ""
+    if bare.isascii() and 0 < len(bare) <= 3 and not beside_number(bare, tail["gap"]):
+        return None  # 2ab, 5m, 3 x: a product; left to the parser of expressions
+    if tail["d"]:
+        letter = re.search(r"[CF]", tail["d"])
+        return replace(value, unit=f"°{letter.group().lower()}" if letter else "°")
+    unit_ = unit_named((tail["t"] or bare) + (tail["te"] or ""))
+    return None if unit_ is None else replace(value, unit=unit_)
 
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d_]+)\s*(?:,|and)?\s*")
@@ -202,53 +176,22 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d_]+)\s*(?:,|and)?\s*")
 
 def _compound(text: str) -> Number | None:
     """2 hours 30 minutes: amounts in one dimension, in the unit of the first."""
-    parts: list[tuple[Fraction, tuple[str, Fraction], str]] = []
+    parts: list[tuple[Fraction, str]] = []
     at = 0
     while match := _PART.match(text, at):
-        known = _UNITS.get(match[2])
-        if known is None or (parts and known[0] != parts[0][1][0]):
+        if measure(match[2]) is None:
             return None
-        parts.append((Fraction(match[1]), known, match[2]))
+        parts.append((Fraction(match[1]), match[2]))
         at = match.end()
     if len(parts) < 2 or at < len(text):
         return None
-    return Number(sum(amount * known[1] for amount, known, _ in parts) / parts[0][1][1], unit=parts[0][2])
-
-
-def _known(word: str, gap: str) -> bool:
-    """Whether a short word after a number is a unit: a known one, apart from it where it is one letter."""
-    if word in ("st", "nd", "rd", "th"):
-        return True
-    return (word in _UNITS or word.lower() in _UNITS) and (len(word) > 1 or bool(gap))
-
-
-def unit_name(word: str, power: str = "", degree: str = "") -> str:
-    """A unit as the table spells it."""
-    if degree:
-        letter = re.search(r"[CF]", degree)
-        return f"°{letter.group().lower()}" if letter else "°"
-    word = " ".join(word.split()).strip(". ")
-    if word in ("st", "nd", "rd", "th"):
-        return ""
-    squared = re.match(r"(?:square|sq\.?) (.+)", word) or re.match(r"(.+?) ?squared", word)
-    cubed = re.match(r"(?:cubic|cu\.?) (.+)", word) or re.match(r"(.+?) ?cubed", word)
-    digit = re.search(r"[23]", power) or re.search(r"\^\s*\{?([23])", word)
-    stem = re.sub(r"\s*\^\s*\{?[23]\}?", "", word)
-    if squared or cubed or digit:
-        name = (squared or cubed).group(1) if (squared or cubed) else stem  # type: ignore[union-attr]
-        short = {
-            "meter": "m",
-            "metre": "m",
-            "centimeter": "cm",
-            "centimetre": "cm",
-            "kilometer": "km",
-            "inche": "in",
-            "feet": "ft",
-            "foot": "ft",
-        }
-        name = short.get(name.removesuffix("s"), name)
-        return f"{name}^{'2' if squared or (digit and digit.group()[-1] == '2') else '3'}"
-    return word if word in _UNITS or word.lower() not in _UNITS else word.lower()
+    total, first = Fraction(0), parts[0][1]
+    for amount, unit in parts:
+        times = factors(first, unit)
+        if times is None:
+            return None
+        total += amount * times[1] / times[0]
+    return Number(total, unit=first)
 
 
 def _braces(text: str) -> str:
@@ -297,7 +240,7 @@ def _bare(text: str) -> Number | None:
             if abs(exponent) > MAX_EXPONENT
             else Number(Fraction(10) ** exponent * (-1 if match["s"] == "-" else 1))
         )
-    return _repeating(text) or _chinese(text) or _english(text)
+    return _repeating(text) or _worded(chinese(text) or english(text))
 
 
 def _decimal(text: str) -> Number | None:
@@ -329,7 +272,8 @@ def _repeating(text: str) -> Number | None:
         whole, written = match["i"] or "0", match["d"]
         for size in range(1, len(written) // 2 + 1):
             cycle = written[-size:]
-            times = 2 if size > 1 else 3
+            # two rounds make a cycle where nothing else was written; a single digit in a longer tail needs three
+            times = 3 if size == 1 and written.strip(cycle) else 2
             if len(written) >= size * times and written.endswith(cycle * times):
                 digits = written
                 while digits.endswith(cycle):
@@ -346,123 +290,18 @@ def _repeating(text: str) -> Number | None:
     return Number(-value if match["s"] == "-" else value)
 
 
-_HAN = {c: i for i, c in enumerate("零一二三四五六七八九")} | {"两": 2, "兩": 2, "〇": 0}
-_HAN_UNITS = {"十": 10, "百": 100, "千": 1000}
-
-
-def _chinese(text: str) -> Number | None:
-    """Chinese numerals up to 万亿: 三分之二, 负十二, 一千零五, 三点一四."""
-    if text.isascii():
-        return None
-    sign = -1 if text[0] in "负負" else 1
-    text = text.lstrip("负負")
-    if "分之" in text:
-        under, _, over = text.partition("分之")
-        whole, has, under = under.partition("又") if "又" in under else ("", "", under)
-        parts = [_han_integer(part) for part in (under, over)] + [_han_integer(whole) if has else 0]
-        if any(part is None for part in parts) or not parts[0]:
-            return None
-        return Number(sign * (Fraction(parts[1] or 0, parts[0]) + (parts[2] or 0)))
-    whole, point, digits = text.partition("点")
-    value = _han_integer(whole)
-    if value is None or (point and not all(c in _HAN for c in digits)):
-        return None
-    if not point:
-        return Number(Fraction(sign * value))
-    written = "".join(str(_HAN[c]) for c in digits)
-    return Number(
-        sign * Fraction(f"{value}.{written or 0}"),
-        decimals=len(written),
-        significant=len(f"{value}{written}".lstrip("0")),
-    )
-
-
-def _han_integer(text: str) -> int | None:
-    if re.fullmatch(r"\d{1,15}", text):
-        return int(text)
-    total, section, digit = 0, 0, 0
-    if not text or not all(c in _HAN or c in _HAN_UNITS or c in "万亿" for c in text):
-        return None
-    if len(text) > 1 and all(c in _HAN for c in text):
-        return int("".join(str(_HAN[c]) for c in text))
-    for char in text:
-        if char in _HAN:
-            digit = _HAN[char]
-        elif char in _HAN_UNITS:
-            section, digit = section + (digit or (1 if char == "十" else 0)) * _HAN_UNITS[char], 0
-        else:
-            total, section, digit = (total + section + digit) * (10**4 if char == "万" else 10**8), 0, 0
-    return total + section + digit
-
-
-_ENGLISH = {
-    word: i
-    for i, word in enumerate(
-        [
-            "zero",
-            "one",
-            "two",
-            "three",
-            "four",
-            "five",
-            "six",
-            "seven",
-            "eight",
-            "nine",
-            "ten",
-            "eleven",
-            "twelve",
-            "thirteen",
-            "fourteen",
-            "fifteen",
-            "sixteen",
-            "seventeen",
-            "eighteen",
-            "nineteen",
-        ]
-    )
-} | {
-    word: 10 * i
-    for i, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
-}
-_WORD = re.compile(r"[a-z]+")
-
-
-def _english(text: str) -> Number | None:
-    """Number words: twelve, twenty-five, three hundred and two, minus one, one half, two thirds."""
-    if not text.isascii() or not text[0].isalpha() or "\\" in text:
-        return None
-    words = _WORD.findall(text.lower())
-    if not words or "".join(words) != re.sub(r"[\s-]", "", text.lower()):
-        return None
-    sign = -1 if words[0] in ("minus", "negative") else 1
-    words = words[1:] if sign < 0 else words
-    total, section = 0, 0
-    for i, word in enumerate(words):
-        if word in _ENGLISH:
-            section += _ENGLISH[word]
-        elif word == "hundred":
-            section = (section or 1) * 100
-        elif word in ("thousand", "million", "billion"):
-            total, section = total + (section or 1) * {"t": 10**3, "m": 10**6, "b": 10**9}[word[0]], 0
-        elif (
-            word.removesuffix("s") in ("half", "halve", "third", "quarter", "fourth", "fifth")
-            and i == len(words) - 1
-            and i
-        ):
-            under = {"hal": 2, "thi": 3, "qua": 4, "fou": 4, "fif": 5}[word[:3]]
-            return Number(sign * Fraction(total + section, under))
-        elif word != "and" or i == 0:
-            return None
-    return Number(Fraction(sign * (total + section))) if words else None
+def _worded(word: Worded | None) -> Number | None:
+    if word is None or word.digits is None:
+        return None if word is None else Number(word.value)
+    return Number(word.value, decimals=len(word.digits), significant=len(str(abs(word.value.numerator))))
 
 
 def equal(gold: Number, answer: Number) -> tuple[bool, str]:
     """Whether two numbers are the same answer, and why not."""
-    scaled = _same_unit(gold, answer)
-    if scaled is None:
+    times = factors(gold.unit, answer.unit)
+    if times is None:
         return False, f"unit {answer.unit} instead of {gold.unit}"
-    g, a = scaled
+    g, a = gold.value * times[0], answer.value * times[1]
     if gold.percent == answer.percent:
         return close(g, a, gold, answer), ""
     if answer.percent:  # 50% for 0.5, and for 50 where the question asked for percent
@@ -470,18 +309,8 @@ def equal(gold: Number, answer: Number) -> tuple[bool, str]:
     return close(g / 100, a, gold, answer) or close(g, a, gold, answer), ""
 
 
-def _same_unit(gold: Number, answer: Number) -> tuple[Fraction, Fraction] | None:
-    g, a = gold.value, answer.value
-    if not gold.unit or not answer.unit or gold.unit == answer.unit:
-        return g, a
-    first, second = _UNITS.get(gold.unit), _UNITS.get(answer.unit)
-    if first is None or second is None:
-        # A counted noun beside a real unit, or two nouns: the noun says nothing about the value.
-        return (g, a) if first is None and second is None else None
-    return (g * first[1], a * second[1]) if first[0] == second[0] else None
-
-
 def close(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
+    """Whether two scaled values agree: exactly, within `RELATIVE`, or as one rounded or cut off to the other."""
     if g == a:
         return True
     if gold.decimals is None and answer.decimals is None:

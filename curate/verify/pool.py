@@ -31,7 +31,7 @@ from curate.verify.extract import THINK, Found
 from curate.verify.process import START_LIMIT, Job, Worker
 from curate.verify.registry import verifier_named
 
-TIME_LIMIT = 2.0  # seconds an item may take
+TIME_LIMIT = 2.0  # seconds of processor time an item may take
 MEMORY_LIMIT = 2 << 30  # bytes of address space of a worker
 GROUP = 16  # items in one message, at most
 CACHE = 65_536  # judgements remembered
@@ -41,7 +41,8 @@ CACHED_LENGTH = 1024  # characters; longer answers are not remembered
 class VerifierPool:
     """Judges completions with warm worker processes. Safe to share between threads; close it, or use it as a context.
 
-    `workers`: processes (default: one a core). `time_limit`: seconds an item may take. `memory_limit`: bytes of address
+    `workers`: processes (default: one a core). `time_limit`: seconds an item may take, of processor
+    time (and five times that by the clock, so that a busy machine changes no verdict). `memory_limit`: bytes of address
     space of a worker. `cache`: judgements remembered (0: none); judgements that hit a limit are not.
     """
 
@@ -284,13 +285,17 @@ class VerifierPool:
                     self._release(worker, selector, held)
         now = time.monotonic()
         for worker in [worker for worker in held if worker.deadline <= now]:
+            left = worker.unused(self.time_limit)
+            if left > 0.01:
+                worker.deadline = now + left
+                continue
             self._bury(worker, selector, held, pending, results, f"over the time limit of {self.time_limit:g} s")
 
     def _hear(self, worker: Worker, message: dict[str, Any], results: dict[int, tuple[Judgement, float]]) -> None:
         now = time.monotonic()
         if "verdict" in message and worker.group:
             results[worker.group.popleft()[0]] = (Judgement(*message["verdict"]), now - worker.began)
-        worker.ready = True
+        worker.ready, worker.cpu = True, message.get("cpu", worker.cpu)
         self._failed_starts = 0
         worker.began = now
         worker.deadline = now + (START_LIMIT if "loading" in message else self.time_limit)

@@ -76,7 +76,9 @@ class ProceduralVerifier(Verifier):
 
     name = "procedural"
     version = "1"
-    imports = ("reasoning_gym",)
+
+    def load(self) -> None:
+        import reasoning_gym  # noqa: F401
 
     def unverifiable(self, problem: Problem) -> str | None:
         return _read(problem.metadata or "")[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.records import Problem
-from curate.verify.worker import LENGTH
+from curate.verify.worker import CLOCK, LENGTH
 
 START_LIMIT = 120.0  # seconds a worker may take to start, or to import what a verifier needs
 
@@ -46,6 +46,7 @@ class Worker:
         self.sending = b""
         self.group: deque[Job] = deque()
         self.ready = False
+        self.cpu = 0.0  # seconds of processor time it had used when the item in progress began
         self.began = time.monotonic()  # when the item in progress, or the start-up, began
         self.deadline = self.began + START_LIMIT
 
@@ -82,6 +83,17 @@ class Worker:
             messages.append(json.loads(bytes(self.received[LENGTH.size : LENGTH.size + size])))
             del self.received[: LENGTH.size + size]
         return None if ended and not messages else messages
+
+    def unused(self, limit: float) -> float:
+        """Seconds of processor time that the item in progress may still use; 0 where it had its time by the clock."""
+        if not self.ready or time.monotonic() - self.began >= CLOCK * limit:
+            return 0.0
+        try:
+            fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return max(0.0, limit - (used - self.cpu))
 
     def last_words(self) -> str:
         """The end of what it wrote to its standard error."""

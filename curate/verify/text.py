@@ -11,6 +11,7 @@ from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
 
 _COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}")
 _ARTICLE = re.compile(r"^(?:the|a|an|el|la|le|der|die|das) +(?=\S)", re.I)
+_THERE = re.compile(r"^(?:there (?:is|are|exists?|exist)|it is|it's) (?=\S)")
 _PUNCTUATION = str.maketrans(dict.fromkeys('"“”‘’«»「」『』`*_', None))
 # Answers that are the same word in another language; ours, small on purpose.
 _SYNONYMS = {
@@ -29,7 +30,7 @@ _SYNONYMS |= {
 
 
 def normal(text: str) -> str:
-    """NFKC, casefolded, without LaTeX text commands, quotes, outer punctuation, leading article and double spaces."""
+    """NFKC, casefolded, without LaTeX text commands, quotes, outer punctuation, "there is", leading article and double spaces."""
     for _ in range(3):
         text = _COMMAND.sub(r"\1", text)
     text = unicodedata.normalize("NFKC", text).casefold().replace("\\ ", " ").strip(" $\n\t")
@@ -37,8 +38,36 @@ def normal(text: str) -> str:
     text = " ".join(text.split()).strip(" .,;:!?。，；：！？")
     if len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
         text = text[1:-1].strip()
-    text = _ARTICLE.sub("", text)
+    text = _ARTICLE.sub("", _THERE.sub("", text))
     return _SYNONYMS.get(text, text)
+
+
+# Words that mean the same in any case; a short word in capitals may be a name or a product (NO, Aa, AA and aa).
+_ANY_CASE = frozenset(
+    [*_SYNONYMS, *_SYNONYMS.values(), "red", "sun", "mon", "tue", "wed", "thu", "fri", "sat", "odd", "all"]
+)
+_WORDS_ONLY = re.compile(r"(?=.*[^\W\d_]{2})[\w\s.,;:'\"()?$&*`“”‘’。，、；：（）？-]+!?", re.S)
+_WORD = re.compile(r"[^\W_]+")
+
+
+def same_words(first: str, second: str) -> bool:
+    """Whether two texts are words (no formulas) and the same ones. Case counts where letters rather than words stand."""
+    for _ in range(3):
+        first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
+    if not (_WORDS_ONLY.fullmatch(first) and _WORDS_ONLY.fullmatch(second) and normal(first) == normal(second)):
+        return False
+    if first.endswith("!") != second.endswith("!") and re.search(r"\b\w{1,3}!$", f"{first} {second}"):
+        return False  # n! is no loud n
+    pairs = zip(_WORD.findall(first), _WORD.findall(second), strict=False)
+    return all(_same_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE
+
+
+def _same_case(one: str, other: str) -> bool:
+    """Paris, paris and PARIS are one word; AA and aa, AB and ab, CO and Co are not."""
+    if one == other or one.casefold() != other.casefold() or one.casefold() in _ANY_CASE:
+        return True
+    letters = set(one.casefold())
+    return len(letters) > 2 and (len(one) > 3 or one.title() in (one, other))
 
 
 class ExactVerifier(Verifier):
@@ -55,7 +84,7 @@ class TextVerifier(Verifier):
     """The same text after `normal`. Where the reference offers several spellings, one a line, any of them is right."""
 
     name = "text"
-    version = "1"
+    version = "2"
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
         if len(answer) > 100_000:

@@ -33,7 +33,7 @@ _SIGNS = {
     "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp", "°": "^\\circ", "ℝ": "\\mathbb{R}",
     "∖": "\\setminus", "≈": "\\approx", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
     "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]", "｛": "\\{", "｝": "\\}", "〈": "(",
-    "〉": ")", "⟨": "(", "⟩": ")",
+    "〉": ")", "⟨": "(", "⟩": ")", "∠": "\\angle", "△": "\\triangle",
 }  # fmt: skip
 _ALIAS = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/",
@@ -42,7 +42,7 @@ _ALIAS = {
     "\\langle": "(", "\\rangle": ")", "\\varnothing": "\\emptyset", "\\setminus": "\\minus", "\\backslash": "\\minus",
     "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
     "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\isin": "\\in", "==": "=",
-    "\\arg": "\\operatorname", "\\iff": "\\unknown",
+    "\\arg": "\\operatorname", "\\iff": "\\unknown", "\\equiv": "≡", "\\mod": "\\bmod", "\\measuredangle": "\\angle",
 }  # fmt: skip
 _SKIP = re.compile(
     r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|,|;|!|:|>| |quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;"
@@ -51,7 +51,7 @@ _TOKEN = re.compile(
     r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
     r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
     r"|(?P<env>\\(?:begin|end)\s*\{[a-zA-Z*]+\}(?:\{[clr|]*\})?)|(?P<bb>\\mathbb\s*\{?\s*[A-Z]\s*\}?)"
-    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
+    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&≡])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _WORDS = {
@@ -130,7 +130,28 @@ def tokens(text: str) -> list[tuple[str, str]]:
             depth += 1 if found[-1][1] == "\\{" else -1
     if len(found) > 400:
         raise Excessive("an expression that is too long")
-    return found
+    return _outward(found) if ("op", "]") in found or ("op", "[") in found else found
+
+
+# After one of these an expression begins.
+_BEFORE = frozenset(
+    ["(", "[", ",", ";", "=", "<", ">", "<=", ">=", "+", "-", "*", "/", "|", "and", "or", "\\cup", "\\cap", "\\in"]
+)
+
+
+def _outward(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """]1, 2] and [1, 2[ (open ends as some languages write them) as (1, 2] and [1, 2)."""
+    depth, result = 0, list(found)
+    for i, (kind, value) in enumerate(found):
+        if kind != "op" or value not in ("[", "]", "(", ")"):
+            continue
+        begins = i == 0 or found[i - 1][1] in _BEFORE
+        if value == "]" and begins and not depth:
+            result[i], value = ("op", "("), "("
+        elif value == "[" and not begins and depth and (i + 1 == len(found) or found[i + 1][1] in _BEFORE):
+            result[i], value = ("op", ")"), ")"
+        depth += 1 if value in ("(", "[") else -1
+    return result
 
 
 def _command(value: str) -> tuple[str, str]:
@@ -157,8 +178,8 @@ def _words(value: str, command: str) -> list[tuple[str, str]]:
         return [("fn", lowered)]
     if lowered in ("pi", "inf", "infty", "infinity", "oo"):
         return [("cmd", "\\pi" if lowered == "pi" else "\\infty")]
-    if lowered in ("in",):
-        return [("cmd", "\\in")]
+    if lowered in ("in", "mod"):
+        return [("cmd", "\\in" if lowered == "in" else "\\bmod")]
     if re.fullmatch(r"[a-zA-Z]", word):
         return [("sym", word)]
     if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(r"[a-zA-Z]{2,3}", word):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from curate.verify.notation import Node
+from curate.verify.atoms import Node
 
 DIGITS = 40
 AGREE = 1e-25  # relative
@@ -67,7 +67,7 @@ def exact(node: Node) -> Fraction | None:
     if kind == "neg":
         value = exact(node[1])
         return None if value is None else -value
-    if kind in ("add", "sub", "mul", "div", "pow"):
+    if kind in ("add", "sub", "mul", "div", "pow", "mod"):
         a = exact(node[1])
         b = exact(node[2]) if a is not None else None
         if a is None or b is None:
@@ -92,6 +92,10 @@ def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
         if not b:
             raise NoValue("division by zero")
         return a / b
+    if kind == "mod":
+        if b <= 0 or b.denominator != 1:
+            raise NoValue("a modulus that is no positive integer")
+        return a % b if a.denominator == 1 else None
     if b.denominator != 1:
         return None
     bits = max(a.numerator.bit_length(), a.denominator.bit_length())
