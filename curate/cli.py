@@ -84,6 +84,22 @@ def generate(
     print(f"traces: {result.facts['family']} in {context.warehouse.root}")
 
 
+@app.command("import")
+def import_(
+    path: Annotated[str, typer.Argument(help="JSONL or Parquet, a folder of them, a saved dataset, or a Hub id.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Bring traces that somebody else made into the tables; the layout is told by their columns."""
+    from curate.config import validate
+    from curate.generate import importing
+
+    checked = validate(importing.ImportConfig, _read(config, overrides, path=path), str(config or "import"))
+    with _context(warehouse) as context:
+        print(importing.run(checked, context).summary)
+
+
 @app.command()
 def annotate(
     arguments: FilesAndOverrides = None,
@@ -268,10 +284,9 @@ def run(
     with _context(warehouse or Path(config.warehouse)) as context:
         line = Pipeline(config, stages, context)
         if plan:
-            rows = line.plan()
-            wide = max(len(r[0]) for r in rows)
-            for name, kind, state, what in rows:
-                print(f"{name:<{wide}}  {kind:<9}  {state:<16}  {what}".rstrip())
+            from curate.plan import draw, planned
+
+            print(draw(config.name, config.description, planned(line)))
             return
         done = line.run(only or [])
     tables = [d.facts["table"] for d in done.values() if "table" in d.facts]

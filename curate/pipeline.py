@@ -3,6 +3,12 @@
 A stage names another's output with `@stage` (a model, a corpus, problems, traces) or `@stage.fact`. What a stage did is
 remembered under a key: the hash of its config, with those names resolved, and of what the stages before it gave. The
 jobs resume by themselves, so a stage that was killed goes on where it was.
+
+A loop back (traces of the new model into the next round) is a stage `do: loop`, which stands for its own stages so many
+times. `carry` says what each round begins with: `$model` is `first` in the first round, and in a later one what the
+stage `then` of the round before gave. Behind the loop, `@loop-name` is what `then` gave in the last round.
+
+    loop: {do: loop, rounds: 3, carry: {model: {first: "@sft", then: tune}}, stages: {sample: …, tune: …}}
 """
 
 from __future__ import annotations
@@ -91,6 +97,14 @@ def _generate(config: dict[str, Any], context: Context, where: str) -> JobResult
     return result
 
 
+def _import(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.generate import importing
+
+    result = importing.run(validate(importing.ImportConfig, config, where), context)
+    result.facts["value"] = result.facts["family"]
+    return result
+
+
 def _annotate(config: dict[str, Any], context: Context, where: str) -> JobResult:
     from curate import annotate
 
@@ -135,9 +149,16 @@ def _evaluate(config: dict[str, Any], context: Context, where: str) -> JobResult
     return job.run(validate(job.EvaluateConfig, config, where), context)
 
 
+def _report(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.report import job
+
+    return job.run(validate(job.ReportConfig, config, where), context)
+
+
 KINDS: dict[str, Runner] = {
     "problems": _problems,
     "generate": _generate,
+    "import": _import,
     "annotate": _annotate,
     "filter": _filter,
     "base": _base,
@@ -145,6 +166,7 @@ KINDS: dict[str, Runner] = {
     "distill": _distill,
     "grpo": _grpo,
     "evaluate": _evaluate,
+    "report": _report,
 }
 
 
@@ -160,6 +182,10 @@ def _check(stage: Stage, where: str) -> None:
         from curate.generate.config import generate_config
 
         generate_config(config, where)
+    elif stage.do == "import":
+        from curate.generate.importing import ImportConfig
+
+        validate(ImportConfig, config, where)
     elif stage.do == "annotate":
         from curate.annotate import AnnotateConfig
 
@@ -190,6 +216,10 @@ def _check(stage: Stage, where: str) -> None:
         from curate.evaluate.job import EvaluateConfig, generation_configs
 
         generation_configs(validate(EvaluateConfig, config, where))
+    elif stage.do == "report":
+        from curate.report.job import ReportConfig
+
+        validate(ReportConfig, config, where)
 
 
 WITH_ENGINE = ("generate", "grpo", "evaluate")
@@ -213,7 +243,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
             data = merge(data, config.presets[chosen])
             config = validate(PipelineConfig, override(data, overrides), f"{path} with the preset {chosen}")
     stages: list[Stage] = []
-    for name, raw in config.stages.items():
+    for name, raw in unrolled(config.stages, str(path)).items():
         body = _fill(raw, config.vars, f"{path}: stage {name}")
         do, after = body.pop("do", None), body.pop("after", [])
         if do not in KINDS:
@@ -229,6 +259,67 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
         stages.append(Stage(name, do, body, needs))
         _check(stages[-1], f"{path}: stage {name}")
     return config, stages
+
+
+class CarryConfig(Config):
+    """What a round begins with: `first` in the first one, then what the stage `then` of the round before gave."""
+
+    first: Any
+    then: str
+
+
+class LoopConfig(Config):
+    """A stage `do: loop`."""
+
+    rounds: int = Field(ge=1)
+    carry: dict[str, CarryConfig] = Field(min_length=1)
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+
+
+def unrolled(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
+    """The stages with every loop replaced by its rounds: `loop-1-stage`, `loop-2-stage`, …"""
+    made: dict[str, dict[str, Any]] = {}
+    last: dict[str, str] = {}  # name of a loop, or one of its stages by `loop.stage`: the stage of its last round
+    for name, raw in stages.items():
+        if raw.get("do") != "loop":
+            made[name] = _renamed(raw, last)
+            continue
+        body = {key: value for key, value in raw.items() if key != "do"}
+        loop = validate(LoopConfig, body, f"{where}: stage {name}")
+        if unknown := sorted({c.then for c in loop.carry.values()} - set(loop.stages)):
+            raise UsageError(f"{where}: stage {name}: carry names '{unknown[0]}', which is no stage of the loop")
+        for turn in range(1, loop.rounds + 1):
+            own = {inner: f"{name}-{turn}-{inner}" for inner in loop.stages}
+            before = f"{name}-{turn - 1}-"
+            carried = {k: c.first if turn == 1 else f"@{before}{c.then}" for k, c in loop.carry.items()}
+            for inner, config in loop.stages.items():
+                filled = _fill(config, {**{k: f"${k}" for k in _variables(config)}, **carried, "round": turn}, name)
+                made[own[inner]] = _renamed(filled, {**last, **own})
+        last[name] = f"{name}-{loop.rounds}-{next(iter(loop.carry.values())).then}"
+    return made
+
+
+def _variables(value: Any) -> list[str]:
+    """Names of the variables that a config mentions."""
+    if isinstance(value, str) and value.startswith("$"):
+        return [value[1:]]
+    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    return [name for item in inside for name in _variables(item)]
+
+
+def _renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """The config with `@old` written as `@new`; stages named by `after` as well."""
+    if isinstance(value, str) and value.startswith("@"):
+        name, dot, fact = value[1:].partition(".")
+        return f"@{names.get(name, name)}{dot}{fact}"
+    if isinstance(value, Mapping):
+        return {
+            k: [names.get(n, n) for n in v] if k == "after" and isinstance(v, list) else _renamed(v, names)
+            for k, v in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_renamed(v, names) for v in value]
+    return value
 
 
 def _find(path: str | Path) -> Path:
@@ -343,7 +434,7 @@ class Pipeline:
     def _run_stage(self, stage: Stage, key: str, done: Mapping[str, Done]) -> Done:
         started = time.monotonic()
         config = _resolve(stage.config, done)
-        if "label" not in config and stage.do in ("generate", "annotate", "evaluate"):
+        if "label" not in config and stage.do in ("generate", "annotate", "evaluate", "report"):
             config["label"] = stage.name
         result = KINDS[stage.do](config, self.context, f"stage {stage.name}")
         facts = dict(result.facts)
@@ -358,23 +449,6 @@ class Pipeline:
             path.unlink(missing_ok=True)  # a record whose outputs are gone
             publish_file(self.context.warehouse.root, path, lambda staged: staged.write_text(text, "utf-8"))
         return finished
-
-    def plan(self) -> list[tuple[str, str, str, str]]:
-        """Rows (stage, kind, state, what it gave), without running anything."""
-        done: dict[str, Done] = {}
-        rows = []
-        for stage in self.stages:
-            if all(n in done for n in stage.needs):
-                found = self.find(stage, self.key(stage, done))
-                if found is not None:
-                    done[stage.name] = found
-                    rows.append((stage.name, stage.do, f"done in {duration(found.seconds)}", found.summary))
-                    continue
-                rows.append((stage.name, stage.do, "to run", ""))
-            else:
-                waits = ", ".join(n for n in stage.needs if n not in done)
-                rows.append((stage.name, stage.do, "waits", f"for {waits}"))
-        return rows
 
 
 def _needed(name: str, only: Sequence[str], stages: Sequence[Stage]) -> bool:

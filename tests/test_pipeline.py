@@ -15,6 +15,7 @@ import pytest
 from curate.errors import UsageError
 from curate.jobs import Context
 from curate.pipeline import Pipeline, load_pipeline
+from curate.plan import draw, planned
 from curate.warehouse import Warehouse
 
 
@@ -161,8 +162,12 @@ def test_only_what_changed_and_what_follows_runs_again(tmp_path, sums, tiny):
 def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):
     config, stages = load_pipeline(write(tmp_path, small(sums, stub_model)))
     with Context(tmp_path / "wh") as context:
-        rows = Pipeline(config, stages, context).plan()
-    assert [(r[0], r[2]) for r in rows[:2]] == [("problems", "to run"), ("harvest", "waits")]
+        rows = planned(Pipeline(config, stages, context))
+    assert [(r.name, r.state) for r in rows[:2]] == [("problems", "to run"), ("harvest", "waits for problems")]
+    told = {r.name: (r.size, r.cost) for r in rows}
+    assert told["harvest"] == ("6 problems x 2 = 12 traces", "≤ 144 tokens")
+    assert told["grpo"] == ("2 rounds of 2 x 2 = 8 rollouts", "≤ 96 tokens")
+    assert "← problems, grpo" in draw(config.name, config.description, rows)
     assert not (tmp_path / "wh").exists()
 
 
@@ -205,3 +210,54 @@ def test_shipped_pipelines_are_valid_and_found_by_name():
     assert config.name == "quickstart"
     assert {s.do for s in stages} == {"problems", "generate", "annotate", "filter", "sft", "grpo", "evaluate"}
     assert len(config.queries) == 3
+
+
+def loop(rounds: int) -> dict:
+    return {
+        "name": "again",
+        "vars": {"samples": 2},
+        "stages": {
+            "problems": {"do": "problems", "sources": [{"source": "files", "path": "x.jsonl"}]},
+            "loop": {
+                "do": "loop",
+                "rounds": rounds,
+                "carry": {"model": {"first": "start", "then": "tune"}},
+                "stages": {
+                    "sample": {
+                        "do": "generate",
+                        "recipe": "rejection",
+                        "model": "$model",
+                        "problems": "@problems",
+                        "samples": "$samples",
+                        "seed": "$round",
+                    },
+                    "pick": {"do": "filter", "rules": "rejection", "traces": ["@sample"], "after": ["sample"]},
+                    "tune": {"do": "sft", "model": "start", "corpus": "@pick"},
+                },
+            },
+            "evaluate": {"do": "evaluate", "problems": "@problems", "models": [{"label": "last", "model": "@loop"}]},
+        },
+    }
+
+
+def test_a_loop_takes_what_a_round_gave_into_the_next(tmp_path):
+    _, stages = load_pipeline(write(tmp_path, loop(2)))
+    by_name = {s.name: s for s in stages}
+    assert list(by_name) == [
+        "problems",
+        *(f"loop-{turn}-{name}" for turn in (1, 2) for name in ("sample", "pick", "tune")),
+        "evaluate",
+    ]
+    first, second = by_name["loop-1-sample"], by_name["loop-2-sample"]
+    assert (first.config["model"], first.config["seed"], first.config["samples"]) == ("start", 1, 2)
+    assert second.config["model"] == "@loop-1-tune"
+    assert second.needs == ("loop-1-tune", "problems")
+    assert by_name["loop-2-pick"].needs == ("loop-2-sample",)
+    assert by_name["evaluate"].config["models"][0]["model"] == "@loop-2-tune"
+
+
+def test_a_loop_that_carries_what_it_does_not_make_is_told(tmp_path):
+    config = loop(1)
+    config["stages"]["loop"]["carry"]["model"]["then"] = "nothing"
+    with pytest.raises(UsageError, match="carry names 'nothing', which is no stage of the loop"):
+        load_pipeline(write(tmp_path, config))

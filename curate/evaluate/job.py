@@ -29,6 +29,7 @@ class EvaluatedModel(Config):
     label: str
     model: str
     template: str | None = None
+    form: str | None = None
     examples: ExamplesConfig | None = None
     chat: bool | None = None
 
@@ -43,6 +44,7 @@ class EvaluateConfig(Config):
     samples: int = Field(16, ge=1)
     sampling: SamplingConfig = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=8192)
     template: str = "r1-zero"
+    form: str | None = None  # by default that of the template
     chat: bool = False
     engine: dict[str, Any] = {}
     seed: int = 0
@@ -68,6 +70,7 @@ def generation_configs(config: EvaluateConfig) -> dict[str, Any]:
             "samples": config.samples,
             "sampling": config.sampling.model_dump(),
             "template": model.template or config.template,
+            "form": model.form or config.form,
             "chat": config.chat if model.chat is None else model.chat,
             "engine": config.engine,
             "seed": config.seed,
