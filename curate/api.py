@@ -33,6 +33,14 @@ def generate(recipe: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -
         return job.run(checked, context)
 
 
+def import_traces(path: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
+    """Bring traces that somebody else made into the tables (`curate import`)."""
+    from curate.generate import importing
+
+    with Context(warehouse) as context:
+        return importing.run(validate(importing.ImportConfig, {"path": path, **config}, "import"), context)
+
+
 def annotate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Add verdicts and signals to traces that lack them (`curate annotate`)."""
     from curate import annotate as job
