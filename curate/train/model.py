@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import CurateError, UsageError
 from curate.train.config import LoraConfig, ModelConfig
 from curate.train.layout import Layout, Sequence_, micro_batches, padded_layout, tree_layout
+from curate.train.lean import make_lean
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ class Policy:
         if compute.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        make_lean(model, torch.bfloat16 if self.autocast else None)
         self.model = model.to(self.device)
         self.module = _scorer(self.model, self.autocast, compute)
 
@@ -113,7 +115,7 @@ def _scorer_class() -> Any:
         def __init__(self, model: Any, autocast: bool, compute: ModelConfig) -> None:
             super().__init__()
             self.model = model
-            self.autocast, self.compute = autocast, compute
+            self.autocast, self.compute, self.sharded = autocast, compute, False
             config = base(model).config
             self.softcap = getattr(config, "final_logit_softcapping", None)
             # Cohere multiplies the logits, Granite divides them.
@@ -134,11 +136,10 @@ def _scorer_class() -> Any:
             return states.reshape(-1, states.shape[-1]).index_select(0, layout.source)
 
         def states(self, layout: Layout) -> tuple[Tensor, Tensor]:
-            """Hidden states `[N, D]` and output matrix `[V, D]` in the precision of the logits."""
+            """Hidden states `[N, D]` in the precision of the logits, and the output matrix `[V, D]`."""
             hidden, weight = self.hidden(layout), base(self.model).get_output_embeddings().weight
-            if self.autocast and not self.compute.fp32_head:
-                return hidden.to(torch.bfloat16), weight.to(torch.bfloat16)
-            return hidden.to(weight.dtype), weight
+            low = self.autocast and not self.compute.fp32_head
+            return hidden.to(torch.bfloat16 if low else weight.dtype), weight
 
         def forward(
             self, layout: Layout, temperature: float, entropy: bool, teacher: Any = None, kind: str = "forward"
@@ -148,9 +149,11 @@ def _scorer_class() -> Any:
             head = base(self.model).get_output_embeddings()
             if teacher is not None:
                 with torch.no_grad():
-                    known = teacher.states(layout)
-                chunk = self.compute.logprob_chunk
-                apart = token_divergence(hidden, weight, *known, kind=kind, temperature=temperature, chunk=chunk)
+                    known, by = teacher.states(layout)
+                chunk, low = self.compute.logprob_chunk, weight.to(hidden.dtype)
+                apart = token_divergence(
+                    hidden, low, known, by.to(known.dtype), kind=kind, temperature=temperature, chunk=chunk
+                )
                 return token_logprobs(hidden, weight, layout.target, chunk=chunk)[0], apart
             return token_logprobs(
                 hidden,
@@ -162,6 +165,7 @@ def _scorer_class() -> Any:
                 bias=getattr(head, "bias", None),
                 chunk=self.compute.logprob_chunk,
                 entropy=entropy,
+                own=not self.sharded,
             )
 
     return Scorer

@@ -124,4 +124,4 @@ def shard(policy: Policy, world: World, compute: ModelConfig) -> None:
         # Sum, not mean: the weights of the loss are already global. Gloo knows sums only.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    world.sharded = True
+    world.sharded = policy.module.sharded = True

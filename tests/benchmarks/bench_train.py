@@ -6,11 +6,11 @@
 
 Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`, with the rows a
 micro-batch after a colon (`trl:8`; default: the whole batch), and for sft `trl-packing`. Needs
-`pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each counts, the first step of each
-process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's gradient checkpointing, on by default,
-is off unless `--checkpointing` switches it on for both. All rewards differ, so that we leave out no completion. Memory
-is the peak of the process during an update, less what it holds with the model loaded and nothing done (libraries and
-weights), less gradients and two moments in fp32 (12 bytes a parameter).
+`pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each
+counts, the first GRPO step of each process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's
+gradient checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards differ, so
+that we leave out no completion. Memory is the peak of the process during an update, less what it holds with the model
+loaded and nothing done (libraries and weights), less gradients and two moments in fp32 (12 bytes a parameter).
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
         trainer = trl_trainer(args, [PROMPT], lambda completions, **_: [0.0] * len(completions), args.samples)
         trainer.current_gradient_accumulation_steps = args.samples // micro  # what its own loop would have set
         model = trainer.model
+        if args.checkpointing:  # as its own loop does when it begins
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         parts = [
             {

@@ -6,15 +6,33 @@ from typing import Any
 
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
-    from curate.train.world import join_world
+    """`kind` is sft, lora or grpo; with `-until-2` all ranks die right after the checkpoint of step 2."""
+    from curate.train.world import leave_world
     from curate.warehouse import Warehouse
 
-    compute = {"precision": "fp32", "device": "cpu", "fsdp": fsdp == "1", "micro_batch_tokens": 100}
-    (sft if kind == "sft" else grpo)(model, Warehouse(warehouse), compute)
-    if join_world().size > 1:
-        import torch.distributed as dist
+    kind, _, dies = kind.partition("-")
+    if dies:
+        die_at(2)
+    compute: dict[str, Any] = {"precision": "fp32", "device": "cpu", "fsdp": fsdp == "1", "micro_batch_tokens": 100}
+    if kind == "lora":
+        compute["lora"] = {"rank": 4}
+    (grpo if kind == "grpo" else sft)(model, Warehouse(warehouse), compute)
+    leave_world()
 
-        dist.destroy_process_group()
+
+def die_at(step: int) -> None:
+    import os
+
+    from curate.train.checkpoints import Checkpoints
+
+    save = Checkpoints.save
+
+    def deadly(self: Checkpoints, at: int, *args: Any, **state: Any) -> None:
+        save(self, at, *args, **state)
+        if at == step:
+            os._exit(9)
+
+    Checkpoints.save = deadly  # type: ignore[method-assign]
 
 
 def sft(model: str, wh: Any, compute: dict[str, Any]) -> None:
@@ -22,7 +40,8 @@ def sft(model: str, wh: Any, compute: dict[str, Any]) -> None:
     from curate.train.sft import train_sft
 
     data = {"model": model, "corpus": "sums", "batch_size": 5, "compute": compute, "checkpoint": {"every": 1}}
-    train_sft(SFTConfig.model_validate(data | {"optim": {"lr": 1e-3}}), wh)
+    lr = 1e-2 if "lora" in compute else 1e-3
+    train_sft(SFTConfig.model_validate(data | {"optim": {"lr": lr}}), wh)
 
 
 def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ from tests.train.test_sft import corpus, weights_of  # noqa: E402
 CODE = "import sys; from tests.train.ranks import main; main(*sys.argv[1:])"
 
 
-def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool) -> None:
+def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code: int = 0) -> None:
     """What `torchrun --nproc-per-node=ranks` does: one process a rank, told its place by the environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,14 +42,14 @@ def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool) -> N
     finally:
         for process in processes:
             process.kill()
-    assert all(p.returncode == 0 for p in processes), "\n".join(text[-2000:] for text in outputs)
+    assert all(p.returncode == code for p in processes), "\n".join(text[-2000:] for text in outputs)
 
 
 @pytest.fixture(scope="module")
 def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same runs by one process."""
     found = {}
-    for kind in ("sft", "grpo"):
+    for kind in ("sft", "grpo", "lora"):
         wh = Warehouse(tmp_path_factory.mktemp(f"alone-{kind}"))
         corpus(wh)
         launch(1, kind, tiny_dir, wh.root, False)
@@ -66,14 +66,19 @@ def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fsdp", [False, True], ids=["whole", "fsdp"])
-@pytest.mark.parametrize("kind", ["sft", "grpo"])
+@pytest.mark.parametrize(
+    ("kind", "fsdp"), [("sft", False), ("sft", True), ("grpo", False), ("grpo", True), ("lora", True)]
+)
 def test_two_ranks_train_as_one(tiny_dir: Path, tmp_path: Path, alone: dict[str, Any], kind: str, fsdp: bool) -> None:
     wh = Warehouse(tmp_path)
     corpus(wh)
     launch(2, kind, tiny_dir, wh.root, fsdp)
-    metrics, weights = outcome(wh)
-    expected, plain = alone[kind]
+    same_run(outcome(wh), alone[kind])
+
+
+def same_run(got: Any, expected_run: Any) -> None:
+    metrics, weights = got
+    expected, plain = expected_run
     assert len(metrics["loss"]) == len(expected["loss"]) > 1
     for name in ("loss", "grad_norm"):
         assert metrics[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
@@ -81,3 +86,62 @@ def test_two_ranks_train_as_one(tiny_dir: Path, tmp_path: Path, alone: dict[str,
     # Adam divides by the gradient's size: where that is near nothing, rounding decides the direction of a step
     apart = sum(float((weights[k] - plain[k]).abs().sum()) for k in plain) / sum(v.numel() for v in plain.values())
     assert apart < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "ranks"), [("sft", 2), ("sft", 1), ("lora", 2)])
+def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
+    tiny_dir: Path, tmp_path: Path, alone: dict[str, Any], kind: str, ranks: int
+) -> None:
+    wh = Warehouse(tmp_path)
+    corpus(wh)
+    launch(2, f"{kind}-until-2", tiny_dir, wh.root, True, code=9)
+    (step,) = tmp_path.glob("checkpoints/*/step-000002")
+    shards = {p.name: p.stat().st_size for p in (step / "shards").glob("*.distcp")}
+    # each rank wrote about half of the two moments, and the file of the first rank holds none of them
+    assert len(shards) == 2
+    assert max(shards.values()) < 1.5 * min(shards.values())
+    assert "optimizer" not in torch.load(step / "trainer.pt", weights_only=False)
+    if kind == "sft":
+        moments = 2 * sum(4 * v.numel() for v in weights_of(step / "model").values())
+        assert sum(shards.values()) < 1.5 * moments
+    launch(ranks, kind, tiny_dir, wh.root, True)
+    same_run(outcome(wh), alone[kind])
+
+
+@pytest.mark.slow
+def test_torchrun_of_the_command_line(tiny_dir: Path, tmp_path: Path) -> None:
+    """As a user starts it: one rank speaks and writes, and sft and grpo end in one model each."""
+    root = Path(__file__).parents[2]
+    wh = Warehouse(tmp_path / "wh")
+    corpus(wh)
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text("".join(f'{{"question": "say {c}", "reference": "{c}"}}\n' for c in "abcdefgh"))
+    compute = ["compute.precision=fp32", "compute.device=cpu"]
+    source = f"problems={{sources: [{{source: files, path: {problems}, verifier: exact}}], held_out: 2}}"
+    small = ["template=plain", "form=plain", "steps=2", "prompts=2", "samples=2", "sampling.max_tokens=4"]
+    engine = ["engine.name=transformers", "engine.dtype=float32", "rewards={accuracy: 1.0}"]
+    runs = {"sft": ["corpus=sums", "batch_size=4"], "grpo": [source, *small, *engine]}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
+    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for kind, options in runs.items():
+        command = [*starter, "-m", "curate.cli", "train", kind, "-w", str(wh.root), f"model={tiny_dir}"]
+        done = subprocess.run(
+            [*command, *options, *compute], cwd=root, env=environment, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count("model: ") == 1
+        assert done.stderr.count(f"{kind}: ") == 1, "one rank draws"
+        assert wh.sql("SELECT count(*) AS n FROM jobs WHERE kind = ?", [kind])["n"][0] == 1
+    assert sorted(wh.sql("SELECT kind FROM models")["kind"]) == ["base", "grpo", "sft"]
+    assert wh.sql("SELECT count(*) AS n FROM traces")["n"][0] == 2 * 2 * 2
+    wrong = subprocess.run(
+        [*starter, "-m", "curate.cli", "train", "sft", "-w", str(wh.root), f"model={tiny_dir}", "corpus=none"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert wrong.returncode != 0
+    assert wrong.stderr.count("error: no corpora called 'none'") == 1

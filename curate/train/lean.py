@@ -1,0 +1,172 @@
+"""The same layers with less to remember: what the backward pass can compute again cheaply is not kept for it.
+
+transformers under autocast keeps, for every layer, a bf16 copy of each weight, a bf16 copy of the same input for each
+of q, k and v, the normalised states beside the states, and four tensors of the width of the MLP. Here a layer keeps its
+input once, the gate and the up projection; weights are cast again when they are needed. Forward values are the same bit
+for bit; of a gradient only the order of rounding differs. Modules of other kinds are left as they are.
+"""
+
+from __future__ import annotations
+
+import weakref
+from functools import cache
+from types import MethodType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class _LastCast:
+    """The last input that was cast, since q, k and v (gate and up) are given the same one."""
+
+    source: Any = None
+    version = -1
+    result: Any = None
+
+    def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        if x.dtype == dtype:
+            return x
+        same = self.source is not None and self.source() is x and self.version == x._version
+        found = self.result() if same and self.result is not None else None
+        if found is None or found.dtype != dtype:
+            found = x.to(dtype)
+            self.source, self.version, self.result = weakref.ref(x), x._version, weakref.ref(found)
+        return found
+
+
+_cast = _LastCast()
+
+
+@cache
+def _functions() -> tuple[Any, Any, Any]:
+    import torch
+
+    class Linear(torch.autograd.Function):
+        """x `[..., D]` and weight `[E, D]` to `[..., E]`, multiplied in `dtype`."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+            low = _cast(x, dtype)
+            ctx.save_for_backward(low, weight)
+            ctx.dtypes = x.dtype, dtype
+            return torch.nn.functional.linear(low, weight.to(dtype), None if bias is None else bias.to(dtype))
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            low, weight = ctx.saved_tensors
+            (given, dtype), grad = ctx.dtypes, grads[0]
+            needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+            dx = (grad @ weight.to(dtype)).to(given) if needs_x else None
+            flat = grad.reshape(-1, grad.shape[-1])
+            dw = (flat.t() @ low.reshape(-1, low.shape[-1])).to(weight.dtype) if needs_weight else None
+            return dx, dw, flat.sum(0).to(weight.dtype) if needs_bias else None, None
+
+    class Gated(torch.autograd.Function):
+        """(silu(gate) up) weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`."""
+
+        @staticmethod
+        def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
+            ctx.save_for_backward(gate, up, weight)
+            return (torch.nn.functional.silu(gate) * up) @ weight.to(gate.dtype).t()
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            gate, up, weight = ctx.saved_tensors
+            grad = grads[0]
+            active = torch.nn.functional.silu(gate)
+            dw = None
+            if ctx.needs_input_grad[2]:
+                inner = (active * up).reshape(-1, up.shape[-1])
+                dw = (grad.reshape(-1, grad.shape[-1]).t() @ inner).to(weight.dtype)
+            d_inner = grad @ weight.to(gate.dtype)
+            return torch.ops.aten.silu_backward(d_inner * up, gate), d_inner.mul_(active), dw
+
+    class Norm(torch.autograd.Function):
+        """weight x / rms(x), over the last dimension, in at least fp32."""
+
+        @staticmethod
+        def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+            ctx.save_for_backward(x, scale, weight)
+            return weight * (wide * scale).to(x.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            x, scale, weight = ctx.saved_tensors
+            unit = x.to(scale.dtype) * scale
+            grad = grads[0].to(scale.dtype)
+            dw = None
+            if ctx.needs_input_grad[1]:
+                dw = (grad * unit).reshape(-1, unit.shape[-1]).sum(0).to(weight.dtype)
+            inner = grad * weight
+            # d/dx of x r(x): r (g - u mean(g u)) with u = x r
+            dx = (inner - unit.mul_((inner * unit).mean(-1, keepdim=True))).mul_(scale)
+            return dx.to(x.dtype), dw, None
+
+    return Linear, Gated, Norm
+
+
+def make_lean(model: Any, dtype: torch.dtype | None) -> None:
+    """Replace the forward pass of the layers that are known; `dtype` is that of autocast, None without."""
+    import torch
+
+    head = model.get_output_embeddings()
+    modules: Any = model.modules()
+    for module in modules:
+        if is_gated(module):
+            module.forward = MethodType(_gated_forward, module)
+        elif is_norm(module):
+            module.forward = MethodType(_norm_forward, module)
+        elif dtype is not None and type(module) is torch.nn.Linear and module is not head:
+            module.lean_dtype = dtype
+            module.forward = MethodType(_linear_forward, module)
+
+
+def is_gated(module: Any) -> bool:
+    """An MLP of three matrices with SiLU, none of them adapted."""
+    import torch
+
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    plain = all(type(part) is torch.nn.Linear and part.bias is None for part in parts)
+    return plain and type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
+
+
+def is_norm(module: Any) -> bool:
+    """The RMSNorm of Llama and all that copied it, told by what it computes: some add one to the weight."""
+    import torch
+
+    if not (type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")):
+        return False
+    if getattr(module, "weight", None) is None or getattr(module, "bias", None) is not None:
+        return False
+    with torch.no_grad():
+        x = torch.linspace(-2, 3, module.weight.shape[0], dtype=torch.float32, device=module.weight.device)[None]
+        return torch.allclose(module(x), _functions()[2].apply(x, module.weight, module.variance_epsilon))
+
+
+def _linear_forward(self: Any, x: Tensor) -> Tensor:
+    # A product that rounds differently, or another dtype than was asked for, would be a surprise outside autocast.
+    import torch
+
+    if not torch.is_autocast_enabled(x.device.type):
+        return torch.nn.functional.linear(x, self.weight, self.bias)
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = _functions()[0].apply(x, self.weight, self.bias, self.lean_dtype)
+    return result
+
+
+def _gated_forward(self: Any, x: Tensor) -> Tensor:
+    import torch
+
+    gate, up = self.gate_proj(x), self.up_proj(x)
+    with torch.autocast(x.device.type, enabled=False):
+        result: Tensor = _functions()[1].apply(gate, up, self.down_proj.weight)
+    return result
+
+
+def _norm_forward(self: Any, x: Tensor) -> Tensor:
+    result: Tensor = _functions()[2].apply(x, self.weight, self.variance_epsilon)
+    return result

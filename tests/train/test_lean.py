@@ -1,0 +1,123 @@
+"""Lean layers give the values of the plain ones bit for bit, and their gradients; and they keep less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from curate.train.config import ModelConfig  # noqa: E402
+from curate.train.layout import Sequence_  # noqa: E402
+from curate.train.lean import _functions, is_norm, make_lean  # noqa: E402
+from curate.train.model import Policy, load_policy  # noqa: E402
+
+
+def outcome(path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any, **compute: Any) -> Any:
+    """Log-probs, gradients, and bytes kept for the backward pass (weights aside)."""
+    from curate.train import model
+
+    with monkeypatch.context() as patch:
+        if not lean:
+            patch.setattr(model, "make_lean", lambda *_: None)
+        policy, _ = load_policy(path, ModelConfig(device="cpu", **compute))
+    own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        values = policy.logprobs(policy.lay(sequences))[0]
+    (values * torch.linspace(-1, 1, values.numel())).sum().backward()
+    return values.detach(), {n: p.grad for n, p in policy.model.named_parameters()}, sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_values_are_the_same_and_less_is_kept(
+    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    plain = outcome(tiny_dir, sequences, False, monkeypatch, precision=precision)
+    lean = outcome(tiny_dir, sequences, True, monkeypatch, precision=precision)
+    assert torch.equal(plain[0], lean[0])
+    assert plain[1].keys() == lean[1].keys()
+    tolerance = 2e-2 if precision == "bf16" else 1e-5
+    for name, gradient in plain[1].items():
+        assert (gradient - lean[1][name]).norm() <= tolerance * gradient.norm(), name
+    assert lean[2] < 0.7 * plain[2]
+
+
+def test_adapters_and_checkpointing_work_with_lean_layers(
+    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train.config import LoraConfig
+
+    made = []
+    for lean in (False, True):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"lora": LoraConfig(rank=2), "gradient_checkpointing": True, "precision": "bf16"}
+        made.append(outcome(tiny_dir, sequences, lean, monkeypatch, **options))
+    assert torch.equal(made[0][0], made[1][0])
+    trained = {name for name, gradient in made[1][1].items() if gradient is not None}
+    assert trained == {name for name, gradient in made[0][1].items() if gradient is not None}
+    assert all("lora_" in name for name in trained)
+    for name in trained:
+        assert (made[0][1][name] - made[1][1][name]).norm() <= 2e-2 * made[0][1][name].norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_gradients_of_each_function_by_finite_differences(index: int) -> None:
+    g = torch.Generator().manual_seed(index)
+
+    def draw(*shape: int) -> Any:
+        return torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=True)
+
+    function = _functions()[index]
+    inputs: list[tuple[Any, ...]] = [
+        (draw(3, 2, 5), draw(4, 5), draw(4), torch.float64),
+        (draw(3, 2, 5), draw(3, 2, 5), draw(4, 5)),
+        (draw(3, 2, 5), draw(5), 1e-6),
+    ]
+    assert torch.autograd.gradcheck(function.apply, inputs[index])
+
+
+def test_a_norm_that_computes_something_else_is_left_alone() -> None:
+    class OddRMSNorm(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.variance_epsilon = torch.nn.Parameter(torch.ones(4)), 1e-6
+
+        def forward(self, x: Any) -> Any:
+            return (1 + self.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+    assert not is_norm(OddRMSNorm())
+
+
+def test_the_same_input_changed_in_place_is_cast_anew() -> None:
+    layer = torch.nn.Linear(4, 4)
+    model = torch.nn.Module()
+    model.layer, model.get_output_embeddings = layer, lambda: None
+    make_lean(model, torch.bfloat16)
+    x = torch.ones(1, 4)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        first = layer(x)
+        x.mul_(3)
+        second = layer(x)
+    assert not torch.equal(first, second)
+
+
+def test_summing_into_the_gradient_in_place_is_what_autograd_does(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+    found = []
+    for own in (True, False):
+        policy: Policy = load_policy(tiny_dir, ModelConfig(precision="fp32", device="cpu"))[0]
+        policy.module.sharded = not own
+        for part in (sequences[:3], sequences[3:]):  # two micro-batches: gradients add up
+            policy.logprobs(policy.lay(part))[0].sum().backward()
+        found.append({n: p.grad for n, p in policy.model.named_parameters()})
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-5, atol=1e-6), name
