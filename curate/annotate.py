@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import Field
+
 from curate.config import Config
 from curate.engines import EngineConfig
 from curate.jobs import Context, JobResult
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 TRACE_COLUMNS = ["trace_id", "attempt", "problem_id", "prompt", "completion", "reasoning", "answer", "form"]
 TRACE_COLUMNS += ["finish_reason"]
 NO_VERIFIER = "none"
+# In front of a verifier that is run beside the problems' own: its parts are apart from those of problems that name it.
+BESIDE = "beside."
 
 
 class JudgeConfig(Config):
@@ -42,12 +46,26 @@ class JudgeConfig(Config):
     chat: bool = True  # by the model's chat template; false: the bare text is the prompt
 
 
+class ConsensusConfig(Config):
+    """What most samples of a problem say, as its reference where it has none; verdicts of kind `consensus`."""
+
+    share: float = Field(0.5, gt=0, le=1)  # of the samples of one model that must agree; ours
+    samples: int = Field(4, ge=2)  # fewer than so many of a problem are no consensus; ours
+    every: bool = False  # also for problems that have a reference
+    verifier: str = "math"  # by which answers are compared where the problem names none
+
+
 class AnnotateConfig(Config):
-    """Which traces to annotate (datasets of the table `traces`; all of them by default), and with what."""
+    """Which traces to annotate (datasets of the table `traces`; all of them by default), and with what.
+
+    `verifiers` are run beside each problem's own, to compare them in SQL; the column `verdict` stays its own one's.
+    """
 
     traces: list[str] = []
     signals: list[str] | None = None  # groups; all by default
     verify: bool = True
+    verifiers: list[str] = []
+    consensus: ConsensusConfig | None = None
     judge: JudgeConfig | None = None
     label: str | None = None
 
@@ -65,6 +83,8 @@ class _Todo:
 def run(config: AnnotateConfig, context: Context) -> JobResult:
     """Annotate what is missing. The result counts the traces that were read for it."""
     started = time.monotonic()
+    for name in config.verifiers:
+        _known(name)
     sources = [v for v in context.warehouse.versions("traces") if not config.traces or v.dataset in config.traces]
     problems = _problems(context.warehouse)
     todo: list[_Todo] = []
@@ -78,6 +98,8 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
             for done, item in enumerate(todo, 1):
                 rows += _annotate(item, problems, context)
                 bar.update(done, f"{rows} traces")
+    if config.consensus:
+        rows += _consensus(config.consensus, sources, problems, targets, context)
     if config.judge:
         rows += _judge(config.judge, sources, problems, targets, context)
     for source in sources:
@@ -96,6 +118,13 @@ def _problems(warehouse: Warehouse) -> pl.DataFrame:
 
     frame = warehouse.sql("SELECT * FROM problems") if warehouse.exists() else pl.DataFrame()
     return frame.with_columns(pl.col("verifier").fill_null(NO_VERIFIER)) if len(frame) else frame
+
+
+def _known(name: str) -> None:
+    """Raises `UsageError` where there is no verifier of this name."""
+    from curate.verify import verifier_named
+
+    verifier_named(name)
 
 
 def directory_name(verifier: str) -> str:
@@ -131,9 +160,10 @@ def _lacking(
         )
         for path, verifier in pairs.iter_rows():
             asked.setdefault(Path(path).name, set()).add(verifier)
-            if verifier not in verdicts:
-                dataset = f"{directory_name(verifier)}@{_verifier_version(verifier)}"
-                verdicts[verifier] = wh.version("verdicts", dataset, place, **facts)
+            asked[Path(path).name] |= {BESIDE + name for name in config.verifiers}
+        for verifier in sorted(set().union(*asked.values())):
+            dataset = f"{directory_name(verifier)}@{_verifier_version(verifier.removeprefix(BESIDE))}"
+            verdicts[verifier] = wh.version("verdicts", dataset, place, **facts)
     todo = []
     for path in parts:
         name = path.stem.removeprefix("part-")
@@ -182,7 +212,7 @@ def _annotate(item: _Todo, problems: pl.DataFrame, context: Context) -> int:
 def verdict_rows(
     traces: pl.DataFrame, problems: pl.DataFrame, context: Context, verifiers: Sequence[str]
 ) -> dict[str, pl.DataFrame]:
-    """Verdicts of these traces (TRACE_COLUMNS) by verifier."""
+    """Verdicts of these traces (TRACE_COLUMNS) by verifier; `beside.x` judges what other verifiers own by `x`."""
     import polars as pl
 
     from curate.prompts.forms import with_opener_expr
@@ -194,8 +224,10 @@ def verdict_rows(
     joined = joined.with_columns(pl.col("verifier").fill_null(NO_VERIFIER), pl.col("question").fill_null(""))
     result = {}
     fields = list(Problem.__dataclass_fields__)
-    for name in verifiers:
-        rows = joined.filter(pl.col("verifier") == name)
+    for asked_name in verifiers:
+        name = asked_name.removeprefix(BESIDE)
+        own = pl.col("verifier") == name
+        rows = joined.filter(own) if name == asked_name else joined.filter(~own).with_columns(verifier=pl.lit(name))
         asked = rows.filter(pl.col("finish_reason") != "error") if name != NO_VERIFIER else rows.head(0)
         found = context.pool.verify_batch(
             [Problem(**row) for row in asked.select(fields).iter_rows(named=True)],
@@ -209,7 +241,7 @@ def verdict_rows(
             pl.Series("seconds", [v.seconds for v in found], dtype=pl.Float64),
         )
         silent = "the problem names no verifier" if name == NO_VERIFIER else "the request failed: there is no answer"
-        result[name] = (
+        result[asked_name] = (
             rows.select("trace_id", "attempt")
             .join(said, on=["trace_id", "attempt"], how="left", maintain_order="left")
             .with_columns(
@@ -223,6 +255,55 @@ def verdict_rows(
     return result
 
 
+def _consensus(
+    config: ConsensusConfig,
+    sources: Sequence[Version],
+    problems: pl.DataFrame,
+    targets: dict[str, list[Version]],
+    context: Context,
+) -> int:
+    """Cluster the answers of each problem and commit what the largest cluster says of them; returns how many traces.
+
+    More samples change it, so that each set of traces has a version of its own, and `verifier_version` ends with
+    how many traces it saw: the newest one counts.
+    """
+    import polars as pl
+
+    from curate.prompts.forms import with_opener_expr
+    from curate.verify.consensus import consensus_frame
+
+    rows = 0
+    families: dict[str, list[Version]] = {}
+    for source in sources:
+        if source.parts() and len(problems):
+            families.setdefault(source.dataset, []).append(source)
+    for family, versions in families.items():  # further samples are further versions of one family
+        columns = ["trace_id", "attempt", "problem_id", "model_hash", "policy_step", "prompt", "completion", "form"]
+        text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
+        traces = pl.concat([v.read([*columns, "finish_reason"]) for v in versions]).filter(
+            pl.col("finish_reason") != "error"
+        )
+        last = pl.col("attempt") == pl.col("attempt").max().over("trace_id")
+        frame = traces.filter(last).with_columns(text=text).drop("prompt", "completion").collect()
+        frame = frame.join(problems, on="problem_id", how="inner", maintain_order="left").sort("trace_id")
+        if not config.every:
+            frame = frame.filter(pl.col("reference").fill_null("").str.strip_chars() == "")
+        if not len(frame):
+            continue
+        key = [config.model_dump(), frame["trace_id"].to_list(), frame["attempt"].to_list(), _verifier_version("math")]
+        target = context.warehouse.version(
+            "verdicts", "consensus@1", f"{family}.{digest(key)[:16]}", parents=[v.ref for v in versions]
+        )
+        targets[versions[-1].ref].append(target)
+        if target.sealed:
+            continue
+        frame = frame.with_columns(verifier=pl.col("verifier").replace(NO_VERIFIER, config.verifier))
+        target.publish("0", consensus_frame(frame, config.share, config.samples, context.pool))
+        target.seal()
+        rows += len(frame)
+    return rows
+
+
 def _judge(
     config: JudgeConfig,
     sources: Sequence[Version],
@@ -232,19 +313,20 @@ def _judge(
 ) -> int:
     """Ask the judge about every part that it has not judged; returns how many traces it was asked about."""
     from curate.engines import resolve_model
-    from curate.verify.judge import Judge
+    from curate.errors import CurateError
+    from curate.verify.judge import NO_REPLY, Judge
 
     model = resolve_model(config.model)
     # only its name and version are asked of this one
     probe = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]
     todo = []
+    dataset = f"{directory_name(probe.name)}@{probe.version}"
     for source in sources:
-        dataset = f"{directory_name(probe.name)}@{probe.version}"
         target = context.warehouse.version(
             "verdicts", dataset, f"{source.dataset}.{source.version}", parents=[source.ref, f"model:{model.hash}"]
         )
         targets[source.ref].append(target)
-        todo += [(source, target, part) for part in source.parts() if not target.has(part.stem.removeprefix("part-"))]
+        todo += [(target, part) for part in source.parts() if not target.has(part.stem.removeprefix("part-"))]
     if not todo:
         return 0
     engine = context.engine.get(config.engine, model.path, model.hash)
@@ -254,28 +336,27 @@ def _judge(
 
     judge = Judge(engine, model.hash[:12], config.rubric, render, config.max_tokens)
     asked = 0
+    said = context.warehouse.sql("SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL")
     with task("judge", len(todo)) as bar:
-        for done, (source, target, part) in enumerate(todo, 1):
-            rows = _judged_rows(judge, source, part, problems, context)
+        for done, (target, part) in enumerate(todo, 1):
+            rows = _judged_rows(judge, part, problems, said)
+            if rows and all(str(row["detail"]).startswith(NO_REPLY) for row in rows):
+                raise CurateError(
+                    f"the judge replied to none of {len(rows)} requests ({rows[0]['detail']}): see that its model or "
+                    "server works, and run the same command again; what was judged before is kept"
+                )
             target.publish(part.stem.removeprefix("part-"), rows)
             asked += len(rows)
             bar.update(done, f"{asked} traces judged")
     return asked
 
 
-def _judged_rows(
-    judge: Judge, source: Version, part: Path, problems: pl.DataFrame, context: Context
-) -> list[dict[str, object]]:
-    """The judge's verdicts of one part, as rows of `verdicts`."""
+def _judged_rows(judge: Judge, part: Path, problems: pl.DataFrame, said: pl.DataFrame) -> list[dict[str, object]]:
+    """The judge's verdicts of one part, as rows of `verdicts`. `said`: the rules' verdicts of all traces."""
     import polars as pl
 
     from curate.verify.judge import Item
 
-    said = context.warehouse.sql(
-        "SELECT v.trace_id, v.attempt, v.verdict FROM last_verdicts v JOIN traces t USING (trace_id, attempt) "
-        "WHERE t.dataset = ? AND t.version = ?",
-        [source.dataset, source.version],
-    )
     columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
     frame = (
         pl.read_parquet(part, columns=columns)

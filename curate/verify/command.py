@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections import Counter
@@ -29,7 +30,8 @@ def cli_verify(
 ) -> str:
     """The text to print: the verdict of one pair, or the counts of a file whose verdicts were written to `out`.
 
-    A file (.parquet, .csv, .jsonl) has the columns `gold` and `prediction`; a column `verifier` wins over the argument.
+    A file (.parquet, .csv, .jsonl) has the columns `gold` and `prediction`; a column `verifier` wins over the argument,
+    `choices` (a list, or JSON of one), `metadata` and `tests` give what a verifier needs beside the gold.
     What is written is the file with `verdict`, `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
     """
     verifier_named(verifier)
@@ -39,7 +41,7 @@ def cli_verify(
         return _file(Path(file), verifier, Path(out) if out else None)
     if gold is None or answer is None:
         raise UsageError("give --gold and --answer, or a file with the columns gold and prediction")
-    return line(_judged([gold], [answer], [verifier])[0])
+    return line(default_pool().verify(_problem(gold, verifier), answer))
 
 
 def line(verdict: Verdict) -> str:
@@ -50,13 +52,20 @@ def line(verdict: Verdict) -> str:
     return f"{verdict.verdict}  ({'; '.join(parts)})"
 
 
-def _judged(golds: list[str | None], predictions: list[str], verifiers: list[str]) -> list[Verdict]:
-    problems = [
-        # A code problem's gold is its tests; everything else compares with a reference.
-        Problem("", None if name == "code" else gold, name, tests=gold if name == "code" else None)
-        for gold, name in zip(golds, verifiers, strict=True)
-    ]
-    return default_pool().verify_batch(problems, predictions)
+def _problem(
+    gold: str | None, verifier: str, choices: object = None, metadata: str | None = None, tests: str | None = None
+) -> Problem:
+    """A problem of a row. Without a column `tests`, a code problem's gold is its tests."""
+    if isinstance(choices, str) and choices.strip():
+        try:
+            choices = json.loads(choices)
+        except ValueError:
+            choices = None
+        if not isinstance(choices, list):
+            raise UsageError('the column choices holds lists of texts, or JSON of such: ["dogs", "cats"]')
+    texts = [str(choice) for choice in choices] if isinstance(choices, list) else None
+    tests = tests or (gold if verifier == "code" else None)
+    return Problem("", None if verifier == "code" else gold, verifier, choices=texts, tests=tests, metadata=metadata)
 
 
 def _file(path: Path, verifier: str, out: Path | None) -> str:
@@ -72,7 +81,10 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
         verifier_named(name)
     golds = frame["gold"].cast(pl.String).to_list()
     predictions = frame["prediction"].cast(pl.String).fill_null("").to_list()
-    verdicts = _judged(golds, predictions, names)
+    extra = frame.select(name for name in ("choices", "metadata", "tests") if name in frame.columns)
+    rows = extra.iter_rows(named=True) if extra.width else [{}] * len(frame)
+    problems = [_problem(gold, name, **row) for gold, name, row in zip(golds, names, rows, strict=True)]
+    verdicts = default_pool().verify_batch(problems, predictions)
     columns = ("verdict", "extracted", "detail", "verifier", "verifier_version")
     judged = frame.with_columns(
         *(pl.Series(name, [getattr(v, name) for v in verdicts], dtype=pl.String) for name in columns),

@@ -64,9 +64,10 @@ def largest_cluster(
 def cluster_ids(frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool | None = None) -> list[int | None]:
     """For each row the number of its answer's cluster within its problem (None without an answer).
 
-    Columns: problem_id, extracted; model or model_hash, verifier, choices and metadata are used where they are present.
+    Columns: problem_id, extracted; model, model_hash, policy_step, verifier, choices and metadata are used where they
+    are present.
     """
-    keys = [name for name in ("model", "model_hash", "problem_id") if name in frame.columns]
+    keys = [name for name in ("model", "model_hash", "policy_step", "problem_id") if name in frame.columns]
     extras = [name for name in ("verifier", "choices", "metadata") if name in frame.columns]
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(frame.select(keys).iter_rows()):
@@ -118,6 +119,58 @@ def consensus_verdicts(
     inside = set(best.members)
     detail = f"{best.share:.2f} of {len(answers)} samples say {best.answer[:80]}"
     return [replace(v, verdict="correct" if i in inside else "wrong", detail=detail) for i, v in enumerate(said)]
+
+
+def consensus_frame(
+    frame: pl.DataFrame, share: float = 0.5, samples: int = 2, pool: VerifierPool | None = None
+) -> pl.DataFrame:
+    """Verdicts of kind `consensus` on whole traces, one row a trace, in the columns of the table `verdicts`.
+
+    Columns: trace_id, attempt, problem_id, text (the completion, its reasoning opened), form, and those of problems;
+    model_hash and policy_step tell apart whose samples they are. An answer is correct where it is in the largest
+    cluster of its problem, and that holds `share` of at least `samples` samples; unverifiable where there is none.
+    """
+    import polars as pl
+
+    pool = pool or default_pool()
+    fields = [name for name in Problem.__dataclass_fields__ if name in frame.columns]
+    problems = [Problem(**{"question": "", **row}) for row in frame.select(fields).iter_rows(named=True)]
+    answers = pool.answers(problems, frame["text"].to_list(), frame["form"].to_list())
+    whose = [name for name in ("model_hash", "policy_step", "problem_id") if name in frame.columns]
+    frame = frame.with_columns(pl.Series("extracted", answers, dtype=pl.String))
+    frame = frame.with_columns(pl.Series("cluster", cluster_ids(frame, pool=pool), dtype=pl.Int64))
+    cluster = pl.col("cluster")
+    # ids count clusters in the order in which they came up: of equally large ones the first wins
+    largest = cluster.drop_nulls().mode().min().over(whose)
+    agreed = frame.with_columns(largest=largest, of=pl.len().over(whose)).with_columns(
+        share=(cluster == pl.col("largest")).sum().over(whose) / pl.col("of"),
+        answer=pl.col("extracted").filter(cluster == pl.col("largest")).first().over(whose),
+    )
+    enough = (pl.col("share") >= share) & (pl.col("of") >= samples)
+    said = pl.format(
+        "pseudo-reference {}: {} of {} samples",
+        pl.col("answer").str.slice(0, 80),
+        pl.col("share").round(2),
+        pl.col("of"),
+    )
+    version = pl.col("verifier").replace_strict(
+        {name: verifier_named(name).version for name in frame["verifier"].unique().to_list()}, return_dtype=pl.String
+    )
+    return agreed.select(
+        "trace_id",
+        "attempt",
+        verifier=pl.format("consensus-{}", pl.col("verifier")),
+        verifier_version=pl.format("{}-{}", version, pl.lit(f"{len(frame):09d}")),
+        kind=pl.lit("consensus"),
+        verdict=pl.when(~enough.fill_null(False))
+        .then(pl.lit("unverifiable"))
+        .when(cluster == pl.col("largest"))
+        .then(pl.lit("correct"))
+        .otherwise(pl.lit("wrong")),
+        extracted=pl.col("extracted"),
+        detail=pl.when(enough.fill_null(False)).then(said).otherwise(pl.lit("no consensus")),
+        seconds=pl.lit(0.0),
+    )
 
 
 def _asked(verifier: str, problem: Problem | None) -> Problem:

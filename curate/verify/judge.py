@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -22,6 +23,7 @@ from curate.records import Completion, Problem, Request, Sampling, Verdict, Verd
 MAX_ANSWER = 2_000
 MAX_REASONING = 24_000
 MAX_QUESTION = 8_000
+NO_REPLY = "the judge gave no reply"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ _ADDRESSES = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b.{0,40}"
     r"\b(?:reference|rubric|instruction|instructions|above|previous|prompt|rules?)\b"
     r"|(?-i:\b(?:VERDICT|EQUIVALENT|HELPFUL|COHERENT|AMBIGUOUS)\b)"
-    r"|\b(?:as|dear|you are|to) (?:the |a )?(?:judge|grader|evaluator)\b"
+    r"|\b(?:dear|you are|(?:as|to) (?:the|a)) (?:the |a |fair |kind )?(?:judge|grader|evaluator)\b"
     r"|\b(?:mark|grade|judge|rate|score|count|treat|accept|consider) (?:this|it|me|the answer|my answer)\b.{0,20}"
     r"\b(?:as |to be )?(?:correct|equivalent|right|full)\b|<\|?(?:im_start|im_end|system|assistant|user|endoftext)\|?>"
     r"|\[/?INST\]"
@@ -154,7 +156,7 @@ class Judge:
             found[i] = self._verdict(verdict, items[i], detail, time.monotonic() - began)
         for request in requests:  # an engine that lost a request said nothing about it
             i = int(request.request_id)
-            found[i] = found[i] or self._verdict("unverifiable", items[i], "the judge gave no reply")
+            found[i] = found[i] or self._verdict("unverifiable", items[i], NO_REPLY)
         return found
 
     def asks(self, item: Item) -> bool:
@@ -170,9 +172,9 @@ class Judge:
 
     def refuses(self, item: Item) -> str | None:
         """Why an item is not shown to the judge: its answer talks to it. Reasoning may use such words by chance."""
-        if "answer" in self.rubric.shows and _ADDRESSES.search(item.answer or ""):
+        if "answer" in self.rubric.shows and _ADDRESSES.search(_visible(item.answer or "")):
             return "the answer addresses the judge"
-        if "reasoning" in self.rubric.shows and _CASED.search(item.reasoning or ""):
+        if "reasoning" in self.rubric.shows and _CASED.search(_visible(item.reasoning or "")):
             return "the reasoning uses the judge's words"
         return None
 
@@ -202,8 +204,10 @@ class Judge:
 
     def read(self, completion: Completion) -> tuple[VerdictName, str]:
         """The verdict of a reply: its one verdict line, which must be its last. Anything else decides nothing."""
+        if completion.finish_reason == "error":
+            return "unverifiable", f"{NO_REPLY}: {completion.error}"
         if completion.finish_reason != "stop":
-            return "unverifiable", f"the judge's reply ended with {completion.error or completion.finish_reason}"
+            return "unverifiable", "the judge's reply was cut off"
         text = completion.text.rpartition("</think>")[2].strip()
         lines = _LINE.findall(text)
         if len(set(lines)) != 1 or not _LINE.match(text.splitlines()[-1] if text else ""):
@@ -216,6 +220,12 @@ class Judge:
     def _verdict(self, verdict: VerdictName, item: Item, detail: str, seconds: float = 0.0) -> Verdict:
         shown = item.answer if "answer" in self.rubric.shows else None
         return Verdict(verdict, shown, detail, seconds, self.name, self.version, "judge")
+
+
+def _visible(text: str) -> str:
+    """A text as it is read: full-width and other forms of letters as letters, nothing invisible between them."""
+    text = unicodedata.normalize("NFKC", text)
+    return "".join(sign for sign in text if sign.isprintable() or sign.isspace())
 
 
 def _shortened(text: str, limit: int) -> str:

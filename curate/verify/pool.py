@@ -92,12 +92,17 @@ class VerifierPool:
             raise UsageError(f"{len(completions)} completions and {len(forms)} forms: give one form a completion")
 
         def found(i: int, verifier: Verifier) -> Found:
-            inside, must_end = _reasoning(forms[i]) if forms is not None else (delimiters, False)
-            if must_end and inside[1] not in completions[i]:
-                return Found(None, detail="no answer: the reasoning never ended")
-            return verifier.extract(problems[i], completions[i], inside)
+            return _found(verifier, problems[i], completions[i], delimiters, forms[i] if forms is not None else None)
 
         return self._judge(problems, completions, found)
+
+    def answers(
+        self, problems: Sequence[Problem], completions: Sequence[str], forms: Sequence[str | None]
+    ) -> list[str | None]:
+        """The answers that `verify_batch` would judge, None where a completion has none; nothing is judged."""
+        named = [_named(problem.verifier) or verifier_named("text") for problem in problems]
+        found = map(_found, named, problems, completions, [THINK] * len(problems), forms)
+        return [one.answer for one in found]
 
     def judge_answers(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
         """Verdicts on answers that were extracted before: nothing is looked for in them."""
@@ -184,13 +189,12 @@ class VerifierPool:
         self, verifier: Verifier, problem: Problem, find: Callable[[int, Verifier], Found], index: int
     ) -> tuple[str | None, Judgement | None]:
         """The answer, and its judgement where no worker is needed."""
-        why = verifier.unverifiable(problem)
-        if why:
-            return None, Judgement("unverifiable", why)
         try:
-            found = find(index, verifier)
+            why, found = verifier.unverifiable(problem), find(index, verifier)
         except Exception as error:
             return None, Judgement("unverifiable", f"limit: the verifier raised {type(error).__name__}")
+        if why:
+            return found.answer, Judgement("unverifiable", why)
         if found.answer is None:
             return None, Judgement("wrong", found.detail)
         try:
@@ -395,6 +399,16 @@ def _reasoning(form: str | None) -> tuple[tuple[str, str], bool]:
     if not known.open:
         return ("\0", "\0"), False  # plain: there is no reasoning to leave out
     return (known.open, known.close), not form.startswith("r1-zero")
+
+
+def _found(
+    verifier: Verifier, problem: Problem, completion: str, delimiters: tuple[str, str], form: str | None
+) -> Found:
+    """Where a verifier finds the answer of a completion, in the form that it was asked for."""
+    inside, must_end = _reasoning(form) if form is not None else (delimiters, False)
+    if must_end and inside[1] not in completion:
+        return Found(None, detail="no answer: the reasoning never ended")
+    return verifier.extract(problem, completion, inside)
 
 
 def _key(problem: Problem, answer: str) -> tuple[Any, ...]:

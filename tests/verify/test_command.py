@@ -34,6 +34,27 @@ def test_a_file(tmp_path: Path, suffix: str) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, written.name])
 
 
+def test_a_file_gives_what_its_verifiers_need(tmp_path: Path) -> None:
+    rows = [
+        {"gold": "B", "prediction": "cats", "verifier": "choice", "choices": ["dogs", "cats"], "tests": None},
+        {"gold": "B", "prediction": "dogs", "verifier": "choice", "choices": ["dogs", "cats"], "tests": None},
+        {"gold": "cats", "prediction": "The answer is **Cats**.", "verifier": "text", "choices": None, "tests": None},
+        {"gold": None, "prediction": "x", "verifier": "code", "choices": None, "tests": "{"},
+    ]
+    frame = pl.DataFrame(rows)
+    frame.write_parquet(tmp_path / "mixed.parquet")
+    cli_verify(file=tmp_path / "mixed.parquet", out=tmp_path / "out.jsonl")
+    expected = ["correct", "wrong", "correct", "unverifiable"]
+    assert pl.read_ndjson(tmp_path / "out.jsonl")["verdict"].to_list() == expected
+    as_text = frame.with_columns(choices=pl.Series(['["dogs", "cats"]', '["dogs", "cats"]', None, None]))
+    as_text.write_csv(tmp_path / "mixed.csv")
+    cli_verify(file=tmp_path / "mixed.csv")
+    assert pl.read_csv(tmp_path / "mixed.verdicts.csv")["verdict"].to_list() == expected
+    frame.head(1).with_columns(choices=pl.lit("dogs, cats")).write_csv(tmp_path / "bad.csv")
+    with pytest.raises(UsageError, match="choices holds lists"):
+        cli_verify(file=tmp_path / "bad.csv")
+
+
 def test_wrong_use_says_what_to_do(tmp_path: Path) -> None:
     for arguments in (
         {},
