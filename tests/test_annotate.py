@@ -187,7 +187,12 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
         job.run(generate_config({**config, "samples": 8}), context)
         assert annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context).rows == 12 + 40
         versions = context.warehouse.sql("SELECT DISTINCT verifier_version FROM verdicts WHERE kind = 'consensus'")
-        assert len(versions) == 2
+        assert {v.partition("-")[2] for v in versions["verifier_version"]} == {"000000030", "000000040"}
+        newest = context.warehouse.sql(
+            "SELECT count(*) FROM annotated a JOIN verdicts v USING (trace_id, attempt) WHERE v.kind = 'consensus' "
+            "AND v.verifier_version LIKE '%-000000040' AND v.verdict = a.consensus_verdict"
+        )
+        assert newest.item() == 40
 
 
 def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model):
