@@ -15,7 +15,7 @@ NAMES = {"c": "correct", "w": "wrong", "u": "unverifiable"}
 
 def test_there_are_enough_of_every_kind() -> None:
     kinds = Counter(kind for kind, *_ in PAIRS)
-    assert len(PAIRS) >= 200
+    assert len(PAIRS) >= 300
     assert len(set(PAIRS)) == len(PAIRS)
     assert len(kinds) >= 20
     assert min(Counter(label for *_, label in PAIRS).values()) >= 5
