@@ -91,9 +91,10 @@ def _size(stage: Stage, rows: Mapping[str, int | None]) -> tuple[str, int | None
         corpora = config.get("corpus")
         names = [corpora] if isinstance(corpora, str) else [c.get("corpus") for c in corpora or []]
         counts = [rows.get(str(n)[1:].partition(".")[0]) for n in names]
-        if any(c is None for c in counts):
+        known = [c for c in counts if c is not None]
+        if len(known) < len(counts):
             return f"{config.get('epochs', 1):g} epochs of what is kept", None, None
-        total = round(sum(c or 0 for c in counts) * config.get("epochs", 1))
+        total = round(sum(known) * config.get("epochs", 1))
         return f"{total:,} examples, {-(-total // config.get('batch_size', 16)):,} steps", None, None
     if stage.do == "evaluate":
         count = len(config.get("models", []))

@@ -13,6 +13,7 @@ from curate.evaluate.stats import bootstrap, cons_at_k, paired_difference, pass_
 counts = st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 
 
+@settings(deadline=None)
 @given(counts, st.integers(1, 12))
 def test_pass_at_k_is_the_chance_over_all_draws(nc, k):
     n, c = nc
@@ -68,6 +69,7 @@ def test_cons_at_k_keeps_problems_apart():
     assert cons_at_k([], [], []).shape == (0,)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=20), st.randoms())
 def test_cons_at_k_agrees_with_counting_and_not_with_order(samples, random):
     right_cluster = 1

@@ -1,0 +1,133 @@
+"""The page over a warehouse: whole, self-contained, true to the tables, and inert."""
+
+from __future__ import annotations
+
+import re
+
+import polars as pl
+import pytest
+
+from curate.errors import UsageError
+from curate.jobs import Context
+from curate.report import data, graph, plots
+from curate.report.job import ReportConfig, run
+from curate.warehouse import Warehouse
+from curate.warehouse.sql import connect
+from tests.report.conftest import HOSTILE
+from tests.report.test_html import Reader
+
+
+def page(wh: Warehouse, **config) -> str:
+    with Context(wh) as context:
+        return open(run(ReportConfig(**config), context).facts["report"], encoding="utf-8").read()
+
+
+def test_the_page_loads_nothing_and_has_one_script(hostile):
+    made = page(hostile, where={"all": "TRUE", '</option><script>"': "verdict = 'correct'"})
+    seen = Reader(made)
+    names = [name for name, _ in seen.elements]
+    assert names.count("script") == 1
+    assert names.count("style") == 1
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "foreignobject"} & set(names)
+    for _, attributes in seen.elements:
+        assert not [a for a in attributes if a.startswith("on") or a in ("src", "style", "srcdoc", "xlink:href")]
+        assert attributes.get("href", "#x").startswith("#")
+    policy = next(a["content"] for n, a in seen.elements if n == "meta" and a.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe" not in policy
+
+
+def test_every_hostile_trace_can_be_read(hostile):
+    text = Reader(page(hostile)).text
+    assert text.count("window.pwned = 1</script>") >= 2
+    assert "gnp.exe" in text
+    assert "\u202e" not in text
+
+
+def test_a_dropped_trace_names_its_rule_and_sets_are_counted(hostile):
+    made = page(hostile, traces=10)
+    assert "dropped by <b>cold</b>, rule <b>" in made
+    with connect(hostile) as con:
+        corpus = data.corpora(hostile, con)[0]
+    kept = corpus.decisions["dropped_by"].null_count()
+    assert f"kept by cold ({min(kept, 10)} of {kept})" in made
+    assert not corpus.changed
+
+
+def test_counts_on_the_edges_are_those_of_the_tables(hostile):
+    found = graph.build(hostile)
+    assert {n.kind for n in found.nodes.values()} == {"problems", "traces", "corpora"}
+    rows = {(a.split("/")[0], b.split("/")[0]): n for (a, b), n in found.edges.items()}
+    corpus = hostile.latest("corpora", "cold").manifest["rows"]
+    assert rows == {("problems", "traces"): 2 * len(HOSTILE), ("traces", "corpora"): corpus}
+    assert [n.layer for n in found.nodes.values()] == [0, 1, 2]
+
+
+def test_curves_are_means_over_the_rollouts_of_a_step(hostile):
+    ids = hostile.sql("SELECT trace_id, verdict, step_count, mixed_language FROM annotated ORDER BY trace_id")
+    rows = [
+        {"trace_id": t, "run_id": "run", "policy_step": i % 2, "problem_id": "p", "reward": float(i)}
+        for i, t in enumerate(ids["trace_id"])
+    ]
+    hostile.write("rollouts", "grpo", rows, key=3)
+    with connect(hostile) as con:
+        found = data.curves(con)
+    even = ids.gather_every(2)
+    assert found["policy_step"].to_list() == [0, 1]
+    assert found["rollouts"].to_list() == [len(HOSTILE)] * 2
+    assert found["accuracy"][0] == pytest.approx((even["verdict"] == "correct").mean())
+    assert found["steps"][0] == pytest.approx(even["step_count"].mean())
+    assert found["mixed languages"][0] == pytest.approx(even["mixed_language"].mean())
+    assert found["reward"][1] == pytest.approx(sum(range(1, 2 * len(HOSTILE), 2)) / len(HOSTILE))
+
+
+def test_distributions_count_every_trace_once(hostile):
+    with connect(hostile) as con:
+        corpus = data.corpora(hostile, con)[0]
+        found = data.distributions(con, corpus)
+    kept = corpus.decisions["dropped_by"].null_count()
+    lengths = {name: (sum(k), sum(d)) for name, _, k, d in found}
+    assert lengths["completion_tokens"] == (kept, corpus.decisions.height - kept)
+
+
+def test_an_empty_warehouse_gives_a_page_that_says_so(tmp_path):
+    made = page(Warehouse(tmp_path / "wh").create())
+    assert "No model was evaluated yet." in made
+    assert "No traces" in made
+
+
+def test_what_is_asked_wrongly_is_told(hostile, tmp_path):
+    with pytest.raises(UsageError, match="no warehouse at"):
+        page(Warehouse(tmp_path / "nothing"))
+    with pytest.raises(UsageError, match="nonsense"):
+        page(hostile, where={"x": "nonsense = 1"})
+    with pytest.raises(UsageError):
+        page(hostile, where={"x": "1=1); COPY traces TO 'x'; --"})
+    with pytest.raises(UsageError, match="is a folder"):
+        page(hostile, out=str(tmp_path))
+    with pytest.raises(UsageError, match="no corpora called 'other'"):
+        page(hostile, corpora=["other"])
+
+
+def test_ticks_are_round_and_cover_the_values():
+    assert plots.ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1]
+    for low, high in ((0, 0), (-3, 7), (0.001, 0.0011), (5, 5), (float("nan"), 1)):
+        marks = plots.ticks(low, high)
+        assert marks == sorted(marks)
+        if low == low:
+            assert marks[0] <= low + 1e-9
+            assert marks[-1] >= high - 1e-9
+
+
+def test_a_gap_in_a_curve_stays_a_gap():
+    made = plots.lines("x", [plots.Series("a", [(0, 1.0), (1, None), (2, 3.0)])], "step")
+    assert len(re.findall("<polyline", made)) == 2
+    assert "Not measured" in plots.lines("x", [plots.Series("a", [(0, None)])], "step")
+
+
+def test_problems_are_drawn_so_that_two_traces_of_one_can_be_compared(hostile):
+    with connect(hostile) as con:
+        frame, total = data.picked(con, "TRUE", most=6, each=3)
+    assert total == 2 * len(HOSTILE)
+    assert frame.group_by("problem_id").len()["len"].to_list() == [3, 3]
+    assert isinstance(frame, pl.DataFrame)
