@@ -82,7 +82,7 @@ def run_grpo(data: Mapping[str, Any], context: Context, where: str, kind: str = 
         reference = resolve_model(config.loss.reference)
         remember_base(context.warehouse, reference)
         config = config.model_copy(update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})})
-    engine = _LazyEngine(context, extra["engine"], model)
+    engine = _LazyEngine(context, beside_trainer(extra["engine"], config.compute.device), model)
     with _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
             made = train_grpo(
@@ -169,6 +169,15 @@ def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
             "created_at": now(),
         }
         warehouse.write("models", "base", [row], key=["base", model.hash])
+
+
+def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
+    """The engine's config where it shares a GPU with the trainer: vLLM must be able to give memory back there."""
+    from curate.train.model import pick_device
+
+    if choose(engine)[0] != "vllm" or not pick_device(device).startswith("cuda"):
+        return engine
+    return engine.model_copy(update={"args": {"enable_sleep_mode": True} | engine.args})
 
 
 class _LazyEngine:

@@ -9,6 +9,7 @@ for bit; of a gradient only the order of rounding differs. Modules of other kind
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import cache
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def _functions() -> tuple[Any, Any, Any]:
         @staticmethod
         def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
             low = _cast(x, dtype)
-            ctx.save_for_backward(low, weight)
+            ctx.save_for_backward(low if ctx.needs_input_grad[1] else None, weight)
             ctx.dtypes = x.dtype, dtype
             return torch.nn.functional.linear(low, weight.to(dtype), None if bias is None else bias.to(dtype))
 
@@ -114,28 +115,38 @@ def make_lean(model: Any, dtype: torch.dtype | None) -> None:
     import torch
 
     head = model.get_output_embeddings()
-    modules: Any = model.modules()
-    for module in modules:
+    for module in model.modules():
         if is_gated(module):
-            module.forward = MethodType(_gated_forward, module)
+            _replace(module, _gated_forward)
         elif is_norm(module):
-            module.forward = MethodType(_norm_forward, module)
+            _replace(module, _norm_forward)
         elif dtype is not None and type(module) is torch.nn.Linear and module is not head:
-            module.lean_dtype = dtype
-            module.forward = MethodType(_linear_forward, module)
+            _replace(module, _linear_forward, dtype)
+
+
+def _replace(module: Any, forward: Callable[..., Tensor], dtype: torch.dtype | None = None) -> None:
+    module.lean_dtype = dtype
+    module.forward = MethodType(forward, module)
 
 
 def is_gated(module: Any) -> bool:
-    """An MLP of three matrices with SiLU, none of them adapted."""
+    """An MLP of three matrices with SiLU, none of them adapted, told by what it computes: some scale the gate."""
     import torch
 
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
-    plain = all(type(part) is torch.nn.Linear and part.bias is None for part in parts)
-    return plain and type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
+    if not all(type(part) is torch.nn.Linear and part.bias is None for part in parts):
+        return False
+    if type(getattr(module, "act_fn", None)).__name__ not in ("SiLU", "SiLUActivation"):
+        return False
+    with torch.no_grad():
+        x = _probe(module.gate_proj.weight)
+        plain, lean = module(x), _gated_forward(module, x)
+        return bool(plain.shape == lean.shape and torch.allclose(plain, lean))
 
 
 def is_norm(module: Any) -> bool:
-    """The RMSNorm of Llama and all that copied it, told by what it computes: some add one to the weight."""
+    """The RMSNorm of Llama and all that copied it, told by what it computes: some add one to the weight, some round
+    after it instead of before."""
     import torch
 
     if not (type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")):
@@ -143,8 +154,19 @@ def is_norm(module: Any) -> bool:
     if getattr(module, "weight", None) is None or getattr(module, "bias", None) is not None:
         return False
     with torch.no_grad():
-        x = torch.linspace(-2, 3, module.weight.shape[0], dtype=torch.float32, device=module.weight.device)[None]
-        return torch.allclose(module(x), _functions()[2].apply(x, module.weight, module.variance_epsilon))
+        for dtype in (torch.float32, torch.bfloat16):
+            x = _probe(module.weight).to(dtype)
+            plain, lean = module(x), _functions()[2].apply(x, module.weight, module.variance_epsilon)
+            if plain.dtype != lean.dtype or not torch.equal(plain, lean):
+                return False
+    return True
+
+
+def _probe(weight: Tensor) -> Tensor:
+    """`[1, D]` unlike numbers, where `weight` is `[..., D]`."""
+    import torch
+
+    return torch.linspace(-2, 3, weight.shape[-1], dtype=weight.dtype, device=weight.device)[None]
 
 
 def _linear_forward(self: Any, x: Tensor) -> Tensor:

@@ -103,6 +103,9 @@ class Rollouts:
 
     def rouse(self) -> None:
         if self.asleep:
+            import torch
+
+            torch.cuda.empty_cache()  # what the trainer's allocator holds and does not use (nothing without a GPU)
             self.engine.wake()
             self.asleep = False
 

@@ -4,8 +4,9 @@
     python tests/benchmarks/bench_train.py MODEL_DIR loss    one GRPO update without rollouts: seconds and memory
     python tests/benchmarks/bench_train.py MODEL_DIR grpo    a whole GRPO step, rollouts included
 
-Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`, with the rows a
-micro-batch after a colon (`trl:8`; default: the whole batch), and for sft `trl-packing`. Needs
+Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`; the rows a micro-batch
+after a colon (`trl:8`; default: the whole batch, for ours what `--micro` says); `ours-plain`: without lean layers; and
+for sft `trl-packing`. Needs
 `pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each
 counts, the first GRPO step of each process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's
 gradient checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards differ, so
@@ -88,7 +89,7 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
         from curate.train.sft import Example, likelihood, sft_step
         from curate.train.world import World
 
-        policy = our_policy(args)
+        policy = our_policy(contender, args)
         optimizer = make_optimizer(policy, OptimConfig())
         rows = [Example(Sequence_(p, c), 1.0, "", 0.5) for p, c in zip(prompts, completions, strict=True)]
         started = time.perf_counter()
@@ -142,7 +143,7 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
         from curate.train.optim import make_optimizer, optimizer_step
         from curate.train.world import World
 
-        policy = our_policy(args)
+        policy = our_policy(contender, args)
         model = policy.model
         config = GRPOConfig(model=str(args.model))
         optimizer = make_optimizer(policy, config.optim)
@@ -166,8 +167,9 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
     """Whole steps: `problems` prompts, `samples` completions of up to `completion` tokens each, random rewards."""
-    padding = PROMPT * max(1, args.prompt // 12)
-    prompts = [f"{padding}{i} + {i + 3} =" for i in range(args.problems * args.steps)]
+    padding = PROMPT * max(1, args.prompt // 14)
+    # The number comes first: what prompts of different problems share must not be what is measured.
+    prompts = [f"{i} + {i + 3} = ? {padding}" for i in range(args.problems * args.steps)]
 
     def reward(texts: list[str]) -> list[float]:
         return [random.Random(text).random() for text in texts]
@@ -201,7 +203,7 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
             "samples": args.samples,
             "rewards": {"tests.benchmarks.bench_train:spread": 1.0},
             "sampling": {"max_tokens": args.completion},
-            "compute": our_compute(args),
+            "compute": our_compute(contender, args),
             "checkpoint": {"every": 0, "dtype": dtype},
         }
     )
@@ -231,20 +233,23 @@ def rows_of(contender: str, default: int) -> int:
     return int(contender.partition(":")[2] or default)
 
 
-def our_compute(args: argparse.Namespace) -> dict[str, Any]:
+def our_compute(contender: str, args: argparse.Namespace) -> dict[str, Any]:
+    rows = rows_of(contender, 0)
     return {
         "precision": "bf16" if args.bf16 else "fp32",
         "device": "cpu",
-        "micro_batch_tokens": args.micro,
+        "micro_batch_tokens": args.prompt + rows * args.completion if rows else args.micro,
         "gradient_checkpointing": args.checkpointing,
     }
 
 
-def our_policy(args: argparse.Namespace) -> Any:
+def our_policy(contender: str, args: argparse.Namespace) -> Any:
+    from curate.train import model
     from curate.train.config import ModelConfig
-    from curate.train.model import load_policy
 
-    return load_policy(args.model, ModelConfig.model_validate(our_compute(args)))[0]
+    if contender.startswith("ours-plain"):
+        model.make_lean = lambda *_: None
+    return model.load_policy(args.model, ModelConfig.model_validate(our_compute(contender, args)))[0]
 
 
 def trl_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
-    """`kind` is sft, lora or grpo; with `-until-2` all ranks die right after the checkpoint of step 2."""
+    """`kind` is sft, bf16 (sft in that precision), lora or grpo; with `-until-2` all die after step 2 is saved."""
     from curate.train.world import leave_world
     from curate.warehouse import Warehouse
 
@@ -14,6 +14,8 @@ def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
     if dies:
         die_at(2)
     compute: dict[str, Any] = {"precision": "fp32", "device": "cpu", "fsdp": fsdp == "1", "micro_batch_tokens": 100}
+    if kind == "bf16":
+        compute["precision"] = "bf16"
     if kind == "lora":
         compute["lora"] = {"rank": 4}
     (grpo if kind == "grpo" else sft)(model, Warehouse(warehouse), compute)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from curate.train.config import ModelConfig  # noqa: E402
 from curate.train.layout import Sequence_  # noqa: E402
-from curate.train.lean import _functions, is_norm, make_lean  # noqa: E402
+from curate.train.lean import _functions, is_gated, is_norm, make_lean  # noqa: E402
 from curate.train.model import Policy, load_policy  # noqa: E402
 
 
@@ -95,7 +95,60 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
         def forward(self, x: Any) -> Any:
             return (1 + self.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
 
+    class LateRMSNorm(OddRMSNorm):
+        """As in OLMo 2: rounded after the weight. In fp32 nothing tells it from Llama's."""
+
+        def forward(self, x: Any) -> Any:
+            wide = x.float()
+            wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon)
+            return (self.weight * wide).to(x.dtype)
+
+    class LlamaRMSNorm(OddRMSNorm):
+        def forward(self, x: Any) -> Any:
+            wide = x.float()
+            wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+            return self.weight * wide.to(x.dtype)
+
     assert not is_norm(OddRMSNorm())
+    assert not is_norm(LateRMSNorm())
+    assert is_norm(LlamaRMSNorm())
+
+
+def test_a_gated_layer_that_computes_something_else_is_left_alone() -> None:
+    class Gated(torch.nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj = torch.nn.Linear(4, 6, bias=False), torch.nn.Linear(4, 6, bias=False)
+            self.down_proj, self.act_fn, self.scale = torch.nn.Linear(6, 4, bias=False), torch.nn.SiLU(), scale
+
+        def forward(self, x: Any) -> Any:
+            return self.down_proj(self.act_fn(self.gate_proj(x) * self.scale) * self.up_proj(x))
+
+    assert is_gated(Gated(1.0))
+    assert not is_gated(Gated(0.5))
+
+
+def test_class_and_weight_names_stay_and_a_frozen_layer_keeps_no_input(tiny_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_dir)
+    policy: Policy = load_policy(tiny_dir, ModelConfig(precision="bf16", device="cpu"))[0]
+    assert [(n, type(m)) for n, m in plain.named_modules()] == [(n, type(m)) for n, m in policy.model.named_modules()]
+    assert list(plain.state_dict()) == list(policy.model.state_dict())
+    layer = policy.model.model.layers[0].self_attn.q_proj
+    layer.weight.requires_grad_(False)
+    kept: list[Any] = []
+
+    def keep(tensor: Any) -> Any:
+        kept.append(tensor)
+        return tensor
+
+    x = torch.ones(2, layer.in_features, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.sum().backward()
+    assert [t.shape for t in kept] == [layer.weight.shape]
+    assert x.grad is not None
 
 
 def test_the_same_input_changed_in_place_is_cast_anew() -> None:

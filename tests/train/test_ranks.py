@@ -49,7 +49,7 @@ def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code
 def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The same runs by one process."""
     found = {}
-    for kind in ("sft", "grpo", "lora"):
+    for kind in ("sft", "grpo", "lora", "bf16"):
         wh = Warehouse(tmp_path_factory.mktemp(f"alone-{kind}"))
         corpus(wh)
         launch(1, kind, tiny_dir, wh.root, False)
@@ -67,25 +67,29 @@ def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kind", "fsdp"), [("sft", False), ("sft", True), ("grpo", False), ("grpo", True), ("lora", True)]
+    ("kind", "fsdp"),
+    [("sft", False), ("sft", True), ("grpo", False), ("grpo", True), ("lora", True), ("bf16", True)],
 )
 def test_two_ranks_train_as_one(tiny_dir: Path, tmp_path: Path, alone: dict[str, Any], kind: str, fsdp: bool) -> None:
     wh = Warehouse(tmp_path)
     corpus(wh)
     launch(2, kind, tiny_dir, wh.root, fsdp)
-    same_run(outcome(wh), alone[kind])
+    if kind == "bf16":  # sums of rounded numbers depend on how rows were cut into micro-batches
+        same_run(outcome(wh), alone[kind], rel=2e-2, apart=5e-4)
+    else:
+        same_run(outcome(wh), alone[kind])
 
 
-def same_run(got: Any, expected_run: Any) -> None:
+def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5) -> None:
     metrics, weights = got
     expected, plain = expected_run
     assert len(metrics["loss"]) == len(expected["loss"]) > 1
     for name in ("loss", "grad_norm"):
-        assert metrics[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), name
+        assert metrics[name] == pytest.approx(expected[name], rel=rel, abs=1e-6), name
     assert plain.keys() == weights.keys()
     # Adam divides by the gradient's size: where that is near nothing, rounding decides the direction of a step
-    apart = sum(float((weights[k] - plain[k]).abs().sum()) for k in plain) / sum(v.numel() for v in plain.values())
-    assert apart < 1e-5
+    total = sum(float((weights[k] - plain[k]).abs().sum()) for k in plain)
+    assert total / sum(v.numel() for v in plain.values()) < apart
 
 
 @pytest.mark.slow
