@@ -37,9 +37,14 @@ def connect(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
-    """A view a table over its part files, then what `schemas/macros.sql` and `schemas/views.sql` build on them."""
+    """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in `schemas/` build."""
     import duckdb
 
+    for group in signal_groups():
+        try:
+            connection.execute(_group_view(warehouse.root, group))
+        except duckdb.BinderException:
+            connection.execute(_group_view(warehouse.root, group, older=True))
     for table in schemas.TABLES:
         try:
             connection.execute(table_view(warehouse.root, table))
@@ -47,7 +52,10 @@ def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
             connection.execute(table_view(warehouse.root, table, older=True))
     connection.execute(_manifest_view(warehouse.root))
     connection.execute(schemas.statement("macros"))
-    connection.execute(_measured_view(connection))
+    connection.execute(schemas.statement("joined"))
+    derived = _derived(connection)
+    connection.execute(f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals")
+    connection.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT *{derived} FROM joined")
     connection.execute(schemas.statement("views"))
 
 
@@ -69,7 +77,7 @@ def table_view(root: Path, table: str, older: bool = False) -> str:
         kept = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
         return f"{head} SELECT problem_id, {kept} FROM {scan} GROUP BY problem_id"
     if table == "signals":
-        return _signals_view(root, head, older)
+        return _signals_view(head)
     if table in ("corpora", "traces"):
         return f"{head} SELECT {names}, {place} FROM {scan}"
     return f"{head} SELECT {names} FROM {scan}"
@@ -81,33 +89,44 @@ def _with_columns(table: str, scan: str) -> str:
     return f"(SELECT * FROM {scan} UNION ALL BY NAME SELECT {nothing} WHERE FALSE)"
 
 
-def _signals_view(root: Path, head: str, older: bool) -> str:
-    """Signals are stored per group and version (`signals/<group>@<version>/…`): the newest version of each counts."""
-    newest: dict[str, int] = {}
-    for path in (root / "signals").glob("*@*"):
-        group, _, version = path.name.rpartition("@")
-        if version.isdigit():
-            newest[group] = max(newest.get(group, 0), int(version))
-    folders = [f"{group}@{version}" for group, version in sorted(newest.items())] or [EMPTY]
-    globs = ", ".join(quote(f"{root}/signals/{folder}/*/part-*.parquet") for folder in folders)
-    measured = [c for c in schemas.arrow_schema("signals").names if c not in ("trace_id", "attempt")]
-    kept = "".join(f", any_value({c}) AS {c}" for c in measured)
-    scan = f"read_parquet([{globs}], union_by_name = true, hive_partitioning = false)"
+def signal_groups() -> dict[str, list[str]]:
+    """Group of signals to its columns: the schema says the group of a column in brackets before its comment."""
+    groups: dict[str, list[str]] = {}
+    for column, comment in schemas.comments("signals").items():
+        if comment.startswith("["):
+            groups.setdefault(comment[1:].partition("]")[0], []).append(column)
+    return groups
+
+
+def _group_view(root: Path, group: str, older: bool = False) -> str:
+    """One group of signals. They are stored as `signals/<group>@<version>/…`: the newest version counts."""
+    numbers = [p.name.rpartition("@")[2] for p in (root / "signals").glob(f"{group}@*")]
+    newest = max((int(number) for number in numbers if number.isdigit()), default=None)
+    folder = EMPTY if newest is None else f"{group}@{newest}"
+    glob = quote(f"{root}/signals/{folder}/*/part-*.parquet")
+    scan = f"read_parquet({glob}, union_by_name = true, hive_partitioning = false)"
     scan = _with_columns("signals", scan) if older else scan
-    return f"{head} SELECT trace_id, attempt{kept} FROM {scan} GROUP BY trace_id, attempt"
+    columns = ", ".join(signal_groups()[group])
+    return f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, {columns} FROM {scan}"
 
 
-def _measured_view(connection: duckdb.DuckDBPyConnection) -> str:
-    """Signals and what the macros derive from them: parameters of a macro are called as the columns they read."""
+def _signals_view(head: str) -> str:
+    """All groups in one row a trace, for asking the table by itself; `joined` joins them one by one."""
+    kept = "".join(f", any_value({column}) AS {column}" for columns in signal_groups().values() for column in columns)
+    union = " UNION ALL BY NAME ".join(f"FROM signals_{group}" for group in signal_groups())
+    return f"{head} SELECT trace_id, attempt{kept} FROM ({union}) GROUP BY trace_id, attempt"
+
+
+def _derived(connection: duckdb.DuckDBPyConnection) -> str:
+    """What the macros derive from signals: parameters of a macro are called as the columns they read."""
     columns = set(schemas.arrow_schema("signals").names)
     rows = connection.execute(
         "SELECT function_name, parameters FROM duckdb_functions() WHERE function_type = 'macro' AND NOT internal "
         "ORDER BY function_name"
     ).fetchall()
-    derived = "".join(
+    return "".join(
         f", {name}({', '.join(parameters)}) AS {name}" for name, parameters in rows if columns.issuperset(parameters)
     )
-    return f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals"
 
 
 def _manifest_view(root: Path) -> str:

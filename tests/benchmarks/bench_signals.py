@@ -87,8 +87,9 @@ def documents(count: int, seed: int = 1) -> list[str]:
     rng = random.Random(seed)
     cases = [json.loads(line) for line in (DATA / "languages.jsonl").read_text(encoding="utf-8").splitlines()]
     cases += [json.loads(line) for line in (DATA / "languages_heldout.jsonl").read_text(encoding="utf-8").splitlines()]
+    pure = [c for c in cases if not c["mixed"]]
     whole = {
-        code: ["".join(t for _, t in c["parts"]) for c in cases if c["parts"][0][0] == code] for code in ("en", "zh")
+        code: ["".join(t for _, t in c["parts"]) for c in pure if c["parts"][0][0] == code] for code in ("en", "zh")
     }
     words = " ".join(whole["en"]).split()
 

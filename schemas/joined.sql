@@ -1,0 +1,50 @@
+-- What everything else asks: one row a trace, with its problem, verdicts and signals.
+
+-- The last attempt of each trace. Redone traces are few, so the text is never sorted.
+CREATE OR REPLACE VIEW last_traces AS
+SELECT t.* FROM traces t
+LEFT JOIN (SELECT trace_id, max(attempt) AS last_attempt FROM traces WHERE attempt > 0 GROUP BY trace_id) r
+       ON r.trace_id = t.trace_id
+WHERE t.attempt >= coalesce(r.last_attempt, 0);
+
+-- The newest verdict of each kind. A rule's is that of the problem's own verifier, where it names one; what other
+-- verifiers said is in `verdicts`. A judge of reasoning (coherence) is apart from a judge of answers.
+CREATE OR REPLACE VIEW last_verdicts AS
+WITH ordered AS (
+    SELECT v.trace_id, v.attempt, v.verifier, v.verdict, v.extracted, v.detail, v.kind,
+           -- by class, then version, then anything that is the same each time
+           (CASE WHEN v.kind = 'rule' AND v.verifier = p.verifier THEN 2 WHEN v.verifier LIKE 'judge-equivalence/%' THEN 2
+                 WHEN v.verifier = 'none' THEN 0 ELSE 1 END::UBIGINT << 60)
+           + (coalesce(try_cast(split_part(v.verifier_version, '-', 1) AS UINTEGER), 0)::UBIGINT % 16777216 << 32)
+           -- a consensus ends its version with how many traces it saw
+           + coalesce(try_cast(split_part(v.verifier_version, '-', 2) AS UINTEGER)::UBIGINT,
+                      hash(v.verifier || v.verifier_version) >> 32) AS newest
+    FROM verdicts v
+    LEFT JOIN traces t ON t.trace_id = v.trace_id AND t.attempt = v.attempt
+    LEFT JOIN problems p ON p.problem_id = t.problem_id
+)
+SELECT trace_id, attempt,
+       arg_max(verdict, newest) FILTER (kind = 'rule')   AS verdict,
+       arg_max(verifier, newest) FILTER (kind = 'rule')  AS verified_by,
+       arg_max(extracted, newest) FILTER (kind = 'rule') AS extracted,
+       arg_max(detail, newest) FILTER (kind = 'rule')    AS verdict_detail,
+       arg_max(verdict, newest) FILTER (kind = 'judge' AND verifier NOT LIKE 'judge-coherence/%') AS judge_verdict,
+       arg_max(verdict, newest) FILTER (kind = 'judge' AND verifier LIKE 'judge-coherence/%')     AS coherence_verdict,
+       arg_max(verdict, newest) FILTER (kind = 'consensus') AS consensus_verdict
+FROM ordered GROUP BY trace_id, attempt;
+
+-- `annotated` (see curate/warehouse/sql.py) is this, and what the macros derive from it. Each group of signals is joined
+-- by itself: to collect them by GROUP BY first costs several times as much.
+CREATE OR REPLACE VIEW joined AS
+SELECT t.*,
+       p.question, p.source, p.domain, p.reference, p.solution, p.difficulty, p.split, p.target_language, p.verifier,
+       v.verdict, v.verified_by, v.extracted, v.verdict_detail, v.judge_verdict, v.coherence_verdict, v.consensus_verdict,
+       s.* EXCLUDE (trace_id, attempt), r.* EXCLUDE (trace_id, attempt), l.* EXCLUDE (trace_id, attempt),
+       b.* EXCLUDE (trace_id, attempt)
+FROM last_traces t
+LEFT JOIN problems p ON p.problem_id = t.problem_id
+LEFT JOIN last_verdicts v ON v.trace_id = t.trace_id AND v.attempt = t.attempt
+LEFT JOIN signals_shape s ON s.trace_id = t.trace_id AND s.attempt = t.attempt
+LEFT JOIN signals_repetition r ON r.trace_id = t.trace_id AND r.attempt = t.attempt
+LEFT JOIN signals_language l ON l.trace_id = t.trace_id AND l.attempt = t.attempt
+LEFT JOIN signals_behaviour b ON b.trace_id = t.trace_id AND b.attempt = t.attempt;
