@@ -143,14 +143,17 @@ def filter_(
     files, overrides = _split(arguments)
     checked = validate(job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules))
     if files:
-        from curate.filter.files import filter_files
+        from curate.filter.files import explain_files, filter_files
         from curate.filter.funnel import print_funnel
         from curate.filter.rules import load_rules
 
         chosen = load_rules(checked.rules, checked.set)
+        if explain:
+            print(explain_files(files, chosen, explain, text_column, form, checked.where))
+            return
         found = filter_files(files, chosen, _needed_out(out), text_column, form, checked.where)
         print_funnel(found.funnel)
-        print(f"{len(found.kept)} of {len(found.decisions)} rows kept: {out}")
+        print("\n".join([*job.overlap_lines(found), f"{len(found.kept)} of {len(found.decisions)} rows kept: {out}"]))
         return
     with _context(warehouse) as context:
         if explain:

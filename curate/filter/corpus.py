@@ -54,7 +54,23 @@ def write_corpus(
         version.seal()
     funnel = result.funnel.with_columns(corpus=pl.lit(name), corpus_version=pl.lit(version.version))
     warehouse.write("funnel", name, funnel, key=[version.ref, funnel.to_dicts()], parents=[version.ref])
+    _write_overlaps(warehouse, result, name, version)
     return version
+
+
+def _write_overlaps(warehouse: Warehouse, result: FilterResult, name: str, version: Version) -> None:
+    """What contaminated problems share with the benchmarks, where the rule set looks for that and found any."""
+    step = result.rules.select.contamination
+    if step is None or result.overlaps.is_empty():
+        return
+    rows = result.overlaps.select(
+        pl.all(),
+        corpus=pl.lit(name),
+        corpus_version=pl.lit(version.version),
+        benchmarks=pl.lit(", ".join(step.benchmarks)),
+        n=pl.lit(step.n, dtype=pl.Int32),
+    )
+    warehouse.write("contamination", name, rows, key=[version.ref, rows.to_dicts()], parents=[version.ref])
 
 
 def corpus_rows(

@@ -34,6 +34,24 @@ def signatures(texts: pl.Series, near: bool = True) -> pl.DataFrame:
     return fold.select(**columns)
 
 
+def apart(marks: pl.DataFrame, within: pl.Series) -> pl.DataFrame:
+    """The signatures, mixed with a value each, so that only texts of the same value are alike."""
+    salt = within.fill_null("").hash(3).rename("salt")
+    mixed = pl.struct("exact", "salt").hash()
+    exact = marks.with_columns(salt).select(pl.when(pl.col("exact").is_not_null()).then(mixed).alias("exact"))
+    if "bands" not in marks.columns:
+        return exact
+    at = marks.select("bands").with_columns(salt).with_row_index("at")
+    bands = (
+        at.drop_nulls("bands")
+        .explode("bands")
+        .select("at", pl.struct("bands", "salt").hash().alias("bands"))
+        .group_by("at", maintain_order=True)
+        .agg("bands")
+    )
+    return exact.hstack(at.select("at").join(bands, on="at", how="left", maintain_order="left").select("bands"))
+
+
 def duplicate_of(
     texts: pl.Series, score: pl.Series | None = None, near: bool = True, threshold: float = 0.8
 ) -> pl.DataFrame:

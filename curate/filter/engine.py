@@ -157,6 +157,8 @@ def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None,
     wanted["_draw"] = f"md5_number_lower('{selection.seed}:' || trace_id)"
     wanted["_by"] = f"({_order(rules)}\n)::DOUBLE"
     wanted["_best"] = f"({selection.duplicates.by if selection.duplicates else 'NULL'}\n)::DOUBLE"
+    if selection.duplicates and selection.duplicates.within:
+        wanted["_within"] = f"({selection.duplicates.within}\n)::VARCHAR"
     wanted["_band"] = f"({_difficulty(rules)}\n)::DOUBLE"
     wanted["_balance"] = f"({selection.balance.by}\n)::VARCHAR" if selection.balance else "NULL::VARCHAR"
     if selection.per_problem.diverse is not None:
@@ -201,6 +203,7 @@ def _blame(
     named = {rule.name: rule.keep for rule in rules.rules}
     steps = {
         "_best": "select.duplicates",
+        "_within": "select.duplicates.within",
         "_by": "select.per_problem",
         "_band": "select.difficulty",
         "_balance": "select.balance",

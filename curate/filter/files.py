@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from curate.errors import UsageError
-from curate.filter.engine import CARRIED, FilterResult, apply_rules
+from curate.filter.engine import CARRIED, FilterResult, apply_rules, explain
 from curate.filter.rules import RuleSet, check_expression
 from curate.signals import column_groups, derived_columns
 from curate.signals.files import Writer, annotate_part, data_files, read_parts
@@ -46,6 +46,19 @@ def filter_files(
                 writer.write(part.filter(kept.slice(at, part.height)))
                 at += part.height
     return result
+
+
+def explain_files(
+    paths: Sequence[str | Path],
+    rules: RuleSet,
+    trace_id: str,
+    text_column: str = "completion",
+    form: str | None = None,
+    where: str | None = None,
+) -> str:
+    """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called `row-000000000`, …"""
+    with connect_frame(narrow_frame(paths, rules, text_column, form, where)) as con:
+        return str(explain(con, rules, trace_id, where))
 
 
 def connect_frame(frame: pl.DataFrame) -> duckdb.DuckDBPyConnection:

@@ -56,6 +56,8 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     with connect(context.warehouse) as connection:
         found = apply_rules(connection, rules, where)
         print_funnel(found.funnel)
+        for line in overlap_lines(found):
+            print(line)
         version = write_corpus(
             context.warehouse,
             connection,
@@ -72,6 +74,19 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         f"corpus {name}@{version.version}, {duration(result.seconds)}"
     )
     return result
+
+
+def overlap_lines(found: FilterResult, most: int = 5) -> list[str]:
+    """What was found to be in a benchmark, for the eye: the longest overlaps first."""
+    count = found.overlaps.height
+    if not count:
+        return []
+    step = found.rules.select.contamination
+    lines = [f"{count} problems share {step.n if step else 0} words in a row or more with the benchmarks:"]
+    for row in found.overlaps.sort("tokens", descending=True).head(most).iter_rows(named=True):
+        text = row["overlap"] if len(row["overlap"]) <= 160 else row["overlap"][:157] + "..."
+        lines.append(f"  {row['problem_id'][:60]}: {row['tokens']} words: {text}")
+    return lines + ([f"  and {count - most} more: see the table contamination"] if count > most else [])
 
 
 def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult) -> list[str]:

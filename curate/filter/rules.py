@@ -93,6 +93,7 @@ class Duplicates(_Strict):
     """Of texts that are the same once folded, or (`near`) share most word 3-grams, only the best by `by` is kept.
 
     over: `completion` compares traces; `question` compares problems, and drops every trace of the lesser ones.
+    within: SQL of what two texts must share to be compared (`source`, `problem_id`, `dataset`); by default all are.
     threshold: the least Jaccard similarity of near duplicates.
     """
 
@@ -100,6 +101,7 @@ class Duplicates(_Strict):
     near: bool = True
     threshold: float = Field(default=0.8, gt=0, le=1)
     by: str = "quality"
+    within: str | None = None
 
 
 class Contamination(_Strict):
@@ -164,6 +166,8 @@ class RuleSet(_Strict):
             named["select.per_problem.best.by"] = self.select.per_problem.best.by
         if self.select.duplicates is not None:
             named["select.duplicates.by"] = self.select.duplicates.by
+            if self.select.duplicates.within is not None:
+                named["select.duplicates.within"] = self.select.duplicates.within
         if self.select.difficulty is not None:
             named["select.difficulty.by"] = self.select.difficulty.by
         if self.select.balance is not None:

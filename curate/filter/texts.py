@@ -51,12 +51,14 @@ def _contaminated(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, step: Con
 
 
 def _drop_duplicates(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, step: Duplicates, view: str) -> pl.DataFrame:
-    from curate.filter.duplicates import duplicates, signatures
+    from curate.filter.duplicates import apart, duplicates, signatures
 
     units = _units(frame, step.over)
     if units.is_empty():
         return frame
     marks = pl.concat([signatures(texts, step.near) for _, texts in _texts(con, units, step.over, view)])
+    if step.within is not None:
+        marks = apart(marks, units["_within"])
 
     def fetch(at: pl.Series) -> pl.Series:
         wanted = units.select(pl.all().gather(at))
@@ -70,7 +72,8 @@ def _drop_duplicates(con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, step: 
 
 def _units(frame: pl.DataFrame, over: str) -> pl.DataFrame:
     """What is compared: the traces that are left, or (for questions) one trace of each of their problems."""
-    left = frame.filter(_LEFT).select("trace_id", "attempt", "problem_id", "_best").sort("trace_id", "attempt")
+    names = [n for n in ("trace_id", "attempt", "problem_id", "_best", "_within") if n in frame.columns]
+    left = frame.filter(_LEFT).select(names).sort("trace_id", "attempt")
     if over != "question":
         return left
     best = left.group_by("problem_id").agg(pl.col("_best").max())

@@ -22,6 +22,7 @@ TABLES = (
     "signals",
     "corpora",
     "funnel",
+    "contamination",
     "jobs",
     "models",
     "metrics",

@@ -72,6 +72,8 @@ def table_view(root: Path, table: str, older: bool = False) -> str:
     scan = f"read_parquet({glob}, union_by_name = true, filename = true, hive_partitioning = false)"
     if older:
         scan = _with_columns(table, scan)
+    if not (root / table).is_dir():  # a warehouse written before there was such a table
+        scan = f"(SELECT *, '' AS filename FROM {_with_columns(table, None)})"
     head = f"CREATE OR REPLACE VIEW {table} AS"
     if table == "problems":  # the same problem may be in several versions of a source
         kept = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
@@ -83,10 +85,14 @@ def table_view(root: Path, table: str, older: bool = False) -> str:
     return f"{head} SELECT {names} FROM {scan}"
 
 
-def _with_columns(table: str, scan: str) -> str:
-    """The scan with every column of the schema, by a union with no row."""
+def _with_columns(table: str, scan: str | None) -> str:
+    """The scan (or nothing) with every column of the schema, by a union with no row."""
     nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schemas.types(table).items())
-    return f"(SELECT * FROM {scan} UNION ALL BY NAME SELECT {nothing} WHERE FALSE)"
+    return (
+        f"(SELECT {nothing} WHERE FALSE)"
+        if scan is None
+        else (f"(SELECT * FROM {scan} UNION ALL BY NAME SELECT {nothing} WHERE FALSE)")
+    )
 
 
 def signal_groups() -> dict[str, list[str]]:
