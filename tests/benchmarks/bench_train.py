@@ -169,7 +169,7 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
     """Whole steps: `problems` prompts, `samples` completions of up to `completion` tokens each, random rewards."""
     padding = PROMPT * max(1, args.prompt // 14)
     # The number comes first: what prompts of different problems share must not be what is measured.
-    prompts = [f"{i} + {i + 3} = ? {padding}" for i in range(args.problems * args.steps)]
+    prompts = [f"{i} + {i + 3} = ? {padding}".strip() for i in range(args.problems * args.steps)]
 
     def reward(texts: list[str]) -> list[float]:
         return [random.Random(text).random() for text in texts]
