@@ -12,6 +12,7 @@ from typing import Any
 from curate.engines.base import EngineConfig, ModelDirectory, failed
 from curate.engines.child import Child, Job
 from curate.errors import CurateError
+from curate.progress import say
 from curate.records import Completion, Request
 
 RESTARTS = 5  # deaths without one completion between them, after which the engine is given up
@@ -198,6 +199,7 @@ class PooledEngine(ModelDirectory):
             self._lost = True
             raise CurateError(f"the engine died {self._deaths} times in a row ({why}); its last words:\n{words}")
         self.restarts += 1
+        say(f"  the engine died and is started again; its last words: {words.splitlines()[-1]}")
         self._children[index] = self._start(index)
         self._children[index].ready()
         return words

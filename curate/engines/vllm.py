@@ -22,10 +22,12 @@ QUIET = {
     "HF_HUB_OFFLINE": "1",  # the model is a directory by now: nothing to ask a hub for
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # Threads that wait asleep. By default they spin, and where anything else wants the cores (a trainer, verifiers),
-    # each of the hundred barriers a step waits for the scheduler: beside a load of 7, 3 tokens/s spinning, 105 asleep.
-    "OMP_WAIT_POLICY": "passive",
 }
+
+# Threads that wait asleep. By default they spin, and where anything else wants the cores (a trainer, verifiers), each
+# of the hundred barriers a step waits for the scheduler: beside a load of 7, 3 tokens/s spinning, 105 asleep.
+WAITING = {"OMP_WAIT_POLICY": "passive"}
+WAIT_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 class VllmEngine(PooledEngine):
@@ -42,6 +44,8 @@ class VllmEngine(PooledEngine):
 
     def child_env(self, replica: int) -> dict[str, str]:
         env = {key: value for key, value in QUIET.items() if key not in os.environ}
+        if not any(key in os.environ for key in WAIT_KEYS):
+            env |= WAITING
         if self.config.replicas > 1:
             env |= devices_of(replica, self.config.tensor_parallel_size)
         return env

@@ -104,8 +104,8 @@ def _summary(plan: Plan, worker: Worker, rows: dict[str, int], seconds: float) -
         there = [worker.standing.get(unit, (0, 0, 0)) for unit in plan.units["unit"]]
         solved = sum(good >= config.adaptive.keep for _, good, _ in there)
         some = sum(0 < good < config.adaptive.keep for _, good, _ in there)
-        text += f"; of {len(there)} problems {solved} have {config.adaptive.keep} good ones, {some} fewer, "
-        text += f"{len(there) - solved - some} none"
+        text += f"; of {len(there)} problems {solved} have the good ones wanted ({config.adaptive.keep}), {some} have "
+        text += f"fewer, {len(there) - solved - some} none"
     return text
 
 

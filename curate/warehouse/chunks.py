@@ -22,11 +22,13 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import threading
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 # Rows are durable at most this long after they finish (the contract is two seconds).
 FLUSH_SECONDS = 1.0
 CHUNK_ROWS = 64
+OPEN_FILES = 16384
 
 Row = dict[str, Any]
 Key = tuple[str, int, int]  # unit, sample_index, attempt
@@ -86,6 +89,7 @@ class Family:
         self.warehouse = warehouse
         self.family = family
         self.facts = facts or {}
+        _allow_files()
         self.jobs = warehouse.root / "_jobs" / family
         self.logs = warehouse.root / "_logs" / family
 
@@ -259,6 +263,16 @@ class Family:
             lock.release()
             return None
         return ChunkLog(self, chunk, lock)
+
+
+@cache
+def _allow_files() -> None:
+    """Enough open files: where lengths vary hundreds of chunks are open at once, two files each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _plan_file(path: Path) -> pl.DataFrame:

@@ -5,8 +5,8 @@
 
 Runs are interleaved and the order within a pair alternates; both engines are warm and stay open. The bare one is given
 what makes it fastest: the core in its own process as ours has it (`--bare-mode default` for vLLM's two extra
-processes), the same thread settings, flat log-probs, all requests in one call. Prints each pair and the median ratio;
-`--json FILE` writes them.
+processes), flat log-probs, all requests in one call; its threads wait as they do by default. Prints each pair and the
+median ratio; `--json FILE` writes them.
 """
 
 from __future__ import annotations

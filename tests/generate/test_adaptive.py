@@ -69,7 +69,7 @@ def test_solved_problems_stop_and_hard_ones_get_more(context, stub_model, sums):
     settings = AdaptiveConfig(**KEEP)
     assert rows["asked"].to_list() == [rounds(v, 12, settings) for v in rows["verdicts"].to_list()]
     solved = int((rows["good"] >= 2).sum())
-    assert f"of 40 problems {solved} have 2 good ones" in made.summary
+    assert f"of 40 problems {solved} have the good ones wanted (2)" in made.summary
 
 
 def test_a_second_run_asks_nothing_and_annotation_finds_the_verdicts(context, stub_model, sums):
