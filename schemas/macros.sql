@@ -18,7 +18,7 @@ CREATE OR REPLACE MACRO readable(
     odd_word_share, vowelless_share, duplicate_line_share, duplicate_line_character_share, duplicate_10_gram_share,
     compression, compression_tail, loop_characters, loop_share, loop_repeats
 ) AS (
-    coalesce(characters, 0) > 0
+    characters > 0  -- null where nothing was measured
     -- a unit that comes four times running over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
     AND NOT (coalesce(loop_repeats, 0) >= 4 AND coalesce(loop_characters, 0) >= 60 AND coalesce(loop_share, 0) >= 0.15)
     -- half of a text of more than 200 characters said before, word for word

@@ -182,7 +182,7 @@ STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", 
 def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:
     """The rule set in a YAML file, or the shipped one of that name (`cold-start`, `rejection`, `unfiltered`).
 
-    `overrides` replaces values at dotted places: {"select.per_problem.best.k": 2}. Raises `UsageError` with the file
+    `overrides` lays values over dotted places: {"select.per_problem.best.k": 2}. Raises `UsageError` with the file
     and the place for anything that is wrong with it.
     """
     path = _find(path_or_name)
@@ -223,7 +223,16 @@ def _replace(content: dict[str, Any], place: str, value: Any, path: Path) -> Non
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
             raise UsageError(f"'{place}' cannot be set in {path}: '{part}' is not a mapping")
-    node[last] = value
+    node[last] = _laid_over(node.get(last), value)
+
+
+def _laid_over(old: Any, new: Any) -> Any:
+    """Mappings are merged key by key; of the ways to choose per problem, the new one takes the place of the old."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    ways = set(PerProblem.model_fields)
+    kept = {key: value for key, value in old.items() if key in new or not (set(new) & ways and key in ways)}
+    return kept | {key: _laid_over(old.get(key), value) for key, value in new.items()}
 
 
 def _plain(message: str) -> str:

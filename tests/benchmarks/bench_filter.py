@@ -156,9 +156,9 @@ def decide(warehouse: Path) -> None:
                 result = apply_rules(connection, load_rules(name))
             times.append(time.monotonic() - started)
         shown = ", ".join(f"{t:.2f}" for t in times)
-        print(
-            f"{name}: {result.kept.height:,} of {result.decisions.height:,} kept; seconds: {shown}; {(time.process_time() - cpu) / 3:.1f} s of CPU each"
-        )
+        cpu = (time.process_time() - cpu) / 3
+        of = f"{result.kept.height:,} of {result.decisions.height:,} kept"
+        print(f"{name}: {of}; seconds: {shown}; {cpu:.1f} s of CPU each", flush=True)
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:,} MiB")
 
 

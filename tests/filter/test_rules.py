@@ -84,3 +84,12 @@ def test_a_predicate_only_reads_one_row(sql: str) -> None:
 def test_columns_of_a_predicate() -> None:
     assert check_expression("a > 1 AND readable(b, c) -- not d\n OR a IS NULL", "r") == ["a", "b", "c"]
     assert check_expression("error IS NULL", "r") == ["error"]
+
+
+def test_overrides_are_laid_over_what_stands_there() -> None:
+    rules = load_rules("cold-start", {"select": {"contamination": {"benchmarks": ["a.jsonl"], "n": 13}, "budget": 5}})
+    assert rules.select.contamination is not None
+    assert rules.select.contamination.n == 13
+    assert rules.select.per_problem.best is not None  # what the file says stays
+    other = load_rules("cold-start", {"select": {"per_problem": {"shortest": {"k": 3}}}})
+    assert other.select.per_problem.ways() == ["shortest"]  # one way takes the place of the other
