@@ -99,7 +99,11 @@ def _generate(config: dict[str, Any], context: Context, where: str) -> JobResult
 
 def _import(config: dict[str, Any], context: Context, where: str) -> JobResult:
     from curate.generate import importing
+    from curate.warehouse.schemas import data_dir
 
+    shipped = data_dir("pipelines") / str(config.get("path"))
+    if not Path(str(config.get("path"))).exists() and shipped.is_file():
+        config = {**config, "path": str(shipped)}
     result = importing.run(validate(importing.ImportConfig, config, where), context)
     result.facts["value"] = result.facts["family"]
     return result

@@ -73,7 +73,8 @@ def _size(stage: Stage, rows: Mapping[str, int | None]) -> tuple[str, int | None
     config = stage.config
     if stage.do == "problems":
         sizes = [s.get("size") or s.get("limit") for s in config.get("sources", []) if isinstance(s, Mapping)]
-        total = sum(sizes) if sizes and all(isinstance(s, int) for s in sizes) else None
+        told = [size for size in sizes if isinstance(size, int)]
+        total = sum(told) if told and len(told) == len(sizes) else None
         return (f"{total:,} problems" if total else "as many as the files hold"), total, None
     if stage.do == "generate":
         return _generated(config, rows)
