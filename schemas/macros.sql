@@ -15,7 +15,8 @@ CREATE OR REPLACE MACRO mixed_language(dominant_language_share, language_words) 
 -- enough for a share to mean something, so that "3 + 4 = 7. 7 + 5 = 12." passes.
 CREATE OR REPLACE MACRO readable(
     characters, words, longest_paragraph, code_share, unbalanced_latex, unbalanced_brackets, broken_share, strange_share,
-    odd_word_share, vowelless_share, duplicate_line_share, duplicate_line_character_share, duplicate_10_gram_share,
+    odd_word_share, vowelless_share, longest_run, clashing_word_share, duplicate_line_share,
+    duplicate_line_character_share, duplicate_10_gram_share,
     compression, compression_tail, loop_characters, loop_share, loop_repeats
 ) AS (
     characters > 0  -- null where nothing was measured
@@ -34,6 +35,10 @@ CREATE OR REPLACE MACRO readable(
     -- names, soup lies above a half
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.35)
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(vowelless_share, 0) > 0.15)
+    -- no word, name or number that a person follows is so long: 100! has 158 digits
+    AND coalesce(longest_run, 0) <= 200
+    -- salad of common words; three, since one is a slip
+    AND NOT (coalesce(words, 0) * coalesce(clashing_word_share, 0) >= 2.5 AND coalesce(clashing_word_share, 0) > 0.01)
     -- a wall of text without one blank line
     AND coalesce(longest_paragraph, 0) <= 4000
     -- mostly code is not a chain of thought

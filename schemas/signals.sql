@@ -23,6 +23,8 @@ CREATE TABLE signals (
     strange_share                     DOUBLE,  -- [shape] share of visible characters outside the scripts, punctuation and mathematics of the supported languages
     odd_word_share                    DOUBLE,  -- [shape] share of prose words as no writer writes them: a capital or symbols inside, two scripts, over 25 letters (token soup)
     vowelless_share                   DOUBLE,  -- [shape] share of prose words that are four or more Latin consonants (random keys)
+    longest_run                       INTEGER, -- [shape] characters of the longest run of 120 or more ASCII letters, digits and +/=_ without a break, outside code; 0 if none
+    clashing_word_share               DOUBLE,  -- [shape] share of prose words that English never puts after "the", "an" or "of" ("the of", "of because"): word salad
     mean_word_length                  DOUBLE,  -- [shape] letters a word, in prose of alphabetic scripts
     duplicate_line_share              DOUBLE,  -- [repetition] share of lines that stood before (Gopher, Rae et al. 2021, table A1)
     duplicate_line_character_share    DOUBLE,  -- [repetition] share of characters in such lines (Gopher)

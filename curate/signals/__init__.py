@@ -46,9 +46,9 @@ class Group:
 GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
-        Group("shape", "1", shape),
+        Group("shape", "2", shape),
         Group("repetition", "1", repetition),
-        Group("language", "1", language),
+        Group("language", "2", language),
         Group("behaviour", "1", behaviour),
     )
 }

@@ -46,8 +46,8 @@ _WORDS = {
         "esta esto eso hemos sería puede lo"
     ),
     "fr": (
-        "le les des du et est sont que qui pour avec une il elle on nous donc alors pas dans je donne cela "
-        "puis ensuite fois font sur par ce cette ces mais plus au aux ont lui si ne même"
+        "le les des du et est sont que qui pour avec une il elle nous donc alors pas dans je donne cela "
+        "puis ensuite fois sur ce cette ces mais au aux ont lui si ne même"
     ),
     "de": (
         "der die das und ist sind ein eine einen einem einer wir es nicht mit für von zu den dem also dann "

@@ -23,6 +23,19 @@ _ODD = (
 _NO_LETTER = r"[[^\p{L}\p{M}]\p{Han}\p{Hiragana}\p{Katakana}ー]"
 # ASCII word boundaries, here and in the other groups: Unicode ones are fifty times slower on text that mixes scripts.
 _VOWELLESS = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{4,}(?-u:\b)"
+# A run of letters and digits without a break: keys, base64, words run together, digits without end. Shorter ones are
+# long names and large numbers.
+_RUN = r"[A-Za-z0-9+/=_]{120,}"
+# What English does not put after "the", "an" or "of": finite verbs, conjunctions, subjects, most prepositions. Salad of
+# common words does. One space: where a formula was left out there are more.
+_NEVER = (
+    "is are was were has have can must and but because if then than therefore hence we they he to from into by with "
+    "equals"
+)
+_CLASH = (
+    rf"(?i)(?-u:\b)(?:(?:the|an) (?:the|an|of|so|it|at|for|or|{_NEVER.replace(' ', '|')})"
+    rf"|of (?:of|{_NEVER.replace(' ', '|')}))(?-u:\b)"
+)
 
 
 def shape(frame: pl.DataFrame) -> pl.DataFrame:
@@ -53,6 +66,8 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
         strange_share=share(text.str.count_matches(_STRANGE), visible),
         odd_word_share=share(prose.str.count_matches(_ODD), prose.str.count_matches(r"\S*\p{L}\S*")),
         vowelless_share=share(prose.str.count_matches(_VOWELLESS), spoken),
+        longest_run=without_code.str.extract_all(_RUN).list.eval(pl.element().str.len_chars()).list.max().fill_null(0),
+        clashing_word_share=share(prose.str.count_matches(_CLASH), spoken),
         mean_word_length=share(prose.str.len_chars() - prose.str.count_matches(_NO_LETTER), spoken),
     )
 

@@ -2,7 +2,8 @@
 
 `readable.jsonl`: chains of thought with a label. `languages.jsonl` and `languages_heldout.jsonl`: texts as parts, each
 with its language (none for code, formulas, names), so that true shares can be counted; the second was written after
-the method was fixed in outline, and led to its last changes.
+the method was fixed in outline, and led to its last changes. The `_fresh` sets were written later still and scored
+before anything was changed for them (docs/filter.md tells both scores).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def true_shares(parts: list[list[str]]) -> dict[str, float]:
     return {language: count / total for language, count in counted.items()} if total else {}
 
 
-@pytest.mark.parametrize(("name", "least"), [("languages", 80), ("languages_heldout", 30)])
+@pytest.mark.parametrize(("name", "least"), [("languages", 80), ("languages_heldout", 30), ("languages_fresh", 50)])
 def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     cases = load(name)
     assert len(cases) >= least
@@ -67,16 +68,17 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     assert recall >= 0.92
 
 
-def test_readable_on_labelled_traces() -> None:
-    cases = load("readable")
+@pytest.mark.parametrize(("name", "least"), [("readable", 40), ("readable_fresh", 20)])
+def test_readable_on_labelled_traces(name: str, least: int) -> None:
+    cases = load(name)
     frame = pl.DataFrame({"completion": [case["text"] for case in cases]})
     said = with_macros(annotate_frame(frame))["readable"].to_list()
     labels = [case["readable"] for case in cases]
     good, bad = labels.count(True), labels.count(False)
-    assert good >= 40
-    assert good + bad >= 60
+    assert good >= least
+    assert bad >= least
     alarms = sum(label and not readable for label, readable in zip(labels, said, strict=True))
     caught = sum(not label and not readable for label, readable in zip(labels, said, strict=True))
-    print(f"\nreadable: {alarms} false alarms in {good}, {caught} of {bad} unreadable caught")
+    print(f"\n{name}: {alarms} false alarms in {good}, {caught} of {bad} unreadable caught")
     assert alarms <= 2 * good / 40
     assert caught >= 0.9 * bad
