@@ -20,6 +20,7 @@ from curate.config import Config
 from curate.errors import UsageError
 from curate.jobs import Context, JobResult
 from curate.progress import duration, task
+from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     result.summary = f"{config.steps} steps on poor traces of sums, {duration(result.seconds)}"
     if result.rows:
         context.record(run_id, "base", config.name, config.model_dump(mode="json"), result)
+        write_card(context.warehouse, result.facts["model_hash"])
     return result
 
 

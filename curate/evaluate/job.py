@@ -17,6 +17,7 @@ from curate.generate import job as generation
 from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
 from curate.jobs import Context, JobResult
 from curate.progress import duration
+from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 
 if TYPE_CHECKING:
@@ -110,6 +111,8 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     if not version.sealed:
         version.publish("0", table)
         version.seal()
+        for model_hash in table["model_hash"].drop_nulls().unique().to_list():
+            write_card(context.warehouse, model_hash)
     result = JobResult(refs=[version.ref], rows=rows, seconds=time.monotonic() - started)
     result.facts = {"table": format_table(table), "evaluation_id": version.version}
     result.summary = f"{len(config.models)} models on the same problems in {duration(result.seconds)}"

@@ -13,6 +13,7 @@ from typing import Any
 from curate.config import validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
 from curate.engines.base import choose
+from curate.engines.models import weights_hash
 from curate.errors import UsageError
 from curate.jobs import Context, JobResult
 from curate.progress import duration, say, task
@@ -20,6 +21,7 @@ from curate.train.checkpoints import TrainResult
 from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
 from curate.train.world import join_world, leave_world
 from curate.warehouse import Warehouse
+from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 from curate.warehouse.store import now
 
@@ -272,3 +274,4 @@ def _record(
 ) -> None:
     if not made.skipped and join_world().first:
         context.record(digest(made.run_id)[:24], kind, name, config, result)
+        write_card(context.warehouse, weights_hash(made.model_path))

@@ -8,6 +8,18 @@ from typing import Any
 from curate.errors import UsageError
 from curate.warehouse.store import Warehouse
 
+# Keys of configs that a line tells; the rest is in the manifest and in the model's card.
+TOLD = ("recipe", "rules", "samples", "epochs", "rewards", "optim", "sampling")
+LEFT_OUT = ("floor", "schedule", "warmup", "betas", "epsilon", "weight_decay", "max_grad_norm", "top_k", "stop")
+
+
+def _short(value: Any) -> str:
+    """A value of a config on one line; of a group of keys those that say most."""
+    if not isinstance(value, dict):
+        return str(value)
+    told = {k: v for k, v in value.items() if k not in LEFT_OUT}
+    return " ".join(f"{k} {v}" for k, v in told.items() if v not in (None, [], {}))
+
 
 def find(warehouse: Warehouse, name: str) -> str:
     """The reference that a name means: `table/dataset/version`, `model:<hash>`. UsageError where it means none."""
@@ -56,7 +68,8 @@ def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
             facts: dict[str, Any] = {"ref": name, "again": again}
             parents: list[str] = []
             if model:
-                facts |= {"name": model["name"], "kind": model["kind"], "step": model["step"], "path": model["path"]}
+                facts |= {key: model[key] for key in ("name", "kind", "step", "path", "config")}
+                facts["seed"] = json.loads(model["config"] or "{}").get("seed")
                 made_from = json.loads(model["data"]) if model["data"] else {}
                 parents = [*made_from.get("corpora", []), *made_from.get("problems", [])]
                 if model["parent_hash"]:
@@ -79,8 +92,17 @@ def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
 
 
 def format_lineage(warehouse: Warehouse, name: str) -> str:
-    """The tree as indented lines."""
+    """The tree as indented lines; above that of a trace stands the trace."""
     lines = []
+    if len(name) >= 6 and all(c in "0123456789abcdef" for c in name):
+        found = warehouse.sql(
+            "SELECT trace_id, problem_id, sample_index, attempt, seed, verdict FROM annotated "
+            "WHERE starts_with(trace_id, ?) LIMIT 1",
+            [name],
+        )
+        for row in found.iter_rows(named=True):
+            facts = ", ".join(f"{key.removesuffix('_id')} {value}" for key, value in row.items())
+            lines = [f"{facts}, one row of"]
     for depth, facts in tree(warehouse, find(warehouse, name)):
         told = [facts["ref"]]
         if facts.get("name"):
@@ -92,7 +114,7 @@ def format_lineage(warehouse: Warehouse, name: str) -> str:
         if facts.get("code_version"):
             told.append(f"code {facts['code_version']}")
         config = json.loads(facts["config"]) if facts.get("config") and facts["config"] != "null" else {}
-        told += [f"{key} {config[key]}" for key in ("recipe", "rules", "samples", "corpus") if config.get(key)]
+        told += [f"{key} {_short(config[key])}" for key in TOLD if config.get(key)]
         if facts["again"]:
             told.append("(see above)")
         lines.append("  " * depth + ("<- " if depth else "") + ", ".join(told))

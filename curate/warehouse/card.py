@@ -1,0 +1,82 @@
+"""The card of a model: README.md in its directory, that says what it is, what it was made from and how it was measured.
+
+It is written from the tables when training ends, and again when the model was evaluated; a README of somebody else's is
+left as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from curate.warehouse.lineage import format_lineage
+from curate.warehouse.store import Warehouse
+
+MARK = "<!-- written by curate: changes are overwritten -->"
+
+
+def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
+    """Write the card of the model with this hash; None where it is not in the warehouse or its README is not ours."""
+    found = warehouse.sql("SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash])
+    if found.is_empty():
+        return None
+    model = found.row(0, named=True)
+    directory = warehouse.root / str(model["path"])
+    if not directory.is_dir() or (model["kind"] == "base" and not model["run_id"]):
+        return None  # a model that was not made here
+    path = directory / "README.md"
+    if path.exists() and MARK not in path.read_text(encoding="utf-8"):
+        return None
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(card(warehouse, model), encoding="utf-8")
+    beside.replace(path)
+    return path
+
+
+def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
+    """The text of the card; `model` is a row of the table `models`."""
+    made = {
+        "kind": model["kind"],
+        "weights": model["model_hash"],
+        "started from": _name(warehouse, model["parent_hash"]),
+        "run": model["run_id"],
+        "steps": model["step"],
+        "parameters": f"{model['parameters']:,}" if model["parameters"] else None,
+        "finished": f"{model['created_at']:%Y-%m-%d %H:%M} UTC" if model["created_at"] else None,
+    }
+    parts = [f"# {model['name']}\n\n{MARK}"]
+    parts.append("\n".join(f"- {key}: {value}" for key, value in made.items() if value not in (None, "")))
+    if table := _measured(warehouse, model["model_hash"]):
+        parts.append("## Measured\n\n" + table)
+    parts.append("## Made from\n\n```text\n" + format_lineage(warehouse, model["model_hash"]) + "\n```")
+    if model["config"]:
+        config = json.dumps(json.loads(model["config"]), indent=1, ensure_ascii=False)
+        parts.append("## Config\n\n```json\n" + config + "\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _name(warehouse: Warehouse, model_hash: str | None) -> str | None:
+    if not model_hash:
+        return None
+    rows = warehouse.sql("SELECT name FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash])
+    return f"{rows.item()} ({model_hash})" if len(rows) else model_hash
+
+
+def _measured(warehouse: Warehouse, model_hash: str) -> str:
+    """The newest overall figures of each set of problems, with their 95 % intervals, as a Markdown table."""
+    rows = warehouse.sql(
+        "SELECT problems, metric, k, value, low, high, problem_count FROM evaluations WHERE model_hash = ? "
+        "AND slice = 'all' AND baseline IS NULL "
+        "QUALIFY rank() OVER (PARTITION BY problems ORDER BY created_at DESC) = 1 ORDER BY ALL",
+        [model_hash],
+    )
+    if rows.is_empty():
+        return ""
+    lines = ["| problems | metric | value | 95 % interval | problems asked |", "|---|---|---|---|---|"]
+    for problems, metric, k, value, low, high, n in rows.iter_rows():
+        name = metric.replace("@k", f"@{k}") if k else metric
+        span = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
+        lines.append(f"| {problems} | {name} | {'' if value is None else f'{value:.3f}'} | {span} | {n} |")
+    return "\n".join(lines)

@@ -1,0 +1,90 @@
+"""Lineage reads the chain off the tables, and a model's card tells it beside its weights."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from curate.errors import UsageError
+from curate.warehouse import Warehouse
+from curate.warehouse.card import MARK, write_card
+from curate.warehouse.lineage import format_lineage, tree
+
+
+@pytest.fixture
+def chain(tmp_path) -> Warehouse:
+    """problems -> traces of a base -> corpus -> a tuned model -> its traces."""
+    wh = Warehouse(tmp_path / "wh")
+    problems = wh.write("problems", "sums", [{"problem_id": "p", "question": "1 + 1", "source": "s"}], key=1)
+    base = {"model_hash": "b" * 16, "name": "start", "kind": "base", "path": "/elsewhere"}
+    wh.write("models", "base", [base], key=2)
+    row = {"attempt": 0, "job_id": "j", "problem_id": "p", "sample_index": 0, "recipe": "r1-zero", "form": "plain"}
+    row |= {"template": "plain", "model": "m", "engine": "stub", "prompt": "1 + 1", "finish_reason": "stop"}
+    first = wh.write(
+        "traces", "first", [{"trace_id": "a1" * 16, "model_hash": "b" * 16, **row}], key=3, seed=7,
+        parents=[problems.ref, "model:" + "b" * 16], config={"recipe": "r1-zero", "samples": 4},
+    )  # fmt: skip
+    corpus = wh.write("corpora", "good", [], key=4, parents=[first.ref], config={"rules": "cold-start"})
+    tuned = {
+        "model_hash": "c" * 16, "name": "tuned", "kind": "sft", "path": "checkpoints/r/model", "run_id": "r", "step": 9,
+        "parent_hash": "b" * 16, "parameters": 1234, "data": json.dumps({"corpora": [corpus.ref]}),
+        "config": json.dumps({"seed": 3, "epochs": 2, "optim": {"lr": 1e-4, "betas": [0.9, 0.95]}}),
+    }  # fmt: skip
+    wh.write("models", "tuned", [tuned], key=5)
+    wh.write(
+        "traces", "second", [{"trace_id": "d2" * 16, "model_hash": "c" * 16, **row}], key=6,
+        parents=[problems.ref, "model:" + "c" * 16],
+    )  # fmt: skip
+    (wh.root / "checkpoints/r/model").mkdir(parents=True)
+    return wh
+
+
+def test_the_chain_goes_from_a_trace_to_the_problems(chain):
+    refs = [facts["ref"].split("/")[0] for _, facts in tree(chain, chain.versions("traces", "second")[0].ref)]
+    tuned, start = "model:" + "c" * 16, "model:" + "b" * 16
+    assert refs == ["traces", "problems", tuned, "corpora", "traces", "problems", start, start]
+    told = format_lineage(chain, "d2d2d2").splitlines()
+    assert told[0].startswith("trace " + "d2" * 16)
+    assert told[1].startswith("traces/second/")
+    assert "recipe r1-zero, samples 4" in "\n".join(told)
+    assert "seed 7" in "\n".join(told)
+
+
+def test_a_model_tells_its_config_and_what_it_was_tuned_on(chain):
+    lines = format_lineage(chain, "tuned").splitlines()
+    assert lines[0] == "model:" + "c" * 16 + ", sft tuned, step 9, seed 3, epochs 2, optim lr 0.0001"
+    assert lines[1].startswith("  <- corpora/good/")
+    assert "rules cold-start" in lines[1]
+    assert lines[-1].endswith("base start, (see above)")
+    with pytest.raises(UsageError, match="'nothing' is no model"):
+        format_lineage(chain, "nothing")
+
+
+def test_the_card_stands_beside_the_weights_and_tells_what_was_measured(chain):
+    path = write_card(chain, "c" * 16)
+    text = path.read_text()
+    assert "started from: start (bbbbbbbbbbbbbbbb)" in text
+    assert "parameters: 1,234" in text
+    assert format_lineage(chain, "tuned") in text
+    assert "Measured" not in text
+    row = {"evaluation_id": "e", "model": "tuned", "model_hash": "c" * 16, "slice": "all", "problems": "sums"}
+    rows = [
+        {**row, "metric": "pass@1", "k": 4, "value": 0.5, "low": 0.25, "high": 0.75, "problem_count": 8},
+        {**row, "metric": "pass@1", "k": 4, "value": 0.1, "baseline": "start", "problem_count": 8},
+        {**row, "metric": "pass@1", "k": 4, "value": 0.9, "slice": "source=x", "problem_count": 2},
+    ]
+    chain.write("evaluations", "evaluation", rows, key=8)
+    text = write_card(chain, "c" * 16).read_text()
+    assert "| sums | pass@1 | 0.500 | 0.250 to 0.750 | 8 |" in text
+    assert "0.900" not in text
+    assert "0.100" not in text
+
+
+def test_models_that_were_not_made_here_and_cards_of_others_are_left_alone(chain):
+    assert write_card(chain, "b" * 16) is None
+    assert write_card(chain, "f" * 16) is None
+    path = write_card(chain, "c" * 16)
+    path.write_text(path.read_text().replace(MARK, ""))
+    assert write_card(chain, "c" * 16) is None
+    assert MARK not in path.read_text()
