@@ -101,8 +101,8 @@ def format_lineage(warehouse: Warehouse, name: str) -> str:
             [name],
         )
         for row in found.iter_rows(named=True):
-            facts = ", ".join(f"{key.removesuffix('_id')} {value}" for key, value in row.items())
-            lines = [f"{facts}, one row of"]
+            trace = ", ".join(f"{key.removesuffix('_id')} {value}" for key, value in row.items())
+            lines = [f"{trace}, one row of"]
     for depth, facts in tree(warehouse, find(warehouse, name)):
         told = [facts["ref"]]
         if facts.get("name"):
