@@ -31,9 +31,11 @@ def n_gram_shares(
     shares: dict[str, np.ndarray] = {}
     at = np.arange(len(code), dtype=np.int64)
     grams = code.copy()
+    # words from each one to the end of its text, itself included
+    stop = np.flatnonzero(np.r_[row[1:] != row[:-1], True]) + 1 if len(row) else row
+    left = np.repeat(stop, np.diff(np.r_[0, stop])) - at
     for n in range(2, max(DUPLICATE) + 1):
-        inside = at + n - 1 < len(code)
-        inside[inside] = row[at[inside] + n - 1] == row[at[inside]]
+        inside = left[at] >= n
         at, grams = at[inside], grams[inside]
         with np.errstate(over="ignore"):
             grams = grams * np.uint64(0xD6E8FEB86659FD93) + code[at + n - 1]
@@ -105,7 +107,10 @@ def _greedy(at: np.ndarray, group: np.ndarray, row: np.ndarray, n: int) -> np.nd
     """
     if len(at) == 0:
         return np.zeros(0, dtype=bool)
-    behind = np.searchsorted(at, at + n)
+    # how many stand before each word: faster than a search, since the places are dense
+    before = np.zeros(len(row) + n + 1, dtype=np.int64)
+    before[at + 1] = 1
+    behind = np.cumsum(before)[at + n]
     counted = ~_first_of_group(group, np.ones(len(at), dtype=bool))
     for _ in range(_ROUNDS):
         met = _met(counted, behind, row[at])
