@@ -50,7 +50,9 @@ class PooledEngine(ModelDirectory):
     # --- what a subclass may change
 
     def child_config(self) -> dict[str, Any]:
-        return {**self.config.model_dump(), "end_token_ids": sorted(self.end_token_ids)}
+        # never longer than the model knows: a backend would refuse to start
+        length = self.max_model_len if self.config.max_model_len else None
+        return {**self.config.model_dump(), "max_model_len": length, "end_token_ids": sorted(self.end_token_ids)}
 
     def child_env(self, replica: int) -> dict[str, str]:
         return {}

@@ -104,10 +104,18 @@ def run(config: ImportConfig, context: Context) -> JobResult:
         f"{made} traces of {len(seen.problems)} problems in {traces.ref}, {duration(result.seconds)}"
         + (f"; {seen.doubled} were there already" if seen.doubled else "")
         + (f"; {seen.empty} rows without a question or a text were left out" if seen.empty else "")
-        + (f"; {seen.unjudged} problems name no verifier, see verifier=math" if seen.unjudged else "")
+        + _unjudged(config, seen)
     )
     context.record(digest(traces.ref)[:24], "import", name, config.model_dump(), result)
     return result
+
+
+def _unjudged(config: ImportConfig, seen: _Seen) -> str:
+    """Why some answers cannot be judged."""
+    if not seen.unjudged:
+        return ""
+    why = "have no reference" if config.verifier else "have no reference or name no verifier (verifier=math)"
+    return f"; {seen.unjudged} problems {why}, so that nothing judges their answers"
 
 
 def _name(path: str) -> str:

@@ -91,6 +91,10 @@ class Worker:
                     if not rows.is_empty() and self.committed == before:
                         bar.update(bar.done, f"{rows['chunk_id'].n_unique()} chunks are with another process")
                         time.sleep(WAIT_SECONDS)
+            except BaseException:
+                if kept := sum(len(made.log.done) for made in self.opened.values()):
+                    say(f"  {kept} finished traces of unfinished chunks are in the logs: the next run commits them")
+                raise
             finally:
                 # Ctrl-C or an error: what finished is made durable, and others may take the chunks over
                 for made in self.opened.values():
