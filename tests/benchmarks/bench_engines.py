@@ -31,16 +31,16 @@ from curate.records import Request, Sampling  # noqa: E402
 EXAMPLE = "User: What is {a} + {b}? Assistant: <think> {a} + {b} = {c}. </think> <answer> {c} </answer>\n"
 
 
-def prompts(count: int) -> list[str]:
-    """Questions after three worked examples, as a harvest asks them: some 150 tokens."""
-    shown = "".join(EXAMPLE.format(a=a, b=a + 2, c=2 * a + 2) for a in (3, 14, 25))
+def prompts(count: int, shots: int = 3) -> list[str]:
+    """Questions after worked examples, as a harvest asks them: some 150 tokens with three, 350 with eight."""
+    shown = "".join(EXAMPLE.format(a=a, b=a + 2, c=2 * a + 2) for a in range(3, 3 + 11 * shots, 11))
     return [f"{shown}User: What is {i} + {7 * i % 50}? Explain every step. Assistant: <think>" for i in range(count)]
 
 
 def requests(options: argparse.Namespace) -> list[Request]:
     sampling = Sampling(temperature=1.0, max_tokens=options.max_tokens)
     samples = range(options.samples)
-    asked = [(p, s) for p in prompts(options.prompts) for s in samples]
+    asked = [(p, s) for p in prompts(options.prompts, options.shots) for s in samples]
     return [Request(str(i), prompt, 1000 + i, sampling) for i, (prompt, _) in enumerate(asked)]
 
 
@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--shots", type=int, default=3, help="worked examples in each prompt")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--max-model-len", type=int, default=1024)
     parser.add_argument("--memory", type=float, default=2.0, help="GiB of key-value cache, for vllm")
