@@ -13,7 +13,7 @@ import polars as pl
 
 from curate.errors import CurateError, UsageError
 from curate.filter.funnel import funnel_of
-from curate.filter.rules import RuleSet, check_expression
+from curate.filter.rules import RuleSet, Selection, check_expression
 from curate.filter.select import select
 from curate.filter.texts import drop_by_text
 
@@ -153,8 +153,6 @@ def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None,
     carried = [name for name in CARRIED if name in columns]
     selection = rules.select
     wanted = {f"rule:{rule.name}": f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
-    # md5: the same draw on every machine and in every version
-    wanted["_draw"] = f"md5_number_lower('{selection.seed}:' || trace_id)"
     wanted["_by"] = f"({_order(rules)}\n)::DOUBLE"
     wanted["_best"] = f"({selection.duplicates.by if selection.duplicates else 'NULL'}\n)::DOUBLE"
     if selection.duplicates and selection.duplicates.within:
@@ -168,10 +166,19 @@ def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None,
     within = " AND ".join(f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None) or "TRUE"
     selected = [_name(name) for name in carried] + [f"{sql} AS {_name(name)}" for name, sql in wanted.items()]
     try:
-        return con.sql(f"SELECT {', '.join(selected)} FROM {view} WHERE {within}").pl()
+        asked = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
+        return con.sql(f"SELECT *, {_draw(rules)} AS _draw FROM ({asked})").pl()
     except Exception as error:  # DuckDB's own classes vary; each expression is asked alone to find the one at fault
         _blame(con, rules, where, view, wanted)
         raise UsageError(f"rule set '{rules.name}' could not be asked of {view}: {error}") from error
+
+
+def _draw(rules: RuleSet) -> str:
+    """A number for each trace that the selection can meet: md5, the same on every machine and in every version."""
+    if rules.select == Selection(seed=rules.select.seed):
+        return "NULL::UBIGINT"
+    passed = " AND ".join(_name(f"rule:{rule.name}") for rule in rules.rules) or "TRUE"
+    return f"CASE WHEN {passed} THEN md5_number_lower('{rules.select.seed}:' || trace_id) END"
 
 
 def _order(rules: RuleSet) -> str:
