@@ -49,12 +49,21 @@ _WORDS = {
     "vi": r"(?:đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?(?: là)|(?:đáp án|đáp số)",
     "id": r"(?:jawaban)(?: akhir(?:nya)?)?(?:nya)?(?: adalah| ialah)|jawaban(?: akhir)?",
     "ar": r"(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية| الصحيحة)?(?: هو| هي)|(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية)?",
+    "sv": r"(?:det )?(?:slutliga |rätta )?svaret (?:är|er|blir)|(?:slutligt )?svar",
+    "cs": r"(?:konečná |správná )?odpověď(?: je| zní)|(?:konečná )?odpověď",
+    "fi": r"(?:lopullinen |oikea )?vastaus(?: on)?",
+    "ro": r"răspunsul(?: final| corect)?(?: este)|răspuns(?: final)?",
+    "hu": r"a (?:végső |helyes )?válasz",
+    "el": r"(?:η )?(?:τελική |σωστή )?απάντηση(?: είναι)?",
+    "th": r"คำตอบ(?:สุดท้าย)?(?:คือ)?",
+    "he": r"התשובה(?: הסופית| הנכונה)?(?: היא)?|תשובה",
+    "fa": r"(?:پاسخ|جواب)(?: نهایی| صحیح)?",
     "hi": r"(?:अंतिम |सही )?(?:उत्तर|जवाब)",
 }
 # A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or a heading's line end.
 _VERB = re.compile(
     r"(?: is| equals| be| comes out to| =|是|为|為|等于|等於|は|が|은|는|이| es| sería| est| serait| ist| lautet| beträgt| é| seria| è"
-    r"| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| adalah| ialah| هو| هي)$",
+    r"| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| adalah| ialah| هو| هي| är| er| blir| je| zní| on| este| είναι|คือ| היא)$",
     re.I,
 )
 ANNOUNCE = re.compile(

@@ -275,7 +275,7 @@ def _other_readings(reference: str, gold: Node, answer: str, tree: Node) -> list
     readings = []
     for text, node, other, swap in ((answer, tree, gold, False), (reference, gold, tree, True)):
         bare, again = unwrap(text), None
-        if _COMMA_DECIMAL.match(bare) and other[0] == "num" and other[1].decimals:
+        if _COMMA_DECIMAL.match(bare) and other[0] == "num" and (other[1].decimals or other[1].value.denominator > 1):
             again = parse_number(bare.replace(",", "."))
         if again is not None:
             readings.append((other, ("num", again)) if not swap else (("num", again), other))

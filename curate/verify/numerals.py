@@ -73,6 +73,8 @@ _ENGLISH = {word: i for i, word in enumerate(f"{_UNITS} eighteen nineteen".split
 _ENGLISH |= {word: 10 * i for i, word in enumerate(_TENS.split(), 2)}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5}
+_ALONE = {"half": Fraction(1, 2), "a half": Fraction(1, 2), "a third": Fraction(1, 3), "a quarter": Fraction(1, 4)}
+_ALONE |= {"a dozen": Fraction(12)}
 _WORD = re.compile(r"[a-z]+")
 
 
@@ -85,6 +87,8 @@ def english(text: str) -> Worded | None:
         return None
     sign = -1 if words[0] in ("minus", "negative") else 1
     words = words[1:] if sign < 0 else words
+    if " ".join(words) in _ALONE:
+        return Worded(sign * _ALONE[" ".join(words)])
     total, section = 0, 0
     for i, word in enumerate(words):
         if word in _ENGLISH:

@@ -70,6 +70,12 @@ _WORDS = {
 }
 
 
+# A number or a sign set in another type is the number or the sign.
+_STYLED = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|mathit|bf|rm|boldsymbol|bm|displaystyle)\s*\{\s*([-+.,/\d]+)\s*\}"
+)
+
+
 def unwrap(text: str) -> str:
     """Without the dollar signs, `\\(…\\)` and `\\boxed{…}` around all of it."""
     text = text.strip()
@@ -81,9 +87,11 @@ def unwrap(text: str) -> str:
             text = text[2:-2].strip()
         if text.startswith("\\boxed{") and text.endswith("}") and text.count("{") == text.count("}"):
             text = text[7:-1].strip()
+        if styled := _STYLED.fullmatch(text):
+            text = styled[1].strip()
         if text == before:
             break
-    return text
+    return text.removeprefix("=").strip() if text[:2] != "==" else text
 
 
 def tokens(text: str) -> list[tuple[str, str]]:

@@ -43,13 +43,13 @@ length:1,time:-1 1397/3125 mph
 length:1,time:-1 5/18 kmh kph 千米/时
 length:1,time:-1 1 mps
 mass:1,length:1,time:-2 1000 N newton newtons
-mass:1,length:1,time:-2 1000000 kN
 mass:1,length:2,time:-2 1000 J joule joules
-mass:1,length:2,time:-2 1000000 kJ
-mass:1,length:2,time:-2 3600000000 kWh
+mass:1,length:2,time:-2 3600000 Wh
 mass:1,length:2,time:-3 1000 W watt watts
-mass:1,length:2,time:-3 1000000 kW
 mass:1,length:-1,time:-2 1000 Pa pascal pascals
+electronvolt 1 eV
+amount 1 mol mole moles
+temperature 1 K kelvin kelvins
 time:-1 1 Hz hz hertz
 voltage 1 V volt volts
 current 1 A amp amps ampere amperes
@@ -70,6 +70,10 @@ fahrenheit 1 °f ℉
 """
 
 
+_PREFIXES = {"G": Fraction(10**9), "M": Fraction(10**6), "k": Fraction(10**3), "m": Fraction(1, 10**3)}
+_PREFIXES |= {"μ": Fraction(1, 10**6), "n": Fraction(1, 10**9)}
+
+
 def _read_table() -> dict[str, Measure]:
     found: dict[str, Measure] = {}
     for line in _TABLE.split("\n"):
@@ -78,6 +82,9 @@ def _read_table() -> dict[str, Measure]:
         dimensions, factor, *names = line.split()
         powers = sorted((one.partition(":")[0], int(one.partition(":")[2] or 1)) for one in dimensions.split(","))
         found.update(dict.fromkeys(names, (tuple(powers), Fraction(factor))))
+    for name in ("N", "J", "Wh", "W", "Pa", "Hz", "V", "A", "Ω", "eV", "mol"):
+        dimensions_, factor_ = found[name]
+        found.update({prefix + name: (dimensions_, factor_ * times) for prefix, times in _PREFIXES.items()})
     return found
 
 
@@ -97,6 +104,8 @@ _NO_NOUN = frozenset(
     "million millions billion billions trillion trillions dozen dozens hence so then because since wait actually rather instead "
     "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan atau bukan".split()
 )
+# 5 feet tall is 5 feet.
+_SAID_AFTER = frozenset("tall long wide high deep thick old each away apart altogether total left remaining".split())  # noqa: SIM905
 _NO_HAN = re.compile(r"[不非或没无未是否和与错对倍百千万亿]")
 _SHORT = frozenset(
     "ant ants bag bags bar bat bed bee bees bird book box boy boys bus cab can cap car cars cat cats cow cows cup cups dog dogs "  # noqa: SIM905
@@ -142,7 +151,11 @@ def unit_named(text: str) -> str | None:
         return ""
     if measure(text) is not None:
         return text
-    words = text.lower().replace("/", " ").split()
+    words = _POWER.sub("", text.lower()).replace("/", " ").split()
+    while len(words) > 1 and words[-1] in _SAID_AFTER:
+        words = words[:-1]
+        if measure(" ".join(words)) is not None:
+            return " ".join(words)
     if len(words) > MAX_WORDS or _NO_NOUN.intersection(words) or not all(map(_is_word, words)):
         return None
     if any("\u4e00" <= sign <= "\u9fff" for sign in text) and (_NO_HAN.search(text) or len(text) > MAX_WORDS):

@@ -2,21 +2,26 @@
 
     python tests/benchmarks/bench_verify.py [--pairs 2000] [--rounds 3]
 
-Three sets: plain numbers; a mixture of 80 % plain numbers, 15 % simple LaTeX and 5 % symbolic; all symbolic. Half of
-the pairs of each set are right. Both see the same completions ("… \\boxed{…}") and the same references. The loop runs
-in this process, as its users run it; the pool has its workers warm, its cache off, and one worker a core. The rounds of
-both alternate over pairs that neither has seen, and the medians are compared. Repeated pairs, with the caches on, are
-reported apart. Verdicts of both are compared with the known answer.
+Four sets: plain numbers; a mixture of 80 % plain numbers, 15 % simple LaTeX and 5 % symbolic; all symbolic; and what
+this verifier itself hands to `math_verify` (integrals, sums, inequalities that must be solved). Half of the pairs of
+each set are right. All see the same completions ("… \\boxed{…}") and the same references.
+
+The rival runs twice: as a loop in this process, as its users run it, and as the same loop in two warm processes that
+share the pairs, which is the fair comparison on two cores. Our pool has warm workers, no cache of verdicts, and one
+worker a core. All judge the same pairs in turns, and other pairs every round; the medians are compared. Repeated pairs,
+with the cache on, are reported apart. Verdicts are compared with the known answer.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import random
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 from curate.verify import VerifierPool
 
@@ -69,13 +74,25 @@ def symbolic(rng: random.Random, n: int) -> Pair:
     return rf"y = {a}x + {b}", rf"{a}x - y + {b + off} = 0", right
 
 
+def handed_on(rng: random.Random, n: int) -> Pair:
+    """What only SymPy can tell."""
+    kind, a, b, top = rng.randrange(3), n + 2, rng.randrange(2, 9), n % 50 + 2
+    right = rng.random() < 0.5
+    off = 0 if right else 1
+    if kind == 0:
+        return rf"\int_0^{{{a}}} {b}x\,dx", rf"\frac{{{b * a * a + off}}}{{2}}", right
+    if kind == 1:
+        return rf"\sum_{{k=1}}^{{{top}}} {a}k", str(a * top * (top + 1) // 2 + off), right
+    return rf"x^2 < {a * a}", rf"-{a} < x < {a + off}", right
+
+
 def mixture(rng: random.Random, n: int) -> Pair:
     share = rng.random()
     return (plain_number if share < 0.80 else simple_latex if share < 0.95 else symbolic)(rng, n)
 
 
-def made(kind: Callable[[random.Random, int], Pair], size: int) -> list[Pair]:
-    rng = random.Random(kind.__name__)
+def made(kind: Callable[[random.Random, int], Pair], size: int, seed: str = "pairs") -> list[Pair]:
+    rng = random.Random(seed)
     pairs = {pair[:2]: pair for pair in (kind(rng, n) for n in range(size))}
     return list(pairs.values())
 
@@ -96,6 +113,18 @@ def theirs(pairs: list[Pair]) -> list[bool]:
     return found
 
 
+def start_rival() -> None:
+    """What every process of the rival does once."""
+    logging.disable(logging.CRITICAL)
+    theirs(made(symbolic, 20) + made(handed_on, 6))  # imports and tables
+
+
+def theirs_shared(executor: ProcessPoolExecutor, pairs: list[Pair]) -> list[bool]:
+    """The same loop in two processes: pieces of 25 pairs, so that both end together."""
+    pieces = [pairs[i : i + 25] for i in range(0, len(pairs), 25)]
+    return [said for piece in executor.map(theirs, pieces) for said in piece]
+
+
 def ours(pool: VerifierPool, pairs: list[Pair]) -> list[bool]:
     verdicts = pool.verify_answers([gold for gold, _, _ in pairs], [completion(answer) for _, answer, _ in pairs])
     return [verdict.verdict == "correct" for verdict in verdicts]
@@ -106,29 +135,40 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     arguments = options.parse_args()
-    logging.disable(logging.CRITICAL)
-    theirs(made(symbolic, 20))  # import and caches
-    print(f"{'set':<15}{'pairs':>7}{'ours/s':>10}{'loop/s':>10}{'ratio':>8}{'ours right':>12}{'loop right':>12}")
-    with VerifierPool(cache=0) as pool:
+    start_rival()
+    names = ("ours", "loop", "loop x2")
+    print(f"{'set':<15}{'pairs':>7}" + "".join(f"{name + '/s':>11}" for name in names), end="")
+    print(f"{'to loop':>9}{'to x2':>8}{'ours right':>12}{'loop right':>12}")
+    spawn = multiprocessing.get_context("spawn")
+    with (
+        VerifierPool(cache=0) as pool,
+        ProcessPoolExecutor(2, mp_context=spawn, initializer=start_rival) as executor,
+    ):
         pool.warm()
-        for kind, share in ((plain_number, 1.0), (mixture, 0.5), (symbolic, 0.1)):
-            pairs = made(kind, int(arguments.pairs * share))
-            times: dict[str, list[float]] = {"ours": [], "loop": []}
-            right: dict[str, int] = {}
+        list(executor.map(theirs, [made(symbolic, 40)] * 4))
+        judges: dict[str, Callable[[list[Pair]], list[bool]]] = {
+            "ours": lambda pairs: ours(pool, pairs),
+            "loop": theirs,
+            "loop x2": lambda pairs: theirs_shared(executor, pairs),
+        }
+        for kind, share in ((plain_number, 1.0), (mixture, 0.5), (symbolic, 0.1), (handed_on, 0.05)):
+            size = int(arguments.pairs * share)
+            times: dict[str, list[float]] = {name: [] for name in names}
+            right = dict.fromkeys(names, 0)
+            total = 0
             for round_ in range(arguments.rounds):
-                # Other numbers every round, so that no side's caches see a pair twice.
-                shifted = pairs if not round_ else made(lambda rng, n: kind(rng, n + 10**5 * round_), len(pairs))  # noqa: B023
-                for name, judge in (("ours", lambda p: ours(pool, p)), ("loop", theirs)):
+                # Other numbers every round, so that no side sees a pair twice.
+                pairs = made(lambda rng, n: kind(rng, n + 10**5 * round_), size, f"{kind.__name__} {round_}")  # noqa: B023
+                total += len(pairs)
+                for name, judge in judges.items():
                     began = time.perf_counter()
-                    said = judge(shifted)
-                    times[name].append(time.perf_counter() - began)
-                    right[name] = right.get(name, 0) + sum(s == p[2] for s, p in zip(said, shifted, strict=True))
-            rate = {name: len(pairs) / statistics.median(seconds) for name, seconds in times.items()}
-            total = len(pairs) * arguments.rounds
-            print(
-                f"{kind.__name__:<15}{len(pairs):>7}{rate['ours']:>10.0f}{rate['loop']:>10.0f}"
-                f"{rate['ours'] / rate['loop']:>8.1f}{right['ours'] / total:>12.3f}{right['loop'] / total:>12.3f}"
-            )
+                    said = judge(pairs)
+                    times[name].append((time.perf_counter() - began) / len(pairs))
+                    right[name] += sum(s == p[2] for s, p in zip(said, pairs, strict=True))
+            rate = {name: 1 / statistics.median(seconds) for name, seconds in times.items()}
+            print(f"{kind.__name__:<15}{size:>7}" + "".join(f"{rate[name]:>11.0f}" for name in names), end="")
+            print(f"{rate['ours'] / rate['loop']:>9.1f}{rate['ours'] / rate['loop x2']:>8.1f}", end="")
+            print(f"{right['ours'] / total:>12.3f}{right['loop'] / total:>12.3f}", flush=True)
     repeated = made(symbolic, 50) * 16
     with VerifierPool() as pool:
         pool.warm()
