@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.config import Config
+from curate.errors import UsageError
 from curate.filter.corpus import write_corpus
 from curate.filter.engine import FilterResult, apply_rules, explain
 from curate.filter.rules import RuleSet, load_rules
 from curate.jobs import Context, JobResult
 from curate.progress import duration
 from curate.warehouse.sql import connect, quote
+from curate.warehouse.store import STAGING
 
 if TYPE_CHECKING:
     import duckdb
@@ -25,6 +33,7 @@ class FilterConfig(Config):
     traces: list[str] = []
     where: str | None = None  # one more SQL condition on the view `annotated`
     set: dict[str, Any] = {}  # values of the rule set to replace, by dotted place
+    memory: str = "2GB"  # bound of what deciding holds; beyond half of it, DuckDB goes on in files of the warehouse
     template: str | None = None  # of the prompts in the corpus; by default the rule set's, else the trace's own
 
 
@@ -36,10 +45,28 @@ def _prepare(config: FilterConfig) -> tuple[RuleSet, str | None]:
     return rules, " AND ".join(conditions) or None
 
 
+@contextmanager
+def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> Iterator[None]:
+    """Half of `memory` for DuckDB, which spills to the staging folder; the frames in Python need the rest."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])i?B\s*", memory)
+    if found is None:
+        raise UsageError(f"memory: {memory}: write 500MB or 2GB")
+    megabytes = float(found.group(1)) * (1000 if found.group(2) == "G" else 1)
+    if megabytes < 200:
+        raise UsageError(f"memory: {memory}: at least 200MB are needed")
+    spill = root / STAGING / f"spill-{os.getpid()}"
+    connection.execute(f"SET temp_directory = {quote(str(spill))}")
+    connection.execute(f"SET memory_limit = '{round(megabytes / 2)}MB'")
+    try:
+        yield
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
 def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
     """Why one trace was kept or dropped, as text."""
     rules, where = _prepare(config)
-    with connect(context.warehouse) as connection:
+    with connect(context.warehouse) as connection, bounded(connection, config.memory, context.warehouse.root):
         return str(explain(connection, rules, trace_id, where))
 
 
@@ -53,7 +80,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     started = time.monotonic()
     rules, where = _prepare(config)
     name = config.corpus or rules.name
-    with connect(context.warehouse) as connection:
+    with connect(context.warehouse) as connection, bounded(connection, config.memory, context.warehouse.root):
         found = apply_rules(connection, rules, where)
         print_funnel(found.funnel)
         for line in overlap_lines(found):
@@ -65,7 +92,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
             name,
             template=config.template,
             parents=_parents(connection, found),
-            config=config.model_dump(),
+            config=config.model_dump(exclude={"memory"}),
         )
     result = JobResult(refs=[version.ref], rows=version.manifest["rows"], seconds=time.monotonic() - started)
     result.facts = {"corpus": f"{name}@{version.version}"}

@@ -143,6 +143,7 @@ def _rows(first: int, count: int, texts: pl.DataFrame) -> pl.DataFrame:
 def decide(warehouse: Path) -> None:
     """Times of rules, selection and funnel, the views opened each time; the first run is the cold one."""
     from curate.filter import apply_rules, load_rules
+    from curate.filter.job import bounded
     from curate.warehouse import Warehouse
     from curate.warehouse.sql import connect
 
@@ -152,7 +153,7 @@ def decide(warehouse: Path) -> None:
         cpu = time.process_time()
         for _ in range(3):
             started = time.monotonic()
-            with connect(Warehouse(warehouse)) as connection:
+            with connect(Warehouse(warehouse)) as connection, bounded(connection, "2GB", warehouse):
                 result = apply_rules(connection, load_rules(name))
             times.append(time.monotonic() - started)
         shown = ", ".join(f"{t:.2f}" for t in times)

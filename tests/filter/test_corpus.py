@@ -7,8 +7,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from curate.errors import UsageError
 from curate.filter import apply_rules, load_rules
 from curate.filter.corpus import corpus_rows, write_corpus
+from curate.filter.job import bounded
 from curate.warehouse import Warehouse
 from curate.warehouse.schemas import conform
 
@@ -60,3 +62,19 @@ def test_a_corpus_is_sealed_once_with_its_funnel(con: duckdb.DuckDBPyConnection,
 def test_shipped_sets_make_rows(con: duckdb.DuckDBPyConnection, name: str) -> None:
     result = apply_rules(con, load_rules(name))
     assert sum(part.height for part in corpus_rows(con, result, "c")) == result.kept.height
+
+
+@pytest.mark.parametrize("memory", ["much", "10MB", "2 TB"])
+def test_a_bound_of_memory_that_cannot_be_is_refused(
+    memory: str, tmp_path: Path, con: duckdb.DuckDBPyConnection
+) -> None:
+    with pytest.raises(UsageError, match="memory: "), bounded(con, memory, tmp_path):
+        pass
+
+
+def test_the_bound_of_memory_reaches_duckdb(tmp_path: Path, con: duckdb.DuckDBPyConnection) -> None:
+    with bounded(con, "400MB", tmp_path):
+        limit = con.sql("SELECT current_setting('memory_limit')").fetchall()[0][0]
+        spill = con.sql("SELECT current_setting('temp_directory')").fetchall()[0][0]
+    assert limit == "190.7 MiB"  # half, in 2^20 bytes
+    assert str(tmp_path) in spill
