@@ -168,10 +168,11 @@ def distributions(
 
 
 TRACE_COLUMNS = (
-    "trace_id, attempt, problem_id, dataset, sample_index, recipe, form, model, policy_step, finish_reason, error, "
-    "completion, prompt, reasoning, answer, question, reference, source, domain, difficulty, split, "
-    "coalesce(target_language, question_language) AS target, verdict, verified_by, extracted, verdict_detail, "
-    "judge_verdict, consensus_verdict, completion_tokens, temperature, created_at, readable, mixed_language, quality, "
+    "trace_id, attempt, problem_id, dataset, sample_index, recipe, form, model, model_hash, policy_step, "
+    "finish_reason, error, completion, prompt, reasoning, answer, question, reference, source, domain, "
+    "difficulty, split, coalesce(target_language, question_language) AS target, verdict, "
+    "verified_by, extracted, verdict_detail, judge_verdict, consensus_verdict, completion_tokens, temperature, "
+    "created_at, readable, mixed_language, quality, "
     "well_formed, truncated, words, step_count, reflection_count, verification_count, backtrack_count, "
     "target_language_share, dominant_language, dominant_language_share, duplicate_5_gram_share, loop_share, "
     "compression, longest_paragraph, code_blocks, unbalanced_latex"

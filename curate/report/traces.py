@@ -99,8 +99,11 @@ def browser(
         for trace in one.ids:
             member.setdefault(trace, []).append(i)
     marks = _marks(traces)
+    called = dict(con.sql("SELECT model_hash, arg_max(name, created_at) FROM models GROUP BY ALL").fetchall())
     items, templates = [], []
     for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
+        if row["model_hash"] in called:  # a name says more than the path of a checkpoint
+            row["model"] = f"{called[row['model_hash']]} ({row['model_hash'][:8]})"
         decided = {name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate}
         dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
         items.append(_item(row, member.get(row["trace_id"], [])))
