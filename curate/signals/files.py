@@ -177,6 +177,8 @@ def annotate_files(
                     if progress is not None:
                         progress(writer.rows)
             return writer.rows
+    if Path(out).suffix and not Path(out).is_dir():
+        raise UsageError(f"the output {out} must end in {', '.join(SUFFIXES)}, or be a directory")
     for target, path in _targets(files, Path(out)).items():
         if target.exists():
             continue

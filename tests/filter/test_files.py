@@ -69,6 +69,12 @@ def test_wrong_input_is_said_and_leaves_nothing(tmp_path: Path, content: str, sa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl"]
 
 
+def test_an_output_of_another_kind_is_refused(jsonl: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="must end in"):
+        annotate_files([jsonl], tmp_path / "out.csv")
+    assert not (tmp_path / "out.csv").exists()
+
+
 def test_missing_files_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no file"):
         annotate_files([tmp_path / "none.jsonl"], tmp_path / "o.parquet")
