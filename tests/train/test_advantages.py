@@ -15,7 +15,8 @@ from curate.train.advantages import group_advantages, zero_variance  # noqa: E40
 
 
 def advantages(rewards: list[float], group: list[int], **options: object) -> list[float]:
-    return group_advantages(torch.tensor(rewards), torch.tensor(group), **options).tolist()  # type: ignore[arg-type]
+    # float64, as rewards are stored: a float32 in float64 sums without rounding, and would hide it
+    return group_advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(group), **options).tolist()  # type: ignore[arg-type]
 
 
 def test_group_scaled_by_hand_with_both_deviations() -> None:

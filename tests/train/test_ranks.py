@@ -6,6 +6,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +48,17 @@ def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code
 
 
 @pytest.fixture(scope="module")
-def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The same runs by one process."""
-    found = {}
-    for kind in ("sft", "grpo", "lora", "bf16"):
+def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
+    """What the same run of a kind came to by one process."""
+
+    @cache
+    def run(kind: str) -> Any:
         wh = Warehouse(tmp_path_factory.mktemp(f"alone-{kind}"))
         corpus(wh)
         launch(1, kind, tiny_dir, wh.root, False)
-        found[kind] = outcome(wh)
-    return found
+        return outcome(wh)
+
+    return run
 
 
 def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -70,14 +74,16 @@ def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
     ("kind", "fsdp"),
     [("sft", False), ("sft", True), ("grpo", False), ("grpo", True), ("lora", True), ("bf16", True)],
 )
-def test_two_ranks_train_as_one(tiny_dir: Path, tmp_path: Path, alone: dict[str, Any], kind: str, fsdp: bool) -> None:
+def test_two_ranks_train_as_one(
+    tiny_dir: Path, tmp_path: Path, alone: Callable[[str], Any], kind: str, fsdp: bool
+) -> None:
     wh = Warehouse(tmp_path)
     corpus(wh)
     launch(2, kind, tiny_dir, wh.root, fsdp)
     if kind == "bf16":  # sums of rounded numbers depend on how rows were cut into micro-batches
-        same_run(outcome(wh), alone[kind], rel=2e-2, apart=5e-4)
+        same_run(outcome(wh), alone(kind), rel=2e-2, apart=5e-4)
     else:
-        same_run(outcome(wh), alone[kind])
+        same_run(outcome(wh), alone(kind))
 
 
 def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5) -> None:
@@ -95,7 +101,7 @@ def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "ranks"), [("sft", 2), ("sft", 1), ("lora", 2)])
 def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
-    tiny_dir: Path, tmp_path: Path, alone: dict[str, Any], kind: str, ranks: int
+    tiny_dir: Path, tmp_path: Path, alone: Callable[[str], Any], kind: str, ranks: int
 ) -> None:
     wh = Warehouse(tmp_path)
     corpus(wh)
@@ -110,7 +116,7 @@ def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
         moments = 2 * sum(4 * v.numel() for v in weights_of(step / "model").values())
         assert sum(shards.values()) < 1.5 * moments
     launch(ranks, kind, tiny_dir, wh.root, True)
-    same_run(outcome(wh), alone[kind])
+    same_run(outcome(wh), alone(kind))
 
 
 @pytest.mark.slow
