@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -21,19 +22,25 @@ from curate.warehouse import Warehouse
 pytestmark = pytest.mark.slow
 SAMPLES = 150  # times 40 problems
 KILLS = 50
+STEERED_KILLS = 12
 
 
 def command(tmp_path: Path, model: str, sums: str, **engine: object) -> list[str]:
     config = {
+        "recipe": "r1-zero",
         "model": model,
         "engine": {"name": "stub", "args": {"slow": 0.01, "at_once": 1, "shuffle": 7, **engine}},
         "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
         "samples": SAMPLES,
         "sampling": {"max_tokens": 256},
     }
+    return generate(tmp_path, config)
+
+
+def generate(tmp_path: Path, config: dict[str, Any]) -> list[str]:
     path = tmp_path / "job.yaml"
     path.write_text(json.dumps(config))
-    return [sys.executable, "-m", "curate.cli", "generate", "r1-zero", "-c", str(path), "-w", str(tmp_path / "wh")]
+    return [sys.executable, "-m", "curate.cli", "generate", str(path), "-w", str(tmp_path / "wh")]
 
 
 def start(arguments: list[str]) -> subprocess.Popen[bytes]:
@@ -84,9 +91,14 @@ def wait_for_work(root: Path, running: list[subprocess.Popen[bytes]]) -> None:
     """Until a log of one of these processes appears: rows begin to finish."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if any(list(root.glob(f"_logs/*/*.{process.pid}-*.log")) for process in running):
+        if any(works(root, process) for process in running):
             return
         time.sleep(0.02)
+
+
+def works(root: Path, process: subprocess.Popen[bytes]) -> bool:
+    """Whether rows of this process are on their way."""
+    return any(root.glob(f"_logs/*/*.{process.pid}-*.log"))
 
 
 def kill(process: subprocess.Popen[bytes]) -> int:
@@ -121,6 +133,110 @@ def test_fifty_kills_at_random_points(tmp_path, stub_model, sums):
     last = subprocess.run(command(tmp_path, stub_model, sums, slow=0), capture_output=True, text=True)
     assert last.returncode == 0, last.stderr
     check(root, kills)
+
+
+def test_kills_change_no_decision_where_results_steer(tmp_path, stub_model, sums):
+    """Two processes at each time, on problems that get different numbers of samples."""
+    config = {
+        "recipe": "rejection",
+        "model": stub_model,
+        "engine": {"name": "stub", "args": {"slow": 0.01, "shuffle": 7, "right": 0.3}},
+        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "samples": 60,
+        "adaptive": {"keep": 8, "first": 8},
+        "sampling": {"max_tokens": 256},
+    }
+    arguments, root = generate(tmp_path, config), tmp_path / "wh"
+    luck, kills, steered = random.Random(1), 0, 0
+    known: set[str] = set()
+    while kills < STEERED_KILLS:
+        running = [start(arguments) for _ in range(2)]
+        wait_for_work(root, running)
+        time.sleep(luck.uniform(0.0, 1.2))
+        kills += sum(kill(process) for process in running)
+        now = logged(root)
+        assert known <= now, f"{len(known - now)} finished rows were lost by a kill"
+        steered += len(now) > len(known)
+        known = now
+    assert steered >= 3, "most kills fell before the first row: the test shows little"
+    config["engine"]["args"]["slow"] = 0
+    last = subprocess.run(generate(tmp_path, config), capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    (tmp_path / "undisturbed").mkdir()
+    subprocess.run(generate(tmp_path / "undisturbed", config), check=True, capture_output=True)
+    query = "SELECT trace_id, problem_id, sample_index, attempt, completion FROM traces ORDER BY trace_id, attempt"
+    rows = Warehouse(root).sql(query)
+    assert rows.equals(Warehouse(tmp_path / "undisturbed" / "wh").sql(query))
+    assert known <= set(rows["trace_id"])
+    asked = rows.group_by("problem_id").agg(pl.len(), pl.col("sample_index").max() + 1)
+    assert (asked["len"] == asked["sample_index"]).all()
+    assert asked["len"].n_unique() > 3
+    verdicts = Warehouse(root).sql("SELECT trace_id FROM verdicts")["trace_id"]
+    assert sorted(verdicts) == rows["trace_id"].to_list(), "each was judged once, and the verdict kept"
+    assert not list(root.glob("_logs/*/*.log"))
+
+
+def engine_of(process: subprocess.Popen[bytes]) -> int:
+    """The process id of the engine that a job runs."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
+            if parent == process.pid and "curate.engines.child" in (stat.parent / "cmdline").read_text():
+                return int(stat.parent.name)
+        except OSError:
+            continue  # it ended while we looked
+    raise AssertionError("the job has no engine")
+
+
+@pytest.mark.vllm
+@pytest.mark.timeout(600)
+def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
+    """Three jobs killed, and then the engine of the one that is left, which starts it again."""
+    pytest.importorskip("vllm")
+    from curate.engines.tiny import make_tiny_model
+
+    config = {
+        "recipe": "r1-zero",
+        "model": str(make_tiny_model(tmp_path / "tiny", scale=0.3, max_len=1024)),
+        "engine": {"name": "vllm", "memory": 0.25, "max_model_len": 1024, "in_flight": 8, "args": {"max_num_seqs": 4}},
+        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "samples": 16,
+        "sampling": {"max_tokens": 48},
+    }
+    arguments, root = generate(tmp_path, config), tmp_path / "wh"
+    known: dict[str, str] = {}
+    for left in (0, 1):
+        running = [start(arguments) for _ in range(2)]
+        deadline = time.monotonic() + 240
+        while not all(works(root, process) for process in running) and time.monotonic() < deadline:
+            assert all(process.poll() is None for process in running), running[0].stderr.read().decode()
+            time.sleep(0.05)
+        time.sleep(2)
+        assert [kill(process) for process in running[left:]] == [1] * (2 - left), "a job ended before its kill"
+        now = texts(root)
+        assert known.items() <= now.items(), "a kill lost or changed a finished row"
+        assert len(now) > len(known)
+        known = now
+    os.kill(engine_of(running[0]), signal.SIGKILL)
+    _, said = running[0].communicate(timeout=240)
+    assert running[0].returncode == 0, said.decode()
+    assert "the engine died and is started again" in said.decode()
+    rows = Warehouse(root).sql("SELECT trace_id, problem_id, sample_index, completion, error FROM traces")
+    assert rows.height == rows["trace_id"].n_unique() == 40 * 16
+    assert rows.select("problem_id", "sample_index").n_unique() == rows.height
+    assert rows["error"].null_count() == rows.height
+    assert known.items() <= dict(rows.select("trace_id", "completion").iter_rows()).items()
+    assert not list(root.glob("_logs/*/*.log"))
+
+
+def texts(root: Path) -> dict[str, str]:
+    """Completions by trace, in logs and parts."""
+    from curate.warehouse.chunks import replay
+
+    found = {row["trace_id"]: row["completion"] for row in replay(root.glob("_logs/*/*.log"))}
+    for part in root.glob("traces/*/*/part-*.parquet"):
+        found |= dict(pl.read_parquet(part, columns=["trace_id", "completion"]).iter_rows())
+    return found
 
 
 def test_two_processes_share_one_job(tmp_path, stub_model, sums):
