@@ -27,6 +27,7 @@ from curate.warehouse.store import now
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
 GRPO_SHOWN = ("reward", "accuracy", "format", "mean_length", "kl", "entropy", "rollout_tokens_per_second")
+PATIENCE = 30  # seconds
 
 
 def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
@@ -124,7 +125,9 @@ def run(kind: str, data: Mapping[str, Any], context: Context, where: str) -> Job
     except UsageError:
         if join_world().first:
             raise
-        raise SystemExit(UsageError.exit_code) from None  # the first rank says the same
+        # The first rank says the same; torchrun ends all ranks as soon as one has ended, so let it speak.
+        time.sleep(PATIENCE)
+        raise SystemExit(UsageError.exit_code) from None
     speaks = join_world().first
     leave_world()
     return result if speaks else None

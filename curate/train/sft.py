@@ -112,8 +112,8 @@ def train_sft(
         if progress and world.first:
             progress(step + 1, total, metrics)
         if config.checkpoint.every and (step + 1) % config.checkpoint.every == 0 and step + 1 < total:
+            log.publish()  # first: steps that a checkpoint covers are not measured again
             checkpoints.save(step + 1, policy, tokenizer, optimizer, world)
-            log.publish()
 
     log.publish()
     log.seal()

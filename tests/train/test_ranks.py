@@ -114,7 +114,7 @@ def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
     assert "optimizer" not in torch.load(step / "trainer.pt", weights_only=False)
     if kind == "sft":
         moments = 2 * sum(4 * v.numel() for v in weights_of(step / "model").values())
-        assert sum(shards.values()) < 1.5 * moments
+        assert sum(shards.values()) < 2 * moments, "no moment is written twice (headings take room too)"
     launch(ranks, kind, tiny_dir, wh.root, True)
     same_run(outcome(wh), alone(kind))
 
