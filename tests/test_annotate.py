@@ -168,7 +168,7 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
             "sampling": {"max_tokens": 256},
         }
         job.run(generate_config(config), context)
-        made = annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context)
+        annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context)
         rows = context.warehouse.sql(
             "SELECT reference, verdict, consensus_verdict FROM annotated WHERE finish_reason = 'stop'"
         )
