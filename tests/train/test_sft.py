@@ -65,23 +65,34 @@ def test_loss_falls_and_the_model_loads_as_it_is(tiny_dir: Path, tmp_path: Path)
     assert (tmp_path / row["path"]).is_dir()
 
 
-def test_the_loss_of_a_step_is_the_mean_over_completion_tokens(tiny_dir: Path, tmp_path: Path) -> None:
-    """Against transformers itself, with labels that leave the prompt out and end with the end token."""
+@pytest.mark.parametrize("micro", [1280, 100, 1])
+def test_the_loss_of_a_step_is_the_mean_over_completion_tokens(tiny_dir: Path, tmp_path: Path, micro: int) -> None:
+    """Against transformers itself, with labels that leave the prompt out and end with the end token.
+
+    The examples of a batch go through the model at once, in twos or threes, or one by one.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    def completion(i: int) -> str:
+        return f" <think>{' one more' * (i + 1)} </think> <answer> {i + 1} </answer>"
+
     wh = Warehouse(tmp_path)
-    corpus(wh, n=4)
-    losses: list[float] = []
-    train_sft(config(tiny_dir), wh, lambda s, t, m: losses.append(m["loss"]))
+    corpus(wh, n=4, completion=completion)
+    steps: list[dict[str, float]] = []
+    train_sft(config(tiny_dir, compute=EXACT | {"micro_batch_tokens": micro}), wh, lambda s, t, m: steps.append(m))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir), AutoTokenizer.from_pretrained(tiny_dir)
-    total, count = 0.0, 0
+    total, count = torch.zeros(()), 0
     for i in range(4):
         prompt = tokenizer.encode(f"User: {i} + 1. Assistant:")
-        whole = [*tokenizer.encode(f" <think> one more </think> <answer> {i + 1} </answer>"), tokenizer.eos_token_id]
+        whole = [*tokenizer.encode(completion(i)), tokenizer.eos_token_id]
         logs = torch.log_softmax(model(torch.tensor([prompt + whole])).logits[0], -1)
-        total -= sum(float(logs[len(prompt) + k - 1, t].detach()) for k, t in enumerate(whole))
+        total = total - sum(logs[len(prompt) + k - 1, t] for k, t in enumerate(whole))
         count += len(whole)
-    assert losses == pytest.approx([total / count], rel=1e-5)
+    mean = total / count
+    mean.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    assert [m["loss"] for m in steps] == pytest.approx([float(mean.detach())], rel=1e-5)
+    assert [m["grad_norm"] for m in steps] == pytest.approx([float(norm)], rel=1e-4)
 
 
 def test_labels_hold_think_and_the_end_token(tiny_dir: Path, tmp_path: Path) -> None:
