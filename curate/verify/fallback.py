@@ -49,7 +49,7 @@ def asked(reference: str, answer: str) -> Judgement:
         return Judgement("wrong", "the answer cannot be parsed")
     if _kind(gold) != _kind(given):
         return Judgement("wrong", f"a {_kind(given)} instead of a {_kind(gold)}")
-    if (near := _near(gold[0], given[0])) is not None:
+    if (near := _near(gold[0], given[0], "." in reference or "." in answer)) is not None:
         return Judgement("correct" if near else "wrong", "by value")
     if verify(gold, given, timeout_seconds=None) or (
         _kind(gold) == "relation" and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
@@ -58,16 +58,19 @@ def asked(reference: str, answer: str) -> Judgement:
     return Judgement("wrong", "math-verify")
 
 
-def _near(gold: Any, given: Any) -> bool | None:
-    """Whether two numbers agree to `RELATIVE`; None where one of them is no number. Its own rounding is absolute."""
+def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
+    """Whether two numbers agree, to `RELATIVE` where one was written as a decimal; None where one of them is no number.
+
+    `math-verify` rounds to places, so that 1e-7 is 2e-7 to it.
+    """
     from sympy import Expr
 
     if not (isinstance(gold, Expr) and isinstance(given, Expr)) or gold.free_symbols or given.free_symbols:
         return None
-    a, b = gold.evalf(30), given.evalf(30)
+    a, b = (one.doit().evalf(30) for one in (gold, given))  # what is known exactly is not integrated by points
     if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
         return None
-    return bool(abs(a - b) <= abs(a) * float(RELATIVE))
+    return bool(abs(a - b) <= abs(a) * (float(RELATIVE) if decimal else 1e-25))
 
 
 def _same_solutions(gold: Any, given: Any) -> bool:

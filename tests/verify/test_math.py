@@ -87,8 +87,14 @@ def test_what_only_sympy_can_tell_goes_to_it(pool: VerifierPool) -> None:
     assert [verdict(*pair) for pair in pairs] == [None] * 4
     judged = pool.verify_answers([gold for gold, _ in pairs], [rf"\boxed{{{answer}}}" for _, answer in pairs])
     assert [v.verdict for v in judged] == ["correct"] * 4
-    judged = pool.verify_answers(["x^2<4", r"\int_0^1 x\,dx"], [r"\boxed{-2<x<3}", r"\boxed{\frac13}"])
-    assert [v.verdict for v in judged] == ["wrong"] * 2
+    wrong = [
+        ("x^2<4", "-2<x<3"),
+        (r"\int_0^1 x\,dx", r"\frac13"),
+        (r"\int_0^{100007} 6x\,dx", r"\frac{60008400295}{2}"),  # near, and both exact
+        (r"\int_0^1 \frac{x}{10000000} dx", "10^{-7}"),
+    ]
+    judged = pool.verify_answers([gold for gold, _ in wrong], [rf"\boxed{{{answer}}}" for _, answer in wrong])
+    assert [v.verdict for v in judged] == ["wrong"] * 4
 
 
 @given(st.text(alphabet=r"x1290+-*/^_=<>(){}[]|\,.!% fracsqrtpiinle", max_size=60))
