@@ -99,7 +99,8 @@ def browser(
         for trace in one.ids:
             member.setdefault(trace, []).append(i)
     marks = _marks(traces)
-    called = dict(con.sql("SELECT model_hash, arg_max(name, created_at) FROM models GROUP BY ALL").fetchall())
+    newest = "arg_max(name, coalesce(created_at, '-infinity'))"  # of keys that are null arg_max makes null
+    called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
     items, templates = [], []
     for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
         if row["model_hash"] in called:  # a name says more than the path of a checkpoint

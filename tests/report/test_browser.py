@@ -23,7 +23,9 @@ def opened(hostile):
     sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no Chromium here: tools/browser.py installs Debian's")
-    page(hostile, title="</title><script>window.pwned = 0</script>")
+    # every hostile trace is in some set: the first one shows at most four of a problem
+    shown = {"all": "TRUE", **{f"text {i}": f"sample_index = {i}" for i in range(len(HOSTILE))}}
+    page(hostile, title="</title><script>window.pwned = 0</script>", where=shown)
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         view = browser.new_page(color_scheme="light")
@@ -40,13 +42,14 @@ def opened(hostile):
 def test_nothing_of_a_trace_runs_whatever_is_opened(opened):
     buttons = opened.locator("#list button:visible")
     assert buttons.count() == 8  # two problems, four traces of each
-    opened.locator("#set").select_option(
-        label=next(t for t in opened.locator("#set option").all_inner_texts() if "dropped" in t)
-    )
-    for button in opened.locator("#list button:visible").all():
-        button.click()
-        for details in opened.locator("#pane-a details").all():
-            details.evaluate("node => node.open = true")
+    opened_traces = 0
+    for label in opened.locator("#set option").all_inner_texts():
+        opened.locator("#set").select_option(label=label)
+        for button in opened.locator("#list button:visible").all():
+            button.click()
+            opened.locator("#pane-a").evaluate("pane => pane.querySelectorAll('details').forEach(d => d.open = true)")
+            opened_traces += 1
+    assert opened_traces >= 2 * len(HOSTILE)
     assert opened.evaluate("window.pwned === undefined && window.parent.pwned === undefined")
     assert opened.errors == []
     assert [url for url in opened.asked if not url.startswith("file://")] == []
@@ -76,10 +79,10 @@ def test_two_traces_side_by_side_search_and_themes(opened):
 
 @pytest.mark.slow
 def test_formulas_are_drawn_and_marks_are_there(opened):
-    opened.locator("#search").fill("let us compute")
+    opened.locator("#set").select_option(label=f"text {len(HOSTILE) - 1} (2 of 2)")
     opened.locator("#list button:visible").first.click()
     pane = opened.locator("#pane-a")
     assert pane.locator("math mfrac").count() > 0
     box = pane.locator("math mfrac").first.bounding_box()
     assert box["height"] > box["width"]  # a fraction stands upright
-    assert "let us compute" in " ".join(pane.locator("mark.foreign").all_inner_texts())
+    assert pane.locator("mark.foreign").all_inner_texts() == ["我们", "然后"]  # the question is English

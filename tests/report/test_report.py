@@ -131,3 +131,11 @@ def test_problems_are_drawn_so_that_two_traces_of_one_can_be_compared(hostile):
     assert total == 2 * len(HOSTILE)
     assert frame.group_by("problem_id").len()["len"].to_list() == [3, 3]
     assert isinstance(frame, pl.DataFrame)
+
+
+def test_a_trace_tells_its_model_by_name_where_the_warehouse_knows_it(hostile):
+    assert "mine (m)" not in page(hostile)
+    hostile.write("models", "base", [{"model_hash": "m", "name": "<b>mine", "kind": "base"}], key=9)
+    made = page(hostile)
+    assert "by &lt;b&gt;mine (m)" in made
+    assert "<b>mine" not in made
