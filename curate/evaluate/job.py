@@ -126,14 +126,16 @@ def _samples(label: str, family: str, asked: pl.DataFrame, config: EvaluateConfi
     from curate.verify.consensus import cluster_ids
 
     frame = context.warehouse.sql(
-        "SELECT model_hash, problem_id, sample_index, verdict, extracted, well_formed, completion_tokens, truncated, "
-        "target_language_share, source, difficulty FROM annotated WHERE dataset = ? AND sample_index < ? "
-        "ORDER BY problem_id, sample_index",
+        "SELECT a.model_hash, a.problem_id, a.sample_index, a.verdict, a.extracted, a.well_formed, "
+        "a.completion_tokens, a.truncated, a.target_language_share, a.source, a.difficulty, "
+        "a.verifier, p.choices, p.metadata "
+        "FROM annotated a LEFT JOIN problems p USING (problem_id) WHERE a.dataset = ? AND a.sample_index < ? "
+        "ORDER BY a.problem_id, a.sample_index",
         [family, config.samples],
     ).join(asked, on="problem_id", how="semi", maintain_order="left")
-    return frame.with_columns(
-        pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64), model=pl.lit(label)
-    )
+    cluster = pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64)
+    # what answers are compared by, which the table has no use for
+    return frame.drop("verifier", "choices", "metadata").with_columns(cluster, model=pl.lit(label))
 
 
 def _concat(frames: list[pl.DataFrame]) -> pl.DataFrame:

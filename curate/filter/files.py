@@ -148,10 +148,11 @@ def _column(part: pl.DataFrame, name: str, needed: dict[str, str]) -> pl.Expr:
 
 
 def _optional_types() -> dict[str, pl.DataType]:
-    """Columns of traces and problems, and the judge's verdict."""
+    """Columns of traces and problems, and the verdicts beside the rule's."""
     from curate.warehouse.schemas import arrow_schema
 
-    types: dict[str, pl.DataType] = {"judge_verdict": pl.String(), "consensus_verdict": pl.String()}
+    beside = ("judge_verdict", "coherence_verdict", "consensus_verdict")
+    types: dict[str, pl.DataType] = {name: pl.String() for name in beside}
     for table in ("traces", "problems"):
         types |= dict(pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema)
     return types

@@ -21,13 +21,17 @@ class Evaluator:
     problems: Sequence[Problem]
     prompt: Callable[[Problem], str]
     tokenizer: Any
+    form: str
 
     def run(self, step: int) -> dict[str, float]:
         """`eval_pass@1`, `eval_pass@k`, `eval_cons@k` (means over problems) with k = `evaluation.samples`."""
         import numpy as np
+        import polars as pl
 
         from curate.engines.base import encode
         from curate.evaluate.stats import cons_at_k, pass_at_1, pass_at_k
+        from curate.prompts.forms import with_opener_expr
+        from curate.verify.consensus import cluster_ids
 
         options, own = self.config.evaluation, self.config.sampling
         sampling = Sampling(options.temperature, options.top_p, 0, own.max_tokens, tuple(own.stop), logprobs=False)
@@ -41,13 +45,28 @@ class Evaluator:
         )
         done = sorted(self.engine.generate(requests), key=lambda c: tuple(map(int, c.request_id.split(":"))))
         index = [int(c.request_id.split(":")[0]) for c in done]
-        verdicts = self.pool.verify_batch([self.problems[i] for i in index], [c.text for c in done])
+        asked = [self.problems[i] for i in index]
+        frame = pl.DataFrame(
+            {
+                "problem_id": [p.problem_id for p in asked],
+                "prompt": [prompts[i] for i in index],
+                "completion": [c.text for c in done],
+                "verifier": [p.verifier for p in asked],
+                "choices": [p.choices for p in asked],
+                "metadata": [p.metadata for p in asked],
+            },
+            schema_overrides={"verifier": pl.String, "choices": pl.List(pl.String), "metadata": pl.String},
+        )
+        text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.lit(self.form))
+        texts = frame.select(text).to_series().to_list()
+        verdicts = self.pool.verify_batch(asked, texts, forms=[self.form] * len(done))
         correct = np.array([v.verdict == "correct" for v in verdicts])
         known = np.array([v.verdict != "unverifiable" for v in verdicts])
         problem, size = np.array(index), len(self.problems)
         samples, right = (np.bincount(problem, weights=w, minlength=size) for w in (known, correct & known))
-        votes: dict[tuple[int, str], int] = {}
-        clusters = np.array([_cluster(i, v, votes) for i, v in zip(index, verdicts, strict=True)])
+        frame = frame.with_columns(pl.Series("extracted", [v.extracted for v in verdicts], dtype=pl.String))
+        votes = cluster_ids(frame, pool=self.pool)
+        clusters = np.array([-1 if cluster is None else cluster for cluster in votes])
         return {
             "eval_pass@1": float(np.nanmean(pass_at_1(samples, right))),
             f"eval_pass@{options.samples}": float(np.nanmean(pass_at_k(samples, right, options.samples))),
@@ -56,11 +75,3 @@ class Evaluator:
             ),
             "eval_truncated": float(np.mean([c.finish_reason == "length" for c in done])),
         }
-
-
-def _cluster(index: int, verdict: Any, votes: dict[tuple[int, str], int]) -> int:
-    """Answers that count as one vote: all correct ones, and wrong ones by what was extracted; -1 without an answer."""
-    if verdict.verdict != "correct" and not verdict.extracted:
-        return -1
-    answer = "" if verdict.verdict == "correct" else str(verdict.extracted)
-    return votes.setdefault((index, answer), len(votes))

@@ -127,7 +127,7 @@ def train_grpo(
     rollouts = Rollouts(config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent)
     facts = {"parents": [rollouts.traces.ref], "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, world, config.trackers, **facts)
-    evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer)
+    evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer, rollouts.form)
     per_round = config.mini_batches * config.epochs
     total = config.steps * per_round
     dtype = final_dtype(config.checkpoint.dtype, config.model)

@@ -244,11 +244,15 @@ class Rollouts:
         import polars as pl
         import torch
 
+        from curate.prompts.forms import with_opener_expr
         from curate.train.advantages import group_advantages
 
         by_id = {p.problem_id: p for p in problems}
         asked = [by_id[p] for p in frame["problem_id"]]
-        verdicts = self.pool.verify_batch(asked, frame["completion"].to_list())
+        text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
+        verdicts = self.pool.verify_batch(
+            asked, frame.select(text).to_series().to_list(), forms=frame["form"].to_list()
+        )
         self._publish_verdicts(name, frame, asked, verdicts)
         judged = frame.with_columns(verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String))
         scored = score(judged, self.config.rewards)

@@ -29,11 +29,22 @@ class Judge:
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
+        self.forms: set[str | None] = set()
 
-    def verify_batch(self, problems: list[Problem], completions: list[str]) -> list[Verdict]:
+    def verify_batch(
+        self, problems: list[Problem], completions: list[str], forms: list[str | None] | None = None
+    ) -> list[Verdict]:
+        self.forms |= set(forms or [None])
         return [
             Verdict(self.rule(p, c), extracted=c[:8], verifier="test", verifier_version="1")
             for p, c in zip(problems, completions, strict=True)
+        ]
+
+    def judge_answers(self, problems: list[Problem], answers: list[str]) -> list[Verdict]:
+        """Whether an answer is the reference, letter by letter: what consensus asks."""
+        return [
+            Verdict("correct" if p.reference == a else "wrong", extracted=a)
+            for p, a in zip(problems, answers, strict=True)
         ]
 
 
@@ -180,7 +191,7 @@ def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
     wh = Warehouse(tmp_path)
 
     class Broken(Judge):
-        def verify_batch(self, problems: list[Problem], completions: list[str]) -> list[Verdict]:
+        def verify_batch(self, *_: Any, **__: Any) -> list[Verdict]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -188,6 +199,13 @@ def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
     assert engine.asked == 16
     train_grpo(config(tiny_dir, steps=1), wh, engine, Judge(by_chance), PROBLEMS)
     assert engine.asked == 16
+
+
+def test_rollouts_are_judged_in_the_form_they_were_asked_for(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+    judge = Judge(by_chance)
+    settings = config(tiny_dir, steps=1, form="r1", evaluation={"every": 1, "samples": 1})
+    train_grpo(settings, Warehouse(tmp_path), engine, judge, PROBLEMS[:4], held_out=PROBLEMS[4:])
+    assert judge.forms == {"r1"}
 
 
 def test_unverifiable_and_equal_rewards_teach_nothing(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
