@@ -30,8 +30,8 @@ def test_none_is_lost_none_hangs_none_is_right_and_memory_is_bounded(reference: 
     assert all(v.verdict in ("wrong", "unverifiable") and v.detail is not None for v in said)
     assert [t[:80] for t, v in zip(texts, said, strict=True) if v.verdict == "correct"] == []
     # Its own limit, and room for a busy machine.
-    assert max(v.seconds for v in said) < 10 * pool.time_limit
-    assert seconds < len(texts) * pool.time_limit
+    assert max(v.seconds for v in said) < 2 * pool.time_limit + 1
+    assert seconds < len(texts) * pool.time_limit / 2
     assert grown < 300_000
     assert after.verdict == "correct"
     print(

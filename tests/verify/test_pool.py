@@ -64,7 +64,7 @@ def test_a_bad_answer_costs_only_itself(bad: str) -> None:
     assert [v.extracted for v in said] == [bad if i == 5 else f"x{i}" for i in range(40)]
     assert said[5].verdict == "unverifiable"
     assert said[5].detail
-    assert said[5].seconds < 6  # five times the limit by the clock, where the machine is busy
+    assert said[5].seconds < 4
     assert [v.verdict for i, v in enumerate(said) if i != 5] == [
         "correct" if i == 3 else "wrong" for i in range(40) if i != 5
     ]
