@@ -130,11 +130,12 @@ def _name(path: str) -> str:
 
 def _content(config: ImportConfig, where: Path) -> list[Any]:
     """What determines the rows: the bytes of files, or the name and revision of a Hub dataset."""
+    from curate.problems.hub import saved
     from curate.signals.files import data_files
 
     if not where.exists():
         return [config.path, config.subset, config.part, config.revision]
-    files = sorted(where.rglob("*.arrow")) if _saved(where) else data_files([where])
+    files = sorted(where.rglob("*.arrow")) if saved(where) else data_files([where])
     found = []
     for path in files:
         with path.open("rb") as stream:
@@ -142,17 +143,14 @@ def _content(config: ImportConfig, where: Path) -> list[Any]:
     return found
 
 
-def _saved(where: Path) -> bool:
-    return (where / "dataset_dict.json").is_file() or (where / "state.json").is_file()
-
-
 def _tables(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
     """The rows in parts, in order, at most `limit` of them."""
+    from curate.problems.hub import saved
     from curate.signals.files import data_files, read_parts
 
     left = config.limit or 1 << 60
     parts: Iterator[pl.DataFrame]
-    if where.exists() and not _saved(where):
+    if where.exists() and not saved(where):
         parts = (part for path in data_files([where]) for part in read_parts(path))
     else:
         parts = _datasets(config, where)
@@ -167,28 +165,13 @@ def _datasets(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
     """A dataset of the Hub, streamed, or one that `save_to_disk` wrote."""
     import polars as pl
 
-    try:
-        import datasets
-    except ImportError as error:
-        raise UsageError("Hugging Face datasets need: pip install 'curate[hub]'") from error
+    from curate.problems.hub import opened
+
     if not where.exists() and config.path.count("/") != 1:
         raise UsageError(f"nothing at '{config.path}': give a JSONL or Parquet file, a directory, or a Hub id")
-    try:
-        if where.exists():
-            data = datasets.load_from_disk(str(where))
-            data = data[config.part] if isinstance(data, datasets.DatasetDict) else data
-        else:
-            data = datasets.load_dataset(
-                config.path, config.subset, split=config.part, revision=config.revision, streaming=True
-            )
+    with opened(config.path, config.subset, config.part, config.revision, streaming=True) as data:
         for batch in data.with_format("arrow").iter(batch_size=2_000):
             yield pl.DataFrame(pl.from_arrow(batch))
-    except Exception as error:  # the library raises a dozen kinds; each means: not to be had as asked
-        raise UsageError(
-            f"the data set '{config.path}' (subset {config.subset or 'default'}, part {config.part}) could not be had: "
-            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Check its id, subset and "
-            "part and the network (HF_TOKEN where it is gated), or give a local file"
-        ) from error
 
 
 def _known(context: Context, name: str, version: str) -> _Seen:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +36,41 @@ class Hub(Mapped):
         return pl.concat(frames, how="diagonal_relaxed")
 
     def _read(self, part: str) -> pl.DataFrame:
-        try:
-            import datasets
-        except ImportError as error:
-            raise UsageError("Hugging Face datasets need: pip install 'curate[hub]'") from error
-        try:
-            data = self._open(datasets, part)
-        except Exception as error:  # the library raises a dozen kinds; each means: not to be had as asked
-            raise UsageError(
-                f"the data set '{self.dataset}' (subset {self.subset or 'default'}, split {part}) could not be had: "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
-                "Check its id, subset and split and the network (HF_TOKEN where it is gated), or give a local directory"
-            ) from error
-        if self.limit:
-            data = data.select(range(min(self.limit, len(data))))
-        frame = pl.from_arrow(data.with_format("arrow")[:])
+        with opened(self.dataset, self.subset, part, self.revision) as data:
+            if self.limit:
+                data = data.select(range(min(self.limit, len(data))))
+            frame = pl.from_arrow(data.with_format("arrow")[:])
         assert isinstance(frame, pl.DataFrame)
         return frame
 
-    def _open(self, datasets: Any, part: str) -> Any:
-        path = Path(self.dataset).expanduser()
+
+@contextlib.contextmanager
+def opened(dataset: str, subset: str | None, part: str, revision: str | None, streaming: bool = False) -> Iterator[Any]:
+    """One part of a data set, of the Hub or a directory; `streaming` for a Hub's that is read batch by batch.
+
+    What goes wrong while it is opened or read is a UsageError that names the data set.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise UsageError("Hugging Face datasets need: pip install 'curate[hub]'") from error
+    try:
+        path = Path(dataset).expanduser()
         if (path / "dataset_dict.json").is_file():
-            return datasets.load_from_disk(str(path))[part]
-        if (path / "dataset_info.json").is_file() and (path / "state.json").is_file():
-            return datasets.load_from_disk(str(path))
-        return datasets.load_dataset(self.dataset, self.subset, split=part, revision=self.revision)
+            yield datasets.load_from_disk(str(path))[part]
+        elif saved(path):
+            yield datasets.load_from_disk(str(path))
+        else:
+            yield datasets.load_dataset(dataset, subset, split=part, revision=revision, streaming=streaming)
+    except Exception as error:  # the library raises a dozen kinds; each means: not to be had as asked
+        raise UsageError(
+            f"the data set '{dataset}' (subset {subset or 'default'}, split {part}) could not be had: "
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
+            "Check its id, subset and split and the network (HF_TOKEN where it is gated), or give a local directory"
+        ) from error
+
+
+def saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote this directory."""
+    one = (path / "dataset_info.json").is_file() and (path / "state.json").is_file()
+    return one or (path / "dataset_dict.json").is_file()
