@@ -120,7 +120,7 @@ class Rollouts:
         import polars as pl
 
         from curate.engines.base import encode
-        from curate.prompts.forms import answer_expr, reasoning_expr, with_opener_expr
+        from curate.warehouse.traces import trace_frame, with_parts
 
         config, rows = self.config, []
         prompts = {p.problem_id: self.prompt(p) for p in problems}
@@ -161,15 +161,14 @@ class Rollouts:
                     "created_at": now(),
                 }
             )
-        text, form = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.lit(self.form)), pl.lit(self.form)
-        frame = (
-            pl.DataFrame(rows, schema_overrides=_types(), infer_schema_length=None)
+        frame = with_parts(
+            trace_frame(rows)
             .sort("problem_id", "sample_index")
             .with_columns(
                 attempt=pl.lit(0, pl.Int32),
                 job_id=pl.lit(self.run_id),
                 recipe=pl.lit("grpo"),
-                form=form,
+                form=pl.lit(self.form),
                 template=pl.lit(self.template.label()),
                 model=pl.lit(self.model),
                 model_hash=pl.lit(self.model_hash),
@@ -179,7 +178,6 @@ class Rollouts:
                 top_p=pl.lit(1.0),
                 policy_step=pl.lit(policy_step, pl.Int32),
             )
-            .with_columns(reasoning=reasoning_expr(text, form), answer=answer_expr(text, form))
         )
         if config.keep_tokens is not True:
             self._keep_private(name, frame)
@@ -319,18 +317,6 @@ def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:
     missing = np.stack([c.is_null().to_numpy() for c in columns.values()], axis=1).reshape(-1)
     offsets = pa.array(range(0, len(names) + 1, len(columns)), pa.int32())
     return pa.MapArray.from_arrays(offsets, names, pa.array(values, pa.float64(), mask=missing))
-
-
-def _types() -> dict[str, Any]:
-    import polars as pl
-
-    return {
-        "completion_token_ids": pl.List(pl.Int32),
-        "prompt_token_ids": pl.List(pl.Int32),
-        "logprobs": pl.List(pl.Float32),
-        "error": pl.String,
-        "sample_index": pl.Int32,
-    }
 
 
 def problem_stream(problems: Sequence[Problem], seed: int, start: int, count: int) -> list[Problem]:
