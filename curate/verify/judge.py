@@ -12,7 +12,7 @@ import hashlib
 import re
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -172,7 +172,7 @@ class Judge:
 
     def refuses(self, item: Item) -> str | None:
         """Why an item is not shown to the judge: its answer talks to it. Reasoning may use such words by chance."""
-        if "answer" in self.rubric.shows and _ADDRESSES.search(_visible(item.answer or "")):
+        if "answer" in self.rubric.shows and addresses_judge(item.answer or ""):
             return "the answer addresses the judge"
         if "reasoning" in self.rubric.shows and _CASED.search(_visible(item.reasoning or "")):
             return "the reasoning uses the judge's words"
@@ -181,26 +181,13 @@ class Judge:
     def prompt(self, item: Item, index: int = 0) -> str:
         """The message: rubric, material between marks that depend on all of it, and the form of the reply."""
         parts = {
-            "question": _shortened(item.problem.question, MAX_QUESTION),
-            "reference": _shortened(item.problem.reference or "", MAX_ANSWER),
-            "answer": _shortened(item.answer or "", MAX_ANSWER),
-            "reasoning": _shortened(item.reasoning or "", MAX_REASONING),
+            "question": shortened(item.problem.question, MAX_QUESTION),
+            "reference": shortened(item.problem.reference or "", MAX_ANSWER),
+            "answer": shortened(item.answer or "", MAX_ANSWER),
+            "reasoning": shortened(item.reasoning or "", MAX_REASONING),
         }
-        parts = {name: text for name, text in parts.items() if name in self.rubric.shows}
-        # A mark that the writer of the material cannot know: it hashes the material itself.
-        mark = (
-            "@"
-            + hashlib.sha256(
-                "\0".join([self.name, str(index), *parts.values()]).encode("utf-8", "replace")
-            ).hexdigest()[:16]
-        )
-        material = "\n\n".join(
-            f"{mark} {name.upper()}\n{text.replace(mark, '')}\n{mark} END OF {name.upper()}"
-            for name, text in parts.items()
-        )
-        return _FRAME.format(
-            rubric=self.rubric.text, mark=mark, material=material, words=" or ".join(self.rubric.words)
-        )
+        shown = {name: text for name, text in parts.items() if name in self.rubric.shows}
+        return message(self.rubric, shown, f"{self.name}\0{index}")
 
     def read(self, completion: Completion) -> tuple[VerdictName, str]:
         """The verdict of a reply: its one verdict line, which must be its last. Anything else decides nothing."""
@@ -222,13 +209,29 @@ class Judge:
         return Verdict(verdict, shown, detail, seconds, self.name, self.version, "judge")
 
 
+def message(rubric: Rubric, parts: Mapping[str, str], salt: str) -> str:
+    """Rubric, the parts between marks, and the form of the reply."""
+    # A mark that the writer of the material cannot know: it hashes the material itself.
+    hashed = hashlib.sha256("\0".join([salt, *parts.values()]).encode("utf-8", "replace")).hexdigest()
+    mark = "@" + hashed[:16]
+    material = "\n\n".join(
+        f"{mark} {name.upper()}\n{text.replace(mark, '')}\n{mark} END OF {name.upper()}" for name, text in parts.items()
+    )
+    return _FRAME.format(rubric=rubric.text, mark=mark, material=material, words=" or ".join(rubric.words))
+
+
+def addresses_judge(text: str) -> bool:
+    """Whether an answer talks to the judge. Nobody who answers a question does."""
+    return bool(_ADDRESSES.search(_visible(text)))
+
+
 def _visible(text: str) -> str:
     """A text as it is read: full-width and other forms of letters as letters, nothing invisible between them."""
     text = unicodedata.normalize("NFKC", text)
     return "".join(sign for sign in text if sign.isprintable() or sign.isspace())
 
 
-def _shortened(text: str, limit: int) -> str:
+def shortened(text: str, limit: int) -> str:
     half = limit // 2
     return (
         text if len(text) <= limit else f"{text[:half]}\n[… {len(text) - limit} characters left out …]\n{text[-half:]}"
