@@ -12,6 +12,8 @@ counts, the first GRPO step of each process aside. Weights are fp32 and products
 gradient checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards differ, so
 that we leave out no completion. Memory is the peak of the process during an update, less what it holds with the model
 loaded and nothing done (libraries and weights), less gradients and two moments in fp32 (12 bytes a parameter).
+For grpo all contenders get a copy of the model whose end token is one it never says (`--end`), so that every completion
+has its full length: else who happens to sample shorter ones looks faster.
 """
 
 from __future__ import annotations
@@ -316,9 +318,40 @@ def step_times(trainer: Any) -> list[float]:
     return times
 
 
+def without_end(model: Path, end: str, target: Path) -> Path:
+    """A copy of a model (its weights linked) that ends at the token `end` only."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    number = tokenizer.convert_tokens_to_ids(end)
+    if number in (None, tokenizer.unk_token_id):
+        raise SystemExit(f"the tokenizer of {model} has no token {end}: name a rare one with --end")
+    tokenizer.eos_token = end
+    tokenizer.save_pretrained(target)
+    for path in model.glob("*.safetensors*"):
+        (target / path.name).symlink_to(path.resolve())
+    for name in ("config.json", "generation_config.json"):
+        if (model / name).exists():
+            known = json.loads((model / name).read_text()) | {"eos_token_id": number}
+            (target / name).write_text(json.dumps(known))
+    return target
+
+
 # --- running them in turn
 
 WORK: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {"sft": sft, "loss": loss, "grpo": grpo}
+
+
+def measured(command: list[str]) -> dict[str, float] | None:
+    """What a contender's process says at its end; None, and its last words shown, where it failed."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
+    if line is None:
+        print(f"{command[-1]}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True)
+        return None
+    found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return found
 
 
 def main() -> None:
@@ -336,6 +369,7 @@ def main() -> None:
     parser.add_argument("--micro", type=int, default=1280, help="compute.micro_batch_tokens of ours")
     parser.add_argument("--fp32", dest="bf16", action="store_false")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in all contenders")
+    parser.add_argument("--end", default="<file_sep>", help="grpo: a token that the model never says")
     parser.add_argument("--child", default="")
     args = parser.parse_args()
     if args.child:
@@ -347,17 +381,13 @@ def main() -> None:
         else (["transformers", "trl"] if args.what == "grpo" else ["ours", "trl"])
     )
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    for _ in range(args.rounds):
-        for name in names:
-            command = [sys.executable, __file__, *sys.argv[1:], "--child", name]
-            paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-            done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
-            line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
-            if line is None:
-                print(f"{name}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}")
-                continue
-            results[name].append(json.loads(line.removeprefix("RESULT ")))
-            print(f"  {name}: {line.removeprefix('RESULT ')}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = without_end(args.model, args.end, Path(folder)) if args.what == "grpo" else args.model
+        for name in names * args.rounds:
+            command = [sys.executable, __file__, str(model), *sys.argv[2:], "--child", name]
+            if (found := measured(command)) is not None:
+                results[name].append(found)
+                print(f"  {name}: {json.dumps(found)}", flush=True)
     for name, found in results.items():
         for key in found[0] if found else ():
             values = sorted(r[key] for r in found)

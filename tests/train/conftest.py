@@ -27,6 +27,10 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sequences() -> list[Sequence_]:
+    return ragged()
+
+
+def ragged() -> list[Sequence_]:
     """Ragged: three prompts with a common beginning of 12 tokens, with 3, 1 and 4 completions of 1 to 9 tokens."""
     dice = random.Random(0)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
-    """`kind` is sft, bf16 (sft in that precision), lora or grpo; with `-until-2` all die after step 2 is saved."""
+    """`kind` is sft, bf16 (sft in that precision), lora, grpo or gradients; with `-until-2` all die after step 2."""
     from curate.train.world import leave_world
     from curate.warehouse import Warehouse
 
@@ -18,8 +18,57 @@ def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
         compute["precision"] = "bf16"
     if kind == "lora":
         compute["lora"] = {"rank": 4}
-    (grpo if kind == "grpo" else sft)(model, Warehouse(warehouse), compute)
+    if kind == "gradients":
+        gradients(model, warehouse, compute)
+    else:
+        (grpo if kind == "grpo" else sft)(model, Warehouse(warehouse), compute)
     leave_world()
+
+
+def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
+    """Gradients of one step of each loss in float64, by name of the loss and of the parameter, to `gradients.pt`."""
+    import random
+    from pathlib import Path
+
+    import torch
+
+    from curate.train.config import GRPOConfig, ModelConfig
+    from curate.train.grpo import Row, grpo_step
+    from curate.train.model import load_policy
+    from curate.train.sft import Example, likelihood, sft_step
+    from curate.train.world import join_world, shard
+    from tests.train.conftest import ragged
+
+    world = join_world()
+    options = ModelConfig.model_validate(compute | {"micro_batch_tokens": 30})
+    policy, _ = load_policy(model, options)
+    policy.model.double()
+    shard(policy, world, options)
+    dice = random.Random(1)
+
+    def near(count: int) -> list[float]:
+        return [-4.0 + 0.3 * dice.gauss(0, 1) for _ in range(count)]
+
+    rows = []
+    for i, tokens in enumerate(ragged()):
+        n = len(tokens.completion)
+        rows.append(Row(tokens, f"t{i}", i // 4, dice.gauss(0, 1), i != 5, near(n), near(n), near(n)))
+        rows[-1].old, rows[-1].ref = (torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref))
+    examples = [Example(tokens, 1.0 + i, f"t{i}", 0.5) for i, tokens in enumerate(ragged())]
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ("grpo", "dr_grpo", "dapo", "sft"):
+        if kind == "sft":
+            sft_step(policy, examples, world, likelihood)
+        else:
+            loss = {"normalisation": kind, "beta": 0.1, "ratio": "sequence" if kind == "dapo" else "token"}
+            grpo_step(policy, rows, GRPOConfig.model_validate({"model": model, "loss": loss}), world, 1)
+        found[kind] = {}
+        for name, parameter in policy.model.named_parameters():
+            grad = parameter.grad
+            found[kind][name] = (grad.full_tensor() if hasattr(grad, "full_tensor") else grad).clone()
+            parameter.grad = None
+    if world.first:
+        torch.save(found, Path(folder) / "gradients.pt")
 
 
 def die_at(step: int) -> None:

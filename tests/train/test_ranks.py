@@ -86,6 +86,24 @@ def test_two_ranks_train_as_one(
         same_run(outcome(wh), alone(kind))
 
 
+@pytest.mark.slow
+def test_gradients_of_two_ranks_are_those_of_one_in_float64(tiny_dir: Path, tmp_path: Path) -> None:
+    found = {}
+    for name, ranks, fsdp in (("one", 1, False), ("whole", 2, False), ("sharded", 2, True)):
+        (tmp_path / name).mkdir()
+        launch(ranks, "gradients", tiny_dir, tmp_path / name, fsdp)
+        found[name] = torch.load(tmp_path / name / "gradients.pt")
+    one = found.pop("one")
+    assert set(one) == {"grpo", "dr_grpo", "dapo", "sft"}
+    for ranks, losses in found.items():
+        for loss, gradients in losses.items():
+            assert gradients.keys() == one[loss].keys()
+            assert max(float(g.abs().max()) for g in one[loss].values()) > 1e-3, "zeros would prove nothing"
+            for name, gradient in gradients.items():
+                assert gradient.dtype == torch.float64
+                assert torch.allclose(gradient, one[loss][name], rtol=0, atol=1e-10), (ranks, loss, name)
+
+
 def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5) -> None:
     metrics, weights = got
     expected, plain = expected_run
