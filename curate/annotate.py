@@ -312,11 +312,11 @@ def _judge(
     context: Context,
 ) -> int:
     """Ask the judge about every part that it has not judged; returns how many traces it was asked about."""
-    from curate.engines import resolve_model
+    from curate.engines import model_for
     from curate.errors import CurateError
     from curate.verify.judge import NO_REPLY, Judge
 
-    model = resolve_model(config.model)
+    model = model_for(config.engine, config.model)
     # only its name and version are asked of this one
     probe = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]
     todo = []

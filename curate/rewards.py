@@ -3,6 +3,10 @@
     rewards: {accuracy: 1.0, format: 0.2, language: 0.1}
     rewards: {accuracy: 1.0, length: {weight: 0.5, options: {max_tokens: 8192, buffer: 1024}}}
     rewards: {accuracy: 1.0, "my_package.module:function": 0.5}
+    rewards: {accuracy: 1.0, preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}}
+
+With `preference` a model judges the open questions, those of problems without a verifier: there accuracy does not
+count, and elsewhere preference does not (curate/verify/preference.py).
 
 A component is a Polars expression over a frame of traces with their verdict and signals, so that the reward uses the
 one definition of correct, well-formed and target language that filters and evaluation use. A user's own is a function
@@ -11,7 +15,8 @@ of the frame (and its options as keywords) that returns an expression or a serie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +32,7 @@ BUILTIN = {
     "language": "curate.rewards:language",
     "length": "curate.rewards:length",
     "repetition": "curate.rewards:repetition",
+    "preference": "curate.verify.preference:preference",
 }
 
 # Signals that a component reads, by group (curate/signals); well-formedness comes from the form itself.
@@ -115,7 +121,12 @@ def components(spec: Mapping[str, Any]) -> list[Component]:
         else:
             given = value if isinstance(value, Mapping) else value.model_dump()
             weight, options = float(given.get("weight", 1.0)), dict(given.get("options", {}))
-        found.append(Component(name, weight, resolve("reward", name, BUILTIN), options))
+        function = resolve("reward", name, BUILTIN)
+        try:
+            inspect.signature(function).bind(None, **options)
+        except TypeError as error:
+            raise UsageError(f"rewards: {name}: {error}") from error
+        found.append(Component(name, weight, function, options))
     if not found:
         raise UsageError("rewards: name at least one component, such as accuracy: 1.0")
     return found
@@ -125,8 +136,9 @@ def score(frame: pl.DataFrame, spec: Mapping[str, Any]) -> pl.DataFrame:
     """The columns `reward` and one `reward_<component>` (before weighting), one row a trace, in the frame's order.
 
     `frame` holds traces with `completion, reasoning, form, finish_reason, completion_tokens`, the columns `verdict`
-    (where accuracy is asked for), `question` and `target_language`; missing signals are measured here. `reward` is null
-    where a component is null or the request failed: such a trace gives no gradient.
+    (where accuracy is asked for), `question` and `target_language`; for `preference` also `problem_id, verifier` and
+    `answer`. Missing signals are measured here. `reward` is null where a component that counts is null or the request
+    failed: such a trace gives no gradient.
     """
     import polars as pl
 
@@ -151,9 +163,32 @@ def score(frame: pl.DataFrame, spec: Mapping[str, Any]) -> pl.DataFrame:
         raise UsageError(f"a reward must give one value a trace: {frame.height} traces, {made.height} values")
     # A sum over columns skips nulls; added one by one they make the whole null.
     total = pl.lit(0.0)
+    absent = does_not_count(frame, parts)
     for part in parts:
-        total = total + part.weight * pl.col(f"reward_{part.name}")
+        value = pl.col(f"reward_{part.name}")
+        if part.name in absent:
+            value = pl.when(absent[part.name]).then(0.0).otherwise(value)
+        total = total + part.weight * value
     failed = (frame["finish_reason"] == "error").fill_null(False)
     return made.with_columns(failed=failed).select(
         pl.when(~pl.col("failed")).then(total).alias("reward"), *[pl.col(name) for name in values]
     )
+
+
+def does_not_count(frame: pl.DataFrame, parts: Sequence[Component]) -> dict[str, pl.Series]:
+    """By component, the traces whose reward it is no part of: its null there does not make the whole null."""
+    import polars as pl
+
+    from curate.verify.preference import is_open
+
+    if not any(part.name == "preference" for part in parts):
+        return {}
+    open_question = frame.select(is_open(pl.col("verifier"))).to_series()
+    return {"accuracy": open_question, "preference": ~open_question}
+
+
+def release() -> None:
+    """Let go of what components hold: the engine of a judge."""
+    from curate.verify import preference
+
+    preference.release()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -103,15 +103,15 @@ class RewardComponent(Strict):
     """One term of a reward: weight times the value of a named component (see curate/rewards.py)."""
 
     weight: float = 1.0
-    options: dict[str, float | int | str | bool] = {}
+    options: dict[str, Any] = {}
 
 
 class LossConfig(Strict):
     """The GRPO objective; see `curate.train.losses.policy_loss` for the formulas."""
 
     normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    clip_low: float = Field(default=0.2, ge=0, lt=1)
-    clip_high: float = Field(default=0.2, ge=0)
+    clip_low: float = Field(default=0.2, ge=0, le=1)  # 1: no lower end
+    clip_high: float = Field(default=0.2, ge=0)  # the report: 10, in its first RL for R1
     ratio: Literal["token", "sequence"] = "token"
     beta: float = Field(default=0.0, ge=0)  # 0 loads no reference; the report's R1-Zero: 0.001
     kl: Literal["k1", "k2", "k3"] = "k3"

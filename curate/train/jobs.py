@@ -17,6 +17,7 @@ from curate.engines.models import weights_hash
 from curate.errors import UsageError
 from curate.jobs import Context, JobResult
 from curate.progress import duration, say, task
+from curate.rewards import components, release
 from curate.train.checkpoints import TrainResult
 from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
 from curate.train.world import join_world, leave_world
@@ -102,6 +103,7 @@ def run_grpo(data: Mapping[str, Any], context: Context, where: str, kind: str = 
                 say=say,
             )
         finally:
+            release()
             context.engine.changed()  # the engine holds the trained weights now, whatever it was opened with
     result = _result(made, started)
     result.facts |= {"traces": config.name, "run_id": made.run_id}
@@ -244,7 +246,9 @@ def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[st
         "engine": validate(EngineConfig, own.pop("engine", {}), f"{where}: engine"),
         "held_out_limit": own.pop("held_out_limit", 64),
     }
-    return validate(GRPOConfig, own, where), extra
+    config = validate(GRPOConfig, own, where)
+    components(config.rewards)  # a name or an option that is none is told before anything is sampled
+    return config, extra
 
 
 def _grpo_config(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, ModelRef, dict[str, Any]]:

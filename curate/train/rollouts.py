@@ -62,8 +62,8 @@ class Rollouts:
     def round(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
         """The rollouts called `name`: read back where they are committed, else sampled and judged now.
 
-        Columns: those of `traces`, the problem's `question` and `target_language`, `reward`, `advantage`, `group`
-        (number of the problem in the round), and one `reward_<component>` each. Ordered by problem, then sample.
+        Columns: those of `traces`, the problem's `question`, `target_language` and `verifier`, `reward`, `advantage`,
+        `group` (number of the problem in the round), and one `reward_<component>` each. Ordered by problem, sample.
         """
         import polars as pl
 
@@ -76,8 +76,12 @@ class Rollouts:
                 "group": range(len(problems)),
                 "question": [p.question for p in problems],
                 "target_language": [p.target_language for p in problems],
+                "verifier": [p.verifier for p in problems],
             },
-            schema={"problem_id": pl.String, "group": pl.Int64, "question": pl.String, "target_language": pl.String},
+            schema={
+                **{"problem_id": pl.String, "group": pl.Int64, "question": pl.String},
+                **{"target_language": pl.String, "verifier": pl.String},
+            },
         )
         frame = frame.join(order, on="problem_id", how="left", maintain_order="left").sort("group", "sample_index")
         if self.rollouts.has(name):
