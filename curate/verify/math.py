@@ -58,7 +58,7 @@ class MathVerifier(Verifier):
     """Is this the same mathematical object as the reference?"""
 
     name = "math"
-    version = "2"
+    version = "3"
 
     def load(self) -> None:
         asked("x^2 < 4", "-2 < x < 2")  # parser and solver load and build their tables at first use
@@ -266,7 +266,8 @@ def _has_value(gold: Node) -> bool:
     return True
 
 
-_COMMA_DECIMAL = re.compile(r"^[+-]?\d+,\d+$")
+# 3,14 and 0,125; never 1,234, which is 1234 wherever it stands.
+_COMMA_DECIMAL = re.compile(r"^(?![+-]?[1-9]\d{0,2},\d{3}$)[+-]?\d+,\d+$")
 _COMMA_LIST = re.compile(r"^\d{1,3}(?:,\d{3})+$")
 
 

@@ -62,6 +62,9 @@ PAIRS: list[tuple[str, str, str, str]] = [
     ("percent", r"12.5\%", r"\boxed{\frac{1}{8}}", "c"),
     # thousands separators
     ("thousands", "12345", r"\boxed{12,345}", "c"),
+    ("thousands", "1,234", r"\boxed{1.234}", "w"),
+    ("thousands", "1.234", r"\boxed{1,234}", "w"),
+    ("decimal", "0.125", r"\boxed{0,125}", "c"),
     ("thousands", "12345", r"\boxed{12\,345}", "c"),
     ("thousands", "12,345", r"\boxed{12345}", "c"),
     ("thousands", "12{,}345", r"\boxed{12345}", "c"),
