@@ -2,7 +2,8 @@
 
 A stage names another's output with `@stage` (a model, a corpus, problems, traces) or `@stage.fact`. What a stage did is
 remembered under a key: the hash of its config, with those names resolved, and of what the stages before it gave. The
-jobs resume by themselves, so a stage that was killed goes on where it was.
+jobs resume by themselves, so a stage that was killed goes on where it was. A stage that trains takes `processes: N`,
+and is then run by N ranks under torchrun.
 
 A loop back (traces of the new model into the next round) is a stage `do: loop`, which stands for its own stages so many
 times. `carry` says what each round begins with: `$model` is `first` in the first round, and in a later one what the
@@ -26,6 +27,7 @@ from curate.config import Config, merge, override, read_yaml, validate
 from curate.errors import UsageError
 from curate.jobs import Context, JobResult
 from curate.progress import duration, say
+from curate.train.launch import TRAINED, launch
 from curate.warehouse.identity import digest
 from curate.warehouse.store import disk_errors, publish_file
 
@@ -53,6 +55,7 @@ class Stage:
     do: str
     config: dict[str, Any]
     needs: tuple[str, ...]
+    processes: int = 1  # ranks that train together, under torchrun; how many says nothing of what comes out
 
 
 @dataclass(frozen=True)
@@ -249,9 +252,14 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
     stages: list[Stage] = []
     for name, raw in unrolled(config.stages, str(path)).items():
         body = _fill(raw, config.vars, f"{path}: stage {name}")
-        do, after = body.pop("do", None), body.pop("after", [])
+        do, after, processes = body.pop("do", None), body.pop("after", []), body.pop("processes", 1)
         if do not in KINDS:
             raise UsageError(f"{path}: stage {name}: do: {do!r} is none of {', '.join(KINDS)}")
+        if type(processes) is not int or processes < 1 or (processes > 1 and do not in TRAINED):
+            raise UsageError(
+                f"{path}: stage {name}: processes: {processes!r}; give a number of ranks, to a stage that trains "
+                f"({', '.join(TRAINED)})"
+            )
         if do in WITH_ENGINE:
             body["engine"] = merge(config.engine, body.get("engine", {}))
         if do in WITH_SEED:
@@ -260,7 +268,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
         for need in needs:
             if need not in [s.name for s in stages]:
                 raise UsageError(f"{path}: stage {name} needs '{need}', and no stage before it has that name")
-        stages.append(Stage(name, do, body, needs))
+        stages.append(Stage(name, do, body, needs, processes))
         _check(stages[-1], f"{path}: stage {name}")
     return config, stages
 
@@ -376,6 +384,16 @@ def _resolve(value: Any, done: Mapping[str, Done]) -> Any:
     return value
 
 
+def _versions(traces: Sequence[str], done: Mapping[str, Done]) -> list[str]:
+    """Traces by the versions that the named stages gave: of a family, not what other runs added to it."""
+    found: list[str] = []
+    for name in traces:
+        refs = done[name[1:]].refs if name[1:] in done else []
+        made = [ref for ref in refs if ref.startswith("traces/")]
+        found += made if name.startswith("@") and made else [_resolve(name, done)]
+    return found
+
+
 # -- running -----------------------------------------------------------------------------------------------------
 
 
@@ -438,8 +456,13 @@ class Pipeline:
     def _run_stage(self, stage: Stage, key: str, done: Mapping[str, Done]) -> Done:
         started = time.monotonic()
         config = _resolve(stage.config, done)
+        if stage.do == "filter" and "traces" in config:
+            config["traces"] = _versions(stage.config["traces"], done)
         if "label" not in config and stage.do in ("generate", "annotate", "evaluate", "report"):
             config["label"] = stage.name
+        if stage.processes > 1:
+            self.context.engine.close()  # the first rank opens its own
+            launch(stage.do, config, self.context.warehouse.root, stage.processes, f"stage {stage.name}")
         result = KINDS[stage.do](config, self.context, f"stage {stage.name}")
         facts = dict(result.facts)
         if result.model:

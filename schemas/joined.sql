@@ -10,18 +10,24 @@ WHERE t.attempt >= coalesce(r.last_attempt, 0);
 -- The newest verdict of each kind. A rule's is that of the problem's own verifier, where it names one; what other
 -- verifiers said is in `verdicts`. A judge of reasoning (coherence) is apart from a judge of answers.
 CREATE OR REPLACE VIEW last_verdicts AS
-WITH ordered AS (
+WITH contested AS (  -- by several verifiers: only these must be told apart by their problem, which costs a join of all traces
+    SELECT trace_id, attempt FROM verdicts WHERE kind = 'rule'
+    GROUP BY trace_id, attempt HAVING min(verifier) <> max(verifier)
+), own AS (
+    SELECT c.trace_id, c.attempt, p.verifier FROM contested c
+    JOIN traces t ON t.trace_id = c.trace_id AND t.attempt = c.attempt
+    JOIN problems p ON p.problem_id = t.problem_id
+), ordered AS (
     SELECT v.trace_id, v.attempt, v.verifier, v.verdict, v.extracted, v.detail, v.kind,
            -- by class, then version, then anything that is the same each time
-           (CASE WHEN v.kind = 'rule' AND v.verifier = p.verifier THEN 2 WHEN v.verifier LIKE 'judge-equivalence/%' THEN 2
+           (CASE WHEN v.kind = 'rule' AND v.verifier = o.verifier THEN 2 WHEN v.verifier LIKE 'judge-equivalence/%' THEN 2
                  WHEN v.verifier = 'none' THEN 0 ELSE 1 END::UBIGINT << 60)
            + (coalesce(try_cast(split_part(v.verifier_version, '-', 1) AS UINTEGER), 0)::UBIGINT % 16777216 << 32)
            -- a consensus ends its version with how many traces it saw
            + coalesce(try_cast(split_part(v.verifier_version, '-', 2) AS UINTEGER)::UBIGINT,
                       hash(v.verifier || v.verifier_version) >> 32) AS newest
     FROM verdicts v
-    LEFT JOIN traces t ON t.trace_id = v.trace_id AND t.attempt = v.attempt
-    LEFT JOIN problems p ON p.problem_id = t.problem_id
+    LEFT JOIN own o ON o.trace_id = v.trace_id AND o.attempt = v.attempt
 )
 SELECT trace_id, attempt,
        arg_max(verdict, newest) FILTER (kind = 'rule')   AS verdict,

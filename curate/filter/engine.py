@@ -91,6 +91,25 @@ def apply_rules(
     )
 
 
+def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
+    """Every column that deciding reads, with the rule or the step of the selection that reads it (carried ones: '')."""
+    read = dict.fromkeys((*CARRIED, "attempt"), "")
+    expressions = rules.predicates() | ({"--where": where} if where else {})
+    for name, sql in expressions.items():
+        for column in check_expression(sql, name):
+            read.setdefault(column, name)
+    chosen = rules.select
+    if chosen.per_problem.shortest is not None or chosen.per_problem.diverse is not None:
+        read |= dict.fromkeys(("characters", "step_count", "reflection_count"), "select.per_problem")
+    if chosen.difficulty is not None and chosen.difficulty.model is not None:
+        read |= dict.fromkeys(("model", "verdict"), "select.difficulty")
+    if chosen.contamination is not None:
+        read["question"] = "select.contamination"
+    if chosen.duplicates is not None:
+        read[chosen.duplicates.over] = "select.duplicates"
+    return read
+
+
 def explain(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, trace_id: str, where: str | None = None, view: str = "annotated"
 ) -> Explanation:

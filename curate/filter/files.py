@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from curate.errors import UsageError
-from curate.filter.engine import CARRIED, FilterResult, apply_rules, explain
-from curate.filter.rules import RuleSet, check_expression
+from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
+from curate.filter.rules import RuleSet
 from curate.signals import column_groups, derived_columns
 from curate.signals.files import Writer, annotate_part, data_files, read_parts
 
@@ -83,7 +83,7 @@ def narrow_frame(
     `problem_id` share a problem where their `question` is the same, else each is its own. Columns of traces and
     problems that the files lack are null; a missing verdict, or an unknown column, is a `UsageError` naming the rule.
     """
-    needed = _needed(rules, where)
+    needed = columns_read(rules, where)
     parts: list[pl.DataFrame] = []
     rows = 0
     for path in data_files(paths):
@@ -97,25 +97,6 @@ def narrow_frame(
     if frame.get_column("trace_id").is_duplicated().any():
         raise UsageError("the column trace_id holds some ids twice: make them distinct, or rename the column")
     return frame
-
-
-def _needed(rules: RuleSet, where: str | None) -> dict[str, str]:
-    """Columns to keep, each with the rule (or step) that reads it."""
-    needed = dict.fromkeys((*CARRIED, "attempt"), "")
-    expressions = rules.predicates() | ({"--where": where} if where else {})
-    for name, sql in expressions.items():
-        for column in check_expression(sql, name):
-            needed.setdefault(column, name)
-    select = rules.select
-    if select.per_problem.shortest is not None or select.per_problem.diverse is not None:
-        needed |= dict.fromkeys(("characters", "step_count", "reflection_count"), "select.per_problem")
-    if select.difficulty is not None and select.difficulty.model is not None:
-        needed |= dict.fromkeys(("model", "verdict"), "select.difficulty")
-    if select.contamination is not None:
-        needed["question"] = "select.contamination"
-    if select.duplicates is not None:
-        needed[select.duplicates.over] = "select.duplicates"
-    return needed
 
 
 def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:

@@ -14,19 +14,22 @@ from typing import TYPE_CHECKING, Any
 from curate.config import Config
 from curate.errors import UsageError
 from curate.filter.corpus import write_corpus
-from curate.filter.engine import FilterResult, apply_rules, explain
+from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
 from curate.jobs import Context, JobResult
 from curate.progress import duration
+from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.sql import connect, quote
-from curate.warehouse.store import STAGING
+from curate.warehouse.store import STAGING, check_name
 
 if TYPE_CHECKING:
     import duckdb
 
+    from curate.warehouse import Warehouse
+
 
 class FilterConfig(Config):
-    """Which rules, over which traces (datasets of the table `traces`; all by default), to which corpus."""
+    """Which rules, over which traces (`family` or `family/version` of the table; all by default), to which corpus."""
 
     rules: str
     corpus: str | None = None  # name of the corpus; by default that of the rule set
@@ -37,12 +40,37 @@ class FilterConfig(Config):
     template: str | None = None  # of the prompts in the corpus; by default the rule set's, else the trace's own
 
 
-def _prepare(config: FilterConfig) -> tuple[RuleSet, str | None]:
+def _prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | None]:
     rules = load_rules(config.rules, config.set)
     conditions = [f"({config.where})"] if config.where else []
     if config.traces:
-        conditions.append(f"dataset IN ({', '.join(quote(t) for t in config.traces)})")
+        chosen = [_chosen(name.removeprefix("traces/"), warehouse) for name in config.traces]
+        conditions.append(f"({' OR '.join(dict.fromkeys(chosen))})")
     return rules, " AND ".join(conditions) or None
+
+
+def _chosen(name: str, warehouse: Warehouse) -> str:
+    """The SQL condition of a family of traces, or of one version of it; `UsageError` where there is none."""
+    family, _, version = name.partition("/")
+    known = [v for v in warehouse.versions("traces", check_name("traces", family)) if version in ("", v.version)]
+    if not known and warehouse.exists():
+        there = sorted({v.dataset for v in warehouse.versions("traces")})
+        raise UsageError(f"no traces '{name}' in {warehouse.root}: there are {', '.join(there[:12]) or 'none'}")
+    return f"dataset = {quote(family)}" + (f" AND version = {quote(version)}" if version else "")
+
+
+def unread(rules: RuleSet, where: str | None) -> set[str]:
+    """Groups of signals, and `verdicts`, that a rule set does not ask for, directly or by a macro."""
+    read = {name.lower() for name in columns_read(rules, where)}
+    for name, call in derived_columns().items():
+        if name in read:
+            read |= set(re.findall(r"\w+", call))
+    groups = column_groups()
+    told = {"verdict", "verified_by", "extracted", "verdict_detail"}
+    asked = {groups[name] for name in read if name in groups}
+    if any(name in told or name.endswith("_verdict") for name in read):
+        asked.add("verdicts")
+    return ({"verdicts"} | set(groups.values())) - asked
 
 
 @contextmanager
@@ -65,8 +93,11 @@ def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> I
 
 def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
     """Why one trace was kept or dropped, as text."""
-    rules, where = _prepare(config)
-    with connect(context.warehouse) as connection, bounded(connection, config.memory, context.warehouse.root):
+    rules, where = _prepare(config, context.warehouse)
+    with (
+        connect(context.warehouse, unread(rules, where)) as connection,
+        bounded(connection, config.memory, context.warehouse.root),
+    ):
         return str(explain(connection, rules, trace_id, where))
 
 
@@ -78,9 +109,12 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     from curate.filter.funnel import print_funnel
 
     started = time.monotonic()
-    rules, where = _prepare(config)
+    rules, where = _prepare(config, context.warehouse)
     name = config.corpus or rules.name
-    with connect(context.warehouse) as connection, bounded(connection, config.memory, context.warehouse.root):
+    with (
+        connect(context.warehouse, unread(rules, where)) as connection,
+        bounded(connection, config.memory, context.warehouse.root),
+    ):
         found = apply_rules(connection, rules, where)
         print_funnel(found.funnel)
         for line in overlap_lines(found):

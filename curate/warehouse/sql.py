@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,11 @@ def quote(text: str) -> str:
 
 
 @contextmanager
-def connect(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory connection with all views. UsageError where there is no warehouse."""
+def connect(warehouse: Warehouse, without: Collection[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An in-memory connection with all views. UsageError where there is no warehouse.
+
+    `without`: groups of signals, or `verdicts`, that nobody will ask for. They are empty, which saves their joins.
+    """
     import duckdb
 
     if not warehouse.exists():
@@ -32,24 +35,27 @@ def connect(warehouse: Warehouse) -> Iterator[duckdb.DuckDBPyConnection]:
         )
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        create_views(connection, warehouse)
+        # Parts never change, and every view on a view opens them anew: their footers are read once.
+        connection.execute("SET parquet_metadata_cache = true")
+        create_views(connection, warehouse, without)
         yield connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) -> None:
+def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, without: Collection[str] = ()) -> None:
     """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in `schemas/` build."""
     import duckdb
 
     for group in signal_groups():
         try:
-            connection.execute(_group_view(warehouse.root, group))
+            connection.execute(_group_view(warehouse.root, group, empty=group in without))
         except duckdb.BinderException:
-            connection.execute(_group_view(warehouse.root, group, older=True))
+            connection.execute(_group_view(warehouse.root, group, older=True, empty=group in without))
     for table in schemas.TABLES:
+        empty = table in without
         try:
-            connection.execute(table_view(warehouse.root, table))
+            connection.execute(table_view(warehouse.root, table, empty=empty))
         except duckdb.BinderException:  # written before a column was added
-            connection.execute(table_view(warehouse.root, table, older=True))
+            connection.execute(table_view(warehouse.root, table, older=True, empty=empty))
     connection.execute(_manifest_view(warehouse.root))
     connection.execute(schemas.statement("macros"))
     connection.execute(schemas.statement("joined"))
@@ -59,12 +65,12 @@ def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse) ->
     connection.execute(schemas.statement("views"))
 
 
-def table_view(root: Path, table: str, older: bool = False) -> str:
+def table_view(root: Path, table: str, older: bool = False, empty: bool = False) -> str:
     """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below).
 
-    `older`: every file may lack columns that the schema has now; they are null.
+    `older`: every file may lack columns that the schema has now; they are null. `empty`: only the part without rows.
     """
-    glob = quote(f"{root}/{table}/*/*/part-*.parquet")
+    glob = quote(f"{root}/{table}/{EMPTY if empty else '*'}/*/part-*.parquet")
     columns = schemas.arrow_schema(table).names
     names = ", ".join(columns)
     # dataset and version are the two directories above the part
@@ -104,11 +110,11 @@ def signal_groups() -> dict[str, list[str]]:
     return groups
 
 
-def _group_view(root: Path, group: str, older: bool = False) -> str:
+def _group_view(root: Path, group: str, older: bool = False, empty: bool = False) -> str:
     """One group of signals. They are stored as `signals/<group>@<version>/…`: the newest version counts."""
     numbers = [p.name.rpartition("@")[2] for p in (root / "signals").glob(f"{group}@*")]
     newest = max((int(number) for number in numbers if number.isdigit()), default=None)
-    folder = EMPTY if newest is None else f"{group}@{newest}"
+    folder = EMPTY if newest is None or empty else f"{group}@{newest}"
     glob = quote(f"{root}/signals/{folder}/*/part-*.parquet")
     scan = f"read_parquet({glob}, union_by_name = true, hive_partitioning = false)"
     scan = _with_columns("signals", scan) if older else scan
