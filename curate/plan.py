@@ -48,6 +48,8 @@ def planned(pipeline: Pipeline) -> list[Planned]:
         state = f"waits for {', '.join(waits)}" if waits else "to run"
         if started := _started(pipeline, stage):
             state += f", {started}"
+        if stage.processes > 1:
+            state += f", {stage.processes} processes"
         made.append(Planned(stage.name, stage.do, stage.needs, state, size, f"≤ {tokens:,} tokens" if tokens else ""))
     return made
 

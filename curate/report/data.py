@@ -118,7 +118,7 @@ def corpora(warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[st
         if not isinstance(known.get("rules"), str):
             continue  # made by other means than `curate filter`
         try:
-            rules, where = _prepare(FilterConfig(**known))
+            rules, where = _prepare(FilterConfig(**known), warehouse)
             made = apply_rules(con, rules, where)
         except (CurateError, ValueError):
             continue  # its rule file is gone, or its traces are
