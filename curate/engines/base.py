@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from curate.engines.models import ModelRef, end_tokens, resolve_model, weights_hash
 from curate.errors import CurateError, UsageError
@@ -56,10 +56,31 @@ class EngineConfig(BaseModel):
     replicas: int = Field(
         default=1, ge=1, description="copies of the model, each on GPUs of its own, fed from one queue"
     )
+    devices: list[int] | None = Field(
+        default=None,
+        description="GPUs of its own, as this process numbers them (2,3); None: all it sees",
+    )
+    transfer: Literal["auto", "nccl", "files"] = Field(
+        default="auto", description="how a trainer's weights arrive; auto: nccl between GPUs (vLLM's own), else files"
+    )
     in_flight: int | None = Field(
         default=None, ge=1, description="requests held at once; None: twice what runs at once"
     )
     args: dict[str, Any] = Field(default_factory=dict, description="passed to the backend as they are")
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any) -> Any:
+        """`2,3` and `2` are lists, too."""
+        numbers = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        return [numbers] if isinstance(numbers, int) else numbers
+
+    @field_validator("devices")
+    @classmethod
+    def _distinct(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and (not value or min(value) < 0 or len(set(value)) < len(value)):
+            raise ValueError(f"{value} is no list of different GPUs: write them as 2,3")
+        return value
 
 
 @runtime_checkable

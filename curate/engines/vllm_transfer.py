@@ -1,0 +1,152 @@
+"""Weights from a trainer on one GPU into vLLM on others, by vLLM's own transfer (NCCL), without a file between.
+
+    trainer (rank 0) ──broadcast──▶ workers of replica 1 (ranks 1 …), workers of replica 2, …
+
+vLLM has both ends of it (`vllm.distributed.weight_transfer`); here is what it leaves to its caller: the messages to our
+children, the tensors to send, and the proof that they arrived, by hashes that each worker takes of what it then holds.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, Literal
+
+from curate.engines.base import EngineConfig
+from curate.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from curate.engines.child import Child
+
+PROOF_BYTES = 2 << 30  # all tensors are proved up to this size of a model, else an even sample of them
+
+
+def way_of_weights(config: EngineConfig, name: str, device: str) -> Literal["nccl", "files"]:
+    """How new weights reach the engine `name` from a trainer on `device` (cpu, cuda:0, …).
+
+    nccl needs vLLM on GPUs of its own, since NCCL joins no two processes on one GPU. Raises UsageError where
+    `engine.transfer` asks for what cannot be.
+    """
+    possible = name == "vllm" and config.devices is not None and device.startswith("cuda")
+    if config.transfer == "nccl" and not possible:
+        raise UsageError(
+            f"engine.transfer=nccl needs vLLM on GPUs of its own (engine.devices) and a trainer on a GPU; the engine "
+            f"is {name}, engine.devices {config.devices}, the trainer on {device}: use engine.transfer=files"
+        )
+    return "nccl" if possible and config.transfer != "files" else "files"
+
+
+class Children:
+    """The four calls that vLLM's trainer side makes, to all replicas at once: each blocks until all have come."""
+
+    def __init__(self, children: list[Child], size: int) -> None:
+        self.children, self.size = children, size
+
+    def _all(self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda replica: ()) -> None:
+        with ThreadPoolExecutor(len(self.children)) as pool:
+            calls = [
+                pool.submit(child.call, "transfer", method, *arguments(i)) for i, child in enumerate(self.children)
+            ]
+            for call in calls:
+                call.result()
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        first = init_info["rank_offset"]
+        self._all("init_weight_transfer_engine", lambda i: (init_info | {"rank_offset": first + i * self.size},))
+
+    def start_weight_update(self) -> None:
+        self._all("start_weight_update")
+
+    def update_weights(self, update_info: Any) -> None:
+        self._all("update_weights", lambda i: (update_info,))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self._all("finish_weight_update")
+
+    def shutdown(self) -> None:
+        self._all("shutdown_weight_transfer_engine")
+
+
+class State:
+    """A state dict as vLLM reads it from a trainer: what comes, then the tensors, one by one on the sending device."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.tensors: Mapping[str, Tensor] = {}
+
+    def metadata(self) -> list[Any]:
+        from vllm.distributed.weight_transfer.base import ParamMeta
+
+        return [ParamMeta(name, t.dtype, tuple(t.shape)) for name, t in self.tensors.items()]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self.tensors.items():
+            yield name, tensor.to(self.device)
+
+
+class Sender:
+    """The trainer's end. `options` go to vLLM's `NCCLTrainerInitInfo`."""
+
+    def __init__(self, children: list[Child], size: int, device: Any, options: Mapping[str, Any]) -> None:
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+
+        self.client, self.state = Children(children, size), State(device)
+        with _current(device):
+            info = NCCLTrainerInitInfo(
+                master_address="127.0.0.1",
+                master_port=_free_port(),
+                world_size=1 + len(children) * size,
+                rank=0,
+                **options,
+            )
+            self.engine = NCCLTrainerWeightTransferEngine.trainer_init(info, client=self.client, source=self.state)  # type: ignore[arg-type]
+
+    def send(self, tensors: Mapping[str, Tensor]) -> None:
+        self.state.tensors = tensors
+        with _current(self.state.device):
+            self.engine.send_weights()
+        self.state.tensors = {}
+
+
+def _current(device: Any) -> Any:
+    """A context in which the device is the one that NCCL takes."""
+    import contextlib
+
+    import torch
+
+    return torch.cuda.device(device) if torch.device(device).type == "cuda" else contextlib.nullcontext()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+# --- the proof
+
+
+def hash_of(tensor: Tensor) -> str:
+    """Of the bytes of a tensor on the CPU."""
+    import torch
+
+    return sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()
+
+
+def expected_hashes(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, dict[str, Any]]:
+    """By name the `shape` and the `hashes` of a tensor: of the whole (""), and of the parts ("dimension:rank") that
+    tensor parallelism over `ranks` may hold. Of a large model an even sample of its tensors."""
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    every = max(1, -(-size // PROOF_BYTES))
+    found: dict[str, dict[str, Any]] = {}
+    for name, tensor in list(tensors.items())[::-1][::every]:
+        hashes = {"": hash_of(tensor)}
+        for dim in range(min(2, tensor.ndim)) if ranks > 1 else ():
+            if tensor.shape[dim] % ranks == 0:
+                hashes |= {f"{dim}:{rank}": hash_of(part) for rank, part in enumerate(tensor.chunk(ranks, dim))}
+        found[name] = {"shape": tuple(tensor.shape), "hashes": hashes}
+    return found

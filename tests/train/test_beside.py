@@ -1,0 +1,163 @@
+"""The engine beside the trainer: on one GPU it sleeps while the trainer works, on GPUs of its own weights come without
+files. Shown with engines that say what they are told: none of it was ever run on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from curate.engines import EngineConfig  # noqa: E402
+from curate.engines.transformers import TransformersEngine, copy_weights  # noqa: E402
+from curate.engines.vllm_core import VllmCore  # noqa: E402
+from curate.errors import UsageError  # noqa: E402
+from curate.records import Completion, Request  # noqa: E402
+from curate.train import grpo, jobs  # noqa: E402
+from curate.train.grpo import train_grpo  # noqa: E402
+from curate.warehouse import Warehouse  # noqa: E402
+from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config, same_weights  # noqa: E402
+
+
+class Telling:
+    """An engine that tells what it was asked, in order."""
+
+    name = "transformers"
+
+    def __init__(self, path: Path) -> None:
+        self.engine = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), path)
+        self.said: list[str] = []
+        self.asleep = False
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        assert not self.asleep
+        self.said.append("generate")
+        yield from self.engine.generate(requests)
+
+    def update_weights(self, path: Path) -> str:
+        assert not self.asleep
+        self.said.append("files")
+        return self.engine.update_weights(path)
+
+    def sleep(self) -> None:
+        self.said.append("sleep")
+        self.asleep = True
+
+    def wake(self) -> None:
+        self.said.append("wake")
+        self.asleep = False
+
+
+class Receiving(Telling):
+    """As vLLM on GPUs of its own: tensors come by name."""
+
+    transfers = True
+    seen: Any = None
+
+    def receive_weights(self, tensors: dict[str, Any], device: Any) -> str:
+        self.said.append("tensors")
+        self.seen = set(tensors)
+        from tempfile import TemporaryDirectory
+
+        from safetensors.torch import save_file
+
+        with TemporaryDirectory() as folder:
+            save_file({k: v.contiguous() for k, v in tensors.items()}, Path(folder) / "model.safetensors")
+            return copy_weights(self.engine.model, Path(folder))
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, engine: Telling) -> None:
+    """The steps of the optimizer are told among the rest."""
+    plain = grpo.optimizer_step
+
+    def step(*arguments: Any) -> float:
+        engine.said.append("train")
+        return plain(*arguments)
+
+    monkeypatch.setattr(grpo, "optimizer_step", step)
+
+
+def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Telling(tiny_dir)
+    watched(monkeypatch, engine)
+    monkeypatch.setattr(grpo, "shares_gpu", lambda *_: True)
+    settings = config(tiny_dir, steps=2, evaluation={"every": 1, "samples": 1})
+    result = train_grpo(settings, Warehouse(tmp_path / "a"), engine, Judge(by_chance), PROBLEMS, held_out=PROBLEMS[:1])
+    one = ["generate", "sleep", "train", "wake", "files", "generate"]  # rollouts first, held-out problems last
+    assert engine.said == ["files", "generate", *one, *one, "files"]
+    monkeypatch.undo()
+    awake = Telling(tiny_dir)
+    plain = train_grpo(settings, Warehouse(tmp_path / "b"), awake, Judge(by_chance), PROBLEMS, held_out=PROBLEMS[:1])
+    assert "sleep" not in awake.said
+    assert same_weights(result.model_path, plain.model_path)
+
+
+def test_weights_for_gpus_of_its_own_come_without_files(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Receiving(tiny_dir)
+    watched(monkeypatch, engine)
+    wh = Warehouse(tmp_path / "a")
+    result = train_grpo(config(tiny_dir, steps=2), wh, engine, Judge(by_chance), PROBLEMS)
+    assert engine.said == ["tensors", *["generate", "train", "tensors"] * 2, "files"], (
+        "files at the end, where it stays"
+    )
+    names = set(torch_names(result.model_path))
+    assert engine.seen == names, "what shares a tensor is sent once, as in a checkpoint"
+    assert wh.sql("SELECT count(DISTINCT model_hash) AS n FROM traces")["n"][0] == 2
+    monkeypatch.undo()
+    plain = train_grpo(
+        config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), Telling(tiny_dir), Judge(by_chance), PROBLEMS
+    )
+    assert same_weights(result.model_path, plain.model_path)
+
+
+def torch_names(path: Path) -> list[str]:
+    from safetensors import safe_open
+
+    with safe_open(path / "model.safetensors", "pt") as file:
+        return list(file.keys())
+
+
+def test_who_shares_a_gpu() -> None:
+    cuda, cpu = torch.device("cuda:0"), torch.device("cpu")
+    beside = SimpleNamespace(config=EngineConfig(name="vllm"))
+    apart = SimpleNamespace(config=EngineConfig(name="vllm", devices=[1]))
+    assert [grpo.shares_gpu(d, e) for d in (cuda, cpu) for e in (beside, apart)] == [True, False, False, False]
+
+
+def test_sleep_and_wake_reach_vllm_where_it_was_opened_for_them() -> None:
+    for able, said in ((True, ["sleep 1", "wake"]), (False, [])):
+        told: list[str] = []
+        core = object.__new__(VllmCore)
+        core.engine = SimpleNamespace(
+            vllm_config=SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=able)),
+            sleep=lambda level, told=told: told.append(f"sleep {level}"),
+            wake_up=lambda told=told: told.append("wake"),
+        )
+        core.sleep()
+        core.wake()
+        assert told == said
+
+
+def test_the_engines_config_beside_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+    vllm = EngineConfig(name="vllm", args={"block_size": 16})
+    shared = jobs.beside_trainer(vllm, "cuda:0")
+    assert (shared.args, shared.transfer) == ({"enable_sleep_mode": True, "block_size": 16}, "auto")
+    assert jobs.beside_trainer(vllm, "cpu") is vllm, "so that the engine of other stages is used on"
+    awake = EngineConfig(name="vllm", args={"enable_sleep_mode": False})
+    assert jobs.beside_trainer(awake, "cuda:0").args == awake.args, "what was asked wins"
+    assert jobs.beside_trainer(EngineConfig(name="transformers"), "cuda:0").args == {}
+    apart = jobs.beside_trainer(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
+    assert (apart.args, apart.transfer) == ({}, "nccl"), "no need to sleep"
+    with pytest.raises(UsageError, match=r"engine\.devices names GPU 0, where the trainer works"):
+        jobs.beside_trainer(EngineConfig(name="vllm", devices=[0, 1]), "cuda:0")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"engine\.devices names GPU 1, where the trainer works"):
+        jobs.beside_trainer(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
