@@ -1,10 +1,11 @@
 -- What everything else asks: one row a trace, with its problem, verdicts and signals.
 
 -- The last attempt of each trace. Redone traces are few, so the text is never sorted.
+CREATE OR REPLACE VIEW redone AS
+SELECT trace_id, max(attempt) AS last_attempt FROM traces WHERE attempt > 0 GROUP BY trace_id;
+
 CREATE OR REPLACE VIEW last_traces AS
-SELECT t.* FROM traces t
-LEFT JOIN (SELECT trace_id, max(attempt) AS last_attempt FROM traces WHERE attempt > 0 GROUP BY trace_id) r
-       ON r.trace_id = t.trace_id
+SELECT t.* FROM traces t LEFT JOIN redone r ON r.trace_id = t.trace_id
 WHERE t.attempt >= coalesce(r.last_attempt, 0);
 
 -- The newest verdict of each kind. A rule's is that of the problem's own verifier, where it names one; what other

@@ -6,6 +6,8 @@ and the selection are Polars over that frame. No text is read unless a rule name
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,14 +65,20 @@ class Explanation:
 
 
 def apply_rules(
-    con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None = None, view: str = "annotated"
+    con: duckdb.DuckDBPyConnection,
+    rules: RuleSet,
+    where: str | None = None,
+    view: str = "annotated",
+    slices: Iterable[Any] = (),
 ) -> FilterResult:
     """Decide over every trace of `view`, narrowed to `where` (a SQL expression). A null predicate does not pass.
+
+    `slices`: iterating points the view at one slice of the traces after the other (see curate/warehouse/slices.py).
 
     Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, and `CurateError` naming the rule
     that dropped most where nothing is kept.
     """
-    frame = _evaluate(con, rules, where, view)
+    frame = _evaluate(con, rules, where, view, slices)
     if frame.is_empty():
         raise CurateError(
             f"rule set '{rules.name}' had no trace to look at"
@@ -84,7 +92,7 @@ def apply_rules(
         raise _nothing_left(funnel, rules)
     return FilterResult(
         rules=rules,
-        kept=kept.select([name for name in CARRIED if name in frame.columns]),
+        kept=kept.select([name for name in CARRIED if name in frame.columns]).cast({pl.Categorical: pl.String}),
         funnel=funnel,
         decisions=frame.select("trace_id", "attempt", "dropped_by"),
         overlaps=overlaps,
@@ -164,7 +172,9 @@ def _decide(
     return select(frame, rules.select), overlaps
 
 
-def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str) -> pl.DataFrame:
+def _evaluate(
+    con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, slices: Iterable[Any] = ()
+) -> pl.DataFrame:
     """One row a trace: the carried columns, `rule:NAME` booleans, and what the selection reads (names with `_`)."""
     if where is not None:
         check_expression(where, "where")
@@ -184,12 +194,24 @@ def _evaluate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None,
         )
     within = " AND ".join(f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None) or "TRUE"
     selected = [_name(name) for name in carried] + [f"{sql} AS {_name(name)}" for name, sql in wanted.items()]
+    asked = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
+    asked = f"SELECT *, {_draw(rules)} AS _draw FROM ({asked})"
+    # A window looks at other traces, which may lie in other slices.
+    windowed = re.search(r"\bover\b", asked, re.IGNORECASE)
     try:
-        asked = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
-        return con.sql(f"SELECT *, {_draw(rules)} AS _draw FROM ({asked})").pl()
+        parts = [_narrow(con.sql(asked).pl()) for _ in (slices if slices and not windowed else (0,))]
+        return pl.concat(parts)
     except Exception as error:  # DuckDB's own classes vary; each expression is asked alone to find the one at fault
         _blame(con, rules, where, view, wanted)
         raise UsageError(f"rule set '{rules.name}' could not be asked of {view}: {error}") from error
+
+
+def _narrow(frame: pl.DataFrame) -> pl.DataFrame:
+    """Names that come again and again are kept once each."""
+    return frame.with_columns(pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns)
+
+
+_NAMES = ("source", "domain", "recipe", "_balance")
 
 
 def _draw(rules: RuleSet) -> str:

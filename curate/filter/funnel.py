@@ -16,7 +16,7 @@ def funnel_of(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
 
     `drops_alone` of a selection step is null: what it would drop depends on what the rules leave.
     """
-    source = pl.col("source") if "source" in frame.columns else pl.lit(None, dtype=pl.String)
+    source = pl.col("source").cast(pl.String) if "source" in frame.columns else pl.lit(None, dtype=pl.String)
     steps = [(rule.name, rule.keep, f"rule:{rule.name}") for rule in rules.rules]
     steps += [(name, what, "") for name, what in _selection(rules).items()]
     if not steps:

@@ -19,6 +19,7 @@ from curate.filter.rules import RuleSet, load_rules
 from curate.jobs import Context, JobResult
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
+from curate.warehouse.slices import Slices
 from curate.warehouse.sql import connect, quote
 from curate.warehouse.store import STAGING, check_name
 
@@ -115,7 +116,8 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         connect(context.warehouse, unread(rules, where)) as connection,
         bounded(connection, config.memory, context.warehouse.root),
     ):
-        found = apply_rules(connection, rules, where)
+        slices = Slices(connection, context.warehouse, unread(rules, where))
+        found = apply_rules(connection, rules, where, slices=slices)
         print_funnel(found.funnel)
         for line in overlap_lines(found):
             print(line)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,9 +47,9 @@ def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wi
 
     for group in signal_groups():
         try:
-            connection.execute(_group_view(warehouse.root, group, empty=group in without))
+            connection.execute(group_view(warehouse.root, group, empty=group in without))
         except duckdb.BinderException:
-            connection.execute(_group_view(warehouse.root, group, older=True, empty=group in without))
+            connection.execute(group_view(warehouse.root, group, older=True, empty=group in without))
     for table in schemas.TABLES:
         empty = table in without
         try:
@@ -65,12 +65,15 @@ def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wi
     connection.execute(schemas.statement("views"))
 
 
-def table_view(root: Path, table: str, older: bool = False, empty: bool = False) -> str:
+def table_view(
+    root: Path, table: str, older: bool = False, empty: bool = False, files: Sequence[Path] | None = None
+) -> str:
     """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below).
 
     `older`: every file may lack columns that the schema has now; they are null. `empty`: only the part without rows.
+    `files`: only these.
     """
-    glob = quote(f"{root}/{table}/{EMPTY if empty else '*'}/*/part-*.parquet")
+    glob = _listed(files) or quote(f"{root}/{table}/{EMPTY if empty else '*'}/*/part-*.parquet")
     columns = schemas.arrow_schema(table).names
     names = ", ".join(columns)
     # dataset and version are the two directories above the part
@@ -89,6 +92,10 @@ def table_view(root: Path, table: str, older: bool = False, empty: bool = False)
     if table in ("corpora", "traces"):
         return f"{head} SELECT {names}, {place} FROM {scan}"
     return f"{head} SELECT {names} FROM {scan}"
+
+
+def _listed(files: Sequence[Path] | None) -> str:
+    return f"[{', '.join(quote(str(path)) for path in files)}]" if files else ""
 
 
 def _with_columns(table: str, scan: str | None) -> str:
@@ -110,12 +117,19 @@ def signal_groups() -> dict[str, list[str]]:
     return groups
 
 
-def _group_view(root: Path, group: str, older: bool = False, empty: bool = False) -> str:
-    """One group of signals. They are stored as `signals/<group>@<version>/…`: the newest version counts."""
+def group_folder(root: Path, group: str) -> str:
+    """Where a group of signals is stored, as `signals/<group>@<version>/…`: the newest version counts."""
     numbers = [p.name.rpartition("@")[2] for p in (root / "signals").glob(f"{group}@*")]
     newest = max((int(number) for number in numbers if number.isdigit()), default=None)
-    folder = EMPTY if newest is None or empty else f"{group}@{newest}"
-    glob = quote(f"{root}/signals/{folder}/*/part-*.parquet")
+    return EMPTY if newest is None else f"{group}@{newest}"
+
+
+def group_view(
+    root: Path, group: str, older: bool = False, empty: bool = False, files: Sequence[Path] | None = None
+) -> str:
+    """The statement of the view of one group of signals (see `table_view`)."""
+    folder = EMPTY if empty else group_folder(root, group)
+    glob = _listed(files) or quote(f"{root}/signals/{folder}/*/part-*.parquet")
     scan = f"read_parquet({glob}, union_by_name = true, hive_partitioning = false)"
     scan = _with_columns("signals", scan) if older else scan
     columns = ", ".join(signal_groups()[group])

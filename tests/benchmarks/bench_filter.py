@@ -145,6 +145,7 @@ def decide(warehouse: Path) -> None:
     from curate.filter import apply_rules, load_rules
     from curate.filter.job import bounded, unread
     from curate.warehouse import Warehouse
+    from curate.warehouse.slices import Slices
     from curate.warehouse.sql import connect
 
     print(f"load {os.getloadavg()[0]:.1f} before; {os.cpu_count()} cores")
@@ -158,7 +159,8 @@ def decide(warehouse: Path) -> None:
                 connect(Warehouse(warehouse), unread(rules, None)) as connection,
                 bounded(connection, "2GB", warehouse),
             ):
-                result = apply_rules(connection, rules)
+                slices = Slices(connection, Warehouse(warehouse), unread(rules, None))
+                result = apply_rules(connection, rules, slices=slices)
             times.append(time.monotonic() - started)
         shown = ", ".join(f"{t:.2f}" for t in times)
         cpu = (time.process_time() - cpu) / 3

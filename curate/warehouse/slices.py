@@ -1,0 +1,103 @@
+"""The view `annotated` a slice of traces at a time, for work whose memory must not grow with the warehouse.
+
+What was measured and judged of a part of traces is a part of the same name (see curate/annotate.py), so that the views
+can be pointed at some parts and at what belongs to them. Parts that belong to no part of traces (a consensus over many
+of them) are in every slice. Joins are by key all the same: a part too many costs time, and changes nothing.
+
+    for _ in Slices(connection, warehouse):
+        connection.sql("SELECT … FROM annotated")     # of one slice; every trace is in one of them
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from curate.warehouse.sql import group_folder, group_view, signal_groups, table_view
+from curate.warehouse.store import EMPTY, Warehouse
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROWS = 200_000  # of a slice: hash tables of some 100 MB, and few enough slices that planning costs little
+
+
+class Slices:
+    """Iterating points the views at one slice after the other; afterwards they show all traces again."""
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        warehouse: Warehouse,
+        without: Collection[str] = (),
+        rows: int = ROWS,
+    ) -> None:
+        self.connection, self.root = connection, warehouse.root
+        self.tables = {table: table for table in ("traces", "verdicts") if table not in without}
+        self.tables |= {group: f"signals/{group_folder(self.root, group)}" for group in signal_groups()}
+        self.tables = {name: folder for name, folder in self.tables.items() if name not in without}
+        self.traces = sorted(p for p in self.root.glob("traces/*/*/part-*.parquet") if p.parts[-3] != EMPTY)
+        self.rows = rows
+
+    def __iter__(self) -> Iterator[int]:
+        groups = self._grouped()
+        if len(groups) < 2:
+            yield 0
+            return
+        belonging = {name: self._belonging(name) for name in self.tables if name != "traces"}
+        # A later attempt may lie in another slice.
+        self.connection.execute("CREATE OR REPLACE TEMP TABLE redone_everywhere AS SELECT * FROM redone")
+        self.connection.execute("CREATE OR REPLACE VIEW redone AS SELECT * FROM redone_everywhere")
+        for number, parts in enumerate(groups):
+            self._point("traces", parts)
+            for name, known in belonging.items():
+                files = [path for part in parts for path in known[self._place(part)]] + known[None]
+                self._point(name, files or [self._nothing(name)])
+            yield number
+        for name in self.tables:
+            self._point(name, None)
+
+    def _grouped(self) -> list[list[Path]]:
+        """Parts of traces together, up to `rows` rows."""
+        import pyarrow.parquet as pq
+
+        groups: list[list[Path]] = []
+        rows = self.rows
+        for path in self.traces:
+            count = pq.read_metadata(path).num_rows
+            if not groups or rows + count > self.rows:
+                groups.append([])
+                rows = 0
+            groups[-1].append(path)
+            rows += count
+        return groups
+
+    def _place(self, part: Path) -> tuple[str, str]:
+        """Version and name that the parts about this part of traces have."""
+        return f"{part.parts[-3]}.{part.parts[-2]}", part.name
+
+    def _belonging(self, name: str) -> dict[tuple[str, str] | None, list[Path]]:
+        """Parts of a table by the part of traces that they are about; None: about no single one."""
+        places = {self._place(part) for part in self.traces}
+        found: dict[tuple[str, str] | None, list[Path]] = defaultdict(list)
+        inside = "*/*" if name == "verdicts" else "*"
+        for path in sorted((self.root / self.tables[name]).glob(f"{inside}/part-*.parquet")):
+            place = (path.parts[-2], path.name)
+            if path.parts[-3] != EMPTY:
+                found[place if place in places else None].append(path)
+        return found
+
+    def _nothing(self, name: str) -> Path:
+        table = "verdicts" if name == "verdicts" else "signals"
+        return self.root / table / EMPTY / "0" / "part-empty.parquet"
+
+    def _point(self, name: str, files: list[Path] | None) -> None:
+        import duckdb
+
+        view = table_view if name in ("traces", "verdicts") else group_view
+        try:
+            self.connection.execute(view(self.root, name, files=files))
+        except duckdb.BinderException:  # written before a column was added
+            self.connection.execute(view(self.root, name, older=True, files=files))
