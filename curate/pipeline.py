@@ -84,6 +84,7 @@ def _problems(config: dict[str, Any], context: Context, where: str) -> JobResult
     from curate.problems import ProblemsConfig
 
     name = config.pop("name", None) or where.removeprefix("stage ")
+    config["sources"] = [_shipped(source) for source in config["sources"]]
     version = stored_problems(validate(ProblemsConfig, config, where), context, name)
     rows = version.manifest["rows"]
     result = JobResult(refs=[version.ref], rows=rows, summary=f"{rows} problems in {version.ref}")
@@ -100,13 +101,19 @@ def _generate(config: dict[str, Any], context: Context, where: str) -> JobResult
     return result
 
 
-def _import(config: dict[str, Any], context: Context, where: str) -> JobResult:
-    from curate.generate import importing
+def _shipped(config: dict[str, Any]) -> dict[str, Any]:
+    """A config whose `path` is no file here, and the name of one that ships: with that one's path."""
     from curate.warehouse.schemas import data_dir
 
-    shipped = data_dir("pipelines") / str(config.get("path"))
-    if not Path(str(config.get("path"))).exists() and shipped.is_file():
-        config = {**config, "path": str(shipped)}
+    path = Path(str(config.get("path")))
+    shipped = data_dir("pipelines") / path
+    return {**config, "path": str(shipped)} if not path.exists() and shipped.is_file() else config
+
+
+def _import(config: dict[str, Any], context: Context, where: str) -> JobResult:
+    from curate.generate import importing
+
+    config = _shipped(config)
     result = importing.run(validate(importing.ImportConfig, config, where), context)
     result.facts["value"] = result.facts["family"]
     return result

@@ -38,6 +38,8 @@ def planned(pipeline: Pipeline) -> list[Planned]:
         if all(n in done for n in stage.needs):
             found = pipeline.find(stage, pipeline.key(stage, done))
         size, count, tokens = _size(stage, rows)
+        if stage.processes > 1:
+            size += f", {stage.processes} processes"
         if found is not None:
             done[stage.name] = found
             rows[stage.name] = _rows(pipeline, stage, found, count)
@@ -48,8 +50,6 @@ def planned(pipeline: Pipeline) -> list[Planned]:
         state = f"waits for {', '.join(waits)}" if waits else "to run"
         if started := _started(pipeline, stage):
             state += f", {started}"
-        if stage.processes > 1:
-            state += f", {stage.processes} processes"
         made.append(Planned(stage.name, stage.do, stage.needs, state, size, f"≤ {tokens:,} tokens" if tokens else ""))
     return made
 

@@ -239,7 +239,7 @@ ONE_STEP = {
     "r1-small": [
         *("stages.rework.rework.where=null", "stages.best.rules=unfiltered", "stages.rejection.limit=2"),
         *("stages.harvest.limit=2", "stages.harvest.samples=2", "stages.rework.limit=1", "stages.solutions.limit=8"),
-        *(f"stages.{stage}.{key}" for stage in ("reasoning", "r1") for key in ("steps=1", *TWO)),
+        *(f"stages.{stage}.{key}" for stage in ("reasoning", "r1", "r1-open") for key in ("steps=1", *TWO)),
         *("stages.evaluate.limit=2", "stages.evaluate.samples=2"),
     ],
     "distill-small": [
