@@ -96,7 +96,7 @@ def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
     """Why one trace was kept or dropped, as text."""
     rules, where = _prepare(config, context.warehouse)
     with (
-        connect(context.warehouse, unread(rules, where)) as connection,
+        connect(context.warehouse, unread(rules, where), views=False) as connection,
         bounded(connection, config.memory, context.warehouse.root),
     ):
         return str(explain(connection, rules, trace_id, where))
@@ -113,7 +113,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     rules, where = _prepare(config, context.warehouse)
     name = config.corpus or rules.name
     with (
-        connect(context.warehouse, unread(rules, where)) as connection,
+        connect(context.warehouse, unread(rules, where), views=False) as connection,
         bounded(connection, config.memory, context.warehouse.root),
     ):
         slices = Slices(connection, context.warehouse, unread(rules, where))

@@ -7,14 +7,18 @@ statements, subqueries and functions that answer differently twice are refused, 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from curate.errors import UsageError
 from curate.warehouse.schemas import data_dir
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 class _Strict(BaseModel):
@@ -239,7 +243,8 @@ def _plain(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
-def check_expression(sql: str, name: str) -> list[str]:
+@cache
+def check_expression(sql: str, name: str) -> tuple[str, ...]:
     """The names that a SQL expression reads, as they occur; `UsageError` if it does more than read.
 
     A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses it; nothing is run.
@@ -258,7 +263,7 @@ def check_expression(sql: str, name: str) -> list[str]:
             if node["column_names"][-1].lower() in _CLOCKS:
                 raise UsageError(f"rule '{name}' reads {node['column_names'][-1]}, which is different each time")
             columns.update(dict.fromkeys(node["column_names"]))
-    return list(columns)
+    return tuple(columns)
 
 
 def _parse(sql: str, name: str) -> dict[str, Any]:
@@ -275,8 +280,7 @@ def _parse(sql: str, name: str) -> dict[str, Any]:
     refused = UsageError(f"rule '{name}' must be one SQL expression, and nothing else: {sql}")
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise refused
-    with duckdb.connect() as connection:
-        row = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
+    row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
     parsed: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     if parsed.get("error"):
         raise UsageError(f"rule '{name}' is not valid SQL: {parsed.get('error_message', 'no parse')}\n  {sql}")
@@ -292,6 +296,14 @@ def _parse(sql: str, name: str) -> dict[str, Any]:
         raise refused
     expression: dict[str, Any] = node["select_list"][0]
     return expression
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    """One connection for all expressions: opening one takes longer than parsing."""
+    import duckdb
+
+    return duckdb.connect()
 
 
 def _nodes(tree: Any) -> list[dict[str, Any]]:

@@ -50,18 +50,14 @@ def _drop(frame: pl.DataFrame, step: str, falls: pl.Expr | pl.Series) -> pl.Data
 def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> pl.Series:
     """Place of each row that is left among those of its group, from 0; a large number for rows that are not left."""
     places = (
-        frame.with_row_index("_at")
+        frame.lazy()
+        .with_row_index("_at")
         .filter(_LEFT)
         .sort(within, *order, nulls_last=True)
         .select("_at", pl.int_range(pl.len()).over(within).alias("_place"))
+        .collect()
     )
-    return (
-        frame.with_row_index("_at")
-        .select("_at")
-        .join(places, on="_at", how="left", maintain_order="left")
-        .get_column("_place")
-        .fill_null(2**62)
-    )
+    return pl.repeat(2**62, frame.height, dtype=pl.Int64, eager=True).scatter(places["_at"], places["_place"])
 
 
 def _spread(frame: pl.DataFrame, k: int) -> pl.Series:

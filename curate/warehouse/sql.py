@@ -21,10 +21,13 @@ def quote(text: str) -> str:
 
 
 @contextmanager
-def connect(warehouse: Warehouse, without: Collection[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect(
+    warehouse: Warehouse, without: Collection[str] = (), views: bool = True
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory connection with all views. UsageError where there is no warehouse.
 
     `without`: groups of signals, or `verdicts`, that nobody will ask for. They are empty, which saves their joins.
+    `views`: also those of `views.sql`, over `annotated`.
     """
     import duckdb
 
@@ -37,11 +40,13 @@ def connect(warehouse: Warehouse, without: Collection[str] = ()) -> Iterator[duc
         connection.execute("SET TimeZone = 'UTC'")
         # Parts never change, and every view on a view opens them anew: their footers are read once.
         connection.execute("SET parquet_metadata_cache = true")
-        create_views(connection, warehouse, without)
+        create_views(connection, warehouse, without, views)
         yield connection
 
 
-def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, without: Collection[str] = ()) -> None:
+def create_views(
+    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, without: Collection[str] = (), views: bool = True
+) -> None:
     """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in `schemas/` build."""
     import duckdb
 
@@ -60,9 +65,10 @@ def create_views(connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, wi
     connection.execute(schemas.statement("macros"))
     connection.execute(schemas.statement("joined"))
     derived = _derived(connection)
-    connection.execute(f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals")
     connection.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT *{derived} FROM joined")
-    connection.execute(schemas.statement("views"))
+    if views:
+        connection.execute(f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals")
+        connection.execute(schemas.statement("views"))
 
 
 def table_view(

@@ -156,7 +156,7 @@ def decide(warehouse: Path) -> None:
             started = time.monotonic()
             rules = load_rules(name)
             with (
-                connect(Warehouse(warehouse), unread(rules, None)) as connection,
+                connect(Warehouse(warehouse), unread(rules, None), views=False) as connection,
                 bounded(connection, "2GB", warehouse),
             ):
                 slices = Slices(connection, Warehouse(warehouse), unread(rules, None))
