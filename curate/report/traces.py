@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -103,8 +104,7 @@ def browser(
     called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
     items, templates = [], []
     for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
-        if row["model_hash"] in called:  # a name says more than the path of a checkpoint
-            row["model"] = f"{called[row['model_hash']]} ({row['model_hash'][:8]})"
+        row["model"] = _model_name(row, called)
         decided = {name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate}
         dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
         items.append(_item(row, member.get(row["trace_id"], [])))
@@ -186,6 +186,18 @@ def _item(row: Mapping[str, Any], sets: Sequence[int]) -> Html:
         data_sets=" ".join(map(str, sets)),
         data_label=f"{row['recipe']}{step}, {verdict}, {row['trace_id'][:8]}",
     )
+
+
+def _model_name(row: Mapping[str, Any], called: Mapping[str, str]) -> str | None:
+    """What the reader knows the model by: where a checkpoint lay on some machine says nothing."""
+    if row["model_hash"] in called:
+        return f"{called[row['model_hash']]} ({row['model_hash'][:8]})"
+    if row["policy_step"] is not None:  # a policy on its way, which lives in no checkpoint
+        return f"{row['dataset']} at step {row['policy_step']}"
+    path = PurePosixPath(row["model"] or "")
+    if not path.is_absolute():
+        return row["model"]
+    return path.parent.name if path.name == "model" else path.name  # …/checkpoints/RUN/model
 
 
 def _article(

@@ -11,6 +11,7 @@ from curate.errors import UsageError
 from curate.jobs import Context
 from curate.report import data, graph, plots
 from curate.report.job import ReportConfig, run
+from curate.report.traces import _model_name
 from curate.warehouse import Warehouse
 from curate.warehouse.sql import connect
 from tests.report.conftest import HOSTILE
@@ -139,3 +140,19 @@ def test_a_trace_tells_its_model_by_name_where_the_warehouse_knows_it(hostile):
     made = page(hostile)
     assert "by &lt;b&gt;mine (m)" in made
     assert "<b>mine" not in made
+
+
+@pytest.mark.parametrize(
+    ("model", "step", "shown"),
+    [
+        ("/home/someone/checkpoints/9a42/model", 12, "tune at step 12"),
+        ("/home/someone/checkpoints/9a42/model", None, "9a42"),
+        ("/home/someone/models/small", None, "small"),
+        ("owner/name", None, "owner/name"),
+        ("owner/name", 3, "tune at step 3"),
+        (None, None, None),
+    ],
+)
+def test_no_path_of_a_machine_stands_for_a_model(model, step, shown):
+    row = {"model": model, "model_hash": "x", "policy_step": step, "dataset": "tune"}
+    assert _model_name(row, {"y": "other"}) == shown
