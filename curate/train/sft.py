@@ -9,7 +9,9 @@ chunk of completion positions at a time.
 
 from __future__ import annotations
 
+import math
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ Progress = Callable[[int, int, dict[str, float]], None]
 TRAINER_VERSION = 1
 
 
+TAG = r"</?[a-z_]+>"
+
+
 @dataclass
 class Example:
     """One row of a corpus as token ids; `weight` multiplies its loss."""
@@ -45,6 +50,7 @@ class Example:
     weight: float
     trace_id: str
     difficulty: float
+    tags: int = 0  # how often its completion opens or closes a tag, such as <think>
 
 
 # From the policy, a laid micro-batch and the weight of each token to this micro-batch's share of the loss.
@@ -102,10 +108,10 @@ def train_sft(
         began = time.perf_counter()
         with memory_errors(step + 1):
             loss, tokens = sft_step(policy, [examples[i] for i in batches[step]], world, objective or likelihood)
+            check_finite(loss, "loss", step + 1, [examples[i] for i in batches[step]])
             lr = learning_rate(step, total, config.optim)
             norm = optimizer_step(policy, optimizer, lr, config.optim.max_grad_norm)
-        if not (loss == loss and norm == norm and abs(norm) != float("inf")):
-            raise not_finite("loss" if loss != loss else "gradient", step + 1, [examples[i] for i in batches[step]])
+            check_finite(norm, "gradient", step + 1, [examples[i] for i in batches[step]])
         seconds = time.perf_counter() - began
         metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens, "tokens_per_second": tokens / seconds}
         log.add(step + 1, metrics)
@@ -167,6 +173,8 @@ def load_examples(
     corpora: list[tuple[Version, Mixture]], config: SFTConfig, tokenizer: Any
 ) -> tuple[list[Example], dict[str, int]]:
     """Rows of the corpora as token ids, too long ones truncated, skipped or refused; and what was counted."""
+    import polars as pl
+
     examples: list[Example] = []
     counts = {"examples": 0, "too_long": 0, "tokens": 0}
     for version, part in corpora:
@@ -175,8 +183,9 @@ def load_examples(
             continue
         prompts = encode_all(tokenizer, frame["prompt"].to_list())
         completions = tokenizer(frame["completion"].to_list(), add_special_tokens=False)["input_ids"]
-        rows = frame.select("weight", "trace_id", "difficulty").iter_rows()
-        for prompt, completion, (weight, trace_id, difficulty) in zip(prompts, completions, rows, strict=True):
+        tags = pl.col("completion").str.count_matches(TAG)
+        rows = frame.select("weight", "trace_id", "difficulty", tags).iter_rows()
+        for prompt, completion, (weight, trace_id, *rest) in zip(prompts, completions, rows, strict=True):
             whole = [*completion, tokenizer.eos_token_id]
             if len(prompt) + len(whole) > config.max_length:
                 counts["too_long"] += 1
@@ -188,7 +197,7 @@ def load_examples(
                 whole = whole[: config.max_length - len(prompt)]
                 if config.too_long == "skip" or not whole:
                     continue
-            examples.append(Example(Sequence_(prompt, whole), weight, trace_id, difficulty))
+            examples.append(Example(Sequence_(prompt, whole), weight, trace_id, *rest))
     if not examples:
         raise UsageError(
             f"nothing to train on: all {counts['too_long']} rows are longer than max_length={config.max_length} tokens"
@@ -247,11 +256,18 @@ def order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
 
 
 def check_labels(example: Example, tokenizer: Any) -> None:
-    """What is trained must be the completion itself, reasoning tags and end token included. Raises CurateError."""
+    """What is trained must be the completion with all its tags (but for what was truncated). Raises CurateError."""
     ids = list(example.tokens.completion)
     text = tokenizer.decode(ids, skip_special_tokens=False)
     if ids and ids[-1] != tokenizer.eos_token_id and len(ids) < 2:
         raise CurateError("the labels of the first example hold no token of the completion")
+    written = tokenizer.decode(ids[:-1], skip_special_tokens=False).replace(tokenizer.unk_token or "<unk>", "")
+    kept = len(re.findall(TAG, written))
+    if ids and ids[-1] == tokenizer.eos_token_id and kept < example.tags:
+        raise CurateError(
+            f"the tokenizer loses {example.tags - kept} of the {example.tags} tags of trace {example.trace_id}: the "
+            f"model could not learn to write them. It reads {text[:200]!r}: use another tokenizer, or another form"
+        )
     unknown = tokenizer.unk_token_id
     if unknown is not None and ids.count(unknown) > len(ids) // 2:
         raise CurateError(f"the tokenizer does not know most of the first completion: it reads {text[:200]!r}")
@@ -270,10 +286,12 @@ def final_dtype(wanted: str, model: str) -> str:
     return stored_dtype(model) if wanted == "auto" else wanted
 
 
-def not_finite(what: str, step: int, examples: list[Example]) -> CurateError:
-    """The error of a loss or gradient that is nan or infinite."""
+def check_finite(value: float, what: str, step: int, examples: list[Example]) -> None:
+    """Raises CurateError for nan or an infinity, with the step and its traces."""
+    if math.isfinite(value):
+        return
     traces = ", ".join(e.trace_id for e in examples[:8]) + (" ..." if len(examples) > 8 else "")
-    return CurateError(
+    raise CurateError(
         f"the {what} of step {step} is not finite; its traces: {traces}. No step was made and the last checkpoint is "
         "intact: lower optim.lr, or try compute.precision=fp32"
     )

@@ -10,8 +10,10 @@ for sft `trl-packing`. Needs
 `pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each
 counts, the first GRPO step of each process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's
 gradient checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards differ, so
-that we leave out no completion. Memory is the peak of the process during an update, less what it holds with the model
-loaded and nothing done (libraries and weights), less gradients and two moments in fp32 (12 bytes a parameter).
+that we leave out no completion. Memory is the peak of the process during an update less its static state, read in two
+ways: what it holds at rest after an update (libraries, weights, moments) and gradients (4 bytes a parameter); and what
+it holds with the model loaded and nothing done, with gradients and moments (12 bytes a parameter), which counts the
+libraries that a first update loads. `cores_taken_by_others` says how busy the machine was with something else.
 For grpo all contenders get a copy of the model whose end token is one it never says (`--end`), so that every completion
 has its full length: else who happens to sample shorter ones looks faster.
 """
@@ -23,6 +25,7 @@ import ctypes
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -155,16 +158,26 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
             grpo_step(policy, rows, config, World(), 1)
             optimizer_step(policy, optimizer, 1e-6, 1.0)
 
+    parameters = sum(p.numel() for p in model.parameters()) / 2**30
     ctypes.CDLL(None).malloc_trim(0)
-    fixed = status("VmRSS") + 12 * sum(p.numel() for p in model.parameters()) / 2**30
+    loaded = status("VmRSS") + 12 * parameters
     update()
+    ctypes.CDLL(None).malloc_trim(0)
+    rest = status("VmRSS") + 4 * parameters
     seconds = []
     reset_peak()
     for _ in range(args.steps):
         started = time.perf_counter()
         update()
         seconds.append(time.perf_counter() - started)
-    return {"seconds": min(seconds), "memory_above_state_gib": status("VmHWM") - fixed, "state_gib": fixed}
+    peak = status("VmHWM")
+    return {
+        "seconds": min(seconds),
+        "memory_above_rest_gib": peak - rest,
+        "memory_above_loaded_gib": peak - loaded,
+        "rest_gib": rest,
+        "loaded_gib": loaded,
+    }
 
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
@@ -345,13 +358,26 @@ WORK: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {"sft":
 def measured(command: list[str]) -> dict[str, float] | None:
     """What a contender's process says at its end; None, and its last words shown, where it failed."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    began, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    others = (busy_seconds() - busy - (own_seconds() - own)) / (time.perf_counter() - began)
     line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
     if line is None:
         print(f"{command[-1]}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True)
         return None
     found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
-    return found
+    return found | {"cores_taken_by_others": round(others, 2)}
+
+
+def busy_seconds() -> float:
+    """Processor time that the whole machine has used: user, nice, system, interrupts."""
+    fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]))
+    return (sum(fields[:3]) + sum(fields[5:7])) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:

@@ -109,10 +109,10 @@ def test_normalisations_by_hand() -> None:
 def two_rows(new: Any, **options: Any) -> Any:
     """Rows of 2 and 3 tokens, advantages 1 and -1."""
     row, old = torch.tensor([0, 0, 1, 1, 1]), t([-1.0, -2.0, -1.5, -0.5, -1.0])
-    weight = options.pop("weight", None)
+    weight, ref = options.pop("weight", None), options.pop("ref", None)
     if weight is None:
         weight = row_weights(torch.tensor([2, 3]), torch.tensor([True, True]))
-    return policy_loss(PolicyTokens(new, row, t([1.0, -1.0]), weight, old=old), **options)
+    return policy_loss(PolicyTokens(new, row, t([1.0, -1.0]), weight, old=old, ref=ref), **options)
 
 
 def test_gradient_at_ratio_one_is_reinforce() -> None:
@@ -152,10 +152,11 @@ def test_sampler_correction_is_capped_and_carries_no_gradient() -> None:
     assert one_token(old, old, 1.0, sampler=math.log(0.1)) == pytest.approx((-1.0, -1.0))  # reported, not corrected
 
 
+@pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
-def test_rows_of_weight_zero_get_exactly_zero_gradient(bad: float) -> None:
+def test_rows_of_weight_zero_get_exactly_zero_gradient(bad: float, kl: Any) -> None:
     new = t([bad, -2.0, -1.5, -0.5, -1.0]).requires_grad_()
-    out = two_rows(new, weight=t([0.0, 1 / 3]), beta=0.1)
+    out = two_rows(new, weight=t([0.0, 1 / 3]), beta=0.1, kl=kl, ref=t([-1.1, bad, -1.4, -0.6, -1.2]))
     out.loss.backward()
     assert math.isfinite(float(out.loss))
     assert new.grad[:2].tolist() == [0.0, 0.0]

@@ -108,6 +108,23 @@ def test_labels_hold_think_and_the_end_token(tiny_dir: Path, tmp_path: Path) -> 
     assert counts["tokens"] == sum(len(e.tokens.completion) for e in examples)
 
 
+def test_a_tokenizer_that_loses_tags_is_found_before_the_first_step(tiny_dir: Path, tmp_path: Path) -> None:
+    """Its vocabulary has no angle bracket."""
+    import shutil
+
+    wh = Warehouse(tmp_path / "wh")
+    corpus(wh)
+    poor = tmp_path / "poor"
+    shutil.copytree(tiny_dir, poor)
+    tokenizer = json.loads((poor / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    assert "<" in vocabulary
+    vocabulary["⟨"] = vocabulary.pop("<")
+    (poor / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(CurateError, match=r"the tokenizer loses 4 of the 4 tags of trace t\d{3}"):
+        train_sft(config(poor), wh)
+
+
 def test_too_long_is_skipped_truncated_or_refused(tiny_dir: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
