@@ -96,7 +96,10 @@ def _node(key: str, manifest: Mapping[str, Any], counts: Mapping[Any, Any], name
     table, dataset = manifest["table"], manifest["dataset"]
     if table == "traces":
         facts = counts.get((dataset, manifest["version"]), {})
-        title = names.get(dataset) or (f"rollouts of {dataset}" if facts.get("step") is not None else dataset[:12])
+        if facts.get("step") is not None:
+            return Node(key, "traces", f"rollouts of {dataset}", "")
+        config = json.loads(manifest["config"] or "{}")
+        title = names.get(dataset) or config.get("label") or config.get("recipe") or dataset[:12]
         return Node(key, "traces", title, "")
     return Node(key, table, dataset if table != "evaluations" else f"evaluation {dataset}", "")
 
