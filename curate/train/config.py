@@ -44,7 +44,7 @@ class ModelConfig(Strict):
     gradient_checkpointing: bool = False
     # Tokens that go through the model at once (shared prefixes counted once): what bounds the memory of a step.
     micro_batch_tokens: int = Field(default=1280, ge=1)
-    logprob_chunk: int = Field(default=256, ge=1)  # positions whose logits exist at once
+    logprob_chunk: int = Field(default=1024, ge=1)  # positions whose logits are computed together, in tiles of 8 MiB
     fp32_head: bool = False  # logits in fp32: log-probs exact to 1e-5, at three times the cost of the head on a CPU
     device: str = "auto"
     fsdp: bool = True  # with torchrun: shard weights and optimizer (FSDP2); false: every rank holds all of them

@@ -1,19 +1,21 @@
-"""Log-probs of given tokens from hidden states, in chunks: no `[batch, length, vocabulary]` tensor ever exists.
+"""Log-probs of given tokens from hidden states, in tiles: no `[batch, length, vocabulary]` tensor ever exists.
 
-The logits of one chunk of positions are computed, used and forgotten; the backward pass computes them again. That costs
-one more product with the output matrix, and saves memory of vocabulary size for every position.
+The logits of one chunk of positions and one block of the vocabulary are computed, used and forgotten while they are
+still in the processor's cache; the backward pass computes them again. That costs one more product with the output
+matrix, and saves memory of vocabulary size for every position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VOCABULARY = 8192  # rows of the output matrix whose gradient is computed at once
+TILE = {"cpu": 1 << 21, "cuda": 1 << 26}  # logits that exist at once: 8 MiB, what a processor's cache holds
+NARROWEST = 256  # columns of a tile: below it a matrix product is all overhead
 
 
 def _logits(hidden: Tensor, weight: Tensor, scale: float, softcap: float | None) -> Tensor:
@@ -25,6 +27,18 @@ def _logits(hidden: Tensor, weight: Tensor, scale: float, softcap: float | None)
     if softcap:
         logits = torch.tanh(logits / softcap) * softcap
     return logits.mul_(scale) if scale != 1.0 else logits
+
+
+def _blocks(
+    hidden: Tensor, weight: Tensor, target: Tensor, scale: float, chunk: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Logits `[n, b]` for one block of the vocabulary after the other, the column of each target in it (`[n, 1]`, some
+    column where it is in another block), and whether it is in this one (`[n]`)."""
+    size = max(NARROWEST, TILE.get(hidden.device.type, TILE["cuda"]) // chunk)
+    for begin in range(0, weight.shape[0], size):
+        low = weight[begin : begin + size].to(hidden.dtype)
+        place = (target - begin).clamp(0, low.shape[0] - 1)
+        yield _logits(hidden, low, scale, None), place[:, None], target == place + begin
 
 
 @cache
@@ -42,50 +56,65 @@ def _function() -> Any:
         def forward(
             ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, scale: float, chunk: int, entropy: bool, own: bool
         ) -> tuple[Tensor, Tensor]:
-            outs, norms, entropies = [], [], []
-            low = weight.to(hidden.dtype)
+            empty = hidden.new_empty(hidden.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32))
+            out, norm, h = empty, torch.empty_like(empty), torch.zeros_like(empty)
             for start in range(0, hidden.shape[0], chunk):
                 part = slice(start, start + chunk)
-                logits = _logits(hidden[part], low, scale, None)
-                norm = torch.logsumexp(logits, -1)
-                outs.append(logits.gather(1, target[part, None])[:, 0] - norm)
-                norms.append(norm)
-                if entropy:
-                    # H = log Z - E[z]
-                    p = torch.exp(logits - norm[:, None])
-                    entropies.append(norm - p.mul_(logits).sum(-1))
-            empty = hidden.new_zeros(0, dtype=torch.promote_types(hidden.dtype, torch.float32))
-            norm = torch.cat(norms) if norms else empty
+                # The largest logit so far, the sums of e^(z - top) and of (z - top) e^(z - top), the target's logit.
+                top: Any = None
+                total: Any = None
+                mean: Any = None
+                chosen: Any = None
+                for z, place, here in _blocks(hidden[part], weight, target[part], scale, chunk):
+                    found = z.gather(1, place)[:, 0]
+                    chosen = found if chosen is None else torch.where(here, found, chosen)
+                    highest = z.amax(-1)
+                    new = highest if top is None else torch.maximum(top, highest)
+                    z.sub_(new[:, None])
+                    p = z.exp() if entropy else z.exp_()
+                    sums: Any = p.sum(-1)
+                    products: Any = p.mul_(z).sum(-1) if entropy else None
+                    if top is not None:
+                        shrink = torch.exp(top - new)
+                        if entropy:
+                            products += shrink * (mean + total * (top - new))
+                        sums += shrink * total
+                    top, total, mean = new, sums, products
+                norm[part] = top + torch.log(total)
+                out[part] = chosen - norm[part]
+                if entropy:  # H = log Z - E[z]
+                    h[part] = torch.log(total) - mean / total
             ctx.save_for_backward(hidden, weight, target, norm)
             ctx.scale, ctx.chunk, ctx.weight = scale, chunk, weight if own else None
-            h = torch.cat(entropies) if entropies else torch.zeros_like(norm)
             ctx.mark_non_differentiable(h)
-            return torch.cat(outs) if outs else empty, h
+            return out, h
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             hidden, weight, target, norm = ctx.saved_tensors
-            d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+            d_hidden = torch.zeros_like(hidden, dtype=norm.dtype) if ctx.needs_input_grad[0] else None
             d_weight: Any = None
             if ctx.needs_input_grad[1]:
                 # Zeros where there is no position: sharded weights need a gradient on every rank.
                 d_weight = ctx.weight.grad if ctx.weight is not None else None
                 d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
-            low = weight.to(hidden.dtype)
             for start in range(0, hidden.shape[0], ctx.chunk):
                 part = slice(start, start + ctx.chunk)
-                # d log p_y / d z = scale (1[y] - p)
-                d = _logits(hidden[part], low, ctx.scale, None).sub_(norm[part, None]).exp_().neg_()
-                d.scatter_add_(1, target[part, None], torch.ones_like(d[:, :1]))
-                d = d.mul_((grads[0][part] * ctx.scale)[:, None]).to(hidden.dtype)
-                if d_hidden is not None:
-                    torch.matmul(d, low, out=d_hidden[part])
-                for begin in range(0, weight.shape[0], VOCABULARY) if d_weight is not None else ():
-                    rows = slice(begin, begin + VOCABULARY)
-                    d_weight[rows] += torch.matmul(d[:, rows].t(), hidden[part])
+                states, factor = hidden[part], (grads[0][part] * ctx.scale)[:, None]
+                begin = 0
+                for z, place, here in _blocks(states, weight, target[part], ctx.scale, ctx.chunk):
+                    rows = slice(begin, begin + z.shape[1])
+                    # d log p_y / d z = scale (1[y] - p)
+                    z.sub_(norm[part, None]).exp_().neg_().scatter_add_(1, place, here[:, None].to(z.dtype))
+                    d = z.mul_(factor).to(hidden.dtype)
+                    if d_hidden is not None:
+                        d_hidden[part] += torch.matmul(d, weight[rows].to(hidden.dtype))
+                    if d_weight is not None:
+                        d_weight[rows] += torch.matmul(d.t(), states)
+                    begin = rows.stop
             if ctx.weight is not None:
                 ctx.weight.grad, d_weight = d_weight, None
-            return d_hidden, d_weight, None, None, None, None, None
+            return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None, None
 
     return ChunkedLogProbs
 
@@ -99,7 +128,7 @@ def token_logprobs(
     scale: float = 1.0,
     softcap: float | None = None,
     bias: Tensor | None = None,
-    chunk: int = 256,
+    chunk: int = 1024,
     entropy: bool = False,
     own: bool = False,
 ) -> tuple[Tensor, Tensor]:

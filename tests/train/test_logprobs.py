@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from curate.train import logprobs  # noqa: E402
 from curate.train.logprobs import token_divergence, token_logprobs  # noqa: E402
 
 
@@ -18,12 +19,17 @@ def inputs(n: int = 13, d: int = 8, v: int = 40) -> tuple[Any, Any, Any]:
     return hidden, weight, torch.randint(0, v, (n,), generator=g)
 
 
+@pytest.mark.parametrize("block", [1, 7, 40])
 @pytest.mark.parametrize("chunk", [1, 4, 13, 100])
 @pytest.mark.parametrize(
     "options", [{}, {"softcap": 3.0}, {"scale": 0.5}, {"bias": torch.linspace(-1, 1, 40).double()}]
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_chunked_equals_plain(chunk: int, options: dict[str, Any], temperature: float) -> None:
+def test_chunked_equals_plain(
+    chunk: int, block: int, options: dict[str, Any], temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "NARROWEST", block)
+    monkeypatch.setattr(logprobs, "TILE", {"cpu": 1, "cuda": 1})
     hidden, weight, target = inputs()
     logits = hidden @ weight.t() + options.get("bias", 0)
     logits = logits * options.get("scale", 1.0)
