@@ -17,7 +17,9 @@ CREATE OR REPLACE MACRO readable(
     characters, words, longest_paragraph, code_share, unbalanced_latex, unbalanced_brackets, broken_share, strange_share,
     odd_word_share, vowelless_share, longest_run, clashing_word_share, duplicate_line_share,
     duplicate_line_character_share, duplicate_10_gram_share,
-    compression, compression_tail, loop_characters, loop_share, loop_repeats
+    compression, compression_tail, loop_characters, loop_share, loop_repeats,
+    abbreviated_share, symbol_share, markup_count, loose_marks, mean_word_length,
+    language_words, language_switches, unproven_share, target_language_share, dominant_language
 ) AS (
     characters > 0  -- null where nothing was measured
     -- a unit that comes four times running over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
@@ -39,6 +41,20 @@ CREATE OR REPLACE MACRO readable(
     AND coalesce(longest_run, 0) <= 200
     -- salad of common words; three, since one is a slip
     AND NOT (coalesce(words, 0) * coalesce(clashing_word_share, 0) >= 2.5 AND coalesce(clashing_word_share, 0) > 0.01)
+    -- another language every few words; discussing foreign sentences changes it every ten words
+    AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(language_switches, 0) > 0.15 * coalesce(language_words, 0))
+    -- in another language than the asker's; quotations and terms are less than a half
+    AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(target_language_share, 1) < 0.5)
+    -- clauses without a common word: misspelt throughout, or words in no order. Terse mathematics stays below a fifth
+    AND NOT (coalesce(language_words, 0) >= 50 AND coalesce(unproven_share, 0) > 0.25)
+    -- shorthand for oneself; units and names of functions stay below a quarter
+    AND NOT (coalesce(words, 0) >= 20 AND coalesce(abbreviated_share, 0) > 0.35)
+    -- words run together; German and Russian prose has 5 to 7 letters a word
+    AND NOT (coalesce(words, 0) >= 40 AND coalesce(mean_word_length, 0) > 8.5 AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja'))
+    -- a wall of symbols, debris of web pages, text cut up by stray commas and stops
+    AND NOT (coalesce(characters, 0) >= 60 AND coalesce(symbol_share, 0) > 0.3)
+    AND NOT (coalesce(markup_count, 0) >= 8 AND coalesce(markup_count, 0) > 0.2 * coalesce(words, 0))
+    AND NOT (coalesce(loose_marks, 0) >= 5 AND coalesce(loose_marks, 0) > 0.04 * coalesce(words, 0))
     -- a wall of text without one blank line
     AND coalesce(longest_paragraph, 0) <= 4000
     -- mostly code is not a chain of thought

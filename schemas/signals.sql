@@ -23,6 +23,10 @@ CREATE TABLE signals (
     strange_share                     DOUBLE,  -- [shape] share of visible characters outside the scripts, punctuation and mathematics of the supported languages
     odd_word_share                    DOUBLE,  -- [shape] share of prose words as no writer writes them: a capital or symbols inside, two scripts, over 25 letters (token soup)
     vowelless_share                   DOUBLE,  -- [shape] share of prose words that are four or more Latin consonants (random keys)
+    abbreviated_share                 DOUBLE,  -- [shape] share of prose words that are two or three Latin consonants: units and abbreviations (private shorthand)
+    symbol_share                      DOUBLE,  -- [shape] share of visible characters that are symbols of logic, arrows, shapes and the like, but not +-=<>±×÷≈≠≤≥→⇒∴√∞°
+    markup_count                      INTEGER, -- [shape] HTML tags and entities outside code; the tags of a form count too (debris of web pages)
+    loose_marks                       INTEGER, -- [shape] stops and commas of the CoT that stand between spaces, or two that no writer puts together (cut-up text)
     longest_run                       INTEGER, -- [shape] characters of the longest run of 120 or more ASCII letters, digits and +/=_ without a break, outside code; 0 if none
     clashing_word_share               DOUBLE,  -- [shape] share of prose words that English never puts after "the", "an" or "of" ("the of", "of because"): word salad
     mean_word_length                  DOUBLE,  -- [shape] letters a word, in prose of alphabetic scripts
@@ -49,6 +53,8 @@ CREATE TABLE signals (
     dominant_language                 VARCHAR, -- [language] ISO 639-1 code of the language most of the CoT's words are in; null without words
     dominant_language_share           DOUBLE,  -- [language] its share of the words; 1 without words
     language_words                    DOUBLE,  -- [language] words of the CoT that a language was found for: alphabetic words of two or more letters, 0.65 a Han character, 0.55 a character of Japanese
+    language_switches                 INTEGER, -- [language] how often the next stretch is in another language than the one before; single terms count for none
+    unproven_share                    DOUBLE,  -- [language] of the words in Latin clauses of four or more, the share in clauses without one frequent word of their language (salad, misspelt text)
     share_en                          DOUBLE,  -- [language] share of the words in English
     share_zh                          DOUBLE,  -- [language] in Chinese
     share_es                          DOUBLE,  -- [language] in Spanish

@@ -301,8 +301,11 @@ def _parse(sql: str, name: str) -> dict[str, Any]:
 @cache
 def _parser() -> duckdb.DuckDBPyConnection:
     """One connection for all expressions: opening one takes longer than parsing."""
+    import atexit
+
     import duckdb
 
+    atexit.register(_parser.cache_clear)
     return duckdb.connect()
 
 

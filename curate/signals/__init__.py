@@ -46,9 +46,9 @@ class Group:
 GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
-        Group("shape", "2", shape),
+        Group("shape", "3", shape),
         Group("repetition", "1", repetition),
-        Group("language", "2", language),
+        Group("language", "3", language),
         Group("behaviour", "1", behaviour),
     )
 }

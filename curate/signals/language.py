@@ -78,6 +78,7 @@ _MARKS["vi"] = r"[ăđơưạảấầẩẫậắằẳẵặẹẻẽếềể
 _UNPROVEN = 5  # words from which a clause that proves nothing may still differ from the others
 _TOGETHER = 12  # words that are enough for the detector without a proof, where nothing in the text proves anything
 _CLAUSE = 3  # Latin words that a clause must have for the detector; below that it guesses
+_WHOLE = 4  # Latin words among which a frequent one is to be expected
 _TERMS = 2  # Latin words in running text of another script that are taken for names and terms
 _HAN_TERM = 6  # a pure Han segment of at most so many characters in a text with kana is Japanese
 
@@ -108,6 +109,8 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
         dominant_language=dominant,
         dominant_language_share=pl.when(total > 0).then(best / total).otherwise(1.0),
         language_words=total,
+        language_switches="switches",
+        unproven_share=share(pl.col("unproven"), pl.col("clauses")),
         **{f"share_{code}": share(pl.col(code), total) for code in LANGUAGES},
     )
 
@@ -137,15 +140,27 @@ def _target(frame: pl.DataFrame) -> pl.Series:
 def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:
     """Words of each language: one row a text, one float column a code in `LANGUAGES`.
 
+    Beside them `switches` (changes of language), `clauses` (words in Latin clauses of `_WHOLE` or more) and `unproven`
+    (of those, words in clauses without a mark of the language that they seem to be in).
+
     `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that proves nothing.
     """
     rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
+    told = pl.col("language").drop_nulls()
+    clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE)
     counts = (
         _segments_of(texts, fallback)
         .group_by("row")
-        .agg(*[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES])
+        .agg(
+            *[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES],
+            switches=(told != told.shift(1)).sum(),
+            clauses=pl.col("words").filter(clause).sum(),
+            unproven=pl.col("words").filter(clause & pl.col("told").is_null()).sum(),
+        )
     )
-    return rows.join(counts, on="row", how="left", maintain_order="left").select(pl.col(LANGUAGES).fill_null(0.0))
+    return rows.join(counts, on="row", how="left", maintain_order="left").select(
+        pl.col(LANGUAGES).fill_null(0.0), pl.col("switches").fill_null(0), pl.col("clauses", "unproven").fill_null(0.0)
+    )
 
 
 def language_segments(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:

@@ -23,6 +23,12 @@ _ODD = (
 _NO_LETTER = r"[[^\p{L}\p{M}]\p{Han}\p{Hiragana}\p{Katakana}ー]"
 # ASCII word boundaries, here and in the other groups: Unicode ones are fifty times slower on text that mixes scripts.
 _VOWELLESS = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{4,}(?-u:\b)"
+_ABBREVIATED = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{2,3}(?-u:\b)"
+# Symbols beyond those that running text has between its words: logic, arrows, shapes, dingbats.
+_SYMBOL = r"[[\p{Sm}\p{So}←-⯿⟀-⟿]--[+<=>|~±×÷≈≠≤≥→⇒∴√∞°✓✔✗✘✅❌]]"
+_MARKUP = r"(?i)</?[a-z][a-z0-9]{0,15}(?:\s[^<>\n]{0,200})?/?>|&#?[a-z0-9]{2,8};"
+# A stop or comma between spaces, or two of them that no writer puts together.
+_LOOSE = r"\s[.,;](?:\s|\z)|[,;]\s?[,;.]|\.\s?[,;]"
 # A run of letters and digits without a break: keys, base64, words run together, digits without end. Shorter ones are
 # long names and large numbers.
 _RUN = r"[A-Za-z0-9+/=_]{120,}"
@@ -66,6 +72,10 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
         strange_share=share(text.str.count_matches(_STRANGE), visible),
         odd_word_share=share(prose.str.count_matches(_ODD), prose.str.count_matches(r"\S*\p{L}\S*")),
         vowelless_share=share(prose.str.count_matches(_VOWELLESS), spoken),
+        abbreviated_share=share(prose.str.count_matches(_ABBREVIATED), spoken),
+        symbol_share=share(text.str.count_matches(_SYMBOL), visible),
+        markup_count=without_code.str.count_matches(_MARKUP),
+        loose_marks=pl.col("_cot").str.count_matches(_LOOSE),
         longest_run=without_code.str.extract_all(_RUN).list.eval(pl.element().str.len_chars()).list.max().fill_null(0),
         clashing_word_share=share(prose.str.count_matches(_CLASH), spoken),
         mean_word_length=share(prose.str.len_chars() - prose.str.count_matches(_NO_LETTER), spoken),

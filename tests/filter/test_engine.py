@@ -38,7 +38,7 @@ def test_shipped_rule_sets_decide_as_they_say(con: Connection) -> None:
     assert counts(cold.funnel)["correct"] == (4, 8)
     assert counts(cold.funnel)["finished"] == (4, 4)
     assert counts(cold.funnel)["well-formed"] == (4, 8)
-    assert counts(cold.funnel)["readable"] == (0, 4)
+    assert counts(cold.funnel)["readable"] == (0, 8)
     assert counts(cold.funnel)["one-language"] == (4, 4)
     assert ids(apply_rules(con, load_rules("rejection")).kept) == ids(cold.kept)
     assert apply_rules(con, load_rules("unfiltered")).kept.height == 24

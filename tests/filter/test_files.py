@@ -34,7 +34,8 @@ def test_annotate_keeps_the_columns_and_adds_signals(jsonl: Path, tmp_path: Path
     assert rows.columns[:4] == ["response", "question", "verdict", "finish_reason"]
     assert rows["well_formed"].to_list()[:6] == [True, False, False, True, True, True]
     assert rows["mixed_language"].to_list()[:6] == [False, False, False, True, False, False]
-    assert rows["readable"].to_list()[:6] == [True, False, True, True, True, True]
+    # the fourth is more Chinese than English, and was asked in English
+    assert rows["readable"].to_list()[:6] == [True, False, True, False, True, True]
     # again, over what is annotated, into a directory; what is there is left alone
     folder = tmp_path / "out"
     assert annotate_files([tmp_path / "a.parquet"], folder, "response", form="r1-zero") == 24

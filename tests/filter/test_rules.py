@@ -82,8 +82,8 @@ def test_a_predicate_only_reads_one_row(sql: str) -> None:
 
 
 def test_columns_of_a_predicate() -> None:
-    assert check_expression("a > 1 AND readable(b, c) -- not d\n OR a IS NULL", "r") == ["a", "b", "c"]
-    assert check_expression("error IS NULL", "r") == ["error"]
+    assert check_expression("a > 1 AND readable(b, c) -- not d\n OR a IS NULL", "r") == ("a", "b", "c")
+    assert check_expression("error IS NULL", "r") == ("error",)
 
 
 def test_overrides_are_laid_over_what_stands_there() -> None:

@@ -223,3 +223,36 @@ def test_n_gram_shares_are_those_of_gopher(texts: list[list[str]]) -> None:
     for row, text in zip(measured.iter_rows(named=True), joined, strict=True):
         for name, value in gopher(text).items():
             assert row[name] == pytest.approx(value, abs=1e-9), name
+
+
+def test_shorthand_symbols_markup_and_loose_marks() -> None:
+    assert one("wnt cmp the dn")["abbreviated_share"] == 3 / 4
+    assert (
+        one("In km it is a rhythm of five")["abbreviated_share"] == 1 / 7
+    )  # km; "rhythm" is a word, "a" counts for none
+    assert one("∀∃ x = 5")["symbol_share"] == 2 / 5  # the equals sign is no symbol of its own
+    assert one("3 × 4 ≈ 12 → ok ✓")["symbol_share"] == 0
+    assert one("<td>5</td> &nbsp; 3 < 4 & 5 > 2")["markup_count"] == 3
+    assert one("```html\n<td>5</td>\n```")["markup_count"] == 0
+    assert one("so , and . here,, now.; but 0.5, 1,000 and e.g. this, too.")["loose_marks"] == 4
+    assert one("Take $x$, then $y$. And 3 . 5")["loose_marks"] == 1
+
+
+def test_switches_of_language_and_clauses_without_a_common_word() -> None:
+    mixed = one("First I add the two numbers, 然后我们再把它们加起来, and then I check the sum, 最后得到结果。")
+    assert mixed["language_switches"] == 3
+    terms = one("我们用 Python 来计算这个问题的答案，再用 GPU 检查一次。")
+    assert terms["language_switches"] == 0
+    plain = one("I add the two numbers and I get seven.")
+    assert (plain["language_switches"], plain["unproven_share"]) == (0, 0.0)
+    salad = one("Lemon kettle station velocity margin. I add the two numbers.")
+    assert salad["unproven_share"] == 5 / 9  # "I" is no word
+    assert one("3 + 4 = 7")["unproven_share"] == 0.0
+
+
+def test_what_the_asker_cannot_read_is_not_readable() -> None:
+    text = "我们需要求各位数字之和等于五的三位数有多少个。先设百位，再设十位和个位，然后用隔板法得到结果。"
+    asked = "How many three-digit numbers are there?"
+    assert one(text)["readable"] is True  # nobody says who asked
+    assert one(text, question=asked)["readable"] is False
+    assert one(text, question=asked, target_language="zh")["readable"] is True
