@@ -165,7 +165,7 @@ def filter_(
 @app.command()
 def export(
     corpus: Annotated[str, typer.Argument(help="Name of a corpus, or name@version.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write, or one file.parquet or .jsonl.")],
     format: Annotated[
         str, typer.Option("--format", help="messages, prompt-completion, sharegpt or verl.")
     ] = "messages",

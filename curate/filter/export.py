@@ -8,14 +8,14 @@ verl               {"data_source", "prompt": [message], "ability", "reward_model
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from curate.errors import CurateError, UsageError
-from curate.signals.files import Writer
+from curate.signals.files import SUFFIXES, Writer
 
 if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse
@@ -63,38 +63,58 @@ def export_corpus(
     suffix: str = ".parquet",
     push: str | None = None,
 ) -> int:
-    """Write a corpus (`name` or `name@version`) as `out/data/train-00000.parquet`, … with a card; returns its rows.
+    """Write a corpus (`name` or `name@version`) with its card; returns its rows.
 
-    `suffix` is .parquet or .jsonl. `push` names a data set on the Hugging Face Hub (owner/name); the token comes from
-    the environment. Raises `UsageError` for an unknown corpus or format, and for a folder that holds something else.
+    `out` that ends in .parquet or .jsonl is one file, with the card beside it (`x.jsonl`, `x.md`). Any other is a
+    folder with `data/train-00000.parquet`, … (or .jsonl, as `suffix` says) and `README.md`, as the Hub has it. `push`
+    names a data set on the Hugging Face Hub (owner/name) and needs a folder; the token comes from the environment.
+    Raises `UsageError` for an unknown corpus or format, and for a folder that holds something else.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}': choose from {', '.join(FORMATS)}")
     if suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"unknown kind of file '{suffix}': choose .parquet or .jsonl")
     version = warehouse.latest("corpora", corpus)
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(p.name not in ("data", "README.md") for p in folder.iterdir())):
-        raise UsageError(f"{folder} holds something else: export into a new folder")
-    for stale in (folder / "data").glob("train-*"):
+    target = Path(out)
+    if target.suffix in SUFFIXES and not target.is_dir():
+        if push is not None:
+            raise UsageError(f"--push sends a folder: give --out a folder instead of {target}")
+        with Writer(target) as writer:
+            for rows in _rows(warehouse, version, format):
+                writer.write(rows)
+        target.with_suffix(".md").write_text(card(warehouse, version, format, target.name), encoding="utf-8")
+        return writer.rows
+    if target.suffix in (".json", ".csv", ".txt"):
+        raise UsageError(
+            f"{target} is no kind of file that is written: let it end in .parquet or .jsonl, or name a folder"
+        )
+    if target.exists() and (not target.is_dir() or any(p.name not in ("data", "README.md") for p in target.iterdir())):
+        raise UsageError(f"{target} holds something else: export into a new folder")
+    for stale in (target / "data").glob("train-*"):
         stale.unlink()
-    asked = warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems") if format == "verl" else None
     total = 0
-    for number, path in enumerate(version.parts()):
-        rows = pl.read_parquet(path)
-        if asked is not None:
-            rows = rows.join(asked, on="problem_id", how="left", maintain_order="left")
-        with Writer(folder / "data" / f"train-{number:05d}{suffix}") as writer:
-            writer.write(FORMATS[format](rows))
+    for number, rows in enumerate(_rows(warehouse, version, format)):
+        with Writer(target / "data" / f"train-{number:05d}{suffix}") as writer:
+            writer.write(rows)
         total += rows.height
-    (folder / "README.md").write_text(card(warehouse, version, format), encoding="utf-8")
+    (target / "README.md").write_text(card(warehouse, version, format), encoding="utf-8")
     if push is not None:
-        _push(folder, push)
+        _push(target, push)
     return total
 
 
-def card(warehouse: Warehouse, version: Version, format: str) -> str:
-    """The data set's card: counts, funnel, lineage."""
+def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.DataFrame]:
+    """The corpus in the shape of a format, part by part."""
+    asked = warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems") if format == "verl" else None
+    for path in version.parts():
+        rows = pl.read_parquet(path)
+        if asked is not None:
+            rows = rows.join(asked, on="problem_id", how="left", maintain_order="left")
+        yield FORMATS[format](rows)
+
+
+def card(warehouse: Warehouse, version: Version, format: str, files: str = "data/train-*") -> str:
+    """The data set's card: counts, funnel, lineage. `files` are its data, from where the card lies."""
     counts = (
         version.read(["source", "domain", "problem_id"])
         .group_by("source", "domain")
@@ -116,7 +136,7 @@ def card(warehouse: Warehouse, version: Version, format: str) -> str:
         "---",
         "configs:",
         "- config_name: default",
-        "  data_files: data/train-*",
+        f"  data_files: {files}",
         "---",
         "",
         f"# {version.dataset}",

@@ -129,3 +129,15 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
         export_corpus(warehouse, "mine", tmp_path / "z", "csv")
     with pytest.raises(UsageError, match="holds something else"):
         export_corpus(warehouse, "mine", tmp_path, "messages")
+    for suffix, read in ((".parquet", pl.read_parquet), (".jsonl", pl.read_ndjson)):
+        file = tmp_path / f"one{suffix}"
+        assert export_corpus(warehouse, "mine", file, "verl") == 8
+        assert file.is_file()
+        assert read(file)["reward_model"].to_list() == rows["reward_model"].to_list()
+        told = (tmp_path / "one.md").read_text()
+        assert f"data_files: one{suffix}" in told
+        assert "| correct |" in told
+    with pytest.raises(UsageError, match="--push sends a folder"):
+        export_corpus(warehouse, "mine", tmp_path / "one.jsonl", push="me/mine")
+    with pytest.raises(UsageError, match="end in .parquet or .jsonl"):
+        export_corpus(warehouse, "mine", tmp_path / "one.csv")
