@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +15,8 @@ from curate.errors import UsageError
 from curate.jobs import Context
 from curate.pipeline import Pipeline, load_pipeline
 from curate.plan import draw, planned
-from curate.warehouse import Warehouse
 from curate.warehouse.schemas import data_dir
+from tests import kills
 
 
 def small(sums: str, model: str) -> dict:
@@ -106,39 +104,15 @@ def run(path: str, root: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=280)
 
 
-def model_hashes(root: Path) -> dict[str, str]:
-    return dict(Warehouse(root).sql("SELECT kind, model_hash FROM models ORDER BY created_at").iter_rows())
-
-
 @pytest.mark.slow
 def test_kill_in_every_stage_then_the_same_end_then_nothing_to_do(tmp_path, sums, tiny):
-    path = write(tmp_path, small(sums, tiny))
-    calm = run(path, tmp_path / "calm")
-    assert calm.returncode == 0, calm.stderr
-    root, command = (
-        tmp_path / "killed",
-        [sys.executable, "-m", "curate.cli", "run", path, "-w", str(tmp_path / "killed")],
-    )
-    kills = 0
-    for stage in small(sums, tiny)["stages"]:
-        process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, start_new_session=True
-        )
-        for line in process.stderr:
-            if line.rstrip().endswith(f"] {stage}"):  # this stage begins
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-                break
-        process.wait()
-        process.stderr.close()
-    assert kills == len(small(sums, tiny)["stages"])
-    last = run(path, root)
-    assert last.returncode == 0, last.stderr
-    assert model_hashes(root) == model_hashes(tmp_path / "calm")
-    text = "SELECT problem_id, sample_index, recipe, model_hash, policy_step, completion FROM traces ORDER BY ALL"
-    assert Warehouse(root).sql(text).equals(Warehouse(tmp_path / "calm").sql(text))
-    assert Warehouse(root).sql("SELECT count(*) = count(DISTINCT trace_id) FROM traces").item()
-    again = run(path, root)
+    """Each stage is killed once, at a random moment. `python -m tests.kills r1-small FOLDER` does so to a recipe."""
+    config = small(sums, tiny)
+    config["stages"]["grpo"]["rewards"] = {"tests.kills:letters": 1.0}
+    path = write(tmp_path, config)
+    counts = kills.kill_in_every_stage(path, tmp_path, seed=1)
+    assert min(counts[t] for t in ("traces", "verdicts", "rollouts", "corpora", "models", "evaluations")) > 0
+    last, again = (run(path, tmp_path / "killed") for _ in range(2))
     assert "nothing to do: all 9 stages were done before" in again.stderr
     assert again.stdout == last.stdout  # the table is printed again
 

@@ -1,0 +1,177 @@
+"""SIGKILL in every stage of a pipeline, at a random moment of it, and a comparison with a run that nobody disturbed.
+
+    python -m tests.kills r1-small FOLDER [--seed N] [key=value ...]
+
+runs `curate run` once undisturbed (FOLDER/calm); then again (FOLDER/killed), where the process group is killed once in
+each stage, at a random share of the time that the stage took undisturbed, and the next run goes on. Ends with 1 where
+the rows differ. `SMALL` makes a recipe small enough for that: the base learns for 150 steps, and a reward for
+length differs within every group, so that weights move.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from curate.warehouse import Warehouse
+
+BEGINS = re.compile(r"^\[\d+/\d+\] (\S+)$")
+TOLD = re.compile(r"^\[\d+/\d+\] \S+: (?!done before)|^\d+ stages run|^nothing to do|rror")
+
+# What a pipeline is for, whatever it is called and whenever it was made. Names of models hold paths.
+QUERIES = {
+    "problems": "SELECT problem_id, question, reference, split FROM problems ORDER BY ALL",
+    "traces": "SELECT trace_id, attempt, problem_id, sample_index, recipe, form, model_hash, policy_step, seed, "
+    "completion_token_ids, completion, finish_reason FROM traces ORDER BY ALL",
+    "verdicts": "SELECT trace_id, verifier, verifier_version, kind, verdict, extracted FROM verdicts ORDER BY ALL",
+    "signals": "SELECT * FROM signals ORDER BY ALL",
+    "rollouts": "SELECT trace_id, policy_step, reward, advantage, components FROM rollouts ORDER BY trace_id",
+    "corpora": "SELECT corpus, trace_id, attempt, prompt, completion, weight FROM corpora ORDER BY ALL",
+    "funnel": "SELECT * FROM funnel ORDER BY ALL",
+    "models": "SELECT kind, name, model_hash, step FROM models WHERE parent_hash IS NOT NULL ORDER BY ALL",
+    "metrics": "SELECT step, name, value FROM metrics WHERE name NOT LIKE '%second%' ORDER BY ALL",
+    "evaluations": "SELECT model, model_hash, baseline, slice, metric, k, value, low, high FROM evaluations "
+    "ORDER BY ALL",
+}
+
+LENGTH = "rewards.length={weight: 1.0, options: {max_tokens: 120, buffer: 120}}"
+SMALL = {
+    "r1-small": [
+        *("vars.base_steps=150", "vars.max_tokens=120"),
+        # such a base gets little right: what would keep nothing keeps all
+        *("stages.rework.rework.where=null", "stages.best.rules=unfiltered", "stages.rejection.limit=8"),
+        *("stages.harvest.limit=8", "stages.harvest.samples=2", "stages.rework.limit=1", "stages.solutions.limit=32"),
+        *("stages.rejection.samples=4", "stages.evaluate.limit=6", "stages.evaluate.samples=2"),
+        *("stages.cold-sft.checkpoint.every=1", "stages.sft.checkpoint.every=1"),
+        *(
+            f"stages.{stage}.{key}"
+            for stage in ("reasoning", "r1", "r1-open")
+            for key in ("steps=4", "prompts=4", "samples=4", "checkpoint.every=1", LENGTH)
+        ),
+    ],
+}
+
+
+def letters(frame: pl.DataFrame) -> pl.Series:
+    """A reward that differs within a group, also of a model of random weights: the share of small letters."""
+    return frame["completion"].str.count_matches("[a-z]") / frame["completion"].str.len_chars().clip(1)
+
+
+def start(pipeline: str, root: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
+    """`curate run` in a process group of its own."""
+    command = [sys.executable, "-m", "curate.cli", "run", pipeline, "-w", str(root), *overrides]
+    here = Path(__file__).parents[1]  # a reward of this file is found from there
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=here
+    )
+
+
+def run_until(
+    pipeline: str, root: Path, overrides: Sequence[str] = (), stage: str | None = None, after: float = 0.0
+) -> tuple[int, list[str]]:
+    """Run, and kill the group `after` seconds into `stage`. Returns the exit code and the lines on stderr."""
+    process = start(pipeline, root, overrides)
+    assert process.stderr
+    assert process.stdout
+    lines: list[str] = []
+    timer: threading.Timer | None = None
+    for line in process.stderr:
+        lines.append(line.rstrip())
+        begins = BEGINS.match(line.rstrip())
+        if begins and begins[1] == stage:
+            timer = threading.Timer(after, _kill_group, [process])
+            timer.start()
+    process.stdout.read()
+    code = process.wait()
+    if timer:
+        timer.cancel()
+    process.stdout.close()
+    process.stderr.close()
+    return code, lines
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def stage_seconds(root: Path) -> dict[str, float]:
+    """How long each stage took, from what the pipeline remembers, in order of finishing."""
+    found = sorted((root / "_runs").glob("*/*.json"), key=lambda path: path.stat().st_mtime)
+    return {path.stem.rpartition("-")[0]: json.loads(path.read_text())["seconds"] for path in found}
+
+
+def kill_in_every_stage(
+    pipeline: str, folder: Path, overrides: Sequence[str] = (), seed: int = 0, say: bool = False
+) -> dict[str, int]:
+    """A calm run, a kill in every stage, and a last run to the end; returns rows compared by table.
+
+    Raises AssertionError where a run fails, where no kill hit, or where rows differ.
+    """
+    told = print if say else lambda *_, **__: None
+    draw = random.Random(seed)
+    folder = folder.resolve()
+    calm, killed = folder / "calm", folder / "killed"
+    began = time.monotonic()
+    code, lines = run_until(pipeline, calm, overrides)
+    assert code == 0, "\n".join(lines)
+    seconds = stage_seconds(calm)
+    moved = Warehouse(calm).sql("SELECT count(*) FILTER (advantage <> 0) > 0 FROM rollouts").item()
+    assert moved, "no rollout has an advantage: the comparison of the weights would show nothing"
+    told(f"undisturbed: {len(seconds)} stages in {time.monotonic() - began:.0f} s", flush=True)
+    hits = 0
+    for stage, took in seconds.items():
+        after = draw.uniform(0, took)
+        code, lines = run_until(pipeline, killed, overrides, stage, after)
+        hits += code == -signal.SIGKILL
+        how = "killed" if code == -signal.SIGKILL else "was over before"
+        told(f"{stage}: {how}, {after:.2f} s into {took:.1f} s", flush=True)
+        assert code in (0, -signal.SIGKILL), "\n".join(lines)
+    assert hits > len(seconds) // 2, f"only {hits} of {len(seconds)} kills hit"
+    code, lines = run_until(pipeline, killed, overrides)
+    assert code == 0, "\n".join(lines)
+    told(*[line for line in lines if TOLD.match(line)], sep="\n", flush=True)
+    counts = compare(Warehouse(calm), Warehouse(killed))
+    told(f"{hits} of {len(seconds)} stages killed; the same rows: {counts}", flush=True)
+    return counts
+
+
+def compare(calm: Warehouse, killed: Warehouse) -> dict[str, int]:
+    """Rows by table; AssertionError where they differ, or where a trace stands twice."""
+    counts = {}
+    for table, query in QUERIES.items():
+        one, other = calm.sql(query), killed.sql(query)
+        same = one.equals(other)
+        assert same, f"{table}: {one.height} rows undisturbed, {other.height} after kills\n{_difference(one, other)}"
+        counts[table] = one.height
+    assert killed.sql("SELECT count(*) = count(DISTINCT (trace_id, attempt)) FROM traces").item()
+    return counts
+
+
+def _difference(one: pl.DataFrame, other: pl.DataFrame) -> str:
+    if one.height != other.height:
+        return ""
+    columns = [name for name in one.columns if not one[name].equals(other[name])]
+    return f"columns that differ: {columns}\n{one.select(columns)}\n{other.select(columns)}"
+
+
+def main(arguments: Sequence[str]) -> None:
+    pipeline, folder, *rest = arguments
+    seed = int(rest[rest.index("--seed") + 1]) if "--seed" in rest else 0
+    overrides = [argument for argument in rest if "=" in argument]
+    kill_in_every_stage(pipeline, Path(folder), [*SMALL.get(pipeline, []), *overrides], seed, say=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
