@@ -208,6 +208,12 @@ def choose(config: EngineConfig) -> tuple[str, str]:
     return "vllm", "it is installed, and is the fastest"
 
 
+def check_devices(config: EngineConfig, name: str) -> None:
+    """UsageError where `engine.devices` is given to an engine that cannot be kept to them."""
+    if config.devices is not None and name in ENGINES and name != "vllm":
+        raise UsageError(f"engine.devices is for vllm; the engine here is {name}: choose vllm, or leave it out")
+
+
 def describe_choice(config: EngineConfig | None = None) -> str:
     """One line that says which engine is used and why."""
     name, why = choose(config or EngineConfig())
@@ -217,6 +223,7 @@ def describe_choice(config: EngineConfig | None = None) -> str:
 def open_engine(config: EngineConfig, model_dir: str | Path) -> Engine:
     """A running engine over the model in `model_dir`. `UsageError` where the config is wrong for it."""
     name, _ = choose(config)
+    check_devices(config, name)
     engine = resolve("engine", name, ENGINES)(config, model_dir)
     assert isinstance(engine, Engine)
     return engine

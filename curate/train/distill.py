@@ -59,9 +59,19 @@ def train_distill(
     return train_sft(config, wh, progress, objective=objective, kind="distill", inputs=inputs, say=say)
 
 
+KINDS = ("sequences", "forward", "reverse", "on-policy")
+
 # What on-policy distillation lays under the keys of a GRPOConfig: nothing but the KL to the teacher teaches. k1 with
 # the score-function gradient is that of KL(student || teacher), each token weighed by what the teacher makes of it.
 ON_POLICY: dict[str, Any] = {"name": "distill", "rewards": {"accuracy": 0.0}, "loss": {"beta": 1.0, "kl": "k1"}}
+
+
+def is_on_policy(data: Mapping[str, Any], where: str) -> bool:
+    """Whether a distillation takes the keys of GRPO. UsageError for a kind that there is not."""
+    kind = data.get("kind", "forward")
+    if kind not in KINDS:
+        raise UsageError(f"{where} is not right:\n  kind: '{kind}'; there are {', '.join(KINDS)}")
+    return bool(kind == "on-policy")
 
 
 def on_policy(data: Mapping[str, Any], where: str) -> dict[str, Any]:

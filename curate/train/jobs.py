@@ -13,7 +13,7 @@ from typing import Any
 
 from curate.config import validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
-from curate.engines.base import choose
+from curate.engines.base import check_devices, choose
 from curate.engines.models import weights_hash
 from curate.errors import UsageError
 from curate.jobs import Context, JobResult
@@ -45,9 +45,9 @@ def run_distill(data: Mapping[str, Any], context: Context, where: str) -> JobRes
 
     The teacher, too, may be any name that `resolve_model` knows.
     """
-    from curate.train.distill import on_policy, train_distill
+    from curate.train.distill import is_on_policy, on_policy, train_distill
 
-    if data.get("kind") == "on-policy":
+    if is_on_policy(data, where):
         return run_grpo(on_policy(data, where), context, where, kind="distill")
     config = validate(DistillConfig, data, where)
     model, teacher = resolve_model(config.model), resolve_model(config.teacher)
@@ -139,9 +139,9 @@ def run(kind: str, data: Mapping[str, Any], context: Context, where: str) -> Job
 def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -> str:
     """The resolved plan of a training run, for `--dry-run`."""
     from curate.generate.job import stored_problems
-    from curate.train.distill import check_same_tokens, on_policy
+    from curate.train.distill import check_same_tokens, is_on_policy, on_policy
 
-    if kind == "distill" and data.get("kind") == "on-policy":
+    if kind == "distill" and is_on_policy(data, where):
         kind, data = "grpo", on_policy(data, where)
     if kind in ("sft", "distill"):
         config, model = _sft_config(data, where, DistillConfig if kind == "distill" else SFTConfig)
@@ -191,6 +191,7 @@ def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
     from curate.train.model import pick_device
 
     name, device = choose(engine)[0], pick_device(device)
+    check_devices(engine, name)
     way = way_of_weights(engine, name, device)
     if name != "vllm" or not device.startswith("cuda"):
         return engine
@@ -248,9 +249,9 @@ def _sft_config(data: Mapping[str, Any], where: str, of: type[SFTConfig] = SFTCo
 
 def check_distill(data: Mapping[str, Any], where: str) -> None:
     """UsageError where the config of a distillation is wrong."""
-    from curate.train.distill import on_policy
+    from curate.train.distill import is_on_policy, on_policy
 
-    if data.get("kind") == "on-policy":
+    if is_on_policy(data, where):
         check_grpo(on_policy(data, where), where)
     else:
         validate(DistillConfig, data, where)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = {"cpu": 1 << 21, "cuda": 1 << 26}  # logits that exist at once: 8 MiB, what a processor's cache holds
+WHOLE = 1 << 24  # where they cannot be computed in tiles: 64 MiB
 NARROWEST = 256  # columns of a tile: below it a matrix product is all overhead
 
 
@@ -153,7 +154,7 @@ def token_logprobs(
         logs = torch.log_softmax(logits / temperature, -1)
         return logs.gather(1, y[:, None])[:, 0], -(logs.exp() * logs).sum(-1).detach()
 
-    return _checkpointed(part, hidden, target, chunk)
+    return _checkpointed(part, hidden, target, _whole(weight, chunk))
 
 
 def token_divergence(
@@ -164,7 +165,7 @@ def token_divergence(
     *,
     kind: str = "forward",
     temperature: float = 1.0,
-    chunk: int = 256,
+    chunk: int = 1024,
 ) -> Tensor:
     """`[N]` divergences between student and teacher at `N` positions, exact over the vocabulary, in chunks."""
 
@@ -173,7 +174,12 @@ def token_divergence(
 
         return (divergence(h @ weight.t() / temperature, g @ teacher_weight.t() / temperature, kind),)  # type: ignore[arg-type]
 
-    return _checkpointed(part, hidden, teacher_hidden, chunk)[0]
+    return _checkpointed(part, hidden, teacher_hidden, _whole(weight, chunk))[0]
+
+
+def _whole(weight: Tensor, chunk: int) -> int:
+    """Positions whose logits over the whole vocabulary may exist at once, where they are not computed in tiles."""
+    return max(1, min(chunk, WHOLE // weight.shape[0]))
 
 
 def _checkpointed(part: Callable[..., tuple[Tensor, ...]], hidden: Tensor, other: Tensor, chunk: int) -> Any:

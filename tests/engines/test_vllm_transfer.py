@@ -48,6 +48,14 @@ def test_devices_are_numbered_as_this_process_sees_them() -> None:
         own_devices(config(devices="0,1,2", replicas=2, tensor_parallel_size=2), ["0", "1", "2"])
 
 
+def test_devices_are_for_vllm(tiny: Path) -> None:
+    from curate.engines import open_engine
+
+    for name in ("transformers", "stub"):
+        with pytest.raises(UsageError, match=f"engine.devices is for vllm; the engine here is {name}"):
+            open_engine(EngineConfig(name=name, devices=[0]), tiny)
+
+
 def test_replicas_share_the_devices_out() -> None:
     four = ["2", "3", "6", "7"]
     assert [devices_of(i, 2, four)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["2,3", "6,7"]

@@ -93,6 +93,11 @@ def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
         ("sft model={tiny} corpus=sums max_length=4", "all 12 rows are longer than max_length=4"),
         ("sft model={tiny} corpus=sums trackers=[wandb]", "wandb is not installed"),
         ("distill model={tiny} teacher={stranger} corpus=sums", "do not share a tokenizer"),
+        (
+            "distill model={tiny} teacher={tiny} kind=onpolicy",
+            "kind: 'onpolicy'; there are sequences, forward",
+        ),
+        ("distill model={tiny} teacher={tiny} kind=on-policy", "problems: missing"),
         ("grpo model={tiny}", "problems: missing"),
         ("grpo model={tiny} problems=none", "none"),
         ("grpo model={tiny} problems=none prompts=3 mini_batches=2", "prompts (3) must be a multiple of mini_batches"),
