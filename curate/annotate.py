@@ -18,6 +18,7 @@ from pydantic import Field
 from curate.config import Config
 from curate.engines import EngineConfig
 from curate.jobs import Context, JobResult
+from curate.memory import DEFAULT, text_bytes
 from curate.progress import duration, task
 from curate.records import Problem
 from curate.warehouse import Version, Warehouse
@@ -67,6 +68,7 @@ class AnnotateConfig(Config):
     verifiers: list[str] = []
     consensus: ConsensusConfig | None = None
     judge: JudgeConfig | None = None
+    memory: str = DEFAULT  # bound of what is held at once, beside the verifiers' own processes and a judge
     label: str | None = None
 
 
@@ -83,6 +85,7 @@ class _Todo:
 def run(config: AnnotateConfig, context: Context) -> JobResult:
     """Annotate what is missing. The result counts the traces that were read for it."""
     started = time.monotonic()
+    size = text_bytes(config.memory)
     for name in config.verifiers:
         _known(name)
     sources = [v for v in context.warehouse.versions("traces") if not config.traces or v.dataset in config.traces]
@@ -96,7 +99,7 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
     if todo:
         with task(config.label or "annotate", len(todo)) as bar:
             for done, item in enumerate(todo, 1):
-                rows += _annotate(item, problems, context)
+                rows += _annotate(item, problems, context, size)
                 bar.update(done, f"{rows} traces")
     if config.consensus:
         rows += _consensus(config.consensus, sources, problems, targets, context)
@@ -109,7 +112,13 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
     result.refs = [target.ref for source in sources for target in targets[source.ref]]
     result.summary = f"{rows} traces annotated in {duration(result.seconds)}" if rows else "nothing new to annotate"
     if rows:
-        context.record(digest(config.model_dump())[:24], "annotate", config.label or "", config.model_dump(), result)
+        context.record(
+            digest(config.model_dump(exclude={"memory"}))[:24],
+            "annotate",
+            config.label or "",
+            config.model_dump(),
+            result,
+        )
     return result
 
 
@@ -190,23 +199,33 @@ def _verifier_version(name: str) -> str:
         return "0"  # a name that nothing answers to: every verdict is unverifiable, until something does
 
 
-def _annotate(item: _Todo, problems: pl.DataFrame, context: Context) -> int:
-    """Measure and judge one part; publish each result under the part's own name."""
+def _annotate(item: _Todo, problems: pl.DataFrame, context: Context, size: int) -> int:
+    """Measure and judge one part, `size` bytes of text at a time; publish each result under the part's own name."""
     import polars as pl
 
     from curate.signals import GROUPS, annotate_frame
+    from curate.signals.files import read_parts
 
-    traces = pl.read_parquet(item.path, columns=TRACE_COLUMNS)
     known = problems.select("problem_id", "question", "target_language") if len(problems) else None
-    frame = traces.join(known, on="problem_id", how="left", maintain_order="left") if known is not None else traces
-    if item.signals:
-        measured = annotate_frame(frame, list(item.signals))
-        for group, target in item.signals.items():
-            target.publish(item.name, measured.select("trace_id", "attempt", *GROUPS[group].columns))
-    if item.verdicts:
-        for name, rows in verdict_rows(traces, problems, context, list(item.verdicts)).items():
-            item.verdicts[name].publish(item.name, rows)
-    return len(traces)
+    measured: dict[str, list[pl.DataFrame]] = {group: [] for group in item.signals}
+    judged: dict[str, list[pl.DataFrame]] = {name: [] for name in item.verdicts}
+    rows = 0
+    for traces in read_parts(item.path, size, TRACE_COLUMNS):
+        rows += len(traces)
+        if item.signals:
+            frame = (
+                traces.join(known, on="problem_id", how="left", maintain_order="left") if known is not None else traces
+            )
+            found = annotate_frame(frame, list(item.signals))
+            for group, parts in measured.items():
+                parts.append(found.select("trace_id", "attempt", *GROUPS[group].columns))
+        for name, some in verdict_rows(traces, problems, context, list(item.verdicts)).items():
+            judged[name].append(some)
+    for group, target in item.signals.items():
+        target.publish(item.name, pl.concat(measured[group]))
+    for name, target in item.verdicts.items():
+        target.publish(item.name, pl.concat(judged[name], how="vertical_relaxed"))
+    return rows
 
 
 def verdict_rows(

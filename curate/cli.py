@@ -110,17 +110,17 @@ def annotate(
     out: Annotated[Path | None, typer.Option("--out", help="For files: where the annotated rows go.")] = None,
 ) -> None:
     """Add verdicts and signals to all traces that lack them, or signals to files; nothing is dropped."""
+    from curate import annotate as job
     from curate.config import validate
 
     files, overrides = _split(arguments)
+    checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
     if files:
         from curate.signals.files import annotate_files
 
-        print(f"{annotate_files(files, _needed_out(out), text_column, form)} rows annotated: {out}")
+        rows = annotate_files(files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory)
+        print(f"{rows} rows annotated: {out}")
         return
-    from curate import annotate as job
-
-    checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
     with _context(warehouse) as context:
         print(job.run(checked, context).summary)
 

@@ -17,6 +17,7 @@ from curate.filter.corpus import write_corpus
 from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
 from curate.jobs import Context, JobResult
+from curate.memory import DEFAULT, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.slices import Slices
@@ -37,7 +38,7 @@ class FilterConfig(Config):
     traces: list[str] = []
     where: str | None = None  # one more SQL condition on the view `annotated`
     set: dict[str, Any] = {}  # values of the rule set to replace, by dotted place
-    memory: str = "2GB"  # bound of what deciding holds; beyond half of it, DuckDB goes on in files of the warehouse
+    memory: str = DEFAULT  # bound of what deciding holds; beyond half of it, DuckDB goes on in files of the warehouse
     template: str | None = None  # of the prompts in the corpus; by default the rule set's, else the trace's own
 
 
@@ -77,15 +78,10 @@ def unread(rules: RuleSet, where: str | None) -> set[str]:
 @contextmanager
 def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> Iterator[None]:
     """Half of `memory` for DuckDB, which spills to the staging folder; the frames in Python need the rest."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])i?B\s*", memory)
-    if found is None:
-        raise UsageError(f"memory: {memory}: write 500MB or 2GB")
-    megabytes = float(found.group(1)) * (1000 if found.group(2) == "G" else 1)
-    if megabytes < 200:
-        raise UsageError(f"memory: {memory}: at least 200MB are needed")
+    size = megabytes(memory, 200)
     spill = root / STAGING / f"spill-{os.getpid()}"
     connection.execute(f"SET temp_directory = {quote(str(spill))}")
-    connection.execute(f"SET memory_limit = '{round(megabytes / 2)}MB'")
+    connection.execute(f"SET memory_limit = '{round(size / 2)}MB'")
     try:
         yield
     finally:

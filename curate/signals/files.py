@@ -2,8 +2,8 @@
 
     annotate_files(["traces.jsonl"], "annotated.parquet", text_column="completion")
 
-Memory is bounded by the size of a part (`PART_BYTES` of text), not by the size of the data. A file is written beside
-its target and renamed when it is whole.
+Memory is bounded by the size of a part, which follows from a setting, not by the size of the data. A file is written
+beside its target and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from typing import Any
 import polars as pl
 
 from curate.errors import CurateError, UsageError
+from curate.memory import DEFAULT, text_bytes
 from curate.signals import annotate_frame, column_groups, derived_columns, with_macros
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson")
 PART_ROWS = 20_000
-# Text in memory at once. Measuring takes about 25 bytes for each byte of a slice of it (curate/signals/__init__.py),
-# and the part itself is held three times: as read, as annotated, as written. 2 GB bounds all of it with room.
-PART_BYTES = 64 << 20
 
 
 def data_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -47,15 +45,19 @@ def data_files(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def read_parts(path: Path) -> Iterator[pl.DataFrame]:
-    """The rows of one file in order, a part at a time; `CurateError` with the line for malformed JSON."""
+def read_parts(path: Path, size: int | None = None, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+    """The rows of one file in order, parts of about `size` bytes; `CurateError` with the line for malformed JSON.
+
+    `columns`: only these, of a Parquet file. A file without rows gives one empty part if it is Parquet.
+    """
+    size = size or text_bytes(DEFAULT)
     if path.suffix == ".parquet":
-        yield from _parquet_parts(path)
+        yield from _parquet_parts(path, size, columns)
     else:
-        yield from _json_parts(path)
+        yield from _json_parts(path, size)
 
 
-def _parquet_parts(path: Path) -> Iterator[pl.DataFrame]:
+def _parquet_parts(path: Path, limit: int, columns: Sequence[str] | None) -> Iterator[pl.DataFrame]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -63,19 +65,23 @@ def _parquet_parts(path: Path) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(path) as file:
             meta = file.metadata
             size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) / max(meta.num_rows, 1)
-            rows = int(max(1, min(PART_ROWS, PART_BYTES / max(size, 1))))
-            for batch in file.iter_batches(batch_size=rows):
+            rows = int(max(1, min(PART_ROWS, limit / max(size, 1))))
+            if not meta.num_rows:
+                schema = file.schema_arrow
+                wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+                yield pl.DataFrame(pl.from_arrow(wanted.empty_table()))
+            for batch in file.iter_batches(batch_size=rows, columns=None if columns is None else list(columns)):
                 yield pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
     except (pa.ArrowInvalid, OSError) as error:
         raise CurateError(f"{path} is not readable Parquet: {error}") from error
 
 
-def _json_parts(path: Path) -> Iterator[pl.DataFrame]:
+def _json_parts(path: Path, limit: int) -> Iterator[pl.DataFrame]:
     schema = _json_schema(path)
     line = 1
     with path.open("rb") as file:
         # whole lines: what follows the last line break is left for the next part
-        while chunk := file.readlines(PART_BYTES):
+        while chunk := file.readlines(limit):
             for start in range(0, len(chunk), PART_ROWS):
                 lines = chunk[start : start + PART_ROWS]
                 try:
@@ -157,22 +163,24 @@ def annotate_files(
     form: str | None = None,
     groups: Iterable[str] | None = None,
     progress: Callable[[int], None] | None = None,
+    memory: str = DEFAULT,
 ) -> int:
     """Write the input's columns, the signals and the macros' columns; returns the number of rows written.
 
     `out` that ends in .parquet or .jsonl is one file; any other is a directory with a Parquet file for each input,
     where those that are there already are left as they are. Without `form` a text is reasoning as a whole; `r1`,
     `r1-zero` or `plain` say which tags are required. The columns `target_language`,
-    `question`, `finish_reason` and `prompt` are used where they are there.
+    `question`, `finish_reason` and `prompt` are used where they are there. `memory` bounds what is held at once.
     Raises `UsageError` for a missing column or one that a signal would overwrite.
     """
     files = data_files(paths)
     chosen = None if groups is None else list(groups)
+    size = text_bytes(memory)
     total = 0
     if Path(out).suffix in SUFFIXES:
         with Writer(out) as writer:
             for path in files:
-                for part in read_parts(path):
+                for part in read_parts(path, size):
                     writer.write(annotate_part(part, text_column, form, chosen, str(path)))
                     if progress is not None:
                         progress(writer.rows)
@@ -183,7 +191,7 @@ def annotate_files(
         if target.exists():
             continue
         with Writer(target) as writer:
-            for part in read_parts(path):
+            for part in read_parts(path, size):
                 writer.write(annotate_part(part, text_column, form, chosen, str(path)))
                 if progress is not None:
                     progress(total + writer.rows)
