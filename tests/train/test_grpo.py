@@ -141,7 +141,8 @@ def _mean() -> Any:
 
 def test_sampled_logprobs_are_the_trainers(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     for temperature in (1.0, 0.7):
-        settings = config(tiny_dir, steps=1, sampling={"max_tokens": 8, "temperature": temperature})
+        # Three rounds: the last one samples from weights that have moved, and reached the engine.
+        settings = config(tiny_dir, steps=3, sampling={"max_tokens": 8, "temperature": temperature})
         metrics = train_grpo(settings, Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS).metrics
         assert metrics["mismatch"] < 1e-5
         assert metrics["ratio"] == pytest.approx(1.0)
