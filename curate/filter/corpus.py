@@ -46,7 +46,7 @@ def write_corpus(
     templates = _templates(con, result, template, view)
     hashes = {label: found.hash for label, found in templates.items()}
     identity = [name, rules, kept["trace_id"].to_list(), kept["attempt"].to_list(), hashes, key]
-    facts = {"parents": list(parents), "config": {"rules": rules, **(config or {})}}
+    facts = {"parents": list(parents), "config": {"rules": rules, **(config or {}), "rule_set": rules}}
     version = warehouse.version("corpora", name, digest(identity)[:16], **facts)
     if not version.sealed:
         for number, rows in enumerate(corpus_rows(con, result, name, template, view=view)):

@@ -130,8 +130,7 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
         [version.dataset, version.version],
     ).drop("position")
     manifest = version.manifest
-    rules = (manifest.get("config") or {}).get("rules") or {}
-    about = rules.get("about", "") if isinstance(rules, dict) else ""
+    about = ((manifest.get("config") or {}).get("rule_set") or {}).get("about", "")
     lines = [
         "---",
         "configs:",
@@ -157,11 +156,17 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
         "",
         "## Lineage",
         "",
-        *[f"- made from `{parent}`" for parent in manifest.get("parents", [])],
+        *[f"- made from `{ref}`" for ref in _ancestors(warehouse, version)],
         f"- sealed {manifest.get('sealed_at', '')} by code version {manifest.get('code_version', '')}",
         "",
     ]
     return "\n".join(lines)
+
+
+def _ancestors(warehouse: Warehouse, version: Version) -> list[str]:
+    """Everything the corpus was made from, the nearest first: traces, models, what those were trained on, problems."""
+    rows = warehouse.sql("SELECT ancestor FROM ancestry WHERE ref = ? ORDER BY depth, ancestor", [version.ref])
+    return rows.get_column("ancestor").to_list()
 
 
 def _table(frame: pl.DataFrame) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from curate.errors import UsageError
 from curate.filter import apply_rules, load_rules
+from curate.filter.export import export_corpus
 from curate.filter.job import FilterConfig, run, unread
 from curate.jobs import Context
 from curate.pipeline import Done, _versions
@@ -121,3 +122,18 @@ def test_the_own_verifier_of_a_problem_has_the_word(warehouse: Warehouse) -> Non
     found = warehouse.sql("SELECT verdict, verified_by FROM annotated WHERE dataset = 'other' ORDER BY sample_index")
     assert found["verdict"].to_list() == ["correct", "wrong", "correct"]
     assert found["verified_by"].unique().to_list() == ["math"]
+
+
+def test_the_card_of_an_export_tells_what_the_corpus_is_and_all_it_comes_from(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    problems = warehouse.versions("problems")[0]
+    made = warehouse.version("traces", "late", "v1", parents=[problems.ref])
+    made.publish("0", traces("late", ["p0"]))
+    made.seal()
+    with Context(warehouse) as context:
+        run(FilterConfig(rules="unfiltered", corpus="c", traces=["late"]), context)
+    export_corpus(warehouse, "c", tmp_path / "c.jsonl")
+    told = (tmp_path / "c.md").read_text()
+    assert "Every trace that has a text, right or wrong." in told
+    assert told.index("made from `traces/late/v1`") < told.index(f"made from `{problems.ref}`")
