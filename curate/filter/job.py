@@ -21,7 +21,7 @@ from curate.memory import DEFAULT, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.slices import Slices
-from curate.warehouse.sql import connect, quote
+from curate.warehouse.sql import connect, create_views, quote, signal_groups
 from curate.warehouse.store import STAGING, check_name
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         print_funnel(found.funnel)
         for line in overlap_lines(found):
             print(line)
+        # Writing reads texts only: without this, every batch of them would join all signals again.
+        create_views(connection, context.warehouse, {"verdicts", *signal_groups()}, views=False)
         version = write_corpus(
             context.warehouse,
             connection,
