@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from curate.warehouse import Version, Warehouse
 
-PART_ROWS = 50_000  # rows whose text is in memory at once: about 400 MB at 8 KB a trace
+PART_ROWS = 15_000  # rows whose text is in memory at once: prompt, completion and messages are held several times
 _TEXTS = ("completion", "reasoning", "answer", "form", "template", "question")
 
 
