@@ -25,6 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +105,13 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
     return EngineConfig(name="vllm", dtype="bfloat16", max_model_len=options.max_model_len, memory=options.memory)
 
 
-def requests_of(plan: Plan) -> list[Request]:
+def requests_of(plan: Plan) -> Iterator[Request]:
     """What the job asks, in its order."""
     sampling = Sampling(temperature=1.0, max_tokens=plan.config.sampling.max_tokens)
-    return [
-        Request(f"{row['unit']}:{s}", plan.prompt(row, None), request_seed(plan.config.seed, row["unit"], s), sampling)
-        for row in plan.units.iter_rows(named=True)
-        for s in range(plan.config.samples)
-    ]
+    for row in plan.units.iter_rows(named=True):
+        prompt = plan.prompt(row, None)
+        for s in range(plan.config.samples):
+            yield Request(f"{row['unit']}:{s}", prompt, request_seed(plan.config.seed, row["unit"], s), sampling)
 
 
 def ours(engine: Any, config: GenerateConfig, warehouse: Path) -> tuple[int, float, float]:
@@ -195,7 +196,7 @@ def _run_pairs(options: argparse.Namespace, folder: Path, done: list[dict[str, A
     for number in range(len(done), len(done) + options.pairs):
         config = job_config(options, problems, seed=number)
         with Context(folder / "plan") as context:
-            asked = requests_of(make_plan(config, context, commit=False))
+            asked = list(requests_of(make_plan(config, context, commit=False)))
         both: dict[str, tuple[int, float, float]] = {}
         for who in ("ours", "bare") if number % 2 == 0 else ("bare", "ours"):
             if who == "ours":
@@ -251,7 +252,7 @@ def one(options: argparse.Namespace) -> None:
         }
         config = generate_config(data)
         with Context(folder / "wh") as context:
-            asked = requests_of(make_plan(config, context, commit=False))[:2_000]
+            asked = list(islice(requests_of(make_plan(config, context, commit=False)), 2_000))
             engine = open_engine(config.engine, model)
             start = time.monotonic()
             tokens = sum(done.completion_tokens for done in engine.generate(asked))
