@@ -25,7 +25,10 @@ def signatures(texts: pl.Series, near: bool = True) -> pl.DataFrame:
     fold = pl.DataFrame({"text": texts.cast(pl.String)}).select(folded(pl.col("text")).alias("text"))
     columns = {"exact": pl.when(pl.col("text") != "").then(pl.col("text").hash())}
     if near:
-        sketch = textproc.minhash(pl.col("text"), tokenizer_pattern=TOKEN, buckets=BANDS, bsize=ROWS, window=SHINGLE)
+        sketch = pl.col("sketch")
+        # A column of its own: in twenty expressions the plugin would be called twenty times.
+        made = textproc.minhash(pl.col("text"), tokenizer_pattern=TOKEN, buckets=BANDS, bsize=ROWS, window=SHINGLE)
+        fold = fold.with_columns(sketch=made)
         # 32 hexadecimal digits a band, of which 64 bits are enough
         width = 32
         bands = pl.concat_list([sketch.str.slice(i * width, width).hash() for i in range(BANDS)])
