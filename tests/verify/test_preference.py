@@ -194,6 +194,8 @@ class Longer(StubEngine):
 
 
 def test_a_judge_is_opened_once_and_closed(stub_model: str) -> None:
+    release()  # a test of the trainer uses this judge, too
+    Longer.opened = Longer.closed = 0
     spec = {"preference": {"options": {"model": stub_model, "engine": {"name": f"{__name__}:Longer"}}}}
     first, again = score(frame(), spec), score(frame(), spec)
     assert first.equals(again)
