@@ -14,6 +14,7 @@ that we leave out no completion. Memory is the peak of the process during an upd
 ways: what it holds at rest after an update (libraries, weights, moments) and gradients (4 bytes a parameter); and what
 it holds with the model loaded and nothing done, with gradients and moments (12 bytes a parameter), which counts the
 libraries that a first update loads. `cores_taken_by_others` says how busy the machine was with something else.
+With `--device cuda` memory is what the GPU's allocator gave out, less 16 bytes a parameter.
 For grpo all contenders get a copy of the model whose end token is one it never says (`--end`), so that every completion
 has its full length: else who happens to sample shorter ones looks faster.
 """
@@ -101,6 +102,10 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
         for at in range(0, count, args.batch):
             sft_step(policy, rows[at : at + args.batch], World(), likelihood)
             optimizer_step(policy, optimizer, 1e-6, 1.0)
+    if args.device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
     seconds = time.perf_counter() - started
     return {"tokens_per_second": sum(lengths) / seconds, "seconds": seconds}
 
@@ -120,7 +125,7 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
         if args.checkpointing:  # as its own loop does when it begins
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-        parts = [
+        parts: list[dict[str, Any]] = [
             {
                 "prompt_ids": torch.tensor([prompt] * micro),
                 "prompt_mask": torch.ones(micro, args.prompt, dtype=torch.long),
@@ -131,11 +136,12 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
             }
             for at in range(0, args.samples, micro)
         ]
+        parts = [{key: value.to(args.device) for key, value in part.items()} for part in parts]
 
         def update() -> None:
             model.train()
             for inputs in parts:
-                with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                with torch.autocast(args.device, torch.bfloat16, enabled=args.bf16):
                     value = trainer.compute_loss(model, inputs)
                 value.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -159,6 +165,8 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
             optimizer_step(policy, optimizer, 1e-6, 1.0)
 
     parameters = sum(p.numel() for p in model.parameters()) / 2**30
+    if args.device == "cuda":
+        return loss_on_gpu(update, parameters, args.steps)
     ctypes.CDLL(None).malloc_trim(0)
     loaded = status("VmRSS") + 12 * parameters
     update()
@@ -178,6 +186,23 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
         "rest_gib": rest,
         "loaded_gib": loaded,
     }
+
+
+def loss_on_gpu(update: Callable[[], None], parameters: float, steps: int) -> dict[str, float]:
+    """Seconds, and the peak that the allocator gave out above weights, moments and gradients (16 bytes a parameter)."""
+    import torch
+
+    update()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    seconds = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        update()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    return {"seconds": min(seconds), "memory_above_state_gib": peak - 16 * parameters, "peak_gib": peak}
 
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
@@ -252,7 +277,7 @@ def our_compute(contender: str, args: argparse.Namespace) -> dict[str, Any]:
     rows = rows_of(contender, 0)
     return {
         "precision": "bf16" if args.bf16 else "fp32",
-        "device": "cpu",
+        "device": args.device,
         "micro_batch_tokens": args.prompt + rows * args.completion if rows else args.micro,
         "gradient_checkpointing": args.checkpointing,
     }
@@ -271,7 +296,7 @@ def trl_options(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "output_dir": tempfile.mkdtemp(),
         "bf16": args.bf16,
-        "use_cpu": True,
+        "use_cpu": args.device == "cpu",
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
@@ -393,6 +418,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=20)
     parser.add_argument("--completion", type=int, default=64)
     parser.add_argument("--micro", type=int, default=1280, help="compute.micro_batch_tokens of ours")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--fp32", dest="bf16", action="store_false")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in all contenders")
     parser.add_argument("--end", default="<file_sep>", help="grpo: a token that the model never says")

@@ -13,6 +13,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from curate.train.layout import Sequence_
 
+# `CURATE_TEST_DEVICE=cuda pytest tests/train` holds a GPU to the same values.
+DEVICE = os.environ.get("CURATE_TEST_DEVICE", "cpu")
+
 
 @pytest.fixture(scope="session")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -45,12 +48,12 @@ def ragged() -> list[Sequence_]:
     return made
 
 
-def policy_of(path: Path, double: bool = True, **compute: Any) -> Any:
+def policy_of(path: Path, double: bool = True, device: str = DEVICE, **compute: Any) -> Any:
     """A policy in float64 (the model's own arithmetic), or fp32."""
     from curate.train.config import ModelConfig
     from curate.train.model import load_policy
 
-    policy, _ = load_policy(path, ModelConfig(precision="fp32", device="cpu", **compute))
+    policy, _ = load_policy(path, ModelConfig(precision="fp32", device=device, **compute))
     if double:
         policy.model.double()
         _exact(policy.model)

@@ -19,8 +19,9 @@ from curate.train.config import GRPOConfig  # noqa: E402
 from curate.train.grpo import train_grpo  # noqa: E402
 from curate.train.rollouts import problem_stream  # noqa: E402
 from curate.warehouse import Warehouse  # noqa: E402
+from tests.train.conftest import DEVICE  # noqa: E402
 
-EXACT = {"precision": "fp32", "device": "cpu"}
+EXACT = {"precision": "fp32", "device": DEVICE}
 PROBLEMS = [Problem(question=f"say {c}", reference=c, verifier="exact", problem_id=f"p{c}") for c in "abcdefgh"]
 
 

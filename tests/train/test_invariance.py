@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 from curate.train.advantages import group_advantages  # noqa: E402
 from curate.train.layout import Sequence_, padded_layout, tree_layout  # noqa: E402
 from curate.train.losses import PolicyTokens, policy_loss, row_weights  # noqa: E402
-from tests.train.conftest import policy_of  # noqa: E402
+from tests.train.conftest import DEVICE, policy_of  # noqa: E402
 
 ADVANTAGES = torch.tensor([1.0, -0.5, 0.3, 0.8, -1.0, 0.4, 0.7, -0.2], dtype=torch.float64)
 
@@ -32,17 +32,17 @@ def gradients(policy: Any, sequences: list[Sequence_], cuts: list[list[int]], la
     total = 0.0
     for cut in cuts:
         layout = lay([sequences[i] for i in cut])
-        new, _ = policy.logprobs(layout)
+        new, row = policy.logprobs(layout)[0].cpu(), layout.row.cpu()
         # the position of each token within its row, whatever the order in which the layout put the rows
-        within = torch.cat([torch.arange(int((layout.row == r).sum())) for r in layout.row.unique_consecutive()])
-        shift = old[starts[torch.tensor(cut)][layout.row] + within]
+        within = torch.cat([torch.arange(int((row == r).sum())) for r in row.unique_consecutive()])
+        shift = old[starts[torch.tensor(cut)][row] + within]
         tokens = PolicyTokens(
-            new, layout.row, ADVANTAGES[cut], weights[cut], old=new.detach() - shift, ref=new.detach() + shift
+            new, row, ADVANTAGES[cut], weights[cut], old=new.detach() - shift, ref=new.detach() + shift
         )
         part = policy_loss(tokens, beta=0.1).loss
         part.backward()
         total += part.item()
-    return total, {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+    return total, {n: p.grad.cpu() for n, p in policy.model.named_parameters() if p.grad is not None}
 
 
 def same(a: Any, b: Any, tolerance: float = 1e-10) -> None:
@@ -158,3 +158,10 @@ def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> N
             assert held <= limit or len(cut) == 1
     assert len(micro_batches(sequences, 1)) == 8
     assert len(micro_batches(sequences, 1000)) == 1
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: CURATE_TEST_DEVICE=cuda")
+def test_a_gpu_gives_the_gradients_of_the_cpu(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+    policies = [policy_of(tiny_dir, device=device) for device in (DEVICE, "cpu")]
+    found, wanted = (gradients(p, sequences, CUTS["1x8"], tree_layout, "dapo") for p in policies)
+    same(found, wanted)

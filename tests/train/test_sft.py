@@ -15,8 +15,9 @@ from curate.errors import CurateError, UsageError  # noqa: E402
 from curate.train.config import SFTConfig  # noqa: E402
 from curate.train.sft import load_examples, mixture, order, show_example, train_sft  # noqa: E402
 from curate.warehouse import Warehouse  # noqa: E402
+from tests.train.conftest import DEVICE  # noqa: E402
 
-EXACT = {"precision": "fp32", "device": "cpu"}
+EXACT = {"precision": "fp32", "device": DEVICE}
 
 
 def corpus(wh: Warehouse, name: str = "sums", n: int = 12, **columns: Any) -> Any:
@@ -266,7 +267,7 @@ def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
     from curate.train.layout import Sequence_
     from curate.train.model import load_policy, write_model
 
-    policy, tokenizer = load_policy(tiny_dir, ModelConfig(precision="fp32", device="cpu", lora=LoraConfig(rank=4)))
+    policy, tokenizer = load_policy(tiny_dir, ModelConfig(precision="fp32", device=DEVICE, lora=LoraConfig(rank=4)))
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
@@ -277,7 +278,7 @@ def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
     with policy.without_adapters():
         before = policy.all_logprobs(sequences)[0]
     write_model(policy, tokenizer, tmp_path / "merged", "float32")
-    merged, _ = load_policy(tmp_path / "merged", ModelConfig(precision="fp32", device="cpu"))
+    merged, _ = load_policy(tmp_path / "merged", ModelConfig(precision="fp32", device=DEVICE))
     assert torch.allclose(merged.all_logprobs(sequences)[0], unmerged, atol=1e-5)
     assert not torch.allclose(before, unmerged, atol=1e-2)
     assert sum(p.requires_grad for p in policy.model.parameters()) < len(list(policy.model.parameters()))
