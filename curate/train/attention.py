@@ -10,7 +10,7 @@ trained in tree layout (`curate/train/layout.py`). Two ways to the same numbers:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from curate.train.layout import Layout
@@ -29,6 +29,15 @@ class FamilyIndex:
     members: Tensor  # [S, C]; padding repeats the first token of the member
     padding: Tensor | None  # [S, C] bool, or None where there is none
     hidden: Tensor  # [C, C] bool: what a token may not see of its own segment
+
+    @cached_property
+    def visible(self) -> Tensor | None:
+        """`[C, A + C]` bool: what a token sees; None where that is its own segment only. Made once for all layers."""
+        import torch
+
+        n_up = self.ancestors.shape[0]
+        above = torch.ones_like(self.hidden[:, :1]).expand(-1, n_up)
+        return torch.cat([above, ~self.hidden], dim=1) if n_up else None
 
 
 @dataclass
@@ -171,28 +180,26 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: fl
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
-    """The same by PyTorch's fused attention."""
+    """The same by PyTorch's fused attention: few launches, since on a GPU those are what a small model waits for."""
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    outputs = []
-    for family in tree.families:
-        (size, width), n_up = family.members.shape, family.ancestors.shape[0]
-        flat = family.members.reshape(-1)
-        fq, fk, fv = (
-            x.index_select(1, flat).view(x.shape[0], size, width, x.shape[-1]).transpose(0, 1) for x in (q, k, v)
-        )
-        mask = None
-        if n_up:
-            fk, fv = (
-                torch.cat([x.index_select(1, family.ancestors).expand(size, -1, -1, -1), own], dim=2)
-                for x, own in ((k, fk), (v, fv))
-            )
-            mask = torch.cat([torch.ones_like(family.hidden[:, :1]).expand(-1, n_up), ~family.hidden], dim=1)
-        repeat = q.shape[0] // k.shape[0]
-        fk, fv = fk.repeat_interleave(repeat, dim=1), fv.repeat_interleave(repeat, dim=1)
-        out = scaled_dot_product_attention(fq, fk, fv, attn_mask=mask, is_causal=mask is None, scale=scale)
-        outputs.append(out.transpose(0, 1).reshape(q.shape[0], size * width, -1))
+    heads, repeat = q.shape[0], q.shape[0] // k.shape[0]
+    every, outputs = torch.cat([q, k, v]), []
+    # Not cuDNN's, which plans anew for every shape: here hardly two micro-batches have the same.
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        for family in tree.families:
+            size, width = family.members.shape
+            taken = every.index_select(1, family.members.reshape(-1)).view(-1, size, width, q.shape[-1]).transpose(0, 1)
+            fq, fkv = taken[:, :heads], taken[:, heads:]
+            if family.ancestors.shape[0]:
+                up = every[heads:].index_select(1, family.ancestors)
+                fkv = torch.cat([up.expand(size, -1, -1, -1), fkv], dim=2)
+            fk, fv = fkv.repeat_interleave(repeat, dim=1).chunk(2, dim=1)
+            mask = family.visible
+            out = scaled_dot_product_attention(fq, fk, fv, attn_mask=mask, is_causal=mask is None, scale=scale)
+            outputs.append(out.transpose(0, 1).reshape(heads, size * width, -1))
     return torch.cat(outputs, dim=1).index_select(1, tree.inverse)
 
 

@@ -70,7 +70,7 @@ class Policy:
 
     def logprobs(self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`[N]` log-probs of the completion tokens with gradient, and `[N]` entropies (zeros if not asked)."""
-        return self.module(layout, temperature, entropy)
+        return self.module(layout.to(self.device), temperature, entropy)
 
     def divergences(
         self, layout: Layout, teacher: Policy, *, kind: str = "forward", temperature: float = 1.0
@@ -307,8 +307,10 @@ def restore(policy: Policy, optimizer: Any, state: dict[str, Any]) -> None:
     import torch
 
     def placed(value: Any, like: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or value.shape != like.shape:
+        if not isinstance(value, torch.Tensor):
             return value
+        if value.shape != like.shape:  # the count of steps, which fused AdamW wants beside the weights
+            return value.to(like.device)
         if hasattr(like, "device_mesh"):
             from torch.distributed.tensor import distribute_tensor
 

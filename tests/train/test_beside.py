@@ -20,7 +20,10 @@ from curate.records import Completion, Request  # noqa: E402
 from curate.train import grpo, jobs  # noqa: E402
 from curate.train.grpo import train_grpo  # noqa: E402
 from curate.warehouse import Warehouse  # noqa: E402
+from tests.train.conftest import DEVICE  # noqa: E402
 from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config, same_weights  # noqa: E402
+
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="tells of an engine as if there were a GPU")
 
 
 class Telling:

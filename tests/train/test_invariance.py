@@ -143,7 +143,8 @@ def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[S
     layout = tree_layout(sequences[:3])
     advantage = group_advantages(torch.tensor([0.1, 0.1, 0.1]), torch.tensor([0, 0, 0]))
     weight = row_weights(torch.tensor([3, 1, 9]), torch.ones(3, dtype=torch.bool))
-    policy_loss(PolicyTokens(policy.logprobs(layout)[0], layout.row, advantage, weight)).loss.backward()
+    new = policy.logprobs(layout)[0].cpu()
+    policy_loss(PolicyTokens(new, layout.row.cpu(), advantage, weight)).loss.backward()
     assert all(float(p.grad.abs().max()) == 0.0 for p in policy.model.parameters() if p.grad is not None)
 
 
@@ -164,4 +165,4 @@ def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> N
 def test_a_gpu_gives_the_gradients_of_the_cpu(tiny_dir: Path, sequences: list[Sequence_]) -> None:
     policies = [policy_of(tiny_dir, device=device) for device in (DEVICE, "cpu")]
     found, wanted = (gradients(p, sequences, CUTS["1x8"], tree_layout, "dapo") for p in policies)
-    same(found, wanted)
+    same(found, wanted, 1e-5)  # rotary tables are computed in fp32
