@@ -1,5 +1,5 @@
 """The engine beside the trainer: on one GPU it sleeps while the trainer works, on GPUs of its own weights come without
-files. Shown with engines that say what they are told: none of it was ever run on a GPU."""
+files. Shown with engines that say what they are told; with vLLM none of it was ever run on a GPU."""
 
 from __future__ import annotations
 
