@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from curate.report.html import Html, number, table, tag
 
 WIDE, HIGH = 330, 190
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 30
 DASHES = (None, "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
 
 
