@@ -180,14 +180,14 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: fl
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
-    """The same by PyTorch's fused attention: few launches, since on a GPU those are what a small model waits for."""
+    """The same by PyTorch's fused attention, with few launches: on a GPU they are what a small model waits for."""
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
     heads, repeat = q.shape[0], q.shape[0] // k.shape[0]
     every, outputs = torch.cat([q, k, v]), []
-    # Not cuDNN's, which plans anew for every shape: here hardly two micro-batches have the same.
+    # Not cuDNN's: one of three runs with it died, for whatever cause, and it was no faster (docs/train.md).
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         for family in tree.families:
             size, width = family.members.shape

@@ -70,7 +70,7 @@ class Policy:
 
     def logprobs(self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
         """`[N]` log-probs of the completion tokens with gradient, and `[N]` entropies (zeros if not asked)."""
-        return self.module(layout.to(self.device), temperature, entropy)
+        return self.module(layout, temperature, entropy)
 
     def divergences(
         self, layout: Layout, teacher: Policy, *, kind: str = "forward", temperature: float = 1.0

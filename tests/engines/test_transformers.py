@@ -62,7 +62,7 @@ def test_logprobs_are_those_of_a_plain_forward_pass(tiny: Path, temperature: flo
     """Ragged prompts in one batch, refilled: padding, positions and cache joins must leave no trace."""
     for completion in open_tiny(tiny, rows=4).generate(ask(12, temperature=temperature)):
         expected = plain_logprobs(tiny, completion, temperature or 1.0)
-        assert completion.logprobs == pytest.approx(expected, abs=5e-5)
+        assert completion.logprobs == pytest.approx(expected, abs=5e-5 if torch.cuda.is_available() else 2e-5)
         assert completion.completion_tokens == len(completion.token_ids or []) == len(expected)
 
 

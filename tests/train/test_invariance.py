@@ -31,7 +31,7 @@ def gradients(policy: Any, sequences: list[Sequence_], cuts: list[list[int]], la
     old = torch.randn(int(lengths.sum()), generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.2
     total = 0.0
     for cut in cuts:
-        layout = lay([sequences[i] for i in cut])
+        layout = lay([sequences[i] for i in cut]).to(policy.device)
         new, row = policy.logprobs(layout)[0].cpu(), layout.row.cpu()
         # the position of each token within its row, whatever the order in which the layout put the rows
         within = torch.cat([torch.arange(int((row == r).sum())) for r in row.unique_consecutive()])
@@ -115,10 +115,10 @@ def test_a_tree_computes_shared_tokens_once(sequences: list[Sequence_]) -> None:
 )
 def test_odd_shapes(policy: Any, odd: list[Sequence_]) -> None:
     policy.model.set_attn_implementation("curate_tree")
-    tree = tree_layout(odd)
+    tree = tree_layout(odd).to(policy.device)
     values = policy.logprobs(tree)[0]
     policy.model.set_attn_implementation("sdpa")
-    plain = padded_layout(odd)
+    plain = padded_layout(odd).to(policy.device)
     expected = policy.logprobs(plain)[0]
     for row in range(len(odd)):
         assert torch.allclose(values[tree.row == row], expected[plain.row == row], atol=1e-12)
@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_nothing(tiny_dir: Path, sequences: list[
 def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[Sequence_]) -> None:
     policy.model.set_attn_implementation("curate_tree")
     policy.model.zero_grad()
-    layout = tree_layout(sequences[:3])
+    layout = tree_layout(sequences[:3]).to(policy.device)
     advantage = group_advantages(torch.tensor([0.1, 0.1, 0.1]), torch.tensor([0, 0, 0]))
     weight = row_weights(torch.tensor([3, 1, 9]), torch.ones(3, dtype=torch.bool))
     new = policy.logprobs(layout)[0].cpu()
