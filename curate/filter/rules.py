@@ -326,18 +326,25 @@ def _nodes(tree: Any) -> list[dict[str, Any]]:
 # Written without brackets, these are parsed as columns.
 _CLOCKS = ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp")
 _UNSTEADY: set[str] = set()
+_ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS", "TIME WITH TIME ZONE")
 
 
 def _unsteady() -> set[str]:
-    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval, getenv, ..."""
+    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval, getenv, ...
+
+    A form of a function that takes times with a time zone also reads the setting TimeZone, and is marked for that since
+    DuckDB 2.0.1, `-` and `+` among them. It does not make the function unsteady: most of its forms take no such time.
+    """
     if not _UNSTEADY:
         import duckdb
 
         with duckdb.connect() as connection:
             rows = connection.execute(
                 "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-                "WHERE function_type = 'scalar' AND (stability <> 'CONSISTENT' OR has_side_effects)"
+                "WHERE function_type = 'scalar' AND (stability = 'VOLATILE' OR has_side_effects OR "
+                "(stability <> 'CONSISTENT' AND NOT list_has_any(parameter_types, ?)))",
+                [list(_ZONED)],
             ).fetchall()
         _UNSTEADY.update(name for (name,) in rows)
-        _UNSTEADY.update({"getenv", "current_setting"})
+        _UNSTEADY.update({"getenv", "current_setting", "age"})  # age(t) counts from today
     return _UNSTEADY
