@@ -149,11 +149,12 @@ def filter_(
 
         chosen = load_rules(checked.rules, checked.set)
         if explain:
-            print(explain_files(files, chosen, explain, text_column, form, checked.where))
+            print(explain_files(files, chosen, explain, text_column, form, checked.where, checked.memory))
             return
-        found = filter_files(files, chosen, _needed_out(out), text_column, form, checked.where)
+        found = filter_files(files, chosen, _needed_out(out), text_column, form, checked.where, checked.memory)
         print_funnel(found.funnel)
-        print("\n".join([*job.overlap_lines(found), f"{len(found.kept)} of {len(found.decisions)} rows kept: {out}"]))
+        kept, looked_at, _ = found.counts()
+        print("\n".join([*job.overlap_lines(found), f"{kept} of {looked_at} rows kept: {out}"]))
         return
     with _context(warehouse) as context:
         if explain:

@@ -1,23 +1,32 @@
-"""From decisions to a sealed corpus: the kept rows, with prompts rendered anew and completions in the corpus's form."""
+"""From decisions to a sealed corpus: the kept rows, with prompts rendered anew and completions in the corpus's form.
+
+Rows come in the order of their ids, and texts are read slice by slice, each once: between the two lie files.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from curate.errors import CurateError
 from curate.filter.engine import FilterResult
+from curate.filter.rows import Ordered, bounds_of, in_chunks, problem_key
 from curate.prompts.forms import Form
 from curate.prompts.render import Template, load_template, render
+from curate.warehouse.sql import joined_as_written
 
 if TYPE_CHECKING:
     import duckdb
 
     from curate.warehouse import Version, Warehouse
 
-PART_ROWS = 15_000  # rows whose text is in memory at once: prompt, completion and messages are held several times
+PART_ROWS = 15_000
+PART_BYTES = 16 << 20  # of completions in a part: prompt, completion and messages are held several times
+_BATCH = 1_000  # rows with text that come from the view at once
+_RANGE = 2_000  # rows with text that are sorted at once
 _TEXTS = ("completion", "reasoning", "answer", "form", "template", "question")
 
 
@@ -32,24 +41,26 @@ def write_corpus(
     config: dict[str, Any] | None = None,
     key: Any = None,
     view: str = "annotated",
+    slices: Iterable[Any] = (),
 ) -> Version:
     """Seal `corpora/<name>/<version>` and its funnel; returns the corpus version (the same one when nothing changed).
 
     Prompts are rendered anew, without worked examples, by `template` (a name or a path), else by the rule set's, else
     by the one that each trace was asked with. The version is the hash of the rule set, the kept traces, the text of the
-    templates and `key` (whatever else determines the rows).
+    templates and `key` (whatever else determines the rows). `slices`: as `apply_rules` was given, over the same traces.
     """
-    from curate.warehouse.identity import digest
+    from curate.warehouse.identity import digest_listed
 
-    kept = _ordered(result)
     rules = result.rules.model_dump(mode="json")
     templates = _templates(con, result, template, view)
     hashes = {label: found.hash for label, found in templates.items()}
-    identity = [name, rules, kept["trace_id"].to_list(), kept["attempt"].to_list(), hashes, key]
+    with _ordered_ids(result) as ids:
+        listed = [(part["trace_id"].to_list() for part in ids()), (part["attempt"].to_list() for part in ids())]
+        identity = digest_listed([name, rules, *listed, hashes, key])
     facts = {"parents": list(parents), "config": {"rules": rules, **(config or {}), "rule_set": rules}}
-    version = warehouse.version("corpora", name, digest(identity)[:16], **facts)
+    version = warehouse.version("corpora", name, identity[:16], **facts)
     if not version.sealed:
-        for number, rows in enumerate(corpus_rows(con, result, name, template, view=view)):
+        for number, rows in enumerate(corpus_rows(con, result, name, template, view=view, slices=slices)):
             version.publish(f"{number:05d}", rows)
         version.seal()
     funnel = result.funnel.with_columns(corpus=pl.lit(name), corpus_version=pl.lit(version.version))
@@ -80,29 +91,80 @@ def corpus_rows(
     template: str | None = None,
     view: str = "annotated",
     part_rows: int = PART_ROWS,
+    slices: Iterable[Any] = (),
 ) -> Iterator[pl.DataFrame]:
     """The kept rows in the columns of schemas/corpora.sql, in the order of their ids, `part_rows` at a time."""
-    kept = _ordered(result)
     templates = _templates(con, result, template, view)
     known = {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
-    texts = [column for column in _TEXTS if column in known and column not in kept.columns]
-    for part in kept.iter_slices(part_rows):
-        con.register("_kept", part.with_row_index("_n").to_arrow())
-        try:
-            selected = ", ".join(["k.*", *(f'a."{column}"' for column in texts)])
-            rows = con.sql(
-                f"SELECT {selected} FROM _kept k JOIN {view} a ON a.trace_id = k.trace_id AND a.attempt = k.attempt "
-                "ORDER BY k._n"
-            ).pl()
-        finally:
-            con.unregister("_kept")
-        yield _shape_rows(rows.drop("_n"), result, name, templates)
+    texts = [column for column in _TEXTS if column in known]
+    if result.rules.kind == "rl":
+        texts = [column for column in texts if column not in ("completion", "reasoning", "answer")]
+    longest = "completion" if "completion" in texts else "question"
+    ordered = Ordered(_bounds(result, _RANGE), result.rows.folder)
+    try:
+        for kept in kept_by_slice(result, slices):
+            for batch in _with_texts(con, kept, texts, view):
+                ordered.add(batch)
+        for part in in_chunks(_one_each(ordered, result), part_rows, PART_BYTES, longest):
+            yield _shape_rows(part, result, name, templates)
+    finally:
+        ordered.remove()
 
 
-def _ordered(result: FilterResult) -> pl.DataFrame:
-    """Kept traces in an order of their own; for RL, one row a problem."""
-    kept = result.kept.sort("trace_id", "attempt")
-    return kept.unique("problem_id", keep="first", maintain_order=True) if result.rules.kind == "rl" else kept
+def kept_by_slice(result: FilterResult, slices: Iterable[Any]) -> Iterator[pl.DataFrame]:
+    """The kept rows of each slice, while the view shows it; all of them, one after the other, where it shows all."""
+    numbers = range(result.rows.parts)
+    if not slices or result.rows.parts == 1:
+        yield from map(result.rows.kept, numbers)
+        return
+    for number, _ in zip(numbers, slices, strict=True):
+        yield result.rows.kept(number)
+
+
+def _with_texts(
+    con: duckdb.DuckDBPyConnection, kept: pl.DataFrame, texts: list[str], view: str
+) -> Iterator[pl.DataFrame]:
+    con.register("_kept", kept.to_arrow())
+    try:
+        selected = ", ".join(["k.*", *(f'a."{column}"' for column in texts)])
+        with joined_as_written(con):
+            reader = con.sql(
+                f"SELECT {selected} FROM {view} a JOIN _kept k ON a.trace_id = k.trace_id AND a.attempt = k.attempt"
+            ).to_arrow_reader(_BATCH)
+            for batch in reader:
+                yield pl.DataFrame(pl.from_arrow(batch))
+    finally:
+        con.unregister("_kept")
+
+
+def _bounds(result: FilterResult, rows: int) -> pl.Series:
+    return bounds_of((result.rows.kept(number) for number in range(result.rows.parts)), rows)
+
+
+@contextmanager
+def _ordered_ids(result: FilterResult) -> Iterator[Callable[[], Iterator[pl.DataFrame]]]:
+    """Gives, as often as asked, the ids of the corpus's rows in order."""
+    ordered = Ordered(_bounds(result, 16 * PART_ROWS), result.rows.folder)
+    try:
+        for number in range(result.rows.parts):
+            ordered.add(result.rows.kept(number).select("trace_id", "attempt", "problem_id"))
+        yield lambda: _one_each(ordered, result)
+    finally:
+        ordered.remove()
+
+
+def _one_each(parts: Iterable[pl.DataFrame], result: FilterResult) -> Iterator[pl.DataFrame]:
+    """Rows in order as the corpus has them: for RL, the first row of each problem."""
+    if result.rules.kind != "rl":
+        yield from parts
+        return
+    seen = pl.Series("problem_id", [], dtype=pl.UInt64)
+    for part in parts:
+        first = part.unique("problem_id", keep="first", maintain_order=True)
+        keys = first.select(problem_key()).to_series()
+        new = ~keys.is_in(seen.implode())
+        seen = pl.concat([seen, keys.filter(new)])
+        yield first.filter(new)
 
 
 def _templates(
@@ -116,6 +178,8 @@ def _templates(
 
 def _shape_rows(rows: pl.DataFrame, result: FilterResult, name: str, templates: dict[str, Template]) -> pl.DataFrame:
     output, reinforcement = result.rules.output, result.rules.kind == "rl"
+    if reinforcement:  # its rows are prompts; what was sampled is not read
+        rows = rows.with_columns(pl.lit("").alias(column) for column in ("completion", "reasoning", "answer"))
     if rows["question"].null_count() or rows["template"].null_count():
         raise CurateError(
             f"{rows.filter(pl.col('question').is_null() | pl.col('template').is_null()).height} kept traces have no "

@@ -1,21 +1,24 @@
 """Rules over the `annotated` view: which traces are kept, what every rule did, and why one trace fell.
 
-DuckDB evaluates each predicate once over the narrow columns that it names, which gives a frame of booleans; the funnel
-and the selection are Polars over that frame. No text is read unless a rule names a text column.
+DuckDB evaluates each predicate once over the narrow columns that it names, a slice of traces at a time, which gives a
+frame of booleans; the funnel counts them, and the selection is Polars over a few numbers of each trace that passed. The
+rows wait in files. No text is read unless a rule names a text column.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from curate.errors import CurateError, UsageError
-from curate.filter.funnel import funnel_of
-from curate.filter.rules import RuleSet, Selection, check_expression
+from curate.filter.funnel import band_of, count_rules, count_steps, funnel_of
+from curate.filter.rows import Rows, numbers_read
+from curate.filter.rules import STEPS, RuleSet, Selection, check_expression
 from curate.filter.select import select
 from curate.filter.texts import drop_by_text
 
@@ -30,17 +33,30 @@ CARRIED = ("trace_id", "attempt", "problem_id", "source", "domain", "recipe", "d
 class FilterResult:
     """What a rule set made of the traces.
 
-    kept: trace_id, attempt, problem_id, source, domain, recipe, difficulty, quality; one row a kept trace.
     funnel: the columns of schemas/funnel.sql without corpus and corpus_version.
-    decisions: trace_id, attempt, dropped_by (the rule or selection step a trace fell to; null: kept); one row a trace.
     overlaps: problem_id, tokens, overlap (the words shared with a benchmark); one row a contaminated problem.
+    rows: every trace with what became of it, slice by slice; `kept` and `decisions` hold them all at once.
     """
 
     rules: RuleSet
-    kept: pl.DataFrame
     funnel: pl.DataFrame
-    decisions: pl.DataFrame
     overlaps: pl.DataFrame
+    rows: Rows
+
+    @property
+    def kept(self) -> pl.DataFrame:
+        """trace_id, attempt, problem_id, source, domain, recipe, difficulty, quality; one row a kept trace."""
+        return pl.concat([self.rows.kept(number) for number in range(self.rows.parts)])
+
+    @property
+    def decisions(self) -> pl.DataFrame:
+        """trace_id, attempt, dropped_by (the rule or selection step a trace fell to; null: kept); one row a trace."""
+        return pl.concat([self.rows.decided(number) for number in range(self.rows.parts)])
+
+    def counts(self) -> tuple[int, int, int]:
+        """Traces kept, traces looked at, and problems of the kept ones."""
+        kept = self.rows.left.filter(pl.col("dropped_by").is_null())
+        return kept.height, self.rows.total, kept.get_column("problem_id").n_unique()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,33 +86,27 @@ def apply_rules(
     where: str | None = None,
     view: str = "annotated",
     slices: Iterable[Any] = (),
+    folder: Path | None = None,
 ) -> FilterResult:
     """Decide over every trace of `view`, narrowed to `where` (a SQL expression). A null predicate does not pass.
 
     `slices`: iterating points the view at one slice of the traces after the other (see curate/warehouse/slices.py).
+    `folder`: where the rows lie as long as the result is used; by default the system's for temporary files.
 
     Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, and `CurateError` naming the rule
     that dropped most where nothing is kept.
     """
-    frame = _evaluate(con, rules, where, view, slices)
-    if frame.is_empty():
+    rows, counts, overlaps = _decide(con, rules, where, view, slices, folder)
+    if not rows.total:
         raise CurateError(
             f"rule set '{rules.name}' had no trace to look at"
             + (f" where {where}" if where else "")
             + ": generate and annotate some first, or widen the selection"
         )
-    frame, overlaps = _decide(con, frame, rules, view)
-    funnel = funnel_of(frame, rules)
-    kept = frame.filter(pl.col("dropped_by").is_null())
-    if kept.is_empty():
-        raise _nothing_left(funnel, rules)
-    return FilterResult(
-        rules=rules,
-        kept=kept.select([name for name in CARRIED if name in frame.columns]).cast({pl.Categorical: pl.String}),
-        funnel=funnel,
-        decisions=frame.select("trace_id", "attempt", "dropped_by"),
-        overlaps=overlaps,
-    )
+    found = FilterResult(rules, funnel_of([*counts, count_steps(rows.left, rules)], rules), overlaps, rows)
+    if not found.counts()[0]:
+        raise _nothing_left(found.funnel, rules)
+    return found
 
 
 def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
@@ -132,7 +142,7 @@ def explain(
     full = found[0]
     columns = _columns(con, view)
     one = f"trace_id = {_quote(full)}"
-    frame = _evaluate(con, rules, one, view)
+    frame = next(_evaluate(con, rules, one, view))
     rows = []
     for rule in rules.rules:
         read = [name for name in check_expression(rule.keep, rule.name) if name in columns]
@@ -154,61 +164,103 @@ _EXPLAINED = {"rule": pl.String, "keep": pl.String, "passed": pl.Boolean, "reaso
 
 def _fate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, trace_id: str) -> str | None:
     """What the trace fell to among all the others: selection depends on them."""
-    decided, _ = _decide(con, _evaluate(con, rules, where, view), rules, view)
-    decided = decided.filter(pl.col("trace_id") == trace_id)
-    return decided["dropped_by"][0] if decided.height else "where"
+    rows, _, _ = _decide(con, rules, where, view)
+    for number in range(rows.parts):
+        decided = rows.decided(number).filter(pl.col("trace_id") == trace_id)
+        if decided.height:
+            fate: str | None = decided["dropped_by"][0]
+            return fate
+    return "where"
 
 
 def _decide(
-    con: duckdb.DuckDBPyConnection, frame: pl.DataFrame, rules: RuleSet, view: str
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Adds `dropped_by`: the first rule that a trace fails, else the selection step that leaves it out, else null.
+    con: duckdb.DuckDBPyConnection,
+    rules: RuleSet,
+    where: str | None,
+    view: str,
+    slices: Iterable[Any] = (),
+    folder: Path | None = None,
+) -> tuple[Rows, list[pl.DataFrame], pl.DataFrame]:
+    """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that leaves it out.
 
-    The second frame tells the overlaps with benchmarks.
+    Beside them what the rules did to each slice (for the funnel), and the overlaps with benchmarks.
     """
+    # A window looks at other traces, which may lie in other slices.
+    asked = " ".join([*rules.predicates().values(), where or ""])
+    slices = () if re.search(r"\bover\b", asked, re.IGNORECASE) else slices
     failed = [pl.when(~pl.col(f"rule:{rule.name}")).then(pl.lit(rule.name)) for rule in rules.rules]
-    frame = frame.with_columns(dropped_by=pl.coalesce(*failed, pl.lit(None, dtype=pl.String)))
-    frame, overlaps = drop_by_text(con, frame, rules.select, view)
-    return select(frame, rules.select), overlaps
+    rows = Rows([*(rule.name for rule in rules.rules), *STEPS], numbers_read(rules.select), folder)
+    counts = []
+    for frame in _evaluate(con, rules, where, view, slices):
+        frame = frame.with_columns(
+            dropped_by=pl.coalesce(*failed, pl.lit(None, dtype=pl.String)), _fifth=band_of("_band")
+        )
+        counts.append(count_rules(frame, rules))
+        rows.add(frame)
+    rows.close()
+    overlaps = drop_by_text(con, rows, rules.select, view, slices)
+    rows.left = select(rows.left, rules.select)
+    return rows, counts, overlaps
 
 
 def _evaluate(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, slices: Iterable[Any] = ()
-) -> pl.DataFrame:
-    """One row a trace: the carried columns, `rule:NAME` booleans, and what the selection reads (names with `_`)."""
+) -> Iterator[pl.DataFrame]:
+    """A frame a slice, one row a trace: the carried columns, `rule:NAME`, and what the selection reads (with `_`)."""
     if where is not None:
         check_expression(where, "where")
-    columns = _columns(con, view)
-    carried = [name for name in CARRIED if name in columns]
-    selection = rules.select
-    wanted = {f"rule:{rule.name}": f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
-    wanted["_by"] = f"({_order(rules)}\n)::DOUBLE"
-    wanted["_best"] = f"({selection.duplicates.by if selection.duplicates else 'NULL'}\n)::DOUBLE"
-    if selection.duplicates and selection.duplicates.within:
-        wanted["_within"] = f"({selection.duplicates.within}\n)::VARCHAR"
-    wanted["_band"] = f"({_difficulty(rules)}\n)::DOUBLE"
-    wanted["_balance"] = f"({selection.balance.by}\n)::VARCHAR" if selection.balance else "NULL::VARCHAR"
-    if selection.per_problem.diverse is not None:
-        wanted["_shape"] = (
-            "[coalesce(ln(1 + step_count), 0), coalesce(ln(1 + characters), 0), coalesce(ln(1 + reflection_count), 0)]"
-        )
+    carried = [name for name in CARRIED if name in _columns(con, view)]
+    wanted = _wanted(rules)
     within = " AND ".join(f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None) or "TRUE"
     selected = [_name(name) for name in carried] + [f"{sql} AS {_name(name)}" for name, sql in wanted.items()]
     asked = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
     asked = f"SELECT *, {_draw(rules)} AS _draw FROM ({asked})"
-    # A window looks at other traces, which may lie in other slices.
-    windowed = re.search(r"\bover\b", asked, re.IGNORECASE)
     try:
-        parts = [_narrow(con.sql(asked).pl()) for _ in (slices if slices and not windowed else (0,))]
-        return pl.concat(parts)
+        rates = _rates(con, rules, within, view, slices)
+        for _ in slices or (0,):
+            frame = con.sql(asked).pl()
+            # Names that come again and again are kept once each.
+            frame = frame.with_columns(pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns)
+            yield frame if rates is None else frame.join(rates, on="problem_id", how="left", maintain_order="left")
     except Exception as error:  # DuckDB's own classes vary; each expression is asked alone to find the one at fault
         _blame(con, rules, where, view, wanted)
         raise UsageError(f"rule set '{rules.name}' could not be asked of {view}: {error}") from error
 
 
-def _narrow(frame: pl.DataFrame) -> pl.DataFrame:
-    """Names that come again and again are kept once each."""
-    return frame.with_columns(pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns)
+def _wanted(rules: RuleSet) -> dict[str, str]:
+    """The SQL of every column that is asked for besides the carried ones."""
+    chosen = rules.select
+    wanted = {f"rule:{rule.name}": f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
+    wanted["_by"] = f"({_order(rules)}\n)::DOUBLE"
+    if chosen.duplicates:
+        wanted["_best"] = f"({chosen.duplicates.by}\n)::DOUBLE"
+        if chosen.duplicates.within:
+            wanted["_within"] = f"({chosen.duplicates.within}\n)::VARCHAR"
+    if chosen.difficulty is None or chosen.difficulty.model is None:
+        wanted["_band"] = f"({chosen.difficulty.by if chosen.difficulty else 'difficulty'}\n)::DOUBLE"
+    if chosen.balance:
+        wanted["_balance"] = f"({chosen.balance.by}\n)::VARCHAR"
+    if chosen.per_problem.diverse is not None:
+        wanted["_shape"] = (
+            "[coalesce(ln(1 + step_count), 0), coalesce(ln(1 + characters), 0), coalesce(ln(1 + reflection_count), 0)]"
+        )
+    return wanted
+
+
+def _rates(
+    con: duckdb.DuckDBPyConnection, rules: RuleSet, within: str, view: str, slices: Iterable[Any]
+) -> pl.DataFrame | None:
+    """problem_id and `_band`: 1 - pass rate of the model that the band of difficulty names; None without one."""
+    band = rules.select.difficulty
+    if band is None or band.model is None:
+        return None
+    asked = (
+        "SELECT problem_id, sum((verdict = 'correct')::INT)::BIGINT AS solved, count(verdict) AS judged "
+        f"FROM {view} WHERE {within} AND model = {_quote(band.model)} GROUP BY problem_id"
+    )
+    rates = pl.concat([con.sql(asked).pl() for _ in slices or (0,)]).group_by("problem_id").sum()
+    judged = pl.when(pl.col("judged") > 0).then("judged")
+    return rates.select("problem_id", (1 - pl.col("solved") / judged).alias("_band"))
 
 
 _NAMES = ("source", "domain", "recipe", "_balance")
@@ -230,16 +282,6 @@ def _order(rules: RuleSet) -> str:
     if chosen.shortest is not None:
         return "-characters"
     return "quality" if chosen.diverse is not None else "0"
-
-
-def _difficulty(rules: RuleSet) -> str:
-    band = rules.select.difficulty
-    if band is None:
-        return "difficulty"
-    if band.model is None:
-        return band.by
-    solved = "verdict = 'correct'"
-    return f"1 - avg(({solved})::INT) FILTER (model = {_quote(band.model)}) OVER (PARTITION BY problem_id)"
 
 
 def _blame(

@@ -1,13 +1,16 @@
 """Rules over plain Parquet and JSONL files, without a warehouse.
 
 The files are read twice: once for the narrow columns that the rules name (annotated on the way where a rule reads a
-signal that the file lacks), once to write the kept rows. Text is in memory part by part only, unless the selection asks
-for duplicates or contamination, which compare texts.
+signal that the file lacks), once to write the kept rows. The narrow columns wait in a temporary folder, and text is in
+memory part by part only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,8 +19,10 @@ import polars as pl
 from curate.errors import UsageError
 from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet
+from curate.memory import DEFAULT, megabytes, text_bytes
 from curate.signals import column_groups, derived_columns
 from curate.signals.files import Writer, annotate_part, data_files, read_parts
+from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:
     import duckdb
@@ -30,21 +35,21 @@ def filter_files(
     text_column: str = "completion",
     form: str | None = None,
     where: str | None = None,
+    memory: str = DEFAULT,
 ) -> FilterResult:
     """Write the rows that `rules` keep, with the columns of the input, to one Parquet or JSONL file.
 
-    Raises what `apply_rules` raises, and `UsageError` where a rule reads a column that the files have not.
+    Raises what `apply_rules` raises, and `UsageError` where a rule reads a column that the files have not. `memory`
+    bounds what is held at once.
     """
-    frame = narrow_frame(paths, rules, text_column, form, where)
-    with connect_frame(frame) as con:
-        result = apply_rules(con, rules, where)
-    kept = frame.get_column("trace_id").is_in(result.kept.get_column("trace_id").implode())
-    with Writer(out) as writer:
-        at = 0
-        for path in data_files(paths):
-            for part in read_parts(path):
-                writer.write(part.filter(kept.slice(at, part.height)))
-                at += part.height
+    size = text_bytes(memory)
+    with narrowed(paths, rules, text_column, form, where, memory) as narrow, Writer(out) as writer:
+        result = apply_rules(narrow.con, rules, where, slices=narrow)
+        everything = None if result.rows.parts == len(narrow.files) else result.kept
+        parts = (part for path in data_files(paths) for part in read_parts(path, size))
+        for number, part in enumerate(parts):
+            kept = result.rows.kept(number) if everything is None else everything
+            writer.write(part.filter(narrow.ids(number).is_in(kept.get_column("trace_id").implode())))
     return result
 
 
@@ -55,48 +60,99 @@ def explain_files(
     text_column: str = "completion",
     form: str | None = None,
     where: str | None = None,
+    memory: str = DEFAULT,
 ) -> str:
     """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called `row-000000000`, …"""
-    with connect_frame(narrow_frame(paths, rules, text_column, form, where)) as con:
-        return str(explain(con, rules, trace_id, where))
+    with narrowed(paths, rules, text_column, form, where, memory) as narrow:
+        return str(explain(narrow.con, rules, trace_id, where))
 
 
-def connect_frame(frame: pl.DataFrame) -> duckdb.DuckDBPyConnection:
-    """A connection whose view `annotated` is `frame`: for `apply_rules` and `explain`. Use it in a `with`."""
-    import duckdb
+class Narrow:
+    """What the rules read of some files, a Parquet file for each part of them, in order.
 
-    con = duckdb.connect()
-    con.register("annotated", frame.to_arrow())
-    return con
+    The view `annotated` of `con` shows all of them; iterating points it at one after the other.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
+        self.con, self.files = con, files
+        self._show(files)
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for number, file in enumerate(self.files):
+                self._show([file])
+                yield number
+        finally:
+            self._show(self.files)
+
+    def _show(self, files: list[Path]) -> None:
+        listed = ", ".join(quote(str(file)) for file in files)
+        self.con.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT * FROM read_parquet([{listed}])")
+
+    def ids(self, number: int) -> pl.Series:
+        return pl.read_parquet(self.files[number], columns=["trace_id"]).get_column("trace_id")
 
 
-def narrow_frame(
+@contextmanager
+def narrowed(
     paths: Sequence[str | Path],
     rules: RuleSet,
     text_column: str = "completion",
     form: str | None = None,
     where: str | None = None,
-) -> pl.DataFrame:
+    memory: str = DEFAULT,
+) -> Iterator[Narrow]:
     """One row a row of the files, in order, with the columns that the rules read.
 
     Rows without a column `trace_id` are called by their number over all files (`row-000000000`); rows without
     `problem_id` share a problem where their `question` is the same, else each is its own. Columns of traces and
     problems that the files lack are null; a missing verdict, or an unknown column, is a `UsageError` naming the rule.
     """
-    needed = columns_read(rules, where)
-    parts: list[pl.DataFrame] = []
-    rows = 0
+    import duckdb
+
+    folder = Path(tempfile.mkdtemp(prefix="curate-"))
+    try:
+        files, named = _write_parts(paths, columns_read(rules, where), text_column, form, text_bytes(memory), folder)
+        with duckdb.connect() as con:
+            con.execute(f"SET temp_directory = {quote(str(folder / 'spill'))}")
+            con.execute(f"SET memory_limit = '{round(megabytes(memory, 200) / 2)}MB'")
+            narrow = Narrow(con, files)
+            twice = "SELECT 1 FROM annotated GROUP BY trace_id HAVING count(*) > 1 LIMIT 1"
+            if named and con.execute(twice).fetchone():
+                raise UsageError("the column trace_id holds some ids twice: make them distinct, or rename the column")
+            yield narrow
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_parts(
+    paths: Sequence[str | Path],
+    needed: dict[str, str],
+    text_column: str,
+    form: str | None,
+    size: int,
+    folder: Path,
+) -> tuple[list[Path], bool]:
+    """The files of `Narrow`, all of one schema, and whether any part came with ids of its own."""
+    measured = (set(column_groups()) | set(derived_columns())) & set(needed)
+    files: list[Path] = []
+    shapes: list[pl.DataFrame] = []
+    rows, named = 0, False
     for path in data_files(paths):
-        for part in read_parts(path):
-            measured = set(column_groups()) | set(derived_columns())
-            if (measured & set(needed)) - set(part.columns):
+        for part in read_parts(path, size):
+            named |= "trace_id" in part.columns
+            if measured - set(part.columns):
                 part = annotate_part(part, text_column, form, None, str(path))
-            parts.append(_keys(part, rows, text_column).select(_column(part, name, needed) for name in needed))
+            narrow = _keys(part, rows, text_column).select(_column(part, name, needed) for name in needed)
+            files.append(folder / f"part-{len(files):05d}.parquet")
+            narrow.write_parquet(files[-1], compression="lz4")
+            shapes.append(narrow.clear())
             rows += part.height
-    frame = pl.concat(parts, how="vertical_relaxed")
-    if frame.get_column("trace_id").is_duplicated().any():
-        raise UsageError("the column trace_id holds some ids twice: make them distinct, or rename the column")
-    return frame
+    whole = pl.concat(shapes, how="vertical_relaxed").schema
+    for file, shape in zip(files, shapes, strict=True):
+        if shape.schema != whole:  # another file has the column in a wider type
+            pl.read_parquet(file).cast(whole).write_parquet(file, compression="lz4")
+    return files, named
 
 
 def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:

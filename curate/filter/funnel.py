@@ -11,30 +11,35 @@ from curate.filter.rules import STEPS, RuleSet
 BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
 
 
-def funnel_of(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """The columns of schemas/funnel.sql without corpus and corpus_version, from a decided frame.
+def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
+    """What each rule did to a slice of traces, by source and band (`_fifth`): drops_first and drops_alone by number."""
+    source = pl.col("source").cast(pl.String) if "source" in frame.columns else pl.lit(None, dtype=pl.String)
+    firsts, alone = [], []
+    for i, rule in enumerate(rules.rules):
+        firsts.append((pl.col("dropped_by") == rule.name).sum().cast(pl.Int64).alias(f"first{i}"))
+        alone.append((~pl.col(f"rule:{rule.name}")).sum().cast(pl.Int64).alias(f"alone{i}"))
+    whole = pl.len().cast(pl.Int64).alias("traces")
+    return frame.group_by(source.alias("source"), pl.col("_fifth").alias("difficulty")).agg(whole, *firsts, *alone)
+
+
+def count_steps(left: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
+    """What each selection step did to the traces that passed the rules, as `count_rules` does."""
+    steps = enumerate(_selection(rules), len(rules.rules))
+    firsts = [(pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}") for i, name in steps]
+    return left.group_by(pl.col("source").cast(pl.String), "difficulty").agg(firsts)
+
+
+def funnel_of(counts: list[pl.DataFrame], rules: RuleSet) -> pl.DataFrame:
+    """The columns of schemas/funnel.sql without corpus and corpus_version, from what was counted.
 
     `drops_alone` of a selection step is null: what it would drop depends on what the rules leave.
     """
-    source = pl.col("source").cast(pl.String) if "source" in frame.columns else pl.lit(None, dtype=pl.String)
-    steps = [(rule.name, rule.keep, f"rule:{rule.name}") for rule in rules.rules]
-    steps += [(name, what, "") for name, what in _selection(rules).items()]
+    steps = [(rule.name, rule.keep) for rule in rules.rules] + list(_selection(rules).items())
+    groups = pl.concat(counts, how="diagonal").group_by("source", "difficulty").agg(pl.all().sum())
     if not steps:
-        steps = [("none", "TRUE", "")]
-    groups = frame.group_by(source.alias("source"), _band().alias("difficulty")).agg(
-        pl.len().cast(pl.Int64).alias("traces"),
-        *[
-            (pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}")
-            for i, (name, _, _) in enumerate(steps)
-        ],
-        *[
-            (~pl.col(column)).sum().cast(pl.Int64).alias(f"alone{i}")
-            for i, (_, _, column) in enumerate(steps)
-            if column
-        ],
-    )
+        steps, groups = [("none", "TRUE")], groups.with_columns(first0=pl.lit(0, dtype=pl.Int64))
     rows, fallen = [], pl.lit(0)
-    for i, (name, sql, column) in enumerate(steps):
+    for i, (name, sql) in enumerate(steps):
         fallen = fallen + pl.col(f"first{i}")
         rows.append(
             groups.select(
@@ -43,9 +48,9 @@ def funnel_of(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
                 rule=pl.lit(name),
                 predicate=pl.lit(sql),
                 source="source",
-                difficulty="difficulty",
+                difficulty=pl.col("difficulty").cast(pl.String),
                 traces="traces",
-                drops_alone=pl.col(f"alone{i}") if column else pl.lit(None, dtype=pl.Int64),
+                drops_alone=f"alone{i}" if i < len(rules.rules) else pl.lit(None, dtype=pl.Int64),
                 drops_first=f"first{i}",
                 remaining=(pl.col("traces") - fallen).cast(pl.Int64),
             )
@@ -53,10 +58,11 @@ def funnel_of(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
     return pl.concat(rows).sort("position", "source", "difficulty", nulls_last=True)
 
 
-def _band() -> pl.Expr:
+def band_of(difficulty: str) -> pl.Expr:
     """The fifth of the range of difficulty that a trace's problem lies in; `unknown` where it has none."""
-    fifth = (pl.col("_band") * 5).floor().clip(0, 4).cast(pl.Int32)
-    return fifth.replace_strict(dict(enumerate(BANDS)), default=None, return_dtype=pl.String).fill_null("unknown")
+    fifth = (pl.col(difficulty) * 5).floor().clip(0, 4).cast(pl.Int32)
+    named = fifth.replace_strict(dict(enumerate(BANDS)), default=None, return_dtype=pl.String).fill_null("unknown")
+    return named.cast(pl.Enum([*BANDS, "unknown"]))
 
 
 def _selection(rules: RuleSet) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from curate.config import Config
 from curate.errors import UsageError
-from curate.filter.corpus import write_corpus
+from curate.filter.corpus import kept_by_slice, write_corpus
 from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
 from curate.jobs import Context, JobResult
@@ -113,25 +113,29 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         bounded(connection, config.memory, context.warehouse.root),
     ):
         slices = Slices(connection, context.warehouse, unread(rules, where))
-        found = apply_rules(connection, rules, where, slices=slices)
+        found = apply_rules(connection, rules, where, slices=slices, folder=context.warehouse.root / STAGING)
         print_funnel(found.funnel)
         for line in overlap_lines(found):
             print(line)
         # Writing reads texts only: without this, every batch of them would join all signals again.
-        create_views(connection, context.warehouse, {"verdicts", *signal_groups()}, views=False)
+        unmeasured = {"verdicts", *signal_groups()}
+        create_views(connection, context.warehouse, unmeasured, views=False)
+        slices = slices.without(unmeasured)
         version = write_corpus(
             context.warehouse,
             connection,
             found,
             name,
             template=config.template,
-            parents=_parents(connection, found),
+            parents=_parents(connection, found, slices),
             config=config.model_dump(exclude={"memory"}),
+            slices=slices,
         )
     result = JobResult(refs=[version.ref], rows=version.manifest["rows"], seconds=time.monotonic() - started)
     result.facts = {"corpus": f"{name}@{version.version}"}
+    kept, looked_at, problems = found.counts()
     result.summary = (
-        f"{len(found.kept)} of {len(found.decisions)} traces kept, {found.kept['problem_id'].n_unique()} problems, "
+        f"{kept} of {looked_at} traces kept, {problems} problems, "
         f"corpus {name}@{version.version}, {duration(result.seconds)}"
     )
     return result
@@ -150,11 +154,12 @@ def overlap_lines(found: FilterResult, most: int = 5) -> list[str]:
     return lines + ([f"  and {count - most} more: see the table contamination"] if count > most else [])
 
 
-def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult) -> list[str]:
+def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult, slices: Slices) -> list[str]:
     """The versions of traces that kept rows come from."""
-    con.register("kept_ids", found.kept.select("trace_id", "attempt").to_arrow())
-    rows = con.sql(
-        "SELECT DISTINCT 'traces/' || dataset || '/' || version FROM traces JOIN kept_ids USING (trace_id, attempt) "
-        "ORDER BY 1"
-    ).fetchall()
-    return [ref for (ref,) in rows]
+    refs: set[str] = set()
+    for kept in kept_by_slice(found, slices):
+        con.register("kept_ids", kept.select("trace_id", "attempt").to_arrow())
+        asked = con.sql("SELECT DISTINCT dataset, version FROM traces JOIN kept_ids USING (trace_id, attempt)")
+        refs.update(f"traces/{dataset}/{version}" for dataset, version in asked.fetchall())
+        con.unregister("kept_ids")
+    return sorted(refs)

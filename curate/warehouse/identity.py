@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,27 @@ if TYPE_CHECKING:
 
 def digest(*parts: Any) -> str:
     """Hash of the parts, each anything JSON can hold; keys are sorted, so order of a mapping does not matter."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_json(parts), digest_size=16).hexdigest()
+
+
+def digest_listed(part: list[Any]) -> str:
+    """`digest(part)`, where items of the list may be iterators over pieces of longer lists, never held whole."""
+    result = hashlib.blake2b(b"[[", digest_size=16)
+    for number, item in enumerate(part):
+        result.update(b"," if number else b"")
+        if not isinstance(item, Iterator):
+            result.update(_json(item))
+            continue
+        result.update(b"[")
+        for at, piece in enumerate(filter(None, item)):
+            result.update((b"," if at else b"") + _json(piece)[1:-1])
+        result.update(b"]")
+    result.update(b"]]")
+    return result.hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str).encode()
 
 
 def frame_digest(frame: pl.DataFrame) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from curate.warehouse.store import EMPTY, Warehouse
 if TYPE_CHECKING:
     import duckdb
 
-ROWS = 200_000  # of a slice: hash tables of some 100 MB, and few enough slices that planning costs little
+ROWS = 100_000  # of a slice: hash tables of some 50 MB, and few enough slices that planning costs little
 
 
 class Slices:
@@ -41,6 +42,12 @@ class Slices:
         self.traces = sorted(p for p in self.root.glob("traces/*/*/part-*.parquet") if p.parts[-3] != EMPTY)
         self.rows = rows
 
+    def without(self, tables: Collection[str]) -> Slices:
+        """The same slices of the same traces, with fewer tables; traces that came in the meantime are in none."""
+        fewer = copy(self)
+        fewer.tables = {name: folder for name, folder in self.tables.items() if name not in tables}
+        return fewer
+
     def __iter__(self) -> Iterator[int]:
         groups = self._grouped()
         if len(groups) < 2:
@@ -50,14 +57,16 @@ class Slices:
         # A later attempt may lie in another slice.
         self.connection.execute("CREATE OR REPLACE TEMP TABLE redone_everywhere AS SELECT * FROM redone")
         self.connection.execute("CREATE OR REPLACE VIEW redone AS SELECT * FROM redone_everywhere")
-        for number, parts in enumerate(groups):
-            self._point("traces", parts)
-            for name, known in belonging.items():
-                files = [path for part in parts for path in known[self._place(part)]] + known[None]
-                self._point(name, files or [self._nothing(name)])
-            yield number
-        for name in self.tables:
-            self._point(name, None)
+        try:
+            for number, parts in enumerate(groups):
+                self._point("traces", parts)
+                for name, known in belonging.items():
+                    files = [path for part in parts for path in known[self._place(part)]] + known[None]
+                    self._point(name, files or [self._nothing(name)])
+                yield number
+        finally:
+            for name in self.tables:
+                self._point(name, None)
 
     def _grouped(self) -> list[list[Path]]:
         """Parts of traces together, up to `rows` rows."""

@@ -71,6 +71,17 @@ def create_views(
         connection.execute(schemas.statement("views"))
 
 
+@contextmanager
+def joined_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """Joins hash their right side, for queries whose left side is texts: left to itself, DuckDB hashes what it takes
+    to be fewer rows, and may hold the texts of a whole slice."""
+    connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
+    try:
+        yield
+    finally:
+        connection.execute("RESET disabled_optimizers")
+
+
 def table_view(
     root: Path, table: str, older: bool = False, empty: bool = False, files: Sequence[Path] | None = None
 ) -> str:

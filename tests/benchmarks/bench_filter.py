@@ -164,8 +164,8 @@ def decide(warehouse: Path) -> None:
             times.append(time.monotonic() - started)
         shown = ", ".join(f"{t:.2f}" for t in times)
         cpu = (time.process_time() - cpu) / 3
-        of = f"{result.kept.height:,} of {result.decisions.height:,} kept"
-        print(f"{name}: {of}; seconds: {shown}; {cpu:.1f} s of CPU each", flush=True)
+        kept, total, _ = result.counts()
+        print(f"{name}: {kept:,} of {total:,} kept; seconds: {shown}; {cpu:.1f} s of CPU each", flush=True)
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:,} MiB")
 
 

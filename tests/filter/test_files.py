@@ -13,7 +13,7 @@ from curate.errors import CurateError, UsageError
 from curate.filter import apply_rules, load_rules, write_corpus
 from curate.filter.engine import explain
 from curate.filter.export import FORMATS, export_corpus
-from curate.filter.files import connect_frame, filter_files, narrow_frame
+from curate.filter.files import filter_files, narrowed
 from curate.signals.files import annotate_files
 from curate.warehouse import Warehouse
 from tests.filter.conftest import traces
@@ -92,8 +92,8 @@ def test_filter_plain_files_as_in_the_warehouse(jsonl: Path, tmp_path: Path, con
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 8
     assert all(set(row) == {"response", "question", "verdict", "finish_reason"} for row in rows)
-    with connect_frame(narrow_frame([jsonl], rules, "response", "r1-zero")) as files:
-        assert explain(files, rules, "row-000000000").dropped_by == "correct"
+    with narrowed([jsonl], rules, "response", "r1-zero") as narrow:
+        assert explain(narrow.con, rules, "row-000000000").dropped_by == "correct"
 
 
 def test_a_rule_that_reads_what_files_lack_is_named(tmp_path: Path) -> None:

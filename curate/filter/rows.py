@@ -1,0 +1,173 @@
+"""Decided rows in files: what deciding holds in memory must not grow with the traces.
+
+`Rows` keeps every slice of traces as a file, and of the traces that passed the rules only the numbers by which the
+selection chooses, some 30 bytes each. `Ordered` puts frames in the order of their ids by way of files (an external
+sort: ranges of ids are written apart, and each is sorted when it is read).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from curate.filter.rules import Selection
+
+RANGES = 256  # files that are open at once
+_KEYS = ("trace_id", "attempt")
+
+
+def problem_key() -> pl.Expr:
+    """64 bits in the place of a problem's id: two of a million problems share theirs with a chance of 3 in 10^8."""
+    return pl.col("problem_id").hash(0)
+
+
+def numbers_read(selection: Selection) -> list[str]:
+    """What the selection reads of each trace that passed the rules, besides its problem, source and band."""
+    ways = selection.per_problem
+    read = ["_draw"] if ways.ways() or selection.balance or selection.budget else []
+    read += ["_by"] if ways.best or ways.shortest or ways.diverse else []
+    read += ["_band"] if selection.difficulty else []
+    read += ["_balance"] if selection.balance else []
+    return read + (["_shape"] if ways.diverse else [])
+
+
+class Rows:
+    """All rows of a decision, in the order in which they were looked at. The files go with the object.
+
+    left: one row a trace that passed the rules, in order: problem_id (see `problem_key`), source, difficulty (its band,
+    see curate/filter/funnel.py), what `numbers_read` names, and dropped_by, which the selection fills in.
+    """
+
+    def __init__(self, steps: Iterable[str], numbers: Iterable[str], folder: Path | None = None) -> None:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="decide-", dir=folder))
+        weakref.finalize(self, shutil.rmtree, self.folder, True)
+        self.steps = pl.Enum(steps)
+        self.total = 0
+        self.parts = 0
+        self._numbers = list(numbers)
+        self._left: list[pl.DataFrame] = []
+        self.left = pl.DataFrame()
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """One slice, with `dropped_by` (the first rule that a trace fails) and `_fifth` (the band of difficulty)."""
+        frame = frame.with_columns(pl.col("dropped_by").cast(self.steps))
+        hidden = [name for name in frame.columns if name.startswith(("rule:", "_")) and name not in _TEXT_STEPS]
+        frame.drop(hidden).cast({pl.Categorical: pl.String}).write_ipc(self._file(self.parts))
+        source = pl.col("source") if "source" in frame.columns else pl.lit(None, dtype=pl.Categorical)
+        self._left.append(
+            frame.lazy()
+            .filter(pl.col("dropped_by").is_null())
+            .select(problem_key(), source.alias("source"), pl.col("_fifth").alias("difficulty"), *self._numbers)
+            .collect()
+        )
+        self.total += frame.height
+        self.parts += 1
+
+    def close(self) -> None:
+        """No more slices will come."""
+        self._starts = [0]
+        for part in self._left:
+            self._starts.append(self._starts[-1] + part.height)
+        self.left = pl.concat(self._left).with_columns(dropped_by=pl.lit(None, dtype=self.steps))
+        self._left.clear()
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"slice-{number:05d}.arrow"
+
+    def passed(self, number: int) -> pl.DataFrame:
+        """The traces of a slice that passed the rules, each with its place in `left` as `_at`, and `dropped_by`."""
+        first, end = self._starts[number], self._starts[number + 1]
+        rows = pl.read_ipc(self._file(number)).filter(pl.col("dropped_by").is_null())
+        fate = self.left.get_column("dropped_by").slice(first, end - first)
+        return rows.with_columns(fate, _at=pl.int_range(first, end, dtype=pl.UInt32))
+
+    def kept(self, number: int) -> pl.DataFrame:
+        """The traces of a slice that the rules and the selection keep, in the columns of `FilterResult.kept`."""
+        rows = self.passed(number).filter(pl.col("dropped_by").is_null())
+        return rows.select(name for name in rows.columns if name != "dropped_by" and not name.startswith("_"))
+
+    def decided(self, number: int) -> pl.DataFrame:
+        """All traces of a slice: trace_id, attempt, dropped_by."""
+        rows = pl.read_ipc(self._file(number), columns=[*_KEYS, "dropped_by"])
+        first, end = self._starts[number], self._starts[number + 1]
+        at = rows.select(pl.arg_where(pl.col("dropped_by").is_null())).to_series()
+        fate = self.left.get_column("dropped_by").slice(first, end - first)
+        return rows.with_columns(rows.get_column("dropped_by").scatter(at, fate).cast(pl.String))
+
+
+# Read by the text steps of the selection, from the files.
+_TEXT_STEPS = ("_best", "_within")
+
+
+class Ordered:
+    """Frames with trace_id and attempt, given in any order and read in the order of these, in ranges of ids."""
+
+    def __init__(self, bounds: pl.Series, folder: Path) -> None:
+        self.bounds = bounds
+        self._folder = Path(tempfile.mkdtemp(prefix="ordered-", dir=folder))
+        self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+
+    def add(self, frame: pl.DataFrame) -> None:
+        import pyarrow as pa
+
+        place = self.bounds.search_sorted(frame.get_column("trace_id"), side="right")
+        frame = frame.with_columns(_range=place).sort("_range")
+        runs = frame.get_column("_range").rle().struct.unnest()
+        # In the oldest layout a slice is written without the texts around it; views would carry them all along.
+        table = frame.drop("_range").to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
+        at = 0
+        for count, number in runs.iter_rows():
+            if number not in self._writers:
+                options = pa.ipc.IpcWriteOptions(compression="lz4")
+                self._writers[number] = pa.ipc.new_stream(self._file(number), table.schema, options=options)
+            self._writers[number].write_table(table.slice(at, count))
+            at += count
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        for writer in self._writers.values():
+            writer.close()
+        for number in sorted(self._writers):
+            yield pl.read_ipc_stream(self._file(number)).sort(*_KEYS)
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"range-{number:03d}.arrows"
+
+    def remove(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def bounds_of(parts: Iterable[pl.DataFrame], rows: int) -> pl.Series:
+    """Ids that cut all rows of `parts` into ranges of about `rows`, by a sample of one in 64."""
+    sampled = [part.get_column("trace_id").sort().gather_every(64) for part in parts]
+    sample = pl.concat([pl.Series("trace_id", [], dtype=pl.String), *sampled]).sort()
+    step = max(1, rows // 64, -(-sample.len() // RANGES))
+    return sample.gather_every(step).slice(1)
+
+
+def in_chunks(parts: Iterable[pl.DataFrame], rows: int, size: int, text: str) -> Iterator[pl.DataFrame]:
+    """The rows of `parts` in frames of `rows`, or of fewer where the column `text` reaches `size` bytes before."""
+    held = pl.DataFrame()
+    for part in parts:
+        held = pl.concat([held, part]) if held.height else part
+        while True:
+            ends = held.select(pl.col(text).str.len_bytes().fill_null(0).cum_sum()).to_series()
+            count = min(rows, int((ends < size).sum()) + 1)
+            if count >= held.height:
+                break
+            yield held.slice(0, count)
+            held = held.slice(count)
+    if held.height:
+        yield held
