@@ -209,7 +209,8 @@ def _evaluate(
     """A frame a slice, one row a trace: the carried columns, `rule:NAME`, and what the selection reads (with `_`)."""
     if where is not None:
         check_expression(where, "where")
-    carried = [name for name in CARRIED if name in _columns(con, view)]
+    there = _columns(con, view)
+    carried = [name for name in CARRIED if name in there]
     wanted = _wanted(rules)
     within = " AND ".join(f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None) or "TRUE"
     selected = [_name(name) for name in carried] + [f"{sql} AS {_name(name)}" for name, sql in wanted.items()]
