@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from curate.filter.rules import Selection
 
 RANGES = 256  # files that are open at once
+_WAITING = 32 << 20  # bytes that are written together
 _KEYS = ("trace_id", "attempt")
 
 
@@ -117,10 +118,20 @@ class Ordered:
         self.bounds = bounds
         self._folder = Path(tempfile.mkdtemp(prefix="ordered-", dir=folder))
         self._writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+        self._waiting: list[pl.DataFrame] = []
 
     def add(self, frame: pl.DataFrame) -> None:
+        self._waiting.append(frame)
+        if sum(part.estimated_size() for part in self._waiting) > _WAITING:
+            self._write()
+
+    def _write(self) -> None:
         import pyarrow as pa
 
+        if not self._waiting:
+            return
+        frame = pl.concat(self._waiting)
+        self._waiting.clear()
         place = self.bounds.search_sorted(frame.get_column("trace_id"), side="right")
         frame = frame.with_columns(_range=place).sort("_range")
         runs = frame.get_column("_range").rle().struct.unnest()
@@ -135,6 +146,7 @@ class Ordered:
             at += count
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
+        self._write()
         for writer in self._writers.values():
             writer.close()
         for number in sorted(self._writers):
