@@ -44,15 +44,9 @@ def apart(marks: pl.DataFrame, within: pl.Series) -> pl.DataFrame:
     exact = marks.with_columns(salt).select(pl.when(pl.col("exact").is_not_null()).then(mixed).alias("exact"))
     if "bands" not in marks.columns:
         return exact
-    at = marks.select("bands").with_columns(salt).with_row_index("at")
-    bands = (
-        at.drop_nulls("bands")
-        .explode("bands")
-        .select("at", pl.struct("bands", "salt").hash().alias("bands"))
-        .group_by("at", maintain_order=True)
-        .agg("bands")
-    )
-    return exact.hstack(at.select("at").join(bands, on="at", how="left", maintain_order="left").select("bands"))
+    salted = marks.with_columns(salt)
+    bands = pl.concat_list([pl.struct(pl.col("bands").list.get(i), "salt").hash() for i in range(BANDS)])
+    return exact.hstack(salted.select(pl.when(pl.col("bands").is_not_null()).then(bands).alias("bands")))
 
 
 def duplicate_of(
@@ -97,21 +91,17 @@ def _near_pairs(
     """Pairs whose similarity is at least the threshold. In a band, each text is compared with the first of its bucket
     and with the one before it: linear where many texts are alike, and a chain holds the group together."""
     first = marks.join(exact.filter(pl.col("at") == pl.col("first")).select("at"), on="at", how="semi")
-    buckets = (
-        first.drop_nulls("bands")
-        .select("at", "bands", band=pl.int_ranges(0, pl.lit(BANDS)))
-        .explode("bands", "band")
-        .sort("band", "bands", "at")
-        .with_columns(
-            first=pl.col("at").first().over("band", "bands"), before=pl.col("at").shift(1).over("band", "bands")
+    first = first.drop_nulls("bands").select("at", "bands")
+    found = [pl.DataFrame(schema={"a": first.schema["at"], "b": first.schema["at"]})]
+    for i in range(BANDS):  # one at a time: all of them are twenty rows a text
+        bucket = pl.col("bucket")
+        band = first.select("at", bucket=pl.col("bands").list.get(i)).filter(bucket.is_duplicated())
+        band = band.sort("bucket", "at").with_columns(
+            first=pl.col("at").first().over("bucket"), before=pl.col("at").shift(1).over("bucket")
         )
-    )
-    pairs = pl.concat(
-        [
-            buckets.select(pl.col("first").alias("a"), pl.col("at").alias("b")),
-            buckets.select(pl.col("before").alias("a"), pl.col("at").alias("b")).drop_nulls("a"),
-        ]
-    )
+        found.append(band.select(pl.col("first").alias("a"), pl.col("at").alias("b")))
+        found.append(band.select(pl.col("before").alias("a"), pl.col("at").alias("b")).drop_nulls("a"))
+    pairs = pl.concat(found)
     pairs = pairs.filter(pl.col("a") != pl.col("b")).unique()
     # Pairs that share text lie together, and a slice of them bounds what is fetched.
     slices = pairs.sort("a", "b").iter_slices(_PAIRS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from curate.filter.rows import Rows, numbers_read
 from curate.filter.rules import STEPS, RuleSet, Selection, check_expression
 from curate.filter.select import select
 from curate.filter.texts import drop_by_text
+from curate.memory import BASE, megabytes
 
 if TYPE_CHECKING:
     import duckdb
 
+TEXT_BYTES = 1500  # that finding duplicates holds of each text
 # Columns that the kept rows carry; those that the view lacks are left out.
 CARRIED = ("trace_id", "attempt", "problem_id", "source", "domain", "recipe", "difficulty", "quality")
 
@@ -87,16 +90,18 @@ def apply_rules(
     view: str = "annotated",
     slices: Iterable[Any] = (),
     folder: Path | None = None,
+    memory: str | None = None,
 ) -> FilterResult:
     """Decide over every trace of `view`, narrowed to `where` (a SQL expression). A null predicate does not pass.
 
     `slices`: iterating points the view at one slice of the traces after the other (see curate/warehouse/slices.py).
     `folder`: where the rows lie as long as the result is used; by default the system's for temporary files.
+    `memory`: the bound of the whole process (`2GB`); by default there is none.
 
-    Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, and `CurateError` naming the rule
-    that dropped most where nothing is kept.
+    Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, or telling how much memory choosing
+    among so many traces takes, and `CurateError` naming the rule that dropped most where nothing is kept.
     """
-    rows, counts, overlaps = _decide(con, rules, where, view, slices, folder)
+    rows, counts, overlaps = _decide(con, rules, where, view, slices, folder, memory)
     if not rows.total:
         raise CurateError(
             f"rule set '{rules.name}' had no trace to look at"
@@ -180,6 +185,7 @@ def _decide(
     view: str,
     slices: Iterable[Any] = (),
     folder: Path | None = None,
+    memory: str | None = None,
 ) -> tuple[Rows, list[pl.DataFrame], pl.DataFrame]:
     """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that leaves it out.
 
@@ -198,9 +204,28 @@ def _decide(
         counts.append(count_rules(frame, rules))
         rows.add(frame)
     rows.close()
+    if memory is not None:
+        _check_memory(rows, rules, megabytes(memory, 200))
     overlaps = drop_by_text(con, rows, rules.select, view, slices)
     rows.left = select(rows.left, rules.select)
     return rows, counts, overlaps
+
+
+def _check_memory(rows: Rows, rules: RuleSet, limit: float) -> None:
+    """`UsageError` where choosing among the traces that passed would hold more MB than `limit` leaves.
+
+    Sorting a million traces holds their numbers up to five times. `TEXT_BYTES` were measured of distinct texts.
+    """
+    each = TEXT_BYTES if rules.select.duplicates else 0
+    need = (rows.left.estimated_size() * 5 + rows.left.height * each) / 1e6
+    # DuckDB takes a quarter beside it: half of its own half, as long as it reads slices.
+    if rules.select == Selection() or need <= max(50.0, limit * 0.75 - BASE):
+        return
+    enough = ceil((need + BASE) / 750)
+    raise UsageError(
+        f"{rows.left.height:,} traces passed the rules of '{rules.name}', and choosing among them takes about "
+        f"{need / 1000:.1f} GB: give memory={enough}GB, narrow them down with where=, or let the rules drop more"
+    )
 
 
 def _evaluate(

@@ -44,7 +44,7 @@ def filter_files(
     """
     size = text_bytes(memory)
     with narrowed(paths, rules, text_column, form, where, memory) as narrow, Writer(out) as writer:
-        result = apply_rules(narrow.con, rules, where, slices=narrow)
+        result = apply_rules(narrow.con, rules, where, slices=narrow, memory=memory)
         everything = None if result.rows.parts == len(narrow.files) else result.kept
         parts = (part for path in data_files(paths) for part in read_parts(path, size))
         for number, part in enumerate(parts):

@@ -113,7 +113,9 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         bounded(connection, config.memory, context.warehouse.root),
     ):
         slices = Slices(connection, context.warehouse, unread(rules, where))
-        found = apply_rules(connection, rules, where, slices=slices, folder=context.warehouse.root / STAGING)
+        found = apply_rules(
+            connection, rules, where, slices=slices, folder=context.warehouse.root / STAGING, memory=config.memory
+        )
         print_funnel(found.funnel)
         for line in overlap_lines(found):
             print(line)
