@@ -54,6 +54,7 @@ CREATE TABLE signals (
     dominant_language_share           DOUBLE,  -- [language] its share of the words; 1 without words
     language_words                    DOUBLE,  -- [language] words of the CoT that a language was found for: alphabetic words of two or more letters, 0.65 a Han character, 0.55 a character of Japanese
     language_switches                 INTEGER, -- [language] how often the next stretch is in another language than the one before; single terms count for none
+    foreign_clauses                   INTEGER, -- [language] clauses outside quotation marks and brackets in another language than most of them (mixing mid-sentence)
     unproven_share                    DOUBLE,  -- [language] of the words in Latin clauses of four or more, the share in clauses without one frequent word of their language (salad, misspelt text)
     share_en                          DOUBLE,  -- [language] share of the words in English
     share_zh                          DOUBLE,  -- [language] in Chinese

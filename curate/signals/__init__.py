@@ -48,7 +48,7 @@ GROUPS: dict[str, Group] = {
     for group in (
         Group("shape", "3", shape),
         Group("repetition", "1", repetition),
-        Group("language", "3", language),
+        Group("language", "4", language),
         Group("behaviour", "1", behaviour),
     )
 }

@@ -28,6 +28,9 @@ _SEGMENT = (
     r"|\p{Arabic}[\p{Arabic}\p{M} ]*|\p{Devanagari}[\p{Devanagari}\p{M} ]*|\p{Greek}{3,}"
     r"|[\p{L}--[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}]]+"
 )
+# What is quoted, or stands in brackets, is spoken about: the segments in it count as any other, but switch nothing.
+_QUOTED = r"[“„][^“”„\n]{1,300}[”“]|«[^«»\n]{1,300}»|[「『][^「」『』\n]{1,300}[」』]|\"[^\"\n]{1,300}\"|[(（][^()（）\n]{1,300}[)）]"
+_OPENS = r'^[“„«「『"(（]'
 # Characters that Japanese does not write (simplified forms, function words): a run of Han with one is Chinese.
 _CHINESE_ONLY = (
     r"[这们说为个还问题么吗呢吧让给从应该则样设现对错请验证检计结于两边长圆线关实际总过时开间无别它她哪你您啊呀咱]"
@@ -80,6 +83,7 @@ _TOGETHER = 12  # words that are enough for the detector without a proof, where 
 _CLAUSE = 3  # Latin words that a clause must have for the detector; below that it guesses
 _WHOLE = 4  # Latin words among which a frequent one is to be expected
 _TERMS = 2  # Latin words in running text of another script that are taken for names and terms
+_SPOKEN = 2  # words of another script that are a clause
 _HAN_TERM = 6  # a pure Han segment of at most so many characters in a text with kana is Japanese
 
 
@@ -110,6 +114,7 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
         dominant_language_share=pl.when(total > 0).then(best / total).otherwise(1.0),
         language_words=total,
         language_switches="switches",
+        foreign_clauses="foreign_clauses",
         unproven_share=share(pl.col("unproven"), pl.col("clauses")),
         **{f"share_{code}": share(pl.col(code), total) for code in LANGUAGES},
     )
@@ -140,17 +145,17 @@ def _target(frame: pl.DataFrame) -> pl.Series:
 def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:
     """Words of each language: one row a text, one float column a code in `LANGUAGES`.
 
-    Beside them `switches` (changes of language), `clauses` (words in Latin clauses of `_WHOLE` or more) and `unproven`
+    Beside them `switches` (changes of language), `foreign_clauses` (see there), `clauses` (words in Latin clauses of `_WHOLE` or more) and `unproven`
     (of those, words in clauses without a mark of the language that they seem to be in).
 
     `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that proves nothing.
     """
     rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
+    segments = _segments_of(texts, fallback)
     told = pl.col("language").drop_nulls()
     clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE)
     counts = (
-        _segments_of(texts, fallback)
-        .group_by("row")
+        segments.group_by("row")
         .agg(
             *[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES],
             switches=(told != told.shift(1)).sum(),
@@ -158,8 +163,28 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
             unproven=pl.col("words").filter(clause & pl.col("told").is_null()).sum(),
         )
     )
+    counts = counts.join(_foreign_clauses(segments), on="row", how="left")
     return rows.join(counts, on="row", how="left", maintain_order="left").select(
-        pl.col(LANGUAGES).fill_null(0.0), pl.col("switches").fill_null(0), pl.col("clauses", "unproven").fill_null(0.0)
+        pl.col(LANGUAGES).fill_null(0.0),
+        pl.col("switches", "foreign_clauses").fill_null(0),
+        pl.col("clauses", "unproven").fill_null(0.0),
+    )
+
+
+def _foreign_clauses(segments: pl.DataFrame) -> pl.DataFrame:
+    """row and `foreign_clauses`: clauses outside quotation marks in another language than most of such clauses.
+
+    A Latin clause counts where it proves its language, and is not written in capitals as keywords of SQL are.
+    """
+    latin = pl.col("script") == "latin"
+    proven = (pl.col("told") == pl.col("language")) & pl.col("segment").str.contains(r"\p{Ll}[\p{L}'’-]* +\p{Ll}")
+    clause = pl.when(latin).then(proven).otherwise(pl.col("words") >= _SPOKEN)
+    return (
+        segments.filter(~pl.col("quoted") & clause & pl.col("language").is_not_null())
+        .group_by("row", "language")
+        .agg(pl.col("words").sum(), clauses=pl.len())
+        .group_by("row")
+        .agg(foreign_clauses=pl.col("clauses").sum() - pl.col("clauses").sort_by("words").last())
     )
 
 
@@ -177,11 +202,13 @@ def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
         pl.DataFrame({"text": texts})
         .with_columns(fallback=fallback if fallback is not None else pl.lit(None, dtype=pl.String))
         .with_row_index("row")
-        .select("row", "fallback", pl.col("text").str.extract_all(_SEGMENT).alias("segment"))
+        .select("row", "fallback", pl.col("text").str.extract_all(f"{_QUOTED}|{_SEGMENT}").alias("segment"))
         .explode("segment")
         .drop_nulls("segment")
+        .with_columns(quoted=pl.col("segment").str.contains(_OPENS))
     )
-    return _languages(_scripts(segments))
+    inside = pl.when("quoted").then(pl.col("segment").str.extract_all(_SEGMENT)).otherwise(pl.concat_list("segment"))
+    return _languages(_scripts(segments.with_columns(inside.alias("segment")).explode("segment").drop_nulls("segment")))
 
 
 def _scripts(segments: pl.DataFrame) -> pl.DataFrame:
