@@ -19,23 +19,26 @@ CREATE OR REPLACE MACRO readable(
     duplicate_line_character_share, duplicate_10_gram_share,
     compression, compression_tail, loop_characters, loop_share, loop_repeats,
     abbreviated_share, symbol_share, markup_count, loose_marks, mean_word_length,
-    language_words, language_switches, unproven_share, target_language_share, dominant_language
+    language_words, language_switches, foreign_clauses, unproven_share, target_language_share, dominant_language,
+    dominant_language_share, filler_share, number_pairs
 ) AS (
     characters > 0  -- null where nothing was measured
     -- a unit that comes four times running over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
     AND NOT (coalesce(loop_repeats, 0) >= 4 AND coalesce(loop_characters, 0) >= 60 AND coalesce(loop_share, 0) >= 0.15)
+    -- and so is one of three times where the unit is long
+    AND NOT (coalesce(loop_repeats, 0) >= 3 AND coalesce(loop_characters, 0) >= 200 AND coalesce(loop_share, 0) >= 0.25)
     -- half of a text of more than 200 characters said before, word for word
     AND NOT (coalesce(characters, 0) >= 200 AND coalesce(duplicate_10_gram_share, 0) > 0.5)
     AND NOT (coalesce(duplicate_line_share, 0) > 0.4 AND coalesce(duplicate_line_character_share, 0) > 0.4 AND coalesce(characters, 0) >= 120)
     -- prose deflates by about 2, tables of sums by 3 to 4; the tail tells of a loop at the end
-    AND NOT (coalesce(characters, 0) >= 300 AND (coalesce(compression, 0) > 6 OR coalesce(compression_tail, 0) > 7))
+    AND NOT (coalesce(characters, 0) >= 300 AND (coalesce(compression, 0) > 5 OR coalesce(compression_tail, 0) > 7))
     -- a replacement or control character in a hundred
     AND coalesce(broken_share, 0) <= 0.01
     -- scripts and dingbats that none of the languages uses
     AND coalesce(strange_share, 0) <= 0.05
     -- token soup and random keys; below ten words one odd name would decide. CoTs about code reach a quarter of camelCase
-    -- names, soup lies above a half
-    AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.35)
+    -- names, soup lies above that
+    AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.28)
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(vowelless_share, 0) > 0.15)
     -- no word, name or number that a person follows is so long: 100! has 158 digits
     AND coalesce(longest_run, 0) <= 200
@@ -43,12 +46,22 @@ CREATE OR REPLACE MACRO readable(
     AND NOT (coalesce(words, 0) * coalesce(clashing_word_share, 0) >= 2.5 AND coalesce(clashing_word_share, 0) > 0.01)
     -- another language every few words; discussing foreign sentences changes it every ten words
     AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(language_switches, 0) > 0.15 * coalesce(language_words, 0))
+    -- clauses of another language among those of the first, one in some thirty words; a discussion of foreign sentences
+    -- quotes them
+    AND NOT (coalesce(foreign_clauses, 0) >= 3 AND foreign_clauses > 0.03 * least(coalesce(language_words, 0), 400)
+             AND coalesce(dominant_language_share, 1) <= 0.95)
     -- in another language than the asker's; quotations and terms are less than a half
     AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(target_language_share, 1) < 0.5)
     -- clauses without a common word: misspelt throughout, or words in no order. Terse mathematics stays below a fifth
-    AND NOT (coalesce(language_words, 0) >= 50 AND coalesce(unproven_share, 0) > 0.25)
+    AND NOT (coalesce(language_words, 0) >= 50 AND coalesce(unproven_share, 0) > 0.3
+             AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja', 'ko', 'ru', 'ar', 'hi'))
+    -- thinking aloud without a thought: every third word
+    AND NOT (coalesce(words, 0) >= 40 AND coalesce(filler_share, 0) > 0.3)
+    -- numbers without a word
+    AND NOT (coalesce(number_pairs, 0) >= 30 AND coalesce(number_pairs, 0) > coalesce(words, 0))
     -- shorthand for oneself; units and names of functions stay below a quarter
     AND NOT (coalesce(words, 0) >= 20 AND coalesce(abbreviated_share, 0) > 0.35)
+    AND NOT (coalesce(words, 0) >= 10 AND coalesce(mean_word_length, 0) > 12 AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja'))
     -- words run together; German and Russian prose has 5 to 7 letters a word
     AND NOT (coalesce(words, 0) >= 40 AND coalesce(mean_word_length, 0) > 8.5 AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja'))
     -- a wall of symbols, debris of web pages, text cut up by stray commas and stops

@@ -29,6 +29,8 @@ CREATE TABLE signals (
     loose_marks                       INTEGER, -- [shape] stops and commas of the CoT that stand between spaces, or two that no writer puts together (cut-up text)
     longest_run                       INTEGER, -- [shape] characters of the longest run of 120 or more ASCII letters, digits and +/=_ without a break, outside code; 0 if none
     clashing_word_share               DOUBLE,  -- [shape] share of prose words that English never puts after "the", "an" or "of" ("the of", "of because"): word salad
+    filler_share                      DOUBLE,  -- [shape] words and phrases that say nothing ("wait", "hmm", "let me see") a word of the CoT
+    number_pairs                      INTEGER, -- [shape] numbers outside code that follow a number with only a space between (number dumps)
     mean_word_length                  DOUBLE,  -- [shape] letters a word, in prose of alphabetic scripts
     duplicate_line_share              DOUBLE,  -- [repetition] share of lines that stood before (Gopher, Rae et al. 2021, table A1)
     duplicate_line_character_share    DOUBLE,  -- [repetition] share of characters in such lines (Gopher)

@@ -46,7 +46,7 @@ class Group:
 GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
-        Group("shape", "3", shape),
+        Group("shape", "4", shape),
         Group("repetition", "1", repetition),
         Group("language", "4", language),
         Group("behaviour", "1", behaviour),

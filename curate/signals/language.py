@@ -29,7 +29,10 @@ _SEGMENT = (
     r"|[\p{L}--[\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}]]+"
 )
 # What is quoted, or stands in brackets, is spoken about: the segments in it count as any other, but switch nothing.
-_QUOTED = r"[“„][^“”„\n]{1,300}[”“]|«[^«»\n]{1,300}»|[「『][^「」『』\n]{1,300}[」』]|\"[^\"\n]{1,300}\"|[(（][^()（）\n]{1,300}[)）]"
+_QUOTED = (
+    r"[“„][^“”„\n]{1,300}[”“]|«[^«»\n]{1,300}»|[「『][^「」『』\n]{1,300}[」』]|\"[^\"\n]{1,300}\""
+    r"|[(（][^()（）\n]{1,300}[)）]"
+)
 _OPENS = r'^[“„«「『"(（]'
 # Characters that Japanese does not write (simplified forms, function words): a run of Han with one is Chinese.
 _CHINESE_ONLY = (
@@ -145,8 +148,8 @@ def _target(frame: pl.DataFrame) -> pl.Series:
 def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:
     """Words of each language: one row a text, one float column a code in `LANGUAGES`.
 
-    Beside them `switches` (changes of language), `foreign_clauses` (see there), `clauses` (words in Latin clauses of `_WHOLE` or more) and `unproven`
-    (of those, words in clauses without a mark of the language that they seem to be in).
+    Beside them `switches` (changes of language), `foreign_clauses` (see `_foreign_clauses`), `clauses` (words in Latin
+    clauses of `_WHOLE` or more) and `unproven` (of those, words in clauses without a mark of the language that they seem to be in).
 
     `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that proves nothing.
     """
@@ -154,14 +157,11 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
     segments = _segments_of(texts, fallback)
     told = pl.col("language").drop_nulls()
     clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE)
-    counts = (
-        segments.group_by("row")
-        .agg(
-            *[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES],
-            switches=(told != told.shift(1)).sum(),
-            clauses=pl.col("words").filter(clause).sum(),
-            unproven=pl.col("words").filter(clause & pl.col("told").is_null()).sum(),
-        )
+    counts = segments.group_by("row").agg(
+        *[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES],
+        switches=(told != told.shift(1)).sum(),
+        clauses=pl.col("words").filter(clause).sum(),
+        unproven=pl.col("words").filter(clause & pl.col("told").is_null()).sum(),
     )
     counts = counts.join(_foreign_clauses(segments), on="row", how="left")
     return rows.join(counts, on="row", how="left", maintain_order="left").select(

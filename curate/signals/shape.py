@@ -13,7 +13,11 @@ _STRANGE = (
     r"[^\s\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}"
     r"\p{N}\p{P}\p{Sm}\p{Sc}\p{Sk}\p{M}°№→-⇿─-▟✓✔✗✘✅❌⁰-₟ℂ-⅏]"
 )
-_BROKEN = r"[\x{FFFD}\p{Co}\p{Cn}[\p{Cc}--[\t\n\r]]]"
+# Also what UTF-8 looks like when it is read as Latin-1 or Windows-1252: "Ã©", "â€™", "Ð°".
+_BROKEN = (
+    r"[\x{FFFD}\p{Co}\p{Cn}[\p{Cc}--[\t\n\r]]]"
+    r"|[ÃÂÐÑ][\x{80}-\x{BF}ƒ†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ€‚„…]|â(?:€|‚¬|„¢|ˆ|†|‰)|ï»¿|[åæçèé][\x{80}-\x{BF}][\x{80}-\x{BF}]"
+)
 # A word as no writer writes it: a capital inside, letters of two scripts, symbols glued to it, a chain of letters.
 _ODD = (
     r"\S*(?:\p{Ll}\p{Lu}\p{Ll}|\p{Latin}[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]"
@@ -26,12 +30,20 @@ _VOWELLESS = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{4,}(?-u:\b)"
 _ABBREVIATED = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{2,3}(?-u:\b)"
 # Symbols beyond those that running text has between its words: logic, arrows, shapes, dingbats.
 _SYMBOL = r"[[\p{Sm}\p{So}←-⯿⟀-⟿]--[+<=>|~±×÷≈≠≤≥→⇒∴√∞°✓✔✗✘✅❌]]"
-_MARKUP = r"(?i)</?[a-z][a-z0-9]{0,15}(?:\s[^<>\n]{0,200})?/?>|&#?[a-z0-9]{2,8};"
+# Tags and entities of web pages, and what tokenizers and chat templates leave behind.
+_MARKUP = (
+    r"(?i)</?[a-z][a-z0-9]{0,15}(?:\s[^<>\n]{0,200})?/?>|&#?[a-z0-9]{2,8};"
+    r"|<\|[^|<>\n]{1,40}\|>|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]|<0x[0-9a-f]{2}>|##[a-z]|[ĠĊ▁]"
+)
 # A stop or comma between spaces, or two of them that no writer puts together.
 _LOOSE = r"\s[.,;](?:\s|\z)|[,;]\s?[,;.]|\.\s?[,;]"
 # A run of letters and digits without a break: keys, base64, words run together, digits without end. Shorter ones are
 # long names and large numbers.
-_RUN = r"[A-Za-z0-9+/=_]{120,}"
+# So is a line of symbols without a space, unless it is LaTeX or a script without spaces.
+_RUN = (
+    r"[A-Za-z0-9+/=_]{120,}"
+    r"|[^\s\\\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\x{3000}-\x{303F}\x{FF00}-\x{FFEF}─-▟]{200,}"
+)
 # What English does not put after "the", "an" or "of": finite verbs, conjunctions, subjects, most prepositions. Salad of
 # common words does. One space: where a formula was left out there are more.
 _NEVER = (
@@ -41,7 +53,15 @@ _NEVER = (
 _CLASH = (
     rf"(?i)(?-u:\b)(?:(?:the|an) (?:the|an|of|so|it|at|for|or|{_NEVER.replace(' ', '|')})"
     rf"|of (?:of|{_NEVER.replace(' ', '|')}))(?-u:\b)"
+    # nor does a sentence end in these
+    r"|(?i)(?-u:\b)(?:the|an|and|or|because|than|its|their|every|if|into)[.;]"
 )
+# Words of thinking aloud that say nothing by themselves.
+_FILLER = (
+    r"(?i)(?-u:\b)(?:wait|hmm+|ok|okay|uh|um|hold on|let me (?:think|see)|actually|no|so)(?-u:\b)|等等|等一下|嗯|不对"
+)
+# A number after a number with nothing but space between.
+_NUMBER_PAIR = r"\d[ \t]+-?\d[\d.]*"
 
 
 def shape(frame: pl.DataFrame) -> pl.DataFrame:
@@ -78,6 +98,8 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
         loose_marks=pl.col("_cot").str.count_matches(_LOOSE),
         longest_run=without_code.str.extract_all(_RUN).list.eval(pl.element().str.len_chars()).list.max().fill_null(0),
         clashing_word_share=share(prose.str.count_matches(_CLASH), spoken),
+        filler_share=share(pl.col("_cot").str.count_matches(_FILLER), words(pl.col("_cot"))),
+        number_pairs=without_code.str.count_matches(_NUMBER_PAIR),
         mean_word_length=share(prose.str.len_chars() - prose.str.count_matches(_NO_LETTER), spoken),
     )
 
