@@ -149,7 +149,8 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
     """Words of each language: one row a text, one float column a code in `LANGUAGES`.
 
     Beside them `switches` (changes of language), `foreign_clauses` (see `_foreign_clauses`), `clauses` (words in Latin
-    clauses of `_WHOLE` or more) and `unproven` (of those, words in clauses without a mark of the language that they seem to be in).
+    clauses of `_WHOLE` or more) and `unproven` (of those, words in clauses without a mark of the language that they
+    seem to be in).
 
     `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text that proves nothing.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from curate.prompts.forms import answer_expr, well_formed_expr
-from curate.signals.text import CODE_FENCE, CURRENCY, FORMULA, WORD, share, words
+from curate.signals.text import ALPHABETIC, CODE_FENCE, CURRENCY, FORMULA, WORD, share, words
 
 # What text in the supported languages, with mathematics, is written in. The rest is strange: other scripts, dingbats,
 # piles of combining marks.
@@ -22,7 +22,8 @@ _BROKEN = (
 _ODD = (
     r"\S*(?:\p{Ll}\p{Lu}\p{Ll}|\p{Latin}[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]"
     r"|[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]\p{Latin}"
-    r"|\p{L}[^\s\p{L}\p{N}\p{M}]{3,}\p{L}|\p{L}[_@#%&|;<>{}\[\]()]+\p{L}|[\p{Latin}\p{Cyrillic}]{26,})\S*"
+    rf"|{ALPHABETIC}[^\s\p{{L}}\p{{N}}\p{{M}}]{{3,}}{ALPHABETIC}|{ALPHABETIC}[_@#%&|;<>{{}}\[\]()]+{ALPHABETIC}"
+    r"|[\p{Latin}\p{Cyrillic}]{26,})\S*"
 )
 _NO_LETTER = r"[[^\p{L}\p{M}]\p{Han}\p{Hiragana}\p{Katakana}ー]"
 # ASCII word boundaries, here and in the other groups: Unicode ones are fifty times slower on text that mixes scripts.
@@ -53,8 +54,11 @@ _NEVER = (
 _CLASH = (
     rf"(?i)(?-u:\b)(?:(?:the|an) (?:the|an|of|so|it|at|for|or|{_NEVER.replace(' ', '|')})"
     rf"|of (?:of|{_NEVER.replace(' ', '|')}))(?-u:\b)"
-    # nor does a sentence end in these
-    r"|(?i)(?-u:\b)(?:the|an|and|or|because|than|its|their|every|if|into)[.;]"
+    # nor does a sentence, in any of these languages, end in their articles and conjunctions; words that may end one in
+    # another language (an, du, los, par) are left out
+    r"|(?i)(?-u:\b)(?:(?:the|its|their|every|el|las|del|sus|le|la|les|des|ses|ces|dem|den|einem|einen|zum|zur|welche[rs]?"
+    r"|deren|wessen)[.,;]|(?:and|or|because|than|if|into|que|con|porque|aunque|pero|et|ou|de|sur|avec|dans|dont|si|und"
+    r"|oder|weil|dass|obwohl|nachdem|beim)[.;])"
 )
 # Words of thinking aloud that say nothing by themselves.
 _FILLER = (
