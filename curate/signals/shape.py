@@ -37,7 +37,7 @@ _MARKUP = (
     r"|<\|[^|<>\n]{1,40}\|>|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]|<0x[0-9a-f]{2}>|##[a-z]|[ĠĊ▁]"
 )
 # A stop or comma between spaces, or two of them that no writer puts together.
-_LOOSE = r"\s[.,;](?:\s|\z)|[,;]\s?[,;.]|\.\s?[,;]"
+_LOOSE = r"\s[.,;](?:\s|\z)|[,;]\s?[,;.]|\.\s?[,;]|[、。，；][、。，；]"
 # A run of letters and digits without a break: keys, base64, words run together, digits without end. Shorter ones are
 # long names and large numbers.
 # So is a line of symbols without a space, unless it is LaTeX or a script without spaces.

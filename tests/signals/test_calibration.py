@@ -4,7 +4,8 @@
 with its language (none for code, formulas, names), so that true shares can be counted; the second was written after
 the method was fixed in outline, and led to its last changes. The `_fresh` sets were written later still and scored
 before anything was changed for them (docs/filter.md tells both scores). `readable_blind` was written by somebody who
-had not seen the method, with questions; there unreadable is also what the asker cannot read.
+had not seen the method, with questions; there unreadable is also what the asker cannot read. `readable_hand3` and
+`readable_hand4` are of other hands still, with the language that the reasoning should be in.
 """
 
 from __future__ import annotations
@@ -69,10 +70,13 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     assert recall >= 0.92
 
 
-@pytest.mark.parametrize(("name", "least"), [("readable", 40), ("readable_fresh", 20), ("readable_blind", 20)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("readable", 40), ("readable_fresh", 20), ("readable_blind", 20), ("readable_hand3", 50), ("readable_hand4", 40)],
+)
 def test_readable_on_labelled_traces(name: str, least: int) -> None:
     cases = load(name)
-    columns = {"completion": "text", "question": "question", "target_language": "target_language"}
+    columns = {"completion": "text", **{name: name for name in ("question", "target_language", "form")}}
     types = dict.fromkeys(columns, pl.String)
     frame = pl.DataFrame({c: [case.get(name) for case in cases] for c, name in columns.items()}, schema_overrides=types)
     said = with_macros(annotate_frame(frame))["readable"].to_list()
