@@ -18,7 +18,7 @@ from pydantic import Field
 from curate.config import Config
 from curate.engines import EngineConfig
 from curate.jobs import Context, JobResult
-from curate.memory import DEFAULT, text_bytes
+from curate.memory import DEFAULT, keep_level, text_bytes
 from curate.progress import duration, task
 from curate.records import Problem
 from curate.warehouse import Version, Warehouse
@@ -85,6 +85,7 @@ class _Todo:
 def run(config: AnnotateConfig, context: Context) -> JobResult:
     """Annotate what is missing. The result counts the traces that were read for it."""
     started = time.monotonic()
+    keep_level()
     size = text_bytes(config.memory)
     for name in config.verifiers:
         _known(name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
+from functools import cache
 
 from curate.errors import UsageError
 
@@ -25,3 +27,18 @@ def megabytes(text: str, least: int) -> float:
 def text_bytes(memory: str) -> int:
     """Bytes of text that annotation may hold at once: a part as read, as annotated, as written, and its signals."""
     return int(min(64 << 20, (megabytes(memory, 600) - BASE) * 1_000_000 / 12))
+
+
+@cache
+def keep_level() -> None:
+    """Lets all threads of this process allocate from two arenas, where the C library is glibc.
+
+    By default each thread may have its own, and what one part of the data freed there is not used for the next: over a
+    hundred parts, annotation grew from 0.8 to 1.4 GB.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
+
+
+_M_ARENA_MAX = -8  # malloc.h

@@ -19,7 +19,7 @@ import polars as pl
 from curate.errors import UsageError
 from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet
-from curate.memory import DEFAULT, megabytes, text_bytes
+from curate.memory import DEFAULT, keep_level, megabytes, text_bytes
 from curate.signals import column_groups, derived_columns
 from curate.signals.files import Writer, annotate_part, data_files, read_parts
 from curate.warehouse.sql import quote
@@ -42,6 +42,7 @@ def filter_files(
     Raises what `apply_rules` raises, and `UsageError` where a rule reads a column that the files have not. `memory`
     bounds what is held at once.
     """
+    keep_level()
     size = text_bytes(memory)
     with narrowed(paths, rules, text_column, form, where, memory) as narrow, Writer(out) as writer:
         result = apply_rules(narrow.con, rules, where, slices=narrow, memory=memory)

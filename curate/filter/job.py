@@ -17,7 +17,7 @@ from curate.filter.corpus import kept_by_slice, write_corpus
 from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
 from curate.jobs import Context, JobResult
-from curate.memory import DEFAULT, megabytes
+from curate.memory import DEFAULT, keep_level, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.slices import Slices
@@ -106,6 +106,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     from curate.filter.funnel import print_funnel
 
     started = time.monotonic()
+    keep_level()
     rules, where = _prepare(config, context.warehouse)
     name = config.corpus or rules.name
     with (

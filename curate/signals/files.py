@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from curate.errors import CurateError, UsageError
-from curate.memory import DEFAULT, text_bytes
+from curate.memory import DEFAULT, keep_level, text_bytes
 from curate.signals import annotate_frame, column_groups, derived_columns, with_macros
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson")
@@ -175,6 +175,7 @@ def annotate_files(
     """
     files = data_files(paths)
     chosen = None if groups is None else list(groups)
+    keep_level()
     size = text_bytes(memory)
     total = 0
     if Path(out).suffix in SUFFIXES:
