@@ -206,10 +206,12 @@ def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
         .select("row", "fallback", pl.col("text").str.extract_all(f"{_QUOTED}|{_SEGMENT}").alias("segment"))
         .explode("segment")
         .drop_nulls("segment")
+        .with_row_index("place")
         .with_columns(quoted=pl.col("segment").str.contains(_OPENS))
     )
-    inside = pl.when("quoted").then(pl.col("segment").str.extract_all(_SEGMENT)).otherwise(pl.concat_list("segment"))
-    return _languages(_scripts(segments.with_columns(inside.alias("segment")).explode("segment").drop_nulls("segment")))
+    inside = segments.filter("quoted").with_columns(pl.col("segment").str.extract_all(_SEGMENT)).explode("segment")
+    segments = segments.filter(~pl.col("quoted")).merge_sorted(inside.drop_nulls("segment"), key="place")
+    return _languages(_scripts(segments.drop("place")))
 
 
 def _scripts(segments: pl.DataFrame) -> pl.DataFrame:

@@ -111,20 +111,30 @@ def _greedy(at: np.ndarray, group: np.ndarray, row: np.ndarray, n: int) -> np.nd
     before = np.zeros(len(row) + n + 1, dtype=np.int64)
     before[at + 1] = 1
     behind = np.cumsum(before)[at + n]
+    text = row[at]
     counted = ~_first_of_group(group, np.ones(len(at), dtype=bool))
+    going = np.arange(len(at))  # those of texts that are not settled: most are after one round
     for _ in range(_ROUNDS):
-        met = _met(counted, behind, row[at])
-        new = met & ~_first_of_group(group, met)
-        if np.array_equal(new, counted):
+        met = _met(counted[going], behind, text[going])
+        new = met & ~_first_of_group(group[going], met)
+        changed = new != counted[going]
+        if not changed.any():
             break
-        counted = new
+        counted[going] = new
+        unsettled = np.zeros(int(text[-1]) + 1, dtype=bool)
+        unsettled[text[going[changed]]] = True
+        kept = unsettled[text[going]]
+        behind = np.r_[0, np.cumsum(kept)][behind[kept]]
+        going = going[kept]
     return counted
 
 
 def _first_of_group(group: np.ndarray, met: np.ndarray) -> np.ndarray:
     """The first member of each group among those that are met."""
-    first = np.full(int(group.max()) + 1, len(group), dtype=np.int64)
-    np.minimum.at(first, group[met], np.flatnonzero(met))
+    first = np.empty(int(group.max()) + 1, dtype=np.int64)
+    first[group] = len(group)
+    place = np.flatnonzero(met)[::-1]
+    first[group[place]] = place  # of several, the last one assigned stays: the first member
     return first[group] == np.arange(len(group))
 
 
