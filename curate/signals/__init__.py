@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import ceil
 
 import polars as pl
 
@@ -55,7 +56,7 @@ GROUPS: dict[str, Group] = {
 
 # Text measured at once: loops and languages are found in one long column of tokens, about 25 bytes for each byte of
 # text, which must not grow with the frame.
-_SLICE_BYTES = 3 << 20
+_SLICE_BYTES = 4 << 20
 _WORKERS = max(1, min(8, pl.thread_pool_size()))
 
 
@@ -85,8 +86,12 @@ _INPUTS = ("completion", "reasoning", "answer", "form", "prompt", "finish_reason
 
 
 def _slice_rows(inputs: pl.DataFrame) -> int:
-    size = inputs.get_column("completion").str.len_bytes().mean()
-    return max(16, min(10_000, int(_SLICE_BYTES / max(float(size or 1), 1.0))))  # type: ignore[arg-type]
+    """Rows of a slice: slices as large as they may be, and as many as all workers share evenly."""
+    size = int(inputs.get_column("completion").str.len_bytes().sum() or 0)
+    count = max(ceil(size / _SLICE_BYTES), ceil(inputs.height / 10_000), 1)
+    if count > 1:
+        count = ceil(count / _WORKERS) * _WORKERS
+    return max(16, ceil(inputs.height / count))
 
 
 def _measure(part: pl.DataFrame, groups: list[str]) -> pl.DataFrame:

@@ -41,20 +41,25 @@ def repetition(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _tokens(texts: pl.Series) -> pl.DataFrame:
     """One row a token: row, code (hash), size (characters), word (whether it is no punctuation mark), cjk."""
-    return (
+    tokens = (
         pl.DataFrame({"text": texts})
         .with_row_index("row")
         .select("row", pl.col("text").str.extract_all(_TOKEN).alias("token"))
         .explode("token")
         .drop_nulls("token")
-        .select(
-            "row",
-            code=pl.col("token").hash() ^ (pl.col("row").cast(pl.UInt64) * 0x9E3779B9),
-            size=pl.col("token").str.len_chars().cast(pl.Int64),
-            word=pl.col("token").str.contains(r"^\w"),
-            cjk=pl.col("token").str.contains(rf"^{_CJK}"),
-        )
     )
+    token = pl.col("token")
+    # A Chinese or Japanese character is one of several bytes: the others need no regular expression.
+    beyond = tokens.select(pl.arg_where(token.str.len_bytes() > token.str.len_chars())).to_series()
+    cjk = tokens.select(token.gather(beyond).str.contains(rf"^{_CJK}")).to_series()
+    found = tokens.select(
+        "row",
+        code=token.hash() ^ (pl.col("row").cast(pl.UInt64) * 0x9E3779B9),
+        size=token.str.len_chars().cast(pl.Int64),
+        word=token.str.contains(r"^\w"),
+        cjk=pl.lit(False),
+    )
+    return found.with_columns(found["cjk"].scatter(beyond, cjk))
 
 
 def _n_grams(tokens: pl.DataFrame, characters: np.ndarray) -> pl.DataFrame:

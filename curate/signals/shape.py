@@ -60,10 +60,8 @@ _CLASH = (
     r"|deren|wessen)[.,;]|(?:and|or|because|than|if|into|que|con|porque|aunque|pero|et|ou|de|sur|avec|dans|dont|si|und"
     r"|oder|weil|dass|obwohl|nachdem|beim)[.;])"
 )
-# Words of thinking aloud that say nothing by themselves.
-_FILLER = (
-    r"(?i)(?-u:\b)(?:wait|hmm+|ok|okay|uh|um|hold on|let me (?:think|see)|actually|no|so)(?-u:\b)|等等|等一下|嗯|不对"
-)
+# Words of thinking aloud that say nothing by themselves; as bare literals they are found without an automaton.
+_FILLER = r"[Ww]ait|[Hh]mm|[Hh]old on|[Ll]et me think|[Ll]et me see|等等|等一下|嗯"
 # A number after a number with nothing but space between.
 _NUMBER_PAIR = r"\d[ \t]+-?\d[\d.]*"
 
