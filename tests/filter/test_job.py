@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -15,6 +16,7 @@ from curate.jobs import Context
 from curate.pipeline import Done, _versions
 from curate.signals import GROUPS, annotate_frame
 from curate.warehouse import Warehouse
+from curate.warehouse.slices import Slices
 from curate.warehouse.sql import connect
 
 
@@ -76,6 +78,23 @@ def test_traces_are_chosen_by_family_or_by_version(warehouse: Warehouse, chosen:
     parents = warehouse.latest("corpora", "c").manifest["parents"]
     if chosen == ["sums/v1"]:
         assert parents == ["traces/sums/v1"]
+
+
+@pytest.mark.parametrize("rules", ["cold-start", "unfiltered"])
+def test_a_job_in_slices_makes_the_same_corpus(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, rules: str
+) -> None:
+    made = {}
+    for rows in (100, 3):
+        monkeypatch.setattr("curate.filter.job.Slices", partial(Slices, rows=rows))
+        with Context(warehouse) as context:
+            done = run(FilterConfig(rules=rules, corpus=f"of-{rows}"), context)
+        version = warehouse.latest("corpora", f"of-{rows}")
+        made[rows] = (done.rows, version.manifest["parents"], version.read().drop("corpus").collect())
+        assert not list((warehouse.root / "_staging").glob("*"))
+    assert made[100][:2] == made[3][:2]
+    assert made[100][2].equals(made[3][2])
+    assert made[3][1] == ["traces/other/v1", "traces/sums/v1", "traces/sums/v2"]
 
 
 @pytest.mark.parametrize("unknown", ["sum", "sums/v3", "traces/none/v1"])
