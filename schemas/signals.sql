@@ -19,16 +19,16 @@ CREATE TABLE signals (
     code_share                        DOUBLE,  -- [shape] share of characters inside fenced code blocks
     unbalanced_latex                  INTEGER, -- [shape] LaTeX environments, delimiters and dollars without their other half
     unbalanced_brackets               INTEGER, -- [shape] how many more brackets open than close, or close than open, summed over {}, (), []
-    broken_share                      DOUBLE,  -- [shape] share of characters that are replacement, control, private-use or unassigned (Unicode classes)
+    broken_share                      DOUBLE,  -- [shape] share of characters that are replacement, control, private-use or unassigned (Unicode classes), or UTF-8 read as another encoding
     strange_share                     DOUBLE,  -- [shape] share of visible characters outside the scripts, punctuation and mathematics of the supported languages
     odd_word_share                    DOUBLE,  -- [shape] share of prose words as no writer writes them: a capital or symbols inside, two scripts, over 25 letters (token soup)
     vowelless_share                   DOUBLE,  -- [shape] share of prose words that are four or more Latin consonants (random keys)
     abbreviated_share                 DOUBLE,  -- [shape] share of prose words that are two or three Latin consonants: units and abbreviations (private shorthand)
     symbol_share                      DOUBLE,  -- [shape] share of visible characters that are symbols of logic, arrows, shapes and the like, but not +-=<>±×÷≈≠≤≥→⇒∴√∞°
-    markup_count                      INTEGER, -- [shape] HTML tags and entities outside code; the tags of a form count too (debris of web pages)
-    loose_marks                       INTEGER, -- [shape] stops and commas of the CoT that stand between spaces, or two that no writer puts together (cut-up text)
-    longest_run                       INTEGER, -- [shape] characters of the longest run of 120 or more ASCII letters, digits and +/=_ without a break, outside code; 0 if none
-    clashing_word_share               DOUBLE,  -- [shape] share of prose words that English never puts after "the", "an" or "of" ("the of", "of because"): word salad
+    markup_count                      INTEGER, -- [shape] HTML tags and entities, and tokens of tokenizers and chat templates, outside code; the tags of a form count too (debris of web pages)
+    loose_marks                       INTEGER, -- [shape] stops and commas of the CoT that stand between spaces, or two, also full-width ones, that no writer puts together (cut-up text)
+    longest_run                       INTEGER, -- [shape] characters of the longest run of 120 or more ASCII letters, digits and +/=_ without a break, or of 200 or more characters without a space, outside code; 0 if none
+    clashing_word_share               DOUBLE,  -- [shape] share of prose words that English never puts after "the", "an" or "of" ("the of", "of because"), and of articles and conjunctions that end a sentence: word salad
     filler_share                      DOUBLE,  -- [shape] words and phrases that say nothing ("wait", "hmm", "let me see") a word of the CoT
     number_pairs                      INTEGER, -- [shape] numbers outside code that follow a number with only a space between (number dumps)
     mean_word_length                  DOUBLE,  -- [shape] letters a word, in prose of alphabetic scripts

@@ -103,7 +103,6 @@ def test_too_many_traces_for_the_memory_are_told_with_what_is_enough(
 def test_files_of_several_parts_are_filtered_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = traces().select("completion", "question", "verdict", "finish_reason", "source")
     rows.write_ndjson(tmp_path / "all.jsonl")
-    # the second file has no source at all, and numbers where the first has none
     rows.head(10).write_ndjson(tmp_path / "a.jsonl")
     rows.slice(10).write_parquet(tmp_path / "b.parquet")
     rules = load_rules("rejection", {"select": {"per_problem": {"shortest": {"k": 1}}}})
