@@ -40,8 +40,8 @@ QUERIES = {
     "rollouts": "SELECT trace_id, policy_step, reward, advantage, components FROM rollouts ORDER BY trace_id",
     "corpora": "SELECT corpus, trace_id, attempt, prompt, completion, weight FROM corpora ORDER BY ALL",
     "funnel": "SELECT * FROM funnel ORDER BY ALL",
-    "models": "SELECT kind, name, model_hash, step FROM models WHERE parent_hash IS NOT NULL ORDER BY ALL",
     "metrics": "SELECT step, name, value FROM metrics WHERE name NOT LIKE '%second%' ORDER BY ALL",
+    "models": "SELECT kind, name, model_hash, step FROM models WHERE parent_hash IS NOT NULL ORDER BY ALL",
     "evaluations": "SELECT model, model_hash, baseline, slice, metric, k, value, low, high FROM evaluations "
     "ORDER BY ALL",
 }

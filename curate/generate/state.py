@@ -81,4 +81,4 @@ def spent(plan: Plan) -> float:
     import polars as pl
 
     committed = plan.family.committed(["cost"]).select(pl.col("cost").sum()).collect(engine="streaming").item()
-    return float(committed or 0.0) + sum(row.get("cost") or 0.0 for row in replay(plan.family.logs.glob("*.log")))
+    return float(committed or 0.0) + sum(row.get("cost") or 0.0 for row in replay(plan.family.open_logs()))

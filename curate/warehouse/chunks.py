@@ -240,8 +240,24 @@ class Family:
             return Version(self.warehouse.root, "traces", self.family, "none").read(columns)
         return pl.concat([v.read(columns) for v in versions])
 
+    def open_logs(self) -> list[Path]:
+        """Logs of chunks that are not committed. Others, of a process that was killed between the commit and their
+        removal, are removed: their rows stand in a part."""
+        import polars as pl
+
+        planned = self.plan().unique("chunk_id")
+        done = set(planned.filter(~self._lacking(planned))["chunk_id"])
+        left = []
+        for path in self.logs.glob("*.lo*"):
+            if path.name.partition(".")[0] in done:
+                path.unlink(missing_ok=True)
+            elif path.suffix == ".log":
+                left.append(path)
+        return left
+
     def seal(self) -> list[Version]:
         """Seal every plan whose chunks are all committed; returns the versions of the family that are sealed."""
+        self.open_logs()
         chunks = self.plan().select("plan", "chunk_id").unique()
         sealed = []
         for (plan,), rows in chunks.group_by(["plan"], maintain_order=True):

@@ -92,6 +92,24 @@ def test_a_chunk_has_one_owner_and_the_next_one_replays_its_log(tmp_path):
     assert again.missing == list(chunk.keys[1:])
 
 
+def test_a_kill_between_commit_and_removal_leaves_no_log_and_counts_no_cost_twice(tmp_path):
+    family = Family(Warehouse(tmp_path), "f")
+    family.extend(IDS, 100)
+    first, second, *_ = family.chunks(family.open_rows(IDS, 100))
+    log, other = family.claim(first), family.claim(second)
+    for key in log.missing:
+        log.append(row(key))
+    other.append(row(other.missing[0]))
+    log.chunk.version.publish(first.chunk_id, list(log.rows()))  # killed here
+    log.close()
+    assert family.open_logs() == [other.path]
+    assert {path.name for path in family.logs.iterdir()} == {other.path.name, f"{second.chunk_id}.lock"}
+    other.close()
+    finish(family, 100)
+    family.seal()
+    assert not list(family.logs.iterdir())
+
+
 def test_a_torn_or_damaged_log_line_is_left_out(tmp_path):
     family = Family(Warehouse(tmp_path), "f")
     family.extend(IDS, 1)
