@@ -9,13 +9,15 @@ trained in tree layout (`curate/train/layout.py`). Two ways to the same numbers:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache, cached_property
+import contextlib
+from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from curate.train.layout import Layout
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 NAME = "curate_tree"
@@ -29,15 +31,18 @@ class FamilyIndex:
     members: Tensor  # [S, C]; padding repeats the first token of the member
     padding: Tensor | None  # [S, C] bool, or None where there is none
     hidden: Tensor  # [C, C] bool: what a token may not see of its own segment
+    masks: dict[Any, Tensor] = field(default_factory=dict)
 
-    @cached_property
-    def visible(self) -> Tensor | None:
-        """`[C, A + C]` bool: what a token sees; None where that is its own segment only. Made once for all layers."""
+    def mask(self, dtype: torch.dtype) -> Tensor | None:
+        """`[C, A + C]`, what is added to the logits: 0 where a token sees, else minus infinity; None where it sees the
+        beginning of its own segment and nothing else. Made once for all layers."""
         import torch
 
         n_up = self.ancestors.shape[0]
-        above = torch.ones_like(self.hidden[:, :1]).expand(-1, n_up)
-        return torch.cat([above, ~self.hidden], dim=1) if n_up else None
+        if n_up and dtype not in self.masks:
+            hidden = torch.nn.functional.pad(self.hidden, (n_up, 0))
+            self.masks[dtype] = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf)
+        return self.masks.get(dtype)
 
 
 @dataclass
@@ -46,6 +51,7 @@ class TreeIndex:
 
     families: list[FamilyIndex]
     inverse: Tensor  # [T]
+    again: bool = True  # whether what the backward pass needs may be gathered again: not inside a checkpoint
 
 
 def tree_index(layout: Layout) -> TreeIndex:
@@ -179,28 +185,117 @@ def matmul_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: fl
     return _function().apply(q, k, v, tree, scale)
 
 
+def _family_heads(every: Tensor, family: FamilyIndex, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries `[S, H, C, d]`, keys and values `[S, H, A + C, d]` of a family, from those of all tokens
+    (`[T, H + 2 Hkv, d]`)."""
+    import torch
+
+    size, width = family.members.shape
+    taken = every.index_select(0, family.members.reshape(-1))
+    taken = taken.view(size, width, *every.shape[1:]).transpose(1, 2)
+    q, kv = taken[:, :heads], taken[:, heads:]
+    if family.ancestors.shape[0]:
+        up = every[:, heads:].index_select(0, family.ancestors).transpose(0, 1)
+        kv = torch.cat([up.expand(size, -1, -1, -1), kv], dim=2)
+    k, v = kv.repeat_interleave(2 * heads // kv.shape[1], dim=1).chunk(2, dim=1)
+    return q, k, v
+
+
+@cache
+def _gather() -> Any:
+    import torch
+
+    class FamilyHeads(torch.autograd.Function):
+        """`[T, H + 2 Hkv, d]` to what `_family_heads` gives for each family, one after the other. Its backward pass
+        launches half of what autograd's would."""
+
+        @staticmethod
+        def forward(ctx: Any, every: Tensor, tree: TreeIndex, heads: int) -> tuple[Tensor, ...]:
+            ctx.tree, ctx.shape = tree, every.shape
+            return tuple(part for family in tree.families for part in _family_heads(every, family, heads))
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+            owns, ups = [], []
+            for i, family in enumerate(ctx.tree.families):
+                dq, dk, dv = grads[3 * i : 3 * i + 3]
+                (size, heads, width, dim), n_up = dq.shape, family.ancestors.shape[0]
+                both = torch.cat([dk, dv], dim=1)  # [S, 2 H, A + C, d]; the heads of one key head are added up
+                both = both.view(size, ctx.shape[1] - heads, -1, n_up + width, dim).sum(2)
+                own = torch.cat([dq.transpose(1, 2), both[:, :, n_up:].transpose(1, 2)], dim=2)
+                owns.append(own.view(size * width, -1, dim))
+                if n_up:
+                    ups.append((family.ancestors, both[:, :, :n_up].sum(0).transpose(0, 1)))
+            result = torch.cat(owns).index_select(0, ctx.tree.inverse)
+            for ancestors, up in ups:
+                result[:, heads:].index_add_(0, ancestors, up)
+            return result, None, None
+
+    return FamilyHeads
+
+
+class _Again:
+    """What fused attention would keep for the backward pass, to be gathered again there: each token's queries, keys,
+    values and output are kept once, not once a head and a segment."""
+
+    def __init__(self, every: Tensor, family: FamilyIndex, heads: int) -> None:
+        self.every, self.family, self.heads = every.detach(), family, heads
+        self.result: Any = None  # [T, H, d], the output of all families
+        self.parts: list[Any] = [None] * 3
+        self.kept: list[list[Any]] = []  # what autograd keeps: [tensor, None], or [None, which of ours it is]
+
+    def pack(self, tensor: Tensor) -> list[Any]:
+        self.kept.append([tensor, None])
+        return self.kept[-1]
+
+    def unpack(self, kept: list[Any]) -> Tensor:
+        tensor, which = kept
+        if which is None:
+            return tensor
+        if which == 3:
+            size, width = self.family.members.shape
+            taken = self.result.index_select(0, self.family.members.reshape(-1))
+            return taken.view(size, width, *self.result.shape[1:]).transpose(1, 2)
+        if self.parts[which] is None:
+            self.parts = list(_family_heads(self.every, self.family, self.heads))
+        tensor, self.parts[which] = self.parts[which], None
+        return tensor
+
+    def forget(self, ours: tuple[Tensor, ...]) -> None:
+        """Let go of those that were kept and can be gathered again: q, k, v and the output, in this order."""
+        known = {(t.data_ptr(), t.shape, t.stride()): i for i, t in enumerate(ours)}
+        for kept in self.kept:
+            which = known.get((kept[0].data_ptr(), kept[0].shape, kept[0].stride()))
+            if which is not None:
+                kept[:] = None, which
+        self.kept = []
+
+
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
     """The same by PyTorch's fused attention, with few launches: on a GPU they are what a small model waits for."""
     import torch
+    from torch.autograd.graph import saved_tensors_hooks
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    heads, repeat = q.shape[0], q.shape[0] // k.shape[0]
-    every, outputs = torch.cat([q, k, v]), []
+    heads = q.shape[0]
+    every = torch.cat([x.transpose(0, 1) for x in (q, k, v)], dim=1)
+    outputs, agains, parts = [], [], iter(_gather().apply(every, tree, heads))
     # Not cuDNN's: one of three runs with it died, for whatever cause, and it was no faster (docs/train.md).
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         for family in tree.families:
-            size, width = family.members.shape
-            taken = every.index_select(1, family.members.reshape(-1)).view(-1, size, width, q.shape[-1]).transpose(0, 1)
-            fq, fkv = taken[:, :heads], taken[:, heads:]
-            if family.ancestors.shape[0]:
-                up = every[heads:].index_select(1, family.ancestors)
-                fkv = torch.cat([up.expand(size, -1, -1, -1), fkv], dim=2)
-            fk, fv = fkv.repeat_interleave(repeat, dim=1).chunk(2, dim=1)
-            mask = family.visible
-            out = scaled_dot_product_attention(fq, fk, fv, attn_mask=mask, is_causal=mask is None, scale=scale)
-            outputs.append(out.transpose(0, 1).reshape(heads, size * width, -1))
-    return torch.cat(outputs, dim=1).index_select(1, tree.inverse)
+            fq, fk, fv = next(parts), next(parts), next(parts)
+            mask = family.mask(fq.dtype)
+            again = _Again(every, family, heads)
+            with saved_tensors_hooks(again.pack, again.unpack) if tree.again else contextlib.nullcontext():
+                out = scaled_dot_product_attention(fq, fk, fv, attn_mask=mask, is_causal=mask is None, scale=scale)
+            again.forget((fq, fk, fv, out))
+            agains.append(again)
+            outputs.append(out.transpose(1, 2).flatten(0, 1))
+    result = torch.cat(outputs).index_select(0, tree.inverse)
+    for again in agains:
+        again.result = result.detach()
+    return result.transpose(0, 1)
 
 
 def tree_attention_forward(

@@ -1,9 +1,10 @@
 """The same layers with less to remember: what the backward pass can compute again cheaply is not kept for it.
 
-transformers under autocast keeps, for every layer, a bf16 copy of each weight, a bf16 copy of the same input for each
-of q, k and v, the normalised states beside the states, and four tensors of the width of the MLP. Here a layer keeps its
-input once, the gate and the up projection; weights are cast again when they are needed. Forward values are the same bit
-for bit; of a gradient only the order of rounding differs. Modules of other kinds are left as they are.
+transformers keeps, for every layer, the normalised states beside the states and four tensors of the width of the MLP;
+under autocast also a bf16 copy of each weight, and one of the same input for each of q, k and v. Here a layer keeps its
+input once, the gate and the up projection; weights are cast again when they are needed, and states that a norm gave are
+normalised again. On a CPU values are the same bit for bit; of a gradient only the order of rounding differs. Modules of
+other kinds are left as they are.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+NORMED = "curate_normed"  # on the states a norm gave: the number of the call, epsilon, its input, scale and weight
 
 
 class _LastCast:
@@ -30,14 +35,39 @@ class _LastCast:
         if x.dtype == dtype:
             return x
         same = self.source is not None and self.source() is x and self.version == x._version
-        found = self.result() if same and self.result is not None else None
-        if found is None or found.dtype != dtype:
-            found = x.to(dtype)
-            self.source, self.version, self.result = weakref.ref(x), x._version, weakref.ref(found)
-        return found
+        if not same or self.result.dtype != dtype:
+            self.source, self.version, self.result = weakref.ref(x), x._version, x.to(dtype)
+        result: Tensor = self.result
+        return result
 
 
 _cast = _LastCast()
+
+
+class _LastNormed:
+    """The last states that the backward pass normalised again, for the same reason."""
+
+    number: Any = None
+    result: Any = None
+
+    def __call__(self, norm: tuple[int, float], kept: list[Any], dtype: torch.dtype) -> Tensor:
+        number, epsilon = norm
+        if number != self.number or self.result.dtype != dtype:
+            self.number, self.result = number, _normed(kept[0], kept[1], kept[2], epsilon).to(dtype)
+        result: Tensor = self.result
+        return result
+
+
+_again = _LastNormed()
+_numbers = count()
+
+
+def _normed(x: Tensor, scale: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+    import torch
+
+    if scale is None:
+        return torch.nn.functional.rms_norm(x, weight.shape, weight, epsilon)
+    return weight * (x.to(scale.dtype) * scale).to(x.dtype)
 
 
 @cache
@@ -45,24 +75,34 @@ def _functions() -> tuple[Any, Any, Any]:
     import torch
 
     class Linear(torch.autograd.Function):
-        """x `[..., D]` and weight `[E, D]` to `[..., E]`, multiplied in `dtype`."""
+        """x `[..., D]` and weight `[E, D]` to `[..., E]`, multiplied in `dtype`.
+
+        `normed`: where x comes from a norm, what `_again` takes.
+        """
 
         @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        def forward(
+            ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, normed: tuple[Any, ...] = ()
+        ) -> Tensor:
             low = _cast(x, dtype)
-            ctx.save_for_backward(low if ctx.needs_input_grad[1] else None, weight)
+            ctx.norm = normed[:2]
+            kept = (normed[2:] or (low,)) if ctx.needs_input_grad[1] else (None,)
+            ctx.save_for_backward(weight, *kept)
             ctx.dtypes = x.dtype, dtype
             return torch.nn.functional.linear(low, weight.to(dtype), None if bias is None else bias.to(dtype))
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-            low, weight = ctx.saved_tensors
+            weight, *kept = ctx.saved_tensors
             (given, dtype), grad = ctx.dtypes, grads[0]
-            needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+            needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
             dx = (grad @ weight.to(dtype)).to(given) if needs_x else None
             flat = grad.reshape(-1, grad.shape[-1])
-            dw = (flat.t() @ low.reshape(-1, low.shape[-1])).to(weight.dtype) if needs_weight else None
-            return dx, dw, flat.sum(0).to(weight.dtype) if needs_bias else None, None
+            dw = None
+            if needs_weight:
+                low: Any = _again(ctx.norm, kept, dtype) if ctx.norm else kept[0]
+                dw = (flat.t() @ low.reshape(-1, low.shape[-1])).to(weight.dtype)
+            return dx, dw, flat.sum(0).to(weight.dtype) if needs_bias else None, None, None
 
     class Gated(torch.autograd.Function):
         """(silu(gate) up) weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`."""
@@ -85,14 +125,15 @@ def _functions() -> tuple[Any, Any, Any]:
             return torch.ops.aten.silu_backward(d_inner * up, gate), d_inner.mul_(active), dw
 
     class Norm(torch.autograd.Function):
-        """weight x / rms(x), over the last dimension, in at least fp32."""
+        """weight x / rms(x), over the last dimension, in at least fp32; and 1 / rms(x), without gradient."""
 
         @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
             ctx.save_for_backward(x, scale, weight)
-            return weight * (wide * scale).to(x.dtype)
+            ctx.mark_non_differentiable(scale)
+            return weight * (wide * scale).to(x.dtype), scale
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -120,7 +161,7 @@ def make_lean(model: Any, dtype: torch.dtype | None) -> None:
             _replace(module, _gated_forward)
         elif is_norm(module):
             _replace(module, _norm_forward)
-        elif dtype is not None and type(module) is torch.nn.Linear and module is not head:
+        elif type(module) is torch.nn.Linear and module is not head:
             _replace(module, _linear_forward, dtype)
 
 
@@ -156,7 +197,7 @@ def is_norm(module: Any) -> bool:
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16):
             x = _probe(module.weight).to(dtype)
-            plain, lean = module(x), _functions()[2].apply(x, module.weight, module.variance_epsilon)
+            plain, lean = module(x), _functions()[2].apply(x, module.weight, module.variance_epsilon)[0]
             if plain.dtype != lean.dtype or not torch.equal(plain, lean):
                 return False
     return True
@@ -170,13 +211,17 @@ def _probe(weight: Tensor) -> Tensor:
 
 
 def _linear_forward(self: Any, x: Tensor) -> Tensor:
-    # A product that rounds differently, or another dtype than was asked for, would be a surprise outside autocast.
     import torch
 
-    if not torch.is_autocast_enabled(x.device.type):
+    normed = getattr(x, NORMED, ())
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = self.lean_dtype
+    else:  # a product that rounds differently, or another dtype than was asked for, would be a surprise here
+        dtype = x.dtype if normed and x.dtype == self.weight.dtype else None
+    if dtype is None:
         return torch.nn.functional.linear(x, self.weight, self.bias)
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = _functions()[0].apply(x, self.weight, self.bias, self.lean_dtype)
+        result: Tensor = _functions()[0].apply(x, self.weight, self.bias, dtype, normed)
     return result
 
 
@@ -190,5 +235,19 @@ def _gated_forward(self: Any, x: Tensor) -> Tensor:
 
 
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
-    result: Tensor = _functions()[2].apply(x, self.weight, self.variance_epsilon)
+    import torch
+
+    scale: Any = None
+    result: Tensor
+    if _one_kernel(x) and x.dtype == self.weight.dtype == torch.float32:
+        result = torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+    else:
+        result, scale = _functions()[2].apply(x, self.weight, self.variance_epsilon)
+    setattr(result, NORMED, (next(_numbers), self.variance_epsilon, x.detach(), scale, self.weight))
     return result
+
+
+def _one_kernel(x: Tensor) -> bool:
+    """Whether PyTorch has RMSNorm as one kernel, which keeps its input only. On a GPU a small model waits for every
+    kernel that is launched."""
+    return x.is_cuda

@@ -127,6 +127,7 @@ def _scorer_class() -> Any:
             extra: dict[str, Any] = {"attention_mask": layout.attention_mask}
             if layout.families:
                 layout.index = layout.index or tree_index(layout)
+                layout.index.again = not self.compute.gradient_checkpointing
                 extra = {"tree": layout.index}
             with torch.autocast(layout.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
                 out = base(self.model).base_model(

@@ -243,8 +243,6 @@ class Family:
     def open_logs(self) -> list[Path]:
         """Logs of chunks that are not committed. Others, of a process that was killed between the commit and their
         removal, are removed: their rows stand in a part."""
-        import polars as pl
-
         planned = self.plan().unique("chunk_id")
         done = set(planned.filter(~self._lacking(planned))["chunk_id"])
         left = []

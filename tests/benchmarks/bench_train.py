@@ -5,8 +5,9 @@
     python tests/benchmarks/bench_train.py MODEL_DIR grpo    a whole GRPO step, rollouts included
 
 Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`; the rows a micro-batch
-after a colon (`trl:8`; default: the whole batch, for ours what `--micro` says); `ours-plain`: without lean layers; and
-for sft `trl-packing`. Needs
+after a colon (`trl:8`; default: the whole batch, for ours what `--micro` says); `ours-plain`: without lean layers; for
+sft `trl-packing`; for grpo `trl-vllm` (vLLM in its process, as TRL starts it) and `trl-vllm-plain` (the same without
+its correction for the sampler, which costs it a forward pass; ours corrects). Needs
 `pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each
 counts, the first GRPO step of each process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's
 gradient checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards differ, so
@@ -207,6 +208,8 @@ def loss_on_gpu(update: Callable[[], None], parameters: float, steps: int) -> di
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
     """Whole steps: `problems` prompts, `samples` completions of up to `completion` tokens each, random rewards."""
+    import torch
+
     padding = PROMPT * max(1, args.prompt // 14)
     # The number comes first: what prompts of different problems share must not be what is measured.
     prompts = [f"{i} + {i + 3} = ? {padding}".strip() for i in range(args.problems * args.steps)]
@@ -216,11 +219,12 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
 
     if contender.startswith("trl"):
         micro = rows_of(contender, args.problems * args.samples)
-        trainer = trl_trainer(args, prompts, lambda completions, **_: reward(completions), micro)
+        trainer = trl_trainer(args, prompts, lambda completions, **_: reward(completions), micro, contender)
         times = step_times(trainer)
         trainer.train()
         lengths = [h["completions/mean_length"] for h in trainer.state.log_history if "completions/mean_length" in h]
-        return {"seconds_a_step": min(times[1:]), "tokens_a_completion": sum(lengths) / len(lengths)}
+        found = {"seconds_a_step": min(times[1:]), "tokens_a_completion": sum(lengths) / len(lengths)}
+        return found | {"threads": float(torch.get_num_threads())}
     from curate.engines import EngineConfig, open_engine
     from curate.records import Problem, Verdict
     from curate.train.config import GRPOConfig
@@ -313,8 +317,26 @@ def trl_model(path: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
 
 
-def trl_trainer(args: argparse.Namespace, prompts: list[str], reward: Callable[..., list[float]], micro: int) -> Any:
+def trl_vllm(contender: str) -> dict[str, Any]:
+    """TRL's vLLM, in its own process; on a CPU vLLM must not bind the trainer's threads to cores of its own."""
+    if not contender.startswith("trl-vllm"):
+        return {}
+    os.environ |= {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "4",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "HF_HUB_OFFLINE": "1",
+    }
+    correction = not contender.startswith("trl-vllm-plain")
+    return {"use_vllm": True, "vllm_max_model_length": 1024, "vllm_importance_sampling_correction": correction}
+
+
+def trl_trainer(
+    args: argparse.Namespace, prompts: list[str], reward: Callable[..., list[float]], micro: int, contender: str = "trl"
+) -> Any:
     """`micro` completions a micro-batch, all of a step's sampled at once."""
+    rollout = trl_vllm(contender)
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
@@ -329,6 +351,7 @@ def trl_trainer(args: argparse.Namespace, prompts: list[str], reward: Callable[.
         max_steps=args.steps,
         learning_rate=3e-6,
         beta=0.0,
+        **rollout,
     )
     return GRPOTrainer(
         model=trl_model(args.model),
@@ -356,8 +379,8 @@ def step_times(trainer: Any) -> list[float]:
     return times
 
 
-def without_end(model: Path, end: str, target: Path) -> Path:
-    """A copy of a model (its weights linked) that ends at the token `end` only."""
+def without_end(model: Path, end: str, target: Path, dtype: str) -> Path:
+    """A copy of a model (its weights linked) that ends at the token `end` only, and is sampled from in `dtype`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -371,6 +394,7 @@ def without_end(model: Path, end: str, target: Path) -> Path:
     for name in ("config.json", "generation_config.json"):
         if (model / name).exists():
             known = json.loads((model / name).read_text()) | {"eos_token_id": number}
+            known |= {"dtype": dtype} if name == "config.json" else {}
             (target / name).write_text(json.dumps(known))
     return target
 
@@ -434,7 +458,8 @@ def main() -> None:
     )
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        model = without_end(args.model, args.end, Path(folder)) if args.what == "grpo" else args.model
+        dtype = "bfloat16" if args.bf16 else "float32"
+        model = without_end(args.model, args.end, Path(folder), dtype) if args.what == "grpo" else args.model
         for name in names * args.rounds:
             command = [sys.executable, __file__, str(model), *sys.argv[2:], "--child", name]
             if (found := measured(command)) is not None:

@@ -92,6 +92,42 @@ def test_both_ways_of_tree_attention_equal_plain_attention(
     same(gradients(policy, sequences, CUTS["1x8"], tree_layout, "dapo"), plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fused_attention_keeps_each_token_once(
+    sequences: list[Sequence_], dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train import attention
+
+    layout = tree_layout(sequences)
+    tree, g = attention.tree_index(layout), torch.Generator().manual_seed(0)
+    given = [torch.randn(heads, layout.tokens, 16, generator=g).to(dtype) for heads in (4, 2, 2)]
+    sizes: list[tuple[int, int]] = []
+    forget = attention._Again.forget
+
+    def watched(self: Any, ours: Any) -> None:
+        kept = list(self.kept)
+        before = sum(t.nbytes for t, _ in kept)
+        forget(self, ours)
+        sizes.append((before, sum(t.nbytes for t, _ in kept if t is not None)))
+
+    def run(way: Any, again: bool) -> Any:
+        tree.again = again
+        q, k, v = (x.clone().requires_grad_() for x in given)
+        out = way(q, k, v, tree, 0.25)
+        out.float().square().sum().backward()
+        return [out.detach(), q.grad, k.grad, v.grad]
+
+    monkeypatch.setattr(attention._Again, "forget", watched)
+    plain = run(attention.matmul_attention, True)
+    for again in (True, False):  # False: as inside a checkpoint, which has hooks of its own
+        for one, other in zip(plain, run(attention.sdpa_attention, again), strict=True):
+            assert (one - other).float().norm() <= (1e-5 if dtype == torch.float32 else 2e-2) * one.float().norm()
+        if again:
+            before, after = (sum(column) for column in zip(*sizes, strict=True))
+            assert after < 0.4 * before  # the mask and a number a query: 16 dimensions a head leave that much
+    assert before > 0
+
+
 def test_a_tree_computes_shared_tokens_once(sequences: list[Sequence_]) -> None:
     layout = tree_layout(sequences)
     # the head once, three tails, and each completion without its last token, which predicts nothing

@@ -1,0 +1,119 @@
+"""Kernels that one update would launch on a GPU, counted without one, beside plain transformers under autocast.
+
+    python tests/benchmarks/bench_launches.py [--layers 30] [--samples 8] [--completion 64]
+
+Counted are the operators that PyTorch dispatches, views and allocations aside, on a CPU, with the attention that
+`curate` uses on a GPU. A GPU launches about one kernel for each. RMSNorm is one operator forward and two backward there
+(`lean.py`); on a CPU PyTorch takes it apart, so for ours those are put in by hand. The model is a Llama of random
+weights and small width: the count depends on its layers only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import random
+from typing import Any
+
+FREE = {
+    *("view", "_unsafe_view", "t", "transpose", "expand", "slice", "select", "unsqueeze", "squeeze", "permute"),
+    *("detach", "alias", "as_strided", "split", "chunk", "unbind", "lift_fresh", "empty", "empty_like", "new_empty"),
+    *("is_same_size", "split_with_sizes", "narrow", "promote_types", "scalar_tensor"),
+}
+
+
+def counted(work: Any) -> collections.Counter[str]:
+    """Operators that `work` dispatches, by name."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    found: collections.Counter[str] = collections.Counter()
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = function._schema.name.split("::")[1]
+            if name not in FREE:
+                found[name] += 1
+            return function(*args, **(kwargs or {}))
+
+    with Count():
+        work()
+    return found
+
+
+def llama(layers: int) -> Any:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8, "num_key_value_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=1000, num_hidden_layers=layers, tie_word_embeddings=True, **sizes))
+
+
+def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
+    """One GRPO update of one group; RMSNorm as our own function, whose operators `main` replaces by three."""
+    from curate.train import attention
+    from curate.train.config import GRPOConfig, ModelConfig
+    from curate.train.grpo import Row, grpo_step
+    from curate.train.layout import Sequence_
+    from curate.train.model import Policy
+    from curate.train.world import World
+
+    attention.matmul_attention = attention.sdpa_attention
+    policy = Policy(llama(args.layers), ModelConfig(precision="bf16", micro_batch_tokens=1 << 20), device="cpu")
+    config = GRPOConfig(model="none")
+    rows = [Row(Sequence_(t[:20], t[20:]), "", 0, (-1.0) ** i, True, None) for i, t in enumerate(tokens)]
+
+    def update() -> None:
+        policy.model.zero_grad(set_to_none=True)
+        grpo_step(policy, rows, config, World(), 1)
+
+    return update
+
+
+def plain(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
+    """The same sequences through transformers as it is, with the log-probs of the completions summed."""
+    import torch
+
+    model, ids = llama(args.layers).train(), torch.tensor(tokens)
+
+    def update() -> None:
+        model.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(ids, use_cache=False).logits[:, 19:-1]
+            torch.log_softmax(logits.float(), -1).gather(-1, ids[:, 20:, None]).sum().backward()
+
+    return update
+
+
+def norms(layers: int) -> int:
+    """Operators of all our RMSNorms, forward, backward and normalised again, less those a GPU launches for them."""
+    import torch
+
+    from curate.train.lean import _functions, _normed
+
+    x, weight = torch.randn(1, 5, 64, requires_grad=True), torch.ones(64, requires_grad=True)
+    norm = _functions()[2]
+    whole = sum(counted(lambda: norm.apply(x, weight, 1e-6)[0].backward(torch.ones(1, 5, 64))).values()) - 1
+    again = sum(counted(lambda: _normed(x.detach(), torch.ones(1, 5, 1), weight.detach(), 1e-6)).values()) - 1
+    return (2 * layers + 1) * (whole - 3) + 2 * layers * (again - 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=30)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--completion", type=int, default=64)
+    args = parser.parse_args()
+    dice = random.Random(0)
+    prompt = [dice.randrange(3, 1000) for _ in range(20)]
+    tokens = [prompt + [dice.randrange(3, 1000) for _ in range(args.completion)] for _ in range(args.samples)]
+    for name, make in (("ours", ours), ("transformers", plain)):
+        work = make(args, tokens)
+        work()  # what is made once is made now
+        found = counted(work)
+        total = sum(found.values()) - (norms(args.layers) if name == "ours" else 0)
+        print(f"{name:14}{total:6}   {dict(found.most_common(12))}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
