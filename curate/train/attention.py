@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from curate.train.keep import keep
 from curate.train.layout import Layout
 
 if TYPE_CHECKING:
@@ -117,10 +118,15 @@ def _function() -> Any:
     import torch
 
     class TreeAttention(torch.autograd.Function):
-        """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`. The attention weights are computed again backward."""
+        """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`. The attention weights are computed again backward.
+
+        The output is one `[T, H, d]` in memory, which the next layer keeps too. `apart`: see keep.py.
+        """
 
         @staticmethod
-        def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
+        def forward(
+            ctx: Any, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float, apart: bool = False
+        ) -> Tensor:
             outputs = []
             for family in tree.families:
                 kv, n_up = k.shape[0], family.ancestors.shape[0]
@@ -135,18 +141,19 @@ def _function() -> Any:
                 if n_up:
                     out += torch.matmul(p[..., :n_up].flatten(1, 2), v.index_select(1, family.ancestors)).view_as(out)
                 outputs.append(_ungrouped(out, q.shape[0], family.members.shape[1]))
-            result = torch.cat(outputs, dim=1).index_select(1, tree.inverse)
-            ctx.save_for_backward(q, k, v, result)
+            result = torch.cat(outputs, dim=1).index_select(1, tree.inverse).transpose(0, 1)
+            result = keep(result) if apart else result.contiguous()
+            ctx.save_for_backward(*((keep(x) for x in (q, k, v)) if apart else (q, k, v)), result)
             ctx.tree, ctx.scale = tree, scale
-            return result
+            return result.transpose(0, 1)
 
         @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
             q, k, v, result = ctx.saved_tensors
             grad, tree, scale = grads[0], ctx.tree, ctx.scale
             heads, kv = q.shape[0], k.shape[0]
             # softmax backward needs, for each token, the product of its output and the output's gradient
-            delta_all = (grad * result).sum(-1, keepdim=True)
+            delta_all = (grad * result.transpose(0, 1)).sum(-1, keepdim=True)
             wide = torch.promote_types(k.dtype, torch.float32)
             up_k, up_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
             parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
@@ -175,14 +182,16 @@ def _function() -> Any:
                 parts[1].append(torch.matmul(ds[..., n_up:].transpose(-1, -2), fq).flatten(1, 2))
                 parts[2].append(torch.matmul(p[..., n_up:].transpose(-1, -2), fg).flatten(1, 2))
             dq, dk, dv = (torch.cat(part, dim=1).index_select(1, tree.inverse) for part in parts)
-            return dq, (dk + up_k).to(k.dtype), (dv + up_v).to(v.dtype), None, None
+            return dq, (dk + up_k).to(k.dtype), (dv + up_v).to(v.dtype), None, None, None
 
     return TreeAttention
 
 
 def matmul_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
     """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`."""
-    return _function().apply(q, k, v, tree, scale)
+    import torch
+
+    return _function().apply(q, k, v, tree, scale, torch.is_grad_enabled())
 
 
 def _family_heads(every: Tensor, family: FamilyIndex, heads: int) -> tuple[Tensor, Tensor, Tensor]:

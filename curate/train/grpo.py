@@ -26,6 +26,7 @@ from curate.train.checkpoints import Checkpoints, TrainResult, write_whole
 from curate.train.config import GRPOConfig
 from curate.train.distill import check_same_tokens
 from curate.train.evals import Evaluator
+from curate.train.keep import give_back
 from curate.train.layout import Layout, Sequence_
 from curate.train.log import MetricsLog, record_model, round_metrics, speeds
 from curate.train.losses import PolicyTokens, policy_loss, row_weights
@@ -312,6 +313,7 @@ def grpo_step(policy: Policy, batch: list[Row], config: GRPOConfig, world: World
         )
         check_finite(out.loss.item(), "loss", step, [row for row, _ in part])
         out.loss.backward()
+        give_back(policy.device)
         measured = {"loss": out.loss.item(), "entropy": float(entropy.sum()), "trained_tokens": float(layout.tokens)}
         add(sums, out.sums | measured)
     world.reduce_gradients(policy)

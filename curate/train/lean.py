@@ -16,6 +16,8 @@ from itertools import count
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from curate.train.keep import gradient, keep
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -101,15 +103,15 @@ def _functions() -> tuple[Any, Any, Any]:
             dw = None
             if needs_weight:
                 low: Any = _again(ctx.norm, kept, dtype) if ctx.norm else kept[0]
-                dw = (flat.t() @ low.reshape(-1, low.shape[-1])).to(weight.dtype)
+                dw = gradient(flat.t() @ low.reshape(-1, low.shape[-1]), weight)
             return dx, dw, flat.sum(0).to(weight.dtype) if needs_bias else None, None, None
 
     class Gated(torch.autograd.Function):
-        """(silu(gate) up) weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`."""
+        """(silu(gate) up) weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`. `apart`: see keep.py."""
 
         @staticmethod
-        def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor) -> Tensor:
-            ctx.save_for_backward(gate, up, weight)
+        def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, apart: bool = False) -> Tensor:
+            ctx.save_for_backward(*((keep(gate), keep(up)) if apart else (gate, up)), weight)
             return (torch.nn.functional.silu(gate) * up) @ weight.to(gate.dtype).t()
 
         @staticmethod
@@ -120,18 +122,23 @@ def _functions() -> tuple[Any, Any, Any]:
             dw = None
             if ctx.needs_input_grad[2]:
                 inner = (active * up).reshape(-1, up.shape[-1])
-                dw = (grad.reshape(-1, grad.shape[-1]).t() @ inner).to(weight.dtype)
+                dw = gradient(grad.reshape(-1, grad.shape[-1]).t() @ inner, weight)
             d_inner = grad @ weight.to(gate.dtype)
-            return torch.ops.aten.silu_backward(d_inner * up, gate), d_inner.mul_(active), dw
+            return torch.ops.aten.silu_backward(d_inner * up, gate), d_inner.mul_(active), dw, None
 
     class Norm(torch.autograd.Function):
-        """weight x / rms(x), over the last dimension, in at least fp32; and 1 / rms(x), without gradient."""
+        """weight x / rms(x), over the last dimension, in at least fp32; and 1 / rms(x), without gradient.
+
+        `kept`: x for the backward pass, where it lies apart.
+        """
 
         @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+        def forward(
+            ctx: Any, x: Tensor, weight: Tensor, epsilon: float, kept: Tensor | None = None
+        ) -> tuple[Tensor, Tensor]:
             wide = x.to(torch.promote_types(x.dtype, torch.float32))
             scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-            ctx.save_for_backward(x, scale, weight)
+            ctx.save_for_backward(x if kept is None else kept, scale, weight)
             ctx.mark_non_differentiable(scale)
             return weight * (wide * scale).to(x.dtype), scale
 
@@ -146,7 +153,7 @@ def _functions() -> tuple[Any, Any, Any]:
             inner = grad * weight
             # d/dx of x r(x): r (g - u mean(g u)) with u = x r
             dx = (inner - unit.mul_((inner * unit).mean(-1, keepdim=True))).mul_(scale)
-            return dx.to(x.dtype), dw, None
+            return dx.to(x.dtype), dw, None, None
 
     return Linear, Gated, Norm
 
@@ -230,7 +237,7 @@ def _gated_forward(self: Any, x: Tensor) -> Tensor:
 
     gate, up = self.gate_proj(x), self.up_proj(x)
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = _functions()[1].apply(gate, up, self.down_proj.weight)
+        result: Tensor = _functions()[1].apply(gate, up, self.down_proj.weight, torch.is_grad_enabled())
     return result
 
 
@@ -239,11 +246,12 @@ def _norm_forward(self: Any, x: Tensor) -> Tensor:
 
     scale: Any = None
     result: Tensor
+    kept = keep(x) if torch.is_grad_enabled() else x.detach()
     if _one_kernel(x) and x.dtype == self.weight.dtype == torch.float32:
         result = torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
     else:
-        result, scale = _functions()[2].apply(x, self.weight, self.variance_epsilon)
-    setattr(result, NORMED, (next(_numbers), self.variance_epsilon, x.detach(), scale, self.weight))
+        result, scale = _functions()[2].apply(x, self.weight, self.variance_epsilon, kept)
+    setattr(result, NORMED, (next(_numbers), self.variance_epsilon, kept, scale, self.weight))
     return result
 
 

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from curate.train.config import OptimConfig
+from curate.train.keep import give_back
 
 if TYPE_CHECKING:
     from curate.train.model import Policy
@@ -50,16 +51,5 @@ def optimizer_step(policy: Policy, optimizer: Any, lr: float, max_norm: float) -
             group["lr"] = lr
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    if policy.device.type == "cpu":
-        give_back()
+    give_back(policy.device)
     return value
-
-
-def give_back() -> None:
-    """Freed memory back to the system. glibc keeps it, in holes between what stays (the moments of AdamW, made amid the
-    first step's leavings) that the next step's tensors do not fit: half a GiB for a model of 135 million parameters."""
-    import ctypes
-
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)

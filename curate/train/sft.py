@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import CurateError, UsageError
 from curate.train.checkpoints import Checkpoints, TrainResult
 from curate.train.config import Mixture, SFTConfig
+from curate.train.keep import give_back
 from curate.train.layout import Layout, Sequence_
 from curate.train.log import MetricsLog, record_model
 from curate.train.losses import sft_loss
@@ -151,6 +152,7 @@ def sft_step(policy: Policy, examples: list[Example], world: World, objective: O
         weight = torch.tensor([own[i].weight / count for i in cut], device=policy.device)[layout.row]
         part = objective(policy, layout, weight)
         part.backward()
+        give_back(policy.device)
         loss += float(part.detach())
         tokens += layout.tokens
     world.reduce_gradients(policy)

@@ -1,4 +1,4 @@
-"""Kernels that one update would launch on a GPU, counted without one, beside plain transformers under autocast.
+"""What one update would launch and keep on a GPU, counted without one, beside plain transformers under autocast.
 
     python tests/benchmarks/bench_launches.py [--layers 30] [--samples 8] [--completion 64]
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import ctypes
 import random
 from typing import Any
 
@@ -40,13 +41,59 @@ def counted(work: Any) -> collections.Counter[str]:
     return found
 
 
-def llama(layers: int) -> Any:
+def llama(layers: int, wide: bool = False) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 8, "num_key_value_heads": 4}
+    widths = (576, 1536, 9, 3) if wide else (64, 128, 8, 4)
+    names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+    sizes = dict(zip(names, widths, strict=True))
     return LlamaForCausalLM(LlamaConfig(vocab_size=1000, num_hidden_layers=layers, tie_word_embeddings=True, **sizes))
+
+
+def draw(samples: int, completion: int) -> list[list[int]]:
+    """Token ids: one prompt of 20 and its completions."""
+    dice = random.Random(0)
+    prompt = [dice.randrange(3, 1000) for _ in range(20)]
+    return [prompt + [dice.randrange(3, 1000) for _ in range(completion)] for _ in range(samples)]
+
+
+def kept(args: argparse.Namespace) -> dict[str, float]:
+    """KiB a token and a layer that are held between the forward and the backward pass."""
+    import torch
+
+    from curate.train.config import ModelConfig
+    from curate.train.layout import Sequence_
+    from curate.train.model import Policy
+
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # what is freed goes back to the system: M_MMAP_THRESHOLD
+
+    def held(work: Any) -> int:
+        def resident() -> int:
+            ctypes.CDLL(None).malloc_trim(0)
+            return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+        with torch.no_grad():
+            work()
+        before = resident()
+        states = work()
+        after = resident()
+        del states
+        return after - before
+
+    tokens = draw(args.samples, 4 * args.completion)
+    policy = Policy(llama(args.layers, True), ModelConfig(precision="bf16", micro_batch_tokens=1 << 20), device="cpu")
+    layout = policy.lay([Sequence_(t[:20], t[20:]) for t in tokens])
+    model, ids = llama(args.layers, True).train(), torch.tensor(tokens)
+
+    def plainly() -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model.base_model(ids, use_cache=False)
+
+    found = {"ours": held(lambda: policy.module.hidden(layout)) / layout.tokens}
+    found["transformers"] = held(plainly) / ids.numel()
+    return {name: value / args.layers / 1024 for name, value in found.items()}
 
 
 def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
@@ -104,15 +151,16 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--completion", type=int, default=64)
     args = parser.parse_args()
-    dice = random.Random(0)
-    prompt = [dice.randrange(3, 1000) for _ in range(20)]
-    tokens = [prompt + [dice.randrange(3, 1000) for _ in range(args.completion)] for _ in range(args.samples)]
+    tokens = draw(args.samples, args.completion)
     for name, make in (("ours", ours), ("transformers", plain)):
         work = make(args, tokens)
         work()  # what is made once is made now
         found = counted(work)
         total = sum(found.values()) - (norms(args.layers) if name == "ours" else 0)
         print(f"{name:14}{total:6}   {dict(found.most_common(12))}", flush=True)
+
+    for name, size in kept(args).items():
+        print(f"{name:14}{size:6.1f} KiB kept a token and a layer", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ def outcome(path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any
     def keep(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+            kept[tensor.data_ptr()] = tensor.nbytes  # of a slab (keep.py) what this tensor takes
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
