@@ -12,6 +12,7 @@ import random
 import re
 import string
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -84,9 +85,10 @@ def run(config: BaseConfig, context: Context) -> JobResult:
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
 
-        made = checkpoints.finish(write, TrainResult(checkpoints.path / "model", run_id, config.steps))
-        made.metrics = {"loss": loss}
-        _remember(config, made, version.ref, sum(p.numel() for p in model.parameters()), context)
+        made = TrainResult(checkpoints.path / "model", run_id, config.steps, metrics={"loss": loss})
+        made.counts = {"parameters": sum(p.numel() for p in model.parameters())}
+        remember = partial(_remember, config, made, version.ref, context)
+        checkpoints.finish(write, made, remember)
         result.rows = len(asked)
     result.model, result.seconds = str(made.model_path), time.monotonic() - started
     result.facts = {"run_id": run_id, "model_hash": weights_hash(made.model_path)}
@@ -97,10 +99,9 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     return result
 
 
-def _remember(config: BaseConfig, made: Any, problems: str, parameters: int, context: Context) -> None:
+def _remember(config: BaseConfig, made: Any, problems: str, context: Context) -> None:
     from curate.train.log import record_model
 
-    made.counts = {"parameters": parameters}
     inputs = {"problems": [problems]}
     record_model(context.warehouse, made, config.name, "base", "", inputs, config.model_dump(mode="json"))
 

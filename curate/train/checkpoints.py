@@ -130,9 +130,15 @@ class Checkpoints:
     def save_best(self, write_model: Callable[[Path], None]) -> Path:
         return write_whole(self.path / "best", write_model)
 
-    def finish(self, write_model: Callable[[Path], None], result: TrainResult) -> TrainResult:
-        """The finished model, then the mark that the run is done; what only resuming needed goes."""
+    def finish(
+        self, write_model: Callable[[Path], None], result: TrainResult, record: Callable[[], None]
+    ) -> TrainResult:
+        """The finished model, `record` of what else tells of it, then the mark that the run is done.
+
+        A kill before the mark has all of it done again. What only resuming needed goes.
+        """
         result.model_path = write_whole(self.path / "model", write_model)
+        record()
         text = json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}, indent=1)
         beside = self.path / f".result.{os.getpid()}"
         with open(beside, "w", encoding="utf-8") as handle:

@@ -200,14 +200,17 @@ def train_grpo(
     full = weights(policy)
     if world.first:
         rollouts.seal()
-        checkpoints.finish(lambda at: write_model(policy, tokenizer, at, dtype, full), result)
-        # The engine may be asked to start again from where its weights lie: that must be a place that stays.
-        engine.update_weights(result.model_path)
-        shutil.rmtree(push_directory(wh.root, run_id), ignore_errors=True)
         best = checkpoints.path / "best"
         result.best_path = best if best.exists() else None
         inputs = {"model": parent, "problems": list(problems_refs)}
-        record_model(wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json"))
+
+        def record() -> None:
+            # The engine may be asked to start again from where its weights lie: that must be a place that stays.
+            engine.update_weights(result.model_path)
+            shutil.rmtree(push_directory(wh.root, run_id), ignore_errors=True)
+            record_model(wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json"))
+
+        checkpoints.finish(partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record)
     world.barrier()
     return result
 

@@ -304,6 +304,9 @@ def _result(made: TrainResult, started: float) -> JobResult:
 def _record(
     context: Context, kind: str, name: str, config: dict[str, Any], made: TrainResult, result: JobResult
 ) -> None:
-    if not made.skipped and join_world().first:
+    if not join_world().first:
+        return
+    if not made.skipped:
         context.record(digest(made.run_id)[:24], kind, name, config, result)
+    if not made.skipped or not (made.model_path / "README.md").exists():  # killed before it was written
         write_card(context.warehouse, weights_hash(made.model_path))

@@ -15,6 +15,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError, UsageError
@@ -128,8 +129,9 @@ def train_sft(
     dtype = final_dtype(config.checkpoint.dtype, config.model)
     full = weights(policy)
     if world.first:
-        checkpoints.finish(lambda at: write_model(policy, tokenizer, at, dtype, full), result)
-        record_model(wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json"))
+        settings = config.model_dump(mode="json")
+        record = partial(record_model, wh, result, config.name, kind, parent, inputs, settings)
+        checkpoints.finish(partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record)
     world.barrier()
     return result
 

@@ -196,6 +196,27 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     assert whole.sql(query).equals(broken.sql(query))
 
 
+def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
+    tiny_dir: Path, tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train import grpo
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    settings, wh = config(tiny_dir, steps=2), Warehouse(tmp_path)
+    for place in ("record_model", "write_model"):
+        with monkeypatch.context() as patch:
+            patch.setattr(grpo, place, dies)
+            with pytest.raises(KeyboardInterrupt):
+                train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
+    result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
+    assert not result.skipped
+    assert wh.sql("SELECT run_id FROM models WHERE kind = 'grpo'")["run_id"].to_list() == [result.run_id]
+    assert not (result.model_path.parent / "rollout").exists()
+    assert train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS).skipped
+
+
 def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:

@@ -222,6 +222,25 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     assert whole.sql(query).equals(broken.sql(query))
 
 
+def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train import sft
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    wh = Warehouse(tmp_path)
+    corpus(wh)
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "record_model", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train_sft(config(tiny_dir), wh)
+    result = train_sft(config(tiny_dir), wh)
+    assert not result.skipped
+    assert wh.sql("SELECT run_id FROM models WHERE kind = 'sft'")["run_id"].to_list() == [result.run_id]
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_and_traces(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
