@@ -95,6 +95,7 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     result.summary = f"{config.steps} steps on poor traces of sums, {duration(result.seconds)}"
     if result.rows:
         context.record(run_id, "base", config.name, config.model_dump(mode="json"), result)
+    if result.rows or not (made.model_path / "README.md").exists():  # killed before it was written
         write_card(context.warehouse, result.facts["model_hash"])
     return result
 

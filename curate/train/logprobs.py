@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Logits that exist at once: 8 MiB, what a processor's cache holds. A GPU waits less for 64 MiB.
+# Logits that exist at once: 8 MiB, what a processor's cache holds; 64 MiB on a GPU, where each tile is some launches.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 24}
 WHOLE = 1 << 24  # where they cannot be computed in tiles: 64 MiB
 NARROWEST = 256  # columns of a tile: below it a matrix product is all overhead

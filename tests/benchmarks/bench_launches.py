@@ -5,7 +5,8 @@
 Counted are the operators that PyTorch dispatches, views and allocations aside, on a CPU, with the attention that
 `curate` uses on a GPU. A GPU launches about one kernel for each. RMSNorm is one operator forward and two backward there
 (`lean.py`); on a CPU PyTorch takes it apart, so for ours those are put in by hand. The model is a Llama of random
-weights and small width: the count depends on its layers only.
+weights and small width: the count depends on its layers only. Kept is what the process holds after
+the forward pass of the layers, with SmolLM2-135M's widths and completions of four times the length.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 import multiprocessing as mp
 import os
 import time
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 
+from curate.generate.state import spent
 from curate.warehouse import Warehouse
 from curate.warehouse.chunks import CHUNK_ROWS, Family, replay
 from curate.warehouse.identity import family_id, request_seed, trace_id
@@ -98,10 +100,11 @@ def test_a_kill_between_commit_and_removal_leaves_no_log_and_counts_no_cost_twic
     first, second, *_ = family.chunks(family.open_rows(IDS, 100))
     log, other = family.claim(first), family.claim(second)
     for key in log.missing:
-        log.append(row(key))
-    other.append(row(other.missing[0]))
+        log.append(row(key) | {"cost": 0.5})
+    other.append(row(other.missing[0]) | {"cost": 2.0})
     log.chunk.version.publish(first.chunk_id, list(log.rows()))  # killed here
     log.close()
+    assert spent(SimpleNamespace(family=family)) == 0.5 * len(first.keys) + 2.0
     assert family.open_logs() == [other.path]
     assert {path.name for path in family.logs.iterdir()} == {other.path.name, f"{second.chunk_id}.lock"}
     other.close()
