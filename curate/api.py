@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.config import validate
-from curate.jobs import Context, JobResult
+from curate.job import Context, JobResult
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,7 +35,7 @@ def generate(recipe: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -
 
 def import_traces(path: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Bring traces that somebody else made into the tables (`curate import`)."""
-    from curate.generate import importing
+    from curate.imports import job as importing
 
     with Context(warehouse) as context:
         return importing.run(validate(importing.ImportConfig, {"path": path, **config}, "import"), context)
@@ -43,7 +43,7 @@ def import_traces(path: str, *, warehouse: str | Path = WAREHOUSE, **config: Any
 
 def annotate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Add verdicts and signals to traces that lack them (`curate annotate`)."""
-    from curate import annotate as job
+    from curate.annotate import job
 
     with Context(warehouse) as context:
         return job.run(validate(job.AnnotateConfig, config, "annotate"), context)
@@ -60,7 +60,7 @@ def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> J
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Train by `sft`, `distill` or `grpo` (`curate train`). The model's directory is `result.model`."""
     from curate.errors import UsageError
-    from curate.train import jobs
+    from curate.train import job as jobs
 
     if kind not in jobs.RUNS:
         raise UsageError(f"train: '{kind}' is none of {', '.join(jobs.RUNS)}")
@@ -81,7 +81,7 @@ def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFram
 
 def run(pipeline: str | Path, *overrides: str, warehouse: str | Path | None = None) -> dict[str, Any]:
     """Run a pipeline (`curate run`); what each stage gave, by name."""
-    from curate.pipeline import Pipeline, load_pipeline
+    from curate.pipeline.runner import Pipeline, load_pipeline
 
     config, stages = load_pipeline(pipeline, overrides)
     with Context(warehouse or config.warehouse) as context:

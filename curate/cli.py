@@ -11,7 +11,7 @@ import typer
 from curate.errors import CurateError, UsageError
 
 if TYPE_CHECKING:
-    from curate.jobs import Context
+    from curate.job import Context
 
 app = typer.Typer(
     help="Make reasoning data, judge every row of it, and train on it.",
@@ -40,7 +40,7 @@ HERE = Path("warehouse")
 
 
 def _context(warehouse: Path) -> Context:
-    from curate.jobs import Context
+    from curate.job import Context
 
     return Context(warehouse)
 
@@ -93,7 +93,7 @@ def import_(
 ) -> None:
     """Bring traces that somebody else made into the tables; the layout is told by their columns."""
     from curate.config import validate
-    from curate.generate import importing
+    from curate.imports import job as importing
 
     checked = validate(importing.ImportConfig, _read(config, overrides, path=path), str(config or "import"))
     with _context(warehouse) as context:
@@ -110,13 +110,13 @@ def annotate(
     out: Annotated[Path | None, typer.Option("--out", help="For files: where the annotated rows go.")] = None,
 ) -> None:
     """Add verdicts and signals to all traces that lack them, or signals to files; nothing is dropped."""
-    from curate import annotate as job
+    from curate.annotate import job
     from curate.config import validate
 
     files, overrides = _split(arguments)
     checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
     if files:
-        from curate.signals.files import annotate_files
+        from curate.files import annotate_files
 
         rows = annotate_files(files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory)
         print(f"{rows} rows annotated: {out}")
@@ -143,8 +143,8 @@ def filter_(
     files, overrides = _split(arguments)
     checked = validate(job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules))
     if files:
-        from curate.filter.files import explain_files, filter_files
         from curate.filter.funnel import print_funnel
+        from curate.filter.plain_files import explain_files, filter_files
         from curate.filter.rules import load_rules
 
         chosen = load_rules(checked.rules, checked.set)
@@ -194,7 +194,7 @@ def _needed_out(out: Path | None) -> Path:
 
 
 def _train(kind: str, overrides: list[str] | None, config: Path | None, warehouse: Path, dry_run: bool) -> None:
-    from curate.train import jobs
+    from curate.train import job as jobs
 
     data = _read(config, overrides)
     with _context(warehouse) as context:
@@ -282,13 +282,13 @@ def run(
     only: Annotated[list[str] | None, typer.Option("--only", help="Run this stage only (may be repeated).")] = None,
 ) -> None:
     """Run the stages of a pipeline; what is done already is skipped."""
-    from curate.pipeline import Pipeline, load_pipeline
+    from curate.pipeline.runner import Pipeline, load_pipeline
 
     config, stages = load_pipeline(pipeline, overrides or [])
     with _context(warehouse or Path(config.warehouse)) as context:
         line = Pipeline(config, stages, context)
         if plan:
-            from curate.plan import draw, planned
+            from curate.pipeline.drawing import draw, planned
 
             print(draw(config.name, config.description, planned(line)))
             return

@@ -75,7 +75,13 @@ def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
         yield _Lines(name, total, done)
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("  {task.description}"),

@@ -6,7 +6,7 @@
     rewards: {accuracy: 1.0, preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}}
 
 With `preference` a model judges the open questions, those of problems without a verifier: there accuracy does not
-count, and elsewhere preference does not (curate/verify/preference.py).
+count, and elsewhere preference does not (curate/verify/models/preference.py).
 
 A component is a Polars expression over a frame of traces with their verdict and signals, so that the reward uses the
 one definition of correct, well-formed and target language that filters and evaluation use. A user's own is a function
@@ -32,7 +32,7 @@ BUILTIN = {
     "language": "curate.rewards:language",
     "length": "curate.rewards:length",
     "repetition": "curate.rewards:repetition",
-    "preference": "curate.verify.preference:preference",
+    "preference": "curate.verify.models.preference:preference",
 }
 
 # Signals that a component reads, by group (curate/signals); well-formedness comes from the form itself.
@@ -179,7 +179,7 @@ def does_not_count(frame: pl.DataFrame, parts: Sequence[Component]) -> dict[str,
     """By component, the traces whose reward it is no part of: its null there does not make the whole null."""
     import polars as pl
 
-    from curate.verify.preference import is_open
+    from curate.verify.models.preference import is_open
 
     if not any(part.name == "preference" for part in parts):
         return {}
@@ -189,6 +189,6 @@ def does_not_count(frame: pl.DataFrame, parts: Sequence[Component]) -> dict[str,
 
 def release() -> None:
     """Let go of what components hold: the engine of a judge."""
-    from curate.verify import preference
+    from curate.verify.models import preference
 
     preference.release()

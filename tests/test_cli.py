@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.jobs import Context
+from curate.job import Context
 from curate.warehouse import Warehouse
 
 
@@ -21,7 +21,7 @@ def curate(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 @pytest.fixture
 def made(tmp_path, stub_model, sums):
     """A warehouse with a harvest of the stub engine in it, annotated."""
-    from curate import annotate
+    from curate.annotate import job as annotate
     from curate.generate import job
     from curate.generate.config import generate_config
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate import annotate
+from curate import files
+from curate.annotate import job as annotate
 from curate.errors import UsageError
-from curate.jobs import Context
+from curate.job import Context
 from curate.memory import megabytes, text_bytes
-from curate.signals import files
 from curate.warehouse import Warehouse
 
 

@@ -28,7 +28,7 @@ ENGINES = {
     "vllm": "curate.engines.vllm:VllmEngine",
     "transformers": "curate.engines.transformers:TransformersEngine",
     "openai": "curate.engines.openai:OpenAIEngine",
-    "stub": "curate.engines.stub:StubEngine",
+    "stub": "curate.engines.testing.stub:StubEngine",
 }
 
 

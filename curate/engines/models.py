@@ -183,7 +183,13 @@ def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
     """Dequantizes a Llama GGUF file into `target`, with its tokenizer, chat template and end tokens."""
     import torch
     from tokenizers import pre_tokenizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        GenerationConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+    )
     from transformers.utils import logging
 
     logging.disable_progress_bar()

@@ -199,7 +199,11 @@ def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
 
 def free_cpu_memory() -> int:
     """Bytes free on the NUMA node the engine will be bound to: a share of the whole machine can be more than it has."""
-    from vllm.utils.cpu_resource_utils import get_allowed_cpu_list, get_memory_node_info, get_visible_memory_node
+    from vllm.utils.cpu_resource_utils import (
+        get_allowed_cpu_list,
+        get_memory_node_info,
+        get_visible_memory_node,
+    )
 
     node, visible = get_allowed_cpu_list()[0].numa_node, get_visible_memory_node()
     return int(get_memory_node_info(node if node in visible else visible[0]).available_memory)
@@ -242,7 +246,10 @@ def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
     """
     import torch
     from safetensors import safe_open
-    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+    from vllm.distributed import (
+        get_tensor_model_parallel_rank,
+        get_tensor_model_parallel_world_size,
+    )
 
     files = [safe_open(path, "pt") for path in sorted(Path(directory).glob("*.safetensors"))]
     where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -263,7 +270,10 @@ def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
 
 def compare_hashes(worker: Any, expected: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """As `compare_weights`, against hashes of tensors in the engine's dtype."""
-    from vllm.distributed import get_tensor_model_parallel_rank, get_tensor_model_parallel_world_size
+    from vllm.distributed import (
+        get_tensor_model_parallel_rank,
+        get_tensor_model_parallel_world_size,
+    )
 
     rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
     proof = Proof()

@@ -92,7 +92,10 @@ class Sender:
     """The trainer's end. `options` go to vLLM's `NCCLTrainerInitInfo`."""
 
     def __init__(self, children: list[Child], size: int, device: Any, options: Mapping[str, Any]) -> None:
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo, NCCLTrainerWeightTransferEngine
+        from vllm.distributed.weight_transfer.nccl_engine import (
+            NCCLTrainerInitInfo,
+            NCCLTrainerWeightTransferEngine,
+        )
 
         self.client, self.state = Children(children, size), State(device)
         with _current(device):

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from curate import annotate
+from curate.annotate import job as annotate
 from curate.config import Config, merge
 from curate.errors import UsageError
 from curate.generate import job as generation
 from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
-from curate.jobs import Context, JobResult
+from curate.job import Context, JobResult
 from curate.progress import duration
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest

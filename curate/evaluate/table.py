@@ -17,7 +17,15 @@ import numpy as np
 import polars as pl
 
 from curate.errors import CurateError
-from curate.evaluate.stats import RESAMPLES, Estimate, Floats, bootstrap, cons_at_k, pass_at_1, pass_at_k
+from curate.evaluate.stats import (
+    RESAMPLES,
+    Estimate,
+    Floats,
+    bootstrap,
+    cons_at_k,
+    pass_at_1,
+    pass_at_k,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,7 @@ trace, and `write_corpus` for the sealed result.
 """
 
 from curate.filter.corpus import corpus_rows, write_corpus
-from curate.filter.engine import Explanation, FilterResult, apply_rules, explain
+from curate.filter.decide import Explanation, FilterResult, apply_rules, explain
 from curate.filter.funnel import print_funnel
 from curate.filter.rules import RuleSet, load_rules
 

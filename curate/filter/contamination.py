@@ -16,8 +16,8 @@ import numpy as np
 import polars as pl
 
 from curate.errors import UsageError
-from curate.filter.tokens import CJK, Tokens, tokens
-from curate.signals.files import data_files, read_parts
+from curate.files import data_files, read_parts
+from curate.filter.shingles import CJK, Tokens, tokens
 from curate.signals.text import HAN_WORDS
 
 SIZES = (8, 10, 13)  # n of GPT-3 (13), Llama 2 (10) and stricter use

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from curate.errors import CurateError
-from curate.filter.engine import FilterResult
-from curate.filter.rows import Ordered, bounds_of, in_chunks, problem_key
+from curate.filter.decide import FilterResult
+from curate.filter.spill import Ordered, bounds_of, in_chunks, problem_key
 from curate.prompts.forms import Form
 from curate.prompts.render import Template, load_template, render
 from curate.warehouse.sql import joined_as_written

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import polars_textproc as textproc
 
-from curate.filter.tokens import TOKEN, folded, tokens
+from curate.filter.shingles import TOKEN, folded, tokens
 
 BANDS, ROWS, SHINGLE = 20, 5, 3
 SHORT = 10  # tokens

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from curate.errors import CurateError, UsageError
-from curate.signals.files import SUFFIXES, Writer
+from curate.files import SUFFIXES, Writer
 
 if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from curate.config import Config
 from curate.errors import UsageError
 from curate.filter.corpus import kept_by_slice, write_corpus
-from curate.filter.engine import FilterResult, apply_rules, columns_read, explain
+from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
-from curate.jobs import Context, JobResult
+from curate.job import Context, JobResult
 from curate.memory import DEFAULT, keep_level, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns

@@ -10,11 +10,11 @@ from curate.registry import resolve
 
 # Adding a recipe: one file, one line here, one test.
 RECIPES = {
-    "cold-start": "curate.generate.cold_start:RECIPE",
-    "r1-zero": "curate.generate.r1_zero:RECIPE",
-    "rejection": "curate.generate.rejection:RECIPE",
-    "distill": "curate.generate.distill:RECIPE",
-    "evaluate": "curate.generate.evaluation:RECIPE",
+    "cold-start": "curate.generate.recipes.cold_start:RECIPE",
+    "r1-zero": "curate.generate.recipes.r1_zero:RECIPE",
+    "rejection": "curate.generate.recipes.rejection:RECIPE",
+    "distill": "curate.generate.recipes.distill:RECIPE",
+    "evaluate": "curate.generate.recipes.evaluation:RECIPE",
 }
 
 

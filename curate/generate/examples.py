@@ -15,7 +15,7 @@ from curate.records import Problem
 
 if TYPE_CHECKING:
     from curate.generate.plan import Problems
-    from curate.jobs import Context
+    from curate.job import Context
 
 
 def load_examples(config: ExamplesConfig, form: Form, context: Context, problems: Problems) -> tuple[Example, ...]:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import time
 
 from curate.errors import CurateError
-from curate.generate import state
+from curate.generate import history as state
+from curate.generate.background import standing
 from curate.generate.config import GenerateConfig
-from curate.generate.good import standing
 from curate.generate.plan import Plan, make_plan, stored_problems
 from curate.generate.worker import Worker
-from curate.jobs import Context, JobResult
+from curate.job import Context, JobResult
 from curate.progress import duration, say
 
 __all__ = ["Plan", "make_plan", "run", "stored_problems"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from curate.errors import UsageError
 from curate.generate.config import GenerateConfig
-from curate.jobs import Context
+from curate.job import Context
 from curate.progress import say
 from curate.records import Problem
 from curate.warehouse import Version

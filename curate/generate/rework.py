@@ -21,7 +21,7 @@ from curate.prompts.forms import Form
 if TYPE_CHECKING:
     import polars as pl
 
-    from curate.jobs import Context
+    from curate.job import Context
 
 LANGUAGES = {
     "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "ru": "Russian", "ar": "Arabic", "de": "German",
@@ -37,7 +37,7 @@ def parents(config: ReworkConfig, context: Context, split: str | None, where: st
     """
     import polars as pl
 
-    from curate.generate.good import predicate
+    from curate.generate.background import predicate
 
     known = context.warehouse.sql(
         "SELECT count(*) AS n, count(verdict) AS judged FROM annotated WHERE list_contains(?, dataset)", [config.traces]

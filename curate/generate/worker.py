@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from curate.errors import UsageError
-from curate.generate import state
+from curate.generate import history as state
 from curate.generate.adaptive import Steered
-from curate.generate.good import Judge, publish_verdicts
+from curate.generate.background import Judge, publish_verdicts
 from curate.generate.plan import Plan, Row, as_problem
 from curate.progress import Task, say, task
 from curate.records import Completion, Request, Sampling

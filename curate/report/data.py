@@ -106,7 +106,7 @@ def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str
 
 def corpora(warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[str] | None = None) -> list[Corpus]:
     """The newest version of each corpus with the decisions of its rules, asked again of the traces as they are."""
-    from curate.filter.engine import apply_rules
+    from curate.filter.decide import apply_rules
     from curate.filter.job import FilterConfig, _prepare
 
     wanted = names if names is not None else sorted({v.dataset for v in warehouse.versions("corpora", sealed=True)})

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from curate.config import Config
 from curate.errors import UsageError
-from curate.jobs import Context, JobResult
+from curate.job import Context, JobResult
 from curate.progress import duration
 from curate.warehouse.identity import code_version
 from curate.warehouse.store import disk_errors, now
@@ -32,7 +32,7 @@ class ReportConfig(Config):
 
 def run(config: ReportConfig, context: Context) -> JobResult:
     """Write the page, whole or not at all. UsageError where there is no warehouse or a condition is wrong."""
-    from curate import annotate
+    from curate.annotate import job as annotate
     from curate.report.page import document, sections
     from curate.warehouse.sql import connect
 

@@ -22,7 +22,13 @@ import polars as pl
 from curate.errors import UsageError
 from curate.signals.behaviour import behaviour
 from curate.signals.language import language
-from curate.signals.macros import column_groups, derived_columns, macro_sql, signal_types, with_macros
+from curate.signals.macros import (
+    column_groups,
+    derived_columns,
+    macro_sql,
+    signal_types,
+    with_macros,
+)
 from curate.signals.repetition import repetition
 from curate.signals.shape import shape
 from curate.signals.text import prepare

@@ -21,13 +21,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from curate.train.model import restore, trained_state, weights, write_model
-from curate.train.shards import load_shards, save_shards
+from curate.train.model.policy import restore, trained_state, weights, write_model
+from curate.train.model.shards import load_shards, save_shards
 from curate.warehouse.store import disk_errors, fsync_dir
 
 if TYPE_CHECKING:
-    from curate.train.model import Policy
-    from curate.train.world import World
+    from curate.train.model.policy import Policy
+    from curate.train.ranks import World
 
 STEP = "step-"
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import UsageError
 from curate.train.checkpoints import TrainResult
 from curate.train.config import DistillConfig
-from curate.train.layout import Layout
 from curate.train.losses import sft_loss
-from curate.train.model import Policy, load_policy
+from curate.train.model.layout import Layout
+from curate.train.model.policy import Policy, load_policy
 from curate.train.sft import Progress, train_sft
 
 if TYPE_CHECKING:

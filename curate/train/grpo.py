@@ -26,15 +26,23 @@ from curate.train.checkpoints import Checkpoints, TrainResult, write_whole
 from curate.train.config import GRPOConfig
 from curate.train.distill import check_same_tokens
 from curate.train.evals import Evaluator
-from curate.train.keep import give_back
-from curate.train.layout import Layout, Sequence_
-from curate.train.log import MetricsLog, record_model, round_metrics, speeds
 from curate.train.losses import PolicyTokens, policy_loss, row_weights
-from curate.train.model import Policy, load_policy, memory_errors, seed_everything, untied, weights, write_model
+from curate.train.metrics import MetricsLog, record_model, round_metrics, speeds
+from curate.train.model.layout import Layout, Sequence_
+from curate.train.model.policy import (
+    Policy,
+    load_policy,
+    memory_errors,
+    seed_everything,
+    untied,
+    weights,
+    write_model,
+)
+from curate.train.model.slabs import give_back
 from curate.train.optim import learning_rate, make_optimizer, optimizer_step
+from curate.train.ranks import World, join_world, shard
 from curate.train.rollouts import Rollouts, problem_stream, push_directory
 from curate.train.sft import final_dtype, identity
-from curate.train.world import World, join_world, shard
 
 if TYPE_CHECKING:
     import polars as pl

@@ -6,10 +6,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from curate.train.config import OptimConfig
-from curate.train.keep import give_back
+from curate.train.model.slabs import give_back
 
 if TYPE_CHECKING:
-    from curate.train.model import Policy
+    from curate.train.model.policy import Policy
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:

@@ -21,13 +21,20 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import CurateError, UsageError
 from curate.train.checkpoints import Checkpoints, TrainResult
 from curate.train.config import Mixture, SFTConfig
-from curate.train.keep import give_back
-from curate.train.layout import Layout, Sequence_
-from curate.train.log import MetricsLog, record_model
 from curate.train.losses import sft_loss
-from curate.train.model import Policy, load_policy, memory_errors, seed_everything, weights, write_model
+from curate.train.metrics import MetricsLog, record_model
+from curate.train.model.layout import Layout, Sequence_
+from curate.train.model.policy import (
+    Policy,
+    load_policy,
+    memory_errors,
+    seed_everything,
+    weights,
+    write_model,
+)
+from curate.train.model.slabs import give_back
 from curate.train.optim import learning_rate, make_optimizer, optimizer_step
-from curate.train.world import World, join_world, shard
+from curate.train.ranks import World, join_world, shard
 
 if TYPE_CHECKING:
     import polars as pl
@@ -285,7 +292,7 @@ def show_example(example: Example, tokenizer: Any) -> str:
 
 
 def final_dtype(wanted: str, model: str) -> str:
-    from curate.train.model import stored_dtype
+    from curate.train.model.policy import stored_dtype
 
     return stored_dtype(model) if wanted == "auto" else wanted
 

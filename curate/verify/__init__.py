@@ -14,8 +14,8 @@ from curate.records import Problem, Verdict
 from curate.verify.command import cli_verify
 from curate.verify.consensus import Cluster, clusters, largest_cluster
 from curate.verify.extract import THINK, find_answer
-from curate.verify.pool import VerifierPool, default_pool
 from curate.verify.registry import REGISTRY, verifier_named, versions
+from curate.verify.workers.pool import VerifierPool, default_pool
 
 __all__ = [
     "REGISTRY",

@@ -109,7 +109,7 @@ def alike(choice: str, answer: str) -> bool:
         return True
     if not re.search(r"\d|\\", choice) or not re.search(r"\d|\\", answer):
         return False
-    from curate.verify.math import compared
+    from curate.verify.math.verifier import compared
 
     judged = compared(choice, answer) if len(choice) <= 300 and len(answer) <= 300 else None
     return judged is not None and judged.verdict == "correct"

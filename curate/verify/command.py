@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from curate.errors import CurateError, UsageError
 from curate.records import Problem, Verdict
-from curate.verify.pool import default_pool
 from curate.verify.registry import verifier_named
+from curate.verify.workers.pool import default_pool
 
 if TYPE_CHECKING:
     import polars as pl

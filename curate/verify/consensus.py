@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from curate.records import Problem, Verdict
-from curate.verify.pool import VerifierPool, default_pool
 from curate.verify.registry import verifier_named
+from curate.verify.workers.pool import VerifierPool, default_pool
 
 if TYPE_CHECKING:
     import polars as pl

@@ -4,7 +4,7 @@ In order: the `<answer>…</answer>` block; the last balanced `\\boxed{…}`; an
 the languages of `ANNOUNCE`); a completion that is nothing but one short line. All of it after the reasoning ended: an
 answer inside the reasoning does not count. Work is linear in the length of the text.
 """
-# ruff: noqa: E501 (tables and patterns: one thing, one line)
+
 
 from __future__ import annotations
 

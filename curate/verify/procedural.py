@@ -15,7 +15,7 @@ from typing import Any
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
-from curate.verify.numbers import parse_number
+from curate.verify.math.numbers import parse_number
 
 # The answer is one integer and nothing else is right.
 INTEGER = frozenset(

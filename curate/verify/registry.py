@@ -9,9 +9,9 @@ from curate.registry import resolve
 from curate.verify.base import Verifier
 
 REGISTRY = {
-    "math": "curate.verify.math:MathVerifier",
+    "math": "curate.verify.math.verifier:MathVerifier",
     "choice": "curate.verify.choice:ChoiceVerifier",
-    "code": "curate.verify.code:CodeVerifier",
+    "code": "curate.verify.code.verifier:CodeVerifier",
     "exact": "curate.verify.text:ExactVerifier",
     "text": "curate.verify.text:TextVerifier",
     "procedural": "curate.verify.procedural:ProceduralVerifier",

@@ -1,5 +1,5 @@
 """Exact and normalised text."""
-# ruff: noqa: E501 (tables and patterns: one thing, one line)
+
 
 from __future__ import annotations
 

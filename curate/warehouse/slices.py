@@ -1,6 +1,6 @@
 """The view `annotated` a slice of traces at a time, for work whose memory must not grow with the warehouse.
 
-What was measured and judged of a part of traces is a part of the same name (see curate/annotate.py), so that the views
+What was measured and judged of a part of traces is a part of the same name (see curate/annotate/job.py), so that the views
 can be pointed at some parts and at what belongs to them. Parts that belong to no part of traces (a consensus over many
 of them) are in every slice. Joins are by key all the same: a part too many costs time, and changes nothing.
 

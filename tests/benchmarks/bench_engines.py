@@ -24,9 +24,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.engines import EngineConfig, open_engine, resolve_model  # noqa: E402
-from curate.engines.vllm import QUIET  # noqa: E402
-from curate.records import Request, Sampling  # noqa: E402
+from curate.engines import EngineConfig, open_engine, resolve_model
+from curate.engines.vllm import QUIET
+from curate.records import Request, Sampling
 
 EXAMPLE = "User: What is {a} + {b}? Assistant: <think> {a} + {b} = {c}. </think> <answer> {c} </answer>\n"
 

@@ -33,14 +33,14 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from curate.engines import EngineConfig, open_engine, resolve_model  # noqa: E402
-from curate.engines.vllm import QUIET  # noqa: E402
-from curate.generate import job  # noqa: E402
-from curate.generate.config import GenerateConfig, generate_config  # noqa: E402
-from curate.generate.plan import Plan, make_plan  # noqa: E402
-from curate.jobs import Context  # noqa: E402
-from curate.records import Request, Sampling  # noqa: E402
-from curate.warehouse.identity import request_seed  # noqa: E402
+from curate.engines import EngineConfig, open_engine, resolve_model
+from curate.engines.vllm import QUIET
+from curate.generate import job
+from curate.generate.config import GenerateConfig, generate_config
+from curate.generate.plan import Plan, make_plan
+from curate.job import Context
+from curate.records import Request, Sampling
+from curate.warehouse.identity import request_seed
 
 
 def problems_file(folder: Path, count: int) -> dict[str, Any]:

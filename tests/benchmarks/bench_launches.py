@@ -65,8 +65,8 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from curate.train.config import ModelConfig
-    from curate.train.layout import Sequence_
-    from curate.train.model import Policy
+    from curate.train.model.layout import Sequence_
+    from curate.train.model.policy import Policy
 
     ctypes.CDLL(None).mallopt(-3, 1 << 16)  # what is freed goes back to the system: M_MMAP_THRESHOLD
 
@@ -99,12 +99,12 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
 
 def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
     """One GRPO update of one group; RMSNorm as our own function, whose operators `main` replaces by three."""
-    from curate.train import attention
     from curate.train.config import GRPOConfig, ModelConfig
     from curate.train.grpo import Row, grpo_step
-    from curate.train.layout import Sequence_
-    from curate.train.model import Policy
-    from curate.train.world import World
+    from curate.train.model import attention
+    from curate.train.model.layout import Sequence_
+    from curate.train.model.policy import Policy
+    from curate.train.ranks import World
 
     attention.matmul_attention = attention.sdpa_attention
     policy = Policy(llama(args.layers), ModelConfig(precision="bf16", micro_batch_tokens=1 << 20), device="cpu")
@@ -137,7 +137,7 @@ def norms(layers: int) -> int:
     """Operators of all our RMSNorms, forward, backward and normalised again, less those a GPU launches for them."""
     import torch
 
-    from curate.train.lean import _functions, _normed
+    from curate.train.model.layers import _functions, _normed
 
     x, weight = torch.randn(1, 5, 64, requires_grad=True), torch.ones(64, requires_grad=True)
     norm = _functions()[2]

@@ -91,10 +91,10 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
         trainer.train()
     else:
         from curate.train.config import OptimConfig
-        from curate.train.layout import Sequence_
+        from curate.train.model.layout import Sequence_
         from curate.train.optim import make_optimizer, optimizer_step
+        from curate.train.ranks import World
         from curate.train.sft import Example, likelihood, sft_step
-        from curate.train.world import World
 
         policy = our_policy(contender, args)
         optimizer = make_optimizer(policy, OptimConfig())
@@ -151,9 +151,9 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
     else:
         from curate.train.config import GRPOConfig
         from curate.train.grpo import Row, grpo_step
-        from curate.train.layout import Sequence_
+        from curate.train.model.layout import Sequence_
         from curate.train.optim import make_optimizer, optimizer_step
-        from curate.train.world import World
+        from curate.train.ranks import World
 
         policy = our_policy(contender, args)
         model = policy.model
@@ -288,8 +288,8 @@ def our_compute(contender: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def our_policy(contender: str, args: argparse.Namespace) -> Any:
-    from curate.train import model
     from curate.train.config import ModelConfig
+    from curate.train.model import policy as model
 
     if contender.startswith("ours-plain"):
         model.make_lean = lambda *_: None

@@ -31,7 +31,7 @@ def by_curate(model: str, problems: int, folder: Path) -> pl.DataFrame:
     """`curate evaluate`, greedy. One row a problem: `problem_id, prompt, completion, reference, verdict, extracted`."""
     from curate.config import validate
     from curate.evaluate.job import EvaluateConfig, run
-    from curate.jobs import Context
+    from curate.job import Context
 
     sums = {"source": "procedural", "dataset": "chain_sum", "size": problems, "seed": 70_000}
     sums["params"] = {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}

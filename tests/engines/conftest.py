@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.engines.tiny import make_tiny_model
+from curate.engines.testing.tiny import make_tiny_model
 
 
 @pytest.fixture(scope="session")

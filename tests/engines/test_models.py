@@ -13,7 +13,7 @@ import pytest
 from curate.engines import EngineConfig, describe_choice, open_engine, resolve_model, weights_hash
 from curate.engines.base import choose, encode, load_tokenizer
 from curate.engines.models import HASH_CACHE, end_tokens
-from curate.engines.tiny import CHARACTERS, char_tokenizer
+from curate.engines.testing.tiny import CHARACTERS, char_tokenizer
 from curate.errors import UsageError
 
 

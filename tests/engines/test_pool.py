@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.engines.tiny import make_tiny_model
+from curate.engines.testing.tiny import make_tiny_model
 from curate.errors import CurateError
 from curate.records import Request, Sampling
 from tests.engines.cores import CountingEngine, counting

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from curate.engines import EngineConfig, open_engine
 from curate.engines.base import cut_at_stop
-from curate.engines.tiny import make_tiny_model
+from curate.engines.testing.tiny import make_tiny_model
 from curate.engines.transformers import Row, TransformersEngine, sample, truncate
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request, Sampling

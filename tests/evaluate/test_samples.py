@@ -7,7 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from curate.evaluate.job import EvaluateConfig, _samples
-from curate.jobs import Context
+from curate.job import Context
 
 
 def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:

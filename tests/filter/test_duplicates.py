@@ -10,7 +10,7 @@ import pytest
 from curate.errors import UsageError
 from curate.filter.contamination import benchmark_of, contaminated, read_benchmark
 from curate.filter.duplicates import duplicate_of
-from curate.filter.tokens import folded
+from curate.filter.shingles import folded
 
 STEMS = ("river", "stone", "window", "letter", "garden", "winter", "coffee", "travel", "number", "circle", "silver")
 HAN = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后"

@@ -12,8 +12,8 @@ from curate.errors import UsageError
 from curate.filter import apply_rules, load_rules
 from curate.filter.export import export_corpus
 from curate.filter.job import FilterConfig, run, unread
-from curate.jobs import Context
-from curate.pipeline import Done, _versions
+from curate.job import Context
+from curate.pipeline.runner import Done, _versions
 from curate.signals import GROUPS, annotate_frame
 from curate.warehouse import Warehouse
 from curate.warehouse.slices import Slices

@@ -11,8 +11,8 @@ import pytest
 
 from curate.filter import apply_rules, load_rules
 from curate.filter.corpus import write_corpus
-from curate.filter.files import explain_files, filter_files
 from curate.filter.job import overlap_lines
+from curate.filter.plain_files import explain_files, filter_files
 from curate.warehouse import Warehouse
 
 QUESTION = "A farmer has seventeen sheep and all but nine of them run away over the hill, how many are left?"

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate import annotate
+from curate.annotate import job as annotate
 from curate.errors import UsageError
 from curate.generate import job
 from curate.generate.adaptive import next_round
 from curate.generate.config import AdaptiveConfig, generate_config
-from curate.jobs import Context
+from curate.job import Context
 
 KEEP = {"keep": 2, "first": 2}
 
@@ -160,7 +160,7 @@ def test_decisions_of_a_job_that_was_cut_off_are_made_again(context, stub_model,
     class Cut(Exception):
         pass
 
-    from curate.engines.stub import StubEngine
+    from curate.engines.testing.stub import StubEngine
 
     def cut_after(count: int):
         plain = StubEngine.generate

@@ -16,7 +16,7 @@ import duckdb
 import polars as pl
 import pytest
 
-from curate.jobs import Context
+from curate.job import Context
 from curate.warehouse import Warehouse
 
 pytestmark = pytest.mark.slow
@@ -193,7 +193,7 @@ def engine_of(process: subprocess.Popen[bytes]) -> int:
 def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
     """Three jobs killed, and then the engine of the one that is left, which starts it again."""
     pytest.importorskip("vllm")
-    from curate.engines.tiny import make_tiny_model
+    from curate.engines.testing.tiny import make_tiny_model
 
     config = {
         "recipe": "r1-zero",

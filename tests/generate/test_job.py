@@ -4,7 +4,7 @@ import pytest
 from curate.errors import CurateError, UsageError
 from curate.generate import job
 from curate.generate.config import generate_config
-from curate.jobs import Context
+from curate.job import Context
 
 ALL = "SELECT problem_id, sample_index, attempt, completion, finish_reason, max_tokens, error, trace_id FROM traces"
 

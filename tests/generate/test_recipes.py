@@ -7,13 +7,13 @@ import json
 import polars as pl
 import pytest
 
-from curate import annotate
+from curate.annotate import job as annotate
 from curate.errors import UsageError
 from curate.filter.job import FilterConfig
 from curate.filter.job import run as run_filter
 from curate.generate import job
 from curate.generate.config import generate_config
-from curate.jobs import Context
+from curate.job import Context
 
 R1 = "<think>\nWe add. The sum is {answer}.\n</think>\n\nSo it is \\boxed{{answer}}."
 

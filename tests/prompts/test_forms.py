@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.errors import UsageError
-from curate.prompts.forms import Form, answer_expr, parse, reasoning_expr, well_formed_expr, with_opener_expr
+from curate.prompts.forms import (
+    Form,
+    answer_expr,
+    parse,
+    reasoning_expr,
+    well_formed_expr,
+    with_opener_expr,
+)
 
 # Text that holds no delimiter: no angle brackets, no bars.
 prose = st.text(st.characters(blacklist_characters="<>|", blacklist_categories=["Cs"]), max_size=40)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from curate.jobs import Context
+from curate.job import Context
 from curate.warehouse import Warehouse
 
 # Each would run, load or break out somewhere if it were pasted as it is. `pwned` is what the browser test looks for.
@@ -79,7 +79,7 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     wh.write("traces", FAMILY, traces, key=2, parents=[v.ref for v in wh.versions("problems")])
     with Context(wh) as context:
-        from curate import annotate
+        from curate.annotate import job as annotate
         from curate.filter import job
 
         annotate.run(annotate.AnnotateConfig(), context)

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from curate.errors import UsageError
-from curate.jobs import Context
+from curate.job import Context
 from curate.report import data, graph, plots
 from curate.report.job import ReportConfig, run
 from curate.report.traces import _model_name

@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from curate.train.layout import Sequence_
+from curate.train.model.layout import Sequence_
 
 # `CURATE_TEST_DEVICE=cuda pytest tests/train` holds a GPU to the same values.
 DEVICE = os.environ.get("CURATE_TEST_DEVICE", "cpu")
@@ -21,7 +21,7 @@ DEVICE = os.environ.get("CURATE_TEST_DEVICE", "cpu")
 def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of random weights over characters, large enough in scale that attention matters."""
     pytest.importorskip("torch")
-    from curate.engines.tiny import make_tiny_model
+    from curate.engines.testing.tiny import make_tiny_model
 
     return make_tiny_model(
         tmp_path_factory.mktemp("tiny"), hidden=32, layers=2, heads=4, kv_heads=2, scale=0.3, max_len=256
@@ -51,7 +51,7 @@ def ragged() -> list[Sequence_]:
 def policy_of(path: Path, double: bool = True, device: str = DEVICE, **compute: Any) -> Any:
     """A policy in float64 (the model's own arithmetic), or fp32."""
     from curate.train.config import ModelConfig
-    from curate.train.model import load_policy
+    from curate.train.model.policy import load_policy
 
     policy, _ = load_policy(path, ModelConfig(precision="fp32", device=device, **compute))
     if double:

@@ -7,7 +7,7 @@ from typing import Any
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
     """`kind` is sft, bf16 (sft in that precision), lora, grpo or gradients; with `-until-2` all die after step 2."""
-    from curate.train.world import leave_world
+    from curate.train.ranks import leave_world
     from curate.warehouse import Warehouse
 
     kind, _, dies = kind.partition("-")
@@ -34,9 +34,9 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
 
     from curate.train.config import GRPOConfig, ModelConfig
     from curate.train.grpo import Row, grpo_step
-    from curate.train.model import load_policy
+    from curate.train.model.policy import load_policy
+    from curate.train.ranks import join_world, shard
     from curate.train.sft import Example, likelihood, sft_step
-    from curate.train.world import join_world, shard
     from tests.train.conftest import ragged
 
     world = join_world()
@@ -99,7 +99,7 @@ def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:
     from curate.engines import EngineConfig
     from curate.engines.transformers import TransformersEngine
     from curate.train.grpo import train_grpo
-    from curate.train.world import join_world
+    from curate.train.ranks import join_world
     from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config
 
     engine = None

@@ -8,10 +8,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from curate.train.advantages import group_advantages, zero_variance  # noqa: E402
+from curate.train.advantages import group_advantages, zero_variance
 
 
 def advantages(rewards: list[float], group: list[int], **options: object) -> list[float]:

@@ -12,16 +12,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.engines import EngineConfig  # noqa: E402
-from curate.engines.transformers import TransformersEngine, copy_weights  # noqa: E402
-from curate.engines.vllm_core import VllmCore  # noqa: E402
-from curate.errors import UsageError  # noqa: E402
-from curate.records import Completion, Request  # noqa: E402
-from curate.train import grpo, jobs  # noqa: E402
-from curate.train.grpo import train_grpo  # noqa: E402
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.conftest import DEVICE  # noqa: E402
-from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config, same_weights  # noqa: E402
+from curate.engines import EngineConfig
+from curate.engines.transformers import TransformersEngine, copy_weights
+from curate.engines.vllm_core import VllmCore
+from curate.errors import UsageError
+from curate.records import Completion, Request
+from curate.train import grpo
+from curate.train import job as jobs
+from curate.train.grpo import train_grpo
+from curate.warehouse import Warehouse
+from tests.train.conftest import DEVICE
+from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config, same_weights
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="tells of an engine as if there were a GPU")
 

@@ -9,16 +9,16 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.engines import EngineConfig  # noqa: E402
-from curate.engines.tiny import make_tiny_model  # noqa: E402
-from curate.engines.transformers import TransformersEngine  # noqa: E402
-from curate.errors import UsageError  # noqa: E402
-from curate.train.config import DistillConfig  # noqa: E402
-from curate.train.distill import train_distill  # noqa: E402
-from curate.train.grpo import train_grpo  # noqa: E402
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config  # noqa: E402
-from tests.train.test_sft import EXACT, corpus  # noqa: E402
+from curate.engines import EngineConfig
+from curate.engines.testing.tiny import make_tiny_model
+from curate.engines.transformers import TransformersEngine
+from curate.errors import UsageError
+from curate.train.config import DistillConfig
+from curate.train.distill import train_distill
+from curate.train.grpo import train_grpo
+from curate.warehouse import Warehouse
+from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config
+from tests.train.test_sft import EXACT, corpus
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,15 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.engines import EngineConfig  # noqa: E402
-from curate.engines.transformers import TransformersEngine  # noqa: E402
-from curate.errors import CurateError, UsageError  # noqa: E402
-from curate.records import Completion, Problem, Request, Verdict  # noqa: E402
-from curate.train.config import GRPOConfig  # noqa: E402
-from curate.train.grpo import train_grpo  # noqa: E402
-from curate.train.rollouts import problem_stream  # noqa: E402
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.conftest import DEVICE  # noqa: E402
+from curate.engines import EngineConfig
+from curate.engines.transformers import TransformersEngine
+from curate.errors import CurateError, UsageError
+from curate.records import Completion, Problem, Request, Verdict
+from curate.train.config import GRPOConfig
+from curate.train.grpo import train_grpo
+from curate.train.rollouts import problem_stream
+from curate.warehouse import Warehouse
+from tests.train.conftest import DEVICE
 
 EXACT = {"precision": "fp32", "device": DEVICE}
 PROBLEMS = [Problem(question=f"say {c}", reference=c, verifier="exact", problem_id=f"p{c}") for c in "abcdefgh"]
@@ -378,7 +378,7 @@ def test_the_stream_of_problems_is_endless_and_repeats_no_problem_in_a_round() -
 @pytest.mark.slow
 def test_a_tiny_model_learns_a_tiny_task_from_almost_none_to_almost_all(tmp_path: Path) -> None:
     """The first character must be the one that the question names; at first every character is about as likely."""
-    from curate.engines.tiny import make_tiny_model
+    from curate.engines.testing.tiny import make_tiny_model
 
     path = make_tiny_model(tmp_path / "model", hidden=64, layers=2, heads=2, scale=0.1)
     engine = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), path)

@@ -14,13 +14,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.engines import EngineConfig  # noqa: E402
-from curate.engines.transformers import TransformersEngine  # noqa: E402
-from curate.errors import CurateError  # noqa: E402
-from curate.records import Completion, Request, Sampling  # noqa: E402
-from curate.train.grpo import train_grpo  # noqa: E402
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.test_grpo import (  # noqa: E402
+from curate.engines import EngineConfig
+from curate.engines.transformers import TransformersEngine
+from curate.errors import CurateError
+from curate.records import Completion, Request, Sampling
+from curate.train.grpo import train_grpo
+from curate.warehouse import Warehouse
+from tests.train.test_grpo import (
     EXACT,
     PROBLEMS,
     Counting,
@@ -167,7 +167,7 @@ def test_completions_and_speeds_are_shown(tiny_dir: Path, tmp_path: Path, engine
 def test_out_of_memory_says_what_to_lower(
     tiny_dir: Path, tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate.train.model import Policy
+    from curate.train.model.policy import Policy
 
     def full(*_: Any, **__: Any) -> Any:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")

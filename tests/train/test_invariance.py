@@ -9,10 +9,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.train.advantages import group_advantages  # noqa: E402
-from curate.train.layout import Sequence_, padded_layout, tree_layout  # noqa: E402
-from curate.train.losses import PolicyTokens, policy_loss, row_weights  # noqa: E402
-from tests.train.conftest import DEVICE, policy_of  # noqa: E402
+from curate.train.advantages import group_advantages
+from curate.train.losses import PolicyTokens, policy_loss, row_weights
+from curate.train.model.layout import Sequence_, padded_layout, tree_layout
+from tests.train.conftest import DEVICE, policy_of
 
 ADVANTAGES = torch.tensor([1.0, -0.5, 0.3, 0.8, -1.0, 0.4, 0.7, -0.2], dtype=torch.float64)
 
@@ -83,7 +83,7 @@ def test_cutting_and_layout_change_no_gradient(
 def test_both_ways_of_tree_attention_equal_plain_attention(
     policy: Any, sequences: list[Sequence_], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate.train import attention
+    from curate.train.model import attention
 
     policy.model.set_attn_implementation("sdpa")
     plain = gradients(policy, sequences, SINGLE, padded_layout, "dapo")
@@ -96,7 +96,7 @@ def test_both_ways_of_tree_attention_equal_plain_attention(
 def test_fused_attention_keeps_each_token_once(
     sequences: list[Sequence_], dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate.train import attention
+    from curate.train.model import attention
 
     layout = tree_layout(sequences)
     tree, g = attention.tree_index(layout), torch.Generator().manual_seed(0)
@@ -185,7 +185,7 @@ def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[S
 
 
 def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> None:
-    from curate.train.layout import micro_batches
+    from curate.train.model.layout import micro_batches
 
     for limit in (1, 30, 40, 60, 1000):
         cuts = micro_batches(sequences, limit)

@@ -12,8 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.test_sft import weights_of  # noqa: E402
+from curate.warehouse import Warehouse
+from tests.train.test_sft import weights_of
 
 CODE = "import sys; from tests.train.ranks import until_killed; until_killed(*sys.argv[1:])"
 

@@ -16,9 +16,9 @@ import pytest
 pytest.importorskip("torch")
 
 from curate.errors import CurateError, UsageError
-from curate.jobs import Context
-from curate.pipeline import Pipeline, load_pipeline
-from curate.plan import planned
+from curate.job import Context
+from curate.pipeline.drawing import planned
+from curate.pipeline.runner import Pipeline, load_pipeline
 from curate.train import launch as module
 from curate.warehouse import Warehouse
 

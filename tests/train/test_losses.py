@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.train.losses import (  # noqa: E402
+from curate.train.losses import (
     PolicyTokens,
     divergence,
     kl_estimate,

@@ -10,14 +10,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.engines.models import weights_hash  # noqa: E402
-from curate.errors import UsageError  # noqa: E402
-from curate.jobs import Context  # noqa: E402
-from curate.train import jobs  # noqa: E402
-from curate.verify import preference  # noqa: E402
-from curate.warehouse import Warehouse  # noqa: E402
+from curate.engines.models import weights_hash
+from curate.errors import UsageError
+from curate.job import Context
+from curate.train import job as jobs
+from curate.verify.models import preference
+from curate.warehouse import Warehouse
 
-JUDGE = "tests.verify.test_preference:Longer"  # a script, no model: it prefers the longer answer
+JUDGE = "tests.verify.models.test_preference:Longer"  # a script, no model: it prefers the longer answer
 
 
 def data(model: Path, folder: Path, **options: Any) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.test_sft import corpus, weights_of  # noqa: E402
+from curate.warehouse import Warehouse
+from tests.train.test_sft import corpus, weights_of
 
 CODE = "import sys; from tests.train.ranks import main; main(*sys.argv[1:])"
 

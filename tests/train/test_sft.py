@@ -11,11 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from curate.errors import CurateError, UsageError  # noqa: E402
-from curate.train.config import SFTConfig  # noqa: E402
-from curate.train.sft import load_examples, mixture, order, show_example, train_sft  # noqa: E402
-from curate.warehouse import Warehouse  # noqa: E402
-from tests.train.conftest import DEVICE  # noqa: E402
+from curate.errors import CurateError, UsageError
+from curate.train.config import SFTConfig
+from curate.train.sft import load_examples, mixture, order, show_example, train_sft
+from curate.warehouse import Warehouse
+from tests.train.conftest import DEVICE
 
 EXACT = {"precision": "fp32", "device": DEVICE}
 
@@ -283,8 +283,8 @@ def test_bad_input_says_what_is_wrong(tiny_dir: Path, tmp_path: Path) -> None:
 
 def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
     from curate.train.config import LoraConfig, ModelConfig
-    from curate.train.layout import Sequence_
-    from curate.train.model import load_policy, write_model
+    from curate.train.model.layout import Sequence_
+    from curate.train.model.policy import load_policy, write_model
 
     policy, tokenizer = load_policy(tiny_dir, ModelConfig(precision="fp32", device=DEVICE, lora=LoraConfig(rank=4)))
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-# ruff: noqa: E501 (tables of cases)
+
 from __future__ import annotations
 
 import pytest

@@ -6,7 +6,13 @@ import polars as pl
 
 from curate.records import Problem
 from curate.verify import VerifierPool
-from curate.verify.consensus import cluster_ids, clusters, consensus_verdicts, largest_cluster, pseudo_reference
+from curate.verify.consensus import (
+    cluster_ids,
+    clusters,
+    consensus_verdicts,
+    largest_cluster,
+    pseudo_reference,
+)
 
 
 def test_answers_are_clustered_by_what_they_mean(pool: VerifierPool) -> None:

@@ -1,5 +1,5 @@
 """Every allowed generator is probed: its own answer is right, and nothing that is always the same is."""
-# ruff: noqa: E501 (tables of cases)
+
 
 from __future__ import annotations
 

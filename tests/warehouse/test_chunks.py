@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import polars as pl
 import pytest
 
-from curate.generate.state import spent
+from curate.generate.history import spent
 from curate.warehouse import Warehouse
 from curate.warehouse.chunks import CHUNK_ROWS, Family, replay
 from curate.warehouse.identity import family_id, request_seed, trace_id

@@ -5,12 +5,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from curate import annotate
-from curate.annotate import AnnotateConfig
+from curate.annotate import job as annotate
+from curate.annotate.job import AnnotateConfig
 from curate.errors import CurateError
 from curate.generate import job
 from curate.generate.config import generate_config
-from curate.jobs import Context
+from curate.job import Context
 from curate.warehouse import Warehouse
 from curate.warehouse import merge as merging
 from curate.warehouse.lineage import tree

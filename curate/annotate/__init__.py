@@ -1,0 +1,1 @@
+"""Annotation: verdicts and signals next to stored traces; nothing is dropped."""

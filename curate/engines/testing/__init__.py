@@ -1,0 +1,1 @@
+"""Engines and models for tests: a scripted stub and tiny random models."""

@@ -1,0 +1,196 @@
+"""Rules over plain Parquet and JSONL files, without a warehouse.
+
+The files are read twice: once for the narrow columns that the rules name (annotated on the way where a rule reads a
+signal that the file lacks), once to write the kept rows. The narrow columns wait in a temporary folder, and text is in
+memory part by part only.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from curate.errors import UsageError
+from curate.files import Writer, annotate_part, data_files, read_parts
+from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
+from curate.filter.rules import RuleSet
+from curate.memory import DEFAULT, keep_level, megabytes, text_bytes
+from curate.signals import column_groups, derived_columns
+from curate.warehouse.sql import quote
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+def filter_files(
+    paths: Sequence[str | Path],
+    rules: RuleSet,
+    out: str | Path,
+    text_column: str = "completion",
+    form: str | None = None,
+    where: str | None = None,
+    memory: str = DEFAULT,
+) -> FilterResult:
+    """Write the rows that `rules` keep, with the columns of the input, to one Parquet or JSONL file.
+
+    Raises what `apply_rules` raises, and `UsageError` where a rule reads a column that the files have not. `memory`
+    bounds what is held at once.
+    """
+    keep_level()
+    size = text_bytes(memory)
+    with narrowed(paths, rules, text_column, form, where, memory) as narrow, Writer(out) as writer:
+        result = apply_rules(narrow.con, rules, where, slices=narrow, memory=memory)
+        everything = None if result.rows.parts == len(narrow.files) else result.kept
+        parts = (part for path in data_files(paths) for part in read_parts(path, size))
+        for number, part in enumerate(parts):
+            kept = result.rows.kept(number) if everything is None else everything
+            writer.write(part.filter(narrow.ids(number).is_in(kept.get_column("trace_id").implode())))
+    return result
+
+
+def explain_files(
+    paths: Sequence[str | Path],
+    rules: RuleSet,
+    trace_id: str,
+    text_column: str = "completion",
+    form: str | None = None,
+    where: str | None = None,
+    memory: str = DEFAULT,
+) -> str:
+    """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called `row-000000000`, …"""
+    with narrowed(paths, rules, text_column, form, where, memory) as narrow:
+        return str(explain(narrow.con, rules, trace_id, where))
+
+
+class Narrow:
+    """What the rules read of some files, a Parquet file for each part of them, in order.
+
+    The view `annotated` of `con` shows all of them; iterating points it at one after the other.
+    """
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
+        self.con, self.files = con, files
+        self._show(files)
+
+    def __iter__(self) -> Iterator[int]:
+        try:
+            for number, file in enumerate(self.files):
+                self._show([file])
+                yield number
+        finally:
+            self._show(self.files)
+
+    def _show(self, files: list[Path]) -> None:
+        listed = ", ".join(quote(str(file)) for file in files)
+        self.con.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT * FROM read_parquet([{listed}])")
+
+    def ids(self, number: int) -> pl.Series:
+        return pl.read_parquet(self.files[number], columns=["trace_id"]).get_column("trace_id")
+
+
+@contextmanager
+def narrowed(
+    paths: Sequence[str | Path],
+    rules: RuleSet,
+    text_column: str = "completion",
+    form: str | None = None,
+    where: str | None = None,
+    memory: str = DEFAULT,
+) -> Iterator[Narrow]:
+    """One row a row of the files, in order, with the columns that the rules read.
+
+    Rows without a column `trace_id` are called by their number over all files (`row-000000000`); rows without
+    `problem_id` share a problem where their `question` is the same, else each is its own. Columns of traces and
+    problems that the files lack are null; a missing verdict, or an unknown column, is a `UsageError` naming the rule.
+    """
+    import duckdb
+
+    folder = Path(tempfile.mkdtemp(prefix="curate-"))
+    try:
+        files, named = _write_parts(paths, columns_read(rules, where), text_column, form, text_bytes(memory), folder)
+        with duckdb.connect() as con:
+            con.execute(f"SET temp_directory = {quote(str(folder / 'spill'))}")
+            con.execute(f"SET memory_limit = '{round(megabytes(memory, 200) / 2)}MB'")
+            narrow = Narrow(con, files)
+            twice = "SELECT 1 FROM annotated GROUP BY trace_id HAVING count(*) > 1 LIMIT 1"
+            if named and con.execute(twice).fetchone():
+                raise UsageError("the column trace_id holds some ids twice: make them distinct, or rename the column")
+            yield narrow
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_parts(
+    paths: Sequence[str | Path],
+    needed: dict[str, str],
+    text_column: str,
+    form: str | None,
+    size: int,
+    folder: Path,
+) -> tuple[list[Path], bool]:
+    """The files of `Narrow`, all of one schema, and whether any part came with ids of its own."""
+    measured = (set(column_groups()) | set(derived_columns())) & set(needed)
+    files: list[Path] = []
+    shapes: list[pl.DataFrame] = []
+    rows, named = 0, False
+    for path in data_files(paths):
+        for part in read_parts(path, size):
+            named |= "trace_id" in part.columns
+            if measured - set(part.columns):
+                part = annotate_part(part, text_column, form, None, str(path))
+            narrow = _keys(part, rows, text_column).select(_column(part, name, needed) for name in needed)
+            files.append(folder / f"part-{len(files):05d}.parquet")
+            narrow.write_parquet(files[-1], compression="lz4")
+            shapes.append(narrow.clear())
+            rows += part.height
+    whole = pl.concat(shapes, how="vertical_relaxed").schema
+    for file, shape in zip(files, shapes, strict=True):
+        if shape.schema != whole:  # another file has the column in a wider type
+            pl.read_parquet(file).cast(whole).write_parquet(file, compression="lz4")
+    return files, named
+
+
+def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:
+    """`part` with trace_id, attempt, problem_id and completion."""
+    row = pl.int_range(first, first + part.height, dtype=pl.Int64).cast(pl.String).str.zfill(9)
+    keys: dict[str, pl.Expr] = {"completion": pl.col(text_column)} if text_column in part.columns else {}
+    if "trace_id" not in part.columns:
+        keys["trace_id"] = pl.lit("row-") + row
+    else:
+        keys["trace_id"] = pl.col("trace_id").cast(pl.String)
+    if "attempt" not in part.columns:
+        keys["attempt"] = pl.lit(0, dtype=pl.Int64)
+    if "problem_id" not in part.columns:
+        keys["problem_id"] = pl.col("question") if part.schema.get("question") == pl.String else keys["trace_id"]
+    return part.with_columns(**keys)
+
+
+def _column(part: pl.DataFrame, name: str, needed: dict[str, str]) -> pl.Expr:
+    """The column, or null of its type where a plain file need not have it."""
+    if name in part.columns or name in ("trace_id", "attempt", "problem_id", "completion"):
+        return pl.col(name)
+    types = _optional_types()
+    if name in types:
+        return pl.lit(None, dtype=types[name]).alias(name)
+    hint = "(correct, wrong or unverifiable) " if name == "verdict" else ""
+    raise UsageError(
+        f"rule '{needed[name]}' reads the column '{name}', which the files have not: add it {hint}"
+        "or use rules without it"
+    )
+
+
+def _optional_types() -> dict[str, pl.DataType]:
+    """Columns of traces and problems, and the verdicts beside the rule's."""
+    from curate.warehouse.schemas import arrow_schema
+
+    beside = ("judge_verdict", "coherence_verdict", "consensus_verdict")
+    types: dict[str, pl.DataType] = {name: pl.String() for name in beside}
+    for table in ("traces", "problems"):
+        types |= dict(pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema)
+    return types

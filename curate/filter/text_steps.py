@@ -1,0 +1,134 @@
+"""The two selection steps that read text: contamination and duplicates. They read only what the rules left.
+
+Text comes from the view in batches; what stays in memory of a text is its ids and its signature (21 numbers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from curate.filter.rules import Contamination, Duplicates, Selection
+from curate.filter.spill import Rows, problem_key
+from curate.warehouse.sql import joined_as_written
+
+if TYPE_CHECKING:
+    import duckdb
+
+_BATCH = 25_000  # texts in memory at once
+_LEFT = pl.col("dropped_by").is_null()
+_OVERLAPS = {"problem_id": pl.String, "tokens": pl.Int64, "overlap": pl.String}
+
+
+def drop_by_text(
+    con: duckdb.DuckDBPyConnection, rows: Rows, selection: Selection, view: str, slices: Iterable[Any] = ()
+) -> pl.DataFrame:
+    """Fills in `dropped_by` of `rows.left`; returns the overlaps with benchmarks (problem_id, tokens, overlap)."""
+    overlaps = pl.DataFrame(schema=_OVERLAPS)
+    if selection.contamination is not None:
+        overlaps = _contaminated(con, rows, selection.contamination, view, slices)
+        _drop(rows, "contamination", pl.col("problem_id").is_in(_keys(overlaps)))
+    if selection.duplicates is not None:
+        _drop(rows, "duplicates", _duplicates(con, rows, selection.duplicates, view, slices))
+    return overlaps
+
+
+def _keys(problems: pl.DataFrame) -> pl.Series:
+    return problems.select(problem_key()).to_series().implode()
+
+
+def _drop(rows: Rows, step: str, falls: pl.Expr) -> None:
+    rows.left = rows.left.with_columns(dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise("dropped_by"))
+
+
+def _contaminated(
+    con: duckdb.DuckDBPyConnection, rows: Rows, step: Contamination, view: str, slices: Iterable[Any]
+) -> pl.DataFrame:
+    from curate.filter.contamination import contaminated, read_benchmark
+
+    benchmark = read_benchmark(step.benchmarks, step.column, step.n)
+    found = []
+    for part, texts in _texts(con, _units(rows, "question"), "question", view, slices):
+        hits = contaminated(texts, benchmark)
+        asked = part.select(pl.col("trace_id", "attempt", "problem_id").gather(hits["at"]))
+        found.append(asked.hstack(hits.select("tokens", "overlap")))
+    if not found:
+        return pl.DataFrame(schema=_OVERLAPS)
+    return pl.concat(found).sort("trace_id", "attempt").select(list(_OVERLAPS))
+
+
+def _duplicates(
+    con: duckdb.DuckDBPyConnection, rows: Rows, step: Duplicates, view: str, slices: Iterable[Any]
+) -> pl.Expr:
+    """Which rows of `rows.left` are the lesser of two that are alike."""
+    from curate.filter.duplicates import apart, duplicates, signatures
+
+    units = _units(rows, step.over)
+    if units.is_empty():
+        return pl.lit(False)
+    read = list(_texts(con, units, step.over, view, slices, lambda texts: signatures(texts, step.near)))
+    order = pl.concat([part for part, _ in read]).with_row_index("_n").sort("trace_id", "attempt")
+    units, marks = order.drop("_n"), pl.concat([marks for _, marks in read])[order["_n"]]
+    if step.within is not None:
+        marks = apart(marks, units["_within"])
+
+    def fetch(at: pl.Series) -> pl.Series:
+        wanted = units.select(pl.all().gather(at))
+        return pl.concat([texts for _, texts in _texts(con, wanted, step.over, view)])
+
+    found = duplicates(marks, fetch, units["_best"], step.threshold)
+    lesser = units.filter(found["kind"].is_not_null())
+    if step.over == "question":
+        return pl.col("problem_id").is_in(_keys(lesser))
+    return pl.int_range(pl.len(), dtype=pl.UInt32).is_in(lesser["_at"].implode())
+
+
+def _units(rows: Rows, over: str) -> pl.DataFrame:
+    """What is compared: the traces that are left, or (for questions) one trace of each of their problems.
+
+    Each with its ids, its slice as `_slice`, its place in `rows.left` as `_at`, and what the step reads of it.
+    """
+    found = []
+    for number in range(rows.parts):
+        part = rows.passed(number).filter(_LEFT)
+        names = [n for n in ("trace_id", "attempt", "problem_id", "_best", "_within", "_at") if n in part.columns]
+        part = part.select(*names, _slice=pl.lit(number, dtype=pl.Int32))
+        found.append(_one_each(part) if over == "question" else part)
+    left = pl.concat(found)
+    return _one_each(left) if over == "question" else left
+
+
+def _one_each(left: pl.DataFrame) -> pl.DataFrame:
+    """The first trace of each problem, with the highest `_best` among all of them."""
+    one = left.sort("trace_id", "attempt").unique("problem_id", keep="first", maintain_order=True)
+    if "_best" not in left.columns:
+        return one
+    best = left.group_by("problem_id").agg(pl.col("_best").max())
+    return one.drop("_best").join(best, on="problem_id", how="left", maintain_order="left")
+
+
+def _texts(
+    con: duckdb.DuckDBPyConnection,
+    units: pl.DataFrame,
+    column: str,
+    view: str,
+    slices: Iterable[Any] = (),
+    then: Any = None,
+) -> Iterator[tuple[pl.DataFrame, Any]]:
+    """Batches of units with their texts, or with what `then` makes of these; without slices, in the order of units."""
+    for number, _ in enumerate(slices or (0,)):
+        mine = units.filter(pl.col("_slice") == number) if slices else units
+        for part in mine.iter_slices(_BATCH):
+            con.register("_asked", part.with_row_index("_n").select("_n", "trace_id", "attempt").to_arrow())
+            try:
+                with joined_as_written(con):
+                    rows = con.sql(
+                        f'SELECT k._n, a."{column}" AS text FROM {view} a '
+                        "JOIN _asked k ON a.trace_id = k.trace_id AND a.attempt = k.attempt ORDER BY k._n"
+                    ).pl()
+            finally:
+                con.unregister("_asked")
+            texts = rows.get_column("text")
+            yield part, then(texts) if then else texts

@@ -1,0 +1,1 @@
+"""Recipes: how traces are requested."""

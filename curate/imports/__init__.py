@@ -1,0 +1,1 @@
+"""Import of existing traces: detect the format, map the columns, keep every turn."""

@@ -1,0 +1,122 @@
+"""What training measured, as parts of the `metrics` table, and the row that makes a trained model known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from curate.train.checkpoints import TrainResult
+from curate.train.ranks import World
+from curate.train.trackers import Trackers
+from curate.warehouse.identity import digest
+from curate.warehouse.store import now
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from curate.train.config import GRPOConfig
+    from curate.warehouse import Warehouse
+
+
+class MetricsLog:
+    """Rows of one run, published in parts named by their steps; a step that is there already is not published again."""
+
+    def __init__(
+        self, wh: Warehouse, name: str, run_id: str, world: World, trackers: Sequence[str] = (), **facts: Any
+    ) -> None:
+        self.run_id, self.world = run_id, world
+        self.version = wh.version("metrics", name, run_id, **facts)
+        self.rows: list[dict[str, Any]] = []
+        wanted = trackers if world.first else ()
+        self.trackers = Trackers(wanted, name, run_id, wh.root / "checkpoints" / run_id, facts.get("config") or {})
+
+    def add(self, step: int, metrics: dict[str, float]) -> None:
+        self.rows += [
+            {"run_id": self.run_id, "step": step, "name": name, "value": float(value), "created_at": now()}
+            for name, value in metrics.items()
+        ]
+        self.trackers.log(step, metrics)
+
+    def publish(self) -> None:
+        """Commit what was added since, as one part."""
+        if self.rows and self.world.first and not self.version.sealed:
+            self.version.publish(f"step-{self.rows[0]['step']:06d}", self.rows)
+        self.rows = []
+
+    def seal(self) -> None:
+        if self.world.first:
+            self.version.seal()
+        self.trackers.close()
+
+
+def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int) -> dict[str, float]:
+    """What one round of rollouts and its updates measured; units in docs/train.md."""
+    import polars as pl
+
+    from curate.signals import annotate_frame
+
+    rich = annotate_frame(frame, ["language", "behaviour"])
+    spread = pl.col("reward").drop_nulls().n_unique().over("group")
+    taken = rich.select(
+        reward=pl.col("reward").mean(),
+        **{name: pl.col(f"reward_{name}").mean() for name in config.rewards},
+        unverifiable=pl.col("reward").is_null().mean(),
+        zero_variance=(spread <= 1).mean(),
+        truncated=(pl.col("finish_reason") == "length").mean(),
+        failed=(pl.col("finish_reason") == "error").mean(),
+        mean_length=pl.col("completion_tokens").mean(),
+        language_share=pl.col("target_language_share").mean(),
+        reflections=pl.col("reflection_count").mean(),
+        reflective_words=pl.col("reflective_words").mean(),
+        rollout_tokens=pl.col("completion_tokens").sum(),
+    ).row(0, named=True)
+    tokens = max(sums.get("tokens", 0.0), 1.0)
+    shares = ("kl", "entropy", "clip_low", "clip_high", "mismatch", "mismatch_kl", "capped", "ratio")
+    measured = {name: sums.get(name, 0.0) / tokens for name in shares if name in sums}
+    totals = {name: sums.get(name, 0.0) for name in ("computed", "trained_tokens")}
+    means = {name: sums.get(name, 0.0) / updates for name in ("loss", "grad_norm")}
+    return {k: float(v) for k, v in {**taken, **measured, **totals, **means}.items() if v is not None}
+
+
+def speeds(metrics: dict[str, float], rollout: float, train: float, whole: float) -> dict[str, float]:
+    """Seconds of a round's parts, and tokens/s: sampled ones, and those that went through the model in training.
+
+    A round that was read back, not sampled, has the speed of reading.
+    """
+    return {
+        "seconds_rollout": rollout,
+        "seconds_train": train,
+        "seconds": whole,
+        "rollout_tokens_per_second": metrics["rollout_tokens"] / max(rollout, 1e-9),
+        "tokens_per_second": metrics["trained_tokens"] / max(train, 1e-9),
+    }
+
+
+def record_model(
+    wh: Warehouse,
+    result: TrainResult,
+    name: str,
+    kind: str,
+    parent: str,
+    inputs: dict[str, Any],
+    config: dict[str, Any],
+) -> None:
+    """A row of the `models` table."""
+    from curate.engines.models import weights_hash
+
+    row = {
+        "model_hash": weights_hash(result.model_path),
+        "name": name,
+        "kind": kind,
+        "path": str(result.model_path.relative_to(wh.root)),
+        "parent_hash": parent,
+        "run_id": result.run_id,
+        "step": result.steps,
+        "data": json.dumps(inputs),
+        "config": json.dumps(config),
+        "parameters": result.counts.get("parameters"),
+        "created_at": now(),
+    }
+    parents = [*inputs.get("corpora", []), *inputs.get("problems", [])]
+    wh.write("models", name, [row], key=[result.run_id, digest(config)], parents=parents, model_hash=row["model_hash"])

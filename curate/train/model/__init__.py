@@ -1,0 +1,1 @@
+"""The policy: layout of sequences, attention, log-probs. Modules here import torch."""

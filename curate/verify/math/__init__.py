@@ -1,0 +1,1 @@
+"""Mathematical answers: lexer, parser and comparison."""

@@ -1,0 +1,451 @@
+"""Whether two trees are the same answer: numbers, sets, tuples, intervals, matrices, relations, expressions, words.
+
+The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is no tuple, alternatives are no single answer.
+`None` means that this comparison cannot tell; `math-verify` is asked then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from curate.verify.math.atoms import Node
+from curate.verify.math.intervals import region
+from curate.verify.math.numbers import RELATIVE, Number, close, equal
+from curate.verify.math.numeric import (
+    NoValue,
+    Undefined,
+    agree,
+    context,
+    exact,
+    identical,
+    number,
+    symbols,
+)
+from curate.verify.text import same_words
+
+_COLLECTIONS = ("list", "either", "both")
+
+
+def same(gold: Node, answer: Node) -> bool | None:
+    """Whether `answer` says what `gold` says. Raises `TooLarge` where it is not worth computing."""
+    gold, answer = spread(gold), spread(answer)
+    if answer[0] == "rel" and answer[1] == "~" and gold[0] != "rel":
+        return _about(gold, answer)
+    if gold[0] == "text" or answer[0] == "text":  # words answer no formula
+        return gold[0] == answer[0] and same_words(gold[1], answer[1])
+    if "cong" in (gold[0], answer[0]) and "rel" in (gold[0], answer[0]):
+        return same_residue(gold, answer)
+    if regional(gold) or regional(answer):
+        return same_region(gold, answer)
+    if gold[0] in _COLLECTIONS or answer[0] in _COLLECTIONS:
+        return same_collection(gold, answer)
+    if gold[0] == "rel" or answer[0] == "rel":
+        return same_relation(gold, answer)
+    gold, answer = scaled_matrix(gold), scaled_matrix(answer)
+    containers = ("set", "tuple", "bracket", "matrix", "ratio", "interval")
+    if gold[0] in containers or answer[0] in containers:
+        return same_container(gold, answer)
+    if "cong" in (gold[0], answer[0]) or gold[0] == answer[0] == "mod":
+        return same_residue(gold, answer)
+    if "base" in (gold[0], answer[0]):
+        return same_base(gold, answer)
+    return same_value(gold, answer)
+
+
+def _about(gold: Node, answer: Node) -> bool | None:
+    """a ≈ b answers with a; with b too, where a is a name, or close to b: 1/3 ≈ 0.33."""
+    _, _, left, right = answer
+    if left[0] == "sym":
+        return same(gold, right)
+    verdict = same(gold, left)
+    if verdict or symbols(left) or symbols(right):
+        return verdict
+    a, b = number(left, {}), number(right, {})
+    return same(gold, right) if abs(a - b) <= abs(a) * 0.02 else verdict
+
+
+def spread(node: Node) -> Node:
+    """± as a list of both, and a relation with several right sides as a list of relations."""
+    if node[0] == "rel" and node[1] == "=" and node[3][0] in ("pm", *_COLLECTIONS):
+        right = spread(node[3])
+        if right[0] in _COLLECTIONS:
+            return (right[0], *(("rel", "=", node[2], part) for part in right[1:]))
+    if has_sign(node) and node[0] not in _COLLECTIONS:
+        return ("either", chosen(node, True), chosen(node, False))
+    if node[0] in _COLLECTIONS:
+        parts: list[Node] = []
+        for part in node[1:]:
+            one = spread(part)
+            parts.extend(one[1:] if one[0] in _COLLECTIONS and one[0] != "both" else [one])
+        parts = _carry(parts)
+        return (node[0], *parts) if len(parts) > 1 else parts[0]
+    return node
+
+
+def _carry(parts: list[Node]) -> list[Node]:
+    """x = 1, 2 means x = 1 and x = 2."""
+    if len(parts) > 1 and assigned(parts[0]) and not any(part[0] == "rel" for part in parts[1:]):
+        return [parts[0], *(("rel", "=", parts[0][2], part) for part in parts[1:])]
+    return parts
+
+
+def has_sign(node: Node) -> bool:
+    return node[0] == "pm" or any(isinstance(part, tuple) and part and has_sign(part) for part in node[1:])
+
+
+def chosen(node: Node, plus: bool) -> Node:
+    """The tree with every ± taken as plus (or minus), every ∓ as the other."""
+    if node[0] == "pm":
+        left, right = node[2] and chosen(node[2], plus), chosen(node[3], plus)
+        positive = plus == (node[1] == "pm")
+        if left is None:
+            return right if positive else ("neg", right)
+        return ("add" if positive else "sub", left, right)
+    return tuple(chosen(part, plus) if isinstance(part, tuple) and part else part for part in node)
+
+
+# -- values
+
+
+def same_value(gold: Node, answer: Node) -> bool | None:
+    """Numbers by the rules of `numbers`, expressions by their values."""
+    if gold[0] == answer[0] == "num":
+        return equal(gold[1], answer[1])[0]
+    if gold == answer:
+        return True
+    if ("const", "inf") in (gold, answer) or ("const", "inf") in (_bare(gold), _bare(answer)):
+        return gold == answer
+    try:
+        if not symbols(gold) and not symbols(answer):
+            return _same_constant(gold, answer)
+        return identical(gold, answer)
+    except NoValue:
+        raise
+    except Undefined:
+        return None
+
+
+def _bare(node: Node) -> Node:
+    return node[1] if node[0] == "neg" else node
+
+
+def _same_constant(gold: Node, answer: Node) -> bool | None:
+    first, second = as_number(gold), as_number(answer)
+    if first is not None and second is not None:
+        return equal(first, second)[0]
+    decimal = _decimals(gold) or _decimals(answer)
+
+    def near(a: Any, b: Any) -> bool:
+        if decimal is None:
+            return agree(a, b)
+        if context().im(a) or context().im(b):
+            return bool(abs(a - b) <= abs(a) * float(RELATIVE))
+        left = first or Number(_rational(a))
+        right = second or Number(_rational(b))
+        if _pure(gold) or _pure(answer):
+            return close(left.value, right.value, left, right)
+        return bool(abs(left.value - right.value) <= abs(left.value) * RELATIVE)
+
+    number(gold, {}), number(answer, {})  # raises where there is no value to compare
+    return identical(gold, answer, near)
+
+
+def _rational(value: Any) -> Fraction:
+    sign, mantissa, exponent, _ = context().mpf(value)._mpf_
+    return Fraction(-mantissa if sign else mantissa) * Fraction(2) ** exponent
+
+
+def as_number(node: Node) -> Number | None:
+    """A tree that is plainly rational, with how it was written where it is a single number."""
+    if node[0] == "num":
+        return node[1]
+    if node[0] == "neg" and node[1][0] == "num":
+        inside: Number = node[1][1]
+        return replace(inside, value=-inside.value)
+    if node[0] == "call" and node[1] == "deg":
+        inside_degrees = as_number(node[2])
+        return None if inside_degrees is None else replace(inside_degrees, unit="°")
+    value = exact(node)
+    return None if value is None else Number(value)
+
+
+def _pure(node: Node) -> bool:
+    return _bare(node)[0] == "num"
+
+
+def _decimals(node: Node) -> int | None:
+    """How many decimals the tree writes somewhere; None where it has no decimal."""
+    if node[0] == "num":
+        decimals: int | None = node[1].decimals
+        return decimals
+    found = [_decimals(part) for part in node[1:] if isinstance(part, tuple) and part]
+    return max((one for one in found if one is not None), default=None)
+
+
+def same_base(gold: Node, answer: Node) -> bool | None:
+    """1010_2 is 1010_{two}; a missing base is taken from the other side."""
+    if gold[0] == answer[0] == "base":
+        return (gold[1], _base(gold[2])) == (answer[1], _base(answer[2]))
+    with_base, other = (gold, answer) if gold[0] == "base" else (answer, gold)
+    return other[0] == "num" and other[1].decimals is None and str(other[1].value) == with_base[1]
+
+
+def same_residue(gold: Node, answer: Node) -> bool | None:
+    """a = 2 (mod 5): the same residue class, or its least member; the same modulus."""
+    (who, value, modulus), (other, given, second) = residue(gold), residue(answer)
+    if who is not None and other is not None and who != other:
+        return False
+    m = exact(modulus or second or ("num", Number(Fraction(0))))
+    if m is None or m <= 0 or m.denominator != 1 or (modulus and second and exact(modulus) != exact(second)):
+        return None if m is None else False
+    a, b = exact(value), exact(given)
+    if a is None or b is None or a.denominator != 1 or b.denominator != 1:
+        return None if a is None or b is None else False
+    plain = [v for v, known in ((a, modulus), (b, second)) if known is None]
+    return (a - b) % m == 0 and all(0 <= v < m for v in plain)
+
+
+def residue(node: Node) -> tuple[Node | None, Node, Node | None]:
+    """The left side, the value and the modulus, as far as they are given."""
+    if node[0] == "cong":
+        return node[1], node[2], node[3]
+    if node[0] == "mod":
+        return None, node[1], node[2]
+    return (node[2], node[3], None) if node[0] == "rel" and node[1] == "=" else (None, node, None)
+
+
+def _base(name: str) -> str:
+    return {"two": "2", "eight": "8", "ten": "10"}.get(name, name)
+
+
+# -- collections
+
+
+def same_collection(gold: Node, answer: Node) -> bool | None:
+    """Several values: the same ones in any order, none more, none less."""
+    wanted, given = values(gold), values(answer)
+    if gold[0] == "tuple" and answer[0] == "list" and len(gold) > 2:
+        ordered = [part[3] if assigned(part) else part for part in answer[1:]]
+        return each(list(gold[1:]), ordered)
+    if answer[0] == "tuple" and gold[0] == "list" and len(answer) > 2:
+        ordered = [part[3] if assigned(part) else part for part in gold[1:]]
+        return each(ordered, list(answer[1:]))
+    if gold[0] in ("tuple", "matrix", "bracket", "interval") or answer[0] in ("matrix", "interval"):
+        return False
+    if gold[0] == "set" and answer[0] not in ("set", *_COLLECTIONS):
+        return False
+    return match(wanted, given)
+
+
+def values(node: Node) -> list[Node]:
+    """The values of a collection; x = 1 counts as 1 where all of them are about the same symbol.
+
+    Members of a set, alternatives and solutions of one unknown count once; what a bare list repeats is meant twice.
+    """
+    parts = list(node[1:]) if node[0] in ("set", "bracket", *_COLLECTIONS) else [node]
+    if all(assigned(part) for part in parts) and len({part[2] for part in parts}) == 1:
+        parts = [part[3] for part in parts]
+    elif node[0] not in ("set", "either"):
+        return parts
+    kept: list[Node] = []
+    for part in parts:
+        if not any(same(part, other) for other in kept):
+            kept.append(part)
+    return kept
+
+
+def match(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
+    """A one-to-one match in any order."""
+    if len(wanted) != len(given) or len(wanted) > 60:
+        return False
+    left, unsure = list(given), False
+    for one in wanted:
+        for i, other in enumerate(left):
+            verdict = same(one, other)
+            unsure |= verdict is None
+            if verdict:
+                del left[i]
+                break
+        else:
+            return None if unsure else False
+    return True
+
+
+def each(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
+    """The same things in the same order."""
+    if len(wanted) != len(given):
+        return False
+    verdicts = [same(one, other) for one, other in zip(wanted, given, strict=True)]
+    if any(verdict is False for verdict in verdicts):
+        return False
+    return None if None in verdicts else True
+
+
+def same_container(gold: Node, answer: Node) -> bool | None:
+    kinds = (gold[0], answer[0])
+    if kinds == ("set", "set"):
+        return match(values(gold), values(answer))
+    if kinds in (("tuple", "tuple"), ("bracket", "bracket")):
+        return each(gold[1:], answer[1:])
+    if kinds == ("ratio", "ratio"):
+        return same_ratio(gold, answer)
+    if "ratio" in kinds:
+        ratio, other = (gold, answer) if gold[0] == "ratio" else (answer, gold)
+        return len(ratio) == 3 and same(other, ("div", ratio[1], ratio[2]))
+    first, second = grid(gold), grid(answer)
+    if "matrix" in kinds and first is not None and second is not None:
+        if [len(row) for row in first] != [len(row) for row in second]:
+            return False
+        return each([cell for row in first for cell in row], [cell for row in second for cell in row])
+    return False
+
+
+def same_ratio(gold: Node, answer: Node) -> bool | None:
+    """6:8 is 3:4, term by term; what may be times of day (7:15) is compared as it is written."""
+    if len(gold) != len(answer):
+        return False
+    if len(gold) == 3 and (_clock(gold) or _clock(answer)):
+        return each(gold[1:], answer[1:])
+    first, second = ("div", gold[1], answer[1]), [("div", g, a) for g, a in zip(gold[2:], answer[2:], strict=True)]
+    try:
+        return each([first] * len(second), second)
+    except NoValue:
+        return each(gold[1:], answer[1:])
+
+
+def _clock(ratio: Node) -> bool:
+    hours, minutes = exact(ratio[1]), exact(ratio[2])
+    return hours is not None and minutes is not None and 0 <= hours < 24 and 10 <= minutes < 60
+
+
+def scaled_matrix(node: Node) -> Node:
+    """A number times a matrix, or a matrix by a number, as one matrix."""
+    if node[0] == "neg" and node[1][0] == "matrix":
+        return ("matrix", *(tuple(("neg", cell) for cell in row) for row in node[1][1:]))
+    if node[0] not in ("mul", "div") or (node[1][0] == "matrix") == (node[2][0] == "matrix"):
+        return node
+    if node[2][0] == "matrix":
+        return node if node[0] == "div" else ("matrix", *(tuple(("mul", node[1], c) for c in r) for r in node[2][1:]))
+    return ("matrix", *(tuple((node[0], cell, node[2]) for cell in row) for row in node[1][1:]))
+
+
+def grid(node: Node) -> list[Sequence[Node]] | None:
+    """Rows of a matrix, of [[1, 2], [3, 4]], or of a vector written as a tuple."""
+    if node[0] == "matrix":
+        rows: list[Sequence[Node]] = list(node[1:])
+        return rows
+    if node[0] in ("bracket", "tuple") and len(node) > 1:
+        if all(row[0] in ("bracket", "tuple") for row in node[1:]):
+            return [row[1:] for row in node[1:]]
+        if node[0] == "tuple":
+            return [[part] for part in node[1:]]
+    return None
+
+
+# -- relations
+
+
+def assigned(node: Node) -> bool:
+    """x = …, f(x) = …: the left side only names the right one."""
+    if node[0] != "rel" or node[1] not in ("=", "in"):
+        return False
+    left = node[2]
+    named = left[0] in ("sym", "text") or (left[0] == "tuple" and all(part[0] == "sym" for part in left[1:]))
+    named = named or (left[0] == "mul" and left[1][0] == "sym" and left[2][0] in ("sym", "num"))
+    return named and not (left[0] == "sym" and left[1] in symbols(node[3]))
+
+
+def same_relation(gold: Node, answer: Node) -> bool | None:
+    if gold[0] == "rel" and answer[0] == "rel":
+        if gold[1] != answer[1]:
+            return False
+        if gold[2] == answer[2] and same(gold[3], answer[3]):
+            return True
+        if gold[1] != "=":
+            return None
+        if assigned(gold) and assigned(answer) and not symbols(gold[3]) and not symbols(answer[3]):
+            return gold[2] == answer[2] and same(gold[3], answer[3])
+        return proportional(gold, answer)
+    if answer[0] == "rel":
+        # A name, or a sum that was carried out, before the value: x = 5, 2 + 3 = 5.
+        if answer[1] not in ("=", "in") or not (assigned(answer) or not symbols(answer)):
+            return False
+        return same(gold, answer[3])
+    return same(gold[3], answer) if assigned(gold) else False
+
+
+def proportional(gold: Node, answer: Node) -> bool | None:
+    """Two equations say the same when left minus right differ by a constant factor."""
+    first, second = ("sub", gold[2], gold[3]), ("sub", answer[2], answer[3])
+    if symbols(first) != symbols(second):
+        return False
+    ratios: list[Any] = []
+
+    def steady(a: Any, b: Any) -> bool:
+        if not a or not b:
+            return bool(a == b)
+        ratios.append(a / b)
+        return bool(abs(ratios[-1] - ratios[0]) <= abs(ratios[0]) * 1e-20)
+
+    try:
+        return identical(first, second, steady)
+    except Undefined:
+        return None
+
+
+# -- regions of the line
+
+
+def regional(node: Node) -> bool:
+    """Whether it can only be read as a region: an interval, a union, an inequality, the reals, no solution."""
+    if node[0] in ("interval", "union", "minus", "cap", "reals") or node == ("set",):
+        return True
+    if node[0] == "rel":
+        return node[1] not in ("=", "in") or (node[1] == "in" and node[3][0] not in _COLLECTIONS)
+    return node[0] in _COLLECTIONS and any(regional(part) for part in node[1:])
+
+
+def same_region(gold: Node, answer: Node) -> bool | None:
+    about, whose = symbols(gold) - {""}, symbols(answer) - {""}
+    if about and whose and about != whose and "" not in symbols(gold) | symbols(answer):
+        return False  # k < 0 says nothing about x
+    try:
+        first, second = region(gold), region(answer)
+    except Undefined:
+        return _same_inequality(gold, answer)
+    if first is None or second is None:
+        return _same_inequality(gold, answer)
+    if len(first) != len(second):
+        return False
+    for one, other in zip(first, second, strict=True):
+        if (one[1], one[3]) != (other[1], other[3]):
+            return False
+        for a, b in ((one[0], other[0]), (one[2], other[2])):
+            if (a is None) != (b is None) or (a is not None and b is not None and not same(a, b)):
+                return False
+    return True
+
+
+def _same_inequality(gold: Node, answer: Node) -> bool | None:
+    """Inequalities in several symbols: the same side of proportional expressions."""
+    if gold[0] != "rel" or answer[0] != "rel" or gold[1] == "in" or answer[1] == "in":
+        # An inequality that has to be solved first, x^2 < 4: left to SymPy.
+        return None if "rel" in (gold[0], answer[0]) or gold[0] == answer[0] else False
+    if len(symbols(gold)) < 2 and len(symbols(answer)) < 2:
+        return None
+    flip = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "!=": "!=", "=": "="}
+    signs: list[Any] = []
+
+    def steady(a: Any, b: Any) -> bool:
+        if not a or not b:
+            return bool(a == b)
+        signs.append(a / b)
+        return bool(abs(signs[-1] - signs[0]) <= abs(signs[0]) * 1e-20)
+
+    if not identical(("sub", gold[2], gold[3]), ("sub", answer[2], answer[3]), steady) or not signs:
+        return False
+    expected = gold[1] if signs[0] > 0 else flip[gold[1]]
+    return bool(answer[1] == expected)

@@ -1,0 +1,124 @@
+"""Intervals, inequalities and unions as what they are: pieces of the line, sorted and merged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from curate.verify.math.atoms import Node
+from curate.verify.math.numeric import Undefined, context, number, symbols
+
+Piece = tuple[Node | None, bool, Node | None, bool]  # low (None: minus infinity), low is open, high, high is open
+
+
+def region(node: Node) -> list[Piece] | None:
+    """Sorted, merged pieces of the line; None where it is no region of numbers."""
+    kind = node[0]
+    if kind == "reals":
+        return [(None, True, None, True)]
+    if kind == "interval":
+        return tidy([_piece(node[3], node[1] == "(", node[4], node[2] == ")")])
+    if kind in ("tuple", "bracket") and len(node) == 3:
+        return tidy([_piece(node[1], kind == "tuple", node[2], kind == "tuple")])
+    if kind == "set":
+        return tidy([_piece(part, False, part, False) for part in node[1:]])
+    if kind in ("union", "either", "list"):
+        parts = [region(part) for part in node[1:]]
+        return None if any(part is None for part in parts) else tidy([piece for part in parts for piece in part or []])
+    if kind in ("cap", "both", "minus"):
+        pieces = region(node[1])
+        for part in node[2:]:
+            other = region(part)
+            if pieces is None or other is None:
+                return None
+            pieces = meet(pieces, rest(other) if kind == "minus" else other)
+        return pieces
+    if kind == "rel":
+        return _region_of_relation(node)
+    return (
+        [_piece(node, False, node, False)]
+        if not symbols(node) and kind in ("num", "neg", "div", "call", "const")
+        else None
+    )
+
+
+def _region_of_relation(node: Node) -> list[Piece] | None:
+    _, operator, left, right = node
+    if operator == "in":
+        return region(right) if left[0] == "sym" else None
+    if left[0] != "sym" and right[0] == "sym":
+        left, right = right, left
+        operator = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(operator, operator)
+    if left[0] != "sym" or symbols(right):
+        return None
+    if operator == "=":
+        return [_piece(right, False, right, False)]
+    if operator == "!=":
+        return rest([_piece(right, False, right, False)])
+    opened = operator in ("<", ">")
+    if operator in ("<", "<="):
+        return [_piece(None, True, right, opened)]
+    return [_piece(right, opened, None, True)]
+
+
+def _piece(low: Node | None, low_open: bool, high: Node | None, high_open: bool) -> Piece:
+    low = None if low == ("neg", ("const", "inf")) else low
+    high = None if high == ("const", "inf") else high
+    for end in (low, high):
+        if end is not None:
+            _size(end)
+    return (low, True if low is None else low_open, high, True if high is None else high_open)
+
+
+def _size(node: Node) -> Any:
+    value = number(node, {})
+    if context().im(value):
+        raise Undefined("a complex end of an interval")
+    return context().re(value)
+
+
+def _low(piece: Piece) -> Any:
+    return -context().inf if piece[0] is None else _size(piece[0])
+
+
+def _high(piece: Piece) -> Any:
+    return context().inf if piece[2] is None else _size(piece[2])
+
+
+def tidy(pieces: list[Piece]) -> list[Piece]:
+    """Sorted by their lower ends; touching pieces become one, empty ones vanish."""
+    kept: list[Piece] = []
+    alive = [p for p in pieces if _low(p) < _high(p) or (_low(p) == _high(p) and not p[1] and not p[3])]
+    for piece in sorted(alive, key=lambda p: (_low(p), p[1])):
+        if kept:
+            last = kept[-1]
+            touch = _low(piece) < _high(last) or (_low(piece) == _high(last) and not (piece[1] and last[3]))
+            if touch:
+                further = _high(piece) > _high(last) or (_high(piece) == _high(last) and not piece[3])
+                kept[-1] = (last[0], last[1], piece[2], piece[3]) if further else last
+                continue
+        kept.append(piece)
+    return kept
+
+
+def meet(first: list[Piece], second: list[Piece]) -> list[Piece]:
+    """What both contain."""
+    found: list[Piece] = []
+    for a in first:
+        for b in second:
+            low = max((a, b), key=lambda p: (_low(p), p[1]))
+            high = min((a, b), key=lambda p: (_high(p), not p[3]))
+            found.append((low[0], low[1], high[2], high[3]))
+    return tidy(found)
+
+
+def rest(pieces: list[Piece]) -> list[Piece]:
+    """The line without these pieces."""
+    found: list[Piece] = [(None, True, None, True)]
+    for low, low_open, high, high_open in pieces:
+        outside: list[Piece] = []
+        if low is not None:
+            outside.append((None, True, low, not low_open))
+        if high is not None:
+            outside.append((high, not high_open, None, True))
+        found = meet(found, outside)
+    return found

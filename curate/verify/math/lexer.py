@@ -1,0 +1,195 @@
+"""Mathematical text to tokens: the many ways to write one sign become one.
+
+Kinds of tokens: num, sym (one letter or a Greek one), fn (a function), cmd (a LaTeX command), op, text (words), env, row.
+"""
+
+
+from __future__ import annotations
+
+import re
+
+from curate.verify.math.numbers import plain
+
+
+class Unreadable(ValueError):
+    """Not notation that this parser knows."""
+
+
+class Excessive(Unreadable):
+    """Longer, deeper or larger than any answer is meant to be."""
+
+
+# Names are easier to read and to extend as a line of words.
+FUNCTIONS = frozenset(
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs max min gcd lcm floor ceil "  # noqa: SIM905
+    "asin acos atan re im".split()
+)
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "  # noqa: SIM905
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar".split()
+)
+_SIGNS = {
+    "≤": "<=", "⩽": "<=", "≦": "<=", "≥": ">=", "⩾": ">=", "≧": ">=", "≠": "!=", "√": "\\sqrt", "∞": "\\infty", "π": "\\pi",
+    "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp", "°": "^\\circ", "ℝ": "\\mathbb{R}",
+    "∖": "\\setminus", "≈": "\\approx", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
+    "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]", "｛": "\\{", "｝": "\\}", "〈": "(",
+    "〉": ")", "⟨": "(", "⟩": ")", "∠": "\\angle", "△": "\\triangle",
+}  # fmt: skip
+_ALIAS = {
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/",
+    "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=", "\\geqslant": ">=", "\\lt": "<", "\\gt": ">",
+    "\\neq": "!=", "\\ne": "!=", "\\approx": "~", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]",
+    "\\langle": "(", "\\rangle": ")", "\\varnothing": "\\emptyset", "\\setminus": "\\minus", "\\backslash": "\\minus",
+    "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
+    "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\isin": "\\in", "==": "=",
+    "\\arg": "\\operatorname", "\\iff": "\\unknown", "\\equiv": "≡", "\\mod": "\\bmod", "\\measuredangle": "\\angle",
+}  # fmt: skip
+_SKIP = re.compile(
+    r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|,|;|!|:|>| |quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;"
+)
+_TOKEN = re.compile(
+    r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
+    r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
+    r"|(?P<env>\\(?:begin|end)\s*\{[a-zA-Z*]+\}(?:\{[clr|]*\})?)|(?P<bb>\\mathbb\s*\{?\s*[A-Z]\s*\}?)"
+    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&≡])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
+)
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
+_WORDS = {
+    "and": "and",
+    "or": "or",
+    "und": "and",
+    "oder": "or",
+    "et": "and",
+    "ou": "or",
+    "y": "sym",
+    "和": "and",
+    "或": "or",
+    "或者": "or",
+    "且": "and",
+    "与": "and",
+}
+
+
+# A number or a sign set in another type is the number or the sign.
+_STYLED = re.compile(
+    r"\\(?:text|textbf|mathrm|mathbf|mathit|bf|rm|boldsymbol|bm|displaystyle)\s*\{\s*([-+.,/\d]+)\s*\}"
+)
+
+
+def unwrap(text: str) -> str:
+    """Without the dollar signs, `\\(…\\)` and `\\boxed{…}` around all of it."""
+    text = text.strip()
+    for _ in range(4):
+        before = text
+        if len(text) > 1 and text[0] == text[-1] == "$" and not text.endswith("\\$"):
+            text = text[1:-1].strip()
+        if text[:2] in ("\\(", "\\[") and text[-2:] in ("\\)", "\\]"):
+            text = text[2:-2].strip()
+        if text.startswith("\\boxed{") and text.endswith("}") and text.count("{") == text.count("}"):
+            text = text[7:-1].strip()
+        if styled := _STYLED.fullmatch(text):
+            text = styled[1].strip()
+        if text == before:
+            break
+    return text.removeprefix("=").strip() if text[:2] != "==" else text
+
+
+def tokens(text: str) -> list[tuple[str, str]]:
+    """(kind, text) of each token; kinds: num, sym, fn, cmd, op, text, env, row."""
+    text = plain(text) if not text.isascii() else text
+    for sign, meaning in _SIGNS.items():
+        if sign in text:
+            text = text.replace(sign, f" {meaning} " if meaning[0] == "\\" else meaning)
+    found: list[tuple[str, str]] = []
+    at, depth = 0, 0
+    while at < len(text):
+        skip = _SKIP.match(text, at)
+        if skip:
+            at = skip.end()
+            continue
+        if text[at] == "$":
+            at += 1
+            continue
+        if depth == 0 and (thousands := _THOUSANDS.match(text, at)):
+            found.append(("num", thousands.group().replace(",", "")))
+            at = thousands.end()
+            continue
+        match = _TOKEN.match(text, at)
+        if not match:
+            raise Unreadable(f"unknown sign {text[at]!r}")
+        at = match.end()
+        kind = match.lastgroup or ""
+        kind = "text" if kind == "inner" else kind
+        value = match.group(kind)
+        if kind == "text":
+            found.extend(_words(match["inner"], command=value))
+        elif kind in ("word", "han"):
+            found.extend(_words(value, command=""))
+        elif kind == "cmd":
+            found.append(_command(value))
+        elif kind == "bb":
+            found.append(("cmd", "\\" + re.sub(r"[^A-Z]", "", value) * 2))
+        else:
+            if kind == "op":
+                value = _ALIAS.get(value, "<=" if value == "=<" else value)
+                depth += (value in "([") - (value in ")]") if value in ("(", "[", ")", "]") else 0
+            found.append((kind, value))
+        if found and found[-1] in (("cmd", "\\{"), ("cmd", "\\}")):
+            depth += 1 if found[-1][1] == "\\{" else -1
+    if len(found) > 400:
+        raise Excessive("an expression that is too long")
+    return _outward(found) if ("op", "]") in found or ("op", "[") in found else found
+
+
+# After one of these an expression begins.
+_BEFORE = frozenset(
+    ["(", "[", ",", ";", "=", "<", ">", "<=", ">=", "+", "-", "*", "/", "|", "and", "or", "\\cup", "\\cap", "\\in"]
+)
+
+
+def _outward(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """]1, 2] and [1, 2[ (open ends as some languages write them) as (1, 2] and [1, 2)."""
+    depth, result = 0, list(found)
+    for i, (kind, value) in enumerate(found):
+        if kind != "op" or value not in ("[", "]", "(", ")"):
+            continue
+        begins = i == 0 or found[i - 1][1] in _BEFORE
+        if value == "]" and begins and not depth:
+            result[i], value = ("op", "("), "("
+        elif value == "[" and not begins and depth and (i + 1 == len(found) or found[i + 1][1] in _BEFORE):
+            result[i], value = ("op", ")"), ")"
+        depth += 1 if value in ("(", "[") else -1
+    return result
+
+
+def _command(value: str) -> tuple[str, str]:
+    alias = _ALIAS.get(value)
+    if alias is not None:
+        return ("cmd" if alias[0] == "\\" else "op", alias)
+    name = value[1:]
+    if name in FUNCTIONS and name != "sqrt":
+        return ("fn", name)
+    if name in GREEK:
+        return ("sym", name)
+    return ("cmd", value)
+
+
+def _words(value: str, command: str) -> list[tuple[str, str]]:
+    """A run of letters: a connective, a function, a known constant, single-letter symbols, or text."""
+    word = value.strip()
+    if not word or re.fullmatch(r"[\s.,]*", word):
+        return []
+    lowered = word.lower().strip(" ,")
+    if lowered in _WORDS and _WORDS[lowered] != "sym":
+        return [("op", _WORDS[lowered])]
+    if lowered in FUNCTIONS:
+        return [("fn", lowered)]
+    if lowered in ("pi", "inf", "infty", "infinity", "oo"):
+        return [("cmd", "\\pi" if lowered == "pi" else "\\infty")]
+    if lowered in ("in", "mod"):
+        return [("cmd", "\\in" if lowered == "in" else "\\bmod")]
+    if re.fullmatch(r"[a-zA-Z]", word):
+        return [("sym", word)]
+    if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(r"[a-zA-Z]{2,3}", word):
+        return [("text", word)]
+    return [("sym", letter) for letter in word]

@@ -1,0 +1,293 @@
+"""What a tree is worth: exactly where it is rational, else to forty digits, at the values given to its symbols.
+
+Two expressions are equal when they agree at random points (Schwartz and Zippel): a wrong one agrees at none of them
+to 25 digits. Sizes are bounded before anything is computed: a tower of powers raises `TooLarge` at once.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from typing import Any
+
+from curate.verify.math.atoms import Node
+
+DIGITS = 40
+AGREE = 1e-25  # relative
+MAX_BITS = 20_000  # of an exact integer
+MAX_LOG10 = 100_000  # of a magnitude
+MAX_FACTORIAL = 1_000
+
+
+class TooLarge(ValueError):
+    """A number too large to be worth computing."""
+
+
+class Undefined(ValueError):
+    """No value: an unknown function, a division by zero, a container."""
+
+
+class NoValue(Undefined):
+    """A division by zero, the logarithm of zero: not a value of anything."""
+
+
+_local = threading.local()
+
+
+def context() -> Any:
+    """An mpmath context of this thread: its precision is state that threads must not share."""
+    if not hasattr(_local, "mp"):
+        import mpmath
+
+        _local.mp = mpmath.MPContext()
+        _local.mp.dps = DIGITS
+    return _local.mp
+
+
+def symbols(node: Node) -> set[str]:
+    """Names of the free symbols."""
+    if node[0] == "sym":
+        return {node[1]}
+    found: set[str] = set()
+    for part in node[1:]:
+        if isinstance(part, tuple):
+            found |= symbols(part) if part and isinstance(part[0], str) else set().union(*map(symbols, part), set())
+    return found
+
+
+def exact(node: Node) -> Fraction | None:
+    """The rational value of a tree without symbols, or None where it is not plainly rational."""
+    kind = node[0]
+    if kind == "num":
+        number = node[1]
+        return number.value / 100 if number.percent else Fraction(number.value)
+    if kind == "neg":
+        value = exact(node[1])
+        return None if value is None else -value
+    if kind in ("add", "sub", "mul", "div", "pow", "mod"):
+        a = exact(node[1])
+        b = exact(node[2]) if a is not None else None
+        if a is None or b is None:
+            return None
+        return _arithmetic(kind, a, b)
+    if kind == "call" and node[1] in ("factorial", "binom", "abs", "floor", "ceil"):
+        values = [exact(part) for part in node[2:]]
+        if any(value is None for value in values):
+            return None
+        return _function(node[1], [value for value in values if value is not None])
+    return None
+
+
+def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
+    if kind == "add":
+        return a + b
+    if kind == "sub":
+        return a - b
+    if kind == "mul":
+        return a * b
+    if kind == "div":
+        if not b:
+            raise NoValue("division by zero")
+        return a / b
+    if kind == "mod":
+        if b <= 0 or b.denominator != 1:
+            raise NoValue("a modulus that is no positive integer")
+        return a % b if a.denominator == 1 else None
+    if b.denominator != 1:
+        return None
+    bits = max(a.numerator.bit_length(), a.denominator.bit_length())
+    if abs(a) != 1 and a and bits * abs(b.numerator) > MAX_BITS:
+        if bits * abs(b.numerator) > MAX_LOG10 * 4:
+            raise TooLarge("a power too large to compute")
+        return None
+    if not a and b <= 0:
+        raise NoValue("zero to no positive power")
+    return Fraction(a**b.numerator) if abs(a) != 1 else (a if b.numerator % 2 else Fraction(1))
+
+
+def _function(name: str, values: list[Fraction]) -> Fraction:
+    if name == "abs":
+        return abs(values[0])
+    if name in ("floor", "ceil"):
+        return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
+    if any(value.denominator != 1 or value < 0 for value in values):
+        raise NoValue(f"{name} of no natural number")
+    if any(value > MAX_FACTORIAL for value in values):
+        raise TooLarge(f"a {name} too large to compute")
+    numbers = [value.numerator for value in values]
+    return Fraction(math.factorial(numbers[0]) if name == "factorial" else math.comb(numbers[0], numbers[1]))
+
+
+def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
+    """The mpf or mpc value at a point. `log10` reads a bare log to base ten."""
+    mp = context()
+    kind = node[0]
+    if kind == "num":
+        value = node[1].value / 100 if node[1].percent else node[1].value
+        return mp.mpf(value.numerator) / value.denominator * (mp.pi / 180 if node[1].unit == "°" else 1)
+    if kind == "sym":
+        return point[node[1]]
+    if kind == "const":
+        if node[1] == "inf":
+            raise Undefined("infinity")
+        return {"pi": +mp.pi, "e": +mp.e, "i": mp.mpc(0, 1)}[node[1]]
+    if kind == "neg":
+        return -number(node[1], point, log10)
+    if kind in ("add", "sub", "mul", "div"):
+        a, b = number(node[1], point, log10), number(node[2], point, log10)
+        if kind == "div":
+            if b == 0:
+                raise NoValue("division by zero")
+            return a / b
+        return a + b if kind == "add" else a - b if kind == "sub" else a * b
+    if kind == "pow":
+        return _power(number(node[1], point, log10), number(node[2], point, log10))
+    if kind == "call":
+        return _call(node[1], [number(part, point, log10) for part in node[2:]], log10)
+    raise Undefined(f"no value of a {kind}")
+
+
+def _power(a: Any, b: Any) -> Any:
+    mp = context()
+    if a == 0:
+        if mp.re(b) <= 0:
+            raise NoValue("zero to no positive power")
+        return mp.mpf(0)
+    size = abs(mp.log10(abs(a))) * abs(b) if abs(a) != 1 else abs(b)
+    if size > MAX_LOG10:
+        raise TooLarge("a power too large to compute")
+    return _bounded(mp.power(a, b))
+
+
+def _bounded(value: Any) -> Any:
+    magnitude = abs(value)
+    if magnitude and not -4 * MAX_LOG10 < context().mag(magnitude) < 4 * MAX_LOG10:
+        raise TooLarge("a number too large to compute")
+    return value
+
+
+def _call(name: str, values: list[Any], log10: bool) -> Any:
+    mp = context()
+    x = values[0]
+    if name in ("exp", "sinh", "cosh", "tanh") and abs(x) > MAX_LOG10:
+        raise TooLarge("an exponential too large to compute")
+    if name in ("ln", "log", "lg", "logb") and x == 0:
+        raise NoValue("the logarithm of zero")
+    if name == "factorial":
+        if abs(x) > MAX_FACTORIAL:
+            raise TooLarge("a factorial too large to compute")
+        return mp.factorial(x)
+    if name == "root":
+        return _root(x, values[1])
+    simple = _SIMPLE.get(name)
+    if simple is not None and len(values) == 1:
+        return simple(mp, x)
+    if name == "log":
+        return mp.log10(x) if log10 else mp.log(x)
+    if name == "logb" and len(values) == 2:
+        return mp.log(x) / mp.log(values[1])
+    if name == "binom" and len(values) == 2 and abs(x) <= MAX_FACTORIAL and abs(values[1]) <= MAX_FACTORIAL:
+        return mp.binomial(x, values[1])
+    if name in ("max", "min") and all(mp.im(value) == 0 for value in values):
+        return max(values) if name == "max" else min(values)
+    raise Undefined(f"no value of {name}")
+
+
+_SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
+    "sin": lambda mp, x: mp.sin(x),
+    "cos": lambda mp, x: mp.cos(x),
+    "tan": lambda mp, x: mp.tan(x),
+    "cot": lambda mp, x: mp.cot(x),
+    "sec": lambda mp, x: mp.sec(x),
+    "csc": lambda mp, x: mp.csc(x),
+    "arcsin": lambda mp, x: mp.asin(x),
+    "arccos": lambda mp, x: mp.acos(x),
+    "arctan": lambda mp, x: mp.atan(x),
+    "sinh": lambda mp, x: mp.sinh(x),
+    "cosh": lambda mp, x: mp.cosh(x),
+    "tanh": lambda mp, x: mp.tanh(x),
+    "ln": lambda mp, x: mp.log(x),
+    "lg": lambda mp, x: mp.log10(x),
+    "exp": lambda mp, x: mp.exp(x),
+    "sqrt": lambda mp, x: mp.sqrt(x),
+    "abs": lambda mp, x: abs(x),
+    "deg": lambda mp, x: x * mp.pi / 180,
+    "floor": lambda mp, x: mp.floor(x),
+    "ceil": lambda mp, x: mp.ceil(x),
+    "re": lambda mp, x: mp.re(x),
+    "im": lambda mp, x: mp.im(x),
+}
+
+
+def _root(x: Any, degree: Any) -> Any:
+    """The real root where there is one."""
+    mp = context()
+    if degree == 0:
+        raise Undefined("a root of degree zero")
+    odd = mp.im(degree) == 0 and degree == int(degree) and int(degree) % 2
+    if mp.im(x) == 0 and mp.re(x) < 0 and odd:
+        return -mp.power(-mp.re(x), 1 / degree)
+    return _power(x, 1 / degree)
+
+
+# Signs and magnitudes of the points: all positive, larger, mixed, negative. The values come from the symbols' names.
+_RANGES = ((0.3, 1.7), (1.2, 3.9), (0.1, 0.9), (-1.9, 1.9), (-2.7, -0.2), (-0.9, 0.9))
+
+
+def points(names: set[str]) -> list[dict[str, Any]]:
+    """Values for the symbols: the same in every process, different for every symbol."""
+    mp = context()
+    found = []
+    for index, (low, high) in enumerate(_RANGES):
+        point = {}
+        for name in names:
+            share = mp.mpf(zlib.crc32(f"{name}/{index}".encode())) / 0xFFFFFFFF
+            point[name] = low + (high - low) * (share * 0.97 + mp.sqrt(2) / 100)
+        found.append(point)
+    return found
+
+
+def agree(a: Any, b: Any) -> bool:
+    """Whether two values agree to the digits that are computed."""
+    if a == b:
+        return True
+    size = max(abs(a), abs(b))
+    difference = abs(a - b)
+    if a == 0 or b == 0:
+        return bool(difference < 1e-30)
+    return bool(difference <= size * AGREE)
+
+
+def identical(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) -> bool:
+    """Whether two expressions agree wherever both are real (or, where they never are, everywhere)."""
+    names = symbols(a) | symbols(b)
+    if _identical(a, b, names, relation, False):
+        return True
+    bare_log = "'log'" in repr(a) or "'log'" in repr(b)
+    return bare_log and _identical(a, b, names, relation, True)
+
+
+def _identical(a: Node, b: Node, names: set[str], relation: Callable[[Any, Any], bool], log10: bool) -> bool:
+    mp = context()
+    real, complex_ = 0, []
+    for point in points(names) if names else [{}]:
+        try:
+            first, second = number(a, point, log10), number(b, point, log10)
+        except (Undefined, ZeroDivisionError, OverflowError):
+            continue
+        if _real(mp, first) and _real(mp, second):
+            if not relation(mp.re(first), mp.re(second)):
+                return False
+            real += 1
+        else:
+            complex_.append((first, second))
+    if real >= (3 if names else 1):
+        return True
+    return len(complex_) >= (3 if names else 1) and all(relation(first, second) for first, second in complex_)
+
+
+def _real(mp: Any, value: Any) -> bool:
+    return bool(abs(mp.im(value)) <= abs(value) * 1e-30)

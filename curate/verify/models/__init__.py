@@ -1,0 +1,1 @@
+"""Verdicts and rewards from models: a judge and pairwise preferences."""

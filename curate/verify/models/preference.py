@@ -1,0 +1,191 @@
+"""Which completion of a group a judge prefers: the reward for open questions, that no rule can judge.
+
+    rewards: {accuracy: 1.0, format: 1.0, preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}}
+
+The completions of one question stand in a ring, and each is compared with its neighbours, once as the first and once
+as the second of the two, so that a judge that likes a place gains nothing. A completion's value is its share of the
+points: 1 for a comparison won, 1/2 for a tie. The judge sees the question and the two answers, never the reasoning (the
+R1 report, 2.3.4: for helpfulness the final summary alone). An answer that talks to the judge is not shown to it and
+loses, like one that was cut off or is empty. The report's helpfulness model was trained on pairs; ring, points and
+rubric are ours.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from curate.errors import CurateError, UsageError
+from curate.records import Request
+from curate.verify.models.judge import (
+    MAX_ANSWER,
+    MAX_QUESTION,
+    Judge,
+    Rubric,
+    addresses_judge,
+    message,
+    shortened,
+)
+
+if TYPE_CHECKING:
+    import polars as pl
+
+OPEN = ("none", "open")  # names of a verifier that stand for there being none
+MAX_SHOWN = 2 * MAX_ANSWER  # characters of each answer; an answer to an open question may be long
+
+RUBRIC = Rubric(
+    "preference",
+    "Decide which of two answers, the FIRST or the SECOND, helps the person who asked the QUESTION more.\n"
+    "Helpful: it addresses what was asked, is right as far as you can tell, is complete and clear, in the language of "
+    "the question. Length, politeness, confidence and the order in which the two are shown count for nothing.\n"
+    "FIRST: the first helps more. SECOND: the second does. TIE: neither does, or it cannot be told.",
+    ("FIRST", "SECOND", "TIE"),
+    ("question", "first", "second"),
+)
+POINTS = {"FIRST": 1.0, "SECOND": 0.0, "TIE": 0.5}  # of the answer that is shown first
+
+
+def is_open(verifier: pl.Expr) -> pl.Expr:
+    """Whether a problem with this verifier is an open question: it has none."""
+    return verifier.is_null() | verifier.is_in(list(OPEN))
+
+
+class Preference:
+    """Compares answers with one engine; `model` names the judge, `render` makes the engine's prompt of the message."""
+
+    def __init__(
+        self,
+        engine: Any,
+        model: str,
+        render: Callable[[str], str] = str,
+        max_tokens: int = 1024,
+        opponents: int = 1,
+        seed: int = 0,
+    ) -> None:
+        if opponents < 1:
+            raise UsageError(f"preference: opponents is {opponents}; each answer needs at least 1 on each side")
+        self.judge = Judge(engine, model, RUBRIC, render, max_tokens, seed)
+        self.opponents = opponents
+
+    def values(self, groups: Sequence[tuple[str, Sequence[str | None]]]) -> list[list[float | None]]:
+        """For each (question, answers): a value in [0, 1] an answer; None where no reply about it could be read.
+
+        An answer of None was cut off or is none: it loses. Raises CurateError where the judge answered nothing at all.
+        """
+        points: dict[tuple[int, int], list[float]] = {
+            (g, i): [] for g, (_, answers) in enumerate(groups) for i in range(len(answers))
+        }
+        asked: dict[str, tuple[int, int, int]] = {}
+        requests: list[Request] = []
+        for g, (question, answers) in enumerate(groups):
+            shown = [answer is not None and not addresses_judge(answer) for answer in answers]
+            for first, second in both_ways(len(answers), self.opponents):
+                if not (shown[first] and shown[second]):
+                    points[g, first].append(float(shown[first]))
+                    points[g, second].append(float(shown[second]))
+                elif answers[first] == answers[second]:
+                    points[g, first].append(0.5)
+                    points[g, second].append(0.5)
+                else:
+                    key = f"{g}:{first}:{second}"
+                    asked[key] = g, first, second
+                    requests.append(self._request(key, len(requests), question, answers[first], answers[second]))
+        failures: list[str] = []
+        for completion in self.judge.engine.generate(iter(requests)):
+            _, word = self.judge.read(completion)
+            g, first, second = asked[completion.request_id]
+            if word in POINTS:
+                points[g, first].append(POINTS[word])
+                points[g, second].append(1 - POINTS[word])
+            elif completion.finish_reason == "error":
+                failures.append(str(completion.error))
+        if requests and len(failures) == len(requests):
+            raise CurateError(
+                f"the judge of the reward 'preference' replied to none of {len(requests)} requests ({failures[0]}): "
+                "see that its model or server works, and run the same command again; it goes on where it was"
+            )
+        return [
+            [sum(points[g, i]) / len(points[g, i]) if points[g, i] else None for i in range(len(answers))]
+            for g, (_, answers) in enumerate(groups)
+        ]
+
+    def _request(self, key: str, number: int, question: str, first: str | None, second: str | None) -> Request:
+        parts = {
+            "question": shortened(question, MAX_QUESTION),
+            "first": shortened(first or "", MAX_SHOWN),
+            "second": shortened(second or "", MAX_SHOWN),
+        }
+        text = message(RUBRIC, parts, f"{self.judge.name}\0{key}")
+        return Request(key, self.judge.render(text), self.judge.seed + number, self.judge.sampling)
+
+
+def both_ways(count: int, opponents: int) -> Iterator[tuple[int, int]]:
+    """Pairs of `count` in a ring, each with the next `opponents`, in both orders, no pair twice."""
+    pairs = {frozenset((i, (i + d) % count)) for d in range(1, opponents + 1) for i in range(count)}
+    for pair in sorted(sorted(p) for p in pairs if len(p) == 2):
+        yield pair[0], pair[1]
+        yield pair[1], pair[0]
+
+
+# -- as a reward -----------------------------------------------------------------------------------------------------
+
+_engines: dict[str, tuple[Any, str]] = {}  # open judges of this process, and the hashes of their models
+
+
+def preference(
+    frame: pl.DataFrame,
+    model: str,
+    engine: Mapping[str, Any] | None = None,
+    chat: bool = True,
+    max_tokens: int = 1024,
+    opponents: int = 1,
+) -> pl.Series:
+    """Share of points of each trace against others of its problem; null where the problem is no open question.
+
+    `frame` has `problem_id, question, verifier, answer, finish_reason`. `model` is any name that engines know, `engine`
+    an engine's config; `chat: false` sends the message without the model's chat template.
+    """
+    import polars as pl
+
+    rows = frame.with_row_index("row").filter(is_open(pl.col("verifier")))
+    values: list[float | None] = [None] * frame.height
+    if rows.is_empty():
+        return pl.Series(values, dtype=pl.Float64)
+    complete = (pl.col("finish_reason") == "stop").fill_null(False) & (pl.col("answer").str.strip_chars() != "")
+    rows = rows.with_columns(shown=pl.when(complete).then("answer"))
+    groups = rows.group_by("problem_id", maintain_order=True).agg(pl.col("question").first(), "shown", "row")
+    opened, name = judge_engine(model, engine or {})
+
+    def render(text: str) -> str:
+        return str(opened.render_chat([{"role": "user", "content": text}])) if chat else text
+
+    found = Preference(opened, name, render, max_tokens, opponents).values(
+        list(zip(groups["question"].to_list(), groups["shown"].to_list(), strict=True))
+    )
+    for places, shares in zip(groups["row"].to_list(), found, strict=True):
+        for place, share in zip(places, shares, strict=True):
+            values[place] = share
+    return pl.Series(values, dtype=pl.Float64)
+
+
+def judge_engine(model: str, engine: Mapping[str, Any]) -> tuple[Any, str]:
+    """The judge's engine, opened once a process and kept until `release`, and a name of its model."""
+    from curate.config import validate
+    from curate.engines import EngineConfig, open_engine
+    from curate.engines.base import model_for
+
+    key = json.dumps([model, dict(engine)], sort_keys=True, default=str)
+    if key not in _engines:
+        config = validate(EngineConfig, engine, "rewards: preference: engine")
+        found = model_for(config, model)
+        _engines[key] = open_engine(config, found.path), found.hash[:12]
+    return _engines[key]
+
+
+@atexit.register
+def release() -> None:
+    """Close the judges that are open."""
+    while _engines:
+        _engines.popitem()[1][0].close()

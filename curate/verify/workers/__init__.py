@@ -1,0 +1,1 @@
+"""Warm worker processes that judge in parallel under limits."""

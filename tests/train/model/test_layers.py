@@ -1,0 +1,228 @@
+"""Lean layers give the values of the plain ones bit for bit, and their gradients; and they keep less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from curate.train.config import ModelConfig
+from curate.train.model.layers import _functions, is_gated, is_norm, make_lean
+from curate.train.model.layout import Sequence_
+from curate.train.model.policy import Policy, load_policy
+
+
+def outcome(path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any, **compute: Any) -> Any:
+    """Log-probs, gradients, and bytes kept for the backward pass (weights aside)."""
+    from curate.train.model import policy as model
+
+    with monkeypatch.context() as patch:
+        if not lean:
+            patch.setattr(model, "make_lean", lambda *_: None)
+        policy, _ = load_policy(path, ModelConfig(device="cpu", **compute))
+    own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Any) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[tensor.data_ptr()] = tensor.nbytes  # of a slab (keep.py) what this tensor takes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        values = policy.logprobs(policy.lay(sequences))[0]
+    (values * torch.linspace(-1, 1, values.numel())).sum().backward()
+    return values.detach(), {n: p.grad for n, p in policy.model.named_parameters()}, sum(kept.values())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_values_are_the_same_and_less_is_kept(
+    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    plain = outcome(tiny_dir, sequences, False, monkeypatch, precision=precision)
+    lean = outcome(tiny_dir, sequences, True, monkeypatch, precision=precision)
+    assert torch.equal(plain[0], lean[0])
+    assert plain[1].keys() == lean[1].keys()
+    tolerance = 2e-2 if precision == "bf16" else 1e-5
+    for name, gradient in plain[1].items():
+        assert (gradient - lean[1][name]).norm() <= tolerance * gradient.norm(), name
+    assert lean[2] < (0.55 if precision == "bf16" else 0.65) * plain[2]
+
+
+def test_a_norm_in_one_kernel_as_on_a_gpu(
+    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train.model import layers as lean
+
+    written = outcome(tiny_dir, sequences, True, monkeypatch, precision="fp32")
+    monkeypatch.setattr(lean, "_one_kernel", lambda x: True)
+    fused = outcome(tiny_dir, sequences, True, monkeypatch, precision="fp32")
+    assert torch.allclose(written[0], fused[0], atol=1e-5)
+    for name, gradient in written[1].items():
+        assert (gradient - fused[1][name]).norm() <= 1e-5 * gradient.norm(), name
+
+
+def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of two calls of one norm each layer gets its own."""
+    from curate.train.model import layers as lean
+
+    class Two(torch.nn.Module):
+        class LlamaRMSNorm(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.weight, self.variance_epsilon = torch.nn.Parameter(torch.linspace(0.5, 2, 6)), 1e-6
+
+            def forward(self, x: Any) -> Any:
+                return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.one, self.two = self.LlamaRMSNorm(), torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+
+        def forward(self, x: Any) -> Any:
+            y, z = self.norm(x), self.norm(x.square())
+            return (self.one(y) * self.two(z) + self.two(y)).sum()
+
+        def get_output_embeddings(self) -> None:
+            return None
+
+    torch.manual_seed(0)
+    plain, x = Two(), torch.randn(4, 6)
+    plain(x).backward()
+    expected = {name: p.grad.clone() for name, p in plain.named_parameters()}
+    plain.zero_grad()
+    make_lean(plain, None)
+    calls = []
+    again = lean._normed
+    monkeypatch.setattr(lean, "_normed", lambda *a: calls.append(1) or again(*a))
+    plain(x).backward()
+    for name, parameter in plain.named_parameters():
+        assert torch.allclose(parameter.grad, expected[name], atol=1e-5), name
+    assert 2 <= len(calls) <= 3  # three products, two norms
+
+
+def test_adapters_and_checkpointing_work_with_lean_layers(
+    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from curate.train.config import LoraConfig
+
+    made = []
+    for lean in (False, True):
+        torch.manual_seed(0)
+        options: dict[str, Any] = {"lora": LoraConfig(rank=2), "gradient_checkpointing": True, "precision": "bf16"}
+        made.append(outcome(tiny_dir, sequences, lean, monkeypatch, **options))
+    assert torch.equal(made[0][0], made[1][0])
+    trained = {name for name, gradient in made[1][1].items() if gradient is not None}
+    assert trained == {name for name, gradient in made[0][1].items() if gradient is not None}
+    assert all("lora_" in name for name in trained)
+    for name in trained:
+        assert (made[0][1][name] - made[1][1][name]).norm() <= 2e-2 * made[0][1][name].norm() + 1e-6, name
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_gradients_of_each_function_by_finite_differences(index: int) -> None:
+    g = torch.Generator().manual_seed(index)
+
+    def draw(*shape: int) -> Any:
+        return torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=True)
+
+    function = _functions()[index]
+    inputs: list[tuple[Any, ...]] = [
+        (draw(3, 2, 5), draw(4, 5), draw(4), torch.float64),
+        (draw(3, 2, 5), draw(3, 2, 5), draw(4, 5)),
+        (draw(3, 2, 5), draw(5), 1e-6),
+    ]
+    assert torch.autograd.gradcheck(function.apply, inputs[index])
+
+
+def test_a_norm_that_computes_something_else_is_left_alone() -> None:
+    class OddRMSNorm(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.variance_epsilon = torch.nn.Parameter(torch.ones(4)), 1e-6
+
+        def forward(self, x: Any) -> Any:
+            return (1 + self.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
+
+    class LateRMSNorm(OddRMSNorm):
+        """As in OLMo 2: rounded after the weight. In fp32 nothing tells it from Llama's."""
+
+        def forward(self, x: Any) -> Any:
+            wide = x.float()
+            wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.variance_epsilon)
+            return (self.weight * wide).to(x.dtype)
+
+    class LlamaRMSNorm(OddRMSNorm):
+        def forward(self, x: Any) -> Any:
+            wide = x.float()
+            wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+            return self.weight * wide.to(x.dtype)
+
+    assert not is_norm(OddRMSNorm())
+    assert not is_norm(LateRMSNorm())
+    assert is_norm(LlamaRMSNorm())
+
+
+def test_a_gated_layer_that_computes_something_else_is_left_alone() -> None:
+    class Gated(torch.nn.Module):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.gate_proj, self.up_proj = torch.nn.Linear(4, 6, bias=False), torch.nn.Linear(4, 6, bias=False)
+            self.down_proj, self.act_fn, self.scale = torch.nn.Linear(6, 4, bias=False), torch.nn.SiLU(), scale
+
+        def forward(self, x: Any) -> Any:
+            return self.down_proj(self.act_fn(self.gate_proj(x) * self.scale) * self.up_proj(x))
+
+    assert is_gated(Gated(1.0))
+    assert not is_gated(Gated(0.5))
+
+
+def test_class_and_weight_names_stay_and_a_frozen_layer_keeps_no_input(tiny_dir: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_dir)
+    policy: Policy = load_policy(tiny_dir, ModelConfig(precision="bf16", device="cpu"))[0]
+    assert [(n, type(m)) for n, m in plain.named_modules()] == [(n, type(m)) for n, m in policy.model.named_modules()]
+    assert list(plain.state_dict()) == list(policy.model.state_dict())
+    layer = policy.model.model.layers[0].self_attn.q_proj
+    layer.weight.requires_grad_(False)
+    kept: list[Any] = []
+
+    def keep(tensor: Any) -> Any:
+        kept.append(tensor)
+        return tensor
+
+    x = torch.ones(2, layer.in_features, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+        out = layer(x)
+    out.sum().backward()
+    assert [t.shape for t in kept] == [layer.weight.shape]
+    assert x.grad is not None
+
+
+def test_the_same_input_changed_in_place_is_cast_anew() -> None:
+    layer = torch.nn.Linear(4, 4)
+    model = torch.nn.Module()
+    model.layer, model.get_output_embeddings = layer, lambda: None
+    make_lean(model, torch.bfloat16)
+    x = torch.ones(1, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        first = layer(x)  # its graph keeps the cast alive
+        x.mul_(3)
+        second = layer(x)
+    assert not torch.equal(first, second)
+
+
+def test_summing_into_the_gradient_in_place_is_what_autograd_does(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+    found = []
+    for own in (True, False):
+        policy: Policy = load_policy(tiny_dir, ModelConfig(precision="fp32", device="cpu"))[0]
+        policy.module.sharded = not own
+        for part in (sequences[:3], sequences[3:]):  # two micro-batches: gradients add up
+            policy.logprobs(policy.lay(part))[0].sum().backward()
+        found.append({n: p.grad for n, p in policy.model.named_parameters()})
+    for name, gradient in found[0].items():
+        assert torch.allclose(gradient, found[1][name], rtol=1e-5, atol=1e-6), name
