@@ -38,7 +38,9 @@ def import_traces(path: str, *, warehouse: str | Path = WAREHOUSE, **config: Any
     from curate.imports import job as importing
 
     with Context(warehouse) as context:
-        return importing.run(validate(importing.ImportConfig, {"path": path, **config}, "import"), context)
+        return importing.run(
+            validate(importing.ImportConfig, {"path": path, **config}, "import"), context
+        )
 
 
 def annotate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
@@ -79,7 +81,9 @@ def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFram
         )
 
 
-def run(pipeline: str | Path, *overrides: str, warehouse: str | Path | None = None) -> dict[str, Any]:
+def run(
+    pipeline: str | Path, *overrides: str, warehouse: str | Path | None = None
+) -> dict[str, Any]:
     """Run a pipeline (`curate run`); what each stage gave, by name."""
     from curate.pipeline.runner import Pipeline, load_pipeline
 

@@ -20,20 +20,33 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-train_app = typer.Typer(help="Train on a corpus (sft, distill) or by reinforcement learning on problems (grpo).")
+train_app = typer.Typer(
+    help="Train on a corpus (sft, distill) or by reinforcement learning on problems (grpo)."
+)
 app.add_typer(train_app, name="train", no_args_is_help=True)
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with the config.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file with the config.")
+]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(help="key=value laid over the config.", metavar="[KEY=VALUE]...")
+    list[str] | None,
+    typer.Argument(help="key=value laid over the config.", metavar="[KEY=VALUE]..."),
 ]
-WarehouseDir = Annotated[Path, typer.Option("--warehouse", "-w", envvar="CURATE_WAREHOUSE", help="Where the data is.")]
+WarehouseDir = Annotated[
+    Path, typer.Option("--warehouse", "-w", envvar="CURATE_WAREHOUSE", help="Where the data is.")
+]
 FilesAndOverrides = Annotated[
-    list[str] | None, typer.Argument(help="Parquet or JSONL files instead of a warehouse, and key=value.")
+    list[str] | None,
+    typer.Argument(help="Parquet or JSONL files instead of a warehouse, and key=value."),
 ]
-TextColumn = Annotated[str, typer.Option("--text-column", help="For files: the column that holds the text.")]
+TextColumn = Annotated[
+    str, typer.Option("--text-column", help="For files: the column that holds the text.")
+]
 Form = Annotated[
-    str | None, typer.Option("--form", help="For files: r1, r1-zero or plain; by default no tags are required.")
+    str | None,
+    typer.Option(
+        "--form", help="For files: r1, r1-zero or plain; by default no tags are required."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")]
 HERE = Path("warehouse")
@@ -54,13 +67,17 @@ def _read(file: Path | None, overrides: list[str] | None, **fixed: Any) -> dict[
 
 @app.command()
 def generate(
-    recipe: Annotated[str, typer.Argument(help="cold-start, r1-zero, rejection, distill, or a YAML file.")],
+    recipe: Annotated[
+        str, typer.Argument(help="cold-start, r1-zero, rejection, distill, or a YAML file.")
+    ],
     overrides: Overrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Ask again what failed.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Ask again what failed.")
+    ] = False,
 ) -> None:
     """Sample traces by a recipe; run it again to go on where it was."""
     from curate.generate import job
@@ -86,7 +103,10 @@ def generate(
 
 @app.command("import")
 def import_(
-    path: Annotated[str, typer.Argument(help="JSONL or Parquet, a folder of them, a saved dataset, or a Hub id.")],
+    path: Annotated[
+        str,
+        typer.Argument(help="JSONL or Parquet, a folder of them, a saved dataset, or a Hub id."),
+    ],
     overrides: Overrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
@@ -95,7 +115,9 @@ def import_(
     from curate.config import validate
     from curate.imports import job as importing
 
-    checked = validate(importing.ImportConfig, _read(config, overrides, path=path), str(config or "import"))
+    checked = validate(
+        importing.ImportConfig, _read(config, overrides, path=path), str(config or "import")
+    )
     with _context(warehouse) as context:
         print(importing.run(checked, context).summary)
 
@@ -107,7 +129,9 @@ def annotate(
     warehouse: WarehouseDir = HERE,
     text_column: TextColumn = "completion",
     form: Form = None,
-    out: Annotated[Path | None, typer.Option("--out", help="For files: where the annotated rows go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="For files: where the annotated rows go.")
+    ] = None,
 ) -> None:
     """Add verdicts and signals to all traces that lack them, or signals to files; nothing is dropped."""
     from curate.annotate import job
@@ -118,7 +142,9 @@ def annotate(
     if files:
         from curate.files import annotate_files
 
-        rows = annotate_files(files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory)
+        rows = annotate_files(
+            files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory
+        )
         print(f"{rows} rows annotated: {out}")
         return
     with _context(warehouse) as context:
@@ -127,21 +153,29 @@ def annotate(
 
 @app.command("filter")
 def filter_(
-    rules: Annotated[str, typer.Argument(help="A rule set: cold-start, rejection, unfiltered, or a YAML file.")],
+    rules: Annotated[
+        str, typer.Argument(help="A rule set: cold-start, rejection, unfiltered, or a YAML file.")
+    ],
     arguments: FilesAndOverrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
-    explain: Annotated[str | None, typer.Option(metavar="TRACE_ID", help="Why a trace was kept or dropped.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="TRACE_ID", help="Why a trace was kept or dropped.")
+    ] = None,
     text_column: TextColumn = "completion",
     form: Form = None,
-    out: Annotated[Path | None, typer.Option("--out", help="For files: where the kept rows go.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="For files: where the kept rows go.")
+    ] = None,
 ) -> None:
     """Decide by SQL rules which traces make a corpus, or which rows of files stay, and print the funnel."""
     from curate.config import validate
     from curate.filter import job
 
     files, overrides = _split(arguments)
-    checked = validate(job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules))
+    checked = validate(
+        job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules)
+    )
     if files:
         from curate.filter.funnel import print_funnel
         from curate.filter.plain_files import explain_files, filter_files
@@ -149,9 +183,15 @@ def filter_(
 
         chosen = load_rules(checked.rules, checked.set)
         if explain:
-            print(explain_files(files, chosen, explain, text_column, form, checked.where, checked.memory))
+            print(
+                explain_files(
+                    files, chosen, explain, text_column, form, checked.where, checked.memory
+                )
+            )
             return
-        found = filter_files(files, chosen, _needed_out(out), text_column, form, checked.where, checked.memory)
+        found = filter_files(
+            files, chosen, _needed_out(out), text_column, form, checked.where, checked.memory
+        )
         print_funnel(found.funnel)
         kept, looked_at, _ = found.counts()
         print("\n".join([*job.overlap_lines(found), f"{kept} of {looked_at} rows kept: {out}"]))
@@ -166,12 +206,16 @@ def filter_(
 @app.command()
 def export(
     corpus: Annotated[str, typer.Argument(help="Name of a corpus, or name@version.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write, or one file.parquet or .jsonl.")],
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write, or one file.parquet or .jsonl.")
+    ],
     format: Annotated[
         str, typer.Option("--format", help="messages, prompt-completion, sharegpt or verl.")
     ] = "messages",
     suffix: Annotated[str, typer.Option("--suffix", help=".parquet or .jsonl.")] = ".parquet",
-    push: Annotated[str | None, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the Hub, too.")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the Hub, too.")
+    ] = None,
     warehouse: WarehouseDir = HERE,
 ) -> None:
     """Write a corpus in the shape that other trainers read, with a card that tells where it came from."""
@@ -189,11 +233,15 @@ def _split(arguments: list[str] | None) -> tuple[list[str | Path], list[str]]:
 
 def _needed_out(out: Path | None) -> Path:
     if out is None:
-        raise UsageError("files were given: say where the result goes with --out FILE.parquet (or .jsonl)")
+        raise UsageError(
+            "files were given: say where the result goes with --out FILE.parquet (or .jsonl)"
+        )
     return out
 
 
-def _train(kind: str, overrides: list[str] | None, config: Path | None, warehouse: Path, dry_run: bool) -> None:
+def _train(
+    kind: str, overrides: list[str] | None, config: Path | None, warehouse: Path, dry_run: bool
+) -> None:
     from curate.train import job as jobs
 
     data = _read(config, overrides)
@@ -209,7 +257,10 @@ def _train(kind: str, overrides: list[str] | None, config: Path | None, warehous
 
 @train_app.command()
 def sft(
-    overrides: Overrides = None, config: ConfigFile = None, warehouse: WarehouseDir = HERE, dry_run: DryRun = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    dry_run: DryRun = False,
 ) -> None:
     """Supervised fine-tuning on a corpus: loss on completions only."""
     _train("sft", overrides, config, warehouse, dry_run)
@@ -217,7 +268,10 @@ def sft(
 
 @train_app.command()
 def distill(
-    overrides: Overrides = None, config: ConfigFile = None, warehouse: WarehouseDir = HERE, dry_run: DryRun = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    dry_run: DryRun = False,
 ) -> None:
     """Train a student on a corpus towards the distributions of a teacher that shares its tokenizer."""
     _train("distill", overrides, config, warehouse, dry_run)
@@ -225,7 +279,10 @@ def distill(
 
 @train_app.command()
 def grpo(
-    overrides: Overrides = None, config: ConfigFile = None, warehouse: WarehouseDir = HERE, dry_run: DryRun = False
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    dry_run: DryRun = False,
 ) -> None:
     """Group-relative policy optimisation on problems with rule rewards; rollouts are stored as traces."""
     _train("grpo", overrides, config, warehouse, dry_run)
@@ -233,7 +290,9 @@ def grpo(
 
 @app.command()
 def evaluate(
-    models: Annotated[list[str] | None, typer.Argument(help="Models to compare, and key=value overrides.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to compare, and key=value overrides.")
+    ] = None,
     problems: Annotated[
         str | None, typer.Option("--problems", "-p", help="Stored problems: name or name@version.")
     ] = None,
@@ -273,13 +332,19 @@ def _label(model: str) -> str:
 
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="A pipeline file, or the name of one that ships.")],
+    pipeline: Annotated[
+        str, typer.Argument(help="A pipeline file, or the name of one that ships.")
+    ],
     overrides: Overrides = None,
-    warehouse: Annotated[Path | None, typer.Option("--warehouse", "-w", help="Where the data is.")] = None,
+    warehouse: Annotated[
+        Path | None, typer.Option("--warehouse", "-w", help="Where the data is.")
+    ] = None,
     plan: Annotated[
         bool, typer.Option("--plan", "--dry-run", help="Show the stages and their state, run none.")
     ] = False,
-    only: Annotated[list[str] | None, typer.Option("--only", help="Run this stage only (may be repeated).")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="Run this stage only (may be repeated).")
+    ] = None,
 ) -> None:
     """Run the stages of a pipeline; what is done already is skipped."""
     from curate.pipeline.runner import Pipeline, load_pipeline
@@ -297,7 +362,11 @@ def run(
     for table in tables:
         print("\n" + table)
     if config.queries and not only:
-        where = "" if context.warehouse.root == HERE.absolute() else f" -w {warehouse or config.warehouse}"
+        where = (
+            ""
+            if context.warehouse.root == HERE.absolute()
+            else f" -w {warehouse or config.warehouse}"
+        )
         print("\nAsk the data yourself:")
         for query in config.queries:
             print(f'  curate sql{where} "{" ".join(query.split())}"')
@@ -308,10 +377,15 @@ def report(
     overrides: Overrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
-    out: Annotated[Path | None, typer.Option("--out", help="The file; by default report.html there.")] = None,
-    corpus: Annotated[list[str] | None, typer.Option("--corpus", help="Only this corpus (may be repeated).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The file; by default report.html there.")
+    ] = None,
+    corpus: Annotated[
+        list[str] | None, typer.Option("--corpus", help="Only this corpus (may be repeated).")
+    ] = None,
     where: Annotated[
-        list[str] | None, typer.Option("--where", help="Traces to read: a SQL condition (may be repeated).")
+        list[str] | None,
+        typer.Option("--where", help="Traces to read: a SQL condition (may be repeated)."),
     ] = None,
 ) -> None:
     """Write one HTML page: pipeline, evaluation, training, funnel, signals, and traces to read."""
@@ -330,9 +404,12 @@ def report(
 def sql(
     query: Annotated[str | None, typer.Argument(help="A query; without one, a prompt.")] = None,
     warehouse: WarehouseDir = HERE,
-    format: Annotated[str, typer.Option("--format", "-f", help="table, csv, json or parquet.")] = "table",
+    format: Annotated[
+        str, typer.Option("--format", "-f", help="table, csv, json or parquet.")
+    ] = "table",
     file: Annotated[
-        Path | None, typer.Option("--file", help="Read the query from a file, or a saved query by name.")
+        Path | None,
+        typer.Option("--file", help="Read the query from a file, or a saved query by name."),
     ] = None,
 ) -> None:
     """Ask the warehouse in SQL (read-only). Views: annotated, problem_rates, policy_steps, lineage and the tables."""
@@ -350,7 +427,8 @@ def sql(
 
 @app.command()
 def show(
-    trace_id: Annotated[str, typer.Argument(help="The id, or how it begins.")], warehouse: WarehouseDir = HERE
+    trace_id: Annotated[str, typer.Argument(help="The id, or how it begins.")],
+    warehouse: WarehouseDir = HERE,
 ) -> None:
     """One trace: question, completion, verdict and signals."""
     from curate.console import show_trace
@@ -360,11 +438,17 @@ def show(
 
 @app.command()
 def verify(
-    file: Annotated[Path | None, typer.Argument(help="Parquet, CSV or JSONL with columns gold and prediction.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Parquet, CSV or JSONL with columns gold and prediction.")
+    ] = None,
     gold: Annotated[str | None, typer.Option("--gold", help="The right answer.")] = None,
     answer: Annotated[str | None, typer.Option("--answer", help="The text to judge.")] = None,
-    verifier: Annotated[str, typer.Option("--verifier", help="math, choice, exact, text, procedural, code.")] = "math",
-    out: Annotated[Path | None, typer.Option("--out", help="Where to write the file with its verdicts.")] = None,
+    verifier: Annotated[
+        str, typer.Option("--verifier", help="math, choice, exact, text, procedural, code.")
+    ] = "math",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write the file with its verdicts.")
+    ] = None,
 ) -> None:
     """Judge an answer against a reference: correct, wrong or unverifiable."""
     from curate.verify.command import cli_verify
@@ -375,7 +459,10 @@ def verify(
 @app.command()
 def lineage(
     name: Annotated[
-        str, typer.Argument(help="A model's hash or name, a corpus, a trace_id, or table/dataset/version.")
+        str,
+        typer.Argument(
+            help="A model's hash or name, a corpus, a trace_id, or table/dataset/version."
+        ),
     ],
     warehouse: WarehouseDir = HERE,
 ) -> None:
@@ -403,7 +490,9 @@ def merge(
         for dataset in sorted({v.dataset for v in wh.versions(name)}):
             merged = merge_dataset(wh, name, dataset)
             if merged:
-                print(f"{merged.ref}: {merged.manifest['rows']} rows in {len(merged.parts())} parts")
+                print(
+                    f"{merged.ref}: {merged.manifest['rows']} rows in {len(merged.parts())} parts"
+                )
 
 
 @app.command()
@@ -426,7 +515,10 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("\ninterrupted: what finished is committed; run the same command to go on", file=sys.stderr)
+        print(
+            "\ninterrupted: what finished is committed; run the same command to go on",
+            file=sys.stderr,
+        )
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -43,7 +43,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if data is None:
         return {}
     if not isinstance(data, dict):
-        raise UsageError(f"{path}: a config is a mapping of keys to values, not a {type(data).__name__}")
+        raise UsageError(
+            f"{path}: a config is a mapping of keys to values, not a {type(data).__name__}"
+        )
     return data
 
 
@@ -53,7 +55,9 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
     for item in overrides:
         key, sign, text = item.partition("=")
         if not sign or not key:
-            raise UsageError(f"override '{item}': write key=value, for example sampling.temperature=0.6")
+            raise UsageError(
+                f"override '{item}': write key=value, for example sampling.temperature=0.6"
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -99,7 +103,9 @@ def validate(model: type[C], data: Mapping[str, Any], where: str) -> C:
                 lines.append(f"  {key}: missing")
             else:
                 given = repr(problem.get("input"))
-                lines.append(f"  {key}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})")
+                lines.append(
+                    f"  {key}: {problem['msg'].removeprefix('Value error, ')} (given: {given[:80]})"
+                )
         raise UsageError(f"{where} is not right:\n" + "\n".join(lines)) from None
 
 

@@ -63,7 +63,8 @@ def _flat(frame: pl.DataFrame) -> pl.DataFrame:
 
     nested = [n for n, t in frame.schema.items() if t.is_nested()]
     return frame.with_columns(
-        pl.col(n).map_elements(lambda v: json.dumps(_plain(v), default=str), return_dtype=pl.String) for n in nested
+        pl.col(n).map_elements(lambda v: json.dumps(_plain(v), default=str), return_dtype=pl.String)
+        for n in nested
     )
 
 
@@ -102,7 +103,9 @@ def interactive(warehouse: Path) -> None:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  (line editing and history for input())
     with connect(Warehouse(warehouse)) as connection:
-        print("SQL over the warehouse, read-only. End with ; and leave with Ctrl-D. Try: SHOW TABLES;")
+        print(
+            "SQL over the warehouse, read-only. End with ; and leave with Ctrl-D. Try: SHOW TABLES;"
+        )
         lines: list[str] = []
         while True:
             try:
@@ -128,14 +131,18 @@ def interactive(warehouse: Path) -> None:
 
 def show_trace(warehouse: Path, trace_id: str) -> str:
     """One trace as text. UsageError where the id fits none or several."""
-    frame = Warehouse(warehouse).sql("SELECT * FROM annotated WHERE starts_with(trace_id, ?) LIMIT 2", [trace_id])
+    frame = Warehouse(warehouse).sql(
+        "SELECT * FROM annotated WHERE starts_with(trace_id, ?) LIMIT 2", [trace_id]
+    )
     if len(frame) != 1:
         what = "no trace has" if frame.is_empty() else "several traces have"
         raise UsageError(f"{what} an id that begins with '{trace_id}'")
     row = frame.row(0, named=True)
     long = ("question", "prompt", "completion", "reasoning", "answer", "solution")
     hidden = ("prompt_token_ids", "completion_token_ids", "logprobs")
-    lines = [f"{name:<24} {_short(value)}" for name, value in row.items() if name not in long + hidden]
+    lines = [
+        f"{name:<24} {_short(value)}" for name, value in row.items() if name not in long + hidden
+    ]
     for name in ("question", "prompt", "completion"):
         lines += ["", f"--- {name} ---", str(row[name])]
     return "\n".join(lines)

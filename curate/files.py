@@ -37,7 +37,9 @@ def data_files(paths: Sequence[str | Path]) -> list[Path]:
         elif not path.is_file():
             raise UsageError(f"no file {path}")
         elif path.suffix not in SUFFIXES:
-            raise UsageError(f"{path} is neither Parquet nor JSONL: it must end in {', '.join(SUFFIXES)}")
+            raise UsageError(
+                f"{path} is neither Parquet nor JSONL: it must end in {', '.join(SUFFIXES)}"
+            )
         else:
             found.append(path)
     if not found:
@@ -45,7 +47,9 @@ def data_files(paths: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def read_parts(path: Path, size: int | None = None, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
+def read_parts(
+    path: Path, size: int | None = None, columns: Sequence[str] | None = None
+) -> Iterator[pl.DataFrame]:
     """The rows of one file in order, parts of about `size` bytes; `CurateError` with the line for malformed JSON.
 
     `columns`: only these, of a Parquet file. A file without rows gives one empty part if it is Parquet.
@@ -64,13 +68,21 @@ def _parquet_parts(path: Path, limit: int, columns: Sequence[str] | None) -> Ite
     try:
         with pq.ParquetFile(path) as file:
             meta = file.metadata
-            size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) / max(meta.num_rows, 1)
+            size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups)) / max(
+                meta.num_rows, 1
+            )
             rows = int(max(1, min(PART_ROWS, limit / max(size, 1))))
             if not meta.num_rows:
                 schema = file.schema_arrow
-                wanted = schema if columns is None else pa.schema([schema.field(name) for name in columns])
+                wanted = (
+                    schema
+                    if columns is None
+                    else pa.schema([schema.field(name) for name in columns])
+                )
                 yield pl.DataFrame(pl.from_arrow(wanted.empty_table()))
-            for batch in file.iter_batches(batch_size=rows, columns=None if columns is None else list(columns)):
+            for batch in file.iter_batches(
+                batch_size=rows, columns=None if columns is None else list(columns)
+            ):
                 yield pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
     except (pa.ArrowInvalid, OSError) as error:
         raise CurateError(f"{path} is not readable Parquet: {error}") from error
@@ -206,13 +218,19 @@ def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
     for path in files:
         target = out / f"{path.stem}.parquet"
         if target in targets:
-            raise UsageError(f"{path} and {targets[target]} would both become {target}: annotate them one at a time")
+            raise UsageError(
+                f"{path} and {targets[target]} would both become {target}: annotate them one at a time"
+            )
         targets[target] = path
     return targets
 
 
 def annotate_part(
-    part: pl.DataFrame, text_column: str, form: str | None, groups: list[str] | None = None, place: str = "the data"
+    part: pl.DataFrame,
+    text_column: str,
+    form: str | None,
+    groups: list[str] | None = None,
+    place: str = "the data",
 ) -> pl.DataFrame:
     """One part with the signals (and, with all groups, the macros) as columns after its own."""
     from curate.prompts.forms import Form

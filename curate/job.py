@@ -59,7 +59,9 @@ class Context:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def record(self, job_id: str, kind: str, name: str, config: dict[str, Any], result: JobResult) -> None:
+    def record(
+        self, job_id: str, kind: str, name: str, config: dict[str, Any], result: JobResult
+    ) -> None:
         """A row of the `jobs` table, for a run that did something."""
         row = {
             "job_id": job_id,

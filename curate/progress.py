@@ -45,7 +45,9 @@ class Task:
         made = self.done - self.first
         left = duration(passed / made * (self.total - self.done)) if made else "?"
         note = f", {self.note}" if self.note else ""
-        return f"{self.name}: {self.done}/{self.total}{note}, {duration(passed)} passed, {left} left"
+        return (
+            f"{self.name}: {self.done}/{self.total}{note}, {duration(passed)} passed, {left} left"
+        )
 
 
 class _Lines(Task):

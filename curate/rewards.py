@@ -70,7 +70,9 @@ def well_formed(frame: pl.DataFrame) -> pl.Expr:
     prompt = pl.col("prompt") if "prompt" in frame.columns else pl.lit("")
     text = with_opener_expr(pl.col("completion"), prompt, pl.col("form"))
     ended = pl.col("finish_reason") == "stop"
-    return (well_formed_expr(text, pl.col("form")).fill_null(False) & ended.fill_null(False)).cast(pl.Float64)
+    return (well_formed_expr(text, pl.col("form")).fill_null(False) & ended.fill_null(False)).cast(
+        pl.Float64
+    )
 
 
 def language(frame: pl.DataFrame, min_words: float = 0.0) -> pl.Expr:
@@ -96,7 +98,9 @@ def length(frame: pl.DataFrame, max_tokens: int = 0, buffer: int = 0) -> pl.Expr
     import polars as pl
 
     if max_tokens < 1 or not 0 < buffer <= max_tokens:
-        raise UsageError("the reward 'length' needs options max_tokens and buffer, with 0 < buffer <= max_tokens")
+        raise UsageError(
+            "the reward 'length' needs options max_tokens and buffer, with 0 < buffer <= max_tokens"
+        )
     n = pl.col("completion_tokens").cast(pl.Float64)
     slope = ((max_tokens - buffer) - n) / buffer
     cut = (pl.col("finish_reason") == "length").fill_null(False)
@@ -153,14 +157,22 @@ def score(frame: pl.DataFrame, spec: Mapping[str, Any]) -> pl.DataFrame:
     for part in parts:
         try:
             value = part.function(rich, **part.options)
-            values[f"reward_{part.name}"] = rich.select(value.alias("v") if isinstance(value, pl.Expr) else value)
+            values[f"reward_{part.name}"] = rich.select(
+                value.alias("v") if isinstance(value, pl.Expr) else value
+            )
         except UsageError:
             raise
         except Exception as error:
-            raise UsageError(f"the reward '{part.name}' failed: {type(error).__name__}: {error}") from error
-    made = pl.DataFrame({name: column.to_series().cast(pl.Float64) for name, column in values.items()})
+            raise UsageError(
+                f"the reward '{part.name}' failed: {type(error).__name__}: {error}"
+            ) from error
+    made = pl.DataFrame(
+        {name: column.to_series().cast(pl.Float64) for name, column in values.items()}
+    )
     if made.height != frame.height:
-        raise UsageError(f"a reward must give one value a trace: {frame.height} traces, {made.height} values")
+        raise UsageError(
+            f"a reward must give one value a trace: {frame.height} traces, {made.height} values"
+        )
     # A sum over columns skips nulls; added one by one they make the whole null.
     total = pl.lit(0.0)
     absent = does_not_count(frame, parts)

@@ -51,8 +51,17 @@ SMALL = {
     "r1-small": [
         *("vars.base_steps=150", "vars.max_tokens=120"),
         # such a base gets little right: what would keep nothing keeps all
-        *("stages.rework.rework.where=null", "stages.best.rules=unfiltered", "stages.rejection.limit=8"),
-        *("stages.harvest.limit=8", "stages.harvest.samples=2", "stages.rework.limit=1", "stages.solutions.limit=32"),
+        *(
+            "stages.rework.rework.where=null",
+            "stages.best.rules=unfiltered",
+            "stages.rejection.limit=8",
+        ),
+        *(
+            "stages.harvest.limit=8",
+            "stages.harvest.samples=2",
+            "stages.rework.limit=1",
+            "stages.solutions.limit=32",
+        ),
         *("stages.rejection.samples=4", "stages.evaluate.limit=6", "stages.evaluate.samples=2"),
         *("stages.cold-sft.checkpoint.every=1", "stages.sft.checkpoint.every=1"),
         *(
@@ -66,7 +75,9 @@ SMALL = {
 
 def letters(frame: pl.DataFrame) -> pl.Series:
     """A reward that differs within a group, also of a model of random weights: the share of small letters."""
-    return frame["completion"].str.count_matches("[a-z]") / frame["completion"].str.len_chars().clip(1)
+    return frame["completion"].str.count_matches("[a-z]") / frame[
+        "completion"
+    ].str.len_chars().clip(1)
 
 
 def start(pipeline: str, root: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
@@ -74,12 +85,21 @@ def start(pipeline: str, root: Path, overrides: Sequence[str]) -> subprocess.Pop
     command = [sys.executable, "-m", "curate.cli", "run", pipeline, "-w", str(root), *overrides]
     here = Path(__file__).parents[1]  # a reward of this file is found from there
     return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=here
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=here,
     )
 
 
 def run_until(
-    pipeline: str, root: Path, overrides: Sequence[str] = (), stage: str | None = None, after: float = 0.0
+    pipeline: str,
+    root: Path,
+    overrides: Sequence[str] = (),
+    stage: str | None = None,
+    after: float = 0.0,
 ) -> tuple[int, list[str]]:
     """Run, and kill the group `after` seconds into `stage`, at the latest when the next one begins.
 
@@ -147,7 +167,9 @@ def kill_in_every_stage(
     return counts
 
 
-def _kill_within(pipeline: str, root: Path, overrides: Sequence[str], stage: str, after: float) -> float:
+def _kill_within(
+    pipeline: str, root: Path, overrides: Sequence[str], stage: str, after: float
+) -> float:
     """Kill in `stage`; a stage that is over sooner than it was undisturbed gets another try, at half the time.
 
     Returns the time that hit. How fast a machine is differs from minute to minute, and a miss must not leave nothing
@@ -160,7 +182,11 @@ def _kill_within(pipeline: str, root: Path, overrides: Sequence[str], stage: str
         code, lines = run_until(pipeline, root, overrides, stage, after)
         assert code in (0, -signal.SIGKILL), "\n".join(lines)
         begun = [match[1] for line in lines if (match := BEGINS.match(line))]
-        if code == -signal.SIGKILL and begun[-1] == stage and not any(_over(stage, line) for line in lines):
+        if (
+            code == -signal.SIGKILL
+            and begun[-1] == stage
+            and not any(_over(stage, line) for line in lines)
+        ):
             shutil.rmtree(before, ignore_errors=True)
             return after
         shutil.rmtree(root, ignore_errors=True)
@@ -181,7 +207,9 @@ def compare(calm: Warehouse, killed: Warehouse) -> dict[str, int]:
     for table, query in QUERIES.items():
         one, other = calm.sql(query), killed.sql(query)
         same = one.equals(other)
-        assert same, f"{table}: {one.height} rows undisturbed, {other.height} after kills\n{_difference(one, other)}"
+        assert same, (
+            f"{table}: {one.height} rows undisturbed, {other.height} after kills\n{_difference(one, other)}"
+        )
         counts[table] = one.height
     assert killed.sql("SELECT count(*) = count(DISTINCT (trace_id, attempt)) FROM traces").item()
     return counts
@@ -198,7 +226,9 @@ def main(arguments: Sequence[str]) -> None:
     pipeline, folder, *rest = arguments
     seed = int(rest[rest.index("--seed") + 1]) if "--seed" in rest else 0
     overrides = [argument for argument in rest if "=" in argument]
-    kill_in_every_stage(pipeline, Path(folder), [*SMALL.get(pipeline, []), *overrides], seed, say=True)
+    kill_in_every_stage(
+        pipeline, Path(folder), [*SMALL.get(pipeline, []), *overrides], seed, say=True
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,10 @@ def made(tmp_path, stub_model, sums):
             "recipe": "r1-zero",
             "model": stub_model,
             "engine": {"name": "stub"},
-            "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2},
+            "problems": {
+                "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+                "held_out": 0.2,
+            },
             "samples": 2,
             "sampling": {"max_tokens": 256},
         }
@@ -39,7 +42,9 @@ def made(tmp_path, stub_model, sums):
     return tmp_path / "wh"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sql", "--help"], ["version"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["sql", "--help"], ["version"], ["train", "--help"]]
+)
 def test_a_question_imports_nothing_heavy(arguments):
     code = (
         f"import sys; sys.argv = ['curate', *{arguments!r}]\n"
@@ -70,7 +75,11 @@ def test_sql_imports_no_model_library(made):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["generate", "r1-zero", "model=none/such/model", "problems=x"], 2, "no problems called 'x'"),
+        (
+            ["generate", "r1-zero", "model=none/such/model", "problems=x"],
+            2,
+            "no problems called 'x'",
+        ),
         (["generate", "r2", "model=m", "problems=x"], 2, "unknown recipe 'r2'"),
         (["generate", "r1-zero", "model=m", "problems=x", "smaples=2"], 2, "smaples: no such key"),
         (["generate", "missing.yaml"], 2, "no config file missing.yaml"),
@@ -94,9 +103,13 @@ def test_errors_are_one_message_and_a_code(tmp_path, arguments, code, message):
 
 
 def test_a_broken_line_of_json_is_told_by_file_and_line(tmp_path, stub_model):
-    (tmp_path / "bad.jsonl").write_text('{"question": "1 + 1?", "reference": "2"}\n{"question": "2 +\n')
+    (tmp_path / "bad.jsonl").write_text(
+        '{"question": "1 + 1?", "reference": "2"}\n{"question": "2 +\n'
+    )
     config = {"model": stub_model, "engine": {"name": "stub"}}
-    config["problems"] = {"sources": [{"source": "files", "path": str(tmp_path / "bad.jsonl"), "verifier": "math"}]}
+    config["problems"] = {
+        "sources": [{"source": "files", "path": str(tmp_path / "bad.jsonl"), "verifier": "math"}]
+    }
     (tmp_path / "job.yaml").write_text(json.dumps(config))
     done = curate("generate", "r1-zero", "-c", tmp_path / "job.yaml", "-w", tmp_path / "wh")
     assert done.returncode == 2
@@ -109,10 +122,23 @@ def test_sql_prints_a_table_csv_json_or_parquet(made, tmp_path):
     want = Warehouse(made).sql(query)
     assert "| correct" in curate("sql", "-w", made, query).stdout
     assert curate("sql", "-w", made, "-f", "csv", query).stdout.splitlines()[0] == "verdict,n"
-    rows = [json.loads(line) for line in curate("sql", "-w", made, "-f", "json", query).stdout.splitlines()]
+    rows = [
+        json.loads(line)
+        for line in curate("sql", "-w", made, "-f", "json", query).stdout.splitlines()
+    ]
     assert rows == want.to_dicts()
     with open(tmp_path / "out.parquet", "wb") as out:
-        command = [sys.executable, "-m", "curate.cli", "sql", "-w", str(made), "-f", "parquet", query]
+        command = [
+            sys.executable,
+            "-m",
+            "curate.cli",
+            "sql",
+            "-w",
+            str(made),
+            "-f",
+            "parquet",
+            query,
+        ]
         assert subprocess.run(command, stdout=out).returncode == 0
     import polars as pl
 
@@ -132,7 +158,9 @@ def test_the_shipped_queries_run(made):
 
 
 def test_the_query_of_the_issue(made):
-    rows = Warehouse(made).sql("select recipe, count(*) n, avg((verdict='correct')::int) c from annotated group by 1")
+    rows = Warehouse(made).sql(
+        "select recipe, count(*) n, avg((verdict='correct')::int) c from annotated group by 1"
+    )
     recipe, count, share = rows.row(0)
     assert (recipe, count) == ("r1-zero", Warehouse(made).sql("select count(*) from traces").item())
     assert 0.2 < share < 0.8
@@ -143,7 +171,9 @@ def test_filter_prints_its_funnel_and_explains_a_trace(made):
     assert done.returncode == 0, done.stderr
     assert "well-formed" in done.stdout + done.stderr
     assert "corpus cold-start@" in done.stdout
-    trace = Warehouse(made).sql("select trace_id from annotated where verdict = 'wrong' limit 1").item()
+    trace = (
+        Warehouse(made).sql("select trace_id from annotated where verdict = 'wrong' limit 1").item()
+    )
     why = curate("filter", "cold-start", "-w", made, "--explain", trace)
     assert "dropped by 'correct'" in why.stdout
     assert "'wrong'" in why.stdout or "= wrong" in why.stdout
@@ -175,7 +205,14 @@ def test_files_are_annotated_and_filtered_without_a_warehouse(made, tmp_path):
 
     rows = Warehouse(made).sql("SELECT completion, question, 'mine' AS own FROM annotated")
     rows.write_ndjson(tmp_path / "traces.jsonl")
-    done = curate("annotate", tmp_path / "traces.jsonl", "--form", "r1-zero", "--out", tmp_path / "out.parquet")
+    done = curate(
+        "annotate",
+        tmp_path / "traces.jsonl",
+        "--form",
+        "r1-zero",
+        "--out",
+        tmp_path / "out.parquet",
+    )
     assert done.returncode == 0, done.stderr
     out = pl.read_parquet(tmp_path / "out.parquet")
     assert out.height == rows.height
@@ -210,8 +247,12 @@ def test_parts_are_merged(made):
 
 
 def test_verify_judges_a_pair():
-    assert curate("verify", "--gold", "1/2", "--answer", "The answer is 0.5").stdout.startswith("correct")
-    assert curate("verify", "--gold", "7", "--answer", "<answer> 8 </answer>").stdout.startswith("wrong")
+    assert curate("verify", "--gold", "1/2", "--answer", "The answer is 0.5").stdout.startswith(
+        "correct"
+    )
+    assert curate("verify", "--gold", "7", "--answer", "<answer> 8 </answer>").stdout.startswith(
+        "wrong"
+    )
 
 
 def test_ctrl_c_is_one_message_and_what_finished_stays(tmp_path, stub_model, sums):
@@ -221,12 +262,25 @@ def test_ctrl_c_is_one_message_and_what_finished_stays(tmp_path, stub_model, sum
     config = {
         "model": stub_model,
         "engine": {"name": "stub", "args": {"slow": 0.02}},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0,
+        },
         "samples": 20,
     }
     (tmp_path / "job.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "curate.cli", "generate", "r1-zero", "-c", str(tmp_path / "job.yaml")]
-    process = subprocess.Popen([*command, "-w", str(tmp_path / "wh")], stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "curate.cli",
+        "generate",
+        "r1-zero",
+        "-c",
+        str(tmp_path / "job.yaml"),
+    ]
+    process = subprocess.Popen(
+        [*command, "-w", str(tmp_path / "wh")], stderr=subprocess.PIPE, text=True
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("wh/_logs/*/*.log")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -33,7 +33,15 @@ def test_more_memory_is_more_text_up_to_a_limit() -> None:
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
     wh = Warehouse(tmp_path / "wh")
-    asked = [{"problem_id": "p", "source": "made", "question": "What is 3 + 4?", "reference": "7", "verifier": "exact"}]
+    asked = [
+        {
+            "problem_id": "p",
+            "source": "made",
+            "question": "What is 3 + 4?",
+            "reference": "7",
+            "verifier": "exact",
+        }
+    ]
     wh.write("problems", "made", asked, key=1)
     said = [f"I add {i} words{' too' * (i % 40)}." for i in range(500)]
     rows = pl.DataFrame(
@@ -52,7 +60,9 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return wh
 
 
-def test_a_part_measured_in_pieces_is_the_same_part(warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_measured_in_pieces_is_the_same_part(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pieces = []
     whole = files.read_parts
 

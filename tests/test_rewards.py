@@ -17,7 +17,9 @@ def frame(*completions: str, **columns: Any) -> pl.DataFrame:
     n = len(completions)
     data: dict[str, Any] = {
         "completion": list(completions),
-        "reasoning": [c.partition("<think>")[2].partition("</think>")[0] or None for c in completions],
+        "reasoning": [
+            c.partition("<think>")[2].partition("</think>")[0] or None for c in completions
+        ],
         "form": ["r1-zero"] * n,
         "finish_reason": ["stop"] * n,
         "completion_tokens": [10] * n,
@@ -70,7 +72,11 @@ def test_language_is_the_share_of_target_words_and_nothing_for_no_reasoning() ->
 
 def test_soft_overlong_by_hand() -> None:
     # max 100, buffer 20: free up to 80, half way at 90, -1 from 100 on
-    rows = frame(*[GOOD] * 5, completion_tokens=[10, 80, 90, 100, 100], finish_reason=["stop"] * 4 + ["length"])
+    rows = frame(
+        *[GOOD] * 5,
+        completion_tokens=[10, 80, 90, 100, 100],
+        finish_reason=["stop"] * 4 + ["length"],
+    )
     spec = {"length": {"weight": 2.0, "options": {"max_tokens": 100, "buffer": 20}}}
     scored = score(rows, spec)
     assert scored["reward_length"].to_list() == pytest.approx([0.0, 0.0, -0.5, -1.0, -1.0])
@@ -105,7 +111,10 @@ def test_a_users_own_function_by_dotted_path() -> None:
         ({"acuracy": 1.0}, "unknown reward"),
         ({"length": 1.0}, "max_tokens and buffer"),
         ({"tests.test_rewards:nothing": 1.0}, "could not be loaded"),
-        ({"tests.test_rewards:short": 1.0}, "rewards: tests.test_rewards:short: missing a required argument: 'limit'"),
+        (
+            {"tests.test_rewards:short": 1.0},
+            "rewards: tests.test_rewards:short: missing a required argument: 'limit'",
+        ),
         ({"repetition": {"options": {"ngram": 3}}}, "5 to 10"),
     ],
 )

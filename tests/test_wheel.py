@@ -15,7 +15,17 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.slow
 def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "-w",
+        str(tmp_path),
+        str(ROOT),
+    ]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("curate-*.whl")
@@ -37,6 +47,8 @@ def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(site)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=work, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=work, env=environment
+    )
     assert done.returncode == 0, done.stderr
     assert (work / "warehouse" / "traces").is_dir()

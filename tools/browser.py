@@ -31,7 +31,9 @@ def main() -> int:
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-            print(f"browser: {' '.join(command[:2])} failed ({last}): the browser test will be skipped")
+            print(
+                f"browser: {' '.join(command[:2])} failed ({last}): the browser test will be skipped"
+            )
             return 0
     print(f"browser: {shutil.which('chromium')}")
     return 0

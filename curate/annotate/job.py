@@ -30,7 +30,16 @@ if TYPE_CHECKING:
     from curate.verify.models.judge import Judge
 
 # What signals read of a trace, beside two columns of its problem.
-TRACE_COLUMNS = ["trace_id", "attempt", "problem_id", "prompt", "completion", "reasoning", "answer", "form"]
+TRACE_COLUMNS = [
+    "trace_id",
+    "attempt",
+    "problem_id",
+    "prompt",
+    "completion",
+    "reasoning",
+    "answer",
+    "form",
+]
 TRACE_COLUMNS += ["finish_reason"]
 NO_VERIFIER = "none"
 # In front of a verifier that is run beside the problems' own: its parts are apart from those of problems that name it.
@@ -68,7 +77,9 @@ class AnnotateConfig(Config):
     verifiers: list[str] = []
     consensus: ConsensusConfig | None = None
     judge: JudgeConfig | None = None
-    memory: str = DEFAULT  # bound of what is held at once, beside the verifiers' own processes and a judge
+    memory: str = (
+        DEFAULT  # bound of what is held at once, beside the verifiers' own processes and a judge
+    )
     label: str | None = None
 
 
@@ -89,7 +100,11 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
     size = text_bytes(config.memory)
     for name in config.verifiers:
         _known(name)
-    sources = [v for v in context.warehouse.versions("traces") if not config.traces or v.dataset in config.traces]
+    sources = [
+        v
+        for v in context.warehouse.versions("traces")
+        if not config.traces or v.dataset in config.traces
+    ]
     problems = _problems(context.warehouse)
     todo: list[_Todo] = []
     targets: dict[str, list[Version]] = {}
@@ -111,7 +126,11 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
             target.seal()
     result = JobResult(rows=rows, seconds=time.monotonic() - started)
     result.refs = [target.ref for source in sources for target in targets[source.ref]]
-    result.summary = f"{rows} traces annotated in {duration(result.seconds)}" if rows else "nothing new to annotate"
+    result.summary = (
+        f"{rows} traces annotated in {duration(result.seconds)}"
+        if rows
+        else "nothing new to annotate"
+    )
     if rows:
         context.record(
             digest(config.model_dump(exclude={"memory"}))[:24],
@@ -172,7 +191,9 @@ def _lacking(
             asked.setdefault(Path(path).name, set()).add(verifier)
             asked[Path(path).name] |= {BESIDE + name for name in config.verifiers}
         for verifier in sorted(set().union(*asked.values())):
-            dataset = f"{directory_name(verifier)}@{_verifier_version(verifier.removeprefix(BESIDE))}"
+            dataset = (
+                f"{directory_name(verifier)}@{_verifier_version(verifier.removeprefix(BESIDE))}"
+            )
             verdicts[verifier] = wh.version("verdicts", dataset, place, **facts)
     todo = []
     for path in parts:
@@ -215,7 +236,9 @@ def _annotate(item: _Todo, problems: pl.DataFrame, context: Context, size: int) 
         rows += len(traces)
         if item.signals:
             frame = (
-                traces.join(known, on="problem_id", how="left", maintain_order="left") if known is not None else traces
+                traces.join(known, on="problem_id", how="left", maintain_order="left")
+                if known is not None
+                else traces
             )
             found = annotate_frame(frame, list(item.signals))
             for group, parts in measured.items():
@@ -238,17 +261,25 @@ def verdict_rows(
     from curate.prompts.forms import with_opener_expr
 
     text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
-    joined = traces.select("trace_id", "attempt", "problem_id", "form", "finish_reason", text.alias("text")).join(
-        problems, on="problem_id", how="left", maintain_order="left"
+    joined = traces.select(
+        "trace_id", "attempt", "problem_id", "form", "finish_reason", text.alias("text")
+    ).join(problems, on="problem_id", how="left", maintain_order="left")
+    joined = joined.with_columns(
+        pl.col("verifier").fill_null(NO_VERIFIER), pl.col("question").fill_null("")
     )
-    joined = joined.with_columns(pl.col("verifier").fill_null(NO_VERIFIER), pl.col("question").fill_null(""))
     result = {}
     fields = list(Problem.__dataclass_fields__)
     for asked_name in verifiers:
         name = asked_name.removeprefix(BESIDE)
         own = pl.col("verifier") == name
-        rows = joined.filter(own) if name == asked_name else joined.filter(~own).with_columns(verifier=pl.lit(name))
-        asked = rows.filter(pl.col("finish_reason") != "error") if name != NO_VERIFIER else rows.head(0)
+        rows = (
+            joined.filter(own)
+            if name == asked_name
+            else joined.filter(~own).with_columns(verifier=pl.lit(name))
+        )
+        asked = (
+            rows.filter(pl.col("finish_reason") != "error") if name != NO_VERIFIER else rows.head(0)
+        )
         found = context.pool.verify_batch(
             [Problem(**row) for row in asked.select(fields).iter_rows(named=True)],
             asked["text"].to_list(),
@@ -260,13 +291,20 @@ def verdict_rows(
             pl.Series("detail", [v.detail for v in found], dtype=pl.String),
             pl.Series("seconds", [v.seconds for v in found], dtype=pl.Float64),
         )
-        silent = "the problem names no verifier" if name == NO_VERIFIER else "the request failed: there is no answer"
+        silent = (
+            "the problem names no verifier"
+            if name == NO_VERIFIER
+            else "the request failed: there is no answer"
+        )
         result[asked_name] = (
             rows.select("trace_id", "attempt")
             .join(said, on=["trace_id", "attempt"], how="left", maintain_order="left")
             .with_columns(
                 pl.col("verdict").fill_null("unverifiable"),
-                pl.when(pl.col("verdict").is_null()).then(pl.lit(silent)).otherwise(pl.col("detail")).alias("detail"),
+                pl.when(pl.col("verdict").is_null())
+                .then(pl.lit(silent))
+                .otherwise(pl.col("detail"))
+                .alias("detail"),
                 verifier=pl.lit(name),
                 verifier_version=pl.lit(_verifier_version(name)),
                 kind=pl.lit("rule"),
@@ -298,26 +336,47 @@ def _consensus(
         if source.parts() and len(problems):
             families.setdefault(source.dataset, []).append(source)
     for family, versions in families.items():  # further samples are further versions of one family
-        columns = ["trace_id", "attempt", "problem_id", "model_hash", "policy_step", "prompt", "completion", "form"]
+        columns = [
+            "trace_id",
+            "attempt",
+            "problem_id",
+            "model_hash",
+            "policy_step",
+            "prompt",
+            "completion",
+            "form",
+        ]
         text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
         traces = pl.concat([v.read([*columns, "finish_reason"]) for v in versions]).filter(
             pl.col("finish_reason") != "error"
         )
         last = pl.col("attempt") == pl.col("attempt").max().over("trace_id")
         frame = traces.filter(last).with_columns(text=text).drop("prompt", "completion").collect()
-        frame = frame.join(problems, on="problem_id", how="inner", maintain_order="left").sort("trace_id")
+        frame = frame.join(problems, on="problem_id", how="inner", maintain_order="left").sort(
+            "trace_id"
+        )
         if not config.every:
             frame = frame.filter(pl.col("reference").fill_null("").str.strip_chars() == "")
         if not len(frame):
             continue
-        key = [config.model_dump(), frame["trace_id"].to_list(), frame["attempt"].to_list(), _verifier_version("math")]
+        key = [
+            config.model_dump(),
+            frame["trace_id"].to_list(),
+            frame["attempt"].to_list(),
+            _verifier_version("math"),
+        ]
         target = context.warehouse.version(
-            "verdicts", "consensus@1", f"{family}.{digest(key)[:16]}", parents=[v.ref for v in versions]
+            "verdicts",
+            "consensus@1",
+            f"{family}.{digest(key)[:16]}",
+            parents=[v.ref for v in versions],
         )
         targets[versions[-1].ref].append(target)
         if target.sealed:
             continue
-        frame = frame.with_columns(verifier=pl.col("verifier").replace(NO_VERIFIER, config.verifier))
+        frame = frame.with_columns(
+            verifier=pl.col("verifier").replace(NO_VERIFIER, config.verifier)
+        )
         target.publish("0", consensus_frame(frame, config.share, config.samples, context.pool))
         target.seal()
         rows += len(frame)
@@ -343,20 +402,31 @@ def _judge(
     dataset = f"{directory_name(probe.name)}@{probe.version}"
     for source in sources:
         target = context.warehouse.version(
-            "verdicts", dataset, f"{source.dataset}.{source.version}", parents=[source.ref, f"model:{model.hash}"]
+            "verdicts",
+            dataset,
+            f"{source.dataset}.{source.version}",
+            parents=[source.ref, f"model:{model.hash}"],
         )
         targets[source.ref].append(target)
-        todo += [(target, part) for part in source.parts() if not target.has(part.stem.removeprefix("part-"))]
+        todo += [
+            (target, part)
+            for part in source.parts()
+            if not target.has(part.stem.removeprefix("part-"))
+        ]
     if not todo:
         return 0
     engine = context.engine.get(config.engine, model.path, model.hash)
 
     def render(message: str) -> str:
-        return engine.render_chat([{"role": "user", "content": message}]) if config.chat else message
+        return (
+            engine.render_chat([{"role": "user", "content": message}]) if config.chat else message
+        )
 
     judge = Judge(engine, model.hash[:12], config.rubric, render, config.max_tokens)
     asked = 0
-    said = context.warehouse.sql("SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL")
+    said = context.warehouse.sql(
+        "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
+    )
     with task("judge", len(todo)) as bar:
         for done, (target, part) in enumerate(todo, 1):
             rows = _judged_rows(judge, part, problems, said)
@@ -371,7 +441,9 @@ def _judge(
     return asked
 
 
-def _judged_rows(judge: Judge, part: Path, problems: pl.DataFrame, said: pl.DataFrame) -> list[dict[str, object]]:
+def _judged_rows(
+    judge: Judge, part: Path, problems: pl.DataFrame, said: pl.DataFrame
+) -> list[dict[str, object]]:
     """The judge's verdicts of one part, as rows of `verdicts`. `said`: the rules' verdicts of all traces."""
     import polars as pl
 

@@ -38,7 +38,8 @@ class EngineConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
-        default="auto", description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'"
+        default="auto",
+        description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="auto: as the weights are"
@@ -51,28 +52,39 @@ class EngineConfig(BaseModel):
         gt=0,
         description="GiB for the key-value cache; None: chosen from what is free where the engine runs",
     )
-    seed: int = Field(default=0, ge=0, description="of the engine; each request has a seed of its own besides")
-    tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that one copy of the model is split over")
+    seed: int = Field(
+        default=0, ge=0, description="of the engine; each request has a seed of its own besides"
+    )
+    tensor_parallel_size: int = Field(
+        default=1, ge=1, description="GPUs that one copy of the model is split over"
+    )
     replicas: int = Field(
-        default=1, ge=1, description="copies of the model, each on GPUs of its own, fed from one queue"
+        default=1,
+        ge=1,
+        description="copies of the model, each on GPUs of its own, fed from one queue",
     )
     devices: list[int] | None = Field(
         default=None,
         description="GPUs of its own, as this process numbers them (2,3); None: all it sees",
     )
     transfer: Literal["auto", "nccl", "files"] = Field(
-        default="auto", description="how a trainer's weights arrive; auto: nccl between GPUs (vLLM's own), else files"
+        default="auto",
+        description="how a trainer's weights arrive; auto: nccl between GPUs (vLLM's own), else files",
     )
     in_flight: int | None = Field(
         default=None, ge=1, description="requests held at once; None: twice what runs at once"
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="passed to the backend as they are")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the backend as they are"
+    )
 
     @field_validator("devices", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
         """`2,3` and `2` are lists, too."""
-        numbers = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        numbers = (
+            [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        )
         return [numbers] if isinstance(numbers, int) else numbers
 
     @field_validator("devices")
@@ -107,7 +119,9 @@ class Engine(Protocol):
         ask by what came back. Closing the iterator early aborts what is in flight.
         """
 
-    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """The messages as one prompt, by the model's chat template. `UsageError` where it has none."""
 
     def update_weights(self, directory: str | Path) -> str:
@@ -150,7 +164,9 @@ class ModelDirectory:
             self._hash = weights_hash(self.model_path)
         return self._hash
 
-    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         return render_chat(self.tokenizer, messages, add_generation_prompt, self.model_path)
 
     def _encode_text(self, prompt: str) -> list[int]:
@@ -162,13 +178,22 @@ class ModelDirectory:
         if sampling_fault:
             return [], sampling_fault
         try:
-            ids = request.prompt_token_ids if request.prompt_token_ids is not None else self._encode(request.prompt)
-        except Exception as error:  # a tokenizer refuses some byte sequences; that is the request's fault
+            ids = (
+                request.prompt_token_ids
+                if request.prompt_token_ids is not None
+                else self._encode(request.prompt)
+            )
+        except (
+            Exception
+        ) as error:  # a tokenizer refuses some byte sequences; that is the request's fault
             return [], f"the prompt cannot be tokenised: {error}"
         if not ids:
             return ids, "the prompt is empty"
         if len(ids) >= self.max_model_len:
-            return ids, f"the prompt has {len(ids)} tokens; the model takes at most {self.max_model_len} in all"
+            return (
+                ids,
+                f"the prompt has {len(ids)} tokens; the model takes at most {self.max_model_len} in all",
+            )
         highest = max(ids)
         if min(ids) < 0 or highest >= max(len(self.tokenizer), self.vocab_size):
             return ids, f"token id {highest if highest > 0 else min(ids)} is outside the vocabulary"
@@ -181,7 +206,13 @@ class ModelDirectory:
     def check_same_architecture(self, directory: Path) -> None:
         """Weights can be exchanged in place only within one architecture and one vocabulary."""
         old, new = read_config(self.model_path), read_config(directory)
-        keys = ("architectures", "hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads")
+        keys = (
+            "architectures",
+            "hidden_size",
+            "num_hidden_layers",
+            "vocab_size",
+            "num_attention_heads",
+        )
         for key in (*keys, "num_key_value_heads", "intermediate_size", "tie_word_embeddings"):
             if old.get(key) != new.get(key):
                 raise CurateError(
@@ -211,7 +242,9 @@ def choose(config: EngineConfig) -> tuple[str, str]:
 def check_devices(config: EngineConfig, name: str) -> None:
     """UsageError where `engine.devices` is given to an engine that cannot be kept to them."""
     if config.devices is not None and name in ENGINES and name != "vllm":
-        raise UsageError(f"engine.devices is for vllm; the engine here is {name}: choose vllm, or leave it out")
+        raise UsageError(
+            f"engine.devices is for vllm; the engine here is {name}: choose vllm, or leave it out"
+        )
 
 
 def describe_choice(config: EngineConfig | None = None) -> str:
@@ -240,7 +273,9 @@ def model_for(config: EngineConfig, spec: str) -> ModelRef:
         args = OpenAIArgs(**config.args)
     except ValidationError as error:
         fault = error.errors()[0]
-        raise UsageError(f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+        raise UsageError(
+            f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+        ) from error
     model = args.model or spec
     return ModelRef(model, Path(model), identity(args, model))
 
@@ -270,11 +305,17 @@ def encode(tokenizer: Any, prompt: str) -> list[int]:
     return list(tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos))))
 
 
-def render_chat(tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool, where: Any) -> str:
+def render_chat(
+    tokenizer: Any, messages: list[dict[str, str]], add_generation_prompt: bool, where: Any
+) -> str:
     """The messages as text, by the tokenizer's chat template."""
     if not getattr(tokenizer, "chat_template", None):
-        raise UsageError(f"the model '{where}' has no chat template: it is a base model. Use a template of plain text")
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        raise UsageError(
+            f"the model '{where}' has no chat template: it is a base model. Use a template of plain text"
+        )
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt
+    )
     return str(text)
 
 
@@ -283,7 +324,9 @@ def read_config(model_dir: str | Path) -> dict[str, Any]:
     try:
         config = json.loads((Path(model_dir) / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"'{model_dir}' is not a model directory: config.json is missing or not JSON") from error
+        raise UsageError(
+            f"'{model_dir}' is not a model directory: config.json is missing or not JSON"
+        ) from error
     return dict(config.get("text_config") or config)
 
 
@@ -313,7 +356,12 @@ def check_sampling(request: Request) -> str | None:
 def failed(request: Request, reason: str, ids: list[int] | None = None) -> Completion:
     """The completion of a request that could not be completed."""
     return Completion(
-        request.request_id, "", "error", prompt_token_ids=ids or None, prompt_tokens=len(ids or ()), error=reason
+        request.request_id,
+        "",
+        "error",
+        prompt_token_ids=ids or None,
+        prompt_tokens=len(ids or ()),
+        error=reason,
     )
 
 

@@ -28,7 +28,9 @@ from typing import Any, Protocol
 from curate.errors import CurateError
 from curate.records import Completion, Request
 
-Job = tuple[int, list[int], Request]  # the child's own number for the request, its prompt ids, the request
+Job = tuple[
+    int, list[int], Request
+]  # the child's own number for the request, its prompt ids, the request
 Done = tuple[int, Completion]
 
 
@@ -48,14 +50,26 @@ class Core(Protocol):
 class Child:
     """One child process and the connection to it."""
 
-    def __init__(self, core: str, model_dir: str, config: dict[str, Any], env: dict[str, str]) -> None:
+    def __init__(
+        self, core: str, model_dir: str, config: dict[str, Any], env: dict[str, str]
+    ) -> None:
         ours, theirs = socket.socketpair()
         self.log = tempfile.NamedTemporaryFile(prefix="curate-engine-", suffix=".log")  # noqa: SIM115
-        command = [sys.executable, "-m", "curate.engines.child", str(theirs.fileno()), str(os.getpid())]
+        command = [
+            sys.executable,
+            "-m",
+            "curate.engines.child",
+            str(theirs.fileno()),
+            str(os.getpid()),
+        ]
         self.process = subprocess.Popen(
             command,
             pass_fds=[theirs.fileno()],
-            env={**os.environ, **env, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+            env={
+                **os.environ,
+                **env,
+                "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+            },
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=self.log,
@@ -74,7 +88,9 @@ class Child:
             try:
                 kind, value = self.conn.recv()
             except (EOFError, OSError) as error:
-                raise CurateError(f"the engine did not start; its last words:\n{self.last_words()}") from error
+                raise CurateError(
+                    f"the engine did not start; its last words:\n{self.last_words()}"
+                ) from error
             if kind == "raised":
                 raise CurateError(f"the engine did not start: {value}\n{self.last_words()}")
             self.info = value
@@ -114,7 +130,9 @@ class Child:
                     continue
                 break
         except (EOFError, OSError) as error:
-            raise CurateError(f"the engine died during {method}; its last words:\n{self.last_words()}") from error
+            raise CurateError(
+                f"the engine died during {method}; its last words:\n{self.last_words()}"
+            ) from error
         if kind == "raised":
             raise CurateError(f"{method} failed in the engine: {value}")
         return value
@@ -134,7 +152,9 @@ class Child:
             return "(its log is gone)"
 
     def close(self, seconds: float = 10.0) -> None:
-        if self.info is not None:  # one that is still starting reads nothing, and has nothing to tidy up
+        if (
+            self.info is not None
+        ):  # one that is still starting reads nothing, and has nothing to tidy up
             try:
                 self.conn.send(("close", None))
                 self.process.wait(seconds)
@@ -157,7 +177,9 @@ def _end(process: subprocess.Popen[bytes], conn: Connection) -> None:
 def main() -> None:
     conn = Connection(int(sys.argv[1]))
     parent = int(sys.argv[2])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes us
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's to handle; it then closes us
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     sender = threading.Thread(target=_send_all, args=(conn, outbox), daemon=True)
@@ -179,7 +201,9 @@ def main() -> None:
     sender.join(5)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)  # a backend's own exit handlers can hang, and there is nothing left that they should save
+    os._exit(
+        0
+    )  # a backend's own exit handlers can hang, and there is nothing left that they should save
 
 
 def serve(core: Core, conn: Connection, outbox: queue.SimpleQueue[Any]) -> None:

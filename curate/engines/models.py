@@ -66,9 +66,13 @@ def resolve_model(spec: str, cache_dir: str | Path | None = None) -> ModelRef:
 
 def _local(spec: str, path: Path) -> ModelRef:
     if not (path / "config.json").is_file():
-        raise UsageError(f"'{spec}' is a directory without config.json: give a model in Hugging Face format")
+        raise UsageError(
+            f"'{spec}' is a directory without config.json: give a model in Hugging Face format"
+        )
     if not weight_files(path):
-        raise UsageError(f"'{spec}' holds no weights (*.safetensors or pytorch_model*.bin): is the download complete?")
+        raise UsageError(
+            f"'{spec}' holds no weights (*.safetensors or pytorch_model*.bin): is the download complete?"
+        )
     return ModelRef(spec, path.resolve(), weights_hash(path))
 
 
@@ -82,7 +86,9 @@ def _from_hub(spec: str) -> ModelRef:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise UsageError(f"'{spec}' looks like a Hub id, which needs: pip install 'curate[train]'") from error
+        raise UsageError(
+            f"'{spec}' looks like a Hub id, which needs: pip install 'curate[train]'"
+        ) from error
     name, _, revision = spec.partition("@")
     kept = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
     try:
@@ -193,10 +199,20 @@ def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stderr(io.StringIO()):  # the bar of the GGUF reader cannot be switched off
+    with contextlib.redirect_stderr(
+        io.StringIO()
+    ):  # the bar of the GGUF reader cannot be switched off
         loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
-    kept = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    kept = {k: v for k, v in kept.items() if k not in ("_model_name_or_path", "dtype", "transformers_version")}
+    kept = {
+        k: v
+        for k, v in loaded.config.to_dict().items()
+        if k not in ("quantization_config", "_name_or_path")
+    }
+    kept = {
+        k: v
+        for k, v in kept.items()
+        if k not in ("_model_name_or_path", "dtype", "transformers_version")
+    }
     model = LlamaForCausalLM(LlamaConfig(**kept))
     model.load_state_dict(loaded.state_dict())
     model = model.to(getattr(torch, dtype))

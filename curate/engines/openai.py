@@ -36,7 +36,9 @@ from curate.records import Completion, Request
 
 PAUSE = 0.05  # seconds between two looks at a source that has nothing now
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
-CHARS_PER_TOKEN = 3.0  # to guess a prompt's tokens for limits and budgets; English text has about four
+CHARS_PER_TOKEN = (
+    3.0  # to guess a prompt's tokens for limits and budgets; English text has about four
+)
 UNKNOWN_LENGTH = 1 << 20
 FATAL = {
     401: "the key was refused",
@@ -55,27 +57,49 @@ class OpenAIArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    base_url: str | None = Field(default=None, description="None: OPENAI_BASE_URL, else OpenAI's own")
-    model: str | None = Field(default=None, description="as the server calls it; None: the model of the job")
-    revision: str | None = Field(default=None, description="a date or version, where the name alone does not say")
-    api: Literal["chat", "completions"] = Field(default="chat", description="completions: the prompt as it is")
+    base_url: str | None = Field(
+        default=None, description="None: OPENAI_BASE_URL, else OpenAI's own"
+    )
+    model: str | None = Field(
+        default=None, description="as the server calls it; None: the model of the job"
+    )
+    revision: str | None = Field(
+        default=None, description="a date or version, where the name alone does not say"
+    )
+    api: Literal["chat", "completions"] = Field(
+        default="chat", description="completions: the prompt as it is"
+    )
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = Field(default=32, ge=1)
     rpm: float | None = Field(default=None, gt=0, description="requests a minute")
-    tpm: float | None = Field(default=None, gt=0, description="tokens a minute, prompt and completion")
+    tpm: float | None = Field(
+        default=None, gt=0, description="tokens a minute, prompt and completion"
+    )
     retries: int = Field(default=6, ge=0)
     timeout: float = Field(default=600.0, gt=0, description="seconds for one try")
-    max_wait: float = Field(default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more")
+    max_wait: float = Field(
+        default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more"
+    )
     price_in: float = Field(default=0.0, ge=0)
-    price_cached: float | None = Field(default=None, ge=0, description="of prompt tokens from the server's cache")
+    price_cached: float | None = Field(
+        default=None, ge=0, description="of prompt tokens from the server's cache"
+    )
     price_out: float = Field(default=0.0, ge=0)
     budget: float | None = Field(default=None, gt=0)
-    spent: float = Field(default=0.0, ge=0, description="of the budget, before this engine was opened")
-    reasoning: tuple[str, str] = Field(default=("<think>", "</think>"), description="put around separate reasoning")
+    spent: float = Field(
+        default=0.0, ge=0, description="of the budget, before this engine was opened"
+    )
+    reasoning: tuple[str, str] = Field(
+        default=("<think>", "</think>"), description="put around separate reasoning"
+    )
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     send_seed: bool = True
-    send_logprobs: bool = Field(default=False, description="ask for the log-probs of sampled tokens")
-    extra_body: dict[str, Any] = Field(default_factory=dict, description="sent with each request as it is")
+    send_logprobs: bool = Field(
+        default=False, description="ask for the log-probs of sampled tokens"
+    )
+    extra_body: dict[str, Any] = Field(
+        default_factory=dict, description="sent with each request as it is"
+    )
 
 
 @dataclass
@@ -136,12 +160,16 @@ class OpenAIEngine:
 
     def __init__(self, config: EngineConfig, model_dir: str | Path = "") -> None:
         if "api_key" in config.args:
-            raise UsageError("engine.args.api_key: keys come from the environment only. Name the variable: api_key_env")
+            raise UsageError(
+                "engine.args.api_key: keys come from the environment only. Name the variable: api_key_env"
+            )
         try:
             self.args = OpenAIArgs(**config.args)
         except ValidationError as error:
             fault = error.errors()[0]
-            raise UsageError(f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+            raise UsageError(
+                f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            ) from error
         self.model = self.args.model or str(model_dir)
         if not self.model:
             raise UsageError("the engine 'openai' needs a model: set model, or engine.args.model")
@@ -153,16 +181,22 @@ class OpenAIEngine:
         self.end_token_ids: set[int] = set()
         self.usage = Usage()
         self._requests, self._tokens = Bucket(self.args.rpm), Bucket(self.args.tpm)
-        self._hold_until = 0.0  # a server that said when to come back is left alone by all until then
+        self._hold_until = (
+            0.0  # a server that said when to come back is left alone by all until then
+        )
         self._average = 0.0  # completion tokens of a request so far
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
 
     def _find_key(self) -> str:
         key = os.environ.get(self.args.api_key_env, "").strip()
-        local = any(f"//{host}" in self.base_url for host in ("localhost", "127.0.0.1", "[::1]", "0.0.0.0"))
+        local = any(
+            f"//{host}" in self.base_url for host in ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+        )
         if not key and not local:
-            raise UsageError(f"no key for {self.base_url}: set the environment variable {self.args.api_key_env}")
+            raise UsageError(
+                f"no key for {self.base_url}: set the environment variable {self.args.api_key_env}"
+            )
         return key or "none"
 
     # --- the contract
@@ -196,11 +230,16 @@ class OpenAIEngine:
                         if not running:
                             ended = BudgetReached(self._budget_message())
                         break
-                    running[id(job)] = job, asyncio.run_coroutine_threadsafe(self._ask(job, arrived), loop)
+                    running[id(job)] = (
+                        job,
+                        asyncio.run_coroutine_threadsafe(self._ask(job, arrived), loop),
+                    )
                 if not running and (ended is not None or exhausted):
                     break
                 try:
-                    job, result = arrived.get(timeout=None if running and (exhausted or ended or held) else PAUSE)
+                    job, result = arrived.get(
+                        timeout=None if running and (exhausted or ended or held) else PAUSE
+                    )
                 except queue.Empty:
                     continue
                 del running[id(job)]
@@ -214,12 +253,16 @@ class OpenAIEngine:
             for _, future in running.values():
                 future.cancel()
 
-    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         """The messages as JSON, which `generate` sends as messages: the server has the template."""
         return json.dumps(messages, ensure_ascii=False)
 
     def update_weights(self, directory: str | Path) -> str:
-        raise CurateError("a server's weights cannot be changed from here: use engine.name=vllm or transformers")
+        raise CurateError(
+            "a server's weights cannot be changed from here: use engine.name=vllm or transformers"
+        )
 
     def sleep(self) -> None:
         return None
@@ -239,10 +282,14 @@ class OpenAIEngine:
 
     def _worst_cost(self, request: Request) -> float:
         tokens = _guess_tokens(request)
-        return (tokens * self.args.price_in + request.sampling.max_tokens * self.args.price_out) / 1e6
+        return (
+            tokens * self.args.price_in + request.sampling.max_tokens * self.args.price_out
+        ) / 1e6
 
     def _fits(self, cost: float) -> bool:
-        return self.args.budget is None or self.args.spent + self.usage.cost + cost <= self.args.budget
+        return (
+            self.args.budget is None or self.args.spent + self.usage.cost + cost <= self.args.budget
+        )
 
     def _budget_message(self) -> str:
         spent = self.args.spent + self.usage.cost
@@ -266,12 +313,16 @@ class OpenAIEngine:
             try:
                 from openai import AsyncOpenAI
             except ImportError as error:
-                raise UsageError("the engine 'openai' is not installed: pip install 'curate[openai]'") from error
+                raise UsageError(
+                    "the engine 'openai' is not installed: pip install 'curate[openai]'"
+                ) from error
             self._client = AsyncOpenAI(
                 api_key=self._key, base_url=self.base_url, timeout=self.args.timeout, max_retries=0
             )
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="curate-openai", daemon=True).start()
+            threading.Thread(
+                target=self._loop.run_forever, name="curate-openai", daemon=True
+            ).start()
         return self._loop
 
     async def _ask(self, job: Job, arrived: queue.SimpleQueue[Any]) -> None:
@@ -292,10 +343,21 @@ class OpenAIEngine:
             try:
                 answer = await self._call(job.request)
                 return self._completion(job, answer, time.monotonic() - start)
-            except (openai.APIConnectionError, openai.APIStatusError, openai.APIResponseValidationError) as error:
+            except (
+                openai.APIConnectionError,
+                openai.APIStatusError,
+                openai.APIResponseValidationError,
+            ) as error:
                 wait = self._judge(job, error)
-            except (ValueError, AttributeError, TypeError, IndexError) as error:  # not what the protocol says
-                wait = self._again(job, f"an answer that cannot be read ({type(error).__name__}: {error})", None)
+            except (
+                ValueError,
+                AttributeError,
+                TypeError,
+                IndexError,
+            ) as error:  # not what the protocol says
+                wait = self._again(
+                    job, f"an answer that cannot be read ({type(error).__name__}: {error})", None
+                )
             self._tokens.settle(job.guess)
             if wait is None:
                 self.usage.errors += 1
@@ -328,14 +390,18 @@ class OpenAIEngine:
             extra.setdefault("top_k", sampling.top_k)  # not OpenAI's own, but vLLM's and SGLang's
         want = self.args.send_logprobs and sampling.logprobs
         if self.args.api == "completions":
-            prompt = request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt
+            prompt = (
+                request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt
+            )
             if want:
                 options["logprobs"] = 1
             return await self._client.completions.create(prompt=prompt, extra_body=extra, **options)
         if want:
             options["logprobs"] = True
         messages = parse_messages(request.prompt)
-        return await self._client.chat.completions.create(messages=messages, extra_body=extra, **options)
+        return await self._client.chat.completions.create(
+            messages=messages, extra_body=extra, **options
+        )
 
     def _judge(self, job: Job, error: Any) -> float | None:
         """How long to wait before the next try; None: give this request up. Raises where every request would fail."""
@@ -343,7 +409,9 @@ class OpenAIEngine:
         message = self._clean(_message(error))
         if status in FATAL or "insufficient_quota" in message:
             why = FATAL.get(status or 0, "the quota is used up")
-            raise CurateError(f"{self.base_url} answered {status} for model '{self.model}': {why} ({message})")
+            raise CurateError(
+                f"{self.base_url} answered {status} for model '{self.model}': {why} ({message})"
+            )
         if status is None or status in (408, 409, 425, 429) or status >= 500:
             asked = retry_after(error)
             if status == 429 and asked is not None:
@@ -357,7 +425,9 @@ class OpenAIEngine:
         job.reasons.append(f"{reason} (after {job.tries} tries)")
         if job.tries > self.args.retries:
             return None
-        backoff = min(self.args.max_wait, FIRST_WAIT * 2 ** (job.tries - 1)) * random.uniform(0.5, 1.0)
+        backoff = min(self.args.max_wait, FIRST_WAIT * 2 ** (job.tries - 1)) * random.uniform(
+            0.5, 1.0
+        )
         return max(backoff, asked or 0.0)
 
     def _clean(self, text: str) -> str:
@@ -376,14 +446,20 @@ class OpenAIEngine:
             error = error or f"the server ended it: {choice.finish_reason}"
         elif not text and choice.finish_reason == "stop":
             error = error or "the answer is empty"
-        extra = {"cost": cost, "seconds": round(seconds, 3), "tries": job.tries + 1, "cached_prompt_tokens": cached}
+        extra = {
+            "cost": cost,
+            "seconds": round(seconds, 3),
+            "tries": job.tries + 1,
+            "cached_prompt_tokens": cached,
+        }
         if error:
             self.usage.errors += 1
         return Completion(
             request.request_id,
             text,
             "error" if error else choice.finish_reason,
-            prompt_token_ids=getattr(choice, "prompt_token_ids", None) or getattr(answer, "prompt_token_ids", None),
+            prompt_token_ids=getattr(choice, "prompt_token_ids", None)
+            or getattr(answer, "prompt_token_ids", None),
             token_ids=getattr(choice, "token_ids", None),
             logprobs=logprobs_of(choice),
             prompt_tokens=prompt_tokens,
@@ -393,8 +469,14 @@ class OpenAIEngine:
         )
 
     def _cost(self, prompt: int, cached: int, completion: int) -> float:
-        price_cached = self.args.price_in if self.args.price_cached is None else self.args.price_cached
-        return ((prompt - cached) * self.args.price_in + cached * price_cached + completion * self.args.price_out) / 1e6
+        price_cached = (
+            self.args.price_in if self.args.price_cached is None else self.args.price_cached
+        )
+        return (
+            (prompt - cached) * self.args.price_in
+            + cached * price_cached
+            + completion * self.args.price_out
+        ) / 1e6
 
     def _count(self, job: Job, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
         usage = self.usage
@@ -423,7 +505,9 @@ def parse_messages(prompt: str) -> list[dict[str, str]]:
             messages = json.loads(prompt)
         except ValueError:
             messages = None
-        if isinstance(messages, list) and all(isinstance(m, dict) and "role" in m for m in messages):
+        if isinstance(messages, list) and all(
+            isinstance(m, dict) and "role" in m for m in messages
+        ):
             return messages
     return [{"role": "user", "content": prompt}]
 
@@ -432,7 +516,9 @@ def text_of(choice: Any, delimiters: tuple[str, str]) -> tuple[str, str | None]:
     """The text of an answer, reasoning that came apart in front of it, and why it was refused (None if it was not)."""
     message = getattr(choice, "message", None)
     stop = getattr(choice, "stop_reason", None)
-    stop = stop if isinstance(stop, str) else ""  # vLLM says which stop string it cut off; other engines keep it
+    stop = (
+        stop if isinstance(stop, str) else ""
+    )  # vLLM says which stop string it cut off; other engines keep it
     if message is None:
         return (choice.text or "") + stop, None
     reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)

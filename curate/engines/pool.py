@@ -26,7 +26,9 @@ class Flight:
 
     source: Iterator[Request | None]
     started: dict[int, Request] = field(default_factory=dict)
-    suspects: list[Job] = field(default_factory=list)  # may have killed the engine: asked one at a time, nothing beside
+    suspects: list[Job] = field(
+        default_factory=list
+    )  # may have killed the engine: asked one at a time, nothing beside
     at_once: list[Completion] = field(default_factory=list)
     exhausted: bool = False
 
@@ -42,7 +44,9 @@ class PooledEngine(ModelDirectory):
         self._number = 0
         self._generating = False
         self._deaths = 0  # since the last completion
-        self._died_with: dict[int, int] = {}  # job number -> deaths of the engine while it was in flight
+        self._died_with: dict[
+            int, int
+        ] = {}  # job number -> deaths of the engine while it was in flight
         self._lost = False
         self.restarts = 0
         self._children: list[Child] = [self._start(i) for i in range(config.replicas)]
@@ -52,7 +56,11 @@ class PooledEngine(ModelDirectory):
     def child_config(self) -> dict[str, Any]:
         # never longer than the model knows: a backend would refuse to start
         length = self.max_model_len if self.config.max_model_len else None
-        return {**self.config.model_dump(), "max_model_len": length, "end_token_ids": sorted(self.end_token_ids)}
+        return {
+            **self.config.model_dump(),
+            "max_model_len": length,
+            "end_token_ids": sorted(self.end_token_ids),
+        }
 
     def child_env(self, replica: int) -> dict[str, str]:
         return {}
@@ -63,12 +71,16 @@ class PooledEngine(ModelDirectory):
         """Waits until every replica runs; they start in parallel, and while the caller does other things."""
         for child in self._children:
             info = child.ready()
-            self.max_model_len = min(self.max_model_len, info.get("max_model_len", self.max_model_len))
+            self.max_model_len = min(
+                self.max_model_len, info.get("max_model_len", self.max_model_len)
+            )
 
     @property
     def window(self) -> int:
         """Requests held at once: enough that the engine's own queue never runs dry."""
-        return self.config.in_flight or 2 * sum(c.ready().get("max_num_seqs", 64) for c in self._children)
+        return self.config.in_flight or 2 * sum(
+            c.ready().get("max_num_seqs", 64) for c in self._children
+        )
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         if self._generating:
@@ -108,7 +120,9 @@ class PooledEngine(ModelDirectory):
     def _feed(self, flight: Flight, window: int) -> None:
         """Fills the window; what cannot be completed is set aside as failed at once."""
         jobs: list[Job] = []
-        while not flight.exhausted and len(flight.started) < window and len(flight.at_once) < window:
+        while (
+            not flight.exhausted and len(flight.started) < window and len(flight.at_once) < window
+        ):
             try:
                 request = next(flight.source)
             except StopIteration:
@@ -133,14 +147,20 @@ class PooledEngine(ModelDirectory):
         for job in jobs:
             prompt = job[2].prompt
             least = min(range(len(load)), key=load.__getitem__)
-            chosen = last[1] if last and last[0] == prompt and load[last[1]] <= load[least] + 8 else least
+            chosen = (
+                last[1]
+                if last and last[0] == prompt and load[last[1]] <= load[least] + 8
+                else least
+            )
             shares.setdefault(chosen, []).append(job)
             load[chosen] += 1
             last = (prompt, chosen)
         for index, share in shares.items():
             try:
                 self._children[index].add(share)
-            except OSError as error:  # it died: the jobs are in its book, and go on in its successor
+            except (
+                OSError
+            ) as error:  # it died: the jobs are in its book, and go on in its successor
                 self._recover(flight, index, error)
 
     def _ask_suspect(self, flight: Flight) -> None:
@@ -199,7 +219,9 @@ class PooledEngine(ModelDirectory):
         self._deaths += 1
         if self._deaths > RESTARTS:
             self._lost = True
-            raise CurateError(f"the engine died {self._deaths} times in a row ({why}); its last words:\n{words}")
+            raise CurateError(
+                f"the engine died {self._deaths} times in a row ({why}); its last words:\n{words}"
+            )
         self.restarts += 1
         say(f"  the engine died and is started again; its last words: {words.splitlines()[-1]}")
         self._children[index] = self._start(index)
@@ -212,11 +234,15 @@ class PooledEngine(ModelDirectory):
     def update_weights(self, directory: str | Path) -> str:
         directory = Path(directory).resolve()
         if self._generating:
-            raise CurateError("weights cannot change while requests are in flight: finish or close the iterator first")
+            raise CurateError(
+                "weights cannot change while requests are in flight: finish or close the iterator first"
+            )
         self.check_same_architecture(directory)
         seen = {child.call("update_weights", str(directory)) for child in self._children}
         if len(seen) != 1:
-            raise CurateError(f"the replicas hold different weights after the update to '{directory}'")
+            raise CurateError(
+                f"the replicas hold different weights after the update to '{directory}'"
+            )
         self._weights = directory
         self._adopt(directory)
         return seen.pop()

@@ -38,7 +38,9 @@ class SharedEngine:
                     self._hash = weights
                     return self._engine
                 except (CurateError, NotImplementedError) as error:
-                    self._say(f"the running engine could not take the new weights ({error}); starting another")
+                    self._say(
+                        f"the running engine could not take the new weights ({error}); starting another"
+                    )
             else:
                 return self._engine
         self.close()

@@ -21,7 +21,10 @@ from curate.engines.base import EngineConfig, ModelDirectory, cut_at_stop, faile
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
 
-CPU_ROWS, GPU_ROWS = 32, 128  # rows stepped together; two cores gain nothing above 32 with a 135M model
+CPU_ROWS, GPU_ROWS = (
+    32,
+    128,
+)  # rows stepped together; two cores gain nothing above 32 with a 135M model
 PREFILL_TOKENS = 4096  # prompt tokens (padding included) in one forward pass, to bound its memory
 GROWTH = 64  # tokens by which the cache grows
 REFILL = 0.25  # of the rows must be free before new ones are taken in: each refill copies the cache
@@ -46,7 +49,9 @@ class Row:
         import torch
 
         if not self.draws:
-            self.draws = torch.rand(DRAWS, generator=self.generator, dtype=torch.float64).tolist()[::-1]
+            self.draws = torch.rand(DRAWS, generator=self.generator, dtype=torch.float64).tolist()[
+                ::-1
+            ]
         return self.draws.pop()
 
 
@@ -60,12 +65,18 @@ class TransformersEngine(ModelDirectory):
         import torch
 
         if config.tensor_parallel_size > 1 or config.replicas > 1:
-            raise UsageError("the engine 'transformers' runs one copy on one device: use engine.name=vllm for more")
+            raise UsageError(
+                "the engine 'transformers' runs one copy on one device: use engine.name=vllm for more"
+            )
         types = set(read_config(self.model_path).get("layer_types") or ATTENTION)
         if types - ATTENTION:
-            raise UsageError(f"the engine 'transformers' knows no {', '.join(sorted(types - ATTENTION))}: use vllm")
+            raise UsageError(
+                f"the engine 'transformers' knows no {', '.join(sorted(types - ATTENTION))}: use vllm"
+            )
         options = dict(config.args)
-        self.device = torch.device(options.pop("device", "cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = torch.device(
+            options.pop("device", "cuda" if torch.cuda.is_available() else "cpu")
+        )
         self.rows = int(options.pop("rows", CPU_ROWS if self.device.type == "cpu" else GPU_ROWS))
         self._generating = False
         self.model = self._load(self.model_path, options)
@@ -76,9 +87,13 @@ class TransformersEngine(ModelDirectory):
 
         logging.disable_progress_bar()
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=self.config.dtype, **options)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                model_dir, dtype=self.config.dtype, **options
+            )
         except (OSError, ValueError, TypeError) as error:
-            raise UsageError(f"the model in '{model_dir}' does not load: {str(error).splitlines()[0][:300]}") from error
+            raise UsageError(
+                f"the model in '{model_dir}' does not load: {str(error).splitlines()[0][:300]}"
+            ) from error
         return model.to(device=self.device).eval().requires_grad_(False)
 
     # --- the contract
@@ -128,7 +143,9 @@ class TransformersEngine(ModelDirectory):
         if fault:
             return failed(request, fault, ids)
         generator = torch.Generator().manual_seed(request.seed % 2**63)
-        return Row(request, ids, min(request.sampling.max_tokens, self.max_model_len - len(ids)), generator)
+        return Row(
+            request, ids, min(request.sampling.max_tokens, self.max_model_len - len(ids)), generator
+        )
 
     def _completion(self, row: Row) -> Completion:
         text, stopped = cut_at_stop(
@@ -148,7 +165,9 @@ class TransformersEngine(ModelDirectory):
     def update_weights(self, directory: str | Path) -> str:
         directory = Path(directory).resolve()
         if self._generating:
-            raise CurateError("weights cannot change while requests are in flight: finish or close the iterator first")
+            raise CurateError(
+                "weights cannot change while requests are in flight: finish or close the iterator first"
+            )
         self.check_same_architecture(directory)
         fingerprint = copy_weights(self.model, directory)
         self._adopt(directory)
@@ -161,7 +180,9 @@ class TransformersEngine(ModelDirectory):
 def _like(waiting: list[Row], count: int) -> list[Row]:
     """Takes out of `waiting` the oldest row and those nearest to it in length: little padding, none starves."""
     first = len(waiting[0].prompt)
-    order = sorted(range(len(waiting)), key=lambda i: (abs(len(waiting[i].prompt) - first), i))[:count]
+    order = sorted(range(len(waiting)), key=lambda i: (abs(len(waiting[i].prompt) - first), i))[
+        :count
+    ]
     taken = [waiting[i] for i in sorted(order)]
     waiting[:] = [row for i, row in enumerate(waiting) if i not in set(order)]
     return taken
@@ -188,7 +209,9 @@ class Batch:
             cache, lengths, logits = self._prefill(chunk)
             members = [row for prompt in chunk for row in new if tuple(row.prompt) == prompt]
             place = {prompt: i for i, prompt in enumerate(chunk)}
-            index = torch.tensor([place[tuple(row.prompt)] for row in members], device=self.engine.device)
+            index = torch.tensor(
+                [place[tuple(row.prompt)] for row in members], device=self.engine.device
+            )
             select(cache, index)
             self._join(cache, lengths[index], logits[index])
             self.rows += members
@@ -308,7 +331,11 @@ def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
         logits = truncate(logits, [s.top_k for s in settings], [s.top_p for s in settings])
     logprobs = torch.log_softmax(logits, -1)
     cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)
-    draws = torch.tensor([row.draw() if row.ended is None else 0.0 for row in rows], device=device, dtype=torch.float64)
+    draws = torch.tensor(
+        [row.draw() if row.ended is None else 0.0 for row in rows],
+        device=device,
+        dtype=torch.float64,
+    )
     # the last entry is the true total, a hair off 1; a draw stays below it, and so the found token is possible
     drawn = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0]
     greedy = torch.tensor([s.temperature == 0 for s in settings], device=device)
@@ -341,16 +368,25 @@ def new_cache() -> Any:
     from transformers.cache_utils import Cache, DynamicLayer
 
     class GrowingLayer(DynamicLayer):
-        def update(self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        def update(
+            self, key_states: Any, value_states: Any, *args: Any, **kwargs: Any
+        ) -> tuple[Any, Any]:
             old = self.get_seq_length()
             new = old + key_states.shape[-2]
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
                 self.room: list[Any] = []
-            if not self.room or self.room[0].shape[-2] < new or self.room[0].shape[0] != key_states.shape[0]:
+            if (
+                not self.room
+                or self.room[0].shape[-2] < new
+                or self.room[0].shape[0] != key_states.shape[0]
+            ):
                 shape = list(key_states.shape)
                 shape[-2] = new + GROWTH
-                self.room = [torch.empty(shape, dtype=key_states.dtype, device=key_states.device) for _ in range(2)]
+                self.room = [
+                    torch.empty(shape, dtype=key_states.dtype, device=key_states.device)
+                    for _ in range(2)
+                ]
                 if old:
                     self.room[0][..., :old, :], self.room[1][..., :old, :] = self.keys, self.values
             self.room[0][..., old:new, :], self.room[1][..., old:new, :] = key_states, value_states
@@ -379,7 +415,9 @@ def join(cache: Any, other: Any) -> None:
     longest = max(cache.get_seq_length(), other.get_seq_length())
     for layer, new in zip(cache.layers, other.layers):
         pairs = [(layer.keys, new.keys), (layer.values, new.values)]
-        layer.put(*[torch.cat([pad(x, (0, 0, longest - x.shape[-2], 0)) for x in pair]) for pair in pairs])
+        layer.put(
+            *[torch.cat([pad(x, (0, 0, longest - x.shape[-2], 0)) for x in pair]) for pair in pairs]
+        )
 
 
 def copy_weights(model: Any, directory: Path) -> str:
@@ -400,7 +438,9 @@ def copy_weights(model: Any, directory: Path) -> str:
         if name not in where:
             if name in tied:
                 continue
-            raise CurateError(f"'{directory}' has no tensor '{name}', which the running model needs")
+            raise CurateError(
+                f"'{directory}' has no tensor '{name}', which the running model needs"
+            )
         expected = where[name].get_tensor(name).to(parameter.dtype)
         if expected.shape != parameter.shape:
             raise CurateError(

@@ -88,10 +88,15 @@ class VllmEngine(PooledEngine):
         from curate.engines.vllm_transfer import Sender, expected_hashes
 
         if self._generating:
-            raise CurateError("weights cannot change while requests are in flight: finish or close the iterator first")
+            raise CurateError(
+                "weights cannot change while requests are in flight: finish or close the iterator first"
+            )
         self.wait_ready()
         dtype = getattr(torch, self._children[0].ready()["dtype"])
-        cast = {name: t.to("cpu", dtype) if t.is_floating_point() else t.cpu() for name, t in tensors.items()}
+        cast = {
+            name: t.to("cpu", dtype) if t.is_floating_point() else t.cpu()
+            for name, t in tensors.items()
+        }
         size = self.config.tensor_parallel_size
         if self._sender is None:
             self._sender = Sender(self._children, size, device, self.transfer_options)
@@ -118,7 +123,10 @@ class VllmEngine(PooledEngine):
             for path in self._weights.iterdir():
                 if path.is_file() and path.suffix not in (".safetensors", ".index"):
                     (Path(folder) / path.name).symlink_to(path.resolve())
-            save_file({name: t.contiguous() for name, t in self._sent.items()}, Path(folder) / "model.safetensors")
+            save_file(
+                {name: t.contiguous() for name, t in self._sent.items()},
+                Path(folder) / "model.safetensors",
+            )
             child = Child(self.core, folder, self.child_config(), self.child_env(replica))
             child.ready()
         if self._sender is not None:  # it connected processes of which one is gone

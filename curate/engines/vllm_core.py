@@ -57,7 +57,9 @@ class VllmCore:
             # A prompt prefilled in two steps makes vLLM set a seeded generator back, which a CPU generator cannot.
             chosen |= {
                 "enable_chunked_prefill": False,
-                "max_num_batched_tokens": max(4096, config["max_model_len"] or model_length(model_dir)),
+                "max_num_batched_tokens": max(
+                    4096, config["max_model_len"] or model_length(model_dir)
+                ),
             }
         elif config["memory"]:
             chosen["kv_cache_memory_bytes"] = int(config["memory"] * GIB)
@@ -87,7 +89,8 @@ class VllmCore:
             "max_model_len": config.model_config.max_model_len,
             "max_num_seqs": config.scheduler_config.max_num_seqs,
             "dtype": str(config.model_config.dtype).removeprefix("torch."),
-            "kv_cache_tokens": (config.cache_config.num_gpu_blocks or 0) * config.cache_config.block_size,
+            "kv_cache_tokens": (config.cache_config.num_gpu_blocks or 0)
+            * config.cache_config.block_size,
         }
 
     # --- requests
@@ -109,10 +112,17 @@ class VllmCore:
                 flat_logprobs=True,
                 output_kind=self.final,
             )
-            self.engine.add_request(str(number), {"prompt_token_ids": ids}, params, lora_request=self.lora)
+            self.engine.add_request(
+                str(number), {"prompt_token_ids": ids}, params, lora_request=self.lora
+            )
         except Exception as error:  # of a dozen kinds; each is about this request
             return number, Completion(
-                request.request_id, "", "error", ids, prompt_tokens=len(ids), error=f"refused by vLLM: {error}"
+                request.request_id,
+                "",
+                "error",
+                ids,
+                prompt_tokens=len(ids),
+                error=f"refused by vLLM: {error}",
             )
         self.jobs[str(number)] = job
         return None
@@ -158,9 +168,13 @@ class VllmCore:
         proofs = self.engine.collective_rpc(cast(Any, compare), args=(argument,))
         wrong = [name for proof in proofs for name in proof["wrong"]]
         if wrong:
-            raise RuntimeError(f"{len(wrong)} tensors of the engine differ from {what}, the first is {wrong[0]}")
+            raise RuntimeError(
+                f"{len(wrong)} tensors of the engine differ from {what}, the first is {wrong[0]}"
+            )
         if any(proof["matrices"] == 0 for proof in proofs):
-            raise RuntimeError("no weight matrix could be read back from the engine, so nothing proves the update")
+            raise RuntimeError(
+                "no weight matrix could be read back from the engine, so nothing proves the update"
+            )
         return "+".join(proof["digest"] for proof in proofs)
 
     def sleep(self) -> None:
@@ -285,7 +299,10 @@ def compare_hashes(worker: Any, expected: dict[str, dict[str, Any]]) -> dict[str
             if held.shape == (sum(rows), *wanted[0]["shape"][1:]):
                 pieces = zip(held.split(rows), wanted, strict=True)
                 proof.add(name, held, all(hash_of(piece) == w["hashes"][""] for piece, w in pieces))
-        elif len(parts) == 1 and (key := _part(wanted[0]["shape"], parameter.shape, rank, ranks)) is not None:
+        elif (
+            len(parts) == 1
+            and (key := _part(wanted[0]["shape"], parameter.shape, rank, ranks)) is not None
+        ):
             held = parameter.detach().cpu()
             proof.add(name, held, hash_of(held) == wanted[0]["hashes"].get(key))
     return proof.result()
@@ -327,7 +344,11 @@ class Proof:
         self.digest.update(name.encode() + held.contiguous().view(torch.uint8).numpy().tobytes())
 
     def result(self) -> dict[str, Any]:
-        return {"digest": self.digest.hexdigest()[:16], "wrong": self.wrong, "matrices": self.matrices}
+        return {
+            "digest": self.digest.hexdigest()[:16],
+            "wrong": self.wrong,
+            "matrices": self.matrices,
+        }
 
 
 def _shard(tensor: Any, shape: Any, rank: int, ranks: int) -> Any:

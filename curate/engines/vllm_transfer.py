@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
     from curate.engines.child import Child
 
-PROOF_BYTES = 2 << 30  # all tensors are proved up to this size of a model, else an even sample of them
+PROOF_BYTES = (
+    2 << 30
+)  # all tensors are proved up to this size of a model, else an even sample of them
 
 
 def way_of_weights(config: EngineConfig, name: str, device: str) -> Literal["nccl", "files"]:
@@ -46,17 +48,23 @@ class Children:
     def __init__(self, children: list[Child], size: int) -> None:
         self.children, self.size = children, size
 
-    def _all(self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda replica: ()) -> None:
+    def _all(
+        self, method: str, arguments: Callable[[int], tuple[Any, ...]] = lambda replica: ()
+    ) -> None:
         with ThreadPoolExecutor(len(self.children)) as pool:
             calls = [
-                pool.submit(child.call, "transfer", method, *arguments(i)) for i, child in enumerate(self.children)
+                pool.submit(child.call, "transfer", method, *arguments(i))
+                for i, child in enumerate(self.children)
             ]
             for call in calls:
                 call.result()
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         first = init_info["rank_offset"]
-        self._all("init_weight_transfer_engine", lambda i: (init_info | {"rank_offset": first + i * self.size},))
+        self._all(
+            "init_weight_transfer_engine",
+            lambda i: (init_info | {"rank_offset": first + i * self.size},),
+        )
 
     def start_weight_update(self) -> None:
         self._all("start_weight_update")
@@ -91,7 +99,9 @@ class State:
 class Sender:
     """The trainer's end. `options` go to vLLM's `NCCLTrainerInitInfo`."""
 
-    def __init__(self, children: list[Child], size: int, device: Any, options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, children: list[Child], size: int, device: Any, options: Mapping[str, Any]
+    ) -> None:
         from vllm.distributed.weight_transfer.nccl_engine import (
             NCCLTrainerInitInfo,
             NCCLTrainerWeightTransferEngine,
@@ -106,7 +116,9 @@ class Sender:
                 rank=0,
                 **options,
             )
-            self.engine = NCCLTrainerWeightTransferEngine.trainer_init(info, client=self.client, source=self.state)  # type: ignore[arg-type]
+            self.engine = NCCLTrainerWeightTransferEngine.trainer_init(
+                info, client=self.client, source=self.state
+            )  # type: ignore[arg-type]
 
     def send(self, tensors: Mapping[str, Tensor]) -> None:
         self.state.tensors = tensors
@@ -121,7 +133,11 @@ def _current(device: Any) -> Any:
 
     import torch
 
-    return torch.cuda.device(device) if torch.device(device).type == "cuda" else contextlib.nullcontext()
+    return (
+        torch.cuda.device(device)
+        if torch.device(device).type == "cuda"
+        else contextlib.nullcontext()
+    )
 
 
 def _free_port() -> int:
@@ -150,6 +166,9 @@ def expected_hashes(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, dict
         hashes = {"": hash_of(tensor)}
         for dim in range(min(2, tensor.ndim)) if ranks > 1 else ():
             if tensor.shape[dim] % ranks == 0:
-                hashes |= {f"{dim}:{rank}": hash_of(part) for rank, part in enumerate(tensor.chunk(ranks, dim))}
+                hashes |= {
+                    f"{dim}:{rank}": hash_of(part)
+                    for rank, part in enumerate(tensor.chunk(ranks, dim))
+                }
         found[name] = {"shape": tuple(tensor.shape), "hashes": hashes}
     return found

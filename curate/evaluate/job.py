@@ -98,15 +98,25 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
         rows += made.rows
         refs += made.refs
         families[label] = made.facts["family"]
-    annotate.run(annotate.AnnotateConfig(traces=sorted(set(families.values())), label="judge"), context)
+    annotate.run(
+        annotate.AnnotateConfig(traces=sorted(set(families.values())), label="judge"), context
+    )
     for label, family in families.items():
         frames.append(_samples(label, family, asked[label], config, context))
-    compare = config.compare or [(b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)]
+    compare = config.compare or [
+        (b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)
+    ]
     key = [sorted(families.items()), refs, config.model_dump(mode="json")]
     version = context.warehouse.version(
-        "evaluations", config.label or "evaluation", digest(key)[:16], parents=refs, config=config.model_dump()
+        "evaluations",
+        config.label or "evaluation",
+        digest(key)[:16],
+        parents=refs,
+        config=config.model_dump(),
     )
-    table = evaluation_rows(_concat(frames), compare=compare, k=config.samples, resamples=config.resamples)
+    table = evaluation_rows(
+        _concat(frames), compare=compare, k=config.samples, resamples=config.resamples
+    )
     table = _with_facts(table, version.version, config)
     if not version.sealed:
         version.publish("0", table)
@@ -115,11 +125,15 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
             write_card(context.warehouse, model_hash)
     result = JobResult(refs=[version.ref], rows=rows, seconds=time.monotonic() - started)
     result.facts = {"table": format_table(table), "evaluation_id": version.version}
-    result.summary = f"{len(config.models)} models on the same problems in {duration(result.seconds)}"
+    result.summary = (
+        f"{len(config.models)} models on the same problems in {duration(result.seconds)}"
+    )
     return result
 
 
-def _samples(label: str, family: str, asked: pl.DataFrame, config: EvaluateConfig, context: Context) -> pl.DataFrame:
+def _samples(
+    label: str, family: str, asked: pl.DataFrame, config: EvaluateConfig, context: Context
+) -> pl.DataFrame:
     """What the table is made of: one row a sample of the problems asked, with the cluster of its answer."""
     import polars as pl
 

@@ -50,7 +50,9 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
     return np.where(n > 0, 1.0 - none_right, np.nan)
 
 
-def cons_at_k(problem: ArrayLike, cluster: ArrayLike, correct: ArrayLike, problems: int | None = None) -> Floats:
+def cons_at_k(
+    problem: ArrayLike, cluster: ArrayLike, correct: ArrayLike, problems: int | None = None
+) -> Floats:
     """Whether the answer that most samples of a problem agree on is right: majority vote, cons@k of the report.
 
     All three are (samples,): index of the problem, id of the cluster of equivalent answers within the problem (negative
@@ -75,7 +77,9 @@ def cons_at_k(problem: ArrayLike, cluster: ArrayLike, correct: ArrayLike, proble
     return np.where(seen, won, np.nan)
 
 
-def bootstrap(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL) -> list[Estimate]:
+def bootstrap(
+    values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+) -> list[Estimate]:
     """Mean over problems of each column of (problems, columns), with the percentile interval of Efron (1979).
 
     Problems are drawn with replacement, the same draws for all columns. NaN marks a problem that a column says nothing
@@ -100,7 +104,11 @@ def bootstrap(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, leve
 
 
 def paired_difference(
-    ours: ArrayLike, theirs: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
+    ours: ArrayLike,
+    theirs: ArrayLike,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
 ) -> Estimate:
     """Mean over problems of ours - theirs, both (problems,) on the same problems, with its interval.
 
@@ -123,7 +131,9 @@ def _resampled_means(filled: Floats, known: Floats, resamples: int, seed: int) -
         rows = min(step, resamples - start)
         drawn = rng.integers(0, problems, size=(rows, problems), dtype=np.int32)
         flat = (drawn + np.arange(rows, dtype=np.int64)[:, None] * problems).reshape(-1)
-        weights = np.bincount(flat, minlength=rows * problems).reshape(rows, problems).astype(np.float64)
+        weights = (
+            np.bincount(flat, minlength=rows * problems).reshape(rows, problems).astype(np.float64)
+        )
         with np.errstate(invalid="ignore"):
             parts.append((weights @ filled) / (weights @ known))
     return np.concatenate(parts)

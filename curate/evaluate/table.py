@@ -84,17 +84,24 @@ def evaluation_rows(
     models = samples["model"].unique(maintain_order=True).to_list()
     pairs = list(compare)
     if unknown := sorted({name for pair in pairs for name in pair} - set(models)):
-        raise CurateError(f"cannot compare '{unknown[0]}': it has no samples. There are {', '.join(models)}")
-    hashes = dict(samples.group_by("model").agg(pl.col("model_hash").drop_nulls().first()).iter_rows())
+        raise CurateError(
+            f"cannot compare '{unknown[0]}': it has no samples. There are {', '.join(models)}"
+        )
+    hashes = dict(
+        samples.group_by("model").agg(pl.col("model_hash").drop_nulls().first()).iter_rows()
+    )
     rows: list[Row] = []
     for name, part in _slices(problems):
         rows += _slice_rows(name, part, models, pairs, k, resamples, seed)
     frame = pl.DataFrame(rows, schema={n: SCHEMA[n] for n in _ROW})
     frame = frame.with_columns(
-        pl.col("model").replace_strict(hashes, default=None, return_dtype=pl.String).alias("model_hash")
+        pl.col("model")
+        .replace_strict(hashes, default=None, return_dtype=pl.String)
+        .alias("model_hash")
     )
     return frame.select(
-        (pl.col(n) if n in frame.columns else pl.lit(None, dtype=t).alias(n)) for n, t in SCHEMA.items()
+        (pl.col(n) if n in frame.columns else pl.lit(None, dtype=t).alias(n))
+        for n, t in SCHEMA.items()
     )
 
 
@@ -105,15 +112,21 @@ def _checked(samples: pl.DataFrame) -> pl.DataFrame:
     if missing := [name for name in NEEDED if name not in samples.columns]:
         raise ValueError(f"samples lack the columns {', '.join(missing)}")
     samples = samples.with_columns(
-        (pl.col(name).cast(dtype) if name in samples.columns else pl.lit(None, dtype=dtype)).alias(name)
+        (pl.col(name).cast(dtype) if name in samples.columns else pl.lit(None, dtype=dtype)).alias(
+            name
+        )
         for name, dtype in OPTIONAL.items()
     ).filter(pl.col("verdict").is_not_null())
     if samples.is_empty():
         raise CurateError(
             "nothing to evaluate: no sample has a verdict. Did every request fail, or was nothing judged?"
         )
-    if samples.select(pl.struct("model", "problem_id", "sample_index").is_duplicated().any()).item():
-        raise ValueError("a sample occurs twice (same model, problem and sample_index): give one attempt of each")
+    if samples.select(
+        pl.struct("model", "problem_id", "sample_index").is_duplicated().any()
+    ).item():
+        raise ValueError(
+            "a sample occurs twice (same model, problem and sample_index): give one attempt of each"
+        )
     return samples
 
 
@@ -121,7 +134,9 @@ def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
     """One row a model and problem, one column a metric; NaN where the problem says nothing of it."""
     right = pl.col("verdict") == "correct"
     judged = (pl.col("verdict") != "unverifiable").any().over("problem_id")
-    samples = samples.with_columns(right=right, judged=judged, group=pl.struct("model", "problem_id").rank("dense") - 1)
+    samples = samples.with_columns(
+        right=right, judged=judged, group=pl.struct("model", "problem_id").rank("dense") - 1
+    )
     table = samples.group_by("group", maintain_order=False).agg(
         pl.col("model", "problem_id", "source", "difficulty", "judged").first(),
         pl.len().alias("n"),
@@ -177,14 +192,21 @@ def _slice_rows(
     metrics += ["format", "language", "length", "truncated", "unverifiable"]
     ids = part.select(pl.col("problem_id").unique().sort())
     level: dict[str, Floats] = {
-        model: ids.join(part.filter(pl.col("model") == model), on="problem_id", how="left", maintain_order="left")
+        model: ids.join(
+            part.filter(pl.col("model") == model),
+            on="problem_id",
+            how="left",
+            maintain_order="left",
+        )
         .select(pl.col(metrics).cast(pl.Float64).fill_null(np.nan))
         .to_numpy()
         for model in models
     }
     asked: list[tuple[str, str | None, Floats]] = [(model, None, level[model]) for model in models]
     asked += [(model, baseline, level[model] - level[baseline]) for model, baseline in pairs]
-    estimates = bootstrap(np.concatenate([values for _, _, values in asked], axis=1), resamples, seed)
+    estimates = bootstrap(
+        np.concatenate([values for _, _, values in asked], axis=1), resamples, seed
+    )
     keys = [(model, baseline, metric) for model, baseline, _ in asked for metric in metrics]
     return [
         _row(name, model, baseline, metric, k, estimate)
@@ -193,10 +215,24 @@ def _slice_rows(
     ]
 
 
-def _row(name: str, model: str, baseline: str | None, metric: str, k: int, estimate: Estimate) -> Row:
+def _row(
+    name: str, model: str, baseline: str | None, metric: str, k: int, estimate: Estimate
+) -> Row:
     metric, _, size = metric.partition(" ")
-    values = dict(zip(("value", "low", "high"), map(_none, (estimate.value, estimate.low, estimate.high)), strict=True))
-    own: Row = {"model": model, "baseline": baseline, "slice": name, "metric": metric, "k": int(size or k)}
+    values = dict(
+        zip(
+            ("value", "low", "high"),
+            map(_none, (estimate.value, estimate.low, estimate.high)),
+            strict=True,
+        )
+    )
+    own: Row = {
+        "model": model,
+        "baseline": baseline,
+        "slice": name,
+        "metric": metric,
+        "k": int(size or k),
+    }
     return own | values | {"problem_count": estimate.count}
 
 
@@ -223,18 +259,29 @@ def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
 def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
     """The same for a rich console: levels, differences (where models were compared), and what was left out."""
     part = rows.filter(pl.col("slice") == slice)
-    levels, differences = part.filter(pl.col("baseline").is_null()), part.filter(pl.col("baseline").is_not_null())
+    levels, differences = (
+        part.filter(pl.col("baseline").is_null()),
+        part.filter(pl.col("baseline").is_not_null()),
+    )
     if levels.is_empty():
-        raise CurateError(f"the evaluation has no slice '{slice}': it has {', '.join(rows['slice'].unique().sort())}")
+        raise CurateError(
+            f"the evaluation has no slice '{slice}': it has {', '.join(rows['slice'].unique().sort())}"
+        )
     k = int(levels["k"].max())  # type: ignore[arg-type]
     count = int(levels["problem_count"].max())  # type: ignore[arg-type]
-    made: list[RenderableType] = [_table(levels, f"{count:,} problems, {k} samples each", ("model",), k, signed=False)]
+    made: list[RenderableType] = [
+        _table(levels, f"{count:,} problems, {k} samples each", ("model",), k, signed=False)
+    ]
     if differences.height:
-        made.append(_table(differences, "paired differences", ("model", "baseline"), k, signed=True))
+        made.append(
+            _table(differences, "paired differences", ("model", "baseline"), k, signed=True)
+        )
     left_out = levels.filter((pl.col("metric") == "unverifiable") & (pl.col("value") > 0))
     if left_out.height:
         problems = round(left_out["value"][0] * left_out["problem_count"][0])
-        made.append(f"{problems} problems could not be judged and count in none of pass@1, pass@k and cons@k")
+        made.append(
+            f"{problems} problems could not be judged and count in none of pass@1, pass@k and cons@k"
+        )
     made.append("In brackets: 95 % bootstrap interval over problems.")
     return made
 
@@ -246,16 +293,24 @@ def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signe
     own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
     # A column in which every model is perfect tells nothing: no truncated sample, no word of another language.
     values = {metric: part.filter(own, pl.col("metric") == metric)["value"] for metric in _SHOWN}
-    dull = {m: bool(((v - (0.0 if signed else _PERFECT.get(m, np.inf))).abs() < 5e-4).all()) for m, v in values.items()}
+    dull = {
+        m: bool(((v - (0.0 if signed else _PERFECT.get(m, np.inf))).abs() < 5e-4).all())
+        for m, v in values.items()
+    }
     shown = [m for m in _SHOWN if len(values[m]) and not (m in _PERFECT and dull[m])]
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column(" - ".join(names), no_wrap=True)
     for metric in shown:
         name = f"{metric[:-1]}{k}" if metric.endswith("@k") else metric
         table.add_column(name, justify="right", no_wrap=True)
     for rows in part.filter(own).partition_by(*names, maintain_order=True):
         cells = {row["metric"]: _cell(row, signed) for row in rows.iter_rows(named=True)}
-        table.add_row(" - ".join(rows[name][0] for name in names), *(cells.get(metric, "") for metric in shown))
+        table.add_row(
+            " - ".join(rows[name][0] for name in names),
+            *(cells.get(metric, "") for metric in shown),
+        )
     return table
 
 

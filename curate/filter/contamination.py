@@ -33,7 +33,9 @@ class Benchmark:
     items: int
 
 
-def read_benchmark(paths: Sequence[str | Path], column: str | None = None, n: int = 10) -> Benchmark:
+def read_benchmark(
+    paths: Sequence[str | Path], column: str | None = None, n: int = 10
+) -> Benchmark:
     """The items of Parquet, JSONL or text files (.txt: one item a line), in `column` or the first of `TEXT_COLUMNS`.
 
     Raises `UsageError` where a file has no such column, or nothing to compare with.
@@ -41,13 +43,19 @@ def read_benchmark(paths: Sequence[str | Path], column: str | None = None, n: in
     texts: list[pl.Series] = []
     for path in map(Path, paths):
         if path.suffix == ".txt" and path.is_file():
-            texts.append(pl.Series("text", path.read_text(encoding="utf-8").splitlines(), dtype=pl.String))
+            texts.append(
+                pl.Series("text", path.read_text(encoding="utf-8").splitlines(), dtype=pl.String)
+            )
             continue
         for file in data_files([path]):
             for part in read_parts(file):
-                name = column or next((c for c in TEXT_COLUMNS if part.schema.get(c) == pl.String), None)
+                name = column or next(
+                    (c for c in TEXT_COLUMNS if part.schema.get(c) == pl.String), None
+                )
                 if name is None or name not in part.columns:
-                    raise UsageError(f"{file} has no column of text: name one of {', '.join(part.columns)}")
+                    raise UsageError(
+                        f"{file} has no column of text: name one of {', '.join(part.columns)}"
+                    )
                 texts.append(part.get_column(name).cast(pl.String).rename("text"))
     if not texts:
         raise UsageError("no benchmark was named")
@@ -88,10 +96,14 @@ def contaminated(texts: pl.Series, benchmark: Benchmark) -> pl.DataFrame:
     inside = np.cumsum(covered)[:-1] > 0
     start = inside & ~(np.r_[False, inside[:-1]] & np.r_[False, flat.row[1:] == flat.row[:-1]])
     return (
-        pl.DataFrame({"at": flat.row, "token": flat.text, "run": np.cumsum(start), "inside": inside})
+        pl.DataFrame(
+            {"at": flat.row, "token": flat.text, "run": np.cumsum(start), "inside": inside}
+        )
         .filter("inside")
         .group_by("at", "run", maintain_order=True)
-        .agg(pl.len().cast(pl.Int64).alias("tokens"), pl.col("token").str.join(" ").alias("overlap"))
+        .agg(
+            pl.len().cast(pl.Int64).alias("tokens"), pl.col("token").str.join(" ").alias("overlap")
+        )
         .sort("at", "tokens", descending=[False, True], maintain_order=True)
         .unique("at", keep="first", maintain_order=True)
         .select("at", "tokens", "overlap")

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse
 
 PART_ROWS = 15_000
-PART_BYTES = 16 << 20  # of completions in a part: prompt, completion and messages are held several times
+PART_BYTES = (
+    16 << 20
+)  # of completions in a part: prompt, completion and messages are held several times
 _BATCH = 1_000  # rows with text that come from the view at once
 _RANGE = 2_000  # rows with text that are sorted at once
 _TEXTS = ("completion", "reasoning", "answer", "form", "template", "question")
@@ -55,21 +57,33 @@ def write_corpus(
     templates = _templates(con, result, template, view)
     hashes = {label: found.hash for label, found in templates.items()}
     with _ordered_ids(result) as ids:
-        listed = [(part["trace_id"].to_list() for part in ids()), (part["attempt"].to_list() for part in ids())]
+        listed = [
+            (part["trace_id"].to_list() for part in ids()),
+            (part["attempt"].to_list() for part in ids()),
+        ]
         identity = digest_listed([name, rules, *listed, hashes, key])
-    facts = {"parents": list(parents), "config": {"rules": rules, **(config or {}), "rule_set": rules}}
+    facts = {
+        "parents": list(parents),
+        "config": {"rules": rules, **(config or {}), "rule_set": rules},
+    }
     version = warehouse.version("corpora", name, identity[:16], **facts)
     if not version.sealed:
-        for number, rows in enumerate(corpus_rows(con, result, name, template, view=view, slices=slices)):
+        for number, rows in enumerate(
+            corpus_rows(con, result, name, template, view=view, slices=slices)
+        ):
             version.publish(f"{number:05d}", rows)
         version.seal()
     funnel = result.funnel.with_columns(corpus=pl.lit(name), corpus_version=pl.lit(version.version))
-    warehouse.write("funnel", name, funnel, key=[version.ref, funnel.to_dicts()], parents=[version.ref])
+    warehouse.write(
+        "funnel", name, funnel, key=[version.ref, funnel.to_dicts()], parents=[version.ref]
+    )
     _write_overlaps(warehouse, result, name, version)
     return version
 
 
-def _write_overlaps(warehouse: Warehouse, result: FilterResult, name: str, version: Version) -> None:
+def _write_overlaps(
+    warehouse: Warehouse, result: FilterResult, name: str, version: Version
+) -> None:
     """What contaminated problems share with the benchmarks, where the rule set looks for that and found any."""
     step = result.rules.select.contamination
     if step is None or result.overlaps.is_empty():
@@ -81,7 +95,9 @@ def _write_overlaps(warehouse: Warehouse, result: FilterResult, name: str, versi
         benchmarks=pl.lit(", ".join(step.benchmarks)),
         n=pl.lit(step.n, dtype=pl.Int32),
     )
-    warehouse.write("contamination", name, rows, key=[version.ref, rows.to_dicts()], parents=[version.ref])
+    warehouse.write(
+        "contamination", name, rows, key=[version.ref, rows.to_dicts()], parents=[version.ref]
+    )
 
 
 def corpus_rows(
@@ -172,14 +188,23 @@ def _templates(
 ) -> dict[str, Template]:
     """The template of each label in the column `template`."""
     wanted, form = template or result.rules.output.template, result.rules.output.form
-    labels = con.sql(f"SELECT DISTINCT template, form FROM {view} WHERE template IS NOT NULL").fetchall()
-    return {label: load_template(wanted or label.partition("@")[0], form or own) for label, own in labels}
+    labels = con.sql(
+        f"SELECT DISTINCT template, form FROM {view} WHERE template IS NOT NULL"
+    ).fetchall()
+    return {
+        label: load_template(wanted or label.partition("@")[0], form or own)
+        for label, own in labels
+    }
 
 
-def _shape_rows(rows: pl.DataFrame, result: FilterResult, name: str, templates: dict[str, Template]) -> pl.DataFrame:
+def _shape_rows(
+    rows: pl.DataFrame, result: FilterResult, name: str, templates: dict[str, Template]
+) -> pl.DataFrame:
     output, reinforcement = result.rules.output, result.rules.kind == "rl"
     if reinforcement:  # its rows are prompts; what was sampled is not read
-        rows = rows.with_columns(pl.lit("").alias(column) for column in ("completion", "reasoning", "answer"))
+        rows = rows.with_columns(
+            pl.lit("").alias(column) for column in ("completion", "reasoning", "answer")
+        )
     if rows["question"].null_count() or rows["template"].null_count():
         raise CurateError(
             f"{rows.filter(pl.col('question').is_null() | pl.col('template').is_null()).height} kept traces have no "
@@ -199,10 +224,14 @@ def _shape_rows(rows: pl.DataFrame, result: FilterResult, name: str, templates: 
     turns = [_turn("user", pl.col("question"))]
     if not reinforcement:
         turns.append(_turn("assistant", pl.col("_text")))
-    rows = rows.with_columns(corpus=pl.lit(name), weight=pl.lit(1.0), messages=pl.concat_list(turns))
+    rows = rows.with_columns(
+        corpus=pl.lit(name), weight=pl.lit(1.0), messages=pl.concat_list(turns)
+    )
     if reinforcement:
         nothing = pl.lit(None, dtype=pl.String)
-        rows = rows.with_columns(completion=pl.lit(""), trace_id=nothing, attempt=pl.lit(None, dtype=pl.Int32))
+        rows = rows.with_columns(
+            completion=pl.lit(""), trace_id=nothing, attempt=pl.lit(None, dtype=pl.Int32)
+        )
     return rows.select(column for column in CORPUS_COLUMNS if column in rows.columns)
 
 
@@ -225,5 +254,7 @@ def _in_form(form: str) -> pl.Expr:
     elif shape.name == "r1-zero":
         made = pl.format("<think> {} </think> <answer> {} </answer>", reasoning, answer)
     else:
-        made = pl.concat_str(pl.lit(f"{shape.open}\n"), reasoning, pl.lit(f"\n{shape.close}\n\n"), answer)
+        made = pl.concat_str(
+            pl.lit(f"{shape.open}\n"), reasoning, pl.lit(f"\n{shape.close}\n\n"), answer
+        )
     return pl.when(pl.col("form") == form).then(pl.col("completion")).otherwise(made)

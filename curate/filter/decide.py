@@ -29,7 +29,16 @@ if TYPE_CHECKING:
 
 TEXT_BYTES = 1500  # that finding duplicates holds of each text
 # Columns that the kept rows carry; those that the view lacks are left out.
-CARRIED = ("trace_id", "attempt", "problem_id", "source", "domain", "recipe", "difficulty", "quality")
+CARRIED = (
+    "trace_id",
+    "attempt",
+    "problem_id",
+    "source",
+    "domain",
+    "recipe",
+    "difficulty",
+    "quality",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +80,10 @@ class Explanation:
     rules: pl.DataFrame
 
     def __str__(self) -> str:
-        lines = [f"trace {self.trace_id}: " + (f"dropped by '{self.dropped_by}'" if self.dropped_by else "kept")]
+        lines = [
+            f"trace {self.trace_id}: "
+            + (f"dropped by '{self.dropped_by}'" if self.dropped_by else "kept")
+        ]
         for row in self.rules.iter_rows(named=True):
             mark = "passed " if row["passed"] else "FAILED "
             lines.append(f"  {mark} {row['rule']}: {row['keep']}")
@@ -79,7 +91,9 @@ class Explanation:
                 lines.append(f"           values: {row['values']}")
                 lines.append(f"           reason: {row['reason']}")
         if self.dropped_by and self.dropped_by not in set(self.rules["rule"]):
-            lines.append(f"  it passed every rule, and fell to the selection step '{self.dropped_by}'")
+            lines.append(
+                f"  it passed every rule, and fell to the selection step '{self.dropped_by}'"
+            )
         return "\n".join(lines)
 
 
@@ -108,7 +122,9 @@ def apply_rules(
             + (f" where {where}" if where else "")
             + ": generate and annotate some first, or widen the selection"
         )
-    found = FilterResult(rules, funnel_of([*counts, count_steps(rows.left, rules)], rules), overlaps, rows)
+    found = FilterResult(
+        rules, funnel_of([*counts, count_steps(rows.left, rules)], rules), overlaps, rows
+    )
     if not found.counts()[0]:
         raise _nothing_left(found.funnel, rules)
     return found
@@ -123,7 +139,9 @@ def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
             read.setdefault(column, name)
     chosen = rules.select
     if chosen.per_problem.shortest is not None or chosen.per_problem.diverse is not None:
-        read |= dict.fromkeys(("characters", "step_count", "reflection_count"), "select.per_problem")
+        read |= dict.fromkeys(
+            ("characters", "step_count", "reflection_count"), "select.per_problem"
+        )
     if chosen.difficulty is not None and chosen.difficulty.model is not None:
         read |= dict.fromkeys(("model", "verdict"), "select.difficulty")
     if chosen.contamination is not None:
@@ -134,7 +152,11 @@ def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
 
 
 def explain(
-    con: duckdb.DuckDBPyConnection, rules: RuleSet, trace_id: str, where: str | None = None, view: str = "annotated"
+    con: duckdb.DuckDBPyConnection,
+    rules: RuleSet,
+    trace_id: str,
+    where: str | None = None,
+    view: str = "annotated",
 ) -> Explanation:
     """Which rules a trace passed, with the values of the columns that each rule reads. `trace_id` may be shortened.
 
@@ -143,7 +165,9 @@ def explain(
     found = _ids(con, trace_id, view)
     if len(found) != 1:
         how = "no trace has" if not found else f"{len(found)} traces have"
-        raise UsageError(f"{how} an id that begins with '{trace_id}': see `select trace_id from {view}`")
+        raise UsageError(
+            f"{how} an id that begins with '{trace_id}': see `select trace_id from {view}`"
+        )
     full = found[0]
     columns = _columns(con, view)
     one = f"trace_id = {_quote(full)}"
@@ -151,23 +175,37 @@ def explain(
     rows = []
     for rule in rules.rules:
         read = [name for name in check_expression(rule.keep, rule.name) if name in columns]
-        values = con.sql(f"SELECT {', '.join(map(_name, read)) or '1'} FROM {view} WHERE {one}").fetchall()[0]
+        values = con.sql(
+            f"SELECT {', '.join(map(_name, read)) or '1'} FROM {view} WHERE {one}"
+        ).fetchall()[0]
         rows.append(
             {
                 "rule": rule.name,
                 "keep": rule.keep,
                 "passed": frame[f"rule:{rule.name}"][0] if frame.height else None,
                 "reason": rule.reason,
-                "values": ", ".join(f"{n} = {_show(v)}" for n, v in zip(read, values, strict=False)),
+                "values": ", ".join(
+                    f"{n} = {_show(v)}" for n, v in zip(read, values, strict=False)
+                ),
             }
         )
-    return Explanation(full, _fate(con, rules, where, view, full), pl.DataFrame(rows, schema=_EXPLAINED))
+    return Explanation(
+        full, _fate(con, rules, where, view, full), pl.DataFrame(rows, schema=_EXPLAINED)
+    )
 
 
-_EXPLAINED = {"rule": pl.String, "keep": pl.String, "passed": pl.Boolean, "reason": pl.String, "values": pl.String}
+_EXPLAINED = {
+    "rule": pl.String,
+    "keep": pl.String,
+    "passed": pl.Boolean,
+    "reason": pl.String,
+    "values": pl.String,
+}
 
 
-def _fate(con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, trace_id: str) -> str | None:
+def _fate(
+    con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, trace_id: str
+) -> str | None:
     """What the trace fell to among all the others: selection depends on them."""
     rows, _, _ = _decide(con, rules, where, view)
     for number in range(rows.parts):
@@ -229,7 +267,11 @@ def _check_memory(rows: Rows, rules: RuleSet, limit: float) -> None:
 
 
 def _evaluate(
-    con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, slices: Iterable[Any] = ()
+    con: duckdb.DuckDBPyConnection,
+    rules: RuleSet,
+    where: str | None,
+    view: str,
+    slices: Iterable[Any] = (),
 ) -> Iterator[pl.DataFrame]:
     """A frame a slice, one row a trace: the carried columns, `rule:NAME`, and what the selection reads (with `_`)."""
     if where is not None:
@@ -237,8 +279,13 @@ def _evaluate(
     there = _columns(con, view)
     carried = [name for name in CARRIED if name in there]
     wanted = _wanted(rules)
-    within = " AND ".join(f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None) or "TRUE"
-    selected = [_name(name) for name in carried] + [f"{sql} AS {_name(name)}" for name, sql in wanted.items()]
+    within = (
+        " AND ".join(f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None)
+        or "TRUE"
+    )
+    selected = [_name(name) for name in carried] + [
+        f"{sql} AS {_name(name)}" for name, sql in wanted.items()
+    ]
     asked = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
     asked = f"SELECT *, {_draw(rules)} AS _draw FROM ({asked})"
     try:
@@ -246,11 +293,19 @@ def _evaluate(
         for _ in slices or (0,):
             frame = con.sql(asked).pl()
             # Names that come again and again are kept once each.
-            frame = frame.with_columns(pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns)
-            yield frame if rates is None else frame.join(rates, on="problem_id", how="left", maintain_order="left")
+            frame = frame.with_columns(
+                pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns
+            )
+            yield (
+                frame
+                if rates is None
+                else frame.join(rates, on="problem_id", how="left", maintain_order="left")
+            )
     except Exception as error:  # DuckDB's own classes vary; each expression is asked alone to find the one at fault
         _blame(con, rules, where, view, wanted)
-        raise UsageError(f"rule set '{rules.name}' could not be asked of {view}: {error}") from error
+        raise UsageError(
+            f"rule set '{rules.name}' could not be asked of {view}: {error}"
+        ) from error
 
 
 def _wanted(rules: RuleSet) -> dict[str, str]:
@@ -263,7 +318,9 @@ def _wanted(rules: RuleSet) -> dict[str, str]:
         if chosen.duplicates.within:
             wanted["_within"] = f"({chosen.duplicates.within}\n)::VARCHAR"
     if chosen.difficulty is None or chosen.difficulty.model is None:
-        wanted["_band"] = f"({chosen.difficulty.by if chosen.difficulty else 'difficulty'}\n)::DOUBLE"
+        wanted["_band"] = (
+            f"({chosen.difficulty.by if chosen.difficulty else 'difficulty'}\n)::DOUBLE"
+        )
     if chosen.balance:
         wanted["_balance"] = f"({chosen.balance.by}\n)::VARCHAR"
     if chosen.per_problem.diverse is not None:
@@ -311,11 +368,17 @@ def _order(rules: RuleSet) -> str:
 
 
 def _blame(
-    con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, wanted: dict[str, str]
+    con: duckdb.DuckDBPyConnection,
+    rules: RuleSet,
+    where: str | None,
+    view: str,
+    wanted: dict[str, str],
 ) -> None:
     """Ask every expression alone, and raise `UsageError` for the first that fails."""
     places = {name.removeprefix("rule:"): sql for name, sql in wanted.items()}
-    places |= {f"where: {sql}": f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None}
+    places |= {
+        f"where: {sql}": f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None
+    }
     named = {rule.name: rule.keep for rule in rules.rules}
     steps = {
         "_best": "select.duplicates",
@@ -336,7 +399,9 @@ def _blame(
 
 
 def _nothing_left(funnel: pl.DataFrame, rules: RuleSet) -> CurateError:
-    by_rule = funnel.group_by("rule", "position").agg(pl.col("drops_first").sum(), pl.col("drops_alone").sum())
+    by_rule = funnel.group_by("rule", "position").agg(
+        pl.col("drops_first").sum(), pl.col("drops_alone").sum()
+    )
     worst = by_rule.sort("drops_first", "drops_alone", descending=True).row(0, named=True)
     keep = {rule.name: f": {rule.keep}" for rule in rules.rules}.get(worst["rule"], "")
     total = int(funnel.filter(pl.col("position") == 1)["traces"].sum())

@@ -22,12 +22,16 @@ _PAIRS = 20_000  # pairs whose texts are in memory at once
 
 def signatures(texts: pl.Series, near: bool = True) -> pl.DataFrame:
     """`exact` (hash of the folded text; null where it is empty) and `bands` (20 hashes; null if short)."""
-    fold = pl.DataFrame({"text": texts.cast(pl.String)}).select(folded(pl.col("text")).alias("text"))
+    fold = pl.DataFrame({"text": texts.cast(pl.String)}).select(
+        folded(pl.col("text")).alias("text")
+    )
     columns = {"exact": pl.when(pl.col("text") != "").then(pl.col("text").hash())}
     if near:
         sketch = pl.col("sketch")
         # A column of its own: in twenty expressions the plugin would be called twenty times.
-        made = textproc.minhash(pl.col("text"), tokenizer_pattern=TOKEN, buckets=BANDS, bsize=ROWS, window=SHINGLE)
+        made = textproc.minhash(
+            pl.col("text"), tokenizer_pattern=TOKEN, buckets=BANDS, bsize=ROWS, window=SHINGLE
+        )
         fold = fold.with_columns(sketch=made)
         # 32 hexadecimal digits a band, of which 64 bits are enough
         width = 32
@@ -41,12 +45,18 @@ def apart(marks: pl.DataFrame, within: pl.Series) -> pl.DataFrame:
     """The signatures, mixed with a value each, so that only texts of the same value are alike."""
     salt = within.fill_null("").hash(3).rename("salt")
     mixed = pl.struct("exact", "salt").hash()
-    exact = marks.with_columns(salt).select(pl.when(pl.col("exact").is_not_null()).then(mixed).alias("exact"))
+    exact = marks.with_columns(salt).select(
+        pl.when(pl.col("exact").is_not_null()).then(mixed).alias("exact")
+    )
     if "bands" not in marks.columns:
         return exact
     salted = marks.with_columns(salt)
-    bands = pl.concat_list([pl.struct(pl.col("bands").list.get(i), "salt").hash() for i in range(BANDS)])
-    return exact.hstack(salted.select(pl.when(pl.col("bands").is_not_null()).then(bands).alias("bands")))
+    bands = pl.concat_list(
+        [pl.struct(pl.col("bands").list.get(i), "salt").hash() for i in range(BANDS)]
+    )
+    return exact.hstack(
+        salted.select(pl.when(pl.col("bands").is_not_null()).then(bands).alias("bands"))
+    )
 
 
 def duplicate_of(
@@ -76,9 +86,23 @@ def duplicates(
     if "bands" in marks.columns:
         pairs.append(_near_pairs(marks, exact, fetch, threshold))
     label = _components(pl.concat(pairs), marks.height)
-    rank = score.cast(pl.Float64).fill_nan(None).fill_null(float("-inf")) if score is not None else pl.lit(0.0)
-    frame = pl.DataFrame({"label": label}).with_row_index("at").with_columns(score=rank, exact=marks["exact"])
-    best = pl.col("at").sort_by(["score", "at"], descending=[True, False]).first().over("label").alias("original")
+    rank = (
+        score.cast(pl.Float64).fill_nan(None).fill_null(float("-inf"))
+        if score is not None
+        else pl.lit(0.0)
+    )
+    frame = (
+        pl.DataFrame({"label": label})
+        .with_row_index("at")
+        .with_columns(score=rank, exact=marks["exact"])
+    )
+    best = (
+        pl.col("at")
+        .sort_by(["score", "at"], descending=[True, False])
+        .first()
+        .over("label")
+        .alias("original")
+    )
     frame = frame.with_columns(best)
     same = pl.col("exact") == pl.col("exact").gather(pl.col("original"))
     kind = pl.when(pl.col("at") == pl.col("original")).then(None).when(same).then(pl.lit("exact"))
@@ -86,11 +110,16 @@ def duplicates(
 
 
 def _near_pairs(
-    marks: pl.DataFrame, exact: pl.DataFrame, fetch: Callable[[pl.Series], pl.Series], threshold: float
+    marks: pl.DataFrame,
+    exact: pl.DataFrame,
+    fetch: Callable[[pl.Series], pl.Series],
+    threshold: float,
 ) -> pl.DataFrame:
     """Pairs whose similarity is at least the threshold. In a band, each text is compared with the first of its bucket
     and with the one before it: linear where many texts are alike, and a chain holds the group together."""
-    first = marks.join(exact.filter(pl.col("at") == pl.col("first")).select("at"), on="at", how="semi")
+    first = marks.join(
+        exact.filter(pl.col("at") == pl.col("first")).select("at"), on="at", how="semi"
+    )
     first = first.drop_nulls("bands").select("at", "bands")
     found = [pl.DataFrame(schema={"a": first.schema["at"], "b": first.schema["at"]})]
     for i in range(BANDS):  # one at a time: all of them are twenty rows a text
@@ -100,7 +129,9 @@ def _near_pairs(
             first=pl.col("at").first().over("bucket"), before=pl.col("at").shift(1).over("bucket")
         )
         found.append(band.select(pl.col("first").alias("a"), pl.col("at").alias("b")))
-        found.append(band.select(pl.col("before").alias("a"), pl.col("at").alias("b")).drop_nulls("a"))
+        found.append(
+            band.select(pl.col("before").alias("a"), pl.col("at").alias("b")).drop_nulls("a")
+        )
     pairs = pl.concat(found)
     pairs = pairs.filter(pl.col("a") != pl.col("b")).unique()
     # Pairs that share text lie together, and a slice of them bounds what is fetched.
@@ -108,7 +139,9 @@ def _near_pairs(
     return pl.concat([part.filter(_similar(part, fetch, threshold)) for part in slices] or [pairs])
 
 
-def _similar(pairs: pl.DataFrame, fetch: Callable[[pl.Series], pl.Series], threshold: float) -> pl.Series:
+def _similar(
+    pairs: pl.DataFrame, fetch: Callable[[pl.Series], pl.Series], threshold: float
+) -> pl.Series:
     """Whether the true Jaccard similarity of each pair's 3-grams reaches the threshold."""
     asked = pl.concat([pairs["a"], pairs["b"]]).unique().sort()
     flat = tokens(fetch(asked))
@@ -120,12 +153,14 @@ def _similar(pairs: pl.DataFrame, fetch: Callable[[pl.Series], pl.Series], thres
         .agg(pl.col("gram"))
     )
     sets = sets.with_columns(at=asked.gather(sets["text"]))
-    both = pairs.join(sets.select(a="at", left="gram"), on="a", how="left", maintain_order="left").join(
-        sets.select(b="at", right="gram"), on="b", how="left", maintain_order="left"
-    )
+    both = pairs.join(
+        sets.select(a="at", left="gram"), on="a", how="left", maintain_order="left"
+    ).join(sets.select(b="at", right="gram"), on="b", how="left", maintain_order="left")
     shared = pl.col("left").list.set_intersection("right").list.len()
     total = pl.col("left").list.len() + pl.col("right").list.len() - shared
-    return both.select((shared / total >= threshold).fill_null(False).alias("similar")).get_column("similar")
+    return both.select((shared / total >= threshold).fill_null(False).alias("similar")).get_column(
+        "similar"
+    )
 
 
 def _components(pairs: pl.DataFrame, count: int) -> np.ndarray:

@@ -31,8 +31,12 @@ def _prompt_completion(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _sharegpt(rows: pl.DataFrame) -> pl.DataFrame:
     turn = pl.element()
-    speaker = turn.struct.field("role").replace_strict({"user": "human", "assistant": "gpt"}, default="system")
-    turns = pl.col("messages").list.eval(pl.struct(speaker.alias("from"), turn.struct.field("content").alias("value")))
+    speaker = turn.struct.field("role").replace_strict(
+        {"user": "human", "assistant": "gpt"}, default="system"
+    )
+    turns = pl.col("messages").list.eval(
+        pl.struct(speaker.alias("from"), turn.struct.field("content").alias("value"))
+    )
     return rows.select(conversations=turns)
 
 
@@ -42,8 +46,12 @@ def _verl(rows: pl.DataFrame) -> pl.DataFrame:
         data_source=pl.col("source"),
         prompt=asked,
         ability=pl.col("domain"),
-        reward_model=pl.struct(pl.lit("rule").alias("style"), pl.col("reference").alias("ground_truth")),
-        extra_info=pl.struct(pl.col("problem_id"), pl.col("trace_id"), pl.col("verifier"), pl.col("split")),
+        reward_model=pl.struct(
+            pl.lit("rule").alias("style"), pl.col("reference").alias("ground_truth")
+        ),
+        extra_info=pl.struct(
+            pl.col("problem_id"), pl.col("trace_id"), pl.col("verifier"), pl.col("split")
+        ),
     )
 
 
@@ -82,13 +90,17 @@ def export_corpus(
         with Writer(target) as writer:
             for rows in _rows(warehouse, version, format):
                 writer.write(rows)
-        target.with_suffix(".md").write_text(card(warehouse, version, format, target.name), encoding="utf-8")
+        target.with_suffix(".md").write_text(
+            card(warehouse, version, format, target.name), encoding="utf-8"
+        )
         return writer.rows
     if target.suffix in (".json", ".csv", ".txt"):
         raise UsageError(
             f"{target} is no kind of file that is written: let it end in .parquet or .jsonl, or name a folder"
         )
-    if target.exists() and (not target.is_dir() or any(p.name not in ("data", "README.md") for p in target.iterdir())):
+    if target.exists() and (
+        not target.is_dir() or any(p.name not in ("data", "README.md") for p in target.iterdir())
+    ):
         raise UsageError(f"{target} holds something else: export into a new folder")
     for stale in (target / "data").glob("train-*"):
         stale.unlink()
@@ -105,7 +117,11 @@ def export_corpus(
 
 def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.DataFrame]:
     """The corpus in the shape of a format, part by part."""
-    asked = warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems") if format == "verl" else None
+    asked = (
+        warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems")
+        if format == "verl"
+        else None
+    )
     for path in version.parts():
         rows = pl.read_parquet(path)
         if asked is not None:
@@ -165,7 +181,9 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
 
 def _ancestors(warehouse: Warehouse, version: Version) -> list[str]:
     """Everything the corpus was made from, the nearest first: traces, models, what those were trained on, problems."""
-    rows = warehouse.sql("SELECT ancestor FROM ancestry WHERE ref = ? ORDER BY depth, ancestor", [version.ref])
+    rows = warehouse.sql(
+        "SELECT ancestor FROM ancestry WHERE ref = ? ORDER BY depth, ancestor", [version.ref]
+    )
     return rows.get_column("ancestor").to_list()
 
 

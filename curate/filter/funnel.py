@@ -13,19 +13,27 @@ BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
 
 def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
     """What each rule did to a slice of traces, by source and band (`_fifth`): drops_first and drops_alone by number."""
-    source = pl.col("source").cast(pl.String) if "source" in frame.columns else pl.lit(None, dtype=pl.String)
+    source = (
+        pl.col("source").cast(pl.String)
+        if "source" in frame.columns
+        else pl.lit(None, dtype=pl.String)
+    )
     firsts, alone = [], []
     for i, rule in enumerate(rules.rules):
         firsts.append((pl.col("dropped_by") == rule.name).sum().cast(pl.Int64).alias(f"first{i}"))
         alone.append((~pl.col(f"rule:{rule.name}")).sum().cast(pl.Int64).alias(f"alone{i}"))
     whole = pl.len().cast(pl.Int64).alias("traces")
-    return frame.group_by(source.alias("source"), pl.col("_fifth").alias("difficulty")).agg(whole, *firsts, *alone)
+    return frame.group_by(source.alias("source"), pl.col("_fifth").alias("difficulty")).agg(
+        whole, *firsts, *alone
+    )
 
 
 def count_steps(left: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
     """What each selection step did to the traces that passed the rules, as `count_rules` does."""
     steps = enumerate(_selection(rules), len(rules.rules))
-    firsts = [(pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}") for i, name in steps]
+    firsts = [
+        (pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}") for i, name in steps
+    ]
     return left.group_by(pl.col("source").cast(pl.String), "difficulty").agg(firsts)
 
 
@@ -61,7 +69,9 @@ def funnel_of(counts: list[pl.DataFrame], rules: RuleSet) -> pl.DataFrame:
 def band_of(difficulty: str) -> pl.Expr:
     """The fifth of the range of difficulty that a trace's problem lies in; `unknown` where it has none."""
     fifth = (pl.col(difficulty) * 5).floor().clip(0, 4).cast(pl.Int32)
-    named = fifth.replace_strict(dict(enumerate(BANDS)), default=None, return_dtype=pl.String).fill_null("unknown")
+    named = fifth.replace_strict(
+        dict(enumerate(BANDS)), default=None, return_dtype=pl.String
+    ).fill_null("unknown")
     return named.cast(pl.Enum([*BANDS, "unknown"]))
 
 
@@ -75,13 +85,21 @@ def _selection(rules: RuleSet) -> dict[str, str]:
         )
     if chosen.duplicates is not None:
         how = f"or {chosen.duplicates.threshold:g} alike" if chosen.duplicates.near else "exactly"
-        said["duplicates"] = f"the best {chosen.duplicates.over} of those the same {how}, by {chosen.duplicates.by}"
+        said["duplicates"] = (
+            f"the best {chosen.duplicates.over} of those the same {how}, by {chosen.duplicates.by}"
+        )
     if chosen.difficulty is not None:
-        by = f"1 - pass rate of {chosen.difficulty.model}" if chosen.difficulty.model else chosen.difficulty.by
+        by = (
+            f"1 - pass rate of {chosen.difficulty.model}"
+            if chosen.difficulty.model
+            else chosen.difficulty.by
+        )
         said["difficulty"] = f"{by} between {chosen.difficulty.low} and {chosen.difficulty.high}"
     for way in chosen.per_problem.ways():
         pick = getattr(chosen.per_problem, way)
-        said["per_problem"] = f"{way} {pick.k} of each problem" + (f" by {pick.by}" if way == "best" else "")
+        said["per_problem"] = f"{way} {pick.k} of each problem" + (
+            f" by {pick.by}" if way == "best" else ""
+        )
     if chosen.balance is not None:
         said["balance"] = f"at most {chosen.balance.ratio:g} times the smallest {chosen.balance.by}"
     if chosen.budget is not None:
@@ -89,16 +107,22 @@ def _selection(rules: RuleSet) -> dict[str, str]:
     return {step: said[step] for step in STEPS if step in said}
 
 
-def print_funnel(funnel: pl.DataFrame, console: Console | None = None, by: str | None = None) -> None:
+def print_funnel(
+    funnel: pl.DataFrame, console: Console | None = None, by: str | None = None
+) -> None:
     """Print a funnel, summed over sources and difficulties, or by one of them (`source`, `difficulty`)."""
     keys = ["position", "rule", *([by] if by else [])]
     summed = funnel.group_by(keys).agg(
         pl.col("traces").sum(),
-        pl.when(pl.col("drops_alone").is_not_null().any()).then(pl.col("drops_alone").sum()).alias("drops_alone"),
+        pl.when(pl.col("drops_alone").is_not_null().any())
+        .then(pl.col("drops_alone").sum())
+        .alias("drops_alone"),
         pl.col("drops_first").sum(),
         pl.col("remaining").sum(),
     )
-    table = Table(title=f"Funnel of {funnel['rules'][0]}" if funnel.height else "Funnel", title_justify="left")
+    table = Table(
+        title=f"Funnel of {funnel['rules'][0]}" if funnel.height else "Funnel", title_justify="left"
+    )
     for name in keys[1:]:
         table.add_column(name)
     for name in ("traces", "drops alone", "drops first", "remaining"):

@@ -39,7 +39,9 @@ class FilterConfig(Config):
     where: str | None = None  # one more SQL condition on the view `annotated`
     set: dict[str, Any] = {}  # values of the rule set to replace, by dotted place
     memory: str = DEFAULT  # bound of what deciding holds; beyond half of it, DuckDB goes on in files of the warehouse
-    template: str | None = None  # of the prompts in the corpus; by default the rule set's, else the trace's own
+    template: str | None = (
+        None  # of the prompts in the corpus; by default the rule set's, else the trace's own
+    )
 
 
 def _prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | None]:
@@ -54,10 +56,16 @@ def _prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str |
 def _chosen(name: str, warehouse: Warehouse) -> str:
     """The SQL condition of a family of traces, or of one version of it; `UsageError` where there is none."""
     family, _, version = name.partition("/")
-    known = [v for v in warehouse.versions("traces", check_name("traces", family)) if version in ("", v.version)]
+    known = [
+        v
+        for v in warehouse.versions("traces", check_name("traces", family))
+        if version in ("", v.version)
+    ]
     if not known and warehouse.exists():
         there = sorted({v.dataset for v in warehouse.versions("traces")})
-        raise UsageError(f"no traces '{name}' in {warehouse.root}: there are {', '.join(there[:12]) or 'none'}")
+        raise UsageError(
+            f"no traces '{name}' in {warehouse.root}: there are {', '.join(there[:12]) or 'none'}"
+        )
     return f"dataset = {quote(family)}" + (f" AND version = {quote(version)}" if version else "")
 
 
@@ -115,7 +123,12 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     ):
         slices = Slices(connection, context.warehouse, unread(rules, where))
         found = apply_rules(
-            connection, rules, where, slices=slices, folder=context.warehouse.root / STAGING, memory=config.memory
+            connection,
+            rules,
+            where,
+            slices=slices,
+            folder=context.warehouse.root / STAGING,
+            memory=config.memory,
         )
         print_funnel(found.funnel)
         for line in overlap_lines(found):
@@ -134,7 +147,9 @@ def run(config: FilterConfig, context: Context) -> JobResult:
             config=config.model_dump(exclude={"memory"}),
             slices=slices,
         )
-    result = JobResult(refs=[version.ref], rows=version.manifest["rows"], seconds=time.monotonic() - started)
+    result = JobResult(
+        refs=[version.ref], rows=version.manifest["rows"], seconds=time.monotonic() - started
+    )
     result.facts = {"corpus": f"{name}@{version.version}"}
     kept, looked_at, problems = found.counts()
     result.summary = (
@@ -150,11 +165,15 @@ def overlap_lines(found: FilterResult, most: int = 5) -> list[str]:
     if not count:
         return []
     step = found.rules.select.contamination
-    lines = [f"{count} problems share {step.n if step else 0} words in a row or more with the benchmarks:"]
+    lines = [
+        f"{count} problems share {step.n if step else 0} words in a row or more with the benchmarks:"
+    ]
     for row in found.overlaps.sort("tokens", descending=True).head(most).iter_rows(named=True):
         text = row["overlap"] if len(row["overlap"]) <= 160 else row["overlap"][:157] + "..."
         lines.append(f"  {row['problem_id'][:60]}: {row['tokens']} words: {text}")
-    return lines + ([f"  and {count - most} more: see the table contamination"] if count > most else [])
+    return lines + (
+        [f"  and {count - most} more: see the table contamination"] if count > most else []
+    )
 
 
 def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult, slices: Slices) -> list[str]:
@@ -162,7 +181,9 @@ def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult, slices: Slices
     refs: set[str] = set()
     for kept in kept_by_slice(found, slices):
         con.register("kept_ids", kept.select("trace_id", "attempt").to_arrow())
-        asked = con.sql("SELECT DISTINCT dataset, version FROM traces JOIN kept_ids USING (trace_id, attempt)")
+        asked = con.sql(
+            "SELECT DISTINCT dataset, version FROM traces JOIN kept_ids USING (trace_id, attempt)"
+        )
         refs.update(f"traces/{dataset}/{version}" for dataset, version in asked.fetchall())
         con.unregister("kept_ids")
     return sorted(refs)

@@ -50,7 +50,9 @@ def filter_files(
         parts = (part for path in data_files(paths) for part in read_parts(path, size))
         for number, part in enumerate(parts):
             kept = result.rows.kept(number) if everything is None else everything
-            writer.write(part.filter(narrow.ids(number).is_in(kept.get_column("trace_id").implode())))
+            writer.write(
+                part.filter(narrow.ids(number).is_in(kept.get_column("trace_id").implode()))
+            )
     return result
 
 
@@ -88,7 +90,9 @@ class Narrow:
 
     def _show(self, files: list[Path]) -> None:
         listed = ", ".join(quote(str(file)) for file in files)
-        self.con.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT * FROM read_parquet([{listed}])")
+        self.con.execute(
+            f"CREATE OR REPLACE VIEW annotated AS SELECT * FROM read_parquet([{listed}])"
+        )
 
     def ids(self, number: int) -> pl.Series:
         return pl.read_parquet(self.files[number], columns=["trace_id"]).get_column("trace_id")
@@ -113,14 +117,18 @@ def narrowed(
 
     folder = Path(tempfile.mkdtemp(prefix="curate-"))
     try:
-        files, named = _write_parts(paths, columns_read(rules, where), text_column, form, text_bytes(memory), folder)
+        files, named = _write_parts(
+            paths, columns_read(rules, where), text_column, form, text_bytes(memory), folder
+        )
         with duckdb.connect() as con:
             con.execute(f"SET temp_directory = {quote(str(folder / 'spill'))}")
             con.execute(f"SET memory_limit = '{round(megabytes(memory, 200) / 2)}MB'")
             narrow = Narrow(con, files)
             twice = "SELECT 1 FROM annotated GROUP BY trace_id HAVING count(*) > 1 LIMIT 1"
             if named and con.execute(twice).fetchone():
-                raise UsageError("the column trace_id holds some ids twice: make them distinct, or rename the column")
+                raise UsageError(
+                    "the column trace_id holds some ids twice: make them distinct, or rename the column"
+                )
             yield narrow
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -144,7 +152,9 @@ def _write_parts(
             named |= "trace_id" in part.columns
             if measured - set(part.columns):
                 part = annotate_part(part, text_column, form, None, str(path))
-            narrow = _keys(part, rows, text_column).select(_column(part, name, needed) for name in needed)
+            narrow = _keys(part, rows, text_column).select(
+                _column(part, name, needed) for name in needed
+            )
             files.append(folder / f"part-{len(files):05d}.parquet")
             narrow.write_parquet(files[-1], compression="lz4")
             shapes.append(narrow.clear())
@@ -159,7 +169,9 @@ def _write_parts(
 def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:
     """`part` with trace_id, attempt, problem_id and completion."""
     row = pl.int_range(first, first + part.height, dtype=pl.Int64).cast(pl.String).str.zfill(9)
-    keys: dict[str, pl.Expr] = {"completion": pl.col(text_column)} if text_column in part.columns else {}
+    keys: dict[str, pl.Expr] = (
+        {"completion": pl.col(text_column)} if text_column in part.columns else {}
+    )
     if "trace_id" not in part.columns:
         keys["trace_id"] = pl.lit("row-") + row
     else:
@@ -167,7 +179,9 @@ def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:
     if "attempt" not in part.columns:
         keys["attempt"] = pl.lit(0, dtype=pl.Int64)
     if "problem_id" not in part.columns:
-        keys["problem_id"] = pl.col("question") if part.schema.get("question") == pl.String else keys["trace_id"]
+        keys["problem_id"] = (
+            pl.col("question") if part.schema.get("question") == pl.String else keys["trace_id"]
+        )
     return part.with_columns(**keys)
 
 

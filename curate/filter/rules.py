@@ -61,11 +61,17 @@ class PerProblem(_Strict):
     @model_validator(mode="after")
     def one_way(self) -> PerProblem:
         if len(self.ways()) > 1:
-            raise ValueError(f"choose one of best, random, shortest and diverse, not {' and '.join(self.ways())}")
+            raise ValueError(
+                f"choose one of best, random, shortest and diverse, not {' and '.join(self.ways())}"
+            )
         return self
 
     def ways(self) -> list[str]:
-        return [name for name in ("best", "random", "shortest", "diverse") if getattr(self, name) is not None]
+        return [
+            name
+            for name in ("best", "random", "shortest", "diverse")
+            if getattr(self, name) is not None
+        ]
 
 
 class Difficulty(_Strict):
@@ -152,7 +158,9 @@ class RuleSet(_Strict):
         names = [rule.name for rule in rules]
         twice = sorted({name for name in names if names.count(name) > 1 or name in STEPS})
         if twice:
-            raise ValueError(f"rule names must be distinct, and not one of {', '.join(STEPS)}: {', '.join(twice)}")
+            raise ValueError(
+                f"rule names must be distinct, and not one of {', '.join(STEPS)}: {', '.join(twice)}"
+            )
         return rules
 
     @model_validator(mode="after")
@@ -204,7 +212,10 @@ def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(part) for part in e['loc']) or 'rules'}: {_plain(e['msg'])}" for e in error.errors()]
+        lines = [
+            f"  {'.'.join(str(part) for part in e['loc']) or 'rules'}: {_plain(e['msg'])}"
+            for e in error.errors()
+        ]
         raise UsageError(f"{path} is not a rule set:\n" + "\n".join(lines)) from error
 
 
@@ -214,7 +225,11 @@ def _find(path_or_name: str | Path) -> Path:
         return path
     folder = data_dir("pipelines") / "rules"
     shipped = folder / f"{path_or_name}.yaml"
-    if path.suffix in ("", ".yaml") and len(path.parts) == 1 and (folder / f"{path.stem}.yaml").is_file():
+    if (
+        path.suffix in ("", ".yaml")
+        and len(path.parts) == 1
+        and (folder / f"{path.stem}.yaml").is_file()
+    ):
         return folder / f"{path.stem}.yaml" if path.suffix else shipped
     names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
     raise UsageError(f"no rule set '{path_or_name}': give a YAML file, or one of {names}")
@@ -235,7 +250,11 @@ def _laid_over(old: Any, new: Any) -> Any:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     ways = set(PerProblem.model_fields)
-    kept = {key: value for key, value in old.items() if key in new or not (set(new) & ways and key in ways)}
+    kept = {
+        key: value
+        for key, value in old.items()
+        if key in new or not (set(new) & ways and key in ways)
+    }
     return kept | {key: _laid_over(old.get(key), value) for key, value in new.items()}
 
 
@@ -254,14 +273,20 @@ def check_expression(sql: str, name: str) -> tuple[str, ...]:
     for node in _nodes(tree):
         kind = node.get("class")
         if kind == "SUBQUERY":
-            raise UsageError(f"rule '{name}' holds a subquery: a rule is an expression over the columns of one trace")
+            raise UsageError(
+                f"rule '{name}' holds a subquery: a rule is an expression over the columns of one trace"
+            )
         if kind == "STAR":
             raise UsageError(f"rule '{name}' holds '*': name the columns it reads")
         if kind == "FUNCTION" and node.get("function_name", "").lower() in _unsteady():
-            raise UsageError(f"rule '{name}' calls {node['function_name']}(), which answers differently each time")
+            raise UsageError(
+                f"rule '{name}' calls {node['function_name']}(), which answers differently each time"
+            )
         if kind == "COLUMN_REF":
             if node["column_names"][-1].lower() in _CLOCKS:
-                raise UsageError(f"rule '{name}' reads {node['column_names'][-1]}, which is different each time")
+                raise UsageError(
+                    f"rule '{name}' reads {node['column_names'][-1]}, which is different each time"
+                )
             columns.update(dict.fromkeys(node["column_names"]))
     return tuple(columns)
 
@@ -283,13 +308,18 @@ def _parse(sql: str, name: str) -> dict[str, Any]:
     row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
     parsed: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     if parsed.get("error"):
-        raise UsageError(f"rule '{name}' is not valid SQL: {parsed.get('error_message', 'no parse')}\n  {sql}")
+        raise UsageError(
+            f"rule '{name}' is not valid SQL: {parsed.get('error_message', 'no parse')}\n  {sql}"
+        )
     node = parsed["statements"][0]["node"]
     plain = (
         node.get("type") == "SELECT_NODE"
         and len(node["select_list"]) == 1
         and (node.get("from_table") or {}).get("type") == "EMPTY"
-        and not any(node.get(part) for part in ("where_clause", "having", "qualify", "group_expressions", "modifiers"))
+        and not any(
+            node.get(part)
+            for part in ("where_clause", "having", "qualify", "group_expressions", "modifiers")
+        )
         and not (node.get("cte_map") or {}).get("map")
     )
     if not plain:

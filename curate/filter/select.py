@@ -22,7 +22,11 @@ def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     `_band` (difficulty), `_balance`, `_shape`.
     """
     if selection.difficulty is not None:
-        inside = pl.col("_band").is_between(selection.difficulty.low, selection.difficulty.high).fill_null(False)
+        inside = (
+            pl.col("_band")
+            .is_between(selection.difficulty.low, selection.difficulty.high)
+            .fill_null(False)
+        )
         frame = _drop(frame, "difficulty", ~inside)
     ways = selection.per_problem
     if ways.diverse is not None:
@@ -39,12 +43,18 @@ def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
             most = int(selection.balance.ratio * min(left["len"].to_list()))
             frame = _drop(frame, "balance", _rank(frame, "_balance", ["_draw"]) >= most)
     if selection.budget is not None:
-        frame = _drop(frame, "budget", _rank(frame.with_columns(_all=pl.lit(0)), "_all", ["_draw"]) >= selection.budget)
+        frame = _drop(
+            frame,
+            "budget",
+            _rank(frame.with_columns(_all=pl.lit(0)), "_all", ["_draw"]) >= selection.budget,
+        )
     return frame
 
 
 def _drop(frame: pl.DataFrame, step: str, falls: pl.Expr | pl.Series) -> pl.DataFrame:
-    return frame.with_columns(dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise(pl.col("dropped_by")))
+    return frame.with_columns(
+        dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise(pl.col("dropped_by"))
+    )
 
 
 def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> pl.Series:
@@ -57,7 +67,9 @@ def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> p
         .select("_at", pl.int_range(pl.len()).over(within).alias("_place"))
         .collect()
     )
-    return pl.repeat(2**62, frame.height, dtype=pl.Int64, eager=True).scatter(places["_at"], places["_place"])
+    return pl.repeat(2**62, frame.height, dtype=pl.Int64, eager=True).scatter(
+        places["_at"], places["_place"]
+    )
 
 
 def _spread(frame: pl.DataFrame, k: int) -> pl.Series:
@@ -78,11 +90,15 @@ def _spread(frame: pl.DataFrame, k: int) -> pl.Series:
     )
     for step in range(k):
         order = ["_best"] if step == 0 else ["_far", "_best"]
-        free = rows.filter(~pl.col("_taken")).sort(*order, "_draw", descending=[True] * len(order) + [False])
+        free = rows.filter(~pl.col("_taken")).sort(
+            *order, "_draw", descending=[True] * len(order) + [False]
+        )
         chosen = free.group_by("problem_id", maintain_order=True).first()
         if chosen.is_empty():
             break
-        near = chosen.select("problem_id", pl.col("_at").alias("_new"), **{f"{axis}c": pl.col(axis) for axis in axes})
+        near = chosen.select(
+            "problem_id", pl.col("_at").alias("_new"), **{f"{axis}c": pl.col(axis) for axis in axes}
+        )
         distance = pl.sum_horizontal((pl.col(axis) - pl.col(f"{axis}c")) ** 2 for axis in axes)
         rows = (
             rows.join(near, on="problem_id", how="left", maintain_order="left")

@@ -49,9 +49,21 @@ def tokens(texts: pl.Series) -> Tokens:
     frame = (
         pl.DataFrame({"text": texts.cast(pl.String)})
         .with_row_index("row")
-        .select("row", pl.col("text").str.normalize("NFKC").str.to_lowercase().str.extract_all(TOKEN).alias("token"))
+        .select(
+            "row",
+            pl.col("text")
+            .str.normalize("NFKC")
+            .str.to_lowercase()
+            .str.extract_all(TOKEN)
+            .alias("token"),
+        )
         .explode("token")
         .drop_nulls("token")
     )
     token = frame.get_column("token")
-    return Tokens(token, token.hash().to_numpy(), frame.get_column("row").to_numpy().astype(np.int64), len(texts))
+    return Tokens(
+        token,
+        token.hash().to_numpy(),
+        frame.get_column("row").to_numpy().astype(np.int64),
+        len(texts),
+    )

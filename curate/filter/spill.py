@@ -48,7 +48,9 @@ class Rows:
     see curate/filter/funnel.py), what `numbers_read` names, and dropped_by, which the selection fills in.
     """
 
-    def __init__(self, steps: Iterable[str], numbers: Iterable[str], folder: Path | None = None) -> None:
+    def __init__(
+        self, steps: Iterable[str], numbers: Iterable[str], folder: Path | None = None
+    ) -> None:
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="decide-", dir=folder))
@@ -63,13 +65,24 @@ class Rows:
     def add(self, frame: pl.DataFrame) -> None:
         """One slice, with `dropped_by` (the first rule that a trace fails) and `_fifth` (the band of difficulty)."""
         frame = frame.with_columns(pl.col("dropped_by").cast(self.steps))
-        hidden = [name for name in frame.columns if name.startswith(("rule:", "_")) and name not in _TEXT_STEPS]
+        hidden = [
+            name
+            for name in frame.columns
+            if name.startswith(("rule:", "_")) and name not in _TEXT_STEPS
+        ]
         frame.drop(hidden).cast({pl.Categorical: pl.String}).write_ipc(self._file(self.parts))
-        source = pl.col("source") if "source" in frame.columns else pl.lit(None, dtype=pl.Categorical)
+        source = (
+            pl.col("source") if "source" in frame.columns else pl.lit(None, dtype=pl.Categorical)
+        )
         self._left.append(
             frame.lazy()
             .filter(pl.col("dropped_by").is_null())
-            .select(problem_key(), source.alias("source"), pl.col("_fifth").alias("difficulty"), *self._numbers)
+            .select(
+                problem_key(),
+                source.alias("source"),
+                pl.col("_fifth").alias("difficulty"),
+                *self._numbers,
+            )
             .collect()
         )
         self.total += frame.height
@@ -96,7 +109,9 @@ class Rows:
     def kept(self, number: int) -> pl.DataFrame:
         """The traces of a slice that the rules and the selection keep, in the columns of `FilterResult.kept`."""
         rows = self.passed(number).filter(pl.col("dropped_by").is_null())
-        return rows.select(name for name in rows.columns if name != "dropped_by" and not name.startswith("_"))
+        return rows.select(
+            name for name in rows.columns if name != "dropped_by" and not name.startswith("_")
+        )
 
     def decided(self, number: int) -> pl.DataFrame:
         """All traces of a slice: trace_id, attempt, dropped_by."""
@@ -141,7 +156,9 @@ class Ordered:
         for count, number in runs.iter_rows():
             if number not in self._writers:
                 options = pa.ipc.IpcWriteOptions(compression="lz4")
-                self._writers[number] = pa.ipc.new_stream(self._file(number), table.schema, options=options)
+                self._writers[number] = pa.ipc.new_stream(
+                    self._file(number), table.schema, options=options
+                )
             self._writers[number].write_table(table.slice(at, count))
             at += count
 
@@ -169,7 +186,9 @@ def bounds_of(parts: Iterable[pl.DataFrame], rows: int) -> pl.Series:
     return sample.gather_every(step).slice(1)
 
 
-def in_chunks(parts: Iterable[pl.DataFrame], rows: int, size: int, text: str) -> Iterator[pl.DataFrame]:
+def in_chunks(
+    parts: Iterable[pl.DataFrame], rows: int, size: int, text: str
+) -> Iterator[pl.DataFrame]:
     """The rows of `parts` in frames of `rows`, or of fewer where the column `text` reaches `size` bytes before."""
     held = pl.DataFrame()
     for part in parts:

@@ -23,7 +23,11 @@ _OVERLAPS = {"problem_id": pl.String, "tokens": pl.Int64, "overlap": pl.String}
 
 
 def drop_by_text(
-    con: duckdb.DuckDBPyConnection, rows: Rows, selection: Selection, view: str, slices: Iterable[Any] = ()
+    con: duckdb.DuckDBPyConnection,
+    rows: Rows,
+    selection: Selection,
+    view: str,
+    slices: Iterable[Any] = (),
 ) -> pl.DataFrame:
     """Fills in `dropped_by` of `rows.left`; returns the overlaps with benchmarks (problem_id, tokens, overlap)."""
     overlaps = pl.DataFrame(schema=_OVERLAPS)
@@ -40,11 +44,17 @@ def _keys(problems: pl.DataFrame) -> pl.Series:
 
 
 def _drop(rows: Rows, step: str, falls: pl.Expr) -> None:
-    rows.left = rows.left.with_columns(dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise("dropped_by"))
+    rows.left = rows.left.with_columns(
+        dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise("dropped_by")
+    )
 
 
 def _contaminated(
-    con: duckdb.DuckDBPyConnection, rows: Rows, step: Contamination, view: str, slices: Iterable[Any]
+    con: duckdb.DuckDBPyConnection,
+    rows: Rows,
+    step: Contamination,
+    view: str,
+    slices: Iterable[Any],
 ) -> pl.DataFrame:
     from curate.filter.contamination import contaminated, read_benchmark
 
@@ -68,7 +78,9 @@ def _duplicates(
     units = _units(rows, step.over)
     if units.is_empty():
         return pl.lit(False)
-    read = list(_texts(con, units, step.over, view, slices, lambda texts: signatures(texts, step.near)))
+    read = list(
+        _texts(con, units, step.over, view, slices, lambda texts: signatures(texts, step.near))
+    )
     order = pl.concat([part for part, _ in read]).with_row_index("_n").sort("trace_id", "attempt")
     units, marks = order.drop("_n"), pl.concat([marks for _, marks in read])[order["_n"]]
     if step.within is not None:
@@ -93,7 +105,11 @@ def _units(rows: Rows, over: str) -> pl.DataFrame:
     found = []
     for number in range(rows.parts):
         part = rows.passed(number).filter(_LEFT)
-        names = [n for n in ("trace_id", "attempt", "problem_id", "_best", "_within", "_at") if n in part.columns]
+        names = [
+            n
+            for n in ("trace_id", "attempt", "problem_id", "_best", "_within", "_at")
+            if n in part.columns
+        ]
         part = part.select(*names, _slice=pl.lit(number, dtype=pl.Int32))
         found.append(_one_each(part) if over == "question" else part)
     left = pl.concat(found)
@@ -121,7 +137,9 @@ def _texts(
     for number, _ in enumerate(slices or (0,)):
         mine = units.filter(pl.col("_slice") == number) if slices else units
         for part in mine.iter_slices(_BATCH):
-            con.register("_asked", part.with_row_index("_n").select("_n", "trace_id", "attempt").to_arrow())
+            con.register(
+                "_asked", part.with_row_index("_n").select("_n", "trace_id", "attempt").to_arrow()
+            )
             try:
                 with joined_as_written(con):
                     rows = con.sql(

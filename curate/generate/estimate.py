@@ -18,16 +18,27 @@ SHOWN = 600  # characters of the first prompt
 def describe(plan: Plan) -> str:
     """The resolved plan as text."""
     config = plan.config
-    model = f"{plan.model.name} ({plan.model.hash[:12]})" if plan.model else "none (worked solutions)"
-    form = f"form {plan.template.form}" + (f", {len(plan.examples)} worked examples" if plan.examples else "")
+    model = (
+        f"{plan.model.name} ({plan.model.hash[:12]})" if plan.model else "none (worked solutions)"
+    )
+    form = f"form {plan.template.form}" + (
+        f", {len(plan.examples)} worked examples" if plan.examples else ""
+    )
     lines = [f"recipe    {config.recipe}: template {plan.template.name}, {form}"]
     if plan.simple is not None:
         count = int(plan.units["simple"].sum())
-        lines.append(f"          {count} of the problems are asked simply: template {plan.simple.name}")
-    lines.append(f"model     {model}, engine {choose(config.engine)[0]}" if plan.model else f"model     {model}")
+        lines.append(
+            f"          {count} of the problems are asked simply: template {plan.simple.name}"
+        )
+    lines.append(
+        f"model     {model}, engine {choose(config.engine)[0]}"
+        if plan.model
+        else f"model     {model}"
+    )
     what = "traces to rewrite, of" if config.source == "rework" else "problems of"
     lines.append(
-        f"problems  {len(plan.units)} {what} {plan.source}" + (f", split {config.split}" if config.split else "")
+        f"problems  {len(plan.units)} {what} {plan.source}"
+        + (f", split {config.split}" if config.split else "")
     )
     lines.append(_samples(plan))
     lines += _tokens(plan) if plan.model else []
@@ -35,8 +46,13 @@ def describe(plan: Plan) -> str:
     lines.append(f"family    {plan.family.family}: {committed} rows committed so far")
     if plan.model:
         text = plan.prompt(plan.unit(0, ""), None)
-        lines.append("prompt    the first one" + (", before the chat template:" if config.chat else ":"))
-        lines += ["    " + line for line in (text if len(text) <= SHOWN else "…" + text[-SHOWN:]).splitlines()]
+        lines.append(
+            "prompt    the first one" + (", before the chat template:" if config.chat else ":")
+        )
+        lines += [
+            "    " + line
+            for line in (text if len(text) <= SHOWN else "…" + text[-SHOWN:]).splitlines()
+        ]
     return "\n".join(lines)
 
 
@@ -65,7 +81,9 @@ def _tokens(plan: Plan) -> list[str]:
         f"{plan.requests * limit:,} ({limit} a completion)"
     ]
     if found:
-        lines.append(f"          about {plan.requests * usual:,.0f} of completions, at the {usual:.0f} of {found[1]}")
+        lines.append(
+            f"          about {plan.requests * usual:,.0f} of completions, at the {usual:.0f} of {found[1]}"
+        )
     lines += _cost(plan, prompt, usual)
     return lines
 
@@ -80,7 +98,9 @@ def _counter(plan: Plan) -> tuple[Callable[[str], float], str]:
 
             tokenizer = Tokenizer.from_file(str(path))
             return lambda text: len(tokenizer.encode(text).ids), "by its tokenizer"
-        except Exception:  # a file that this version of the library cannot read is no reason to show nothing
+        except (
+            Exception
+        ):  # a file that this version of the library cannot read is no reason to show nothing
             pass
     return lambda text: len(text) / CHARS_PER_TOKEN, f"at {CHARS_PER_TOKEN} characters a token"
 
@@ -94,7 +114,9 @@ def _usual_length(plan: Plan) -> tuple[float, str] | None:
         ("dataset = ?", plan.family.family, "traces this job has already"),
         ("model_hash = ? AND recipe <> 'grpo'", model.hash, "other traces of this model"),
     ):
-        query = f"SELECT avg(completion_tokens) FROM traces WHERE {where} AND finish_reason <> 'error'"
+        query = (
+            f"SELECT avg(completion_tokens) FROM traces WHERE {where} AND finish_reason <> 'error'"
+        )
         mean = wh.sql(query, [value]).item()
         if mean:
             return float(mean), what
@@ -111,7 +133,9 @@ def _cost(plan: Plan, prompt: float, usual: float) -> list[str]:
     most = requests * (prompt * price_in + limit * price_out) / 1e6
     lines = [f"cost      at most {most:,.4g}"]
     if usual < limit:
-        lines[0] += f", about {requests * (prompt * price_in + usual * price_out) / 1e6:,.4g} at the usual length"
+        lines[0] += (
+            f", about {requests * (prompt * price_in + usual * price_out) / 1e6:,.4g} at the usual length"
+        )
     if args.get("budget"):
         lines[0] += f"; the job stops at its budget of {float(args['budget']):g}"
     return lines

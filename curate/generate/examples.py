@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from curate.job import Context
 
 
-def load_examples(config: ExamplesConfig, form: Form, context: Context, problems: Problems) -> tuple[Example, ...]:
+def load_examples(
+    config: ExamplesConfig, form: Form, context: Context, problems: Problems
+) -> tuple[Example, ...]:
     """The examples, in the form that is asked for. UsageError where there are fewer than asked for."""
     if config.file is not None:
         found = _of_file(config.file, form)
@@ -36,11 +38,18 @@ def _of_solutions(config: ExamplesConfig, form: Form, problems: Problems) -> lis
 
     shown = (
         problems.load(config.problems)
-        .frame.filter(pl.col("solution").is_not_null(), pl.col("reference").is_not_null(), pl.col("split") == "train")
+        .frame.filter(
+            pl.col("solution").is_not_null(),
+            pl.col("reference").is_not_null(),
+            pl.col("split") == "train",
+        )
         .sort("problem_id")
         .head(config.count)
     )
-    return [Example(row["question"], worked_completion(Problem(**row), form)) for row in shown.iter_rows(named=True)]
+    return [
+        Example(row["question"], worked_completion(Problem(**row), form))
+        for row in shown.iter_rows(named=True)
+    ]
 
 
 def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Example]:
@@ -52,18 +61,27 @@ def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Exa
         "AND reasoning IS NOT NULL GROUP BY question ORDER BY best DESC, question LIMIT ?",
         [config.traces, config.count],
     )
-    return [Example(row["question"], in_form(row["reasoning"], row["answer"], form)) for row in rows.to_dicts()]
+    return [
+        Example(row["question"], in_form(row["reasoning"], row["answer"], form))
+        for row in rows.to_dicts()
+    ]
 
 
 def _of_file(name: str, form: Form) -> list[Example]:
     """JSON Lines with `question` and `completion`, or with `question`, `reasoning` and `summary` (or `answer`)."""
     shipped = files("curate.generate") / "examples" / f"{name}.jsonl"
     if not Path(name).is_file() and not shipped.is_file():
-        known = sorted(f.name.removesuffix(".jsonl") for f in (files("curate.generate") / "examples").iterdir())
-        raise UsageError(f"examples.file: no file '{name}'; give JSON Lines, or one that ships: {', '.join(known)}")
+        known = sorted(
+            f.name.removesuffix(".jsonl") for f in (files("curate.generate") / "examples").iterdir()
+        )
+        raise UsageError(
+            f"examples.file: no file '{name}'; give JSON Lines, or one that ships: {', '.join(known)}"
+        )
     text = Path(name).read_text("utf-8") if Path(name).is_file() else shipped.read_text("utf-8")
     return [
-        _example(line, f"{name}:{number}", form) for number, line in enumerate(text.splitlines(), 1) if line.strip()
+        _example(line, f"{name}:{number}", form)
+        for number, line in enumerate(text.splitlines(), 1)
+        if line.strip()
     ]
 
 
@@ -72,7 +90,11 @@ def _example(line: str, where: str, form: Form) -> Example:
         row: dict[str, Any] = json.loads(line)
         if row.get("completion"):
             return Example(str(row["question"]), str(row["completion"]))
-        answer = row["answer"] if form.name == "r1-zero" and "answer" in row else row.get("summary") or row["answer"]
+        answer = (
+            row["answer"]
+            if form.name == "r1-zero" and "answer" in row
+            else row.get("summary") or row["answer"]
+        )
         return Example(str(row["question"]), in_form(str(row["reasoning"]), str(answer), form))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(

@@ -16,9 +16,13 @@ def _wanted(plan: Plan, columns: list[str]) -> pl.LazyFrame:
     import polars as pl
 
     keys = ["problem_id", "parent_trace_id", "sample_index", "attempt"]
-    rows = plan.family.committed([*keys, *columns]).filter(pl.col("sample_index") < plan.config.samples)
+    rows = plan.family.committed([*keys, *columns]).filter(
+        pl.col("sample_index") < plan.config.samples
+    )
     units = plan.units.lazy().select("unit")
-    return rows.select(unit_expr(), "sample_index", "attempt", *columns).join(units, on="unit", how="semi")
+    return rows.select(unit_expr(), "sample_index", "attempt", *columns).join(
+        units, on="unit", how="semi"
+    )
 
 
 def _redone(rows: pl.LazyFrame) -> pl.DataFrame:
@@ -43,7 +47,9 @@ def to_redo(plan: Plan, retry_failed: bool) -> pl.DataFrame:
     """Truncated rows whose limit was lower than the one asked for now; failed ones where that is wanted."""
     import polars as pl
 
-    which = (pl.col("finish_reason") == "length") & (pl.col("max_tokens") < plan.config.sampling.max_tokens)
+    which = (pl.col("finish_reason") == "length") & (
+        pl.col("max_tokens") < plan.config.sampling.max_tokens
+    )
     if retry_failed:
         which |= pl.col("finish_reason") == "error"
     return _last(_wanted(plan, ["finish_reason", "max_tokens"]), which)
@@ -73,12 +79,21 @@ def errors(plan: Plan) -> list[tuple[str, int]]:
     # numbers (lengths, ports, times) do not make another reason
     reason = pl.col("error").fill_null("no reason given").str.replace_all(r"\d+", "N").alias("kind")
     counts = failed.group_by(reason).agg(pl.col("error").first(), pl.len().alias("count"))
-    return list(counts.sort("count", "kind", descending=[True, False]).select("error", "count").iter_rows())
+    return list(
+        counts.sort("count", "kind", descending=[True, False]).select("error", "count").iter_rows()
+    )
 
 
 def spent(plan: Plan) -> float:
     """What the requests of this family have cost so far, those of unfinished chunks included."""
     import polars as pl
 
-    committed = plan.family.committed(["cost"]).select(pl.col("cost").sum()).collect(engine="streaming").item()
-    return float(committed or 0.0) + sum(row.get("cost") or 0.0 for row in replay(plan.family.open_logs()))
+    committed = (
+        plan.family.committed(["cost"])
+        .select(pl.col("cost").sum())
+        .collect(engine="streaming")
+        .item()
+    )
+    return float(committed or 0.0) + sum(
+        row.get("cost") or 0.0 for row in replay(plan.family.open_logs())
+    )

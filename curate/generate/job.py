@@ -46,7 +46,9 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     total = sum(rows.values())
     result.summary = _summary(plan, worker, rows, result.seconds)
     if worker.committed:
-        context.record(plan.job_id, "generate", config.label or config.recipe, config.model_dump(), result)
+        context.record(
+            plan.job_id, "generate", config.label or config.recipe, config.model_dump(), result
+        )
     _tell_failures(plan, result.failed)
     if total and result.failed / total > config.max_failed:
         raise CurateError(
@@ -65,14 +67,20 @@ def _until_done(plan: Plan, worker: Worker) -> None:
         units = plan.units["unit"]
         again = state.to_redo(plan, retry_failed=config.retry_failed and first)
         if config.adaptive is not None and config.adapts:
-            worker.standing = standing(plan.context, family.family, config.samples, config.adaptive.rules)
+            worker.standing = standing(
+                plan.context, family.family, config.samples, config.adaptive.rules
+            )
             units = units.filter(~units.is_in(_enough(plan, worker)))
             failed = again["finish_reason"] == "error"
             # of problems that are solved, truncated traces need no second try
             again = again.filter(again["unit"].is_in(units.implode()) | failed)
         added = family.redo(again)
-        if not (added and config.adapts):  # what is redone may be good, and then less is to be asked
-            added += family.extend(units, config.samples, config.adaptive.first if config.adapts else None)  # type: ignore[union-attr]
+        if not (
+            added and config.adapts
+        ):  # what is redone may be good, and then less is to be asked
+            added += family.extend(
+                units, config.samples, config.adaptive.first if config.adapts else None
+            )  # type: ignore[union-attr]
         if not worker.work() and not added:
             return
         first = False
@@ -117,4 +125,6 @@ def _tell_failures(plan: Plan, failed: int) -> None:
     for reason, count in reasons[:REASONS]:
         say(f"  failed {count} times: {reason}")
     if len(reasons) > REASONS:
-        say(f"  failed {sum(count for _, count in reasons[REASONS:])} times for {len(reasons) - REASONS} other reasons")
+        say(
+            f"  failed {sum(count for _, count in reasons[REASONS:])} times for {len(reasons) - REASONS} other reasons"
+        )

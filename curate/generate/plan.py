@@ -48,17 +48,27 @@ class Problems:
         frame, report = load_problems(problems)
         for line in report.lines():
             say(f"  {line}")
-        name = name or "-".join(dict.fromkeys(str(s["source"]).replace(":", ".") for s in problems.sources))
+        name = name or "-".join(
+            dict.fromkeys(str(s["source"]).replace(":", ".") for s in problems.sources)
+        )
         if not self.commit:
             return Stored(frame, f"problems/{name} (not stored yet)", name)
-        version = wh.write("problems", name, frame, key=frame_digest(frame), config=problems.model_dump(mode="json"))
+        version = wh.write(
+            "problems",
+            name,
+            frame,
+            key=frame_digest(frame),
+            config=problems.model_dump(mode="json"),
+        )
         return Stored(frame, version.ref, name)
 
 
 def stored_problems(problems: Any, context: Context, name: str | None = None) -> Version:
     """A version of the `problems` table: by name where that is stored, else loaded from its config and committed."""
     found = Problems(context).load(problems, name)
-    return context.warehouse.latest("problems", found.ref.removeprefix("problems/").replace("/", "@", 1))
+    return context.warehouse.latest(
+        "problems", found.ref.removeprefix("problems/").replace("/", "@", 1)
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,11 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
             f"adaptive: none of the {len(units)} problems names a verifier, so that no answer can be judged: set "
             "`verifier: math` (or code, choice, procedural) on their source, or ask a fixed number with adaptive=null"
         )
-    model = model_for(config.engine, config.model) if config.model and config.source != "solutions" else None
+    model = (
+        model_for(config.engine, config.model)
+        if config.model and config.source != "solutions"
+        else None
+    )
     weights = model.hash if model else digest("solutions", source.split("/")[1].split(" ")[0])
     label = template.label(examples) + ("+chat" if config.chat else "")
     if config.source == "rework":
@@ -220,9 +234,17 @@ def _units(
         from curate.generate import rework
 
         frame = rework.parents(config.rework, context, config.split, config.where)
-        versions = [v.ref for name in config.rework.traces for v in context.warehouse.versions("traces", name)]
+        versions = [
+            v.ref
+            for name in config.rework.traces
+            for v in context.warehouse.versions("traces", name)
+        ]
         frame = frame.head(config.limit) if config.limit else frame
-        return frame.with_columns(simple=pl.lit(False)), f"traces/{'+'.join(config.rework.traces)}", versions
+        return (
+            frame.with_columns(simple=pl.lit(False)),
+            f"traces/{'+'.join(config.rework.traces)}",
+            versions,
+        )
     stored = problems.load(config.problems)
     frame = stored.frame.with_columns(unit=pl.col("problem_id"))
     if config.split:
@@ -237,7 +259,10 @@ def _units(
     if frame.is_empty():
         what = " with a worked solution" if config.source == "solutions" else ""
         what += f" where {config.where}" if config.where else ""
-        raise UsageError(f"no problems{what} in {stored.ref}" + (f", split {config.split}" if config.split else ""))
+        raise UsageError(
+            f"no problems{what} in {stored.ref}"
+            + (f", split {config.split}" if config.split else "")
+        )
     simple = _meets(frame, config.simple.where, "simple.where") if config.simple else pl.lit(False)
     return frame.with_columns(simple=simple), stored.ref, [stored.ref]
 
@@ -252,7 +277,11 @@ def _meets(frame: pl.DataFrame, condition: str, key: str) -> pl.Series:
     with duckdb.connect() as connection:
         connection.register("problems", frame.with_row_index("_row").to_arrow())
         try:
-            found = connection.sql(f"SELECT (({condition}\n) IS TRUE) AS met FROM problems ORDER BY _row").pl()
+            found = connection.sql(
+                f"SELECT (({condition}\n) IS TRUE) AS met FROM problems ORDER BY _row"
+            ).pl()
         except duckdb.Error as error:
-            raise UsageError(f"{key}: the condition '{condition}' cannot be asked of problems: {error}") from error
+            raise UsageError(
+                f"{key}: the condition '{condition}' cannot be asked of problems: {error}"
+            ) from error
     return found["met"]

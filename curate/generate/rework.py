@@ -30,7 +30,9 @@ LANGUAGES = {
 }  # fmt: skip
 
 
-def parents(config: ReworkConfig, context: Context, split: str | None, where: str | None) -> pl.DataFrame:
+def parents(
+    config: ReworkConfig, context: Context, split: str | None, where: str | None
+) -> pl.DataFrame:
     """The traces to rewrite: unit (trace_id), notes, answer, language, and the columns of their problems.
 
     Raises UsageError where the traces are not there or not annotated, or where none passes.
@@ -40,7 +42,8 @@ def parents(config: ReworkConfig, context: Context, split: str | None, where: st
     from curate.generate.background import predicate
 
     known = context.warehouse.sql(
-        "SELECT count(*) AS n, count(verdict) AS judged FROM annotated WHERE list_contains(?, dataset)", [config.traces]
+        "SELECT count(*) AS n, count(verdict) AS judged FROM annotated WHERE list_contains(?, dataset)",
+        [config.traces],
     ).row(0, named=True)
     names = ", ".join(config.traces)
     if not known["n"]:
@@ -48,7 +51,9 @@ def parents(config: ReworkConfig, context: Context, split: str | None, where: st
             f"rework.traces: there are no traces called {names}; see `select distinct dataset from traces`"
         )
     if not known["judged"]:
-        raise UsageError(f"rework: the traces {names} have no verdicts yet: run `curate annotate` first")
+        raise UsageError(
+            f"rework: the traces {names} have no verdicts yet: run `curate annotate` first"
+        )
     conditions = ["list_contains(?, dataset)", predicate(config.rules), "completion IS NOT NULL"]
     conditions += [f"({config.where})"] if config.where else []
     conditions += [f"({where})"] if where else []
@@ -82,7 +87,9 @@ def fetch(context: Context, trace_id: str) -> dict[str, Any]:
         "FROM annotated WHERE trace_id = ?",
         [trace_id],
     )
-    problem = context.warehouse.sql("SELECT * FROM problems WHERE problem_id = ?", [found["problem_id"][0]])
+    problem = context.warehouse.sql(
+        "SELECT * FROM problems WHERE problem_id = ?", [found["problem_id"][0]]
+    )
     return pl.concat([found, problem.drop("problem_id")], how="horizontal").row(0, named=True)
 
 

@@ -28,9 +28,20 @@ if TYPE_CHECKING:
     import polars as pl
 
 WAIT_SECONDS = 0.5
-SHOWN = 300  # characters of a prompt's end and of a completion's beginning in the sample that is shown
+SHOWN = (
+    300  # characters of a prompt's end and of a completion's beginning in the sample that is shown
+)
 # What judging reads of a row: not the tokens.
-JUDGED = ("trace_id", "attempt", "problem_id", "sample_index", "prompt", "completion", "form", "finish_reason")
+JUDGED = (
+    "trace_id",
+    "attempt",
+    "problem_id",
+    "sample_index",
+    "prompt",
+    "completion",
+    "form",
+    "finish_reason",
+)
 
 
 @dataclass
@@ -89,11 +100,16 @@ class Worker:
                     self._pass(rows, bar)
                     rows = self._open_rows()
                     if not rows.is_empty() and self.committed == before:
-                        bar.update(bar.done, f"{rows['chunk_id'].n_unique()} chunks are with another process")
+                        bar.update(
+                            bar.done,
+                            f"{rows['chunk_id'].n_unique()} chunks are with another process",
+                        )
                         time.sleep(WAIT_SECONDS)
             except BaseException:
                 if kept := sum(len(made.log.done) for made in self.opened.values()):
-                    say(f"  {kept} finished traces of unfinished chunks are in the logs: the next run commits them")
+                    say(
+                        f"  {kept} finished traces of unfinished chunks are in the logs: the next run commits them"
+                    )
                 raise
             finally:
                 # Ctrl-C or an error: what finished is made durable, and others may take the chunks over
@@ -111,7 +127,9 @@ class Worker:
         import polars as pl
 
         count = pl.min_horizontal("stop", pl.lit(self.config.samples)) - pl.col("start")
-        samples = pl.when("adaptive").then(count.clip(0)).otherwise(pl.col("stop") - pl.col("start"))
+        samples = (
+            pl.when("adaptive").then(count.clip(0)).otherwise(pl.col("stop") - pl.col("start"))
+        )
         if self.adaptive is not None:
             samples = pl.when("adaptive").then(1).otherwise(samples)
         return int(rows.select(samples.sum()).item())
@@ -172,9 +190,14 @@ class Worker:
         log = self.plan.family.claim(chunk)
         if log is None:
             if chunk.committed:
-                bar.update(bar.done + (len(chunk.items) if chunk.adaptive and self.adaptive else len(chunk.keys)))
+                bar.update(
+                    bar.done
+                    + (len(chunk.items) if chunk.adaptive and self.adaptive else len(chunk.keys))
+                )
             return
-        made = Open(log, {unit: self.plan.unit(chunk.places.get(unit), unit) for unit, *_ in chunk.items})
+        made = Open(
+            log, {unit: self.plan.unit(chunk.places.get(unit), unit) for unit, *_ in chunk.items}
+        )
         self.opened[chunk.chunk_id] = made
         if chunk.adaptive and self.adaptive is not None:
             yield from self._steer(made, bar)
@@ -233,7 +256,9 @@ class Worker:
         assert model is not None
         if config.name == "openai" and config.args.get("budget"):
             # the budget is the job's, over all its runs
-            config = config.model_copy(update={"args": {**config.args, "spent": state.spent(self.plan)}})
+            config = config.model_copy(
+                update={"args": {**config.args, "spent": state.spent(self.plan)}}
+            )
         self.engine = self.context.engine.get(config, model.path, model.hash)
         if hasattr(self.engine, "wait_ready"):
             self.engine.wait_ready()
@@ -243,12 +268,16 @@ class Worker:
 
         recipe = get_recipe(self.config.recipe)
         if recipe.rows is None:
-            raise UsageError(f"recipe {recipe.name} has no traces without a model: leave out source: solutions")
+            raise UsageError(
+                f"recipe {recipe.name} has no traces without a model: leave out source: solutions"
+            )
         frame = recipe.rows(self.plan.units.drop("unit", "simple"), self.plan.template.form.name)
         texts = dict(frame.select("problem_id", "completion").iter_rows())
         for request in requests:
             if request is not None:
-                yield Completion(request.request_id, texts[self.asked[request.request_id][1][0]], "stop")
+                yield Completion(
+                    request.request_id, texts[self.asked[request.request_id][1][0]], "stop"
+                )
 
     # -- where results steer -------------------------------------------------------------------------------------
 
@@ -258,13 +287,17 @@ class Worker:
         there = {key_of(row): _slim(row) for row in made.log.rows()} if beyond else {}
         for unit, start, stop, _ in made.log.chunk.items:
             _, good, judged = self.standing.get(unit, (0, 0, 0)) if start else (0, 0, 0)
-            made.steered[unit] = Steered(start, min(stop, self.config.samples), good, judged, beyond.get(unit, 0))
+            made.steered[unit] = Steered(
+                start, min(stop, self.config.samples), good, judged, beyond.get(unit, 0)
+            )
         for unit in made.steered:
             yield from self._advance(made, unit, there, bar)
         if made.whole:
             self._commit(made)
 
-    def _advance(self, made: Open, unit: str, there: dict[Key, Row], bar: Task) -> Iterator[Request]:
+    def _advance(
+        self, made: Open, unit: str, there: dict[Key, Row], bar: Task
+    ) -> Iterator[Request]:
         """Ask the next round of a unit, or settle it."""
         assert self.adaptive is not None
         steered = made.steered[unit]
@@ -299,7 +332,11 @@ class Worker:
         self.judge.live[0] += int((frame["verdict"] == "correct").sum())
         self.judge.live[1] += int(frame["verdict"].is_in(["correct", "wrong"]).sum())
         # what another job left in the log beyond the rounds so far is read when it is needed, which is seldom
-        there = {key_of(row): _slim(row) for row in made.log.rows()} if steered.beyond > steered.asked else {}
+        there = (
+            {key_of(row): _slim(row) for row in made.log.rows()}
+            if steered.beyond > steered.asked
+            else {}
+        )
         yield from self._advance(made, unit, there, bar)
         if made.whole:
             self._commit(made)
@@ -314,9 +351,15 @@ class Worker:
         self.tokens += completion.completion_tokens
         self.stopped += completion.finish_reason == "stop"
         self.cost += row["cost"] or 0.0
-        if not self.shown and self.config.source != "solutions" and completion.finish_reason != "error":
+        if (
+            not self.shown
+            and self.config.source != "solutions"
+            and completion.finish_reason != "error"
+        ):
             self.shown = True
-            say(f"  first trace: …{row['prompt'][-SHOWN:]!r}\n            -> {row['completion'][:SHOWN]!r}")
+            say(
+                f"  first trace: …{row['prompt'][-SHOWN:]!r}\n            -> {row['completion'][:SHOWN]!r}"
+            )
         if made.steered:
             steered = made.steered[key[0]]
             steered.round.append(_slim(row))
@@ -393,7 +436,9 @@ class Worker:
         if log.commit(frame):
             self.committed += len(rows)
             if made.judged:
-                publish_verdicts(self.context, log.chunk.version, log.chunk.chunk_id, pl.concat(made.judged))
+                publish_verdicts(
+                    self.context, log.chunk.version, log.chunk.chunk_id, pl.concat(made.judged)
+                )
 
 
 def _slim(row: Row) -> Row:

@@ -30,7 +30,13 @@ NAMES: dict[str, tuple[str, ...]] = {
     "completions": ("generations", "completions", "responses"),
     "turns": ("conversations", "conversation", "messages"),
     "reasoning": (
-        *("reasoning", "deepseek_reasoning", "thinking", "reasoning_content", "deepseek_thinking_trajectory"),
+        *(
+            "reasoning",
+            "deepseek_reasoning",
+            "thinking",
+            "reasoning_content",
+            "deepseek_thinking_trajectory",
+        ),
         *("thinking_trajectory", "thinking_trajectories", "cot", "thought"),
     ),
     "summary": ("summary", "deepseek_solution", "deepseek_attempt", "attempt", "final_response"),
@@ -47,7 +53,16 @@ NAMES: dict[str, tuple[str, ...]] = {
     "target_language": ("target_language", "language", "lang"),
 }
 ASKING, ANSWERING = ("human", "user", "prompter"), ("gpt", "assistant", "model", "bot", "chatgpt")
-TEXTS = ("question", "reference", "solution", "model", "source", "domain", "verifier", "target_language")
+TEXTS = (
+    "question",
+    "reference",
+    "solution",
+    "model",
+    "source",
+    "domain",
+    "verifier",
+    "target_language",
+)
 _BOXED = r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 
 
@@ -57,7 +72,9 @@ def mapping(columns: list[str], given: Mapping[str, str], where: str) -> dict[st
         if ours not in NAMES:
             raise UsageError(f"columns.{ours}: no such field; there are {', '.join(NAMES)}")
         if theirs not in columns:
-            raise UsageError(f"columns.{ours}: {where} has no column '{theirs}'; it has {', '.join(columns)}")
+            raise UsageError(
+                f"columns.{ours}: {where} has no column '{theirs}'; it has {', '.join(columns)}"
+            )
     taken = set(given.values())
     found = dict(given)
     for field, names in NAMES.items():
@@ -69,7 +86,9 @@ def mapping(columns: list[str], given: Mapping[str, str], where: str) -> dict[st
     return found
 
 
-def layout_of(found: Mapping[str, str], given: Mapping[str, str], columns: list[str], where: str) -> Layout:
+def layout_of(
+    found: Mapping[str, str], given: Mapping[str, str], columns: list[str], where: str
+) -> Layout:
     """Which layout the columns mean; UsageError where they mean none."""
     if "completion" not in given and "reasoning" not in given:
         if "completions" in found and "question" in found:
@@ -109,9 +128,15 @@ def traces_of(table: pl.DataFrame, layout: Layout, found: Mapping[str, str]) -> 
     lists = {"finish_reason": pl.List(pl.String), "complete": pl.List(pl.Boolean)}
     for field, kind in lists.items():
         if field in found:
-            texts.append(pl.col(found[field]).cast(kind if many else kind.inner, strict=False).alias(field))
+            texts.append(
+                pl.col(found[field]).cast(kind if many else kind.inner, strict=False).alias(field)
+            )
     if "completion_tokens" in found and not many:
-        texts.append(pl.col(found["completion_tokens"]).cast(pl.Int32, strict=False).alias("completion_tokens"))
+        texts.append(
+            pl.col(found["completion_tokens"])
+            .cast(pl.Int32, strict=False)
+            .alias("completion_tokens")
+        )
     if "difficulty" in found and table.schema[found["difficulty"]].is_numeric():
         texts.append(pl.col(found["difficulty"]).cast(pl.Float64).alias("difficulty"))
     frame = table.select(texts)
@@ -137,7 +162,9 @@ def _turn(table: pl.DataFrame, name: str, roles: tuple[str, ...], field: str) ->
     names = [f.name for f in inner.fields] if isinstance(inner, pl.Struct) else []
     role, text = ("from", "value") if "from" in names else ("role", "content")
     if role not in names or text not in names:
-        raise UsageError(f"the column '{name}' is no list of turns with `from` and `value`, or `role` and `content`")
+        raise UsageError(
+            f"the column '{name}' is no list of turns with `from` and `value`, or `role` and `content`"
+        )
     turn = pl.element()
     said = turn.struct.field(role).str.to_lowercase().is_in(roles)
     return pl.col(name).list.eval(turn.filter(said).struct.field(text)).list.first().alias(field)
@@ -189,13 +216,29 @@ def _finished(frame: pl.DataFrame) -> pl.DataFrame:
     text = pl.when(closed & ~opened).then(pl.concat_str(pl.lit(f"{OPEN}\n"), text)).otherwise(text)
     frame = frame.with_columns(completion=pl.when(text != "").then(text))
     answered = pl.col("completion").str.contains("<answer>", literal=True)
-    opened, closed = (pl.col("completion").str.contains(mark, literal=True) for mark in (OPEN, CLOSE))
-    form = pl.when(opened & answered).then(pl.lit("r1-zero")).when(opened).then(pl.lit("r1")).otherwise(pl.lit("plain"))
+    opened, closed = (
+        pl.col("completion").str.contains(mark, literal=True) for mark in (OPEN, CLOSE)
+    )
+    form = (
+        pl.when(opened & answered)
+        .then(pl.lit("r1-zero"))
+        .when(opened)
+        .then(pl.lit("r1"))
+        .otherwise(pl.lit("plain"))
+    )
     cut = opened & ~closed
     if "complete" in frame.columns:
         cut |= ~pl.col("complete").fill_null(True)
-    said = pl.col("finish_reason") if "finish_reason" in frame.columns else pl.lit(None, dtype=pl.String)
+    said = (
+        pl.col("finish_reason")
+        if "finish_reason" in frame.columns
+        else pl.lit(None, dtype=pl.String)
+    )
     reason = (
-        pl.when(said.is_in(["stop", "length"])).then(said).when(cut).then(pl.lit("length")).otherwise(pl.lit("stop"))
+        pl.when(said.is_in(["stop", "length"]))
+        .then(said)
+        .when(cut)
+        .then(pl.lit("length"))
+        .otherwise(pl.lit("stop"))
     )
     return frame.with_columns(form=form, finish_reason=reason).drop("complete", strict=False)

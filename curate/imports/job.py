@@ -30,7 +30,11 @@ from curate.warehouse.store import now
 if TYPE_CHECKING:
     import polars as pl
 
-TEMPLATES = {"r1": "r1", "r1-zero": "r1-zero", "plain": "plain"}  # what prompts of a corpus are rendered with
+TEMPLATES = {
+    "r1": "r1",
+    "r1-zero": "r1-zero",
+    "plain": "plain",
+}  # what prompts of a corpus are rendered with
 
 
 class ImportConfig(Config):
@@ -89,7 +93,9 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     result = JobResult(refs=[problems.ref, traces.ref])
     result.facts = {"family": name, "problems": f"{name}@{version}"}
     if traces.sealed:
-        result.summary = f"nothing new: {traces.manifest['rows']} traces of {config.path} are in {traces.ref}"
+        result.summary = (
+            f"nothing new: {traces.manifest['rows']} traces of {config.path} are in {traces.ref}"
+        )
         return result
     seen = _known(context, name, version)
     made = 0
@@ -114,7 +120,11 @@ def _unjudged(config: ImportConfig, seen: _Seen) -> str:
     """Why some answers cannot be judged."""
     if not seen.unjudged:
         return ""
-    why = "have no reference" if config.verifier else "have no reference or name no verifier (verifier=math)"
+    why = (
+        "have no reference"
+        if config.verifier
+        else "have no reference or name no verifier (verifier=math)"
+    )
     return f"; {seen.unjudged} problems {why}, so that nothing judges their answers"
 
 
@@ -168,7 +178,9 @@ def _datasets(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
     from curate.problems.hub import opened
 
     if not where.exists() and config.path.count("/") != 1:
-        raise UsageError(f"nothing at '{config.path}': give a JSONL or Parquet file, a directory, or a Hub id")
+        raise UsageError(
+            f"nothing at '{config.path}': give a JSONL or Parquet file, a directory, or a Hub id"
+        )
     with opened(config.path, config.subset, config.part, config.revision, streaming=True) as data:
         for batch in data.with_format("arrow").iter(batch_size=2_000):
             yield pl.DataFrame(pl.from_arrow(batch))
@@ -197,7 +209,12 @@ def _count(seen: _Seen, trace: bytes, problem: bytes) -> int | None:
 
 
 def _part(
-    config: ImportConfig, table: pl.DataFrame, number: str, problems: Version, traces: Version, seen: _Seen
+    config: ImportConfig,
+    table: pl.DataFrame,
+    number: str,
+    problems: Version,
+    traces: Version,
+    seen: _Seen,
 ) -> int:
     """Commit one part of problems and one of traces; returns how many traces are new."""
     import polars as pl
@@ -205,16 +222,27 @@ def _part(
     from curate.imports.formats import layout_of, mapping, traces_of
 
     found = mapping(table.columns, config.columns, config.path)
-    layout = config.layout if config.layout != "auto" else layout_of(found, config.columns, table.columns, config.path)
+    layout = (
+        config.layout
+        if config.layout != "auto"
+        else layout_of(found, config.columns, table.columns, config.path)
+    )
     frame = traces_of(table, layout, found)
     if number == "00000":
         _tell(layout, found, frame)
     seen.rows += frame.height
-    whole = frame.filter(pl.col("question").str.strip_chars() != "", pl.col("completion").is_not_null())
+    whole = frame.filter(
+        pl.col("question").str.strip_chars() != "", pl.col("completion").is_not_null()
+    )
     seen.empty += frame.height - whole.height
     asked = _problems(config, whole, layout)
-    first = [digest_bytes not in seen.problems for digest_bytes in map(bytes.fromhex, asked["problem_id"])]
-    new = asked.filter(pl.Series(first, dtype=pl.Boolean)).unique("problem_id", keep="first", maintain_order=True)
+    first = [
+        digest_bytes not in seen.problems
+        for digest_bytes in map(bytes.fromhex, asked["problem_id"])
+    ]
+    new = asked.filter(pl.Series(first, dtype=pl.Boolean)).unique(
+        "problem_id", keep="first", maintain_order=True
+    )
     seen.problems.update(map(bytes.fromhex, new["problem_id"]))
     rows = _traces(config, whole.with_columns(asked["problem_id"]), traces, seen)
     seen.unjudged += new["verifier"].null_count()
@@ -242,13 +270,17 @@ def _problems(config: ImportConfig, frame: pl.DataFrame, layout: str) -> pl.Data
     if "reference" not in frame.columns:
         frame = frame.with_columns(reference=pl.lit(None, dtype=pl.String))
     # nothing can judge an answer without a reference
-    frame = frame.with_columns(verifier=pl.when(pl.col("reference").is_not_null()).then(pl.col("verifier")))
+    frame = frame.with_columns(
+        verifier=pl.when(pl.col("reference").is_not_null()).then(pl.col("verifier"))
+    )
     known = to_schema(frame.select(c for c in SCHEMA if c in frame.columns))
     known, _ = add_split(add_problem_id(known), float(config.held_out))
     return known.select(list(SCHEMA))
 
 
-def _traces(config: ImportConfig, frame: pl.DataFrame, traces: Version, seen: _Seen) -> pl.DataFrame:
+def _traces(
+    config: ImportConfig, frame: pl.DataFrame, traces: Version, seen: _Seen
+) -> pl.DataFrame:
     """Those traces that are not there yet, in columns of `traces`."""
     import polars as pl
 
@@ -259,7 +291,10 @@ def _traces(config: ImportConfig, frame: pl.DataFrame, traces: Version, seen: _S
         frame = frame.with_columns(form=pl.lit(config.form))
     pairs = list(frame.select("problem_id", "form", "completion").iter_rows())
     ids = [digest("import", *pair) for pair in pairs]
-    places = [_count(seen, bytes.fromhex(i), bytes.fromhex(p)) for i, (p, _, _) in zip(ids, pairs, strict=True)]
+    places = [
+        _count(seen, bytes.fromhex(i), bytes.fromhex(p))
+        for i, (p, _, _) in zip(ids, pairs, strict=True)
+    ]
     frame = frame.with_columns(
         trace_id=pl.Series(ids, dtype=pl.String), sample_index=pl.Series(places, dtype=pl.Int32)
     ).filter(pl.col("sample_index").is_not_null())
@@ -269,7 +304,15 @@ def _traces(config: ImportConfig, frame: pl.DataFrame, traces: Version, seen: _S
         for form in frame["form"].unique()
     }
     model = [pl.col("model")] if "model" in frame.columns else []
-    kept = ["trace_id", "problem_id", "sample_index", "form", "completion", "finish_reason", "completion_tokens"]
+    kept = [
+        "trace_id",
+        "problem_id",
+        "sample_index",
+        "form",
+        "completion",
+        "finish_reason",
+        "completion_tokens",
+    ]
     return with_parts(frame.with_columns(prompt=pl.lit(None, dtype=pl.String))).select(
         *[column for column in kept if column in frame.columns],
         *["reasoning", "answer"],
@@ -289,4 +332,6 @@ def _tell(layout: str, found: dict[str, str], frame: pl.DataFrame) -> None:
     say(f"  layout {layout}: {pairs}")
     if frame.height:
         row = frame.row(0, named=True)
-        say(f"  first trace: {str(row['question'])[:160]!r}\n            -> {str(row['completion'])[:240]!r}")
+        say(
+            f"  first trace: {str(row['question'])[:160]!r}\n            -> {str(row['completion'])[:240]!r}"
+        )

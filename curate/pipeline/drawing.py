@@ -43,14 +43,32 @@ def planned(pipeline: Pipeline) -> list[Planned]:
         if found is not None:
             done[stage.name] = found
             rows[stage.name] = _rows(pipeline, stage, found, count)
-            made.append(Planned(stage.name, stage.do, stage.needs, "done", found.summary, duration(found.seconds)))
+            made.append(
+                Planned(
+                    stage.name,
+                    stage.do,
+                    stage.needs,
+                    "done",
+                    found.summary,
+                    duration(found.seconds),
+                )
+            )
             continue
         rows[stage.name] = count
         waits = [n for n in stage.needs if n not in done]
         state = f"waits for {', '.join(waits)}" if waits else "to run"
         if started := _started(pipeline, stage):
             state += f", {started}"
-        made.append(Planned(stage.name, stage.do, stage.needs, state, size, f"≤ {tokens:,} tokens" if tokens else ""))
+        made.append(
+            Planned(
+                stage.name,
+                stage.do,
+                stage.needs,
+                state,
+                size,
+                f"≤ {tokens:,} tokens" if tokens else "",
+            )
+        )
     return made
 
 
@@ -59,7 +77,9 @@ def _rows(pipeline: Pipeline, stage: Stage, found: Done, count: int | None) -> i
     told = 0
     for ref in found.refs if stage.do in ("problems", "generate", "filter") else ():
         table, dataset, version = ref.split("/")
-        told += int(pipeline.context.warehouse.version(table, dataset, version).manifest.get("rows") or 0)
+        told += int(
+            pipeline.context.warehouse.version(table, dataset, version).manifest.get("rows") or 0
+        )
     return told or count
 
 
@@ -74,14 +94,20 @@ def _size(stage: Stage, rows: Mapping[str, int | None]) -> tuple[str, int | None
     """(in words, rows it gives or None, tokens at most or None)."""
     config = stage.config
     if stage.do == "problems":
-        sizes = [s.get("size") or s.get("limit") for s in config.get("sources", []) if isinstance(s, Mapping)]
+        sizes = [
+            s.get("size") or s.get("limit")
+            for s in config.get("sources", [])
+            if isinstance(s, Mapping)
+        ]
         told = [size for size in sizes if isinstance(size, int)]
         total = sum(told) if told and len(told) == len(sizes) else None
         return (f"{total:,} problems" if total else "as many as the files hold"), total, None
     if stage.do == "generate":
         return _generated(config, rows)
     if stage.do == "grpo":
-        steps, prompts, samples = (config.get(k, d) for k, d in (("steps", 100), ("prompts", 16), ("samples", 8)))
+        steps, prompts, samples = (
+            config.get(k, d) for k, d in (("steps", 100), ("prompts", 16), ("samples", 8))
+        )
         count = steps * prompts * samples
         most = (config.get("sampling") or {}).get("max_tokens", 256)
         return f"{steps} rounds of {prompts} x {samples} = {count:,} rollouts", count, count * most
@@ -98,7 +124,11 @@ def _size(stage: Stage, rows: Mapping[str, int | None]) -> tuple[str, int | None
         if len(known) < len(counts):
             return f"{config.get('epochs', 1):g} epochs of what is kept", None, None
         total = round(sum(known) * config.get("epochs", 1))
-        return f"{total:,} examples, {-(-total // config.get('batch_size', 16)):,} steps", None, None
+        return (
+            f"{total:,} examples, {-(-total // config.get('batch_size', 16)):,} steps",
+            None,
+            None,
+        )
     if stage.do == "evaluate":
         count = len(config.get("models", []))
         problems = config.get("limit") or "all held-out"
@@ -106,24 +136,42 @@ def _size(stage: Stage, rows: Mapping[str, int | None]) -> tuple[str, int | None
         if isinstance(problems, int):
             most = (config.get("sampling") or {}).get("max_tokens", 8192)
             total = count * problems * k
-            return f"{count} models x {problems} problems x {k} = {total:,} samples", total, total * most
+            return (
+                f"{count} models x {problems} problems x {k} = {total:,} samples",
+                total,
+                total * most,
+            )
         return f"{count} models x {problems} problems x {k}", None, None
     if stage.do == "annotate":
         counts = [rows.get(str(t)[1:].partition(".")[0]) for t in config.get("traces", [])]
         total = sum(c or 0 for c in counts)
-        return (f"{total:,} traces" if total and all(counts) else "what lacks verdicts and signals"), None, None
+        return (
+            (f"{total:,} traces" if total and all(counts) else "what lacks verdicts and signals"),
+            None,
+            None,
+        )
     return "", None, None
 
 
-def _generated(config: Mapping[str, Any], rows: Mapping[str, int | None]) -> tuple[str, int | None, int | None]:
+def _generated(
+    config: Mapping[str, Any], rows: Mapping[str, int | None]
+) -> tuple[str, int | None, int | None]:
     from curate.generate.config import generate_config
 
     checked = generate_config(dict(config))
     asked = checked.problems
-    known = rows.get(asked[1:].partition(".")[0]) if isinstance(asked, str) and asked.startswith("@") else None
+    known = (
+        rows.get(asked[1:].partition(".")[0])
+        if isinstance(asked, str) and asked.startswith("@")
+        else None
+    )
     problems = min(checked.limit or known or 0, known or checked.limit or 0) or None
     if checked.source == "solutions":
-        return (f"at most {problems:,} worked solutions" if problems else "worked solutions"), problems, None
+        return (
+            (f"at most {problems:,} worked solutions" if problems else "worked solutions"),
+            problems,
+            None,
+        )
     if checked.source == "rework":
         problems = checked.limit
     if problems is None:

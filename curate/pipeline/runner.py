@@ -55,7 +55,9 @@ class Stage:
     do: str
     config: dict[str, Any]
     needs: tuple[str, ...]
-    processes: int = 1  # ranks that train together, under torchrun; how many says nothing of what comes out
+    processes: int = (
+        1  # ranks that train together, under torchrun; how many says nothing of what comes out
+    )
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,9 @@ WITH_SEED = ("base", "generate", "sft", "distill", "grpo", "evaluate")
 # -- reading -----------------------------------------------------------------------------------------------------
 
 
-def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[PipelineConfig, list[Stage]]:
+def load_pipeline(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[PipelineConfig, list[Stage]]:
     """The pipeline and its stages in order. Raises UsageError for a stage that names what does not come before it."""
     from curate.engines import EngineConfig
     from curate.engines.base import choose
@@ -255,7 +259,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
         chosen, _ = choose(wanted)
         if chosen in config.presets:
             data = merge(data, config.presets[chosen])
-            config = validate(PipelineConfig, override(data, overrides), f"{path} with the preset {chosen}")
+            config = validate(
+                PipelineConfig, override(data, overrides), f"{path} with the preset {chosen}"
+            )
     stages: list[Stage] = []
     for name, raw in unrolled(config.stages, str(path)).items():
         body = _fill(raw, config.vars, f"{path}: stage {name}")
@@ -274,7 +280,9 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Pipe
         needs = tuple(dict.fromkeys([*_names(body), *after]))
         for need in needs:
             if need not in [s.name for s in stages]:
-                raise UsageError(f"{path}: stage {name} needs '{need}', and no stage before it has that name")
+                raise UsageError(
+                    f"{path}: stage {name} needs '{need}', and no stage before it has that name"
+                )
         stages.append(Stage(name, do, body, needs, processes))
         _check(stages[-1], f"{path}: stage {name}")
     return config, stages
@@ -298,7 +306,9 @@ class LoopConfig(Config):
 def unrolled(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
     """The stages with every loop replaced by its rounds: `loop-1-stage`, `loop-2-stage`, …"""
     made: dict[str, dict[str, Any]] = {}
-    last: dict[str, str] = {}  # name of a loop, or one of its stages by `loop.stage`: the stage of its last round
+    last: dict[
+        str, str
+    ] = {}  # name of a loop, or one of its stages by `loop.stage`: the stage of its last round
     for name, raw in stages.items():
         if raw.get("do") != "loop":
             made[name] = _renamed(raw, last)
@@ -306,13 +316,21 @@ def unrolled(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict
         body = {key: value for key, value in raw.items() if key != "do"}
         loop = validate(LoopConfig, body, f"{where}: stage {name}")
         if unknown := sorted({c.then for c in loop.carry.values()} - set(loop.stages)):
-            raise UsageError(f"{where}: stage {name}: carry names '{unknown[0]}', which is no stage of the loop")
+            raise UsageError(
+                f"{where}: stage {name}: carry names '{unknown[0]}', which is no stage of the loop"
+            )
         for turn in range(1, loop.rounds + 1):
             own = {inner: f"{name}-{turn}-{inner}" for inner in loop.stages}
             before = f"{name}-{turn - 1}-"
-            carried = {k: c.first if turn == 1 else f"@{before}{c.then}" for k, c in loop.carry.items()}
+            carried = {
+                k: c.first if turn == 1 else f"@{before}{c.then}" for k, c in loop.carry.items()
+            }
             for inner, config in loop.stages.items():
-                filled = _fill(config, {**{k: f"${k}" for k in _variables(config)}, **carried, "round": turn}, name)
+                filled = _fill(
+                    config,
+                    {**{k: f"${k}" for k in _variables(config)}, **carried, "round": turn},
+                    name,
+                )
                 made[own[inner]] = _renamed(filled, {**last, **own})
         last[name] = f"{name}-{loop.rounds}-{next(iter(loop.carry.values())).then}"
     return made
@@ -322,7 +340,13 @@ def _variables(value: Any) -> list[str]:
     """Names of the variables that a config mentions."""
     if isinstance(value, str) and value.startswith("$"):
         return [value[1:]]
-    inside = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    inside = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, list | tuple)
+        else []
+    )
     return [name for item in inside for name in _variables(item)]
 
 
@@ -333,7 +357,9 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
         return f"@{names.get(name, name)}{dot}{fact}"
     if isinstance(value, Mapping):
         return {
-            k: [names.get(n, n) for n in v] if k == "after" and isinstance(v, list) else _renamed(v, names)
+            k: [names.get(n, n) for n in v]
+            if k == "after" and isinstance(v, list)
+            else _renamed(v, names)
             for k, v in value.items()
         }
     if isinstance(value, list | tuple):
@@ -423,7 +449,9 @@ class Pipeline:
         except (FileNotFoundError, ValueError, TypeError):
             return None
         root = self.context.warehouse.root
-        intact = all((root / ref / "manifest.json").exists() for ref in found.refs if ref.count("/") == 2)
+        intact = all(
+            (root / ref / "manifest.json").exists() for ref in found.refs if ref.count("/") == 2
+        )
         model = found.facts.get("model")
         return found if intact and (not model or Path(model).exists()) else None
 
@@ -447,14 +475,20 @@ class Pipeline:
                 say(f"{head}: done before, skipped ({found.summary})")
                 continue
             if only and stage.name not in only:
-                raise UsageError(f"stage {stage.name} comes before what you asked for and is not done: run it first")
+                raise UsageError(
+                    f"stage {stage.name} comes before what you asked for and is not done: run it first"
+                )
             say(head)
             done[stage.name] = self._run_stage(stage, key, done)
             say(f"{head}: {done[stage.name].summary}")
         if skipped == len(done):
-            say(f"nothing to do: all {skipped} stages were done before ({duration(time.monotonic() - started)})")
+            say(
+                f"nothing to do: all {skipped} stages were done before ({duration(time.monotonic() - started)})"
+            )
         else:
-            say(f"{len(done) - skipped} stages run, {skipped} skipped, in {duration(time.monotonic() - started)}")
+            say(
+                f"{len(done) - skipped} stages run, {skipped} skipped, in {duration(time.monotonic() - started)}"
+            )
             from curate.warehouse.sql import write_database
 
             write_database(self.context.warehouse)
@@ -469,19 +503,29 @@ class Pipeline:
             config["label"] = stage.name
         if stage.processes > 1:
             self.context.engine.close()  # the first rank opens its own
-            launch(stage.do, config, self.context.warehouse.root, stage.processes, f"stage {stage.name}")
+            launch(
+                stage.do,
+                config,
+                self.context.warehouse.root,
+                stage.processes,
+                f"stage {stage.name}",
+            )
         result = KINDS[stage.do](config, self.context, f"stage {stage.name}")
         facts = dict(result.facts)
         if result.model:
             facts["model"] = result.model
         value = str(facts.pop("value", result.model or ""))
-        finished = Done(key, value, facts, result.refs, result.summary, round(time.monotonic() - started, 1))
+        finished = Done(
+            key, value, facts, result.refs, result.summary, round(time.monotonic() - started, 1)
+        )
         text = json.dumps(finished.__dict__, indent=1, default=str)
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             path = self.folder / f"{stage.name}-{key}.json"
             path.unlink(missing_ok=True)  # a record whose outputs are gone
-            publish_file(self.context.warehouse.root, path, lambda staged: staged.write_text(text, "utf-8"))
+            publish_file(
+                self.context.warehouse.root, path, lambda staged: staged.write_text(text, "utf-8")
+            )
         return finished
 
 

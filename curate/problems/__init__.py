@@ -21,7 +21,15 @@ from curate.problems.identity import HELD_OUT, SPLIT_NAMES, TRAIN, add_problem_i
 from curate.records import Problem
 from curate.registry import resolve
 
-__all__ = ["SOURCES", "LoadReport", "Loaded", "ProblemsConfig", "Source", "from_rows", "load_problems"]
+__all__ = [
+    "SOURCES",
+    "LoadReport",
+    "Loaded",
+    "ProblemsConfig",
+    "Source",
+    "from_rows",
+    "load_problems",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,7 +49,8 @@ class ProblemsConfig(BaseModel):
         min_length=1, description="each has `source: NAME` and that source's own keys"
     )
     held_out: float | int = Field(
-        0.1, description="share of the questions (below 1), or number of questions of each source, for evaluation only"
+        0.1,
+        description="share of the questions (below 1), or number of questions of each source, for evaluation only",
     )
     split_salt: str = Field("", description="another text draws another split")
 
@@ -49,12 +58,16 @@ class ProblemsConfig(BaseModel):
     @classmethod
     def _share_or_count(cls, value: float | int) -> float | int:
         if value < 0 or (isinstance(value, float) and value >= 1 and not value.is_integer()):
-            raise ValueError("must be a share from 0 up to (not including) 1, or a whole number of questions")
+            raise ValueError(
+                "must be a share from 0 up to (not including) 1, or a whole number of questions"
+            )
         return int(value) if value >= 1 else float(value)
 
     def built(self) -> list[Source]:
         """The sources, each checked against its own model, so that a mistake is found before anything loads."""
-        return [_build(dict(config), where=f"sources[{i}]") for i, config in enumerate(self.sources)]
+        return [
+            _build(dict(config), where=f"sources[{i}]") for i, config in enumerate(self.sources)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +86,19 @@ class LoadReport:
     def lines(self) -> list[str]:
         """The report as a person reads it."""
         by_source = ", ".join(f"{name} {count:,}" for name, count in self.sources.items())
-        out = [f"{self.problems:,} problems ({self.train:,} train, {self.held_out:,} held-out): {by_source}"]
+        out = [
+            f"{self.problems:,} problems ({self.train:,} train, {self.held_out:,} held-out): {by_source}"
+        ]
         if self.duplicates:
             out.append(f"{self.duplicates:,} rows were duplicates of a problem and were left out")
         if self.moved_to_held_out:
-            out.append(f"{self.moved_to_held_out:,} training rows ask a held-out question and were moved to held-out")
+            out.append(
+                f"{self.moved_to_held_out:,} training rows ask a held-out question and were moved to held-out"
+            )
         if self.without_verifier:
-            out.append(f"{self.without_verifier:,} problems name no verifier: nothing can judge their answers")
+            out.append(
+                f"{self.without_verifier:,} problems name no verifier: nothing can judge their answers"
+            )
         return out
 
     def need_verifiers(self) -> None:
@@ -103,13 +122,21 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
 
     Rows come out in the order of the sources. Raises `UsageError` for a bad config, bad input, or no problem at all.
     """
-    config = config if isinstance(config, ProblemsConfig) else _validate(ProblemsConfig, config, "problems")
+    config = (
+        config
+        if isinstance(config, ProblemsConfig)
+        else _validate(ProblemsConfig, config, "problems")
+    )
     frames = [to_schema(source.load()) for source in config.built()]
     loaded = pl.concat(frames)
     if loaded.is_empty():
         raise UsageError("the sources hold no problems: look at their paths, sizes and limits")
-    if blank := loaded.filter(pl.col("question").is_null() | (pl.col("question").str.strip_chars() == "")).height:
-        raise UsageError(f"the sources gave {blank:,} rows without a question: leave them out, or give them one")
+    if blank := loaded.filter(
+        pl.col("question").is_null() | (pl.col("question").str.strip_chars() == "")
+    ).height:
+        raise UsageError(
+            f"the sources gave {blank:,} rows without a question: leave them out, or give them one"
+        )
     frame = add_problem_id(loaded.with_columns(_split_names(loaded)))
     # Before duplicates go: a held-out copy must hold its question out, also where it is the second one.
     frame, moved = add_split(frame, config.held_out, config.split_salt)
@@ -147,7 +174,12 @@ def _split_names(frame: pl.DataFrame) -> pl.Expr:
             f"unknown split '{unknown[0]}': a problem is in one of {', '.join(sorted(SPLIT_NAMES))} "
             "(all but train and training are held out), or has no split and gets one by its hash"
         )
-    return pl.col("split").str.strip_chars().str.to_lowercase().replace_strict(SPLIT_NAMES, default=None)
+    return (
+        pl.col("split")
+        .str.strip_chars()
+        .str.to_lowercase()
+        .replace_strict(SPLIT_NAMES, default=None)
+    )
 
 
 def _build(config: dict[str, Any], where: str) -> Source:
@@ -164,6 +196,8 @@ def _validate(model: type[M], config: Mapping[str, Any], where: str) -> M:
     try:
         return model.model_validate(dict(config))
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
+        found = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
+        )
         known = ", ".join(model.model_fields)
         raise UsageError(f"{where}: {found}. Known keys: {known}") from error

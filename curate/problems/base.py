@@ -51,7 +51,9 @@ def to_schema(frame: pl.DataFrame) -> pl.DataFrame:
     have = frame.schema
     columns = {**SCHEMA, **EXTRA}
     if unknown := sorted(set(have) - set(columns)):
-        raise UsageError(f"a source made unknown columns: {', '.join(unknown)}; a problem has {', '.join(SCHEMA)}")
+        raise UsageError(
+            f"a source made unknown columns: {', '.join(unknown)}; a problem has {', '.join(SCHEMA)}"
+        )
     if not have:  # else the literals below would make a row of nothing
         return pl.DataFrame(schema=columns)
     return frame.select(

@@ -31,16 +31,24 @@ class Mapped(Source):
     verifier: str | None = Field(None, description="for every row that has none of its own")
     domain: str | None = Field(None, description="for every row that has none of its own")
     target_language: str | None = Field(None, description="for every row that has none of its own")
-    difficulty: float | None = Field(None, ge=0, le=1, description="for every row that has none of its own")
+    difficulty: float | None = Field(
+        None, ge=0, le=1, description="for every row that has none of its own"
+    )
     split: str | None = Field(None, description="for every row that has none of its own")
     label: str | None = Field(
-        None, description="what the column `source` holds; default: the name of the file or data set"
+        None,
+        description="what the column `source` holds; default: the name of the file or data set",
     )
     reference_pattern: str | None = Field(
-        None, description="regular expression whose first group is the reference, e.g. '#### (.+)' for GSM8K"
+        None,
+        description="regular expression whose first group is the reference, e.g. '#### (.+)' for GSM8K",
     )
-    reference_is_index: bool = Field(False, description="the reference is the position of the right choice, from 0")
-    skip_invalid: bool = Field(False, description="leave out rows without a question instead of refusing them")
+    reference_is_index: bool = Field(
+        False, description="the reference is the position of the right choice, from 0"
+    )
+    skip_invalid: bool = Field(
+        False, description="leave out rows without a question instead of refusing them"
+    )
     limit: int | None = Field(None, ge=1, description="only the first so many rows")
 
     @field_validator("columns")
@@ -62,28 +70,49 @@ class Mapped(Source):
                 raise ValueError("needs a group (parentheses) around the reference")
         return pattern
 
-    def mapped(self, table: pl.DataFrame, where: str, label: str, lines: Sequence[int]) -> pl.DataFrame:
+    def mapped(
+        self, table: pl.DataFrame, where: str, label: str, lines: Sequence[int]
+    ) -> pl.DataFrame:
         """A table in our columns. In messages `where` names it and `lines` numbers its rows."""
         names = {field: self.columns.get(field, field) for field in FIELDS}
-        missing = sorted({their for field, their in self.columns.items() if their not in table.columns})
+        missing = sorted(
+            {their for field, their in self.columns.items() if their not in table.columns}
+        )
         if missing or names["question"] not in table.columns:
             raise UsageError(
                 f"{where} has no column '{(missing or [names['question']])[0]}': it has {', '.join(table.columns)}. "
                 "Say which column is which, e.g. `columns: {question: problem, reference: answer}`"
             )
         picked = {field: their for field, their in names.items() if their in table.columns}
-        frame = pl.DataFrame([_column(table[their], field, where) for field, their in picked.items()])
+        frame = pl.DataFrame(
+            [_column(table[their], field, where) for field, their in picked.items()]
+        )
         frame = frame.head(self.limit) if self.limit else frame
         frame = self._without_blank_questions(frame, where, lines)
-        constants = {"verifier": self.verifier, "domain": self.domain, "target_language": self.target_language}
-        for field, value in {**constants, "difficulty": self.difficulty, "split": self.split, "source": label}.items():
+        constants = {
+            "verifier": self.verifier,
+            "domain": self.domain,
+            "target_language": self.target_language,
+        }
+        for field, value in {
+            **constants,
+            "difficulty": self.difficulty,
+            "split": self.split,
+            "source": label,
+        }.items():
             own = [pl.col(field)] if field in frame.columns else []
             dtype = pl.Float64 if field == "difficulty" else pl.String
             frame = frame.with_columns(pl.coalesce(*own, pl.lit(value, dtype=dtype)).alias(field))
         frame = self._references(frame, where)
-        return frame.with_columns(pl.col("metadata").alias("identity")) if "metadata" in frame.columns else frame
+        return (
+            frame.with_columns(pl.col("metadata").alias("identity"))
+            if "metadata" in frame.columns
+            else frame
+        )
 
-    def _without_blank_questions(self, frame: pl.DataFrame, where: str, lines: Sequence[int]) -> pl.DataFrame:
+    def _without_blank_questions(
+        self, frame: pl.DataFrame, where: str, lines: Sequence[int]
+    ) -> pl.DataFrame:
         blank = pl.col("question").is_null() | (pl.col("question").str.strip_chars() == "")
         rows = frame.with_row_index("row").filter(blank)["row"]
         if len(rows) and not self.skip_invalid:
@@ -100,12 +129,16 @@ class Mapped(Source):
         if self.reference_pattern:
             reference = reference.str.extract(self.reference_pattern, 1).str.strip_chars()
             if frame.height and frame.select(reference.is_null().all()).item():
-                raise UsageError(f"{where}: `reference_pattern` '{self.reference_pattern}' matches no reference")
+                raise UsageError(
+                    f"{where}: `reference_pattern` '{self.reference_pattern}' matches no reference"
+                )
         if self.reference_is_index:
             position = reference.str.to_integer(strict=False)
             letters = {i: chr(ord("A") + i) for i in range(26)}
             reference = position.replace_strict(letters, default=None, return_dtype=pl.String)
-            if bad := frame.filter(pl.col("reference").is_not_null() & reference.is_null())["reference"].to_list():
+            if bad := frame.filter(pl.col("reference").is_not_null() & reference.is_null())[
+                "reference"
+            ].to_list():
                 raise UsageError(
                     f"{where}: the reference '{bad[0]}' is no position of a choice (0 for A, 1 for B, ...)"
                 )
@@ -119,7 +152,9 @@ class Files(Mapped):
 
     def load(self) -> pl.DataFrame:
         paths = [
-            path for pattern in ([self.path] if isinstance(self.path, str) else self.path) for path in find(pattern)
+            path
+            for pattern in ([self.path] if isinstance(self.path, str) else self.path)
+            for path in find(pattern)
         ]
         frames = []
         for path in paths:
@@ -138,7 +173,9 @@ def find(pattern: str) -> list[Path]:
     else:
         found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
     if not found:
-        raise UsageError(f"no problems at '{pattern}': there is no such file, and no {', '.join(READERS)} in it")
+        raise UsageError(
+            f"no problems at '{pattern}': there is no such file, and no {', '.join(READERS)} in it"
+        )
     return found
 
 
@@ -168,15 +205,21 @@ def _jsonl(path: Path) -> tuple[pl.DataFrame, Sequence[int]]:
                     f"{path}, line {number}: not JSON ({error}). Each line must be one JSON object"
                 ) from error
             if not isinstance(row, dict):
-                raise UsageError(f"{path}, line {number}: a JSON object was expected, not {type(row).__name__}")
+                raise UsageError(
+                    f"{path}, line {number}: a JSON object was expected, not {type(row).__name__}"
+                )
             rows.append(row)
             numbers.append(number)
     names = dict.fromkeys(name for row in rows for name in row)
-    return pl.DataFrame([pl.Series(n, [row.get(n) for row in rows], dtype=pl.Object) for n in names]), numbers
+    return pl.DataFrame(
+        [pl.Series(n, [row.get(n) for row in rows], dtype=pl.Object) for n in names]
+    ), numbers
 
 
 def _csv(path: Path) -> tuple[pl.DataFrame, Sequence[int]]:
-    table = pl.read_csv(path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ",")
+    table = pl.read_csv(
+        path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ","
+    )
     return table, range(2, table.height + 2)  # below the header, where no value spans lines
 
 
@@ -194,21 +237,27 @@ def _column(values: pl.Series, field: str, where: str) -> pl.Series:
         if field == "choices":
             return _choices(values)
         if field == "difficulty":
-            return pl.Series(field, values.to_list(), dtype=pl.String, strict=False).cast(pl.Float64)
+            return pl.Series(field, values.to_list(), dtype=pl.String, strict=False).cast(
+                pl.Float64
+            )
         if values.dtype == pl.String:
             return values.alias(field)
         if values.dtype.is_integer():
             return values.cast(pl.String).alias(field)
         return pl.Series(field, [to_text(value) for value in values.to_list()], dtype=pl.String)
     except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"{where}: column '{values.name}' cannot be read as {field}: {error}") from error
+        raise UsageError(
+            f"{where}: column '{values.name}' cannot be read as {field}: {error}"
+        ) from error
 
 
 def _choices(values: pl.Series) -> pl.Series:
     """Choices as lists of text: lists, JSON lists in text, or records with `text` (as in ARC)."""
     if values.dtype == pl.List(pl.String):
         return values.alias("choices")
-    return pl.Series("choices", [_choice_list(value) for value in values.to_list()], dtype=pl.List(pl.String))
+    return pl.Series(
+        "choices", [_choice_list(value) for value in values.to_list()], dtype=pl.List(pl.String)
+    )
 
 
 def _choice_list(value: Any) -> list[str | None] | None:

@@ -18,10 +18,16 @@ class Hub(Mapped):
     """One data set; `parts` says which of its splits are read, and which of our splits each becomes (null: by hash)."""
 
     dataset: str = Field(description="Hub id (owner/name) or local directory")
-    subset: str | None = Field(None, description="the data set's configuration name, e.g. `main` of gsm8k")
-    revision: str | None = Field(None, description="commit, tag or branch; a commit keeps a job reproducible")
+    subset: str | None = Field(
+        None, description="the data set's configuration name, e.g. `main` of gsm8k"
+    )
+    revision: str | None = Field(
+        None, description="commit, tag or branch; a commit keeps a job reproducible"
+    )
     parts: dict[str, str | None] = Field(
-        {"train": None}, min_length=1, description="their split to ours: train, held-out, or null for a draw by hash"
+        {"train": None},
+        min_length=1,
+        description="their split to ours: train, held-out, or null for a draw by hash",
     )
 
     def load(self) -> pl.DataFrame:
@@ -45,7 +51,9 @@ class Hub(Mapped):
 
 
 @contextlib.contextmanager
-def opened(dataset: str, subset: str | None, part: str, revision: str | None, streaming: bool = False) -> Iterator[Any]:
+def opened(
+    dataset: str, subset: str | None, part: str, revision: str | None, streaming: bool = False
+) -> Iterator[Any]:
     """One part of a data set, of the Hub or a directory; `streaming` for a Hub's that is read batch by batch.
 
     What goes wrong while it is opened or read is a UsageError that names the data set.
@@ -61,8 +69,12 @@ def opened(dataset: str, subset: str | None, part: str, revision: str | None, st
         elif saved(path):
             yield datasets.load_from_disk(str(path))
         else:
-            yield datasets.load_dataset(dataset, subset, split=part, revision=revision, streaming=streaming)
-    except Exception as error:  # the library raises a dozen kinds; each means: not to be had as asked
+            yield datasets.load_dataset(
+                dataset, subset, split=part, revision=revision, streaming=streaming
+            )
+    except (
+        Exception
+    ) as error:  # the library raises a dozen kinds; each means: not to be had as asked
         raise UsageError(
             f"the data set '{dataset}' (subset {subset or 'default'}, split {part}) could not be had: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "

@@ -43,11 +43,15 @@ def add_problem_id(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("identity"),
     ]
     # Each part says its length, so that no two contents make one text.
-    content = hashed.select(pl.concat_str([_framed(part) for part in parts]).alias("content"))["content"]
+    content = hashed.select(pl.concat_str([_framed(part) for part in parts]).alias("content"))[
+        "content"
+    ]
     return frame.with_columns(pl.Series("problem_id", _hashes(content, size=16), dtype=pl.String))
 
 
-def add_split(frame: pl.DataFrame, held_out: float | int, salt: str = "") -> tuple[pl.DataFrame, int]:
+def add_split(
+    frame: pl.DataFrame, held_out: float | int, salt: str = ""
+) -> tuple[pl.DataFrame, int]:
     """Fills `split`, and says how many rows moved to held-out because the same question stood in both splits.
 
     `held_out` is a share below 1 (a question keeps its split whatever else is added), or a count of questions of each
@@ -71,7 +75,9 @@ def add_split(frame: pl.DataFrame, held_out: float | int, salt: str = "") -> tup
     frame = frame.with_columns(assigned.alias("split"))
     held = (pl.col("split") == HELD_OUT).any().over("key")
     moved = frame.filter(held & (pl.col("split") == TRAIN)).height
-    frame = frame.with_columns(pl.when(held).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN)).alias("split"))
+    frame = frame.with_columns(
+        pl.when(held).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN)).alias("split")
+    )
     return frame.drop("key"), moved
 
 
@@ -86,11 +92,15 @@ def normalised(texts: pl.Series) -> pl.Series:
 def canonical(texts: pl.Series) -> pl.Series:
     """Texts as they are hashed: Unicode NFC, Unix line ends, no white space around."""
     texts = _changed(texts, _not_ascii(texts), lambda some: some.str.normalize("NFC"))
-    unix = texts.str.replace_all("\r\n", "\n", literal=True).str.replace_all("\r", "\n", literal=True)
+    unix = texts.str.replace_all("\r\n", "\n", literal=True).str.replace_all(
+        "\r", "\n", literal=True
+    )
     return unix.str.strip_chars()
 
 
-def _changed(texts: pl.Series, where: pl.Series, change: Callable[[pl.Series], pl.Series]) -> pl.Series:
+def _changed(
+    texts: pl.Series, where: pl.Series, change: Callable[[pl.Series], pl.Series]
+) -> pl.Series:
     """Texts with some of them changed. Most are plain ASCII, and the dear operations would not change those."""
     rows = where.fill_null(False).arg_true()
     return texts.clone().scatter(rows, change(texts.gather(rows))) if len(rows) else texts
@@ -102,7 +112,9 @@ def _not_ascii(texts: pl.Series) -> pl.Series:
 
 def _framed(text: pl.Expr) -> pl.Expr:
     """Text with its length in front, `-` for null."""
-    return pl.coalesce(pl.concat_str(text.str.len_bytes().cast(pl.String), pl.lit(":"), text), pl.lit("-"))
+    return pl.coalesce(
+        pl.concat_str(text.str.len_bytes().cast(pl.String), pl.lit(":"), text), pl.lit("-")
+    )
 
 
 def _hashes(texts: pl.Series, size: int) -> list[str]:

@@ -36,16 +36,25 @@ class Procedural(Source):
     """`size` distinct problems of one generator, each asked in one of `languages` (in turn)."""
 
     dataset: str = Field(description="name of the reasoning_gym generator")
-    size: int = Field(100, ge=1, description="distinct problems; fewer where the generator has no more")
-    seed: int = Field(0, ge=0, description="problems of two seeds may overlap: ids and splits see that")
-    params: dict[str, Any] = Field(default_factory=dict, description="the generator's own parameters")
+    size: int = Field(
+        100, ge=1, description="distinct problems; fewer where the generator has no more"
+    )
+    seed: int = Field(
+        0, ge=0, description="problems of two seeds may overlap: ids and splits see that"
+    )
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="the generator's own parameters"
+    )
     languages: list[Literal["en", "zh"]] = Field(["en"], min_length=1)
     solutions: bool = Field(True, description="add worked solutions where there is a solver")
     verifier: str = Field(
-        "procedural", description="`math` would take the question's own expression, handed back unsolved, for its value"
+        "procedural",
+        description="`math` would take the question's own expression, handed back unsolved, for its value",
     )
     domain: str = "math"
-    difficulty: float | None = Field(None, ge=0, le=1, description="default: the place within the parameters' ranges")
+    difficulty: float | None = Field(
+        None, ge=0, le=1, description="default: the place within the parameters' ranges"
+    )
     split: str | None = None
 
     @field_validator("dataset")
@@ -58,7 +67,9 @@ class Procedural(Source):
                 f"'{name}' is not on the allow-list of generators: {', '.join(sorted(ALLOWED - UNSTABLE))}"
             )
         if name in UNSTABLE:
-            raise ValueError(f"'{name}' makes other problems in every process, whatever the seed: it cannot be resumed")
+            raise ValueError(
+                f"'{name}' makes other problems in every process, whatever the seed: it cannot be resumed"
+            )
         return name
 
     def load(self) -> pl.DataFrame:
@@ -73,11 +84,17 @@ class Procedural(Source):
         try:
             import reasoning_gym
         except ImportError as error:
-            raise UsageError("procedural problems need: pip install 'curate[quickstart]'") from error
+            raise UsageError(
+                "procedural problems need: pip install 'curate[quickstart]'"
+            ) from error
         try:
-            made = reasoning_gym.create_dataset(self.dataset, seed=self.seed, size=8 * self.size, **self.params)
+            made = reasoning_gym.create_dataset(
+                self.dataset, seed=self.seed, size=8 * self.size, **self.params
+            )
         except (AssertionError, TypeError, ValueError) as error:
-            raise UsageError(f"the generator '{self.dataset}' refuses its parameters: {error}") from error
+            raise UsageError(
+                f"the generator '{self.dataset}' refuses its parameters: {error}"
+            ) from error
         seen: set[str] = set()
         for i in range(8 * self.size):
             entry = made[i]
@@ -91,7 +108,10 @@ class Procedural(Source):
     def _row(self, index: int, entry: dict[str, Any]) -> dict[str, Any]:
         language = self.languages[index % len(self.languages)]
         question, answer = entry["question"].strip(), str(entry["answer"])
-        metadata = {"dataset": self.dataset, "entry": {k: entry[k] for k in ("question", "answer", "metadata")}}
+        metadata = {
+            "dataset": self.dataset,
+            "entry": {k: entry[k] for k in ("question", "answer", "metadata")},
+        }
         return {
             "source": f"procedural/{self.dataset}",
             "domain": self.domain,
@@ -100,7 +120,9 @@ class Procedural(Source):
             "solution": worked_solution(self.dataset, entry, language) if self.solutions else None,
             "verifier": self.verifier,
             "target_language": language,
-            "difficulty": self.difficulty if self.difficulty is not None else place_in_ranges(entry["metadata"]),
+            "difficulty": self.difficulty
+            if self.difficulty is not None
+            else place_in_ranges(entry["metadata"]),
             "split": self.split,
             "metadata": json.dumps(metadata, ensure_ascii=False, default=str),
             "identity": self.dataset,  # the rest of the entry follows from the question
@@ -141,7 +163,12 @@ def place_in_ranges(metadata: Mapping[str, Any]) -> float | None:
         value = metadata.get(name)
         if isinstance(limits, tuple | list) and len(limits) == 2 and isinstance(value, int | float):
             low, high = limits
-            if isinstance(low, int | float) and isinstance(high, int | float) and low <= value <= high and low < high:
+            if (
+                isinstance(low, int | float)
+                and isinstance(high, int | float)
+                and low <= value <= high
+                and low < high
+            ):
                 places.append((value - low) / (high - low))
     return sum(places) / len(places) if places else None
 

@@ -85,7 +85,9 @@ def _expression(metadata: Mapping[str, Any]) -> list[Step]:
             raise ValueError(f"no arithmetic: {ast.dump(node)}")
         left, right = value(node.left), value(node.right)
         result = _apply(node.op, left, right)
-        steps.append((f"{_show(left)} {_SIGNS[type(node.op)]} {_show(right, inner=True)}", _show(result)))
+        steps.append(
+            (f"{_show(left)} {_SIGNS[type(node.op)]} {_show(right, inner=True)}", _show(result))
+        )
         return result
 
     last = value(ast.parse(text.strip(), mode="eval").body)
@@ -118,7 +120,9 @@ def _product(metadata: Mapping[str, Any]) -> list[Step]:
     for factor in factors[1:]:
         places = [int(d) * 10**i for i, d in enumerate(reversed(str(abs(factor)))) if d != "0"]
         if len(places) < 2:
-            steps.append((f"{result} * {_show(Fraction(factor), inner=True)}", str(result * factor)))
+            steps.append(
+                (f"{result} * {_show(Fraction(factor), inner=True)}", str(result * factor))
+            )
         else:
             sign = -1 if factor < 0 else 1
             parts = [result * place * sign for place in reversed(places)]
@@ -126,7 +130,12 @@ def _product(metadata: Mapping[str, Any]) -> list[Step]:
                 (f"{result} * {_show(Fraction(place * sign), inner=True)}", str(part))
                 for place, part in zip(reversed(places), parts, strict=True)
             ]
-            steps.append((" + ".join(_show(Fraction(p), inner=i > 0) for i, p in enumerate(parts)), str(sum(parts))))
+            steps.append(
+                (
+                    " + ".join(_show(Fraction(p), inner=i > 0) for i, p in enumerate(parts)),
+                    str(sum(parts)),
+                )
+            )
         result *= factor
     return steps
 
@@ -159,7 +168,12 @@ def _lcm(metadata: Mapping[str, Any]) -> list[Step]:
     for number in numbers[1:]:
         common = math.gcd(least, number)
         steps += _euclid(least, number)
-        steps.append((f"lcm({least}, {number}) = {least} / {common} * {number}", str(least // common * number)))
+        steps.append(
+            (
+                f"lcm({least}, {number}) = {least} / {common} * {number}",
+                str(least // common * number),
+            )
+        )
         least = least // common * number
     return steps
 

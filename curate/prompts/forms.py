@@ -98,7 +98,9 @@ def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
         .when(~text.str.contains(kind.open, literal=True))
         .then(text)
     )
-    reopened = tail.str.contains(kind.open, literal=True) | tail.str.contains(kind.close, literal=True)
+    reopened = tail.str.contains(kind.open, literal=True) | tail.str.contains(
+        kind.close, literal=True
+    )
     tagged = pl.when(
         tail.str.count_matches(ANSWER_OPEN, literal=True) == 1,
         tail.str.count_matches(ANSWER_CLOSE, literal=True) == 1,
@@ -119,7 +121,9 @@ def well_formed_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
         & (lower.str.count_matches(kind.open.str.to_lowercase(), literal=True) == 1)
         & (lower.str.count_matches(kind.close.str.to_lowercase(), literal=True) == 1)
     )
-    tags = (text.str.count_matches(_ANY_TAG) == 4) & _after(text, kind.close).str.contains(_ONE_ANSWER)
+    tags = (text.str.count_matches(_ANY_TAG) == 4) & _after(text, kind.close).str.contains(
+        _ONE_ANSWER
+    )
     shape = kind.plain | (delimited & (~kind.tagged | tags.fill_null(False))).fill_null(False)
     known = text.is_not_null() & (kind.plain | kind.open.is_not_null())
     return pl.when(known).then(shape & answer_expr(text, form).is_not_null())
@@ -158,7 +162,9 @@ class _Kind(NamedTuple):
 
 def _kind(form: pl.Expr | Form) -> _Kind:
     if isinstance(form, Form):
-        opening, closing = (pl.lit(mark or None, dtype=pl.String) for mark in (form.open, form.close))
+        opening, closing = (
+            pl.lit(mark or None, dtype=pl.String) for mark in (form.open, form.close)
+        )
         return _Kind(opening, closing, pl.lit(form.name == "plain"), pl.lit(form.name == "r1-zero"))
     return _Kind(*_delimiters(form), (form == "plain").fill_null(False), form == "r1-zero")
 

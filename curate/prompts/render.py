@@ -42,7 +42,8 @@ class Template:
         """What the column `traces.template` holds: name and hash, and the number and hash of worked examples."""
         own = f"{self.name}@{self.hash}"
         return own + (
-            f"+{len(examples)}@{_hash(*(t for e in examples for t in (e.question, e.completion)))}" * bool(examples)
+            f"+{len(examples)}@{_hash(*(t for e in examples for t in (e.question, e.completion)))}"
+            * bool(examples)
         )
 
 
@@ -54,7 +55,9 @@ class Example:
     completion: str
 
 
-def load_template(name: str | Path, form: str | Form | None = None, language: str | None = None) -> Template:
+def load_template(
+    name: str | Path, form: str | Form | None = None, language: str | None = None
+) -> Template:
     """A shipped template by name (r1-zero, r1, plain), or a text file by path.
 
     `language` prefers a variant for it where one is shipped (`r1` in `zh`). Without `form` it is read off the text:
@@ -65,13 +68,17 @@ def load_template(name: str | Path, form: str | Form | None = None, language: st
     if _QUESTION not in text and _REPORT_TURN in text:
         text = f"User: {_QUESTION}.".join(text.rsplit(_REPORT_TURN, 1))
     if text.count(_QUESTION) != 1:
-        raise UsageError(f"template '{name}' must hold {_QUESTION} exactly once; it does {text.count(_QUESTION)} times")
+        raise UsageError(
+            f"template '{name}' must hold {_QUESTION} exactly once; it does {text.count(_QUESTION)} times"
+        )
     own = Form.of(form if form is not None else _form_of(text))
     text = text.replace("{open}", own.open or OPEN).replace("{close}", own.close or CLOSE)
     return Template(found, text, _hash(text), own)
 
 
-def render(template: Template, question: str, examples: Sequence[Example] = (), chat: Chat | None = None) -> str:
+def render(
+    template: Template, question: str, examples: Sequence[Example] = (), chat: Chat | None = None
+) -> str:
     """The prompt for one question, with worked examples as earlier turns.
 
     With `chat` (an engine's `render_chat`) the same is given to the model's own chat template: what the template says
@@ -81,11 +88,15 @@ def render(template: Template, question: str, examples: Sequence[Example] = (), 
         return chat(messages(template, question, examples))
     preamble, turn = _split(template.text)
     asked = [_ask(turn, example.question) for example in examples]
-    shown = "".join(join(prompt, e.completion.strip()) + "\n" for prompt, e in zip(asked, examples, strict=True))
+    shown = "".join(
+        join(prompt, e.completion.strip()) + "\n" for prompt, e in zip(asked, examples, strict=True)
+    )
     return preamble + shown + _ask(turn, question)
 
 
-def messages(template: Template, question: str, examples: Sequence[Example] = ()) -> list[dict[str, str]]:
+def messages(
+    template: Template, question: str, examples: Sequence[Example] = ()
+) -> list[dict[str, str]]:
     """The prompt as chat messages, `[{"role": "user", "content": ...}, ...]`; the last one is the user's."""
     preamble, _ = _split(template.text)
     talk: list[dict[str, str]] = []
@@ -117,7 +128,9 @@ def worked_completion(problem: Problem, form: str | Form = "r1-zero") -> str:
     if form.name == "r1-zero":
         return f"<think> {solution} </think> <answer> {reference} </answer>"
     chinese = problem.target_language == "zh"
-    summary = f"答案是 \\boxed{{{reference}}}。" if chinese else f"The answer is \\boxed{{{reference}}}."
+    summary = (
+        f"答案是 \\boxed{{{reference}}}。" if chinese else f"The answer is \\boxed{{{reference}}}."
+    )
     if form.name == "plain":
         return f"{solution}\n\n{summary}"
     return f"{form.open}\n{solution}\n{form.close}\n\n{summary}"
@@ -155,13 +168,21 @@ def _read(name: str, language: str | None) -> tuple[str, str]:
     known = shipped()
     if name in known:
         found = f"{name}-{language}" if f"{name}-{language}" in known else name
-        return found, (files("curate.prompts") / "templates" / f"{found}.txt").read_text("utf-8").rstrip("\n")
+        return found, (files("curate.prompts") / "templates" / f"{found}.txt").read_text(
+            "utf-8"
+        ).rstrip("\n")
     path = Path(name)
     try:
         return path.stem, path.read_text("utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = "is no text file in UTF-8" if isinstance(error, UnicodeDecodeError) else "could not be read"
-        raise UsageError(f"template '{name}' {reason}: choose one of {', '.join(known)}, or give a path") from error
+        reason = (
+            "is no text file in UTF-8"
+            if isinstance(error, UnicodeDecodeError)
+            else "could not be read"
+        )
+        raise UsageError(
+            f"template '{name}' {reason}: choose one of {', '.join(known)}, or give a path"
+        ) from error
 
 
 def _form_of(text: str) -> str:

@@ -21,8 +21,16 @@ CURVES = (
     ("reward", "avg(r.reward)", "weighted sum of the run's own components"),
     ("length", "avg(a.completion_tokens)", "sampled tokens a completion"),
     ("well-formed", "avg(a.well_formed::INT)", "share in the form that was asked for"),
-    ("mixed languages", "avg(a.mixed_language::INT)", "share whose reasoning moves between languages"),
-    ("target language", "avg(a.target_language_share)", "share of the reasoning's words in the problem's language"),
+    (
+        "mixed languages",
+        "avg(a.mixed_language::INT)",
+        "share whose reasoning moves between languages",
+    ),
+    (
+        "target language",
+        "avg(a.target_language_share)",
+        "share of the reasoning's words in the problem's language",
+    ),
     ("steps", "avg(a.step_count)", "sentences or lines of reasoning that say something"),
     ("reflection", "avg(a.reflection_count)", "phrases of doubt and pause a trace"),
     ("verification", "avg(a.verification_count)", "phrases of checking a trace"),
@@ -87,16 +95,22 @@ def funnels(con: duckdb.DuckDBPyConnection) -> list[pl.DataFrame]:
         "GROUP BY f.corpus, f.corpus_version, f.rules, f.position, f.rule"
     ).pl()
     parts = frame.partition_by("corpus", "corpus_version") if frame.height else []
-    return sorted((p.sort("position") for p in parts), key=lambda p: str(p["sealed_at"][0]), reverse=True)
+    return sorted(
+        (p.sort("position") for p in parts), key=lambda p: str(p["sealed_at"][0]), reverse=True
+    )
 
 
 def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str, pl.DataFrame]]:
     """The newest evaluations: (dataset and id, rows of the table)."""
     frame = con.sql("SELECT * FROM evaluations").pl()
-    names = dict(con.sql("SELECT version, dataset FROM manifests WHERE \"table\" = 'evaluations'").fetchall())
+    names = dict(
+        con.sql("SELECT version, dataset FROM manifests WHERE \"table\" = 'evaluations'").fetchall()
+    )
     if frame.is_empty():
         return []
-    parts = sorted(frame.partition_by("evaluation_id"), key=lambda p: str(p["created_at"][0]), reverse=True)
+    parts = sorted(
+        frame.partition_by("evaluation_id"), key=lambda p: str(p["created_at"][0]), reverse=True
+    )
     found = []
     for part in parts[:most]:
         key = part["evaluation_id"][0]
@@ -104,12 +118,18 @@ def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str
     return found
 
 
-def corpora(warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[str] | None = None) -> list[Corpus]:
+def corpora(
+    warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[str] | None = None
+) -> list[Corpus]:
     """The newest version of each corpus with the decisions of its rules, asked again of the traces as they are."""
     from curate.filter.decide import apply_rules
     from curate.filter.job import FilterConfig, _prepare
 
-    wanted = names if names is not None else sorted({v.dataset for v in warehouse.versions("corpora", sealed=True)})
+    wanted = (
+        names
+        if names is not None
+        else sorted({v.dataset for v in warehouse.versions("corpora", sealed=True)})
+    )
     found = []
     for name in wanted:
         version = warehouse.latest("corpora", name)
@@ -124,7 +144,11 @@ def corpora(warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[st
             continue  # its rule file is gone, or its traces are
         kept = set(version.read(["trace_id"]).collect()["trace_id"].drop_nulls())
         now = set(made.kept["trace_id"])
-        found.append(Corpus(version.dataset, version.version, rules, made.decisions, bool(kept) and kept != now))
+        found.append(
+            Corpus(
+                version.dataset, version.version, rules, made.decisions, bool(kept) and kept != now
+            )
+        )
     return found
 
 
@@ -153,7 +177,9 @@ def distributions(
             low, high = values[name].min(), values[name].max()
         if not high > low:
             continue
-        whole = high - low < BINS and values[name].dtype.is_float() and (values[name] % 1 == 0).all()
+        whole = (
+            high - low < BINS and values[name].dtype.is_float() and (values[name] % 1 == 0).all()
+        )
         bins = int(high - low) + 1 if whole else BINS
         start = low - 0.5 if whole else low
         step = 1.0 if whole else (high - low) / bins
@@ -162,7 +188,12 @@ def distributions(
         tall = {(k, b): n for k, b, n in counts.iter_rows()}
         edges = [start + step * i for i in range(bins + 1)]
         found.append(
-            (name, edges, [tall.get((True, b), 0) for b in range(bins)], [tall.get((False, b), 0) for b in range(bins)])
+            (
+                name,
+                edges,
+                [tall.get((True, b), 0) for b in range(bins)],
+                [tall.get((False, b), 0) for b in range(bins)],
+            )
         )
     return found
 
@@ -179,7 +210,9 @@ TRACE_COLUMNS = (
 )
 
 
-def picked(con: duckdb.DuckDBPyConnection, where: str, most: int, each: int = 4) -> tuple[pl.DataFrame, int]:
+def picked(
+    con: duckdb.DuckDBPyConnection, where: str, most: int, each: int = 4
+) -> tuple[pl.DataFrame, int]:
     """(at most `most` traces that fit a SQL condition over `annotated`, how many fit).
 
     Problems are drawn by the hash of their id, and up to `each` traces of each, so that two traces of one problem can

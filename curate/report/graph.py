@@ -65,7 +65,8 @@ def build(warehouse: Warehouse) -> Graph:
             total = sum(
                 c["rows"]
                 for place, c in counts.items()
-                if f"traces/{place[0]}/{place[1]}" in keys and keys[f"traces/{place[0]}/{place[1]}"] == key
+                if f"traces/{place[0]}/{place[1]}" in keys
+                and keys[f"traces/{place[0]}/{place[1]}"] == key
             )
             rows = total
         node.detail = _rows_of(manifest["table"], rows)
@@ -92,7 +93,9 @@ def _key(manifest: Mapping[str, Any], counts: Mapping[tuple[str, str], Mapping[s
     return str(manifest["ref"])
 
 
-def _node(key: str, manifest: Mapping[str, Any], counts: Mapping[Any, Any], names: Mapping[str, str]) -> Node:
+def _node(
+    key: str, manifest: Mapping[str, Any], counts: Mapping[Any, Any], names: Mapping[str, str]
+) -> Node:
     table, dataset = manifest["table"], manifest["dataset"]
     if table == "traces":
         facts = counts.get((dataset, manifest["version"]), {})
@@ -105,7 +108,12 @@ def _node(key: str, manifest: Mapping[str, Any], counts: Mapping[Any, Any], name
 
 
 def _rows_of(table: str, rows: int) -> str:
-    unit = {"problems": "problems", "traces": "traces", "corpora": "examples", "evaluations": "figures"}[table]
+    unit = {
+        "problems": "problems",
+        "traces": "traces",
+        "corpora": "examples",
+        "evaluations": "figures",
+    }[table]
     return f"{number(rows)} {unit}"
 
 
@@ -120,12 +128,18 @@ def _models(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None
             and not any(m["parent_hash"] == model["model_hash"] for m in models)
         ):
             continue
-        title = model["name"] if not model["name"].startswith("/") else PurePosixPath(model["name"]).name
+        title = (
+            model["name"]
+            if not model["name"].startswith("/")
+            else PurePosixPath(model["name"]).name
+        )
         step = f", {number(model['step'])} steps" if model["step"] else ""
         graph.nodes[key] = Node(key, "models", title, f"{model['kind']}{step}")
         data = json.loads(model["data"] or "{}")
         rollouts = [
-            k for k in graph.nodes if model["run_id"] and k.startswith("traces/") and k.endswith(f"/{model['run_id']}")
+            k
+            for k in graph.nodes
+            if model["run_id"] and k.startswith("traces/") and k.endswith(f"/{model['run_id']}")
         ]
         for ref in data.get("corpora", []):
             if ref in keys:
@@ -149,7 +163,10 @@ def _kept(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None:
         "JOIN traces t ON t.trace_id = c.trace_id AND t.attempt = c.attempt GROUP BY ALL"
     )
     for corpus, version, dataset, part, n in rows.iter_rows():
-        source, target = keys.get(f"traces/{dataset}/{part}"), keys.get(f"corpora/{corpus}/{version}")
+        source, target = (
+            keys.get(f"traces/{dataset}/{part}"),
+            keys.get(f"corpora/{corpus}/{version}"),
+        )
         if source and target:
             graph.edges[source, target] = (graph.edges.get((source, target)) or 0) + n
 
@@ -206,20 +223,47 @@ def draw(graph: Graph) -> Html:
         path = f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
         stroke = 1 + min(4.0, math.log10(rows + 1)) if rows else 1
         title = f"{a.title} → {b.title}" + (f": {number(rows)} rows" if rows is not None else "")
-        lines.append(tag("path", tag("title", title), d=path, class_="edge", stroke_width=f"{stroke:.1f}"))
+        lines.append(
+            tag("path", tag("title", title), d=path, class_="edge", stroke_width=f"{stroke:.1f}")
+        )
         if rows is not None:
             # near the box it goes into, where ways lie apart
             x, y = x2 - 10, y2 - 4 if y1 >= y2 else y2 + 11
-            labels.append(tag("text", number(rows), x=f"{x:.0f}", y=f"{y:.0f}", text_anchor="end", class_="count"))
+            labels.append(
+                tag(
+                    "text",
+                    number(rows),
+                    x=f"{x:.0f}",
+                    y=f"{y:.0f}",
+                    text_anchor="end",
+                    class_="count",
+                )
+            )
     for node in graph.nodes.values():
         x, y = _x(node), _y(node)
         boxes.append(
             tag(
                 "g",
                 tag("title", f"{node.kind}: {node.title}, {node.detail} ({node.name})"),
-                tag("rect", x=f"{x:.0f}", y=f"{y:.0f}", width=WIDE, height=HIGH, rx=4, class_=f"box {node.kind}"),
-                tag("text", _cut(node.title, 21), x=f"{x + 9:.0f}", y=f"{y + 19:.0f}", class_="name"),
-                tag("text", _cut(node.detail, 26), x=f"{x + 9:.0f}", y=f"{y + 36:.0f}", class_="detail"),
+                tag(
+                    "rect",
+                    x=f"{x:.0f}",
+                    y=f"{y:.0f}",
+                    width=WIDE,
+                    height=HIGH,
+                    rx=4,
+                    class_=f"box {node.kind}",
+                ),
+                tag(
+                    "text", _cut(node.title, 21), x=f"{x + 9:.0f}", y=f"{y + 19:.0f}", class_="name"
+                ),
+                tag(
+                    "text",
+                    _cut(node.detail, 26),
+                    x=f"{x + 9:.0f}",
+                    y=f"{y + 36:.0f}",
+                    class_="detail",
+                ),
             )
         )
     told = f"{len(graph.nodes)} boxes: problems, traces, corpora, models and evaluations, from left to right"

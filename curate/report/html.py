@@ -22,7 +22,9 @@ _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 # Never written, whoever asks: handlers, addresses and inline styles.
 _REFUSED = re.compile(r"on.*|href|src|srcdoc|action|formaction|style|xlink.*", re.IGNORECASE)
 # What no person should meet unseen: control characters, and marks that turn the direction of the text around.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def visible(text: str) -> str:
@@ -50,7 +52,9 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Html:
             written += f" {key}" if value is True else f' {key}="{escape(value)}"'
     inside = join(*children)
     if name in _VOID and not inside:
-        return Html(f"<{name}{written}>" if name in ("meta", "br", "input") else f"<{name}{written}/>")
+        return Html(
+            f"<{name}{written}>" if name in ("meta", "br", "input") else f"<{name}{written}/>"
+        )
     return Html(f"<{name}{written}>{inside}</{name}>")
 
 
@@ -72,7 +76,11 @@ def number(value: float | int | None, digits: int = 3) -> str:
     if isinstance(value, int) or (abs(value) >= 1000 and float(value).is_integer()):
         return f"{value:,.0f}"
     return (
-        f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}" if abs(value) >= 1 else f"{value:.{digits}f}"
+        f"{value:,.0f}"
+        if abs(value) >= 1000
+        else f"{value:.{digits}g}"
+        if abs(value) >= 1
+        else f"{value:.{digits}f}"
     )
 
 
@@ -82,16 +90,29 @@ def table(head: list[str], rows: list[list[object]], caption: str = "", numeric:
         tag(
             "tr",
             [
-                tag("td" if i else "th", v, scope=None if i else "row", class_="n" if i >= numeric else None)
+                tag(
+                    "td" if i else "th",
+                    v,
+                    scope=None if i else "row",
+                    class_="n" if i >= numeric else None,
+                )
                 for i, v in enumerate(row)
             ],
         )
         for row in rows
     ]
-    top = [tag("th", name, scope="col", class_="n" if i >= numeric else None) for i, name in enumerate(head)]
+    top = [
+        tag("th", name, scope="col", class_="n" if i >= numeric else None)
+        for i, name in enumerate(head)
+    ]
     return tag(
         "div",
-        tag("table", tag("caption", caption) if caption else None, tag("thead", tag("tr", top)), tag("tbody", cells)),
+        tag(
+            "table",
+            tag("caption", caption) if caption else None,
+            tag("thead", tag("tr", top)),
+            tag("tbody", cells),
+        ),
         class_="scroll",
         tabindex="0",
         role="region",

@@ -23,7 +23,9 @@ class ReportConfig(Config):
 
     out: str | None = None  # file; by default report.html in the warehouse
     title: str = "curate report"
-    corpora: list[str] | None = None  # name or name@version; all by default, each in its newest version
+    corpora: list[str] | None = (
+        None  # name or name@version; all by default, each in its newest version
+    )
     where: dict[str, str] = {}
     traces: int = Field(120, ge=0, le=5000)  # at most so many a set
     annotate: bool = True  # measure first what rollouts and other traces lack
@@ -61,5 +63,7 @@ def run(config: ReportConfig, context: Context) -> JobResult:
 
 
 def _subtitle(con: Any) -> str:
-    traces, problems = con.sql("SELECT count(*), count(DISTINCT problem_id) FROM last_traces").fetchall()[0]
+    traces, problems = con.sql(
+        "SELECT count(*), count(DISTINCT problem_id) FROM last_traces"
+    ).fetchall()[0]
     return f"{traces:,} traces of {problems:,} problems; made {now():%Y-%m-%d %H:%M} UTC by curate {code_version()}"

@@ -43,8 +43,13 @@ def formula(latex: str, block: bool = False) -> Html:
         try:
             from latex2mathml.converter import convert
 
-            made = _clean(ElementTree.fromstring(convert(latex, display="block" if block else "inline")))
-        except (Exception, RecursionError):  # the converter raises whatever comes on text that is not LaTeX
+            made = _clean(
+                ElementTree.fromstring(convert(latex, display="block" if block else "inline"))
+            )
+        except (
+            Exception,
+            RecursionError,
+        ):  # the converter raises whatever comes on text that is not LaTeX
             made = None
     return made if made is not None else tag("code", latex, class_="tex")
 
@@ -60,7 +65,10 @@ def _depth(latex: str) -> int:
 def _clean(node: ElementTree.Element) -> Html:
     """The element written anew; one that is not on the list gives way to its children."""
     name = node.tag.removeprefix(_NAMESPACE) if isinstance(node.tag, str) else ""
-    inside = Html(escape(node.text or "") + "".join(_clean(child) + escape(child.tail or "") for child in node))
+    inside = Html(
+        escape(node.text or "")
+        + "".join(_clean(child) + escape(child.tail or "") for child in node)
+    )
     if name not in ELEMENTS:
         return inside
     kept = "".join(

@@ -26,7 +26,9 @@ METRICS = ("pass@1", "cons@k", "pass@k", "format", "language", "length", "trunca
 
 
 def static(name: str) -> str:
-    return (importlib.resources.files("curate.report") / "static" / name).read_text(encoding="utf-8")
+    return (importlib.resources.files("curate.report") / "static" / name).read_text(
+        encoding="utf-8"
+    )
 
 
 def document(title: str, subtitle: str, sections: list[tuple[str, str, Html]]) -> str:
@@ -53,7 +55,13 @@ def document(title: str, subtitle: str, sections: list[tuple[str, str, Html]]) -
             class_="top",
         ),
         tag("nav", tag("ul", links), aria_label="sections"),
-        tag("main", [tag("section", tag("h2", heading), content, id=name) for name, heading, content in sections]),
+        tag(
+            "main",
+            [
+                tag("section", tag("h2", heading), content, id=name)
+                for name, heading, content in sections
+            ],
+        ),
     )
     whole = f"<head>{head}</head>\n<body>\n{body}\n<script>{script}</script>\n</body>"
     return f'<!doctype html>\n<html lang="en">\n{whole}\n</html>\n'
@@ -102,17 +110,25 @@ def _evaluation(name: str, rows: pl.DataFrame) -> Html:
     own = rows.filter(pl.col("slice") == "all")
     most = own["k"].max()
     own = own.filter((pl.col("metric") != "pass@k") | (pl.col("k") == most))
-    levels, differences = own.filter(pl.col("baseline").is_null()), own.filter(pl.col("baseline").is_not_null())
+    levels, differences = (
+        own.filter(pl.col("baseline").is_null()),
+        own.filter(pl.col("baseline").is_not_null()),
+    )
     first = rows.row(0, named=True)
     problems = int(levels["problem_count"].max() or 0)  # type: ignore[arg-type]
     said = (
         f"{number(problems)} problems of {first['problems']}, {most!s} samples each, temperature "
         f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over problems"
     )
-    parts = [tag("h3", name), tag("p", said, class_="note"), _figures(levels, ["model"], most, False)]
+    parts = [
+        tag("h3", name),
+        tag("p", said, class_="note"),
+        _figures(levels, ["model"], most, False),
+    ]
     for metric in ("pass@1", "cons@k"):
         shown = [
-            (r["model"], r["value"], r["low"], r["high"]) for r in levels.filter(pl.col("metric") == metric).to_dicts()
+            (r["model"], r["value"], r["low"], r["high"])
+            for r in levels.filter(pl.col("metric") == metric).to_dicts()
         ]
         if shown:
             parts.append(plots.intervals(_metric(metric, most), shown))
@@ -129,15 +145,22 @@ def _evaluation(name: str, rows: pl.DataFrame) -> Html:
             parts.append(plots.intervals("pass@1, difference", shown, zero=True))
     slices = [s for s in rows["slice"].unique().sort() if s != "all"]
     if slices:
-        inner = rows.filter((pl.col("slice") != "all") & pl.col("baseline").is_null() & (pl.col("metric") == "pass@1"))
+        inner = rows.filter(
+            (pl.col("slice") != "all")
+            & pl.col("baseline").is_null()
+            & (pl.col("metric") == "pass@1")
+        )
         lines: list[list[object]] = [
-            [r["slice"], r["model"], number(r["problem_count"]), _estimate(r, False)] for r in inner.to_dicts()
+            [r["slice"], r["model"], number(r["problem_count"]), _estimate(r, False)]
+            for r in inner.to_dicts()
         ]
         parts.append(
             tag(
                 "details",
                 tag("summary", "pass@1 by source and difficulty"),
-                table(["slice", "model", "problems", "pass@1"], lines, f"{name} by slice", numeric=2),
+                table(
+                    ["slice", "model", "problems", "pass@1"], lines, f"{name} by slice", numeric=2
+                ),
             )
         )
     return join(parts)
@@ -148,8 +171,14 @@ def _figures(rows: pl.DataFrame, keys: list[str], k: Any, signed: bool) -> Html:
     lines: list[list[object]] = []
     for part in rows.partition_by(*keys, maintain_order=True):
         cells = {r["metric"]: _estimate(r, signed) for r in part.to_dicts()}
-        lines.append([" − ".join(part[key][0] for key in keys), *(cells.get(m, "") for m in metrics)])
-    return table([" − ".join(keys), *(_metric(m, k) for m in metrics)], lines, "differences" if signed else "levels")
+        lines.append(
+            [" − ".join(part[key][0] for key in keys), *(cells.get(m, "") for m in metrics)]
+        )
+    return table(
+        [" − ".join(keys), *(_metric(m, k) for m in metrics)],
+        lines,
+        "differences" if signed else "levels",
+    )
 
 
 def _metric(metric: str, k: Any) -> str:
@@ -166,7 +195,11 @@ def _estimate(row: dict[str, Any], signed: bool) -> Html:
     return join(
         tag("b", value) if sure else value,
         tag("br"),
-        tag("span", f"[{row['low']:{sign}.{digits}f}, {row['high']:{sign}.{digits}f}]", class_="note"),
+        tag(
+            "span",
+            f"[{row['low']:{sign}.{digits}f}, {row['high']:{sign}.{digits}f}]",
+            class_="note",
+        ),
     )
 
 
@@ -179,16 +212,29 @@ def _curves(con: duckdb.DuckDBPyConnection) -> Html:
     drawn = []
     for name, _, meaning in data.CURVES:
         series = [
-            plots.Series(t, list(r.select("policy_step", name).iter_rows())) for t, r in zip(titles, runs, strict=True)
+            plots.Series(t, list(r.select("policy_step", name).iter_rows()))
+            for t, r in zip(titles, runs, strict=True)
         ]
         drawn.append(
-            tag("div", plots.lines(name, series, "policy step"), tag("p", meaning, class_="note"), class_="plot")
+            tag(
+                "div",
+                plots.lines(name, series, "policy step"),
+                tag("p", meaning, class_="note"),
+                class_="plot",
+            )
         )
     missing = frame.select(pl.col("steps").is_null().any()).item()
     note = "Signals of some rollouts were not measured: run curate annotate." if missing else None
-    sizes = ", ".join(f"{t}: {number(int(r['rollouts'].sum()))} rollouts" for t, r in zip(titles, runs, strict=True))
+    sizes = ", ".join(
+        f"{t}: {number(int(r['rollouts'].sum()))} rollouts"
+        for t, r in zip(titles, runs, strict=True)
+    )
     return join(
-        tag("p", f"Means over the rollouts that the policy sampled at each step. {sizes}.", class_="note"),
+        tag(
+            "p",
+            f"Means over the rollouts that the policy sampled at each step. {sizes}.",
+            class_="note",
+        ),
         tag("p", note) if note else None,
         plots.legend(titles),
         tag("div", drawn, class_="plots"),
@@ -228,9 +274,16 @@ def _funnels(con: duckdb.DuckDBPyConnection, names: list[str] | None) -> Html:
                 ]
             )
         parts.append(tag("h3", f"{name} ({frame['corpus_version'][0][:8]})"))
-        parts.append(tag("p", f"rules {frame['rules'][0]}, {number(total)} traces looked at", class_="note"))
         parts.append(
-            table(["rule", "keeps", "drops alone", "drops first", "left", ""], lines, f"funnel of {name}", numeric=2)
+            tag("p", f"rules {frame['rules'][0]}, {number(total)} traces looked at", class_="note")
+        )
+        parts.append(
+            table(
+                ["rule", "keeps", "drops alone", "drops first", "left", ""],
+                lines,
+                f"funnel of {name}",
+                numeric=2,
+            )
         )
     return join(parts) if parts else tag("p", "No corpus was made yet.", class_="empty")
 
@@ -238,7 +291,10 @@ def _funnels(con: duckdb.DuckDBPyConnection, names: list[str] | None) -> Html:
 def _distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -> Html:
     parts = []
     for corpus in corpora:
-        drawn = [tag("div", plots.histograms(*one), class_="plot") for one in data.distributions(con, corpus)]
+        drawn = [
+            tag("div", plots.histograms(*one), class_="plot")
+            for one in data.distributions(con, corpus)
+        ]
         kept = corpus.decisions["dropped_by"].null_count()
         parts.append(tag("h3", f"{corpus.name} ({corpus.version[:8]})"))
         parts.append(
@@ -256,5 +312,9 @@ def _distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -
                     "they decide today.",
                 )
             )
-        parts.append(tag("div", drawn, class_="plots") if drawn else tag("p", "No signal varies.", class_="empty"))
+        parts.append(
+            tag("div", drawn, class_="plots")
+            if drawn
+            else tag("p", "No signal varies.", class_="empty")
+        )
     return join(parts) if parts else tag("p", "No corpus was made yet.", class_="empty")

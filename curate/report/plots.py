@@ -50,8 +50,18 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str = "") -
     for i, one in enumerate(series):
         style = f"s{i % len(DASHES)}"
         for run in _runs(one.points):
-            at = " ".join(f"{_at(x, xs, LEFT, WIDE - RIGHT):.1f},{_at(y, ys, HIGH - BOTTOM, TOP):.1f}" for x, y in run)
-            parts.append(tag("polyline", points=at, class_=f"line {style}", stroke_dasharray=DASHES[i % len(DASHES)]))
+            at = " ".join(
+                f"{_at(x, xs, LEFT, WIDE - RIGHT):.1f},{_at(y, ys, HIGH - BOTTOM, TOP):.1f}"
+                for x, y in run
+            )
+            parts.append(
+                tag(
+                    "polyline",
+                    points=at,
+                    class_=f"line {style}",
+                    stroke_dasharray=DASHES[i % len(DASHES)],
+                )
+            )
             parts += [
                 tag(
                     "circle",
@@ -66,7 +76,9 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str = "") -
     steps = sorted({x for x, _ in known})
     values = [dict(s.points) for s in series]
     rows: list[list[object]] = [[number(x, 0), *(number(v.get(x)) for v in values)] for x in steps]
-    return _figure(title, _svg(title, parts), table([x_name, *(s.name for s in series)], rows, title))
+    return _figure(
+        title, _svg(title, parts), table([x_name, *(s.name for s in series)], rows, title)
+    )
 
 
 def _runs(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
@@ -110,7 +122,9 @@ def legend(names: Sequence[str]) -> Html:
     )
 
 
-def histograms(title: str, edges: Sequence[float], kept: Sequence[int], dropped: Sequence[int], note: str = "") -> Html:
+def histograms(
+    title: str, edges: Sequence[float], kept: Sequence[int], dropped: Sequence[int], note: str = ""
+) -> Html:
     """Shares of the kept (above the axis) and of the dropped (below it) in the same bins."""
     totals = max(sum(kept), 1), max(sum(dropped), 1)
     shares = [k / totals[0] for k in kept], [d / totals[1] for d in dropped]
@@ -120,7 +134,10 @@ def histograms(title: str, edges: Sequence[float], kept: Sequence[int], dropped:
     step = wide / max(len(kept), 1)
     for i in range(len(kept)):
         span = f"{number(edges[i])} to {number(edges[i + 1])}"
-        for part, count, kind in ((shares[0][i], kept[i], "kept"), (shares[1][i], dropped[i], "dropped")):
+        for part, count, kind in (
+            (shares[0][i], kept[i], "kept"),
+            (shares[1][i], dropped[i], "dropped"),
+        ):
             tall = high * part / top
             parts.append(
                 tag(
@@ -135,16 +152,25 @@ def histograms(title: str, edges: Sequence[float], kept: Sequence[int], dropped:
             )
     parts += [
         tag("text", number(edges[0]), x=LEFT, y=HIGH - 14, class_="tick"),
-        tag("text", number(edges[-1]), x=WIDE - RIGHT, y=HIGH - 14, text_anchor="end", class_="tick"),
+        tag(
+            "text", number(edges[-1]), x=WIDE - RIGHT, y=HIGH - 14, text_anchor="end", class_="tick"
+        ),
         tag("text", "kept", x=LEFT - 6, y=middle - high / 2, text_anchor="end", class_="tick"),
         tag("text", "dropped", x=LEFT - 6, y=middle + high / 2, text_anchor="end", class_="tick"),
         tag("text", f"to {top:.0%}", x=LEFT - 6, y=TOP + 8, text_anchor="end", class_="tick"),
     ]
-    rows = [[f"{number(edges[i])} – {number(edges[i + 1])}", kept[i], dropped[i]] for i in range(len(kept))]
-    return _figure(title, _svg(title, parts), table(["from – to", "kept", "dropped"], rows, title), note)
+    rows = [
+        [f"{number(edges[i])} – {number(edges[i + 1])}", kept[i], dropped[i]]
+        for i in range(len(kept))
+    ]
+    return _figure(
+        title, _svg(title, parts), table(["from – to", "kept", "dropped"], rows, title), note
+    )
 
 
-def intervals(title: str, rows: Sequence[tuple[str, float, float | None, float | None]], zero: bool = False) -> Html:
+def intervals(
+    title: str, rows: Sequence[tuple[str, float, float | None, float | None]], zero: bool = False
+) -> Html:
     """Estimates with intervals, one a line; `zero` draws the line of no difference."""
     left, line = 190, 22
     values = [v for _, *three in rows for v in three if v is not None]
@@ -175,7 +201,9 @@ def intervals(title: str, rows: Sequence[tuple[str, float, float | None, float |
     for i, (name, value, low, up) in enumerate(rows):
         y = TOP + line * (i + 0.5)
         x = _at(value, marks, left, 620)
-        told = f"{name}: {number(value)}" + (f" [{number(low)}, {number(up)}]" if low is not None else "")
+        told = f"{name}: {number(value)}" + (
+            f" [{number(low)}, {number(up)}]" if low is not None else ""
+        )
         parts.append(
             tag(
                 "text",
@@ -211,20 +239,45 @@ def _axes(xs: Sequence[float], ys: Sequence[float], x_name: str, y_name: str) ->
     for y in ys:
         at = f"{_at(y, ys, HIGH - BOTTOM, TOP):.1f}"
         parts.append(tag("line", x1=LEFT, x2=WIDE - RIGHT, y1=at, y2=at, class_="grid"))
-        parts.append(tag("text", f"{y:g}", x=LEFT - 6, y=at, dy="0.32em", text_anchor="end", class_="tick"))
+        parts.append(
+            tag("text", f"{y:g}", x=LEFT - 6, y=at, dy="0.32em", text_anchor="end", class_="tick")
+        )
     for x in xs:
         at = f"{_at(x, xs, LEFT, WIDE - RIGHT):.1f}"
         parts.append(tag("text", f"{x:g}", x=at, y=HIGH - 16, text_anchor="middle", class_="tick"))
-    parts.append(tag("text", x_name, x=(LEFT + WIDE - RIGHT) / 2, y=HIGH - 3, text_anchor="middle", class_="tick"))
+    parts.append(
+        tag(
+            "text",
+            x_name,
+            x=(LEFT + WIDE - RIGHT) / 2,
+            y=HIGH - 3,
+            text_anchor="middle",
+            class_="tick",
+        )
+    )
     if y_name:
         parts.append(tag("text", y_name, x=LEFT, y=8, class_="tick"))
     return tag("g", parts)
 
 
 def _svg(title: str, parts: Sequence[Html], wide: float = WIDE, high: float = HIGH) -> Html:
-    return tag("svg", list(parts), viewBox=f"0 0 {wide} {high}", width=wide, height=high, role="img", aria_label=title)
+    return tag(
+        "svg",
+        list(parts),
+        viewBox=f"0 0 {wide} {high}",
+        width=wide,
+        height=high,
+        role="img",
+        aria_label=title,
+    )
 
 
 def _figure(title: str, drawing: Html, numbers: Html | None, note: str = "") -> Html:
     more = tag("details", tag("summary", "numbers"), numbers) if numbers else None
-    return tag("figure", tag("figcaption", title), drawing, tag("p", note, class_="note") if note else None, more)
+    return tag(
+        "figure",
+        tag("figcaption", title),
+        drawing,
+        tag("p", note, class_="note") if note else None,
+        more,
+    )

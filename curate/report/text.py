@@ -38,7 +38,9 @@ def render_text(text: str, marks: Sequence[Mark] = ()) -> Html:
         parts.append(_marked(text, at, found.start(), marks))
         groups = found.groupdict()
         block = groups["a"] is not None or groups["b"] is not None
-        shown = formula(next(value for value in groups.values() if value is not None).strip(), block)
+        shown = formula(
+            next(value for value in groups.values() if value is not None).strip(), block
+        )
         inside = [m for m in marks if m.start < found.end() and m.end > found.start()]
         parts.append(_wrap(shown, inside))
         at = found.end()
@@ -52,7 +54,9 @@ def _marked(text: str, start: int, end: int, marks: Sequence[Mark]) -> Html:
     cuts = sorted({start, end, *(min(max(p, start), end) for m in near for p in (m.start, m.end))})
     parts = []
     for low, high in itertools.pairwise(cuts):
-        parts.append(_wrap(escape(text[low:high]), [m for m in near if m.start < high and m.end > low]))
+        parts.append(
+            _wrap(escape(text[low:high]), [m for m in near if m.start < high and m.end > low])
+        )
     return join(parts)
 
 
@@ -60,7 +64,12 @@ def _wrap(inside: Html, marks: Sequence[Mark]) -> Html:
     if not marks:
         return inside
     kinds = sorted({m.kind for m in marks})
-    return tag("mark", inside, class_=" ".join(kinds), title="; ".join(dict.fromkeys(m.note for m in marks)))
+    return tag(
+        "mark",
+        inside,
+        class_=" ".join(kinds),
+        title="; ".join(dict.fromkeys(m.note for m in marks)),
+    )
 
 
 def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
@@ -77,7 +86,10 @@ def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
             else:
                 found.append((start, end))
         seen.add(gram)
-    return [Mark(start, end, "repeated", f"these {size} words or more stood before") for start, end in found]
+    return [
+        Mark(start, end, "repeated", f"these {size} words or more stood before")
+        for start, end in found
+    ]
 
 
 def foreign_marks(texts: Sequence[str], targets: Sequence[str | None]) -> list[list[Mark]]:
@@ -85,7 +97,9 @@ def foreign_marks(texts: Sequence[str], targets: Sequence[str | None]) -> list[l
     from curate.signals.language import language_segments
 
     marks: list[list[Mark]] = [[] for _ in texts]
-    segments = language_segments(pl.Series("text", list(texts), dtype=pl.String), pl.Series(targets, dtype=pl.String))
+    segments = language_segments(
+        pl.Series("text", list(texts), dtype=pl.String), pl.Series(targets, dtype=pl.String)
+    )
     places = [0] * len(texts)
     for row, segment, language in segments.select("row", "segment", "language").iter_rows():
         for word in segment.split():

@@ -55,7 +55,10 @@ class Chosen:
 
 
 def choose(
-    con: duckdb.DuckDBPyConnection, corpora: Sequence[Corpus], conditions: Mapping[str, str], most: int
+    con: duckdb.DuckDBPyConnection,
+    corpora: Sequence[Corpus],
+    conditions: Mapping[str, str],
+    most: int,
 ) -> tuple[list[Chosen], pl.DataFrame]:
     """The sets, and one row a trace that is in any of them. `most` traces a set."""
     sets: list[Chosen] = []
@@ -69,9 +72,16 @@ def choose(
     for label, where in conditions.items():
         add(label, where)
     for corpus in corpora:
-        decided = corpus.decisions.unique("trace_id", keep="last").sort(pl.col("trace_id").hash(seed=0))
-        con.register("_kept", decided.filter(pl.col("dropped_by").is_null()).select("trace_id").to_arrow())
-        con.register("_dropped", decided.filter(pl.col("dropped_by").is_not_null()).select("trace_id").to_arrow())
+        decided = corpus.decisions.unique("trace_id", keep="last").sort(
+            pl.col("trace_id").hash(seed=0)
+        )
+        con.register(
+            "_kept", decided.filter(pl.col("dropped_by").is_null()).select("trace_id").to_arrow()
+        )
+        con.register(
+            "_dropped",
+            decided.filter(pl.col("dropped_by").is_not_null()).select("trace_id").to_arrow(),
+        )
         for name, table in (("kept", "_kept"), ("dropped", "_dropped")):
             ids = con.sql(
                 f"SELECT trace_id FROM annotated SEMI JOIN {table} USING (trace_id) "
@@ -83,17 +93,28 @@ def choose(
         con.unregister("_kept")
         con.unregister("_dropped")
     traces = pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
-    return sets, traces.unique("trace_id", keep="first", maintain_order=True) if traces.height else traces
+    return sets, traces.unique(
+        "trace_id", keep="first", maintain_order=True
+    ) if traces.height else traces
 
 
 def browser(
-    con: duckdb.DuckDBPyConnection, corpora: Sequence[Corpus], conditions: Mapping[str, str], most: int
+    con: duckdb.DuckDBPyConnection,
+    corpora: Sequence[Corpus],
+    conditions: Mapping[str, str],
+    most: int,
 ) -> Html:
     """Choice of sets, list of traces, two panes, and the templates they are filled from."""
     sets, traces = choose(con, corpora, conditions, most)
     if traces.is_empty():
-        return tag("p", "No traces: nothing was generated yet, or nothing fits the condition.", class_="empty")
-    fates = {c.name: dict(c.decisions.select("trace_id", "dropped_by").iter_rows()) for c in corpora}
+        return tag(
+            "p",
+            "No traces: nothing was generated yet, or nothing fits the condition.",
+            class_="empty",
+        )
+    fates = {
+        c.name: dict(c.decisions.select("trace_id", "dropped_by").iter_rows()) for c in corpora
+    }
     reasons = {c.name: {r.name: r for r in c.rules.rules} for c in corpora}
     member: dict[str, list[int]] = {}
     for i, one in enumerate(sets):
@@ -105,13 +126,16 @@ def browser(
     items, templates = [], []
     for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
         row["model"] = _model_name(row, called)
-        decided = {name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate}
+        decided = {
+            name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
+        }
         dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
         items.append(_item(row, member.get(row["trace_id"], [])))
         article = _article(row, found, decided, dropped)
         templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
     options = [
-        tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i) for i, s in enumerate(sets)
+        tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i)
+        for i, s in enumerate(sets)
     ]
     verdicts = [
         tag("option", name, value=value)
@@ -130,7 +154,14 @@ def browser(
             tag("label", "traces ", tag("select", options, id="set")),
             tag("label", "verdict ", tag("select", verdicts, id="verdict")),
             tag(
-                "label", "text ", tag("input", type="search", id="search", placeholder="in question, reasoning, answer")
+                "label",
+                "text ",
+                tag(
+                    "input",
+                    type="search",
+                    id="search",
+                    placeholder="in question, reasoning, answer",
+                ),
             ),
             tag("span", id="shown", role="status"),
             class_="controls",
@@ -146,7 +177,13 @@ def browser(
         tag(
             "div",
             tag("ol", items, id="list", aria_label="traces"),
-            tag("div", tag("p", "Choose a trace.", class_="empty"), id="pane-a", class_="pane", aria_live="polite"),
+            tag(
+                "div",
+                tag("p", "Choose a trace.", class_="empty"),
+                id="pane-a",
+                class_="pane",
+                aria_live="polite",
+            ),
             tag("div", id="pane-b", class_="pane", hidden=True),
             class_="browser",
         ),
@@ -157,14 +194,21 @@ def browser(
 
 def _marks(traces: pl.DataFrame) -> list[list[Mark]]:
     """Marks over the reasoning of each trace (the completion where it has none)."""
-    texts = [_cut(t) for t in traces.select(pl.coalesce("reasoning", "completion").fill_null(""))["reasoning"]]
+    texts = [
+        _cut(t)
+        for t in traces.select(pl.coalesce("reasoning", "completion").fill_null(""))["reasoning"]
+    ]
     foreign = foreign_marks(texts, traces["target"].to_list())
     return [[*f, *repeated_marks(t)] for t, f in zip(texts, foreign, strict=True)]
 
 
 def _cut(text: str | None) -> str:
     text = text or ""
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n… {len(text) - LONGEST:,} more characters"
+    return (
+        text
+        if len(text) <= LONGEST
+        else f"{text[:LONGEST]}\n… {len(text) - LONGEST:,} more characters"
+    )
 
 
 def _item(row: Mapping[str, Any], sets: Sequence[int]) -> Html:
@@ -201,7 +245,10 @@ def _model_name(row: Mapping[str, Any], called: Mapping[str, str]) -> str | None
 
 
 def _article(
-    row: Mapping[str, Any], marks: Sequence[Mark], decided: Mapping[str, str | None], dropped: Mapping[str, Any]
+    row: Mapping[str, Any],
+    marks: Sequence[Mark],
+    decided: Mapping[str, str | None],
+    dropped: Mapping[str, Any],
 ) -> Html:
     verdict = row["verdict"] or "none"
     facts = [
@@ -226,7 +273,10 @@ def _article(
         judged += [tag("span", f" ({row['verdict_detail'][:300]})", class_="note")]
     for kind in ("judge", "consensus"):
         if row[f"{kind}_verdict"]:
-            judged += [f" · {kind}: ", tag("span", row[f"{kind}_verdict"], class_=f"badge {row[f'{kind}_verdict']}")]
+            judged += [
+                f" · {kind}: ",
+                tag("span", row[f"{kind}_verdict"], class_=f"badge {row[f'{kind}_verdict']}"),
+            ]
     fates = [tag("p", "kept by ", tag("b", name)) for name, by in decided.items() if by is None]
     for name, (by, rule) in dropped.items():
         told = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
@@ -249,7 +299,9 @@ def _article(
         tag("h5", "Verdict"),
         tag("p", judged),
         fates,
-        [tag("h5", "Reasoning"), tag("div", render_text(body, marks), class_="text")] if not whole else None,
+        [tag("h5", "Reasoning"), tag("div", render_text(body, marks), class_="text")]
+        if not whole
+        else None,
         [tag("h5", "Answer"), tag("div", render_text(_cut(row["answer"])), class_="text")]
         if row["answer"] is not None
         else None,
@@ -260,7 +312,11 @@ def _article(
         if whole
         else None,
         tag("p", "failed: ", row["error"]) if row["error"] else None,
-        tag("details", tag("summary", "signals"), tag("dl", [[tag("dt", n), tag("dd", v)] for n, v in signals])),
+        tag(
+            "details",
+            tag("summary", "signals"),
+            tag("dl", [[tag("dt", n), tag("dd", v)] for n, v in signals]),
+        ),
         tag(
             "details",
             tag("summary", "as sampled, with the prompt"),

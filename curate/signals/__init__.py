@@ -33,7 +33,15 @@ from curate.signals.repetition import repetition
 from curate.signals.shape import shape
 from curate.signals.text import prepare
 
-__all__ = ["GROUPS", "Group", "annotate_frame", "column_groups", "derived_columns", "macro_sql", "with_macros"]
+__all__ = [
+    "GROUPS",
+    "Group",
+    "annotate_frame",
+    "column_groups",
+    "derived_columns",
+    "macro_sql",
+    "with_macros",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,9 @@ def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> 
         if name not in GROUPS:
             raise UsageError(f"unknown group of signals '{name}': choose from {', '.join(GROUPS)}")
     if "completion" not in frame.columns:
-        raise UsageError("signals are measured on the column 'completion', which is missing: name the text column")
+        raise UsageError(
+            "signals are measured on the column 'completion', which is missing: name the text column"
+        )
     # Columns of the data that happen to be called as a working column would be overwritten: only these are read.
     inputs = frame.select(pl.col(name).cast(pl.String) for name in _INPUTS if name in frame.columns)
     slices = list(inputs.iter_slices(_slice_rows(inputs))) or [inputs]
@@ -88,7 +98,16 @@ def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> 
     return frame.drop(measured.columns, strict=False).hstack(measured)
 
 
-_INPUTS = ("completion", "reasoning", "answer", "form", "prompt", "finish_reason", "question", "target_language")
+_INPUTS = (
+    "completion",
+    "reasoning",
+    "answer",
+    "form",
+    "prompt",
+    "finish_reason",
+    "question",
+    "target_language",
+)
 
 
 def _slice_rows(inputs: pl.DataFrame) -> int:

@@ -48,7 +48,9 @@ _BACKTRACK = _phrases(
         "重新(?:开始|计算|算|来)|回到(?:上一步|前面|原)",
     ),
 )
-_R1_WORDS = r"(?i)(?-u:\b)(?:wait|mistake|however|but|retry|error|verify|wrong|evaluate|check)(?-u:\b)"
+_R1_WORDS = (
+    r"(?i)(?-u:\b)(?:wait|mistake|however|but|retry|error|verify|wrong|evaluate|check)(?-u:\b)"
+)
 _MARKERS = (
     r"(?im)(?-u:\b)step \d+|^\s*(?:\d{1,2}[.)、]|[-*•])\s"
     r"|(?-u:\b)(?:first|second|third)(?:ly)?(?-u:\b)|(?-u:\b)(?:next|then|finally|lastly)(?-u:\b)"

@@ -19,7 +19,25 @@ LATIN = {
     "eng": "en", "spa": "es", "fra": "fr", "deu": "de", "ita": "it",
     "por": "pt", "nld": "nl", "swe": "sv", "tur": "tr", "vie": "vi",
 }  # fmt: skip
-LANGUAGES = ("en", "zh", "es", "fr", "de", "ru", "ja", "ko", "ar", "it", "pt", "nl", "sv", "tr", "vi", "hi", "other")
+LANGUAGES = (
+    "en",
+    "zh",
+    "es",
+    "fr",
+    "de",
+    "ru",
+    "ja",
+    "ko",
+    "ar",
+    "it",
+    "pt",
+    "nl",
+    "sv",
+    "tr",
+    "vi",
+    "hi",
+    "other",
+)
 
 _SEGMENT = (
     r"[\p{Latin}\p{M}][\p{Latin}\p{M}'’\-]*(?: +[\p{Latin}\p{M}'’\-]+){0,6}"
@@ -35,9 +53,7 @@ _QUOTED = (
 )
 _OPENS = r'^[“„«「『"(（]'
 # Characters that Japanese does not write (simplified forms, function words): a run of Han with one is Chinese.
-_CHINESE_ONLY = (
-    r"[这们说为个还问题么吗呢吧让给从应该则样设现对错请验证检计结于两边长圆线关实际总过时开间无别它她哪你您啊呀咱]"
-)
+_CHINESE_ONLY = r"[这们说为个还问题么吗呢吧让给从应该则样设现对错请验证检计结于两边长圆线关实际总过时开间无别它她哪你您啊呀咱]"
 # Frequent words and letters by which a clause proves to be in a language. Words that several of these languages share
 # (`la`, `un`, `a`, `in`) are left out as far as they would mislead.
 _WORDS = {
@@ -100,10 +116,16 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     counted = word_counts(frame.get_column("_prose"), asked)
     total = pl.sum_horizontal(LANGUAGES)
     best = pl.max_horizontal(LANGUAGES)
-    dominant = pl.coalesce(*[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES])
+    dominant = pl.coalesce(
+        *[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES]
+    )
     rows = counted.with_columns(_target(frame).fill_null(asked).alias("target"))
     in_target = pl.coalesce(
-        *[pl.when(pl.col("target") == code).then(pl.col(code)) for code in LANGUAGES if code != "other"],
+        *[
+            pl.when(pl.col("target") == code).then(pl.col(code))
+            for code in LANGUAGES
+            if code != "other"
+        ],
         pl.when(pl.col("target").is_not_null()).then(pl.col("other")),
     )
     return rows.select(
@@ -130,8 +152,12 @@ def _question_language(frame: pl.DataFrame) -> pl.Series:
     questions = frame.select(pl.col("question").cast(pl.String)).unique().drop_nulls()
     words = word_counts(questions.select(prose(pl.col("question"))).get_column("question"))
     best = pl.max_horizontal(LANGUAGES)
-    code = pl.coalesce(*[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES])
-    known = questions.with_columns(words.select(code.alias("question_language")).get_column("question_language"))
+    code = pl.coalesce(
+        *[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES]
+    )
+    known = questions.with_columns(
+        words.select(code.alias("question_language")).get_column("question_language")
+    )
     joined = frame.select(pl.col("question").cast(pl.String)).join(
         known, on="question", how="left", maintain_order="left"
     )
@@ -141,7 +167,9 @@ def _question_language(frame: pl.DataFrame) -> pl.Series:
 def _target(frame: pl.DataFrame) -> pl.Series:
     if "target_language" not in frame.columns:
         return pl.Series("target_language", [None] * frame.height, dtype=pl.String)
-    code = pl.col("target_language").cast(pl.String).str.to_lowercase().str.extract(r"^([a-z]{2})\b")
+    code = (
+        pl.col("target_language").cast(pl.String).str.to_lowercase().str.extract(r"^([a-z]{2})\b")
+    )
     return frame.select(code).get_column("target_language")
 
 
@@ -159,7 +187,10 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
     told = pl.col("language").drop_nulls()
     clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE)
     counts = segments.group_by("row").agg(
-        *[pl.col("words").filter(pl.col("language") == code).sum().alias(code) for code in LANGUAGES],
+        *[
+            pl.col("words").filter(pl.col("language") == code).sum().alias(code)
+            for code in LANGUAGES
+        ],
         switches=(told != told.shift(1)).sum(),
         clauses=pl.col("words").filter(clause).sum(),
         unproven=pl.col("words").filter(clause & pl.col("told").is_null()).sum(),
@@ -178,7 +209,9 @@ def _foreign_clauses(segments: pl.DataFrame) -> pl.DataFrame:
     A Latin clause counts where it proves its language, and is not written in capitals as keywords of SQL are.
     """
     latin = pl.col("script") == "latin"
-    proven = (pl.col("told") == pl.col("language")) & pl.col("segment").str.contains(r"\p{Ll}[\p{L}'’-]* +\p{Ll}")
+    proven = (pl.col("told") == pl.col("language")) & pl.col("segment").str.contains(
+        r"\p{Ll}[\p{L}'’-]* +\p{Ll}"
+    )
     clause = pl.when(latin).then(proven).otherwise(pl.col("words") >= _SPOKEN)
     return (
         segments.filter(~pl.col("quoted") & clause & pl.col("language").is_not_null())
@@ -195,7 +228,11 @@ def language_segments(texts: pl.Series, fallback: pl.Series | None = None) -> pl
     For showing what `word_counts` counted: `texts` are whole texts, whose code and formulas are left out here.
     """
     plain = pl.DataFrame({"text": texts}).select(prose(pl.col("text"))).get_column("text")
-    return _segments_of(plain, fallback).sort("row", "at").select("row", "segment", "language", "words")
+    return (
+        _segments_of(plain, fallback)
+        .sort("row", "at")
+        .select("row", "segment", "language", "words")
+    )
 
 
 def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
@@ -203,14 +240,24 @@ def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
         pl.DataFrame({"text": texts})
         .with_columns(fallback=fallback if fallback is not None else pl.lit(None, dtype=pl.String))
         .with_row_index("row")
-        .select("row", "fallback", pl.col("text").str.extract_all(f"{_QUOTED}|{_SEGMENT}").alias("segment"))
+        .select(
+            "row",
+            "fallback",
+            pl.col("text").str.extract_all(f"{_QUOTED}|{_SEGMENT}").alias("segment"),
+        )
         .explode("segment")
         .drop_nulls("segment")
         .with_row_index("place")
         .with_columns(quoted=pl.col("segment").str.contains(_OPENS))
     )
-    inside = segments.filter("quoted").with_columns(pl.col("segment").str.extract_all(_SEGMENT)).explode("segment")
-    segments = segments.filter(~pl.col("quoted")).merge_sorted(inside.drop_nulls("segment"), key="place")
+    inside = (
+        segments.filter("quoted")
+        .with_columns(pl.col("segment").str.extract_all(_SEGMENT))
+        .explode("segment")
+    )
+    segments = segments.filter(~pl.col("quoted")).merge_sorted(
+        inside.drop_nulls("segment"), key="place"
+    )
     return _languages(_scripts(segments.drop("place")))
 
 
@@ -251,10 +298,14 @@ def _languages(segments: pl.DataFrame) -> pl.DataFrame:
         .select("at", "segment", detect_lang(pl.col("segment")).replace_strict(LATIN, default=None).alias("guess"))
         .collect()
     )  # fmt: skip
-    told = _proven(guessed, "guess").select("at", "guess", pl.when("proven").then(pl.col("guess")).alias("told"))
+    told = _proven(guessed, "guess").select(
+        "at", "guess", pl.when("proven").then(pl.col("guess")).alias("told")
+    )
     whole = pl.len().over("row")
     frame = segments.with_row_index("at").join(told, on="at", how="left", maintain_order="left")
-    frame = _inherit(frame).join(_joined(segments, told), on="row", how="left", maintain_order="left")
+    frame = _inherit(frame).join(
+        _joined(segments, told), on="row", how="left", maintain_order="left"
+    )
     latin_words = pl.col("words").filter(latin).sum().over("row")
     chinese_words = pl.col("words").filter(han).sum().over("row")
     japanese_words = pl.col("words").filter(pl.col("script") == "ja").sum().over("row")
@@ -277,7 +328,12 @@ def _languages(segments: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.coalesce("told", pl.when("differs").then("guess"), "around"))
     )  # fmt: skip
     return frame.with_columns(
-        pl.when(latin).then(latin_language).when(han).then(han_language).otherwise(pl.col("script")).alias("language")
+        pl.when(latin)
+        .then(latin_language)
+        .when(han)
+        .then(han_language)
+        .otherwise(pl.col("script"))
+        .alias("language")
     )
 
 
@@ -287,7 +343,9 @@ def _proven(frame: pl.DataFrame, language: str) -> pl.DataFrame:
     Rows come back by language, those without one left out: each is searched for the marks of its own language only.
     """
     parts = [
-        frame.filter(pl.col(language) == code).with_columns(proven=pl.col("segment").str.contains(mark))
+        frame.filter(pl.col(language) == code).with_columns(
+            proven=pl.col("segment").str.contains(mark)
+        )
         for code, mark in _MARKS.items()
     ]
     return pl.concat(parts)
@@ -296,14 +354,25 @@ def _proven(frame: pl.DataFrame, language: str) -> pl.DataFrame:
 def _joined(segments: pl.DataFrame, told: pl.DataFrame) -> pl.DataFrame:
     """For rows in which no Latin clause proves its language: what the detector says of all together, if enough."""
     latin = segments.with_row_index("at").filter(pl.col("script") == "latin")
-    sure = latin.select("at", "row").join(told.drop_nulls("told"), on="at", how="semi").select("row").unique()
+    sure = (
+        latin.select("at", "row")
+        .join(told.drop_nulls("told"), on="at", how="semi")
+        .select("row")
+        .unique()
+    )
     together = (
         latin.join(sure, on="row", how="anti")
         .group_by("row")
         .agg(pl.col("segment").str.join(" "), pl.col("words").sum())
-        .with_columns(detect_lang(pl.col("segment")).replace_strict(LATIN, default=None).alias("joined"))
+        .with_columns(
+            detect_lang(pl.col("segment")).replace_strict(LATIN, default=None).alias("joined")
+        )
     )
-    return _proven(together, "joined").filter((pl.col("words") >= _TOGETHER) | pl.col("proven")).select("row", "joined")
+    return (
+        _proven(together, "joined")
+        .filter((pl.col("words") >= _TOGETHER) | pl.col("proven"))
+        .select("row", "joined")
+    )
 
 
 def _inherit(frame: pl.DataFrame) -> pl.DataFrame:

@@ -24,7 +24,10 @@ def macro_sql() -> str:
 @cache
 def column_groups() -> dict[str, str]:
     """Signal column to its group, in the order of the schema. The group stands in brackets before the comment."""
-    groups = {name: re.match(r"\[([\w-]+)\]", comment) for name, comment in schemas.comments("signals").items()}
+    groups = {
+        name: re.match(r"\[([\w-]+)\]", comment)
+        for name, comment in schemas.comments("signals").items()
+    }
     return {name: found.group(1) for name, found in groups.items() if found is not None}
 
 

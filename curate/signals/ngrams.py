@@ -44,12 +44,16 @@ def n_gram_shares(
         length = ends[at + n] - ends[at]
         if n in TOP:
             spaced = length + gaps[at + n - 1] - gaps[at]
-            shares[f"top_{n}_gram_share"] = _top(row, at, first, number, spaced, n, count, ends, gaps) / whole
+            shares[f"top_{n}_gram_share"] = (
+                _top(row, at, first, number, spaced, n, count, ends, gaps) / whole
+            )
         repeated = number[group] > 1
         at, grams, group, length = at[repeated], grams[repeated], group[repeated], length[repeated]
         if n in DUPLICATE:
             found = _greedy(at, group, row, n)
-            shares[f"duplicate_{n}_gram_share"] = np.bincount(row[at[found]], length[found], minlength=count) / whole
+            shares[f"duplicate_{n}_gram_share"] = (
+                np.bincount(row[at[found]], length[found], minlength=count) / whole
+            )
     return pl.DataFrame(shares)
 
 

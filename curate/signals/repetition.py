@@ -65,7 +65,11 @@ def _tokens(texts: pl.Series) -> pl.DataFrame:
 def _n_grams(tokens: pl.DataFrame, characters: np.ndarray) -> pl.DataFrame:
     words = tokens.filter("word")
     cjk = words.get_column("cjk").to_numpy()
-    gap = np.r_[~cjk[:-1] & ~cjk[1:], False].astype(np.int64) if len(cjk) else np.zeros(0, dtype=np.int64)
+    gap = (
+        np.r_[~cjk[:-1] & ~cjk[1:], False].astype(np.int64)
+        if len(cjk)
+        else np.zeros(0, dtype=np.int64)
+    )
     return n_gram_shares(
         words.get_column("code").to_numpy(),
         words.get_column("row").to_numpy().astype(np.int64),
@@ -101,7 +105,11 @@ def _loops(tokens: pl.DataFrame, count: int) -> pl.DataFrame:
     row, size = tokens.get_column("row").to_numpy(), tokens.get_column("size").to_numpy()
     distance = _distances(tokens.get_column("code").to_numpy(), row)
     # Runs of equal, known distance inside one text.
-    edge = np.flatnonzero(np.r_[True, (distance[1:] != distance[:-1]) | (row[1:] != row[:-1])]) if len(row) else row
+    edge = (
+        np.flatnonzero(np.r_[True, (distance[1:] != distance[:-1]) | (row[1:] != row[:-1])])
+        if len(row)
+        else row
+    )
     length = np.diff(np.r_[edge, len(row)])
     unit = distance[edge]
     # Twice is a quotation, not a loop: the unit and its two repeats are 3 units, less the window that the run lacks.
@@ -147,13 +155,20 @@ def _distances(code: np.ndarray, row: np.ndarray) -> np.ndarray:
     with np.errstate(over="ignore"):
         window = code[_WINDOW - 1 :].copy()
         for step in range(1, _WINDOW):
-            window = window * np.uint64(0xD6E8FEB86659FD93) + code[_WINDOW - 1 - step : count - step]
+            window = (
+                window * np.uint64(0xD6E8FEB86659FD93) + code[_WINDOW - 1 - step : count - step]
+            )
         window ^= window >> np.uint64(29)
     low = np.uint64((1 << int(count).bit_length()) - 1)
     place = np.arange(_WINDOW - 1, count, dtype=np.uint64)
     ordered = np.sort((window & ~low) | place)
     same = (ordered[1:] & ~low) == (ordered[:-1] & ~low)
-    later, earlier = (ordered[1:] & low)[same].astype(np.int64), (ordered[:-1] & low)[same].astype(np.int64)
-    inside = (row[later] == row[earlier]) & (row[np.maximum(earlier - (_WINDOW - 1), 0)] == row[later])
+    later, earlier = (
+        (ordered[1:] & low)[same].astype(np.int64),
+        (ordered[:-1] & low)[same].astype(np.int64),
+    )
+    inside = (row[later] == row[earlier]) & (
+        row[np.maximum(earlier - (_WINDOW - 1), 0)] == row[later]
+    )
     distance[later[inside]] = (later - earlier)[inside]
     return distance

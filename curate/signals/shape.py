@@ -72,7 +72,9 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
     tags = _tags(set(frame.columns))
     lines = text.str.split("\n").list.eval(pl.element().str.len_chars())
     blocks = (
-        text.str.replace_all(r"\n[ \t\r]*\n\s*", "\u0000").str.split("\u0000").list.eval(pl.element().str.len_chars())
+        text.str.replace_all(r"\n[ \t\r]*\n\s*", "\u0000")
+        .str.split("\u0000")
+        .list.eval(pl.element().str.len_chars())
     )
     without_code = text.str.replace_all(CODE_FENCE, "")
     visible = text.str.len_chars() - text.str.count_matches(r"\s")
@@ -92,13 +94,18 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
         + _difference(text, r"\[", r"\]"),
         broken_share=share(text.str.count_matches(_BROKEN), text.str.len_chars()),
         strange_share=share(text.str.count_matches(_STRANGE), visible),
-        odd_word_share=share(prose.str.count_matches(_ODD), prose.str.count_matches(r"\S*\p{L}\S*")),
+        odd_word_share=share(
+            prose.str.count_matches(_ODD), prose.str.count_matches(r"\S*\p{L}\S*")
+        ),
         vowelless_share=share(prose.str.count_matches(_VOWELLESS), spoken),
         abbreviated_share=share(prose.str.count_matches(_ABBREVIATED), spoken),
         symbol_share=share(text.str.count_matches(_SYMBOL), visible),
         markup_count=without_code.str.count_matches(_MARKUP),
         loose_marks=pl.col("_cot").str.count_matches(_LOOSE),
-        longest_run=without_code.str.extract_all(_RUN).list.eval(pl.element().str.len_chars()).list.max().fill_null(0),
+        longest_run=without_code.str.extract_all(_RUN)
+        .list.eval(pl.element().str.len_chars())
+        .list.max()
+        .fill_null(0),
         clashing_word_share=share(prose.str.count_matches(_CLASH), spoken),
         filler_share=share(pl.col("_cot").str.count_matches(_FILLER), words(pl.col("_cot"))),
         number_pairs=without_code.str.count_matches(_NUMBER_PAIR),
@@ -108,25 +115,39 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _tags(columns: set[str]) -> dict[str, pl.Expr]:
     """Tags as the form defines them; without a form, `<think>` and `</think>` tell."""
-    text, form = pl.col("_text"), pl.col("form") if "form" in columns else pl.lit(None, dtype=pl.String)
+    text, form = (
+        pl.col("_text"),
+        pl.col("form") if "form" in columns else pl.lit(None, dtype=pl.String),
+    )
     plain = (form == "plain") | form.is_null()
     closed = text.str.contains(r"(?s)<think>.*\S.*</think>")
     after = text.str.contains(r"(?s)</think>\s*\S")
     reasoned = (pl.col("_cot") != pl.col("_text")) & (pl.col("_cot").str.strip_chars() != "")
     answer = pl.col("answer") if "answer" in columns else answer_expr(text, form)
-    well_formed = pl.when(form.is_null()).then(text.str.strip_chars() != "").otherwise(well_formed_expr(text, form))
-    finish = pl.col("finish_reason") if "finish_reason" in columns else pl.lit(None, dtype=pl.String)
+    well_formed = (
+        pl.when(form.is_null())
+        .then(text.str.strip_chars() != "")
+        .otherwise(well_formed_expr(text, form))
+    )
+    finish = (
+        pl.col("finish_reason") if "finish_reason" in columns else pl.lit(None, dtype=pl.String)
+    )
     return {
         "has_think": pl.when(plain).then(closed).otherwise(reasoned).fill_null(False),
         "well_formed": well_formed.fill_null(False),
-        "has_summary": pl.when(plain).then(after).otherwise(answer.str.strip_chars() != "").fill_null(False),
+        "has_summary": pl.when(plain)
+        .then(after)
+        .otherwise(answer.str.strip_chars() != "")
+        .fill_null(False),
         "truncated": finish == "length",
     }
 
 
 def _difference(text: pl.Expr, one: str, other: str) -> pl.Expr:
     """How many more there are of the one than of the other (not negative)."""
-    return (text.str.count_matches(one).cast(pl.Int64) - text.str.count_matches(other).cast(pl.Int64)).abs()
+    return (
+        text.str.count_matches(one).cast(pl.Int64) - text.str.count_matches(other).cast(pl.Int64)
+    ).abs()
 
 
 def _unbalanced_latex(text: pl.Expr) -> pl.Expr:

@@ -41,7 +41,9 @@ def group_advantages(
     count = total(known.to(torch.float64))
     difference = values - (total(values) / count.clamp(min=1))[group]
     # Rounding would leave 1e-17 in a group of equal rewards, and dividing by the deviation would blow it up.
-    difference = torch.where(known & ~zero_variance(rewards, group)[group], difference, torch.zeros_like(difference))
+    difference = torch.where(
+        known & ~zero_variance(rewards, group)[group], difference, torch.zeros_like(difference)
+    )
     if scale == "none":
         return difference
     if scale == "batch":
@@ -58,7 +60,11 @@ def zero_variance(rewards: Tensor, group: Tensor) -> Tensor:
     groups = int(group.max()) + 1 if group.numel() else 0
     known = ~rewards.isnan()
     low = torch.full((groups,), torch.inf, dtype=rewards.dtype, device=rewards.device)
-    low = low.scatter_reduce(0, group, torch.where(known, rewards, torch.full_like(rewards, torch.inf)), "amin")
+    low = low.scatter_reduce(
+        0, group, torch.where(known, rewards, torch.full_like(rewards, torch.inf)), "amin"
+    )
     high = torch.full((groups,), -torch.inf, dtype=rewards.dtype, device=rewards.device)
-    high = high.scatter_reduce(0, group, torch.where(known, rewards, torch.full_like(rewards, -torch.inf)), "amax")
+    high = high.scatter_reduce(
+        0, group, torch.where(known, rewards, torch.full_like(rewards, -torch.inf)), "amax"
+    )
     return high <= low

@@ -89,7 +89,9 @@ class Checkpoints:
     def directory(self, step: int) -> Path:
         return self.path / f"{STEP}{step:06d}"
 
-    def save(self, step: int, policy: Policy, tokenizer: Any, optimizer: Any, world: World, **state: Any) -> None:
+    def save(
+        self, step: int, policy: Policy, tokenizer: Any, optimizer: Any, world: World, **state: Any
+    ) -> None:
         """Write step `step` and drop what `keep_last` no longer covers. Every rank must call."""
         import torch
 
@@ -117,7 +119,9 @@ class Checkpoints:
         """Put back optimizer, adapters and random states of a step; returns what else was saved with it."""
         import torch
 
-        state = torch.load(self.directory(step) / "trainer.pt", map_location="cpu", weights_only=False)
+        state = torch.load(
+            self.directory(step) / "trainer.pt", map_location="cpu", weights_only=False
+        )
         shards = self.directory(step) / "shards"
         if shards.exists():
             load_shards(policy, optimizer, shards)
@@ -139,7 +143,9 @@ class Checkpoints:
         """
         result.model_path = write_whole(self.path / "model", write_model)
         record()
-        text = json.dumps({k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}, indent=1)
+        text = json.dumps(
+            {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}, indent=1
+        )
         beside = self.path / f".result.{os.getpid()}"
         with open(beside, "w", encoding="utf-8") as handle:
             handle.write(text)

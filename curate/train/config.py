@@ -26,9 +26,13 @@ class OptimConfig(Strict):
     """AdamW with warm-up and a cosine to a floor. The step size is the same for every parameter."""
 
     lr: float = Field(default=5e-5, gt=0)  # the R1 report's SFT
-    floor: float = Field(default=0.1, ge=0, le=1)  # last learning rate as a share of `lr`: 5e-5 to 5e-6 in the report
+    floor: float = Field(
+        default=0.1, ge=0, le=1
+    )  # last learning rate as a share of `lr`: 5e-5 to 5e-6 in the report
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(default=0.03, ge=0)  # share of all steps where below 1, else number of steps
+    warmup: float = Field(
+        default=0.03, ge=0
+    )  # share of all steps where below 1, else number of steps
     betas: tuple[float, float] = (0.9, 0.95)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
@@ -38,23 +42,33 @@ class OptimConfig(Strict):
 class ModelConfig(Strict):
     """How the model is held and computed. Weights are kept in fp32 whatever `precision` computes in."""
 
-    precision: Literal["bf16", "fp32", "auto"] = "auto"  # auto: bf16 where the processor multiplies it natively
-    layout: Literal["tree", "padded"] = "tree"  # tree: no padding, shared prefixes computed once; padded: the plain way
+    precision: Literal["bf16", "fp32", "auto"] = (
+        "auto"  # auto: bf16 where the processor multiplies it natively
+    )
+    layout: Literal["tree", "padded"] = (
+        "tree"  # tree: no padding, shared prefixes computed once; padded: the plain way
+    )
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
     # Tokens that go through the model at once (shared prefixes counted once): what bounds the memory of a step.
     micro_batch_tokens: int = Field(default=1280, ge=1)
-    logprob_chunk: int = Field(default=1024, ge=1)  # positions whose logits are computed together, in tiles of 8 MiB
+    logprob_chunk: int = Field(
+        default=1024, ge=1
+    )  # positions whose logits are computed together, in tiles of 8 MiB
     fp32_head: bool = False  # logits in fp32: log-probs exact to 1e-5, at three times the cost of the head on a CPU
     device: str = "auto"
     fsdp: bool = True  # with torchrun: shard weights and optimizer (FSDP2); false: every rank holds all of them
 
 
 class CheckpointConfig(Strict):
-    every: int = Field(default=5, ge=0)  # steps between checkpoints that a killed run goes on from; 0: only at the end
+    every: int = Field(
+        default=5, ge=0
+    )  # steps between checkpoints that a killed run goes on from; 0: only at the end
     keep_last: int = Field(default=1, ge=1)
     keep_best: bool = True
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # of the finished model; auto: as the model it started from
+    dtype: Literal["auto", "float32", "bfloat16"] = (
+        "auto"  # of the finished model; auto: as the model it started from
+    )
 
 
 class Mixture(Strict):
@@ -62,7 +76,9 @@ class Mixture(Strict):
 
     corpus: str  # name or name@version
     weight: float = Field(default=1.0, gt=0)  # multiplies the loss of its rows
-    share: float = Field(default=1.0, gt=0)  # rows taken an epoch, as a share of the corpus; above 1 repeats rows
+    share: float = Field(
+        default=1.0, gt=0
+    )  # rows taken an epoch, as a share of the corpus; above 1 repeats rows
 
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -115,14 +131,20 @@ class LossConfig(Strict):
     ratio: Literal["token", "sequence"] = "token"
     beta: float = Field(default=0.0, ge=0)  # 0 loads no reference; the report's R1-Zero: 0.001
     kl: Literal["k1", "k2", "k3"] = "k3"
-    reference: str | None = None  # model directory of the reference, such as a teacher; null: where training started
+    reference: str | None = (
+        None  # model directory of the reference, such as a teacher; null: where training started
+    )
     reference_every: int = Field(
         default=0, ge=0
     )  # steps between replacements of the reference (the report: 400); 0: never
-    sampler_cap: float | None = Field(default=2.0, gt=0)  # truncated importance sampling; null: no correction
+    sampler_cap: float | None = Field(
+        default=2.0, gt=0
+    )  # truncated importance sampling; null: no correction
     advantage: Literal["group", "batch", "none"] = "group"
     ddof: Literal[0, 1] = 1
-    mask_truncated: bool = False  # rows cut off by the length limit get no gradient (they stay in the group's mean)
+    mask_truncated: bool = (
+        False  # rows cut off by the length limit get no gradient (they stay in the group's mean)
+    )
 
 
 class TrainSampling(Strict):
@@ -140,7 +162,9 @@ class EvalConfig(Strict):
     samples: int = Field(default=4, ge=1)
     temperature: float = Field(default=0.6, ge=0)  # the report's
     top_p: float = Field(default=0.95, gt=0, le=1)
-    patience: int = Field(default=0, ge=0)  # stop when pass@1 has not risen for so many evaluations; 0: never
+    patience: int = Field(
+        default=0, ge=0
+    )  # stop when pass@1 has not risen for so many evaluations; 0: never
 
 
 class GRPOConfig(Strict):
@@ -150,12 +174,16 @@ class GRPOConfig(Strict):
     model: str  # directory in Hugging Face format
     template: str = "r1-zero"
     form: str = "r1-zero"
-    steps: int = Field(default=100, ge=1)  # rollout rounds; each makes mini_batches * epochs optimizer steps
+    steps: int = Field(
+        default=100, ge=1
+    )  # rollout rounds; each makes mini_batches * epochs optimizer steps
     prompts: int = Field(default=16, ge=1)  # problems a round (the report: 32)
     samples: int = Field(default=8, ge=2)  # completions a problem (the report: 16)
     mini_batches: int = Field(default=1, ge=1)  # optimizer steps a round (the report: 16)
     epochs: int = Field(default=1, ge=1)  # passes over a round
-    dynamic_sampling: int = Field(default=0, ge=0)  # fresh rounds at most for groups of equal rewards (DAPO); 0: off
+    dynamic_sampling: int = Field(
+        default=0, ge=0
+    )  # fresh rounds at most for groups of equal rewards (DAPO); 0: off
     rewards: dict[str, float | RewardComponent] = {"accuracy": 1.0, "format": 0.2}
     sampling: TrainSampling = TrainSampling()
     loss: LossConfig = LossConfig()
@@ -178,7 +206,9 @@ class GRPOConfig(Strict):
                 "a group is never cut in two"
             )
         if self.keep_tokens < 0:
-            raise ValueError(f"keep_tokens is {self.keep_tokens}: give true, false or a number of days")
+            raise ValueError(
+                f"keep_tokens is {self.keep_tokens}: give true, false or a number of days"
+            )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one component, such as accuracy: 1.0")
         return self

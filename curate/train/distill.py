@@ -48,22 +48,32 @@ def train_distill(
 
     def objective(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
         if not teacher:
-            frozen = config.compute.model_copy(update={"lora": None, "gradient_checkpointing": False})
+            frozen = config.compute.model_copy(
+                update={"lora": None, "gradient_checkpointing": False}
+            )
             loaded, _ = load_policy(config.teacher, frozen)
             loaded.model.requires_grad_(False)
             teacher.append(loaded)
-        new, apart = policy.divergences(layout, teacher[0], kind=config.kind, temperature=config.temperature)
+        new, apart = policy.divergences(
+            layout, teacher[0], kind=config.kind, temperature=config.temperature
+        )
         distance = (weight * apart).sum() * config.temperature**2
         return (1 - config.mix) * distance + config.mix * sft_loss(new, weight)
 
-    return train_sft(config, wh, progress, objective=objective, kind="distill", inputs=inputs, say=say)
+    return train_sft(
+        config, wh, progress, objective=objective, kind="distill", inputs=inputs, say=say
+    )
 
 
 KINDS = ("sequences", "forward", "reverse", "on-policy")
 
 # What on-policy distillation lays under the keys of a GRPOConfig: nothing but the KL to the teacher teaches. k1 with
 # the score-function gradient is that of KL(student || teacher), each token weighed by what the teacher makes of it.
-ON_POLICY: dict[str, Any] = {"name": "distill", "rewards": {"accuracy": 0.0}, "loss": {"beta": 1.0, "kl": "k1"}}
+ON_POLICY: dict[str, Any] = {
+    "name": "distill",
+    "rewards": {"accuracy": 0.0},
+    "loss": {"beta": 1.0, "kl": "k1"},
+}
 
 
 def is_on_policy(data: Mapping[str, Any], where: str) -> bool:
@@ -80,7 +90,9 @@ def on_policy(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     own = {key: value for key, value in data.items() if key not in ("kind", "teacher")}
     if not data.get("teacher"):
-        raise UsageError(f"{where} is not right:\n  teacher: missing; on-policy distillation needs a model that scores")
+        raise UsageError(
+            f"{where} is not right:\n  teacher: missing; on-policy distillation needs a model that scores"
+        )
     return merge(merge(ON_POLICY, own), {"loss": {"reference": data["teacher"]}})
 
 
@@ -89,7 +101,8 @@ def check_same_tokens(teacher: str, student: str) -> None:
     from transformers import AutoTokenizer
 
     first, second = (
-        vocabulary(AutoTokenizer.from_pretrained(path, local_files_only=True)) for path in (teacher, student)
+        vocabulary(AutoTokenizer.from_pretrained(path, local_files_only=True))
+        for path in (teacher, student)
     )
     if first != second:
         raise UsageError(

@@ -34,16 +34,26 @@ class Evaluator:
         from curate.verify.consensus import cluster_ids
 
         options, own = self.config.evaluation, self.config.sampling
-        sampling = Sampling(options.temperature, options.top_p, 0, own.max_tokens, tuple(own.stop), logprobs=False)
+        sampling = Sampling(
+            options.temperature, options.top_p, 0, own.max_tokens, tuple(own.stop), logprobs=False
+        )
         prompts = [self.prompt(p) for p in self.problems]
         ids = [encode(self.tokenizer, p) for p in prompts]
         # The seeds do not move with the step: evaluations differ by the weights alone.
         requests = (
-            Request(f"{i}:{s}", prompts[i], request_seed(self.config.seed, f"eval:{p.problem_id}", s), sampling, ids[i])
+            Request(
+                f"{i}:{s}",
+                prompts[i],
+                request_seed(self.config.seed, f"eval:{p.problem_id}", s),
+                sampling,
+                ids[i],
+            )
             for i, p in enumerate(self.problems)
             for s in range(options.samples)
         )
-        done = sorted(self.engine.generate(requests), key=lambda c: tuple(map(int, c.request_id.split(":"))))
+        done = sorted(
+            self.engine.generate(requests), key=lambda c: tuple(map(int, c.request_id.split(":")))
+        )
         index = [int(c.request_id.split(":")[0]) for c in done]
         asked = [self.problems[i] for i in index]
         frame = pl.DataFrame(
@@ -55,7 +65,11 @@ class Evaluator:
                 "choices": [p.choices for p in asked],
                 "metadata": [p.metadata for p in asked],
             },
-            schema_overrides={"verifier": pl.String, "choices": pl.List(pl.String), "metadata": pl.String},
+            schema_overrides={
+                "verifier": pl.String,
+                "choices": pl.List(pl.String),
+                "metadata": pl.String,
+            },
         )
         text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.lit(self.form))
         texts = frame.select(text).to_series().to_list()
@@ -63,13 +77,19 @@ class Evaluator:
         correct = np.array([v.verdict == "correct" for v in verdicts])
         known = np.array([v.verdict != "unverifiable" for v in verdicts])
         problem, size = np.array(index), len(self.problems)
-        samples, right = (np.bincount(problem, weights=w, minlength=size) for w in (known, correct & known))
-        frame = frame.with_columns(pl.Series("extracted", [v.extracted for v in verdicts], dtype=pl.String))
+        samples, right = (
+            np.bincount(problem, weights=w, minlength=size) for w in (known, correct & known)
+        )
+        frame = frame.with_columns(
+            pl.Series("extracted", [v.extracted for v in verdicts], dtype=pl.String)
+        )
         votes = cluster_ids(frame, pool=self.pool)
         clusters = np.array([-1 if cluster is None else cluster for cluster in votes])
         return {
             "eval_pass@1": float(np.nanmean(pass_at_1(samples, right))),
-            f"eval_pass@{options.samples}": float(np.nanmean(pass_at_k(samples, right, options.samples))),
+            f"eval_pass@{options.samples}": float(
+                np.nanmean(pass_at_k(samples, right, options.samples))
+            ),
             f"eval_cons@{options.samples}": float(
                 np.nanmean(cons_at_k(problem, clusters, correct.astype(float), size))
             ),

@@ -115,7 +115,15 @@ def train_grpo(
     parent = weights_hash(config.model)
     ids = digest(sorted(p.problem_id for p in problems), sorted(p.problem_id for p in held_out))
     reference_hash = weights_hash(config.loss.reference) if config.loss.reference else ""
-    run_id = digest("grpo", TRAINER_VERSION, identity(config), parent, reference_hash, ids, getattr(engine, "name", ""))
+    run_id = digest(
+        "grpo",
+        TRAINER_VERSION,
+        identity(config),
+        parent,
+        reference_hash,
+        ids,
+        getattr(engine, "name", ""),
+    )
     world = join_world()
     run_id = world.share(run_id[:16])
     checkpoints = Checkpoints(wh.root, run_id, config.checkpoint.keep_last)
@@ -124,7 +132,11 @@ def train_grpo(
 
     seed_everything(config.seed)
     start = checkpoints.steps()[-1] if checkpoints.steps() else 0
-    path = checkpoints.directory(start) / "model" if start and not config.compute.lora else config.model
+    path = (
+        checkpoints.directory(start) / "model"
+        if start and not config.compute.lora
+        else config.model
+    )
     policy, tokenizer = load_policy(path, config.compute)
     shard(policy, world, config.compute)
     optimizer = make_optimizer(policy, config.optim)
@@ -133,7 +145,9 @@ def train_grpo(
         run = Run(**checkpoints.load(start, policy, optimizer, world)["run"])
     reference = load_reference(config, checkpoints, run)
     name = model_name or config.model
-    rollouts = Rollouts(config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent)
+    rollouts = Rollouts(
+        config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent
+    )
     facts = {"parents": [rollouts.traces.ref], "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, world, config.trackers, **facts)
     evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer, rollouts.form)
@@ -161,11 +175,17 @@ def train_grpo(
             fix_logprobs(rows, policy, reference, config, world)
             # 3. One step of the optimizer for each mini-batch, epoch after epoch.
             sums: dict[str, float] = {}
-            for update, batch in enumerate(b for _ in range(config.epochs) for b in mini_batches(rows, config)):
+            for update, batch in enumerate(
+                b for _ in range(config.epochs) for b in mini_batches(rows, config)
+            ):
                 part = grpo_step(policy, batch, config, world, step + update + 1)
                 lr = learning_rate(step + update, total, config.optim)
-                if part["computed"]:  # nothing to learn from: momentum alone must not move the policy
-                    part["grad_norm"] = optimizer_step(policy, optimizer, lr, config.optim.max_grad_norm)
+                if part[
+                    "computed"
+                ]:  # nothing to learn from: momentum alone must not move the policy
+                    part["grad_norm"] = optimizer_step(
+                        policy, optimizer, lr, config.optim.max_grad_norm
+                    )
                     check_finite(part["grad_norm"], "gradient", step + update + 1, batch)
                 add(sums, part)
         trained = time.perf_counter()
@@ -174,17 +194,25 @@ def train_grpo(
 
         # 4. The new weights go into the engine, which proves that they arrived.
         full = push_weights(rollouts, policy, tokenizer, dtype, world)
-        if config.loss.reference_every and run.round % config.loss.reference_every == 0 and config.loss.beta:
+        if (
+            config.loss.reference_every
+            and run.round % config.loss.reference_every == 0
+            and config.loss.beta
+        ):
             reference = new_reference(policy, tokenizer, checkpoints, run, world, config)
 
         # 5. Measure, evaluate, keep.
         run.metrics = round_metrics(frame, sums, config, updates=per_round) | {"lr": lr}
-        run.metrics |= speeds(run.metrics, sampled - began, trained - sampled, time.perf_counter() - began)
+        run.metrics |= speeds(
+            run.metrics, sampled - began, trained - sampled, time.perf_counter() - began
+        )
         if config.evaluation.every and held_out and run.round % config.evaluation.every == 0:
             run.metrics |= world.share(evaluator.run(step) if world.first else None)
             judge_progress(run, step, config)
             if run.best_step == step and config.checkpoint.keep_best and world.first:
-                checkpoints.save_best(partial(write_model, policy, tokenizer, dtype=dtype, state=full))
+                checkpoints.save_best(
+                    partial(write_model, policy, tokenizer, dtype=dtype, state=full)
+                )
         log.add(step, run.metrics)
         log.publish()
         if world.first:
@@ -202,9 +230,16 @@ def train_grpo(
 
     log.seal()
     result = TrainResult(
-        checkpoints.path / "model", run_id, run.round * per_round, resumed_from=start, metrics=run.metrics
+        checkpoints.path / "model",
+        run_id,
+        run.round * per_round,
+        resumed_from=start,
+        metrics=run.metrics,
     )
-    result.counts = {"rounds": run.round, "parameters": sum(p.numel() for p in policy.model.parameters())}
+    result.counts = {
+        "rounds": run.round,
+        "parameters": sum(p.numel() for p in policy.model.parameters()),
+    }
     full = weights(policy)
     if world.first:
         rollouts.seal()
@@ -216,9 +251,13 @@ def train_grpo(
             # The engine may be asked to start again from where its weights lie: that must be a place that stays.
             engine.update_weights(result.model_path)
             shutil.rmtree(push_directory(wh.root, run_id), ignore_errors=True)
-            record_model(wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json"))
+            record_model(
+                wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json")
+            )
 
-        checkpoints.finish(partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record)
+        checkpoints.finish(
+            partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record
+        )
     world.barrier()
     return result
 
@@ -254,11 +293,21 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[Row]:
     """Rows of the loss; a failed request, an unknown reward and, where asked, a truncated trace are not kept."""
     import polars as pl
 
-    kept = pl.col("reward").is_not_null() & (pl.col("finish_reason") != "error") & (pl.col("completion_tokens") > 0)
+    kept = (
+        pl.col("reward").is_not_null()
+        & (pl.col("finish_reason") != "error")
+        & (pl.col("completion_tokens") > 0)
+    )
     if config.loss.mask_truncated:
         kept &= pl.col("finish_reason") != "length"
     columns = frame.select(
-        "prompt_token_ids", "completion_token_ids", "trace_id", "group", "advantage", kept.alias("kept"), "logprobs"
+        "prompt_token_ids",
+        "completion_token_ids",
+        "trace_id",
+        "group",
+        "advantage",
+        kept.alias("kept"),
+        "logprobs",
     )
     return [
         Row(Sequence_(prompt, completion or []), trace, group, advantage or 0.0, keep, logprobs)
@@ -266,13 +315,17 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[Row]:
     ]
 
 
-def fix_logprobs(rows: list[Row], policy: Policy, reference: Policy | None, config: GRPOConfig, world: World) -> None:
+def fix_logprobs(
+    rows: list[Row], policy: Policy, reference: Policy | None, config: GRPOConfig, world: World
+) -> None:
     """Log-probs of the reference, and of the policy before the round where it will move within it."""
     temperature = config.sampling.temperature
     kept = [r for r in rows if r.kept]
     if config.loss.beta and kept:
         with policy.without_adapters() if reference is None else contextlib.nullcontext():
-            values = (reference or policy).all_logprobs([r.tokens for r in kept], temperature=temperature, world=world)
+            values = (reference or policy).all_logprobs(
+                [r.tokens for r in kept], temperature=temperature, world=world
+            )
         for row, value in zip(kept, values, strict=True):
             row.ref = value
     live = [r for r in rows if r.computed]
@@ -286,28 +339,38 @@ def mini_batches(rows: list[Row], config: GRPOConfig) -> list[list[Row]]:
     """The round in `mini_batches` equal shares of whole groups."""
     groups = max(r.group for r in rows) + 1
     size = math.ceil(groups / config.mini_batches)
-    return [[r for r in rows if start <= r.group < start + size] for start in range(0, groups, size)]
+    return [
+        [r for r in rows if start <= r.group < start + size] for start in range(0, groups, size)
+    ]
 
 
-def grpo_step(policy: Policy, batch: list[Row], config: GRPOConfig, world: World, step: int) -> dict[str, float]:
+def grpo_step(
+    policy: Policy, batch: list[Row], config: GRPOConfig, world: World, step: int
+) -> dict[str, float]:
     """Gradients of one mini-batch, summed over micro-batches and ranks; returns sums for the metrics."""
     import torch
 
     lengths = torch.tensor([len(r.tokens.completion) for r in batch])
     kept = torch.tensor([r.kept for r in batch])
     # One weight a row for the whole mini-batch, whatever micro-batches and ranks make of it.
-    share = row_weights(lengths, kept, config.loss.normalisation, config.sampling.max_tokens).tolist()
+    share = row_weights(
+        lengths, kept, config.loss.normalisation, config.sampling.max_tokens
+    ).tolist()
     pairs = [(row, weight) for row, weight in zip(batch, share, strict=True) if row.computed]
     own = world.mine(pairs)
     sums: dict[str, float] = {"computed": float(len(own))}
     for cut in policy.cut([row.tokens for row, _ in own], world):
         part = [own[i] for i in cut]
         layout = policy.lay([row.tokens for row, _ in part])
-        new, entropy = policy.logprobs(layout, temperature=config.sampling.temperature, entropy=True)
+        new, entropy = policy.logprobs(
+            layout, temperature=config.sampling.temperature, entropy=True
+        )
         tokens = PolicyTokens(
             new=new,
             row=layout.row,
-            advantage=torch.tensor([row.advantage for row, _ in part], dtype=new.dtype, device=new.device),
+            advantage=torch.tensor(
+                [row.advantage for row, _ in part], dtype=new.dtype, device=new.device
+            ),
             weight=torch.tensor([weight for _, weight in part], dtype=new.dtype, device=new.device),
             old=_joined([row.old for row, _ in part], layout, new),
             ref=_joined([row.ref for row, _ in part], layout, new),
@@ -325,7 +388,11 @@ def grpo_step(policy: Policy, batch: list[Row], config: GRPOConfig, world: World
         check_finite(out.loss.item(), "loss", step, [row for row, _ in part])
         out.loss.backward()
         give_back(policy.device)
-        measured = {"loss": out.loss.item(), "entropy": float(entropy.sum()), "trained_tokens": float(layout.tokens)}
+        measured = {
+            "loss": out.loss.item(),
+            "entropy": float(entropy.sum()),
+            "trained_tokens": float(layout.tokens),
+        }
         add(sums, out.sums | measured)
     world.reduce_gradients(policy)
     return world.add_up(sums)
@@ -343,7 +410,10 @@ def _joined(values: list[Any], layout: Layout, like: Any) -> Any:
 
     if not values or any(v is None for v in values):
         return None
-    parts = [torch.as_tensor(values[i], dtype=like.dtype) for i in layout.row.unique_consecutive().tolist()]
+    parts = [
+        torch.as_tensor(values[i], dtype=like.dtype)
+        for i in layout.row.unique_consecutive().tolist()
+    ]
     return torch.cat(parts).to(like.device) if parts else like.detach()
 
 
@@ -358,7 +428,9 @@ def check_finite(value: float, what: str, step: int, rows: list[Row]) -> None:
     )
 
 
-def push_weights(rollouts: Rollouts, policy: Policy, tokenizer: Any, dtype: str, world: World) -> dict[str, Any]:
+def push_weights(
+    rollouts: Rollouts, policy: Policy, tokenizer: Any, dtype: str, world: World
+) -> dict[str, Any]:
     """The policy's weights into the engine, which returns the fingerprint of what it then holds; the weights."""
     import torch
 
@@ -378,7 +450,9 @@ def push_weights(rollouts: Rollouts, policy: Policy, tokenizer: Any, dtype: str,
 
 def shares_gpu(device: Any, engine: Any) -> bool:
     """Whether the engine must give its memory back while the trainer works on `device`."""
-    return device.type == "cuda" and getattr(getattr(engine, "config", None), "devices", None) is None
+    return (
+        device.type == "cuda" and getattr(getattr(engine, "config", None), "devices", None) is None
+    )
 
 
 def load_reference(config: GRPOConfig, checkpoints: Checkpoints, run: Run) -> Policy | None:
@@ -386,8 +460,14 @@ def load_reference(config: GRPOConfig, checkpoints: Checkpoints, run: Run) -> Po
     given = config.loss.reference
     if not config.loss.beta or (config.compute.lora and not given and not run.reference_step):
         return None
-    path = checkpoints.path / f"reference-{run.reference_step}" if run.reference_step else given or config.model
-    reference, _ = load_policy(path, config.compute.model_copy(update={"lora": None, "gradient_checkpointing": False}))
+    path = (
+        checkpoints.path / f"reference-{run.reference_step}"
+        if run.reference_step
+        else given or config.model
+    )
+    reference, _ = load_policy(
+        path, config.compute.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    )
     reference.model.requires_grad_(False)
     if given:
         check_same_tokens(given, config.model)
@@ -395,7 +475,12 @@ def load_reference(config: GRPOConfig, checkpoints: Checkpoints, run: Run) -> Po
 
 
 def new_reference(
-    policy: Policy, tokenizer: Any, checkpoints: Checkpoints, run: Run, world: World, config: GRPOConfig
+    policy: Policy,
+    tokenizer: Any,
+    checkpoints: Checkpoints,
+    run: Run,
+    world: World,
+    config: GRPOConfig,
 ) -> Policy | None:
     """The policy of now becomes the reference (the report: every 400 steps)."""
     full = weights(policy)
@@ -422,7 +507,9 @@ def samples_shown(frame: pl.DataFrame, step: int) -> str:
     ordered = frame.sort("reward", descending=True, nulls_last=True, maintain_order=True)
     some = ordered[[0, -1]].unique("trace_id", maintain_order=True)
     lines = [f"completions of step {step}:"]
-    for prompt, text, reward, end in some.select("prompt", "completion", "reward", "finish_reason").iter_rows():
+    for prompt, text, reward, end in some.select(
+        "prompt", "completion", "reward", "finish_reason"
+    ).iter_rows():
         value = "none" if reward is None else f"{reward:.3g}"
         lines.append(f"  reward {value} ({end}): ...{prompt[-80:]!r} -> {text[:400]!r}")
     return "\n".join(lines)

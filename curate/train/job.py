@@ -28,7 +28,15 @@ from curate.warehouse.identity import digest
 from curate.warehouse.store import now
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
-GRPO_SHOWN = ("reward", "accuracy", "format", "mean_length", "kl", "entropy", "rollout_tokens_per_second")
+GRPO_SHOWN = (
+    "reward",
+    "accuracy",
+    "format",
+    "mean_length",
+    "kl",
+    "entropy",
+    "rollout_tokens_per_second",
+)
 PATIENCE = 30  # seconds
 
 
@@ -57,20 +65,28 @@ def run_distill(data: Mapping[str, Any], context: Context, where: str) -> JobRes
 
 
 def _supervised(
-    kind: str, config: SFTConfig, model: ModelRef, train: Callable[..., TrainResult], context: Context
+    kind: str,
+    config: SFTConfig,
+    model: ModelRef,
+    train: Callable[..., TrainResult],
+    context: Context,
 ) -> JobResult:
     started = time.monotonic()
     remember_base(context.warehouse, model)
     with _bar(config.name, 1, SFT_SHOWN) as progress:
         made = train(config, context.warehouse, progress, say=say)
     result = _result(made, started)
-    counts = ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in made.counts.items() if value)
+    counts = ", ".join(
+        f"{value:,} {name.replace('_', ' ')}" for name, value in made.counts.items() if value
+    )
     result.summary = f"{made.steps} steps on {counts}, {_how(made, started)}"
     _record(context, kind, config.name, config.model_dump(mode="json"), made, result)
     return result
 
 
-def run_grpo(data: Mapping[str, Any], context: Context, where: str, kind: str = "grpo") -> JobResult:
+def run_grpo(
+    data: Mapping[str, Any], context: Context, where: str, kind: str = "grpo"
+) -> JobResult:
     """`curate train grpo`: a GRPOConfig, and beside it `problems`, `split` and `engine`."""
     from curate.generate.job import stored_problems
     from curate.problems import from_rows
@@ -86,7 +102,9 @@ def run_grpo(data: Mapping[str, Any], context: Context, where: str, kind: str = 
     if config.loss.reference:
         reference = resolve_model(config.loss.reference)
         remember_base(context.warehouse, reference)
-        config = config.model_copy(update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})})
+        config = config.model_copy(
+            update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})}
+        )
     engine = _LazyEngine(context, beside_trainer(extra["engine"], config.compute.device), model)
     with _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
@@ -147,7 +165,11 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
         config, model = _sft_config(data, where, DistillConfig if kind == "distill" else SFTConfig)
         if isinstance(config, DistillConfig) and config.kind != "sequences":
             check_same_tokens(str(resolve_model(config.teacher).path), config.model)
-        corpora = [config.corpus] if isinstance(config.corpus, str) else [part.corpus for part in config.corpus]
+        corpora = (
+            [config.corpus]
+            if isinstance(config.corpus, str)
+            else [part.corpus for part in config.corpus]
+        )
         rows = sum(context.warehouse.latest("corpora", name).manifest["rows"] for name in corpora)
         steps = -(-round(rows * config.epochs) // config.batch_size)
         return f"model   {model.name} ({model.hash[:12]})\ncorpus  {', '.join(corpora)}: {rows} rows\nsteps   {steps}"
@@ -155,7 +177,11 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
     version = stored_problems(extra["problems"], context)
     rollouts = grpo.steps * grpo.prompts * grpo.samples
     engine = beside_trainer(extra["engine"], grpo.compute.device)
-    own = f" on GPUs {', '.join(map(str, engine.devices))}, weights by {engine.transfer}" if engine.devices else ""
+    own = (
+        f" on GPUs {', '.join(map(str, engine.devices))}, weights by {engine.transfer}"
+        if engine.devices
+        else ""
+    )
     return (
         f"model     {model.name} ({model.hash[:12]})\n"
         f"problems  {version.ref}, split {extra['split']}\n"
@@ -222,12 +248,16 @@ class _LazyEngine:
 
     def __getattr__(self, name: str) -> Any:
         if self._engine is None:
-            self._engine = self._context.engine.get(self._config, self._model.path, self._model.hash)
+            self._engine = self._context.engine.get(
+                self._config, self._model.path, self._model.hash
+            )
         return getattr(self._engine, name)
 
 
 @contextmanager
-def _bar(name: str, total: int, shown: tuple[str, ...]) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
+def _bar(
+    name: str, total: int, shown: tuple[str, ...]
+) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
     """A progress bar that shows some metrics; on the first rank only."""
     if not join_world().first:
         yield lambda *_: None
@@ -241,7 +271,9 @@ def _bar(name: str, total: int, shown: tuple[str, ...]) -> Iterator[Callable[[in
         yield progress
 
 
-def _sft_config(data: Mapping[str, Any], where: str, of: type[SFTConfig] = SFTConfig) -> tuple[SFTConfig, ModelRef]:
+def _sft_config(
+    data: Mapping[str, Any], where: str, of: type[SFTConfig] = SFTConfig
+) -> tuple[SFTConfig, ModelRef]:
     config = validate(of, data, where)
     model = resolve_model(config.model)
     return config.model_copy(update={"model": str(model.path)}), model
@@ -264,26 +296,36 @@ def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[st
     own = dict(data)
     problems = own.pop("problems", None)
     if problems is None:
-        raise UsageError(f"{where} is not right:\n  problems: missing; name stored problems, or give their sources")
+        raise UsageError(
+            f"{where} is not right:\n  problems: missing; name stored problems, or give their sources"
+        )
     extra = {
-        "problems": problems if isinstance(problems, str) else validate(ProblemsConfig, problems, f"{where}: problems"),
+        "problems": problems
+        if isinstance(problems, str)
+        else validate(ProblemsConfig, problems, f"{where}: problems"),
         "split": own.pop("split", "train"),
         "engine": validate(EngineConfig, own.pop("engine", {}), f"{where}: engine"),
         "held_out_limit": own.pop("held_out_limit", 64),
     }
     config = validate(GRPOConfig, own, where)
-    components(config.rewards)  # a name or an option that is none is told before anything is sampled
+    components(
+        config.rewards
+    )  # a name or an option that is none is told before anything is sampled
     return config, extra
 
 
-def _grpo_config(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, ModelRef, dict[str, Any]]:
+def _grpo_config(
+    data: Mapping[str, Any], where: str
+) -> tuple[GRPOConfig, ModelRef, dict[str, Any]]:
     config, extra = check_grpo(data, where)
     model = resolve_model(config.model)
     return config.model_copy(update={"model": str(model.path)}), model, extra
 
 
 def _shown(metrics: Mapping[str, float], names: tuple[str, ...]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {metrics[name]:.3g}" for name in names if name in metrics)
+    return ", ".join(
+        f"{name.replace('_', ' ')} {metrics[name]:.3g}" for name in names if name in metrics
+    )
 
 
 def _how(made: TrainResult, started: float) -> str:
@@ -302,11 +344,18 @@ def _result(made: TrainResult, started: float) -> JobResult:
 
 
 def _record(
-    context: Context, kind: str, name: str, config: dict[str, Any], made: TrainResult, result: JobResult
+    context: Context,
+    kind: str,
+    name: str,
+    config: dict[str, Any],
+    made: TrainResult,
+    result: JobResult,
 ) -> None:
     if not join_world().first:
         return
     if not made.skipped:
         context.record(digest(made.run_id)[:24], kind, name, config, result)
-    if not made.skipped or not (made.model_path / "README.md").exists():  # killed before it was written
+    if (
+        not made.skipped or not (made.model_path / "README.md").exists()
+    ):  # killed before it was written
         write_card(context.warehouse, weights_hash(made.model_path))

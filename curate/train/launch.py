@@ -21,7 +21,9 @@ from curate.errors import CurateError, UsageError
 TRAINED = ("sft", "distill", "grpo")
 
 
-def launch(kind: str, config: Mapping[str, Any], warehouse: Path, processes: int, where: str) -> None:
+def launch(
+    kind: str, config: Mapping[str, Any], warehouse: Path, processes: int, where: str
+) -> None:
     """Train `kind` by so many ranks on this machine, and come back when it is done.
 
     Raises UsageError where there are fewer GPUs than ranks, CurateError where a rank failed: it has said why.
@@ -34,7 +36,13 @@ def launch(kind: str, config: Mapping[str, Any], warehouse: Path, processes: int
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(json.dumps(dict(config), default=str), encoding="utf-8")
-        ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        ranks = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc-per-node={processes}",
+        ]
         command = [*ranks, "-m", "curate.cli", "train", kind, "-c", str(path), "-w", str(warehouse)]
         # What the ranks print goes where progress goes: stdout is for the results of this process.
         child = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=_die_with_parent)

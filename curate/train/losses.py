@@ -34,7 +34,9 @@ class PolicyTokens:
     row: Tensor  # [N] int64, the completion each token belongs to
     advantage: Tensor  # [B]
     weight: Tensor  # [B] from `row_weights`; 0 leaves a row out
-    old: Tensor | None = None  # [N] log pi_old; None: the policy has not moved since sampling, so it is `new`
+    old: Tensor | None = (
+        None  # [N] log pi_old; None: the policy has not moved since sampling, so it is `new`
+    )
     ref: Tensor | None = None  # [N] log pi_ref
     sampler: Tensor | None = None  # [N] log-probs that the engine reported
 
@@ -48,7 +50,10 @@ class PolicyLoss:
 
 
 def row_weights(
-    lengths: Tensor, kept: Tensor, normalisation: Normalisation = "grpo", max_length: int | None = None
+    lengths: Tensor,
+    kept: Tensor,
+    normalisation: Normalisation = "grpo",
+    max_length: int | None = None,
 ) -> Tensor:
     """`[R]` weights of the rows of a global batch from their lengths in tokens (`[R]`); rows not `kept` weigh 0.
 
@@ -81,7 +86,9 @@ def row_mean(values: Tensor, row: Tensor, rows: int) -> Tensor:
     import torch
 
     total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, row, values)
-    count = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, row, torch.ones_like(values))
+    count = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(
+        0, row, torch.ones_like(values)
+    )
     return total / count.clamp(min=1)
 
 
@@ -132,7 +139,11 @@ def policy_loss(
     new = torch.where(live, tokens.new, torch.zeros_like(tokens.new))
 
     def given(values: Tensor | None) -> Tensor:
-        return new.detach() if values is None else torch.where(live, values.to(new.dtype), torch.zeros_like(values))
+        return (
+            new.detach()
+            if values is None
+            else torch.where(live, values.to(new.dtype), torch.zeros_like(values))
+        )
 
     old = given(tokens.old)
     log_ratio = (new - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
@@ -162,7 +173,9 @@ def policy_loss(
             "ratio": r[live].sum(),
             "mismatch": mismatch[live].abs().sum(),
             "mismatch_kl": (torch.expm1(mismatch) - mismatch)[live].sum(),
-            "capped": (mismatch[live].exp() > sampler_cap).sum() if sampler_cap is not None else torch.zeros(()),
+            "capped": (mismatch[live].exp() > sampler_cap).sum()
+            if sampler_cap is not None
+            else torch.zeros(()),
         }
         return PolicyLoss(loss, {name: float(value) for name, value in sums.items()})
 
@@ -175,7 +188,9 @@ def sft_loss(new: Tensor, weight: Tensor) -> Tensor:
     return -(weight * new).sum()
 
 
-def divergence(student: Tensor, teacher: Tensor, kind: Literal["forward", "reverse"] = "forward") -> Tensor:
+def divergence(
+    student: Tensor, teacher: Tensor, kind: Literal["forward", "reverse"] = "forward"
+) -> Tensor:
     """`[N]` divergences between two next-token distributions, from their logits `[N, V]`.
 
     forward: KL(teacher || student) covers all that the teacher does; reverse: KL(student || teacher) keeps to what

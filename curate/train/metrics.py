@@ -23,17 +23,31 @@ class MetricsLog:
     """Rows of one run, published in parts named by their steps; a step that is there already is not published again."""
 
     def __init__(
-        self, wh: Warehouse, name: str, run_id: str, world: World, trackers: Sequence[str] = (), **facts: Any
+        self,
+        wh: Warehouse,
+        name: str,
+        run_id: str,
+        world: World,
+        trackers: Sequence[str] = (),
+        **facts: Any,
     ) -> None:
         self.run_id, self.world = run_id, world
         self.version = wh.version("metrics", name, run_id, **facts)
         self.rows: list[dict[str, Any]] = []
         wanted = trackers if world.first else ()
-        self.trackers = Trackers(wanted, name, run_id, wh.root / "checkpoints" / run_id, facts.get("config") or {})
+        self.trackers = Trackers(
+            wanted, name, run_id, wh.root / "checkpoints" / run_id, facts.get("config") or {}
+        )
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
         self.rows += [
-            {"run_id": self.run_id, "step": step, "name": name, "value": float(value), "created_at": now()}
+            {
+                "run_id": self.run_id,
+                "step": step,
+                "name": name,
+                "value": float(value),
+                "created_at": now(),
+            }
             for name, value in metrics.items()
         ]
         self.trackers.log(step, metrics)
@@ -50,7 +64,9 @@ class MetricsLog:
         self.trackers.close()
 
 
-def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int) -> dict[str, float]:
+def round_metrics(
+    frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int
+) -> dict[str, float]:
     """What one round of rollouts and its updates measured; units in docs/train.md."""
     import polars as pl
 
@@ -72,14 +88,27 @@ def round_metrics(frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfi
         rollout_tokens=pl.col("completion_tokens").sum(),
     ).row(0, named=True)
     tokens = max(sums.get("tokens", 0.0), 1.0)
-    shares = ("kl", "entropy", "clip_low", "clip_high", "mismatch", "mismatch_kl", "capped", "ratio")
+    shares = (
+        "kl",
+        "entropy",
+        "clip_low",
+        "clip_high",
+        "mismatch",
+        "mismatch_kl",
+        "capped",
+        "ratio",
+    )
     measured = {name: sums.get(name, 0.0) / tokens for name in shares if name in sums}
     totals = {name: sums.get(name, 0.0) for name in ("computed", "trained_tokens")}
     means = {name: sums.get(name, 0.0) / updates for name in ("loss", "grad_norm")}
-    return {k: float(v) for k, v in {**taken, **measured, **totals, **means}.items() if v is not None}
+    return {
+        k: float(v) for k, v in {**taken, **measured, **totals, **means}.items() if v is not None
+    }
 
 
-def speeds(metrics: dict[str, float], rollout: float, train: float, whole: float) -> dict[str, float]:
+def speeds(
+    metrics: dict[str, float], rollout: float, train: float, whole: float
+) -> dict[str, float]:
     """Seconds of a round's parts, and tokens/s: sampled ones, and those that went through the model in training.
 
     A round that was read back, not sampled, has the speed of reading.
@@ -119,4 +148,11 @@ def record_model(
         "created_at": now(),
     }
     parents = [*inputs.get("corpora", []), *inputs.get("problems", [])]
-    wh.write("models", name, [row], key=[result.run_id, digest(config)], parents=parents, model_hash=row["model_hash"])
+    wh.write(
+        "models",
+        name,
+        [row],
+        key=[result.run_id, digest(config)],
+        parents=parents,
+        model_hash=row["model_hash"],
+    )

@@ -21,7 +21,11 @@ def learning_rate(step: int, total: int, config: OptimConfig) -> float:
     if config.schedule == "constant":
         return config.lr
     done = (step - warmup) / max(1, total - warmup - 1)
-    share = 0.5 * (1 + math.cos(math.pi * min(1.0, done))) if config.schedule == "cosine" else 1 - min(1.0, done)
+    share = (
+        0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        if config.schedule == "cosine"
+        else 1 - min(1.0, done)
+    )
     return config.lr * (config.floor + (1 - config.floor) * share)
 
 
@@ -35,7 +39,9 @@ def make_optimizer(policy: Policy, config: OptimConfig) -> Any:
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [g for g in groups if g["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=config.lr, betas=config.betas, eps=config.epsilon, fused=True
+    )
 
 
 def optimizer_step(policy: Policy, optimizer: Any, lr: float, max_norm: float) -> float:

@@ -55,7 +55,9 @@ class Rollouts:
             "seed": self.config.seed,
         }
         self.traces = self.wh.version("traces", self.config.name, self.run_id, **facts)
-        self.rollouts = self.wh.version("rollouts", self.config.name, self.run_id, parents=[self.traces.ref])
+        self.rollouts = self.wh.version(
+            "rollouts", self.config.name, self.run_id, parents=[self.traces.ref]
+        )
         self.verdict_versions: dict[str, Version] = {}
         self.private = self.wh.root / "checkpoints" / self.run_id / "rounds"
 
@@ -83,7 +85,9 @@ class Rollouts:
                 **{"target_language": pl.String, "verifier": pl.String},
             },
         )
-        frame = frame.join(order, on="problem_id", how="left", maintain_order="left").sort("group", "sample_index")
+        frame = frame.join(order, on="problem_id", how="left", maintain_order="left").sort(
+            "group", "sample_index"
+        )
         if self.rollouts.has(name):
             judged = pl.read_parquet(self.rollouts.part(name))
         else:
@@ -136,9 +140,14 @@ class Rollouts:
             logprobs=True,
         )
         seed = request_seed(config.seed, name, 0)
-        keys = {f"{p.problem_id}:{i}": (p.problem_id, i) for p in problems for i in range(config.samples)}
+        keys = {
+            f"{p.problem_id}:{i}": (p.problem_id, i)
+            for p in problems
+            for i in range(config.samples)
+        }
         requests = (
-            Request(key, prompts[p], request_seed(seed, p, i), sampling, ids[p]) for key, (p, i) in keys.items()
+            Request(key, prompts[p], request_seed(seed, p, i), sampling, ids[p])
+            for key, (p, i) in keys.items()
         )
         for done in self.engine.generate(requests):
             problem_id, sample = keys[done.request_id]
@@ -233,7 +242,9 @@ class Rollouts:
         """Drop private tokens older than their run said, in all runs of the warehouse; what a rerun needs stays."""
         for limit in (self.wh.root / "checkpoints").glob(f"*/rounds/{EXPIRY}"):
             run, oldest = limit.parents[1], time.time() - float(limit.read_text()) * 86_400
-            covered = max((p.name for p in run.glob("step-*") if (p / "trainer.pt").exists()), default="")
+            covered = max(
+                (p.name for p in run.glob("step-*") if (p / "trainer.pt").exists()), default=""
+            )
             for path in limit.parent.glob("step-*.parquet"):
                 done = path.name < covered or (run / "result.json").exists()
                 if done and path.stat().st_mtime < oldest:
@@ -241,7 +252,9 @@ class Rollouts:
 
     # --- judging
 
-    def _judge(self, name: str, policy_step: int, frame: pl.DataFrame, problems: Sequence[Problem]) -> pl.DataFrame:
+    def _judge(
+        self, name: str, policy_step: int, frame: pl.DataFrame, problems: Sequence[Problem]
+    ) -> pl.DataFrame:
         """Verdicts, rewards and advantages of a round, committed."""
         import polars as pl
         import torch
@@ -256,10 +269,13 @@ class Rollouts:
             asked, frame.select(text).to_series().to_list(), forms=frame["form"].to_list()
         )
         self._publish_verdicts(name, frame, asked, verdicts)
-        judged = frame.with_columns(verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String))
+        judged = frame.with_columns(
+            verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String)
+        )
         scored = score(judged, self.config.rewards)
         rewards = torch.tensor(
-            [float("nan") if r is None else r for r in scored["reward"].to_list()], dtype=torch.float64
+            [float("nan") if r is None else r for r in scored["reward"].to_list()],
+            dtype=torch.float64,
         )
         advantages = group_advantages(
             rewards,
@@ -267,7 +283,9 @@ class Rollouts:
             scale=self.config.loss.advantage,
             ddof=self.config.loss.ddof,
         )
-        rows = frame.select("trace_id", "policy_step", "problem_id", "sample_index", run_id=pl.lit(self.run_id))
+        rows = frame.select(
+            "trace_id", "policy_step", "problem_id", "sample_index", run_id=pl.lit(self.run_id)
+        )
         rows = rows.hstack(scored.select("reward")).with_columns(
             advantage=pl.Series(advantages.tolist(), dtype=pl.Float64)
         )
@@ -298,7 +316,9 @@ class Rollouts:
             schema_overrides={"extracted": pl.String},
         )
         rows = frame.select("trace_id", "attempt").hstack(rows)
-        for (verifier, version), part in rows.group_by(["verifier", "verifier_version"], maintain_order=True):
+        for (verifier, version), part in rows.group_by(
+            ["verifier", "verifier_version"], maintain_order=True
+        ):
             dataset = f"{str(verifier).replace(':', '.').replace('/', '.')}@{version or '0'}"
             if dataset not in self.verdict_versions:
                 place = f"{self.traces.dataset}.{self.traces.version}"

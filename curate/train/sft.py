@@ -103,7 +103,9 @@ def train_sft(
     for i in batches[0]:
         check_labels(examples[i], tokenizer)
     if world.first:
-        say(f"the first example; trained is what stands between the marks:\n{show_example(examples[0], tokenizer)}")
+        say(
+            f"the first example; trained is what stands between the marks:\n{show_example(examples[0], tokenizer)}"
+        )
     total = len(batches)
     shard(policy, world, config.compute)
     optimizer = make_optimizer(policy, config.optim)
@@ -116,29 +118,50 @@ def train_sft(
     for step in range(start, total):
         began = time.perf_counter()
         with memory_errors(step + 1):
-            loss, tokens = sft_step(policy, [examples[i] for i in batches[step]], world, objective or likelihood)
+            loss, tokens = sft_step(
+                policy, [examples[i] for i in batches[step]], world, objective or likelihood
+            )
             check_finite(loss, "loss", step + 1, [examples[i] for i in batches[step]])
             lr = learning_rate(step, total, config.optim)
             norm = optimizer_step(policy, optimizer, lr, config.optim.max_grad_norm)
             check_finite(norm, "gradient", step + 1, [examples[i] for i in batches[step]])
         seconds = time.perf_counter() - began
-        metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        metrics = {
+            "loss": loss,
+            "grad_norm": norm,
+            "lr": lr,
+            "tokens": tokens,
+            "tokens_per_second": tokens / seconds,
+        }
         log.add(step + 1, metrics)
         if progress and world.first:
             progress(step + 1, total, metrics)
-        if config.checkpoint.every and (step + 1) % config.checkpoint.every == 0 and step + 1 < total:
+        if (
+            config.checkpoint.every
+            and (step + 1) % config.checkpoint.every == 0
+            and step + 1 < total
+        ):
             log.publish()  # first: steps that a checkpoint covers are not measured again
             checkpoints.save(step + 1, policy, tokenizer, optimizer, world)
 
     log.publish()
     log.seal()
-    result = TrainResult(checkpoints.path / "model", run_id, total, resumed_from=start, metrics=metrics, counts=counts)
+    result = TrainResult(
+        checkpoints.path / "model",
+        run_id,
+        total,
+        resumed_from=start,
+        metrics=metrics,
+        counts=counts,
+    )
     dtype = final_dtype(config.checkpoint.dtype, config.model)
     full = weights(policy)
     if world.first:
         settings = config.model_dump(mode="json")
         record = partial(record_model, wh, result, config.name, kind, parent, inputs, settings)
-        checkpoints.finish(partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record)
+        checkpoints.finish(
+            partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record
+        )
     world.barrier()
     return result
 
@@ -148,17 +171,23 @@ def likelihood(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
     return sft_loss(policy.logprobs(layout)[0], weight)
 
 
-def sft_step(policy: Policy, examples: list[Example], world: World, objective: Objective) -> tuple[float, int]:
+def sft_step(
+    policy: Policy, examples: list[Example], world: World, objective: Objective
+) -> tuple[float, int]:
     """Gradients of one batch: loss over the whole of it, and tokens that went through the model, over all ranks."""
     import torch
 
     # One number for the whole batch, whatever micro-batches and ranks make of it.
     count = sum(e.weight * len(e.tokens.completion) for e in examples)
-    own = world.mine(sorted(examples, key=lambda e: -len(e.tokens.prompt) - len(e.tokens.completion)))
+    own = world.mine(
+        sorted(examples, key=lambda e: -len(e.tokens.prompt) - len(e.tokens.completion))
+    )
     loss, tokens = 0.0, 0
     for cut in policy.cut([e.tokens for e in own], world):
         layout = policy.lay([own[i].tokens for i in cut])
-        weight = torch.tensor([own[i].weight / count for i in cut], device=policy.device)[layout.row]
+        weight = torch.tensor([own[i].weight / count for i in cut], device=policy.device)[
+            layout.row
+        ]
         part = objective(policy, layout, weight)
         part.backward()
         give_back(policy.device)
@@ -193,10 +222,14 @@ def load_examples(
         if frame.is_empty():
             continue
         prompts = encode_all(tokenizer, frame["prompt"].to_list())
-        completions = tokenizer(frame["completion"].to_list(), add_special_tokens=False)["input_ids"]
+        completions = tokenizer(frame["completion"].to_list(), add_special_tokens=False)[
+            "input_ids"
+        ]
         tags = pl.col("completion").str.count_matches(TAG)
         rows = frame.select("weight", "trace_id", "difficulty", tags).iter_rows()
-        for prompt, completion, (weight, trace_id, *rest) in zip(prompts, completions, rows, strict=True):
+        for prompt, completion, (weight, trace_id, *rest) in zip(
+            prompts, completions, rows, strict=True
+        ):
             whole = [*completion, tokenizer.eos_token_id]
             if len(prompt) + len(whole) > config.max_length:
                 counts["too_long"] += 1
@@ -227,19 +260,33 @@ def corpus_rows(version: Version, part: Mixture, config: SFTConfig) -> pl.DataFr
     columns = {"prompt", "completion", "weight", "trace_id", "difficulty", "domain", "problem_id"}
     frame = version.read().collect()
     if missing := {"prompt", "completion"} - set(frame.columns):
-        raise UsageError(f"corpus {version.ref} has no column {', '.join(sorted(missing))}: was it made by a filter?")
+        raise UsageError(
+            f"corpus {version.ref} has no column {', '.join(sorted(missing))}: was it made by a filter?"
+        )
     frame = frame.select([c for c in frame.columns if c in columns])
     for name in ("prompt", "completion"):
         if nulls := frame[name].null_count():
             raise UsageError(f"corpus {version.ref}: {nulls} rows have no {name}")
-    domain = pl.col("domain").replace_strict(config.domain_weights, default=1.0, return_dtype=pl.Float64)
-    weight = pl.col("weight").fill_null(1.0) * part.weight * (domain.fill_null(1.0) if config.domain_weights else 1.0)
-    frame = frame.with_columns(weight=weight).filter(pl.col("weight") > 0).sort("problem_id", "trace_id", "completion")
+    domain = pl.col("domain").replace_strict(
+        config.domain_weights, default=1.0, return_dtype=pl.Float64
+    )
+    weight = (
+        pl.col("weight").fill_null(1.0)
+        * part.weight
+        * (domain.fill_null(1.0) if config.domain_weights else 1.0)
+    )
+    frame = (
+        frame.with_columns(weight=weight)
+        .filter(pl.col("weight") > 0)
+        .sort("problem_id", "trace_id", "completion")
+    )
     if part.share != 1 and len(frame):
         whole, rest = divmod(round(part.share * len(frame)), len(frame))
         some = frame.sample(rest, seed=config.seed) if rest else frame.head(0)
         frame = pl.concat([frame] * whole + [some])
-    return frame.with_columns(pl.col("difficulty").fill_null(0.5), pl.col("trace_id").fill_null(pl.col("problem_id")))
+    return frame.with_columns(
+        pl.col("difficulty").fill_null(0.5), pl.col("trace_id").fill_null(pl.col("problem_id"))
+    )
 
 
 def encode_all(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
@@ -247,7 +294,9 @@ def encode_all(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
     from curate.engines.base import encode
 
     cache: dict[str, list[int]] = {}
-    return [cache.setdefault(p, encode(tokenizer, p)) if p not in cache else cache[p] for p in prompts]
+    return [
+        cache.setdefault(p, encode(tokenizer, p)) if p not in cache else cache[p] for p in prompts
+    ]
 
 
 def order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
@@ -272,7 +321,9 @@ def check_labels(example: Example, tokenizer: Any) -> None:
     text = tokenizer.decode(ids, skip_special_tokens=False)
     if ids and ids[-1] != tokenizer.eos_token_id and len(ids) < 2:
         raise CurateError("the labels of the first example hold no token of the completion")
-    written = tokenizer.decode(ids[:-1], skip_special_tokens=False).replace(tokenizer.unk_token or "<unk>", "")
+    written = tokenizer.decode(ids[:-1], skip_special_tokens=False).replace(
+        tokenizer.unk_token or "<unk>", ""
+    )
     kept = len(re.findall(TAG, written))
     if ids and ids[-1] == tokenizer.eos_token_id and kept < example.tags:
         raise CurateError(
@@ -281,7 +332,9 @@ def check_labels(example: Example, tokenizer: Any) -> None:
         )
     unknown = tokenizer.unk_token_id
     if unknown is not None and ids.count(unknown) > len(ids) // 2:
-        raise CurateError(f"the tokenizer does not know most of the first completion: it reads {text[:200]!r}")
+        raise CurateError(
+            f"the tokenizer does not know most of the first completion: it reads {text[:200]!r}"
+        )
 
 
 def show_example(example: Example, tokenizer: Any) -> str:

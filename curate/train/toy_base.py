@@ -56,7 +56,9 @@ class BaseConfig(Config):
     lr: float = Field(2e-3, gt=0)
     wrong: float = Field(0.25, ge=0, le=1)  # chance that a step's result is off by one to three
     untagged: float = Field(0.5, ge=0, le=1)  # share of texts in which a tag is missing
-    mixed: float = Field(0.5, ge=0, le=1)  # share of texts whose phrases are drawn from both languages
+    mixed: float = Field(
+        0.5, ge=0, le=1
+    )  # share of texts whose phrases are drawn from both languages
     checks: float = Field(0.15, ge=0, le=1)  # chance that a step is checked, and then always right
     max_length: int = Field(512, ge=64)  # positions the model has
     seed: int = 0
@@ -68,17 +70,25 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     from curate.train.checkpoints import Checkpoints, TrainResult
 
     started = time.monotonic()
-    version = context.warehouse.latest("problems", config.problems.removeprefix("problems/").replace("/", "@", 1))
+    version = context.warehouse.latest(
+        "problems", config.problems.removeprefix("problems/").replace("/", "@", 1)
+    )
     run_id = digest("base", BASE_VERSION, config.model_dump(mode="json"), version.ref)[:16]
     checkpoints = Checkpoints(context.warehouse.root, run_id)
     made = checkpoints.finished()
     result = JobResult(refs=[version.ref])
     if made is None:
         questions = version.read(["question", "target_language", "split"]).collect()
-        rows = questions.filter(questions["split"] == "train").select("question", "target_language").rows()
+        rows = (
+            questions.filter(questions["split"] == "train")
+            .select("question", "target_language")
+            .rows()
+        )
         asked = [(q, language or "en") for q, language in rows if _SUM.search(q)]
         if not asked:
-            raise UsageError(f"base: {version.ref} holds no sums in its training split: it learns chain_sum only")
+            raise UsageError(
+                f"base: {version.ref} holds no sums in its training split: it learns chain_sum only"
+            )
         model, tokenizer, loss = pretrain(config, asked)
 
         def write(path: Path) -> None:
@@ -104,7 +114,9 @@ def _remember(config: BaseConfig, made: Any, problems: str, context: Context) ->
     from curate.train.metrics import record_model
 
     inputs = {"problems": [problems]}
-    record_model(context.warehouse, made, config.name, "base", "", inputs, config.model_dump(mode="json"))
+    record_model(
+        context.warehouse, made, config.name, "base", "", inputs, config.model_dump(mode="json")
+    )
 
 
 def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any, Any, float]:
@@ -127,8 +139,12 @@ def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any,
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = LlamaForCausalLM(shape)
-    model.generation_config = GenerationConfig(eos_token_id=[end], pad_token_id=tokenizer.pad_token_id)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01)
+    model.generation_config = GenerationConfig(
+        eos_token_id=[end], pad_token_id=tokenizer.pad_token_id
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(0.9, 0.95), weight_decay=0.01
+    )
     warm = max(1, config.steps // 20)
     value = float("nan")
     with task(config.name, config.steps) as bar:
@@ -136,7 +152,9 @@ def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any,
             texts = [poor_text(*dice.choice(asked), config, dice) for _ in range(config.batch_size)]
             ids = [[*tokenizer.encode(text, add_special_tokens=False), end] for text in texts]
             wide = max(map(len, ids))
-            batch = torch.tensor([row + [tokenizer.pad_token_id] * (wide - len(row)) for row in ids])
+            batch = torch.tensor(
+                [row + [tokenizer.pad_token_id] * (wide - len(row)) for row in ids]
+            )
             known = torch.tensor([[1] * len(row) + [0] * (wide - len(row)) for row in ids])
             labels = batch.masked_fill(known == 0, -100)
             loss = model(input_ids=batch, attention_mask=known, labels=labels).loss

@@ -15,12 +15,16 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"
 class Trackers:
     """The trackers of one run. A run that goes on continues under its own id."""
 
-    def __init__(self, names: Sequence[str], name: str, run_id: str, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self, names: Sequence[str], name: str, run_id: str, folder: Path, config: dict[str, Any]
+    ) -> None:
         self._writers: list[Any] = []
         self._runs: list[Any] = []
         for tracker in names:
             if tracker == "tensorboard":
-                writer = _load("torch.utils.tensorboard", tracker).SummaryWriter(str(folder / "tensorboard"))
+                writer = _load("torch.utils.tensorboard", tracker).SummaryWriter(
+                    str(folder / "tensorboard")
+                )
                 self._writers.append(writer)
             elif tracker == "wandb":
                 made = _load("wandb", tracker).init(
@@ -28,7 +32,9 @@ class Trackers:
                 )
                 self._runs.append(made)
             else:
-                _load("trackio", tracker).init(project="curate", name=f"{name}-{run_id}", resume="allow", config=config)
+                _load("trackio", tracker).init(
+                    project="curate", name=f"{name}-{run_id}", resume="allow", config=config
+                )
                 self._runs.append(_load("trackio", tracker))
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

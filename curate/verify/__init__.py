@@ -46,6 +46,8 @@ def verify_batch(
     return default_pool().verify_batch(problems, completions, delimiters)
 
 
-def verify_answers(golds: Sequence[str], predictions: Sequence[str], verifier: str = "math") -> list[Verdict]:
+def verify_answers(
+    golds: Sequence[str], predictions: Sequence[str], verifier: str = "math"
+) -> list[Verdict]:
     """Verdicts for plain pairs of reference and prediction (a completion or a bare answer)."""
     return default_pool().verify_answers(golds, predictions, verifier)

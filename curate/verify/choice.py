@@ -14,7 +14,9 @@ from curate.verify.base import CORRECT, Judgement, Verifier
 from curate.verify.extract import Found, find_answer
 from curate.verify.text import normal
 
-_STYLE = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*\*|__|[$`]")
+_STYLE = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*\*|__|[$`]"
+)
 _WORD = r"(?:(?:option|choice|answer|选项|选择|选|答案|opción|choix|antwort|вариант|選択肢|보기)\s*[:：]?\s*)?"
 # A letter that stands for a choice: alone, in brackets, or followed by a mark and the text of the choice.
 _LETTER = re.compile(
@@ -53,7 +55,9 @@ def right_letter(problem: Problem) -> str | None:
     named = letters(reference, choices)
     if len(named) == 1:
         letter = min(named)
-        return letter if not choices or string.ascii_uppercase.index(letter) < len(choices) else None
+        return (
+            letter if not choices or string.ascii_uppercase.index(letter) < len(choices) else None
+        )
     if reference.isdigit() and int(reference) < len(choices):
         return string.ascii_uppercase[int(reference)]
     return None
@@ -67,7 +71,9 @@ def letters(answer: str, choices: list[str]) -> set[str]:
     for _ in range(3):
         bare = _STYLE.sub(lambda match: match.group(1) or "", bare)
     bare = bare.strip(" \n\t.。")
-    by_text = {string.ascii_uppercase[i] for i, text in enumerate(choices[:26]) if alike(text, bare)}
+    by_text = {
+        string.ascii_uppercase[i] for i, text in enumerate(choices[:26]) if alike(text, bare)
+    }
     if by_text:
         return by_text if len(by_text) == 1 else set()
     match = _LETTER.match(bare)
@@ -87,7 +93,9 @@ def letters(answer: str, choices: list[str]) -> set[str]:
 
 def _others(rest: str) -> set[str] | None:
     """Further letters after the first ("A or B"); None where the rest is something else."""
-    rest = re.sub(r"^(?:,|;|/|&|\band\b|\bor\b|和|或|、)\s*", "", rest, flags=re.I) if rest else rest
+    rest = (
+        re.sub(r"^(?:,|;|/|&|\band\b|\bor\b|和|或|、)\s*", "", rest, flags=re.I) if rest else rest
+    )
     parts = _JOINED.split(rest) if rest else []
     if parts and all(re.fullmatch(r"[(（]?\s*[A-Z]\s*[)）]?", part) for part in parts):
         return {part.strip("()（） ").upper() for part in parts}
@@ -99,7 +107,11 @@ def _contradicted(letter: str, rest: str, choices: list[str]) -> set[str]:
     index = string.ascii_uppercase.index(letter)
     if choices and index >= len(choices):
         return set()
-    named = {string.ascii_uppercase[i] for i, text in enumerate(choices[:26]) if rest and alike(text, rest)}
+    named = {
+        string.ascii_uppercase[i]
+        for i, text in enumerate(choices[:26])
+        if rest and alike(text, rest)
+    }
     return {letter} | named if letter not in named else {letter}
 
 

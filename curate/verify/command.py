@@ -37,7 +37,9 @@ def cli_verify(
     verifier_named(verifier)
     if file is not None:
         if gold is not None or answer is not None:
-            raise UsageError("give either --gold and --answer, or a file with the columns gold and prediction")
+            raise UsageError(
+                "give either --gold and --answer, or a file with the columns gold and prediction"
+            )
         return _file(Path(file), verifier, Path(out) if out else None)
     if gold is None or answer is None:
         raise UsageError("give --gold and --answer, or a file with the columns gold and prediction")
@@ -53,7 +55,11 @@ def line(verdict: Verdict) -> str:
 
 
 def _problem(
-    gold: str | None, verifier: str, choices: object = None, metadata: str | None = None, tests: str | None = None
+    gold: str | None,
+    verifier: str,
+    choices: object = None,
+    metadata: str | None = None,
+    tests: str | None = None,
 ) -> Problem:
     """A problem of a row. Without a column `tests`, a code problem's gold is its tests."""
     if isinstance(choices, str) and choices.strip():
@@ -62,10 +68,19 @@ def _problem(
         except ValueError:
             choices = None
         if not isinstance(choices, list):
-            raise UsageError('the column choices holds lists of texts, or JSON of such: ["dogs", "cats"]')
+            raise UsageError(
+                'the column choices holds lists of texts, or JSON of such: ["dogs", "cats"]'
+            )
     texts = [str(choice) for choice in choices] if isinstance(choices, list) else None
     tests = tests or (gold if verifier == "code" else None)
-    return Problem("", None if verifier == "code" else gold, verifier, choices=texts, tests=tests, metadata=metadata)
+    return Problem(
+        "",
+        None if verifier == "code" else gold,
+        verifier,
+        choices=texts,
+        tests=tests,
+        metadata=metadata,
+    )
 
 
 def _file(path: Path, verifier: str, out: Path | None) -> str:
@@ -75,19 +90,30 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
     missing = [name for name in ("gold", "prediction") if name not in frame.columns]
     if missing:
         has = ", ".join(frame.columns) or "none"
-        raise UsageError(f"{path} has no column {' and no column '.join(missing)} (it has {has}): rename yours")
-    names = frame["verifier"].fill_null(verifier).to_list() if "verifier" in frame.columns else [verifier] * len(frame)
+        raise UsageError(
+            f"{path} has no column {' and no column '.join(missing)} (it has {has}): rename yours"
+        )
+    names = (
+        frame["verifier"].fill_null(verifier).to_list()
+        if "verifier" in frame.columns
+        else [verifier] * len(frame)
+    )
     for name in sorted(set(names)):
         verifier_named(name)
     golds = frame["gold"].cast(pl.String).to_list()
     predictions = frame["prediction"].cast(pl.String).fill_null("").to_list()
     extra = frame.select(name for name in ("choices", "metadata", "tests") if name in frame.columns)
     rows = extra.iter_rows(named=True) if extra.width else [{}] * len(frame)
-    problems = [_problem(gold, name, **row) for gold, name, row in zip(golds, names, rows, strict=True)]
+    problems = [
+        _problem(gold, name, **row) for gold, name, row in zip(golds, names, rows, strict=True)
+    ]
     verdicts = default_pool().verify_batch(problems, predictions)
     columns = ("verdict", "extracted", "detail", "verifier", "verifier_version")
     judged = frame.with_columns(
-        *(pl.Series(name, [getattr(v, name) for v in verdicts], dtype=pl.String) for name in columns),
+        *(
+            pl.Series(name, [getattr(v, name) for v in verdicts], dtype=pl.String)
+            for name in columns
+        ),
         pl.Series("seconds", [v.seconds for v in verdicts], dtype=pl.Float64),
     )
     target = out or path.with_name(f"{path.stem}.verdicts{path.suffix}")
@@ -108,7 +134,9 @@ def _read(path: Path) -> pl.DataFrame:
         if path.suffix == ".parquet":
             return pl.read_parquet(path)
         if path.suffix == ".csv":
-            return pl.read_csv(path, infer_schema=False)  # "007" and "1.50" stay as they were written
+            return pl.read_csv(
+                path, infer_schema=False
+            )  # "007" and "1.50" stay as they were written
         return pl.read_ndjson(path, infer_schema_length=None)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise CurateError(f"{path} could not be read: {str(error).splitlines()[0]}") from error

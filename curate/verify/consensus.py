@@ -47,7 +47,9 @@ def clusters(
     found = []
     for group in members.values():
         spellings = [answers[i] or "" for i in group]
-        found.append(Cluster(max(spellings, key=spellings.count), tuple(group), len(group) / len(answers)))
+        found.append(
+            Cluster(max(spellings, key=spellings.count), tuple(group), len(group) / len(answers))
+        )
     return sorted(found, key=lambda cluster: (-len(cluster.members), cluster.members[0]))
 
 
@@ -61,13 +63,19 @@ def largest_cluster(
     return next(iter(clusters(answers, verifier, problem, pool)), None)
 
 
-def cluster_ids(frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool | None = None) -> list[int | None]:
+def cluster_ids(
+    frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool | None = None
+) -> list[int | None]:
     """For each row the number of its answer's cluster within its problem (None without an answer).
 
     Columns: problem_id, extracted; model, model_hash, policy_step, verifier, choices and metadata are used where they
     are present.
     """
-    keys = [name for name in ("model", "model_hash", "policy_step", "problem_id") if name in frame.columns]
+    keys = [
+        name
+        for name in ("model", "model_hash", "policy_step", "problem_id")
+        if name in frame.columns
+    ]
     extras = [name for name in ("verifier", "choices", "metadata") if name in frame.columns]
     groups: dict[tuple[Any, ...], list[int]] = {}
     for i, row in enumerate(frame.select(keys).iter_rows()):
@@ -77,9 +85,15 @@ def cluster_ids(frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool 
     for rows in groups.values():
         known = {name: frame[name][rows[0]] for name in extras}
         choices = known.get("choices")
-        problem = Problem("", choices=list(choices) if choices is not None else None, metadata=known.get("metadata"))
+        problem = Problem(
+            "",
+            choices=list(choices) if choices is not None else None,
+            metadata=known.get("metadata"),
+        )
         problems.append(_asked(known.get("verifier") or verifier, problem))
-    found = _cluster([[answers[i] for i in rows] for rows in groups.values()], problems, pool or default_pool())
+    found = _cluster(
+        [[answers[i] for i in rows] for rows in groups.values()], problems, pool or default_pool()
+    )
     result: list[int | None] = [None] * len(answers)
     for rows, ids in zip(groups.values(), found, strict=True):
         for i, cluster in zip(rows, ids, strict=True):
@@ -88,7 +102,10 @@ def cluster_ids(frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool 
 
 
 def pseudo_reference(
-    problem: Problem, answers: Sequence[str | None], share: float = 0.5, pool: VerifierPool | None = None
+    problem: Problem,
+    answers: Sequence[str | None],
+    share: float = 0.5,
+    pool: VerifierPool | None = None,
 ) -> Problem | None:
     """The problem with the largest cluster as its reference, where it holds `share` of the samples or more; else None.
 
@@ -100,25 +117,38 @@ def pseudo_reference(
         return None
     known = json.loads(problem.metadata) if problem.metadata else {}
     marked = {**known, "reference_from": "consensus", "share": best.share, "samples": len(answers)}
-    return replace(problem, reference=best.answer, verifier=problem.verifier or "math", metadata=json.dumps(marked))
+    return replace(
+        problem,
+        reference=best.answer,
+        verifier=problem.verifier or "math",
+        metadata=json.dumps(marked),
+    )
 
 
 def consensus_verdicts(
-    problem: Problem, answers: Sequence[str | None], share: float = 0.5, pool: VerifierPool | None = None
+    problem: Problem,
+    answers: Sequence[str | None],
+    share: float = 0.5,
+    pool: VerifierPool | None = None,
 ) -> list[Verdict]:
     """Verdicts of kind `consensus`: is an answer in the largest cluster? Unverifiable without a large enough one."""
     name = problem.verifier or "math"
     version = verifier_named(name).version
     best = largest_cluster(answers, name, problem, pool)
     said = [
-        Verdict("unverifiable", answer, "no consensus", 0.0, f"consensus-{name}", version, "consensus")
+        Verdict(
+            "unverifiable", answer, "no consensus", 0.0, f"consensus-{name}", version, "consensus"
+        )
         for answer in answers
     ]
     if best is None or best.share < share:
         return said
     inside = set(best.members)
     detail = f"{best.share:.2f} of {len(answers)} samples say {best.answer[:80]}"
-    return [replace(v, verdict="correct" if i in inside else "wrong", detail=detail) for i, v in enumerate(said)]
+    return [
+        replace(v, verdict="correct" if i in inside else "wrong", detail=detail)
+        for i, v in enumerate(said)
+    ]
 
 
 def consensus_frame(
@@ -134,7 +164,9 @@ def consensus_frame(
 
     pool = pool or default_pool()
     fields = [name for name in Problem.__dataclass_fields__ if name in frame.columns]
-    problems = [Problem(**{"question": "", **row}) for row in frame.select(fields).iter_rows(named=True)]
+    problems = [
+        Problem(**{"question": "", **row}) for row in frame.select(fields).iter_rows(named=True)
+    ]
     answers = pool.answers(problems, frame["text"].to_list(), frame["form"].to_list())
     whose = [name for name in ("model_hash", "policy_step", "problem_id") if name in frame.columns]
     frame = frame.with_columns(pl.Series("extracted", answers, dtype=pl.String))
@@ -154,7 +186,8 @@ def consensus_frame(
         pl.col("of"),
     )
     version = pl.col("verifier").replace_strict(
-        {name: verifier_named(name).version for name in frame["verifier"].unique().to_list()}, return_dtype=pl.String
+        {name: verifier_named(name).version for name in frame["verifier"].unique().to_list()},
+        return_dtype=pl.String,
     )
     return agreed.select(
         "trace_id",
@@ -179,10 +212,14 @@ def _asked(verifier: str, problem: Problem | None) -> Problem:
     return replace(problem or Problem(""), verifier=name)
 
 
-def _cluster(groups: list[list[str | None]], problems: list[Problem], pool: VerifierPool) -> list[list[int | None]]:
+def _cluster(
+    groups: list[list[str | None]], problems: list[Problem], pool: VerifierPool
+) -> list[list[int | None]]:
     """Per group, the number of each answer's cluster."""
     # Equal strings are one answer: a group of 64 samples has a handful of them.
-    distinct = [list(dict.fromkeys(answer for answer in group if answer is not None)) for group in groups]
+    distinct = [
+        list(dict.fromkeys(answer for answer in group if answer is not None)) for group in groups
+    ]
     number: list[dict[str, int]] = [{} for _ in groups]
     found = [0] * len(groups)
     while True:
@@ -198,10 +235,14 @@ def _cluster(groups: list[list[str | None]], problems: list[Problem], pool: Veri
             batch += [reference] * (len(left) - 1)
             found[g] += 1
         if not asked:
-            if all(len(answers) == len(known) for answers, known in zip(distinct, number, strict=True)):
+            if all(
+                len(answers) == len(known) for answers, known in zip(distinct, number, strict=True)
+            ):
                 break
             continue
-        for (g, answer), verdict in zip(asked, pool.judge_answers(batch, [answer for _, answer in asked]), strict=True):
+        for (g, answer), verdict in zip(
+            asked, pool.judge_answers(batch, [answer for _, answer in asked]), strict=True
+        ):
             if verdict.verdict == "correct":
                 number[g][answer] = found[g] - 1
     return [

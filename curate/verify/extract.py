@@ -5,7 +5,6 @@ the languages of `ANNOUNCE`); a completion that is nothing but one short line. A
 answer inside the reasoning does not count. Work is linear in the length of the text.
 """
 
-
 from __future__ import annotations
 
 import re
@@ -102,12 +101,22 @@ def find_answer(text: str, delimiters: tuple[str, str] = THINK) -> Found:
         if len(answers) > 1:
             return Found(None, "tag", "two different <answer> blocks")
         answer = answers.pop()
-        return Found(answer, "tag") if answer else Found(None, "tag", "no answer: the <answer> block is empty")
+        return (
+            Found(answer, "tag")
+            if answer
+            else Found(None, "tag", "no answer: the <answer> block is empty")
+        )
     found = in_prose(visible)
     if found is not None:
         return found
     line = visible.strip()
-    if line and len(line) <= BARE and "\n" not in line and "<answer>" not in line and "boxed" not in line:
+    if (
+        line
+        and len(line) <= BARE
+        and "\n" not in line
+        and "<answer>" not in line
+        and "boxed" not in line
+    ):
         return Found(tidy(line), "bare")
     return Found(None, detail="no answer")
 
@@ -148,12 +157,18 @@ def in_prose(text: str) -> Found | None:
         return Found(said, "announced") if said else None
     if said and re.match(r"[-+$\\(\[{0-9.]", said):
         return Found(said, "announced")
-    return Found(boxed[0], "boxed") if boxed[0] else Found(None, "boxed", "no answer: the box is empty")
+    return (
+        Found(boxed[0], "boxed")
+        if boxed[0]
+        else Found(None, "boxed", "no answer: the box is empty")
+    )
 
 
 def last_boxes(text: str) -> tuple[str, int] | None:
     """The last balanced box and where it ends; boxes with only "and", "or" or a comma between them are one answer."""
-    spans: list[tuple[int, int, int]] = []  # start of the command, of its content, end of its content
+    spans: list[
+        tuple[int, int, int]
+    ] = []  # start of the command, of its content, end of its content
     at, tail = len(text), max(0, len(text) - TAIL)
     for _ in range(MAX_BOXES):
         at = max(text.rfind("\\boxed", tail, at), text.rfind("\\fbox", tail, at))
@@ -204,7 +219,11 @@ def announced(text: str) -> str | None:
         heading = not line.strip(" \t*_#:：")
         if not (_VERB.search(match.group("phrase")) or re.search(r"[】:：=है—–-]", mark) or heading):
             continue
-        said = line if not heading else next((part for part in following.split("\n") if part.strip(" *_#")), "")
+        said = (
+            line
+            if not heading
+            else next((part for part in following.split("\n") if part.strip(" *_#")), "")
+        )
         said = tidy(clause(said))
         if said:
             return said
@@ -245,7 +264,12 @@ def tidy(answer: str) -> str:
             answer = answer[2:]
         if answer.endswith("**") and answer.count("**") == 1:
             answer = answer[:-2]
-        if len(answer) > 1 and answer[-1] in ".。" and answer[-2:] != ".." and not answer.endswith("。。"):
+        if (
+            len(answer) > 1
+            and answer[-1] in ".。"
+            and answer[-2:] != ".."
+            and not answer.endswith("。。")
+        ):
             answer = answer[:-1]
         if answer == before:
             return answer

@@ -113,7 +113,11 @@ def _read(metadata: str) -> tuple[str, dict[str, Any], str | None]:
         dataset, entry = data["dataset"], data["entry"]
     except (ValueError, KeyError, TypeError):
         return "", {}, "metadata holds no generator name and entry"
-    if not isinstance(dataset, str) or not isinstance(entry, dict) or not isinstance(entry.get("answer"), str):
+    if (
+        not isinstance(dataset, str)
+        or not isinstance(entry, dict)
+        or not isinstance(entry.get("answer"), str)
+    ):
         return "", {}, "metadata holds no generator name and entry"
     if dataset not in ALLOWED:
         return dataset, entry, f"generator '{dataset}' is not in the allow-list"

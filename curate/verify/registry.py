@@ -24,7 +24,9 @@ def verifier_named(name: str) -> Verifier:
     found = resolve("verifier", name, REGISTRY)
     verifier = found() if isinstance(found, type) else found
     if not isinstance(verifier, Verifier):
-        raise UsageError(f"the verifier '{name}' is no curate.verify.base.Verifier: subclass that class")
+        raise UsageError(
+            f"the verifier '{name}' is no curate.verify.base.Verifier: subclass that class"
+        )
     return verifier
 
 

@@ -1,6 +1,5 @@
 """Exact and normalised text."""
 
-
 from __future__ import annotations
 
 import re
@@ -9,7 +8,9 @@ import unicodedata
 from curate.records import Problem
 from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
 
-_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}")
+_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}"
+)
 _ARTICLE = re.compile(r"^(?:the|a|an|el|la|le|der|die|das) +(?=\S)", re.I)
 _THERE = re.compile(r"^(?:there (?:is|are|exists?|exist)|it is|it's) (?=\S)")
 _PUNCTUATION = str.maketrans(dict.fromkeys('"“”‘’«»「」『』`*_', None))
@@ -25,7 +26,9 @@ _SYNONYMS = {
 }  # fmt: skip
 _DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _SYNONYMS |= {
-    f"{week}{day}": name for week in ("星期", "周", "礼拜") for day, name in zip("一二三四五六日", _DAYS, strict=True)
+    f"{week}{day}": name
+    for week in ("星期", "周", "礼拜")
+    for day, name in zip("一二三四五六日", _DAYS, strict=True)
 }
 
 
@@ -44,7 +47,20 @@ def normal(text: str) -> str:
 
 # Words that mean the same in any case; a short word in capitals may be a name or a product (NO, Aa, AA and aa).
 _ANY_CASE = frozenset(
-    [*_SYNONYMS, *_SYNONYMS.values(), "red", "sun", "mon", "tue", "wed", "thu", "fri", "sat", "odd", "all"]
+    [
+        *_SYNONYMS,
+        *_SYNONYMS.values(),
+        "red",
+        "sun",
+        "mon",
+        "tue",
+        "wed",
+        "thu",
+        "fri",
+        "sat",
+        "odd",
+        "all",
+    ]
 )
 _WORDS_ONLY = re.compile(r"(?=.*[^\W\d_]{2})[\w\s.,;:'\"()?$&*`“”‘’。，、；：（）？-]+!?", re.S)
 _WORD = re.compile(r"[^\W_]+")
@@ -54,9 +70,15 @@ def same_words(first: str, second: str) -> bool:
     """Whether two texts are words (no formulas) and the same ones. Case counts where letters rather than words stand."""
     for _ in range(3):
         first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
-    if not (_WORDS_ONLY.fullmatch(first) and _WORDS_ONLY.fullmatch(second) and normal(first) == normal(second)):
+    if not (
+        _WORDS_ONLY.fullmatch(first)
+        and _WORDS_ONLY.fullmatch(second)
+        and normal(first) == normal(second)
+    ):
         return False
-    if first.endswith("!") != second.endswith("!") and re.search(r"\b\w{1,3}!$", f"{first} {second}"):
+    if first.endswith("!") != second.endswith("!") and re.search(
+        r"\b\w{1,3}!$", f"{first} {second}"
+    ):
         return False  # n! is no loud n
     pairs = zip(_WORD.findall(first), _WORD.findall(second), strict=False)
     return all(_same_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE

@@ -19,7 +19,9 @@ MARK = "<!-- written by curate: changes are overwritten -->"
 
 def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
     """Write the card of the model with this hash; None where it is not in the warehouse or its README is not ours."""
-    found = warehouse.sql("SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash])
+    found = warehouse.sql(
+        "SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash]
+    )
     if found.is_empty():
         return None
     model = found.row(0, named=True)
@@ -47,10 +49,14 @@ def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
         "finished": f"{model['created_at']:%Y-%m-%d %H:%M} UTC" if model["created_at"] else None,
     }
     parts = [f"# {model['name']}\n\n{MARK}"]
-    parts.append("\n".join(f"- {key}: {value}" for key, value in made.items() if value not in (None, "")))
+    parts.append(
+        "\n".join(f"- {key}: {value}" for key, value in made.items() if value not in (None, ""))
+    )
     if table := _measured(warehouse, model["model_hash"]):
         parts.append("## Measured\n\n" + table)
-    parts.append("## Made from\n\n```text\n" + format_lineage(warehouse, model["model_hash"]) + "\n```")
+    parts.append(
+        "## Made from\n\n```text\n" + format_lineage(warehouse, model["model_hash"]) + "\n```"
+    )
     if model["config"]:
         config = json.dumps(json.loads(model["config"]), indent=1, ensure_ascii=False)
         parts.append("## Config\n\n```json\n" + config + "\n```")
@@ -60,7 +66,10 @@ def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
 def _name(warehouse: Warehouse, model_hash: str | None) -> str | None:
     if not model_hash:
         return None
-    rows = warehouse.sql("SELECT name FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash])
+    rows = warehouse.sql(
+        "SELECT name FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1",
+        [model_hash],
+    )
     return f"{rows.item()} ({model_hash})" if len(rows) else model_hash
 
 
@@ -74,9 +83,14 @@ def _measured(warehouse: Warehouse, model_hash: str) -> str:
     )
     if rows.is_empty():
         return ""
-    lines = ["| problems | metric | value | 95 % interval | problems asked |", "|---|---|---|---|---|"]
+    lines = [
+        "| problems | metric | value | 95 % interval | problems asked |",
+        "|---|---|---|---|---|",
+    ]
     for problems, metric, k, value, low, high, n in rows.iter_rows():
         name = metric.replace("@k", f"@{k}") if k else metric
         span = f"{low:.3f} to {high:.3f}" if low is not None and high is not None else ""
-        lines.append(f"| {problems} | {name} | {'' if value is None else f'{value:.3f}'} | {span} | {n} |")
+        lines.append(
+            f"| {problems} | {name} | {'' if value is None else f'{value:.3f}'} | {span} | {n} |"
+        )
     return "\n".join(lines)

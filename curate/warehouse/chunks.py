@@ -75,7 +75,11 @@ class Chunk:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        return tuple((u, sample, attempt) for u, start, stop, attempt in self.items for sample in range(start, stop))
+        return tuple(
+            (u, sample, attempt)
+            for u, start, stop, attempt in self.items
+            for sample in range(start, stop)
+        )
 
     @property
     def committed(self) -> bool:
@@ -85,7 +89,9 @@ class Chunk:
 class Family:
     """The traces that share everything that determines their text: their plan, their parts, their claims."""
 
-    def __init__(self, warehouse: Warehouse, family: str, facts: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, warehouse: Warehouse, family: str, facts: dict[str, Any] | None = None
+    ) -> None:
         self.warehouse = warehouse
         self.family = family
         self.facts = facts or {}
@@ -100,7 +106,12 @@ class Family:
         import polars as pl
 
         columns: dict[str, Any] = {"plan": pl.Int64, "chunk_id": pl.String, "unit": pl.String}
-        columns |= {"start": pl.Int64, "stop": pl.Int64, "attempt": pl.Int64, "adaptive": pl.Boolean}
+        columns |= {
+            "start": pl.Int64,
+            "stop": pl.Int64,
+            "attempt": pl.Int64,
+            "adaptive": pl.Boolean,
+        }
         files = sorted(self.jobs.glob("plan-*.parquet"))
         if not files:
             return pl.DataFrame(schema=columns)
@@ -115,7 +126,9 @@ class Family:
 
         def missing(planned: pl.DataFrame) -> pl.DataFrame:
             held = self._held(planned.filter(pl.col("attempt") == 0), first is not None)
-            wanted = pl.DataFrame({"unit": units}, schema={"unit": pl.String}).unique(maintain_order=True)
+            wanted = pl.DataFrame({"unit": units}, schema={"unit": pl.String}).unique(
+                maintain_order=True
+            )
             return (
                 wanted.join(held, on="unit", how="left", maintain_order="left")
                 .select("unit", start=pl.col("stop").fill_null(0), stop=pl.lit(samples, pl.Int64))
@@ -138,8 +151,14 @@ class Family:
         open_ended = self._lacking(planned) & (pl.lit(adaptive) | pl.col("adaptive"))
         waits = planned.filter(open_ended).select("unit", stop=pl.lit(FOREVER, pl.Int64))
         asked = self.committed(["problem_id", "parent_trace_id", "sample_index", "attempt"])
-        asked = asked.filter(pl.col("attempt") == 0).group_by(unit_expr()).agg(pl.col("sample_index").max())
-        done = asked.select("unit", stop=pl.col("sample_index").cast(pl.Int64) + 1).collect(engine="streaming")
+        asked = (
+            asked.filter(pl.col("attempt") == 0)
+            .group_by(unit_expr())
+            .agg(pl.col("sample_index").max())
+        )
+        done = asked.select("unit", stop=pl.col("sample_index").cast(pl.Int64) + 1).collect(
+            engine="streaming"
+        )
         plain = planned.filter(~pl.col("adaptive")).select("unit", "stop")
         return pl.concat([waits, done, plain]).group_by("unit").agg(pl.col("stop").max())
 
@@ -155,7 +174,9 @@ class Family:
                 attempt=pl.col("attempt").cast(pl.Int64) + 1,
                 adaptive=pl.lit(False),
             )
-            return wanted.join(planned, on=["unit", "start", "attempt"], how="anti", maintain_order="left")
+            return wanted.join(
+                planned, on=["unit", "start", "attempt"], how="anti", maintain_order="left"
+            )
 
         return self._append(missing)
 
@@ -171,7 +192,9 @@ class Family:
             number = int(planned["plan"].max() or 0) + 1 if len(planned) else 1  # type: ignore[arg-type]
             new = _chunked(new, first).select(
                 pl.lit(number, pl.Int64).alias("plan"),
-                pl.concat_str(pl.lit(f"{number:05d}-"), pl.col("chunk").cast(pl.String).str.zfill(7)).alias("chunk_id"),
+                pl.concat_str(
+                    pl.lit(f"{number:05d}-"), pl.col("chunk").cast(pl.String).str.zfill(7)
+                ).alias("chunk_id"),
                 "unit",
                 "start",
                 "stop",
@@ -185,7 +208,9 @@ class Family:
 
     def version(self, plan: int) -> Version:
         """The version directory that holds the chunks of one plan."""
-        return self.warehouse.version("traces", self.family, f"{plan:06d}-{self._plan_hash(plan)}", **self.facts)
+        return self.warehouse.version(
+            "traces", self.family, f"{plan:06d}-{self._plan_hash(plan)}", **self.facts
+        )
 
     def _plan_hash(self, plan: int) -> str:
         data = (self.jobs / f"plan-{plan:06d}.parquet").read_bytes()
@@ -200,8 +225,14 @@ class Family:
 
         planned = self.plan()
         wanted = pl.DataFrame({"unit": units}, schema={"unit": pl.String}).with_row_index("place")
-        planned = planned.filter(self._lacking(planned)).join(wanted, on="unit", how="left", maintain_order="left")
-        chunks = planned.filter(pl.col("place").is_not_null(), pl.col("start") < samples).select("chunk_id").unique()
+        planned = planned.filter(self._lacking(planned)).join(
+            wanted, on="unit", how="left", maintain_order="left"
+        )
+        chunks = (
+            planned.filter(pl.col("place").is_not_null(), pl.col("start") < samples)
+            .select("chunk_id")
+            .unique()
+        )
         return planned.join(chunks, on="chunk_id", how="semi", maintain_order="left")
 
     def _lacking(self, planned: pl.DataFrame) -> pl.Expr:
@@ -212,7 +243,9 @@ class Family:
         # the parts of a sealed version may have been merged into another
         sealed = [plan for plan, version in versions.items() if version.sealed]
         there = [v for plan, v in versions.items() if plan not in set(sealed)]
-        done = pl.Series([p.stem.removeprefix("part-") for v in there for p in v.parts()], dtype=pl.String)
+        done = pl.Series(
+            [p.stem.removeprefix("part-") for v in there for p in v.parts()], dtype=pl.String
+        )
         return ~pl.col("chunk_id").is_in(done.implode()) & ~pl.col("plan").is_in(sealed)
 
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
@@ -392,7 +425,9 @@ class ChunkLog:
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         with disk_errors(self.family.warehouse.root):
             if self._handle is None:
-                self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+                self._handle = os.open(
+                    self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
+                )
                 _flusher.add(self._handle, self.path.parent)
             written = os.write(self._handle, line)
             if written != len(line):
@@ -424,7 +459,9 @@ class ChunkLog:
 
 def encoded(row: Row) -> bytes:
     """A row as JSON. Half a surrogate pair is no UTF-8, and no column could hold it."""
-    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, default=str).encode("utf-8", "replace")
+    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, default=str).encode(
+        "utf-8", "replace"
+    )
 
 
 def replay(paths: Iterable[Path]) -> Iterator[Row]:
@@ -465,7 +502,9 @@ class _Flusher:
         """Raise what fsync met: a row that cannot be made durable must stop the job."""
         if self._error is not None:
             error, self._error = self._error, None
-            raise CurateError(f"finished rows could not be written to disk: {error.strerror}") from error
+            raise CurateError(
+                f"finished rows could not be written to disk: {error.strerror}"
+            ) from error
 
     def _run(self) -> None:
         stop = threading.Event()

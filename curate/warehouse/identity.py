@@ -41,7 +41,9 @@ def digest_listed(part: list[Any]) -> str:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str
+    ).encode()
 
 
 def frame_digest(frame: pl.DataFrame) -> str:
@@ -89,9 +91,14 @@ def code_version() -> str:
         return curate.__version__
     try:
         found = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=5
+            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=5,
         )
     except (OSError, subprocess.TimeoutExpired):
         return curate.__version__
     commit = found.stdout.strip()
-    return f"{curate.__version__}+{commit}" if found.returncode == 0 and commit else curate.__version__
+    return (
+        f"{curate.__version__}+{commit}" if found.returncode == 0 and commit else curate.__version__
+    )

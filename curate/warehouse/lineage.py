@@ -10,7 +10,17 @@ from curate.warehouse.store import Warehouse
 
 # Keys of configs that a line tells; the rest is in the manifest and in the model's card.
 TOLD = ("recipe", "rules", "samples", "epochs", "rewards", "optim", "sampling")
-LEFT_OUT = ("floor", "schedule", "warmup", "betas", "epsilon", "weight_decay", "max_grad_norm", "top_k", "stop")
+LEFT_OUT = (
+    "floor",
+    "schedule",
+    "warmup",
+    "betas",
+    "epsilon",
+    "weight_decay",
+    "max_grad_norm",
+    "top_k",
+    "stop",
+)
 
 
 def _short(value: Any) -> str:
@@ -37,7 +47,9 @@ def find(warehouse: Warehouse, name: str) -> str:
         versions = [v for v in warehouse.versions(table, dataset) if v.version.startswith(version)]
         if versions:
             return versions[-1].ref
-    traces = warehouse.sql("SELECT dataset, version FROM traces WHERE starts_with(trace_id, ?) LIMIT 1", [name])
+    traces = warehouse.sql(
+        "SELECT dataset, version FROM traces WHERE starts_with(trace_id, ?) LIMIT 1", [name]
+    )
     if len(traces):
         return "traces/" + "/".join(traces.row(0))
     raise UsageError(
@@ -106,14 +118,19 @@ def format_lineage(warehouse: Warehouse, name: str) -> str:
     for depth, facts in tree(warehouse, find(warehouse, name)):
         told = [facts["ref"]]
         if facts.get("name"):
-            told.append(f"{facts['kind']} {facts['name']}" + (f", step {facts['step']}" if facts.get("step") else ""))
+            told.append(
+                f"{facts['kind']} {facts['name']}"
+                + (f", step {facts['step']}" if facts.get("step") else "")
+            )
         if facts.get("rows") is not None:
             told.append(f"{facts['rows']} rows")
         if facts.get("seed") is not None:
             told.append(f"seed {facts['seed']}")
         if facts.get("code_version"):
             told.append(f"code {facts['code_version']}")
-        config = json.loads(facts["config"]) if facts.get("config") and facts["config"] != "null" else {}
+        config = (
+            json.loads(facts["config"]) if facts.get("config") and facts["config"] != "null" else {}
+        )
         told += [f"{key} {_short(config[key])}" for key in TOLD if config.get(key)]
         if facts["again"]:
             told.append("(see above)")

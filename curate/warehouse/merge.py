@@ -26,7 +26,9 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 Groups = list[list[tuple[str, str]]]  # for each merged part: (old version, part name) in order
 
 
-def merge(warehouse: Warehouse, table: str, dataset: str, part_rows: int = PART_ROWS) -> Version | None:
+def merge(
+    warehouse: Warehouse, table: str, dataset: str, part_rows: int = PART_ROWS
+) -> Version | None:
     """One version in the place of all sealed ones; None where there is nothing to gain or a job still writes.
 
     Rows, their order by version and part, and lineage stay.
@@ -39,12 +41,18 @@ def merge(warehouse: Warehouse, table: str, dataset: str, part_rows: int = PART_
     if len(groups) >= len(parts):
         return None
     name = "merged-" + digest([v.ref for v in versions])[:16]
-    merged = _swap(warehouse, table, dataset, {v.version: v.version for v in versions}, groups, name)
+    merged = _swap(
+        warehouse, table, dataset, {v.version: v.version for v in versions}, groups, name
+    )
     if table == "traces":
         for derived in ("verdicts", "signals"):
             for path in sorted((warehouse.root / derived).glob("*@*")):
                 places = {f"{dataset}.{v.version}": v.version for v in versions}
-                found = [v for v in warehouse.versions(derived, path.name) if v.version in places and v.parts()]
+                found = [
+                    v
+                    for v in warehouse.versions(derived, path.name)
+                    if v.version in places and v.parts()
+                ]
                 if found and all(v.sealed for v in found):
                     _swap(warehouse, derived, path.name, places, groups, f"{dataset}.{name}")
     return merged
@@ -67,7 +75,14 @@ def _grouped(versions: Sequence[Version], part_rows: int) -> Groups:
     return groups
 
 
-def _swap(warehouse: Warehouse, table: str, dataset: str, places: dict[str, str], groups: Groups, name: str) -> Version:
+def _swap(
+    warehouse: Warehouse,
+    table: str,
+    dataset: str,
+    places: dict[str, str],
+    groups: Groups,
+    name: str,
+) -> Version:
     """Build the dataset's directory anew with a merged version called `name`, and put it in the old one's place.
 
     `places` maps versions of this dataset to the versions that `groups` speaks of.
@@ -84,7 +99,11 @@ def _swap(warehouse: Warehouse, table: str, dataset: str, places: dict[str, str]
     built = Version(aside.parent.parent, table, dataset, name, facts)
     with disk_errors(root):
         for number, group in enumerate(groups):
-            paths = [directory[version] / f"part-{part}.parquet" for version, part in group if version in directory]
+            paths = [
+                directory[version] / f"part-{part}.parquet"
+                for version, part in group
+                if version in directory
+            ]
             paths = [path for path in paths if path.exists()]
             if paths:
                 built.publish(f"{number:05d}", pl.read_parquet(paths))
@@ -117,9 +136,15 @@ def _rescue(old: Path, live: Path, replaced: set[str]) -> None:
 
 def _exchange(one: Path, other: Path) -> None:
     """Two directories change places at once (renameat2 with RENAME_EXCHANGE; Linux 3.15)."""
-    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    call = (
+        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if sys.platform == "linux"
+        else None
+    )
     if call is None:
         raise CurateError("merging parts needs Linux with glibc 2.28 or newer; nothing was changed")
     if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         code = ctypes.get_errno()
-        raise CurateError(f"could not put the merged parts in place ({os.strerror(code)}); nothing was changed")
+        raise CurateError(
+            f"could not put the merged parts in place ({os.strerror(code)}); nothing was changed"
+        )

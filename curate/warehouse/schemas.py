@@ -79,7 +79,8 @@ def required(table: str) -> tuple[str, ...]:
     with duckdb.connect() as connection:
         connection.execute(statement(table))
         rows = connection.execute(
-            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT is_nullable", [table]
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT is_nullable",
+            [table],
         ).fetchall()
     return tuple(name for (name,) in rows)
 
@@ -113,15 +114,21 @@ def conform(table: str, rows: Any) -> pa.Table:
         rows = _from_mappings(table, list(rows), schema)
     unknown = [name for name in rows.column_names if name not in schema.names]
     if unknown:
-        raise CurateError(f"table {table} has no column {', '.join(unknown)}: see schemas/{table}.sql")
+        raise CurateError(
+            f"table {table} has no column {', '.join(unknown)}: see schemas/{table}.sql"
+        )
     columns = [
-        rows.column(f.name).cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type)
+        rows.column(f.name).cast(f.type)
+        if f.name in rows.column_names
+        else pa.nulls(rows.num_rows, f.type)
         for f in schema
     ]
     result = pa.table(columns, schema=schema)
     for name in required(table):
         if result.column(name).null_count:
-            raise CurateError(f"column {name} of table {table} must not be null: see schemas/{table}.sql")
+            raise CurateError(
+                f"column {name} of table {table} must not be null: see schemas/{table}.sql"
+            )
     return result
 
 
@@ -131,5 +138,7 @@ def _from_mappings(table: str, rows: Iterable[Mapping[str, Any]], schema: pa.Sch
     rows = list(rows)
     unknown = sorted({name for row in rows for name in row} - set(schema.names))
     if unknown:
-        raise CurateError(f"table {table} has no column {', '.join(unknown)}: see schemas/{table}.sql")
+        raise CurateError(
+            f"table {table} has no column {', '.join(unknown)}: see schemas/{table}.sql"
+        )
     return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)

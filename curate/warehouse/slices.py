@@ -37,9 +37,13 @@ class Slices:
     ) -> None:
         self.connection, self.root = connection, warehouse.root
         self.tables = {table: table for table in ("traces", "verdicts") if table not in without}
-        self.tables |= {group: f"signals/{group_folder(self.root, group)}" for group in signal_groups()}
+        self.tables |= {
+            group: f"signals/{group_folder(self.root, group)}" for group in signal_groups()
+        }
         self.tables = {name: folder for name, folder in self.tables.items() if name not in without}
-        self.traces = sorted(p for p in self.root.glob("traces/*/*/part-*.parquet") if p.parts[-3] != EMPTY)
+        self.traces = sorted(
+            p for p in self.root.glob("traces/*/*/part-*.parquet") if p.parts[-3] != EMPTY
+        )
         self.rows = rows
 
     def without(self, tables: Collection[str]) -> Slices:
@@ -55,13 +59,17 @@ class Slices:
             return
         belonging = {name: self._belonging(name) for name in self.tables if name != "traces"}
         # A later attempt may lie in another slice.
-        self.connection.execute("CREATE OR REPLACE TEMP TABLE redone_everywhere AS SELECT * FROM redone")
+        self.connection.execute(
+            "CREATE OR REPLACE TEMP TABLE redone_everywhere AS SELECT * FROM redone"
+        )
         self.connection.execute("CREATE OR REPLACE VIEW redone AS SELECT * FROM redone_everywhere")
         try:
             for number, parts in enumerate(groups):
                 self._point("traces", parts)
                 for name, known in belonging.items():
-                    files = [path for part in parts for path in known[self._place(part)]] + known[None]
+                    files = [path for part in parts for path in known[self._place(part)]] + known[
+                        None
+                    ]
                     self._point(name, files or [self._nothing(name)])
                 yield number
         finally:

@@ -45,7 +45,10 @@ def connect(
 
 
 def create_views(
-    connection: duckdb.DuckDBPyConnection, warehouse: Warehouse, without: Collection[str] = (), views: bool = True
+    connection: duckdb.DuckDBPyConnection,
+    warehouse: Warehouse,
+    without: Collection[str] = (),
+    views: bool = True,
 ) -> None:
     """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in `schemas/` build."""
     import duckdb
@@ -54,7 +57,9 @@ def create_views(
         try:
             connection.execute(group_view(warehouse.root, group, empty=group in without))
         except duckdb.BinderException:
-            connection.execute(group_view(warehouse.root, group, older=True, empty=group in without))
+            connection.execute(
+                group_view(warehouse.root, group, older=True, empty=group in without)
+            )
     for table in schemas.TABLES:
         empty = table in without
         try:
@@ -83,7 +88,11 @@ def joined_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def table_view(
-    root: Path, table: str, older: bool = False, empty: bool = False, files: Sequence[Path] | None = None
+    root: Path,
+    table: str,
+    older: bool = False,
+    empty: bool = False,
+    files: Sequence[Path] | None = None,
 ) -> str:
     """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below).
 
@@ -142,7 +151,11 @@ def group_folder(root: Path, group: str) -> str:
 
 
 def group_view(
-    root: Path, group: str, older: bool = False, empty: bool = False, files: Sequence[Path] | None = None
+    root: Path,
+    group: str,
+    older: bool = False,
+    empty: bool = False,
+    files: Sequence[Path] | None = None,
 ) -> str:
     """The statement of the view of one group of signals (see `table_view`)."""
     folder = EMPTY if empty else group_folder(root, group)
@@ -150,12 +163,18 @@ def group_view(
     scan = f"read_parquet({glob}, union_by_name = true, hive_partitioning = false)"
     scan = _with_columns("signals", scan) if older else scan
     columns = ", ".join(signal_groups()[group])
-    return f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, {columns} FROM {scan}"
+    return (
+        f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, {columns} FROM {scan}"
+    )
 
 
 def _signals_view(head: str) -> str:
     """All groups in one row a trace, for asking the table by itself; `joined` joins them one by one."""
-    kept = "".join(f", any_value({column}) AS {column}" for columns in signal_groups().values() for column in columns)
+    kept = "".join(
+        f", any_value({column}) AS {column}"
+        for columns in signal_groups().values()
+        for column in columns
+    )
     union = " UNION ALL BY NAME ".join(f"FROM signals_{group}" for group in signal_groups())
     return f"{head} SELECT trace_id, attempt{kept} FROM ({union}) GROUP BY trace_id, attempt"
 
@@ -168,7 +187,9 @@ def _derived(connection: duckdb.DuckDBPyConnection) -> str:
         "ORDER BY function_name"
     ).fetchall()
     return "".join(
-        f", {name}({', '.join(parameters)}) AS {name}" for name, parameters in rows if columns.issuperset(parameters)
+        f", {name}({', '.join(parameters)}) AS {name}"
+        for name, parameters in rows
+        if columns.issuperset(parameters)
     )
 
 
@@ -218,7 +239,9 @@ def write_database(warehouse: Warehouse) -> Path:
         try:
             with duckdb.connect() as connection:
                 # the storage version that clients since 1.0 can open
-                connection.execute(f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')")
+                connection.execute(
+                    f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')"
+                )
                 connection.execute("USE views")
                 create_views(connection, warehouse)
                 connection.execute("USE memory")

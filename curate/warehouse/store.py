@@ -46,7 +46,9 @@ def now() -> dt.datetime:
 def check_name(kind: str, name: str) -> str:
     """A name that is safe as a directory and in a glob; raises UsageError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,120}", name):
-        raise UsageError(f"{kind} '{name}': use letters, digits and . _ @ + - only, and begin with a letter or digit")
+        raise UsageError(
+            f"{kind} '{name}': use letters, digits and . _ @ + - only, and begin with a letter or digit"
+        )
     return name
 
 
@@ -76,7 +78,9 @@ def disk_errors(path: Path) -> Any:
                 "command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise CurateError(f"cannot write to {path}: {error.strerror}; choose another with --warehouse") from error
+            raise CurateError(
+                f"cannot write to {path}: {error.strerror}; choose another with --warehouse"
+            ) from error
         raise
 
 
@@ -162,7 +166,8 @@ class Version:
             if not self.parts():
                 self.publish("empty", [])
             parts = [
-                {"name": p.name, "rows": pq.read_metadata(p).num_rows, "bytes": p.stat().st_size} for p in self.parts()
+                {"name": p.name, "rows": pq.read_metadata(p).num_rows, "bytes": p.stat().st_size}
+                for p in self.parts()
             ]
             manifest = {
                 "table": self.table,
@@ -177,10 +182,18 @@ class Version:
                 "seed": self.facts.get("seed"),
                 "code_version": code_version(),
                 "sealed_at": now().isoformat(),
-                "facts": {k: v for k, v in self.facts.items() if k not in ("parents", "config", "model_hash", "seed")},
+                "facts": {
+                    k: v
+                    for k, v in self.facts.items()
+                    if k not in ("parents", "config", "model_hash", "seed")
+                },
             }
             text = json.dumps(manifest, indent=1, default=str)
-            publish_file(self.root, self.path / "manifest.json", lambda staged: staged.write_text(text, "utf-8"))
+            publish_file(
+                self.root,
+                self.path / "manifest.json",
+                lambda staged: staged.write_text(text, "utf-8"),
+            )
         return self.manifest
 
 
@@ -239,14 +252,20 @@ class Warehouse:
         return self
 
     def _missing_tables(self) -> list[str]:
-        return [t for t in schemas.TABLES if not (self.root / t / EMPTY / "0" / "manifest.json").exists()]
+        return [
+            t
+            for t in schemas.TABLES
+            if not (self.root / t / EMPTY / "0" / "manifest.json").exists()
+        ]
 
     def version(self, table: str, dataset: str, version: str, **facts: Any) -> Version:
         """A version to publish into. `facts` (parents, config, model_hash, seed, …) go into its manifest."""
         if table not in schemas.TABLES:
             raise UsageError(f"no table '{table}': choose one of {', '.join(schemas.TABLES)}")
         self.create()
-        return Version(self.root, table, check_name("dataset", dataset), check_name("version", version), facts)
+        return Version(
+            self.root, table, check_name("dataset", dataset), check_name("version", version), facts
+        )
 
     def write(self, table: str, dataset: str, rows: Any, *, key: Any, **facts: Any) -> Version:
         """A sealed version in one go. Its name is the hash of `key`, which holds all that determines the rows."""
@@ -256,7 +275,9 @@ class Warehouse:
             version.seal()
         return version
 
-    def versions(self, table: str, dataset: str | None = None, *, sealed: bool | None = None) -> list[Version]:
+    def versions(
+        self, table: str, dataset: str | None = None, *, sealed: bool | None = None
+    ) -> list[Version]:
         """Versions that are there, oldest seal first and open ones last; the empty one of each table left out."""
         found = []
         for path in (self.root / table).glob(f"{dataset or '*'}/*"):

@@ -23,7 +23,10 @@ def context(tmp_path, stub_model, sums):
             "recipe": "r1-zero",
             "model": stub_model,
             "engine": {"name": "stub", "args": {"fail": 10}},
-            "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2},
+            "problems": {
+                "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+                "held_out": 0.2,
+            },
             "samples": 3,
             "sampling": {"max_tokens": 256},
             "max_failed": 1.0,
@@ -41,12 +44,19 @@ def test_every_trace_gets_a_verdict_and_signals_once(context):
         "SELECT verdict, verified_by, well_formed, words, finish_reason, readable FROM annotated"
     )
     assert rows.height == total
-    assert rows["verdict"].null_count() == rows["well_formed"].null_count() == rows["words"].null_count() == 0
+    assert (
+        rows["verdict"].null_count()
+        == rows["well_formed"].null_count()
+        == rows["words"].null_count()
+        == 0
+    )
     assert set(rows["verdict"]) == {"correct", "wrong", "unverifiable"}
     failed = rows.filter(rows["finish_reason"] == "error")
     assert set(failed["verdict"]) == {"unverifiable"}
     assert annotate.run(AnnotateConfig(), context).rows == 0
-    assert context.warehouse.sql("SELECT count(*), count(DISTINCT trace_id) FROM verdicts").row(0) == (total, total)
+    assert context.warehouse.sql("SELECT count(*), count(DISTINCT trace_id) FROM verdicts").row(
+        0
+    ) == (total, total)
 
 
 def test_new_traces_are_annotated_and_the_old_ones_are_not_again(context):
@@ -62,11 +72,15 @@ def test_a_new_version_of_a_group_measures_only_that_group(context, monkeypatch)
     from curate import signals
 
     annotate.run(AnnotateConfig(), context)
-    before = {p: p.stat().st_mtime_ns for p in context.warehouse.root.glob("signals/*/*/part-*.parquet")}
+    before = {
+        p: p.stat().st_mtime_ns for p in context.warehouse.root.glob("signals/*/*/part-*.parquet")
+    }
     raised = dataclasses.replace(signals.GROUPS["shape"], version="99")
     monkeypatch.setitem(signals.GROUPS, "shape", raised)
     assert annotate.run(AnnotateConfig(), context).rows == 99
-    after = {p: p.stat().st_mtime_ns for p in context.warehouse.root.glob("signals/*/*/part-*.parquet")}
+    after = {
+        p: p.stat().st_mtime_ns for p in context.warehouse.root.glob("signals/*/*/part-*.parquet")
+    }
     assert before.items() <= after.items()
     assert {p.parts[-3] for p in after.keys() - before.keys()} == {"shape@99"}
     assert context.warehouse.sql("SELECT count(*) FROM annotated WHERE well_formed").item() > 0
@@ -83,18 +97,24 @@ def test_a_problem_without_a_verifier_is_unverifiable(tmp_path, stub_model, sums
         }
         job.run(generate_config(config), context)
         annotate.run(AnnotateConfig(), context)
-        rows = context.warehouse.sql("SELECT DISTINCT verdict, verdict_detail FROM annotated").rows()
+        rows = context.warehouse.sql(
+            "SELECT DISTINCT verdict, verdict_detail FROM annotated"
+        ).rows()
         assert rows == [("unverifiable", "the problem names no verifier")]
 
 
-def test_a_judge_is_asked_only_about_what_rules_did_not_pass_and_stands_beside_them(context, stub_model):
+def test_a_judge_is_asked_only_about_what_rules_did_not_pass_and_stands_beside_them(
+    context, stub_model
+):
     judge = {
         "model": stub_model,
         "engine": {"name": "stub", "args": {"style": "The two agree.\nVERDICT: EQUIVALENT"}},
         "chat": False,
     }
     annotate.run(AnnotateConfig(), context)
-    rules = dict(context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows())
+    rules = dict(
+        context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows()
+    )
     made = annotate.run(AnnotateConfig(judge=judge), context)
     assert made.rows == rules["wrong"]  # a failed request has no answer to judge
     both = context.warehouse.sql(
@@ -113,7 +133,9 @@ def test_a_newer_verifier_runs_over_old_traces_and_both_are_compared_in_sql(cont
 
     annotate.run(AnnotateConfig(), context)
     old = MathVerifier.version
-    before = dict(context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows())
+    before = dict(
+        context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows()
+    )
     strict = str(int(old) + 1)
     monkeypatch.setattr(MathVerifier, "version", strict)
     monkeypatch.setattr(MathVerifier, "quick", lambda *_: annotate_wrong())
@@ -126,7 +148,10 @@ def test_a_newer_verifier_runs_over_old_traces_and_both_are_compared_in_sql(cont
     )
     assert compared.rows() == [("correct", "wrong", before["correct"])]
     # both stand in the table; the newest one is the verdict
-    assert context.warehouse.sql("SELECT count(*) FROM annotated WHERE verdict = 'correct'").item() == 0
+    assert (
+        context.warehouse.sql("SELECT count(*) FROM annotated WHERE verdict = 'correct'").item()
+        == 0
+    )
     assert annotate.run(AnnotateConfig(), context).rows == 0
 
 
@@ -145,7 +170,9 @@ def test_another_verifier_stands_beside_the_problems_own(context):
         "SELECT verifier, count(*), count(DISTINCT trace_id) FROM verdicts GROUP BY 1 ORDER BY 1"
     )
     assert rows.rows() == [("exact", 99, 99), ("math", 99, 99)]
-    assert context.warehouse.sql("SELECT trace_id, verdict FROM annotated ORDER BY 1").equals(before)
+    assert context.warehouse.sql("SELECT trace_id, verdict FROM annotated ORDER BY 1").equals(
+        before
+    )
     assert annotate.run(AnnotateConfig(verifiers=["exact", "math"]), context).rows == 0
     with pytest.raises(UsageError, match="unknown verifier"):
         annotate.run(AnnotateConfig(verifiers=["maths"]), context)
@@ -155,7 +182,10 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
     path = tmp_path / "open.jsonl"
     questions = [json.loads(line) for line in Path(sums).read_text().splitlines()][:6]
     path.write_text(
-        "".join(json.dumps({**q, "reference": None if i else q["reference"]}) + "\n" for i, q in enumerate(questions))
+        "".join(
+            json.dumps({**q, "reference": None if i else q["reference"]}) + "\n"
+            for i, q in enumerate(questions)
+        )
     )
     with Context(tmp_path / "open") as context:
         config = {
@@ -176,18 +206,30 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
         without = rows.filter(pl.col("reference").is_null())
         assert set(without["verdict"]) == {"unverifiable"}
         assert "correct" in set(without["consensus_verdict"])
-        stored = context.warehouse.sql("SELECT DISTINCT kind, verifier FROM verdicts WHERE kind <> 'rule'").rows()
+        stored = context.warehouse.sql(
+            "SELECT DISTINCT kind, verifier FROM verdicts WHERE kind <> 'rule'"
+        ).rows()
         assert stored == [("consensus", "consensus-math")]
         said = context.warehouse.sql(
             "SELECT DISTINCT detail FROM verdicts WHERE kind = 'consensus' AND verdict = 'correct'"
         )
         assert all(detail.startswith("pseudo-reference ") for detail in said["detail"])
-        assert annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context).rows == 0
+        assert (
+            annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context).rows == 0
+        )
         # more samples make a newer consensus; the older one stays in the table
         job.run(generate_config({**config, "samples": 8}), context)
-        assert annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context).rows == 12 + 40
-        versions = context.warehouse.sql("SELECT DISTINCT verifier_version FROM verdicts WHERE kind = 'consensus'")
-        assert {v.partition("-")[2] for v in versions["verifier_version"]} == {"000000030", "000000040"}
+        assert (
+            annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context).rows
+            == 12 + 40
+        )
+        versions = context.warehouse.sql(
+            "SELECT DISTINCT verifier_version FROM verdicts WHERE kind = 'consensus'"
+        )
+        assert {v.partition("-")[2] for v in versions["verifier_version"]} == {
+            "000000030",
+            "000000040",
+        }
         newest = context.warehouse.sql(
             "SELECT count(*) FROM annotated a JOIN verdicts v USING (trace_id, attempt) WHERE v.kind = 'consensus' "
             "AND v.verifier_version LIKE '%-000000040' AND v.verdict = a.consensus_verdict"
@@ -198,7 +240,9 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
 def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model):
     def judged(rubric, word):
         engine = {"name": "stub", "args": {"style": f"Well.\nVERDICT: {word}"}}
-        return AnnotateConfig(judge={"model": stub_model, "engine": engine, "chat": False, "rubric": rubric})
+        return AnnotateConfig(
+            judge={"model": stub_model, "engine": engine, "chat": False, "rubric": rubric}
+        )
 
     annotate.run(AnnotateConfig(), context)
     annotate.run(judged("coherence", "COHERENT"), context)
@@ -209,8 +253,12 @@ def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model)
     assert set(rows["judge_verdict"]) == {None}
     annotate.run(judged("helpfulness", "HELPFUL"), context)
     annotate.run(judged("equivalence", "DIFFERENT"), context)
-    rows = context.warehouse.sql("SELECT DISTINCT judge_verdict FROM annotated WHERE verdict = 'wrong'")
-    assert rows.rows() == [("wrong",)]  # whether it says the same counts for more than whether it helps
+    rows = context.warehouse.sql(
+        "SELECT DISTINCT judge_verdict FROM annotated WHERE verdict = 'wrong'"
+    )
+    assert rows.rows() == [
+        ("wrong",)
+    ]  # whether it says the same counts for more than whether it helps
     kinds = context.warehouse.sql(
         "SELECT DISTINCT split_part(verifier, '/', 1) FROM verdicts WHERE kind = 'judge' ORDER BY 1"
     )

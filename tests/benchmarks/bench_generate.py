@@ -102,7 +102,9 @@ def job_config(options: argparse.Namespace, problems: Any, seed: int) -> Generat
 
 
 def engine_config(options: argparse.Namespace) -> EngineConfig:
-    return EngineConfig(name="vllm", dtype="bfloat16", max_model_len=options.max_model_len, memory=options.memory)
+    return EngineConfig(
+        name="vllm", dtype="bfloat16", max_model_len=options.max_model_len, memory=options.memory
+    )
 
 
 def requests_of(plan: Plan) -> Iterator[Request]:
@@ -111,7 +113,12 @@ def requests_of(plan: Plan) -> Iterator[Request]:
     for row in plan.units.iter_rows(named=True):
         prompt = plan.prompt(row, None)
         for s in range(plan.config.samples):
-            yield Request(f"{row['unit']}:{s}", prompt, request_seed(plan.config.seed, row["unit"], s), sampling)
+            yield Request(
+                f"{row['unit']}:{s}",
+                prompt,
+                request_seed(plan.config.seed, row["unit"], s),
+                sampling,
+            )
 
 
 def ours(engine: Any, config: GenerateConfig, warehouse: Path) -> tuple[int, float, float]:
@@ -122,7 +129,9 @@ def ours(engine: Any, config: GenerateConfig, warehouse: Path) -> tuple[int, flo
         start = time.time()
         made = job.run(config, context)
         whole = time.time() - start
-        parts = [p for ref in made.refs for p in (context.warehouse.root / ref).glob("part-*.parquet")]
+        parts = [
+            p for ref in made.refs for p in (context.warehouse.root / ref).glob("part-*.parquet")
+        ]
         last = max(p.stat().st_mtime for p in parts)
         tokens = context.warehouse.sql(
             "SELECT sum(completion_tokens) FROM traces WHERE dataset = ?", [made.facts["family"]]
@@ -141,7 +150,10 @@ def serve_bare(options: argparse.Namespace) -> None:
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         rows = json.loads(Path(line.strip()).read_text())
-        asked = [Request("", prompt, seed, Sampling(1.0, max_tokens=limit)) for prompt, seed, limit in rows]
+        asked = [
+            Request("", prompt, seed, Sampling(1.0, max_tokens=limit))
+            for prompt, seed, limit in rows
+        ]
         start = time.monotonic()
         tokens, _ = run(asked)
         print(json.dumps([tokens, time.monotonic() - start]), file=out, flush=True)
@@ -151,10 +163,23 @@ class Bare:
     def __init__(self, options: argparse.Namespace) -> None:
         # threads wait as they do in anybody's script, and not as our engine has them wait
         env = {**os.environ, **QUIET, "TORCH_COMPILE_DISABLE": "1"}
-        command = [sys.executable, __file__, "bare", "--model", options.model, "--memory", str(options.memory)]
+        command = [
+            sys.executable,
+            __file__,
+            "bare",
+            "--model",
+            options.model,
+            "--memory",
+            str(options.memory),
+        ]
         command += ["--max-model-len", str(options.max_model_len)]
         self.process = subprocess.Popen(
-            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            command,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
         )
         if self.process.stdout.readline().strip() != "ready":  # type: ignore[union-attr]
             raise SystemExit("the bare engine did not start")
@@ -173,7 +198,11 @@ class Bare:
 
 def pairs(options: argparse.Namespace) -> None:
     options.model = str(resolve_model(options.model).path)
-    done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    done = (
+        [json.loads(line) for line in options.out.read_text().splitlines()]
+        if options.out.exists()
+        else []
+    )
     if options.pairs:
         with tempfile.TemporaryDirectory() as name:
             _run_pairs(options, Path(name), done)
@@ -271,7 +300,9 @@ def one(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(required=True)
     for name, function in (("pairs", pairs), ("bare", serve_bare)):
         command = commands.add_parser(name)

@@ -18,8 +18,30 @@ import random
 from typing import Any
 
 FREE = {
-    *("view", "_unsafe_view", "t", "transpose", "expand", "slice", "select", "unsqueeze", "squeeze", "permute"),
-    *("detach", "alias", "as_strided", "split", "chunk", "unbind", "lift_fresh", "empty", "empty_like", "new_empty"),
+    *(
+        "view",
+        "_unsafe_view",
+        "t",
+        "transpose",
+        "expand",
+        "slice",
+        "select",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+    ),
+    *(
+        "detach",
+        "alias",
+        "as_strided",
+        "split",
+        "chunk",
+        "unbind",
+        "lift_fresh",
+        "empty",
+        "empty_like",
+        "new_empty",
+    ),
     *("is_same_size", "split_with_sizes", "narrow", "promote_types", "scalar_tensor"),
 }
 
@@ -31,7 +53,9 @@ def counted(work: Any) -> collections.Counter[str]:
     found: collections.Counter[str] = collections.Counter()
 
     class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             name = function._schema.name.split("::")[1]
             if name not in FREE:
                 found[name] += 1
@@ -50,7 +74,9 @@ def llama(layers: int, wide: bool = False) -> Any:
     widths = (576, 1536, 9, 3) if wide else (64, 128, 8, 4)
     names = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
     sizes = dict(zip(names, widths, strict=True))
-    return LlamaForCausalLM(LlamaConfig(vocab_size=1000, num_hidden_layers=layers, tie_word_embeddings=True, **sizes))
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=1000, num_hidden_layers=layers, tie_word_embeddings=True, **sizes)
+    )
 
 
 def draw(samples: int, completion: int) -> list[list[int]]:
@@ -68,7 +94,9 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
     from curate.train.model.layout import Sequence_
     from curate.train.model.policy import Policy
 
-    ctypes.CDLL(None).mallopt(-3, 1 << 16)  # what is freed goes back to the system: M_MMAP_THRESHOLD
+    ctypes.CDLL(None).mallopt(
+        -3, 1 << 16
+    )  # what is freed goes back to the system: M_MMAP_THRESHOLD
 
     def held(work: Any) -> int:
         def resident() -> int:
@@ -84,7 +112,11 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
         return after - before
 
     tokens = draw(args.samples, 4 * args.completion)
-    policy = Policy(llama(args.layers, True), ModelConfig(precision="bf16", micro_batch_tokens=1 << 20), device="cpu")
+    policy = Policy(
+        llama(args.layers, True),
+        ModelConfig(precision="bf16", micro_batch_tokens=1 << 20),
+        device="cpu",
+    )
     layout = policy.lay([Sequence_(t[:20], t[20:]) for t in tokens])
     model, ids = llama(args.layers, True).train(), torch.tensor(tokens)
 
@@ -107,9 +139,13 @@ def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
     from curate.train.ranks import World
 
     attention.matmul_attention = attention.sdpa_attention
-    policy = Policy(llama(args.layers), ModelConfig(precision="bf16", micro_batch_tokens=1 << 20), device="cpu")
+    policy = Policy(
+        llama(args.layers), ModelConfig(precision="bf16", micro_batch_tokens=1 << 20), device="cpu"
+    )
     config = GRPOConfig(model="none")
-    rows = [Row(Sequence_(t[:20], t[20:]), "", 0, (-1.0) ** i, True, None) for i, t in enumerate(tokens)]
+    rows = [
+        Row(Sequence_(t[:20], t[20:]), "", 0, (-1.0) ** i, True, None) for i, t in enumerate(tokens)
+    ]
 
     def update() -> None:
         policy.model.zero_grad(set_to_none=True)
@@ -141,13 +177,25 @@ def norms(layers: int) -> int:
 
     x, weight = torch.randn(1, 5, 64, requires_grad=True), torch.ones(64, requires_grad=True)
     norm = _functions()[2]
-    whole = sum(counted(lambda: norm.apply(x, weight, 1e-6)[0].backward(torch.ones(1, 5, 64))).values()) - 1
-    again = sum(counted(lambda: _normed(x.detach(), torch.ones(1, 5, 1), weight.detach(), 1e-6)).values()) - 1
+    whole = (
+        sum(counted(lambda: norm.apply(x, weight, 1e-6)[0].backward(torch.ones(1, 5, 64))).values())
+        - 1
+    )
+    again = (
+        sum(
+            counted(
+                lambda: _normed(x.detach(), torch.ones(1, 5, 1), weight.detach(), 1e-6)
+            ).values()
+        )
+        - 1
+    )
     return (2 * layers + 1) * (whole - 3) + 2 * layers * (again - 1)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--completion", type=int, default=64)

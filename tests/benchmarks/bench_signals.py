@@ -85,11 +85,18 @@ for line in open(sys.argv[1]):
 
 def documents(count: int, seed: int = 1) -> list[str]:
     rng = random.Random(seed)
-    cases = [json.loads(line) for line in (DATA / "languages.jsonl").read_text(encoding="utf-8").splitlines()]
-    cases += [json.loads(line) for line in (DATA / "languages_heldout.jsonl").read_text(encoding="utf-8").splitlines()]
+    cases = [
+        json.loads(line)
+        for line in (DATA / "languages.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    cases += [
+        json.loads(line)
+        for line in (DATA / "languages_heldout.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     pure = [c for c in cases if not c["mixed"]]
     whole = {
-        code: ["".join(t for _, t in c["parts"]) for c in pure if c["parts"][0][0] == code] for code in ("en", "zh")
+        code: ["".join(t for _, t in c["parts"]) for c in pure if c["parts"][0][0] == code]
+        for code in ("en", "zh")
     }
     words = " ".join(whole["en"]).split()
 
@@ -113,8 +120,12 @@ def signals(count: int, rival: str | None) -> None:
 
     texts = documents(count)
     size = sum(len(text.encode()) for text in texts) / count
-    frame = pl.DataFrame({"completion": [f"<think>{text}</think> <answer>7</answer>" for text in texts]}).with_columns(
-        form=pl.lit("r1-zero"), finish_reason=pl.lit("stop"), question=pl.lit("What is the sum of these numbers?")
+    frame = pl.DataFrame(
+        {"completion": [f"<think>{text}</think> <answer>7</answer>" for text in texts]}
+    ).with_columns(
+        form=pl.lit("r1-zero"),
+        finish_reason=pl.lit("stop"),
+        question=pl.lit("What is the sum of these numbers?"),
     )
     with_macros(annotate_frame(frame.head(200)))
     print(
@@ -129,7 +140,9 @@ def signals(count: int, rival: str | None) -> None:
         theirs = _theirs(rival, RIVAL, path) if rival else []
         ours.append(_ours(frame))
     wall, cpu = (sum(values) / len(values) / count for values in zip(*ours, strict=True))
-    print(f"curate, all signals and macros: {1 / wall:,.0f} documents/s, {cpu * 1e6:,.0f} us of CPU a document")
+    print(
+        f"curate, all signals and macros: {1 / wall:,.0f} documents/s, {cpu * 1e6:,.0f} us of CPU a document"
+    )
     total = [0.0, 0.0]
     for line in theirs:
         found = json.loads(line)
@@ -162,7 +175,9 @@ def _theirs(python: str, script: str, path: Path) -> list[str]:
     with tempfile.NamedTemporaryFile("w", suffix=".py", delete=False) as file:
         file.write(script)
     try:
-        done = subprocess.run([python, file.name, str(path)], capture_output=True, text=True, timeout=550, check=False)
+        done = subprocess.run(
+            [python, file.name, str(path)], capture_output=True, text=True, timeout=550, check=False
+        )
     finally:
         os.unlink(file.name)
     if done.returncode:
@@ -182,14 +197,17 @@ def parity(count: int, rival: str) -> None:
     texts = []
     for _ in range(count):
         lines = [
-            " ".join(rng.choice(words[:200]) for _ in range(rng.randint(3, 12))) for _ in range(rng.randint(2, 12))
+            " ".join(rng.choice(words[:200]) for _ in range(rng.randint(3, 12)))
+            for _ in range(rng.randint(2, 12))
         ]
         lines += rng.choices(lines, k=rng.randint(0, 8))
         texts.append("\n".join(lines[:6]) + "\n\n" + "\n".join(lines[6:] or ["end"]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "texts.jsonl")
         path.write_text("\n".join(json.dumps(text) for text in texts), encoding="utf-8")
-        theirs = pl.DataFrame([json.loads(line) for line in _theirs(rival, PARITY.replace("\\\\", "\\"), path)])
+        theirs = pl.DataFrame(
+            [json.loads(line) for line in _theirs(rival, PARITY.replace("\\\\", "\\"), path)]
+        )
     ours = annotate_frame(pl.DataFrame({"completion": texts}), ["repetition"])
     for name in theirs.columns:
         if name in ours.columns:
@@ -206,7 +224,11 @@ def decide(count: int) -> None:
     from curate.filter import apply_rules, load_rules
     from curate.signals import annotate_frame, with_macros
 
-    few = with_macros(annotate_frame(pl.DataFrame({"completion": documents(2000)}).with_columns(form=pl.lit("plain"))))
+    few = with_macros(
+        annotate_frame(
+            pl.DataFrame({"completion": documents(2000)}).with_columns(form=pl.lit("plain"))
+        )
+    )
     rng = np.random.default_rng(0)
     at = pl.Series(rng.integers(0, few.height, count))
     frame = (
@@ -230,11 +252,15 @@ def decide(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         frame.write_parquet(f"{folder}/annotated.parquet", row_group_size=20_000)
         with duckdb.connect() as con:
-            con.sql(f"CREATE VIEW annotated AS SELECT * FROM read_parquet('{folder}/annotated.parquet')")
+            con.sql(
+                f"CREATE VIEW annotated AS SELECT * FROM read_parquet('{folder}/annotated.parquet')"
+            )
             for name in ("cold-start", "rejection", "unfiltered"):
                 started = time.monotonic()
                 result = apply_rules(con, load_rules(name))
-                print(f"{name}: {result.kept.height:,} of {count:,} kept in {time.monotonic() - started:.2f} s")
+                print(
+                    f"{name}: {result.kept.height:,} of {count:,} kept in {time.monotonic() - started:.2f} s"
+                )
 
 
 def memory(count: int) -> None:
@@ -256,14 +282,18 @@ def memory(count: int) -> None:
                 "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
             )
             started = time.monotonic()
-            done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, check=True
+            )
             rows, peak = done.stdout.split()
             rate = int(rows) / (time.monotonic() - started)
             print(f"{int(rows):,} traces: peak {int(peak):,} MiB, {rate:,.0f} traces/s")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["signals", "parity", "decide", "memory"])
     parser.add_argument("--traces", type=int)
     parser.add_argument("--rival", help="a Python that has datatrove")

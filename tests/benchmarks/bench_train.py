@@ -52,7 +52,9 @@ def reset_peak() -> None:
 
 def draw(count: int, low: int, high: int, seed: int) -> list[list[int]]:
     dice = random.Random(seed)
-    return [[dice.randrange(10, 40_000) for _ in range(dice.randint(low, high))] for _ in range(count)]
+    return [
+        [dice.randrange(10, 40_000) for _ in range(dice.randint(low, high))] for _ in range(count)
+    ]
 
 
 # --- what each contender does, in its own process
@@ -86,7 +88,9 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
             completion_only_loss=True,
             max_length=608 if packing else None,
         )
-        trainer = SFTTrainer(model=trl_model(args.model), args=options, train_dataset=Dataset.from_list(rows))
+        trainer = SFTTrainer(
+            model=trl_model(args.model), args=options, train_dataset=Dataset.from_list(rows)
+        )
         started = time.perf_counter()
         trainer.train()
     else:
@@ -98,7 +102,10 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
 
         policy = our_policy(contender, args)
         optimizer = make_optimizer(policy, OptimConfig())
-        rows = [Example(Sequence_(p, c), 1.0, "", 0.5) for p, c in zip(prompts, completions, strict=True)]
+        rows = [
+            Example(Sequence_(p, c), 1.0, "", 0.5)
+            for p, c in zip(prompts, completions, strict=True)
+        ]
         started = time.perf_counter()
         for at in range(0, count, args.batch):
             sft_step(policy, rows[at : at + args.batch], World(), likelihood)
@@ -120,11 +127,17 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
     advantages = [(-1.0) ** i for i in range(args.samples)]
     if contender.startswith("trl"):
         micro = rows_of(contender, args.samples)
-        trainer = trl_trainer(args, [PROMPT], lambda completions, **_: [0.0] * len(completions), args.samples)
-        trainer.current_gradient_accumulation_steps = args.samples // micro  # what its own loop would have set
+        trainer = trl_trainer(
+            args, [PROMPT], lambda completions, **_: [0.0] * len(completions), args.samples
+        )
+        trainer.current_gradient_accumulation_steps = (
+            args.samples // micro
+        )  # what its own loop would have set
         model = trainer.model
         if args.checkpointing:  # as its own loop does when it begins
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
         parts: list[dict[str, Any]] = [
             {
@@ -159,7 +172,10 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
         model = policy.model
         config = GRPOConfig(model=str(args.model))
         optimizer = make_optimizer(policy, config.optim)
-        rows = [Row(Sequence_(prompt, c), "", 0, a, True, None) for c, a in zip(completions, advantages, strict=True)]
+        rows = [
+            Row(Sequence_(prompt, c), "", 0, a, True, None)
+            for c, a in zip(completions, advantages, strict=True)
+        ]
 
         def update() -> None:
             grpo_step(policy, rows, config, World(), 1)
@@ -203,7 +219,11 @@ def loss_on_gpu(update: Callable[[], None], parameters: float, steps: int) -> di
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
     peak = torch.cuda.max_memory_allocated() / 2**30
-    return {"seconds": min(seconds), "memory_above_state_gib": peak - 16 * parameters, "peak_gib": peak}
+    return {
+        "seconds": min(seconds),
+        "memory_above_state_gib": peak - 16 * parameters,
+        "peak_gib": peak,
+    }
 
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
@@ -219,11 +239,20 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
 
     if contender.startswith("trl"):
         micro = rows_of(contender, args.problems * args.samples)
-        trainer = trl_trainer(args, prompts, lambda completions, **_: reward(completions), micro, contender)
+        trainer = trl_trainer(
+            args, prompts, lambda completions, **_: reward(completions), micro, contender
+        )
         times = step_times(trainer)
         trainer.train()
-        lengths = [h["completions/mean_length"] for h in trainer.state.log_history if "completions/mean_length" in h]
-        found = {"seconds_a_step": min(times[1:]), "tokens_a_completion": sum(lengths) / len(lengths)}
+        lengths = [
+            h["completions/mean_length"]
+            for h in trainer.state.log_history
+            if "completions/mean_length" in h
+        ]
+        found = {
+            "seconds_a_step": min(times[1:]),
+            "tokens_a_completion": sum(lengths) / len(lengths),
+        }
         return found | {"threads": float(torch.get_num_threads())}
     from curate.engines import EngineConfig, open_engine
     from curate.records import Problem, Verdict
@@ -251,10 +280,15 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
             "checkpoint": {"every": 0, "dtype": dtype},
         }
     )
-    problems = [Problem(question=p, reference="1", verifier="exact", problem_id=f"{i}") for i, p in enumerate(prompts)]
+    problems = [
+        Problem(question=p, reference="1", verifier="exact", problem_id=f"{i}")
+        for i, p in enumerate(prompts)
+    ]
     seen: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        train_grpo(config, Warehouse(folder), engine, Right(), problems, lambda s, t, m: seen.append(m))
+        train_grpo(
+            config, Warehouse(folder), engine, Right(), problems, lambda s, t, m: seen.append(m)
+        )
     engine.close()
     best = min(seen[1:], key=lambda m: m["seconds"])
     return {
@@ -293,7 +327,9 @@ def our_policy(contender: str, args: argparse.Namespace) -> Any:
 
     if contender.startswith("ours-plain"):
         model.make_lean = lambda *_: None
-    return model.load_policy(args.model, ModelConfig.model_validate(our_compute(contender, args)))[0]
+    return model.load_policy(args.model, ModelConfig.model_validate(our_compute(contender, args)))[
+        0
+    ]
 
 
 def trl_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -329,11 +365,19 @@ def trl_vllm(contender: str) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
     }
     correction = not contender.startswith("trl-vllm-plain")
-    return {"use_vllm": True, "vllm_max_model_length": 1024, "vllm_importance_sampling_correction": correction}
+    return {
+        "use_vllm": True,
+        "vllm_max_model_length": 1024,
+        "vllm_importance_sampling_correction": correction,
+    }
 
 
 def trl_trainer(
-    args: argparse.Namespace, prompts: list[str], reward: Callable[..., list[float]], micro: int, contender: str = "trl"
+    args: argparse.Namespace,
+    prompts: list[str],
+    reward: Callable[..., list[float]],
+    micro: int,
+    contender: str = "trl",
 ) -> Any:
     """`micro` completions a micro-batch, all of a step's sampled at once."""
     rollout = trl_vllm(contender)
@@ -401,18 +445,26 @@ def without_end(model: Path, end: str, target: Path, dtype: str) -> Path:
 
 # --- running them in turn
 
-WORK: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {"sft": sft, "loss": loss, "grpo": grpo}
+WORK: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
+    "sft": sft,
+    "loss": loss,
+    "grpo": grpo,
+}
 
 
 def measured(command: list[str]) -> dict[str, float] | None:
     """What a contender's process says at its end; None, and its last words shown, where it failed."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     began, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
     others = (busy_seconds() - busy - (own_seconds() - own)) / (time.perf_counter() - began)
     line = next((text for text in done.stdout.splitlines() if text.startswith("RESULT ")), None)
     if line is None:
-        print(f"{command[-1]}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True)
+        print(
+            f"{command[-1]}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True
+        )
         return None
     found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
     return found | {"cores_taken_by_others": round(others, 2)}
@@ -430,7 +482,9 @@ def own_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("what", choices=list(WORK))
     parser.add_argument("--contenders", default="")
@@ -441,11 +495,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=20)
     parser.add_argument("--completion", type=int, default=64)
-    parser.add_argument("--micro", type=int, default=1280, help="compute.micro_batch_tokens of ours")
+    parser.add_argument(
+        "--micro", type=int, default=1280, help="compute.micro_batch_tokens of ours"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--fp32", dest="bf16", action="store_false")
-    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in all contenders")
-    parser.add_argument("--end", default="<file_sep>", help="grpo: a token that the model never says")
+    parser.add_argument(
+        "--checkpointing", action="store_true", help="gradient checkpointing, in all contenders"
+    )
+    parser.add_argument(
+        "--end", default="<file_sep>", help="grpo: a token that the model never says"
+    )
     parser.add_argument("--child", default="")
     args = parser.parse_args()
     if args.child:
@@ -459,7 +519,11 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         dtype = "bfloat16" if args.bf16 else "float32"
-        model = without_end(args.model, args.end, Path(folder), dtype) if args.what == "grpo" else args.model
+        model = (
+            without_end(args.model, args.end, Path(folder), dtype)
+            if args.what == "grpo"
+            else args.model
+        )
         for name in names * args.rounds:
             command = [sys.executable, __file__, str(model), *sys.argv[2:], "--child", name]
             if (found := measured(command)) is not None:
@@ -469,7 +533,10 @@ def main() -> None:
         for key in found[0] if found else ():
             values = sorted(r[key] for r in found)
             best = values[-1 if "per_second" in key else 0]
-            print(f"{name:14}{key:26} best {best:9.3f}   all {[round(v, 3) for v in values]}", flush=True)
+            print(
+                f"{name:14}{key:26} best {best:9.3f}   all {[round(v, 3) for v in values]}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -126,12 +126,16 @@ def theirs_shared(executor: ProcessPoolExecutor, pairs: list[Pair]) -> list[bool
 
 
 def ours(pool: VerifierPool, pairs: list[Pair]) -> list[bool]:
-    verdicts = pool.verify_answers([gold for gold, _, _ in pairs], [completion(answer) for _, answer, _ in pairs])
+    verdicts = pool.verify_answers(
+        [gold for gold, _, _ in pairs], [completion(answer) for _, answer, _ in pairs]
+    )
     return [verdict.verdict == "correct" for verdict in verdicts]
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--pairs", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
     arguments = options.parse_args()
@@ -151,14 +155,21 @@ def main() -> None:
             "loop": theirs,
             "loop x2": lambda pairs: theirs_shared(executor, pairs),
         }
-        for kind, share in ((plain_number, 1.0), (mixture, 0.5), (symbolic, 0.1), (handed_on, 0.05)):
+        for kind, share in (
+            (plain_number, 1.0),
+            (mixture, 0.5),
+            (symbolic, 0.1),
+            (handed_on, 0.05),
+        ):
             size = int(arguments.pairs * share)
             times: dict[str, list[float]] = {name: [] for name in names}
             right = dict.fromkeys(names, 0)
             total = 0
             for round_ in range(arguments.rounds):
                 # Other numbers every round, so that no side sees a pair twice.
-                pairs = made(lambda rng, n: kind(rng, n + 10**5 * round_), size, f"{kind.__name__} {round_}")  # noqa: B023
+                pairs = made(
+                    lambda rng, n: kind(rng, n + 10**5 * round_), size, f"{kind.__name__} {round_}"
+                )  # noqa: B023
                 total += len(pairs)
                 for name, judge in judges.items():
                     began = time.perf_counter()
@@ -166,8 +177,13 @@ def main() -> None:
                     times[name].append((time.perf_counter() - began) / len(pairs))
                     right[name] += sum(s == p[2] for s, p in zip(said, pairs, strict=True))
             rate = {name: 1 / statistics.median(seconds) for name, seconds in times.items()}
-            print(f"{kind.__name__:<15}{size:>7}" + "".join(f"{rate[name]:>11.0f}" for name in names), end="")
-            print(f"{rate['ours'] / rate['loop']:>9.1f}{rate['ours'] / rate['loop x2']:>8.1f}", end="")
+            print(
+                f"{kind.__name__:<15}{size:>7}" + "".join(f"{rate[name]:>11.0f}" for name in names),
+                end="",
+            )
+            print(
+                f"{rate['ours'] / rate['loop']:>9.1f}{rate['ours'] / rate['loop x2']:>8.1f}", end=""
+            )
             print(f"{right['ours'] / total:>12.3f}{right['loop'] / total:>12.3f}", flush=True)
     repeated = made(symbolic, 50) * 16
     with VerifierPool() as pool:

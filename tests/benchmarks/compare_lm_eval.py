@@ -55,8 +55,24 @@ def by_harness(model: str, rows: pl.DataFrame, program: str, folder: Path) -> pl
     """What the harness says of the same prompts: `problem_id, theirs (text), match (0 or 1)`."""
     asked = rows.select("problem_id", "prompt", answer="reference")
     asked.write_ndjson(folder / "problems.jsonl")
-    command = [program, "run", "--model", "hf", "--tasks", "curate_sums", "--include_path", str(TASK)]
-    command += ["--model_args", f"pretrained={model},dtype=float32", "--device", "cpu", "--batch_size", "8"]
+    command = [
+        program,
+        "run",
+        "--model",
+        "hf",
+        "--tasks",
+        "curate_sums",
+        "--include_path",
+        str(TASK),
+    ]
+    command += [
+        "--model_args",
+        f"pretrained={model},dtype=float32",
+        "--device",
+        "cpu",
+        "--batch_size",
+        "8",
+    ]
     command += ["--log_samples", "--output_path", "harness"]
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     subprocess.run(command, cwd=folder, env=os.environ | offline, check=True)
@@ -65,7 +81,11 @@ def by_harness(model: str, rows: pl.DataFrame, program: str, folder: Path) -> pl
         samples += [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return pl.DataFrame(
         [
-            {"problem_id": s["doc"]["problem_id"], "theirs": s["resps"][0][0], "match": float(s["exact_match"])}
+            {
+                "problem_id": s["doc"]["problem_id"],
+                "theirs": s["resps"][0][0],
+                "match": float(s["exact_match"]),
+            }
             for s in samples
         ]
     )
@@ -79,13 +99,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
     if not shutil.which(options.lm_eval):
-        print(f"no program '{options.lm_eval}': pip install 'lm_eval[hf]==0.4.13', or name it by --lm-eval")
+        print(
+            f"no program '{options.lm_eval}': pip install 'lm_eval[hf]==0.4.13', or name it by --lm-eval"
+        )
         return 2
     folder = (options.out or Path(tempfile.mkdtemp(prefix="compare-"))).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     model = str(Path(options.model).resolve())
     ours = by_curate(model, options.problems, folder)
-    theirs = by_harness(model, ours, str(Path(shutil.which(options.lm_eval) or "").absolute()), folder)
+    theirs = by_harness(
+        model, ours, str(Path(shutil.which(options.lm_eval) or "").absolute()), folder
+    )
     both = ours.join(theirs, on="problem_id", how="inner", validate="1:1").with_columns(
         right=(pl.col("verdict") == "correct").cast(pl.Float64),
         # the harness cuts the stop string off

@@ -45,7 +45,12 @@ class CountingCore:
         time.sleep(self.args.get("seconds", 0))
         text = f"{self.weights}|{request.prompt}|{request.seed}"
         extra = {"pid": os.getpid()}
-        return [(number, Completion(request.request_id, text, "stop", ids, completion_tokens=1, extra=extra))]
+        return [
+            (
+                number,
+                Completion(request.request_id, text, "stop", ids, completion_tokens=1, extra=extra),
+            )
+        ]
 
     def _first_time(self, prompt: str, word: str) -> bool:
         """True once for the whole test: a file remembers across the deaths of the process."""
@@ -71,4 +76,6 @@ class CountingEngine(PooledEngine):
 
 
 def counting(model_dir: Path, **settings: Any) -> CountingEngine:
-    return CountingEngine(EngineConfig(name="tests.engines.cores:CountingEngine", **settings), model_dir)
+    return CountingEngine(
+        EngineConfig(name="tests.engines.cores:CountingEngine", **settings), model_dir
+    )

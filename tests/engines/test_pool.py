@@ -47,7 +47,9 @@ def gone(pids: list[int], seconds: float = 5.0) -> bool:
     return False
 
 
-def test_every_request_comes_back_once_and_the_source_is_read_lazily(engine: CountingEngine) -> None:
+def test_every_request_comes_back_once_and_the_source_is_read_lazily(
+    engine: CountingEngine,
+) -> None:
     read = 0
 
     def source() -> Iterator[Request]:
@@ -139,7 +141,9 @@ def test_a_restarted_worker_has_the_new_weights(engine: CountingEngine, tiny_oth
     assert engine.restarts == 1
 
 
-def test_a_request_that_always_kills_fails_alone_and_the_rest_comes_back(engine: CountingEngine) -> None:
+def test_a_request_that_always_kills_fails_alone_and_the_rest_comes_back(
+    engine: CountingEngine,
+) -> None:
     prompts = [f"p{i}" for i in range(60)]
     prompts[20] = "kill-always"
     back = {c.request_id: c for c in engine.generate(ask(p) for p in prompts)}

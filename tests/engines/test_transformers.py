@@ -29,7 +29,10 @@ def open_tiny(path: Path, rows: int = 8, **settings: Any) -> TransformersEngine:
 def ask(count: int, samples: int = 4, **sampling: Any) -> list[Request]:
     """Prompts of ragged length, each asked `samples` times with seeds of their own."""
     settings = Sampling(**{"max_tokens": 24, **sampling})
-    return [Request(f"r{i}", "What is " + "7 + " * (i // samples) + "1?", 100 + i, settings) for i in range(count)]
+    return [
+        Request(f"r{i}", "What is " + "7 + " * (i // samples) + "1?", 100 + i, settings)
+        for i in range(count)
+    ]
 
 
 def texts(completions: Any) -> dict[str, str]:
@@ -62,7 +65,9 @@ def test_logprobs_are_those_of_a_plain_forward_pass(tiny: Path, temperature: flo
     """Ragged prompts in one batch, refilled: padding, positions and cache joins must leave no trace."""
     for completion in open_tiny(tiny, rows=4).generate(ask(12, temperature=temperature)):
         expected = plain_logprobs(tiny, completion, temperature or 1.0)
-        assert completion.logprobs == pytest.approx(expected, abs=5e-5 if torch.cuda.is_available() else 2e-5)
+        assert completion.logprobs == pytest.approx(
+            expected, abs=5e-5 if torch.cuda.is_available() else 2e-5
+        )
         assert completion.completion_tokens == len(completion.token_ids or []) == len(expected)
 
 
@@ -78,7 +83,10 @@ def test_greedy_takes_the_likeliest_token(tiny: Path) -> None:
 
 def test_all_end_tokens_end_a_text(tiny_ending: Path) -> None:
     engine = open_tiny(tiny_ending)
-    assert engine.end_token_ids == {1, 2}  # <eos> of the tokenizer and config, <end> of generation_config alone
+    assert engine.end_token_ids == {
+        1,
+        2,
+    }  # <eos> of the tokenizer and config, <end> of generation_config alone
     back = list(engine.generate(ask(40)))
     lasts = Counter((c.token_ids or [])[-1] for c in back if c.finish_reason == "stop")
     assert set(lasts) == {1, 2}
@@ -87,7 +95,9 @@ def test_all_end_tokens_end_a_text(tiny_ending: Path) -> None:
         assert not engine.end_token_ids & set(ids[:-1])
         assert (ids[-1] in engine.end_token_ids) == (completion.finish_reason == "stop")
         assert completion.finish_reason == "stop" or len(ids) == 24
-        assert completion.text == engine.tokenizer.decode([i for i in ids if i > 3])  # special tokens left out
+        assert completion.text == engine.tokenizer.decode(
+            [i for i in ids if i > 3]
+        )  # special tokens left out
 
 
 def test_a_stop_string_ends_a_text_and_stays_in_it(tiny: Path) -> None:
@@ -102,7 +112,9 @@ def test_a_stop_string_ends_a_text_and_stays_in_it(tiny: Path) -> None:
 @given(st.text("abc"), st.lists(st.text("abc", max_size=2), max_size=3))
 def test_cut_at_stop_is_the_shortest_prefix_that_holds_a_stop(text: str, stops: list[str]) -> None:
     cut, found = cut_at_stop(text, tuple(stops))
-    prefixes = [text[:n] for n in range(len(text) + 1) if any(s and text[:n].endswith(s) for s in stops)]
+    prefixes = [
+        text[:n] for n in range(len(text) + 1) if any(s and text[:n].endswith(s) for s in stops)
+    ]
     assert found == bool(prefixes)
     assert text.startswith(cut)
     if found:
@@ -121,7 +133,9 @@ def test_length_is_bounded_by_the_model(tmp_path: Path) -> None:
     assert "32" in str(back["long"].error)
 
 
-def test_new_weights_arrive_and_wrong_ones_are_refused(tiny: Path, tiny_other: Path, tmp_path: Path) -> None:
+def test_new_weights_arrive_and_wrong_ones_are_refused(
+    tiny: Path, tiny_other: Path, tmp_path: Path
+) -> None:
     requests = ask(8)
     engine, other = open_tiny(tiny), open_tiny(tiny_other)
     before, wanted = texts(engine.generate(requests)), texts(other.generate(requests))
@@ -188,8 +202,12 @@ def test_top_p_and_top_k_keep_what_they_should() -> None:
     ]
 
 
-@given(st.lists(st.floats(-20, 20), min_size=2, max_size=30), st.floats(0.01, 1.0), st.integers(0, 30))
-def test_truncation_keeps_the_smallest_likely_set(values: list[float], top_p: float, top_k: int) -> None:
+@given(
+    st.lists(st.floats(-20, 20), min_size=2, max_size=30), st.floats(0.01, 1.0), st.integers(0, 30)
+)
+def test_truncation_keeps_the_smallest_likely_set(
+    values: list[float], top_p: float, top_k: int
+) -> None:
     logits = torch.tensor([values], dtype=torch.float64)
     kept = truncate(logits, [top_k], [top_p]).isfinite()[0]
     assert kept[logits[0].argmax()]

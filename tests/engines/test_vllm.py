@@ -32,12 +32,17 @@ SMALL = {"memory": 0.25, "max_model_len": 256}
 
 
 def open_vllm(path: Path, **settings: Any) -> VllmEngine:
-    return open_engine(EngineConfig(**{"name": "vllm", "dtype": "float32", **SMALL, **settings}), path)  # type: ignore[return-value]
+    return open_engine(
+        EngineConfig(**{"name": "vllm", "dtype": "float32", **SMALL, **settings}), path
+    )  # type: ignore[return-value]
 
 
 def ask(count: int, samples: int = 4, **sampling: Any) -> list[Request]:
     settings = Sampling(**{"max_tokens": 24, **sampling})
-    return [Request(f"r{i}", "What is " + "7 + " * (i // samples) + "1?", 100 + i, settings) for i in range(count)]
+    return [
+        Request(f"r{i}", "What is " + "7 + " * (i // samples) + "1?", 100 + i, settings)
+        for i in range(count)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +64,9 @@ def texts(completions: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_logprobs_are_those_of_a_plain_forward_pass(engine: VllmEngine, tiny: Path, temperature: float) -> None:
+def test_logprobs_are_those_of_a_plain_forward_pass(
+    engine: VllmEngine, tiny: Path, temperature: float
+) -> None:
     """vLLM against transformers in float32 on the same tokens, under the distribution sampled from."""
     worst = 0.0
     for completion in engine.generate(ask(16, temperature=temperature)):
@@ -69,7 +76,9 @@ def test_logprobs_are_those_of_a_plain_forward_pass(engine: VllmEngine, tiny: Pa
     assert worst < 1e-4
 
 
-def test_truncated_sampling_gives_logprobs_of_the_truncated_distribution(engine: VllmEngine, tiny: Path) -> None:
+def test_truncated_sampling_gives_logprobs_of_the_truncated_distribution(
+    engine: VllmEngine, tiny: Path
+) -> None:
     (completion,) = engine.generate(ask(1, top_k=1))
     assert completion.logprobs == pytest.approx([0.0] * completion.completion_tokens, abs=1e-5)
     assert max(plain_logprobs(tiny, completion)) < -1e-3
@@ -84,7 +93,10 @@ def test_seeds_decide_the_text(engine: VllmEngine) -> None:
 def test_completions_stream_while_others_run(engine: VllmEngine) -> None:
     """A short request that is asked last comes back first."""
     long = ask(3, max_tokens=200)
-    back = [c.request_id for c in engine.generate([*long, Request("short", "1 + 1", 0, Sampling(max_tokens=2))])]
+    back = [
+        c.request_id
+        for c in engine.generate([*long, Request("short", "1 + 1", 0, Sampling(max_tokens=2))])
+    ]
     assert back[0] == "short"
     assert sorted(back[1:]) == ["r0", "r1", "r2"]
 
@@ -122,7 +134,9 @@ def test_bad_requests_are_completions(engine: VllmEngine) -> None:
     assert "256" in str(back["long"].error)
 
 
-def test_new_weights_arrive_in_the_running_engine(fresh: VllmEngine, tiny: Path, tiny_other: Path) -> None:
+def test_new_weights_arrive_in_the_running_engine(
+    fresh: VllmEngine, tiny: Path, tiny_other: Path
+) -> None:
     before = texts(fresh.generate(ask(8)))
     pids = [child.process.pid for child in fresh._children]
     proof = fresh.update_weights(tiny_other)
@@ -155,7 +169,9 @@ def test_closing_early_leaves_an_engine_that_works(engine: VllmEngine) -> None:
     assert len(list(engine.generate(ask(4)))) == 4
 
 
-def test_a_killed_engine_is_started_again_with_the_latest_weights(fresh: VllmEngine, tiny_other: Path) -> None:
+def test_a_killed_engine_is_started_again_with_the_latest_weights(
+    fresh: VllmEngine, tiny_other: Path
+) -> None:
     fresh.update_weights(tiny_other)
     expected = texts(fresh.generate(ask(40)))
     stream = fresh.generate(ask(40))
@@ -183,7 +199,9 @@ def test_an_adapter_changes_the_text(engine: VllmEngine, tiny: Path, tmp_path: P
     finally:
         with_adapter.close()
     assert texts(back) != texts(engine.generate(ask(4)))
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "adapter").eval()
+    model = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny), tmp_path / "adapter"
+    ).eval()
     for completion in back:
         prompt, tokens = completion.prompt_token_ids or [], completion.token_ids or []
         with torch.no_grad():
@@ -199,7 +217,9 @@ def test_a_killed_parent_leaves_no_engine(tiny: Path) -> None:
         "print(engine._children[0].process.pid, flush=True)\n"
         "for _ in stream: pass"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script, str(tiny)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(tiny)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     os.kill(parent.pid, signal.SIGKILL)
@@ -227,8 +247,23 @@ def vllm_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         port = probe.getsockname()[1]
     log = tmp_path_factory.mktemp("server") / "log"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tiny)]
-    command += ["--served-model-name", "tiny", "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"]
-    command += ["--enforce-eager", "--max-model-len", "256", "--logprobs-mode", "processed_logprobs"]
+    command += [
+        "--served-model-name",
+        "tiny",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--dtype",
+        "float32",
+    ]
+    command += [
+        "--enforce-eager",
+        "--max-model-len",
+        "256",
+        "--logprobs-mode",
+        "processed_logprobs",
+    ]
     command += [
         "--kv-cache-memory-bytes",
         str(1 << 28),
@@ -236,9 +271,16 @@ def vllm_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "--max-num-batched-tokens",
         "512",
     ]
-    env = {**os.environ, **QUIET, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "TORCH_COMPILE_DISABLE": "1"}
+    env = {
+        **os.environ,
+        **QUIET,
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+        "TORCH_COMPILE_DISABLE": "1",
+    }
     with log.open("w") as stream:
-        server = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True)
+        server = subprocess.Popen(
+            command, env=env, stdout=stream, stderr=stream, start_new_session=True
+        )
     try:
         until = time.monotonic() + 300
         while True:
@@ -259,17 +301,29 @@ def vllm_server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             server.wait()
 
 
-def through(url: str, requests: list[Request], **args: Any) -> tuple[dict[str, Completion], OpenAIEngine]:
-    engine = OpenAIEngine(EngineConfig(name="openai", args={"base_url": url, "model": "tiny", "max_wait": 0.2, **args}))
+def through(
+    url: str, requests: list[Request], **args: Any
+) -> tuple[dict[str, Completion], OpenAIEngine]:
+    engine = OpenAIEngine(
+        EngineConfig(
+            name="openai", args={"base_url": url, "model": "tiny", "max_wait": 0.2, **args}
+        )
+    )
     try:
         return {c.request_id: c for c in engine.generate(requests)}, engine
     finally:
         engine.close()
 
 
-def test_the_server_gives_tokens_logprobs_and_usage(vllm_server: str, engine: VllmEngine, tiny: Path) -> None:
+def test_the_server_gives_tokens_logprobs_and_usage(
+    vllm_server: str, engine: VllmEngine, tiny: Path
+) -> None:
     back, client = through(
-        vllm_server, ask(8), api="completions", send_logprobs=True, extra_body={"return_token_ids": True}
+        vllm_server,
+        ask(8),
+        api="completions",
+        send_logprobs=True,
+        extra_body={"return_token_ids": True},
     )
     assert len(back) == 8
     for completion in back.values():
@@ -283,7 +337,9 @@ def test_the_server_gives_tokens_logprobs_and_usage(vllm_server: str, engine: Vl
 
 def test_the_server_speaks_chat(vllm_server: str) -> None:
     prompt = '[{"role": "user", "content": "1 + 1?"}]'
-    back, _ = through(vllm_server, [Request("a", prompt, 1, Sampling(max_tokens=8))], send_logprobs=True)
+    back, _ = through(
+        vllm_server, [Request("a", prompt, 1, Sampling(max_tokens=8))], send_logprobs=True
+    )
     assert back["a"].finish_reason == "length"
     assert back["a"].prompt_tokens == len("<|user|>1 + 1?\n<|assistant|>")
     assert len(back["a"].logprobs or []) == 8
@@ -299,7 +355,12 @@ def test_the_server_refuses_too_long_a_prompt(vllm_server: str) -> None:
 
 def test_a_bad_network_in_front_of_the_server_loses_and_doubles_nothing(vllm_server: str) -> None:
     """429 with Retry-After, 500, hanging and dropped connections in turn, on half of the requests."""
-    faults: list[Any] = [("status", 429, {"retry-after": "0.2"}), ("status", 500, {}), ("hang", 3.0), ("drop",)]
+    faults: list[Any] = [
+        ("status", 429, {"retry-after": "0.2"}),
+        ("status", 500, {}),
+        ("hang", 3.0),
+        ("drop",),
+    ]
 
     def fault(number: int, body: dict[str, Any]) -> Any:
         return faults[number // 2 % 4] if number % 2 else None

@@ -40,11 +40,15 @@ def test_devices_that_are_none(given: Any) -> None:
 
 def test_devices_are_numbered_as_this_process_sees_them() -> None:
     assert own_devices(config(devices="1,2"), ["4", "GPU-b", "6"]) == ["GPU-b", "6"]
-    with pytest.raises(UsageError, match=r"engine\.devices names GPU 2, 5; this process sees 0, 1: name others"):
+    with pytest.raises(
+        UsageError, match=r"engine\.devices names GPU 2, 5; this process sees 0, 1: name others"
+    ):
         own_devices(config(devices="1,2,5"), ["0", "1"])
     with pytest.raises(UsageError, match=r"names GPU 0; this process sees none"):
         own_devices(config(devices=0), [])
-    with pytest.raises(UsageError, match=r"names 3 GPUs; 2 replicas of tensor_parallel_size 2 need 4"):
+    with pytest.raises(
+        UsageError, match=r"names 3 GPUs; 2 replicas of tensor_parallel_size 2 need 4"
+    ):
         own_devices(config(devices="0,1,2", replicas=2, tensor_parallel_size=2), ["0", "1", "2"])
 
 
@@ -52,7 +56,9 @@ def test_devices_are_for_vllm(tiny: Path) -> None:
     from curate.engines import open_engine
 
     for name in ("transformers", "stub"):
-        with pytest.raises(UsageError, match=f"engine.devices is for vllm; the engine here is {name}"):
+        with pytest.raises(
+            UsageError, match=f"engine.devices is for vllm; the engine here is {name}"
+        ):
             open_engine(EngineConfig(name=name, devices=[0]), tiny)
 
 
@@ -60,12 +66,16 @@ def test_replicas_share_the_devices_out() -> None:
     four = ["2", "3", "6", "7"]
     assert [devices_of(i, 2, four)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["2,3", "6,7"]
     assert devices_of(0, 1, []) == {}
-    with pytest.raises(UsageError, match="replica 3 of tensor_parallel_size 2 needs GPU 6; there are 4"):
+    with pytest.raises(
+        UsageError, match="replica 3 of tensor_parallel_size 2 needs GPU 6; there are 4"
+    ):
         devices_of(2, 2, four)
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
-def test_the_child_is_told_its_devices_and_no_other_process_is(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_is_told_its_devices_and_no_other_process_is(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Telling(VllmEngine):
         core = "tests.engines.cores:CountingCore"
 
@@ -73,11 +83,23 @@ def test_the_child_is_told_its_devices_and_no_other_process_is(tiny: Path, monke
     engine = Telling(config(devices="1,2", replicas=2), tiny)
     try:
         engine.wait_ready()
-        seen = [Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0") for child in engine._children]
+        seen = [
+            Path(f"/proc/{child.process.pid}/environ").read_bytes().split(b"\0")
+            for child in engine._children
+        ]
         assert [b"CUDA_VISIBLE_DEVICES=5" in s for s in seen] == [True, False]
         assert [b"CUDA_VISIBLE_DEVICES=6" in s for s in seen] == [False, True]
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6"
-        assert len(list(engine.generate(Request(str(i), "p", i, Sampling(max_tokens=4)) for i in range(20)))) == 20
+        assert (
+            len(
+                list(
+                    engine.generate(
+                        Request(str(i), "p", i, Sampling(max_tokens=4)) for i in range(20)
+                    )
+                )
+            )
+            == 20
+        )
     finally:
         engine.close()
     with pytest.raises(UsageError, match="names GPU 3; this process sees 0, 1, 2"):
@@ -98,9 +120,13 @@ def test_the_child_is_told_its_devices_and_no_other_process_is(tiny: Path, monke
         ({"devices": "1", "transfer": "nccl"}, "transformers", "cuda:0", None),
     ],
 )
-def test_which_way_weights_come(settings: dict[str, Any], name: str, device: str, way: str | None) -> None:
+def test_which_way_weights_come(
+    settings: dict[str, Any], name: str, device: str, way: str | None
+) -> None:
     if way is None:
-        with pytest.raises(UsageError, match=r"engine\.transfer=nccl needs vLLM on GPUs of its own"):
+        with pytest.raises(
+            UsageError, match=r"engine\.transfer=nccl needs vLLM on GPUs of its own"
+        ):
             way_of_weights(config(**settings), name, device)
     else:
         assert way_of_weights(config(**settings), name, device) == way

@@ -40,10 +40,14 @@ def without_cuda() -> None:
     from vllm.distributed.weight_transfer import nccl_engine
 
     def worker(info: Any, parallel: Any) -> Store:
-        return Store(info.master_address, info.master_port, info.rank_offset + parallel.rank, info.world_size)
+        return Store(
+            info.master_address, info.master_port, info.rank_offset + parallel.rank, info.world_size
+        )
 
     nccl_engine.worker_init_process_group = worker  # type: ignore[assignment]
-    nccl_engine.open_trainer_endpoint = lambda info: Store(info.master_address, info.master_port, 0, info.world_size)  # type: ignore[assignment]
+    nccl_engine.open_trainer_endpoint = lambda info: Store(
+        info.master_address, info.master_port, 0, info.world_size
+    )  # type: ignore[assignment]
     torch.cuda.current_stream = lambda *_: None  # type: ignore[assignment, return-value]
     torch.accelerator.synchronize = lambda *_: None  # type: ignore[assignment]
 
@@ -74,18 +78,29 @@ def main(tiny: str, other: str, replicas: str) -> None:
     from curate.errors import CurateError
 
     without_cuda()
-    settings = {"dtype": "float32", "memory": 0.25, "max_model_len": 256, "replicas": int(replicas), "transfer": "nccl"}
+    settings = {
+        "dtype": "float32",
+        "memory": 0.25,
+        "max_model_len": 256,
+        "replicas": int(replicas),
+        "transfer": "nccl",
+    }
     engine = Engine(EngineConfig.model_validate({"name": "vllm", **settings}), tiny)
 
     def texts() -> list[str]:
-        asked = [Request(f"{i}", f"What is {i}?", 100 + i, Sampling(max_tokens=12, temperature=0.0)) for i in range(8)]
+        asked = [
+            Request(f"{i}", f"What is {i}?", 100 + i, Sampling(max_tokens=12, temperature=0.0))
+            for i in range(8)
+        ]
         return [c.text for c in sorted(engine.generate(asked), key=lambda c: c.request_id)]
 
     said: dict[str, Any] = {"transfers": engine.transfers, "before": texts()}
     new, old = (load_file(Path(path) / "model.safetensors") for path in (other, tiny))
     said["proof"] = engine.receive_weights(new, "cpu")
     said["after"] = texts()
-    for child in engine._children[:1]:  # one dies: it starts again from what was sent, and takes the next weights, too
+    for child in engine._children[
+        :1
+    ]:  # one dies: it starts again from what was sent, and takes the next weights, too
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
     said["restarted"], said["restarts"] = texts(), engine.restarts

@@ -16,7 +16,10 @@ SUMS = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
 def evaluated(tmp_path_factory):
     """Two models of which the stub makes the same text, run twice: (context, first result, second result)."""
     home = tmp_path_factory.mktemp("evaluate")
-    models = [{"label": name, "model": str(make_tiny_model(home / name, seed=i))} for i, name in enumerate("ab")]
+    models = [
+        {"label": name, "model": str(make_tiny_model(home / name, seed=i))}
+        for i, name in enumerate("ab")
+    ]
     source = {"source": "procedural", "dataset": "chain_sum", "size": 40, "params": SUMS}
     config = EvaluateConfig.model_validate(
         {
@@ -54,7 +57,9 @@ def test_the_stored_numbers_are_those_of_the_verdicts(evaluated):
 
 def test_equal_texts_differ_by_nothing(evaluated):
     context, _, _ = evaluated
-    assert all(value(context, metric, "b", "a") == 0 for metric in ("pass@1", "pass@k", "cons@k", "length"))
+    assert all(
+        value(context, metric, "b", "a") == 0 for metric in ("pass@1", "pass@k", "cons@k", "length")
+    )
 
 
 def test_only_held_out_problems_are_asked(evaluated):

@@ -11,13 +11,27 @@ from curate.job import Context
 
 
 def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:
-    config = EvaluateConfig.model_validate({"models": [{"label": "m", "model": "m"}], "problems": "p", "samples": 3})
-    problem = {"problem_id": "p", "question": "?", "verifier": "choice", "reference": "A", "choices": ["cats", "dogs"]}
+    config = EvaluateConfig.model_validate(
+        {"models": [{"label": "m", "model": "m"}], "problems": "p", "samples": 3}
+    )
+    problem = {
+        "problem_id": "p",
+        "question": "?",
+        "verifier": "choice",
+        "reference": "A",
+        "choices": ["cats", "dogs"],
+    }
     said = ["B", "dogs", "A"]
     with Context(tmp_path) as context:
         warehouse = context.warehouse
         warehouse.write("problems", "p", [problem], key=1)
-        shared = {"attempt": 0, "problem_id": "p", "recipe": "evaluate", "form": "plain", "finish_reason": "stop"}
+        shared = {
+            "attempt": 0,
+            "problem_id": "p",
+            "recipe": "evaluate",
+            "form": "plain",
+            "finish_reason": "stop",
+        }
         traces = [{"trace_id": f"t{i}", "sample_index": i, **shared} for i in range(3)]
         warehouse.write("traces", "family", traces, key=2)
         verdicts = [

@@ -70,7 +70,10 @@ def test_cons_at_k_keeps_problems_apart():
 
 
 @settings(deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=20), st.randoms())
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.integers(-1, 3)), min_size=1, max_size=20),
+    st.randoms(),
+)
 def test_cons_at_k_agrees_with_counting_and_not_with_order(samples, random):
     right_cluster = 1
     problem, cluster = zip(*samples, strict=True)

@@ -25,9 +25,9 @@ def samples(model: str, verdicts: dict[str, str], **columns) -> pl.DataFrame:
         for p, letters in verdicts.items()
         for i, v in enumerate(letters)
     ]
-    return pl.DataFrame(rows, schema_overrides={"verdict": pl.String, "cluster": pl.Int64}).with_columns(
-        **{name: pl.lit(value) for name, value in columns.items()}
-    )
+    return pl.DataFrame(
+        rows, schema_overrides={"verdict": pl.String, "cluster": pl.Int64}
+    ).with_columns(**{name: pl.lit(value) for name, value in columns.items()})
 
 
 def level(rows: pl.DataFrame, metric: str, model: str = "a", k: int | None = None, **where) -> dict:
@@ -50,7 +50,11 @@ def test_columns_are_those_of_the_schema():
 
 def test_levels_by_hand():
     data = samples(
-        "a", {"p": "ccww", "q": "wwww", "r": "cwww"}, well_formed=True, completion_tokens=10, truncated=False
+        "a",
+        {"p": "ccww", "q": "wwww", "r": "cwww"},
+        well_formed=True,
+        completion_tokens=10,
+        truncated=False,
     )
     rows = evaluation_rows(data)
     assert level(rows, "pass@1")["value"] == pytest.approx((0.5 + 0 + 0.25) / 3)
@@ -67,7 +71,9 @@ def test_levels_by_hand():
 
 
 def test_a_problem_that_nobody_could_judge_is_left_out_and_told():
-    rows = evaluation_rows(pl.concat([samples("a", {"p": "cw", "q": "uu"}), samples("b", {"p": "cc", "q": "uu"})]))
+    rows = evaluation_rows(
+        pl.concat([samples("a", {"p": "cw", "q": "uu"}), samples("b", {"p": "cc", "q": "uu"})])
+    )
     assert level(rows, "pass@1")["value"] == 0.5
     assert level(rows, "pass@1")["problem_count"] == 1
     assert level(rows, "unverifiable")["value"] == 0.5
@@ -75,7 +81,9 @@ def test_a_problem_that_nobody_could_judge_is_left_out_and_told():
 
 
 def test_unverifiable_is_not_right_where_another_sample_could_be_judged():
-    rows = evaluation_rows(pl.concat([samples("a", {"p": "uu", "q": "cu"}), samples("b", {"p": "cw", "q": "cc"})]))
+    rows = evaluation_rows(
+        pl.concat([samples("a", {"p": "uu", "q": "cu"}), samples("b", {"p": "cw", "q": "cc"})])
+    )
     assert level(rows, "pass@1")["value"] == pytest.approx(0.25)
     assert level(rows, "pass@1", "b")["value"] == pytest.approx(0.75)
     assert level(rows, "unverifiable")["value"] == 0
@@ -88,13 +96,20 @@ def test_a_request_that_failed_is_no_sample():
 
 
 def test_differences_are_over_the_problems_both_were_asked():
-    data = pl.concat([samples("a", {"p": "ww", "q": "cw", "r": "cc"}), samples("b", {"p": "cw", "q": "cc", "s": "ww"})])
+    data = pl.concat(
+        [
+            samples("a", {"p": "ww", "q": "cw", "r": "cc"}),
+            samples("b", {"p": "cw", "q": "cc", "s": "ww"}),
+        ]
+    )
     rows = evaluation_rows(data, [("b", "a")])
     found = level(rows, "pass@1", "b", baseline="a")
     assert found["value"] == pytest.approx(0.5)
     assert (found["low"], found["high"]) == (0.5, 0.5)
     assert found["problem_count"] == 2
-    assert rows.filter(pl.col("baseline").is_not_null() & (pl.col("metric") == "unverifiable")).is_empty()
+    assert rows.filter(
+        pl.col("baseline").is_not_null() & (pl.col("metric") == "unverifiable")
+    ).is_empty()
 
 
 def test_without_clusters_there_is_no_consensus():
@@ -116,9 +131,16 @@ def test_slices_by_source_and_difficulty_add_up():
 
 
 def test_rows_do_not_depend_on_the_order_of_samples():
-    data = pl.concat([samples("a", {f"p{i}": "cwcw"[: 1 + i % 4] for i in range(30)}), samples("b", {"p1": "cc"})])
+    data = pl.concat(
+        [
+            samples("a", {f"p{i}": "cwcw"[: 1 + i % 4] for i in range(30)}),
+            samples("b", {"p1": "cc"}),
+        ]
+    )
     rows = evaluation_rows(data, [("b", "a")], resamples=200)
-    other = evaluation_rows(data.sample(fraction=1, shuffle=True, seed=2), [("b", "a")], resamples=200)
+    other = evaluation_rows(
+        data.sample(fraction=1, shuffle=True, seed=2), [("b", "a")], resamples=200
+    )
     key = ["model", "baseline", "slice", "metric", "k"]
     assert rows.sort(key).equals(other.sort(key))
 
@@ -126,8 +148,18 @@ def test_rows_do_not_depend_on_the_order_of_samples():
 def test_the_printed_tables():
     data = pl.concat(
         [
-            samples("base", {f"p{i}": "wwwc" for i in range(20)}, well_formed=False, completion_tokens=100),
-            samples("tuned", {f"p{i}": "cccw" for i in range(20)}, well_formed=True, completion_tokens=50),
+            samples(
+                "base",
+                {f"p{i}": "wwwc" for i in range(20)},
+                well_formed=False,
+                completion_tokens=100,
+            ),
+            samples(
+                "tuned",
+                {f"p{i}": "cccw" for i in range(20)},
+                well_formed=True,
+                completion_tokens=50,
+            ),
         ]
     )
     rows = evaluation_rows(data, [("tuned", "base")], resamples=200)

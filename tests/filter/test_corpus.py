@@ -43,7 +43,9 @@ def test_rl_corpora_hold_problems_once(con: duckdb.DuckDBPyConnection) -> None:
     assert rows["messages"].list.len().to_list() == [1] * 4
 
 
-def test_a_corpus_is_sealed_once_with_its_funnel(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_a_corpus_is_sealed_once_with_its_funnel(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
     warehouse = Warehouse(tmp_path / "w")
     result = apply_rules(con, load_rules("cold-start"))
     version = write_corpus(warehouse, con, result, "mine", parents=["traces/x/y"])

@@ -17,9 +17,13 @@ from curate.warehouse.schemas import arrow_schema
 Connection = duckdb.DuckDBPyConnection
 
 
-def rules(keep: dict[str, str], select: dict[str, object] | None = None, kind: str = "sft") -> RuleSet:
+def rules(
+    keep: dict[str, str], select: dict[str, object] | None = None, kind: str = "sft"
+) -> RuleSet:
     named = [{"name": name, "keep": sql, "reason": "a test"} for name, sql in keep.items()]
-    return RuleSet.model_validate({"name": "test", "kind": kind, "rules": named, "select": select or {}})
+    return RuleSet.model_validate(
+        {"name": "test", "kind": kind, "rules": named, "select": select or {}}
+    )
 
 
 def ids(result_frame: pl.DataFrame) -> list[str]:
@@ -46,10 +50,15 @@ def test_shipped_rule_sets_decide_as_they_say(con: Connection) -> None:
 
 def test_funnel_has_the_columns_of_its_schema_and_adds_up(con: Connection) -> None:
     funnel = apply_rules(con, load_rules("rejection")).funnel
-    assert funnel.columns == [c for c in arrow_schema("funnel").names if c not in ("corpus", "corpus_version")]
+    assert funnel.columns == [
+        c for c in arrow_schema("funnel").names if c not in ("corpus", "corpus_version")
+    ]
     for (_source, _band), part in funnel.sort("position").group_by("source", "difficulty"):
         assert part["traces"].n_unique() == 1
-        assert part["remaining"].to_list() == (part["traces"] - part["drops_first"].cum_sum()).to_list()
+        assert (
+            part["remaining"].to_list()
+            == (part["traces"] - part["drops_first"].cum_sum()).to_list()
+        )
     assert set(funnel["source"]) == {"even", "odd"}
     assert set(funnel["difficulty"]) == {"0.0-0.2", "0.2-0.4", "0.6-0.8", "0.8-1.0"}
 
@@ -72,7 +81,9 @@ def test_best_shortest_random_and_diverse(con: Connection) -> None:
     short = apply_rules(con, rules(right, {"per_problem": {"shortest": {"k": 1}}}))
     assert ids(short.kept) == ["t02", "t12", "t22", "t32"]
     drawn = [
-        ids(apply_rules(con, rules(right, {"per_problem": {"random": {"k": 2}}, "seed": seed})).kept)
+        ids(
+            apply_rules(con, rules(right, {"per_problem": {"random": {"k": 2}}, "seed": seed})).kept
+        )
         for seed in (0, 0, 1, 2, 3)
     ]
     assert all(len(chosen) == 8 for chosen in drawn)
@@ -86,12 +97,17 @@ def test_best_shortest_random_and_diverse(con: Connection) -> None:
 
 def test_selection_does_not_depend_on_the_order_of_rows(con: Connection) -> None:
     con.sql("CREATE VIEW turned AS SELECT * FROM annotated ORDER BY trace_id DESC")
-    chosen = rules({"right": "verdict = 'correct'"}, {"per_problem": {"random": {"k": 1}}, "budget": 3})
+    chosen = rules(
+        {"right": "verdict = 'correct'"}, {"per_problem": {"random": {"k": 1}}, "budget": 3}
+    )
     assert ids(apply_rules(con, chosen).kept) == ids(apply_rules(con, chosen, view="turned").kept)
 
 
 def test_balance_budget_and_difficulty(con: Connection) -> None:
-    uneven = rules({"some": "problem_id <> 'p3' OR trace_id = 't30'"}, {"balance": {"by": "source", "ratio": 1}})
+    uneven = rules(
+        {"some": "problem_id <> 'p3' OR trace_id = 't30'"},
+        {"balance": {"by": "source", "ratio": 1}},
+    )
     kept = apply_rules(con, uneven).kept
     assert dict(kept.group_by("source").len().iter_rows()) == {"even": 7, "odd": 7}
     assert apply_rules(con, rules({}, {"budget": 5})).kept.height == 5
@@ -108,7 +124,9 @@ def test_balance_budget_and_difficulty(con: Connection) -> None:
 
 def test_a_filter_that_keeps_nothing_names_the_rule(con: Connection) -> None:
     impossible = rules({"some": "problem_id = 'p0'", "hard": "step_count > 1000"})
-    with pytest.raises(CurateError, match=r"keeps none of 24 traces\. Rule 'some' dropped most") as caught:
+    with pytest.raises(
+        CurateError, match=r"keeps none of 24 traces\. Rule 'some' dropped most"
+    ) as caught:
         apply_rules(con, impossible)
     assert caught.value.exit_code == 1
     with pytest.raises(CurateError, match="no trace to look at"):

@@ -12,7 +12,19 @@ from curate.filter.contamination import benchmark_of, contaminated, read_benchma
 from curate.filter.duplicates import duplicate_of
 from curate.filter.shingles import folded
 
-STEMS = ("river", "stone", "window", "letter", "garden", "winter", "coffee", "travel", "number", "circle", "silver")
+STEMS = (
+    "river",
+    "stone",
+    "window",
+    "letter",
+    "garden",
+    "winter",
+    "coffee",
+    "travel",
+    "number",
+    "circle",
+    "silver",
+)
 HAN = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后"
 
 
@@ -22,7 +34,12 @@ def sentence(rng: random.Random, length: int = 60) -> list[str]:
 
 def test_folding() -> None:
     texts = pl.Series(["Hello,  WORLD!", "ｈｅｌｌｏ world", "今天，天气。", None])
-    assert pl.select(folded(texts)).to_series().to_list() == ["hello world", "hello world", "今 天 天 气", None]
+    assert pl.select(folded(texts)).to_series().to_list() == [
+        "hello world",
+        "hello world",
+        "今 天 天 气",
+        None,
+    ]
 
 
 def test_exact_duplicates_keep_the_best() -> None:
@@ -79,15 +96,22 @@ def test_planted_benchmarks_are_found_with_the_overlap(n: int) -> None:
     assert found["at"].to_list() == list(range(200, 301))
     assert found["overlap"].to_list()[-1] == pl.select(folded(pl.lit(QUESTION))).item()
     partial = contaminated(
-        pl.Series(["so " + " ".join(QUESTION.split()[3 : 3 + n])]), benchmark_of(pl.Series(items), n)
+        pl.Series(["so " + " ".join(QUESTION.split()[3 : 3 + n])]),
+        benchmark_of(pl.Series(items), n),
     )
     assert partial["tokens"].to_list() == [n]
-    assert contaminated(pl.Series([" ".join(QUESTION.split()[: n - 1])]), benchmark_of(pl.Series(items), n)).is_empty()
+    assert contaminated(
+        pl.Series([" ".join(QUESTION.split()[: n - 1])]), benchmark_of(pl.Series(items), n)
+    ).is_empty()
 
 
 def test_short_items_and_chinese() -> None:
     items = pl.Series(
-        ["What is six times seven?", "Yes or no?", "小明有十二个苹果，他给了妹妹五个，又买了三个，现在有几个？"]
+        [
+            "What is six times seven?",
+            "Yes or no?",
+            "小明有十二个苹果，他给了妹妹五个，又买了三个，现在有几个？",
+        ]
     )
     benchmark = benchmark_of(items, 10)
     asked = pl.Series(
@@ -105,11 +129,20 @@ def test_benchmark_files(tmp_path: object) -> None:
     from pathlib import Path
 
     folder = Path(str(tmp_path))
-    (folder / "a.jsonl").write_text('{"problem": "one two three four five six seven eight nine ten eleven"}\n')
-    (folder / "b.txt").write_text("alpha beta gamma delta epsilon zeta eta theta iota kappa lambda\n")
+    (folder / "a.jsonl").write_text(
+        '{"problem": "one two three four five six seven eight nine ten eleven"}\n'
+    )
+    (folder / "b.txt").write_text(
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda\n"
+    )
     benchmark = read_benchmark([folder / "a.jsonl", folder / "b.txt"], n=8)
     assert benchmark.items == 2
-    assert contaminated(pl.Series(["x beta gamma delta epsilon zeta eta theta iota y"]), benchmark).height == 1
+    assert (
+        contaminated(
+            pl.Series(["x beta gamma delta epsilon zeta eta theta iota y"]), benchmark
+        ).height
+        == 1
+    )
     (folder / "c.jsonl").write_text('{"number": 3}\n')
     with pytest.raises(UsageError, match="no column of text"):
         read_benchmark([folder / "c.jsonl"])

@@ -37,9 +37,16 @@ def traces(name: str, problems: list[str]) -> pl.DataFrame:
 def warehouse(tmp_path: Path) -> Warehouse:
     """A family of two versions (problems p0 and p1, then p2), and another family; sample 1 is wrong."""
     wh = Warehouse(tmp_path / "wh")
-    asked = [{"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"} for i in range(3)]
+    asked = [
+        {"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"}
+        for i in range(3)
+    ]
     wh.write("problems", "made", asked, key=1)
-    for family, version, problems in (("sums", "v1", ["p0", "p1"]), ("sums", "v2", ["p2"]), ("other", "v1", ["p0"])):
+    for family, version, problems in (
+        ("sums", "v1", ["p0", "p1"]),
+        ("sums", "v2", ["p2"]),
+        ("other", "v1", ["p0"]),
+    ):
         frame = traces(f"{family}{version}", problems)
         made = wh.version("traces", family, version)
         made.publish("0", frame)
@@ -48,14 +55,18 @@ def warehouse(tmp_path: Path) -> Warehouse:
         for name, group in GROUPS.items():
             stored = wh.version("signals", f"{name}@{group.version}", f"{family}.{version}")
             stored.publish("0", measured.select("trace_id", "attempt", *group.columns))
-        right = pl.when(pl.col("sample_index") == 1).then(pl.lit("wrong")).otherwise(pl.lit("correct"))
+        right = (
+            pl.when(pl.col("sample_index") == 1).then(pl.lit("wrong")).otherwise(pl.lit("correct"))
+        )
         said = frame.select(
             "trace_id", "attempt", verifier=pl.lit("math"), verifier_version=pl.lit("1"), kind=pl.lit("rule"),
             verdict=right,
         )  # fmt: skip
         wh.version("verdicts", "math@1", f"{family}.{version}").publish("0", said)
         # another verifier, run beside the problems' own and of a higher version, has a verdict too: it does not count
-        beside = said.with_columns(verifier=pl.lit("exact"), verifier_version=pl.lit("9"), verdict=pl.lit("wrong"))
+        beside = said.with_columns(
+            verifier=pl.lit("exact"), verifier_version=pl.lit("9"), verdict=pl.lit("wrong")
+        )
         wh.version("verdicts", "beside.exact@9", f"{family}.{version}").publish("0", beside)
     return wh
 
@@ -71,7 +82,9 @@ def warehouse(tmp_path: Path) -> Warehouse:
         (["sums/v1", "sums"], 9),
     ],
 )
-def test_traces_are_chosen_by_family_or_by_version(warehouse: Warehouse, chosen: list[str], rows: int) -> None:
+def test_traces_are_chosen_by_family_or_by_version(
+    warehouse: Warehouse, chosen: list[str], rows: int
+) -> None:
     with Context(warehouse) as context:
         done = run(FilterConfig(rules="unfiltered", corpus="c", traces=chosen), context)
     assert done.rows == rows
@@ -90,7 +103,11 @@ def test_a_job_in_slices_makes_the_same_corpus(
         with Context(warehouse) as context:
             done = run(FilterConfig(rules=rules, corpus=f"of-{rows}"), context)
         version = warehouse.latest("corpora", f"of-{rows}")
-        made[rows] = (done.rows, version.manifest["parents"], version.read().drop("corpus").collect())
+        made[rows] = (
+            done.rows,
+            version.manifest["parents"],
+            version.read().drop("corpus").collect(),
+        )
         assert not list((warehouse.root / "_staging").glob("*"))
     assert made[100][:2] == made[3][:2]
     assert made[100][2].equals(made[3][2])
@@ -105,7 +122,9 @@ def test_traces_that_are_not_there_are_told(warehouse: Warehouse, unknown: str) 
 
 def test_a_pipeline_filters_the_versions_that_its_stages_gave() -> None:
     done = {
-        "harvest": Done("k", "sums", {}, ["problems/made/1", "traces/sums/v1", "traces/sums/v2"], "", 1.0),
+        "harvest": Done(
+            "k", "sums", {}, ["problems/made/1", "traces/sums/v1", "traces/sums/v2"], "", 1.0
+        ),
         "empty": Done("k", "others", {}, [], "", 1.0),
     }
     assert _versions(["@harvest"], done) == ["traces/sums/v1", "traces/sums/v2"]
@@ -123,7 +142,9 @@ def test_what_is_not_read_changes_nothing(warehouse: Warehouse, rules: str) -> N
         narrow = apply_rules(con, chosen)
     assert narrow.decisions.sort("trace_id").equals(whole.decisions.sort("trace_id"))
     assert narrow.kept.sort("trace_id").equals(whole.kept.sort("trace_id"))
-    assert whole.kept.height == (12 if rules == "unfiltered" else whole.decisions["dropped_by"].null_count())
+    assert whole.kept.height == (
+        12 if rules == "unfiltered" else whole.decisions["dropped_by"].null_count()
+    )
 
 
 def test_a_rule_that_reads_a_group_or_a_verdict_gets_it(tmp_path: Path) -> None:
@@ -138,7 +159,9 @@ def test_a_rule_that_reads_a_group_or_a_verdict_gets_it(tmp_path: Path) -> None:
 
 
 def test_the_own_verifier_of_a_problem_has_the_word(warehouse: Warehouse) -> None:
-    found = warehouse.sql("SELECT verdict, verified_by FROM annotated WHERE dataset = 'other' ORDER BY sample_index")
+    found = warehouse.sql(
+        "SELECT verdict, verified_by FROM annotated WHERE dataset = 'other' ORDER BY sample_index"
+    )
     assert found["verdict"].to_list() == ["correct", "wrong", "correct"]
     assert found["verified_by"].unique().to_list() == ["math"]
 

@@ -27,7 +27,11 @@ def rule_file(folder: Path, select: dict[str, object]) -> Path:
 def rows() -> pl.DataFrame:
     return pl.DataFrame(
         {
-            "question": [QUESTION, "What is 2 + 2?", "Name the largest planet that goes around the sun."],
+            "question": [
+                QUESTION,
+                "What is 2 + 2?",
+                "Name the largest planet that goes around the sun.",
+            ],
             "completion": ["Nine sheep are left.", "It is 4.", "Jupiter is the largest."],
             "source": ["a", "b", "b"],
             "quality": [0.5, 0.6, 0.7],
@@ -39,23 +43,36 @@ def rows() -> pl.DataFrame:
 def test_overlaps_of_a_file_are_told_with_their_text(tmp_path: Path, n: int) -> None:
     rows().write_parquet(tmp_path / "in.parquet")
     benchmark = tmp_path / "bench.jsonl"
-    benchmark.write_text(json.dumps({"problem": "Here it comes. " + QUESTION.upper()}) + "\n", encoding="utf-8")
-    rules = load_rules(rule_file(tmp_path, {"contamination": {"benchmarks": [str(benchmark)], "n": n}}))
+    benchmark.write_text(
+        json.dumps({"problem": "Here it comes. " + QUESTION.upper()}) + "\n", encoding="utf-8"
+    )
+    rules = load_rules(
+        rule_file(tmp_path, {"contamination": {"benchmarks": [str(benchmark)], "n": n}})
+    )
     found = filter_files([tmp_path / "in.parquet"], rules, tmp_path / "out.parquet")
-    assert pl.read_parquet(tmp_path / "out.parquet")["completion"].to_list() == rows()["completion"].to_list()[1:]
+    assert (
+        pl.read_parquet(tmp_path / "out.parquet")["completion"].to_list()
+        == rows()["completion"].to_list()[1:]
+    )
     assert found.overlaps["tokens"].to_list() == [20]
     shown = "\n".join(overlap_lines(found))
     assert "1 problems share" in shown
     assert "all but nine of them run away over the hill" in shown
 
 
-def test_overlaps_are_stored_beside_the_corpus(tmp_path: Path, con: duckdb.DuckDBPyConnection) -> None:
+def test_overlaps_are_stored_beside_the_corpus(
+    tmp_path: Path, con: duckdb.DuckDBPyConnection
+) -> None:
     benchmark = tmp_path / "bench.txt"
     benchmark.write_text("What is 2 + 4 + 3?\n", encoding="utf-8")
-    found = apply_rules(con, load_rules(rule_file(tmp_path, {"contamination": {"benchmarks": [str(benchmark)]}})))
+    found = apply_rules(
+        con, load_rules(rule_file(tmp_path, {"contamination": {"benchmarks": [str(benchmark)]}}))
+    )
     warehouse = Warehouse(tmp_path / "wh")
     version = write_corpus(warehouse, con, found, "mine")
-    stored = warehouse.sql("SELECT corpus, corpus_version, problem_id, n, tokens, overlap FROM contamination").rows()
+    stored = warehouse.sql(
+        "SELECT corpus, corpus_version, problem_id, n, tokens, overlap FROM contamination"
+    ).rows()
     assert stored == [("mine", version.version, "p2", 10, 5, "what is 2 4 3")]
     assert warehouse.sql("SELECT count(*) FROM corpora WHERE problem_id = 'p2'").item() == 0
 
@@ -71,7 +88,9 @@ def test_duplicates_are_looked_for_within_a_value_or_everywhere(tmp_path: Path) 
     ).write_parquet(tmp_path / "in.parquet")
     kept = {}
     for within in (None, "source"):
-        rules = load_rules(rule_file(tmp_path, {"duplicates": {"over": "completion", "within": within}}))
+        rules = load_rules(
+            rule_file(tmp_path, {"duplicates": {"over": "completion", "within": within}})
+        )
         found = filter_files([tmp_path / "in.parquet"], rules, tmp_path / "out.parquet")
         kept[within] = found.kept["trace_id"].str.slice(-1).to_list()
     assert kept == {None: ["1"], "source": ["1", "2"]}
@@ -81,7 +100,9 @@ def test_a_row_of_a_file_can_be_explained(tmp_path: Path) -> None:
     rows().write_parquet(tmp_path / "in.parquet")
     path = tmp_path / "mine.yaml"
     path.write_text(
-        json.dumps({"rules": [{"name": "good", "keep": "quality > 0.55", "reason": "Only good ones."}]}),
+        json.dumps(
+            {"rules": [{"name": "good", "keep": "quality > 0.55", "reason": "Only good ones."}]}
+        ),
         encoding="utf-8",
     )
     said = explain_files([tmp_path / "in.parquet"], load_rules(path), "row-000000000")

@@ -83,12 +83,16 @@ def test_missing_files_are_usage_errors(tmp_path: Path) -> None:
         annotate_files([tmp_path], tmp_path / "o.parquet")
 
 
-def test_filter_plain_files_as_in_the_warehouse(jsonl: Path, tmp_path: Path, con: duckdb.DuckDBPyConnection) -> None:
+def test_filter_plain_files_as_in_the_warehouse(
+    jsonl: Path, tmp_path: Path, con: duckdb.DuckDBPyConnection
+) -> None:
     rules = load_rules("cold-start")
     out = tmp_path / "kept.jsonl"
     result = filter_files([jsonl], rules, out, "response", form="r1-zero")
     wanted = apply_rules(con, rules).kept["trace_id"].to_list()
-    assert result.kept["trace_id"].to_list() == [f"row-{int(t[1]) * 6 + int(t[2]):09d}" for t in sorted(wanted)]
+    assert result.kept["trace_id"].to_list() == [
+        f"row-{int(t[1]) * 6 + int(t[2]):09d}" for t in sorted(wanted)
+    ]
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert len(rows) == 8
     assert all(set(row) == {"response", "question", "verdict", "finish_reason"} for row in rows)
@@ -107,11 +111,18 @@ def test_a_rule_that_reads_what_files_lack_is_named(tmp_path: Path) -> None:
 def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path / "w")
     problems = [
-        {"problem_id": f"p{p}", "question": f"What is {p} + 4 + 3?", "reference": str(p + 7), "verifier": "math"}
+        {
+            "problem_id": f"p{p}",
+            "question": f"What is {p} + 4 + 3?",
+            "reference": str(p + 7),
+            "verifier": "math",
+        }
         for p in range(4)
     ]
     warehouse.write("problems", "sums", problems, key="sums")
-    write_corpus(warehouse, con, apply_rules(con, load_rules("cold-start")), "mine", parents=["traces/x/y"])
+    write_corpus(
+        warehouse, con, apply_rules(con, load_rules("cold-start")), "mine", parents=["traces/x/y"]
+    )
     for name in FORMATS:
         folder = tmp_path / name
         assert export_corpus(warehouse, "mine", folder, name) == 8
@@ -120,7 +131,9 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
         assert rows.height == 8
     assert rows["reward_model"].to_list()[0] == {"style": "rule", "ground_truth": "7"}
     assert rows["prompt"].to_list()[0] == [{"role": "user", "content": "What is 0 + 4 + 3?"}]
-    talk = pl.read_parquet(tmp_path / "sharegpt" / "data" / "*.parquet")["conversations"].to_list()[0]
+    talk = pl.read_parquet(tmp_path / "sharegpt" / "data" / "*.parquet")["conversations"].to_list()[
+        0
+    ]
     assert [turn["from"] for turn in talk] == ["human", "gpt"]
     text = (folder / "README.md").read_text()
     assert "| correct |" in text

@@ -39,7 +39,9 @@ def test_datasets_loads_every_format(
     import datasets
 
     rows = export_corpus(stored, "mine", tmp_path / "out", format, suffix)
-    loaded = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    loaded = datasets.load_dataset(
+        str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
+    )
     assert loaded.num_rows == rows == 8
     assert set(loaded.column_names) == columns
     first: dict[str, Any] = loaded[0]
@@ -69,7 +71,8 @@ def test_push_sends_the_folder_with_its_card(
 
         def upload_folder(self, **options: Any) -> None:
             names = sorted(
-                str(p.relative_to(options["folder_path"])) for p in Path(options["folder_path"]).rglob("*.*")
+                str(p.relative_to(options["folder_path"]))
+                for p in Path(options["folder_path"]).rglob("*.*")
             )
             told.append(("upload", {**options, "names": names}))
 

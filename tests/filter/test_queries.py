@@ -20,7 +20,10 @@ MIXED = "<think>First I add the two numbers together, 然后我们再把最后�
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Two problems with two traces each by each of two models; trace 0 has a second attempt, trace 3 two verdicts."""
     wh = Warehouse(tmp_path_factory.mktemp("wh"))
-    asked = [{"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"} for i in range(2)]
+    asked = [
+        {"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"}
+        for i in range(2)
+    ]
     problems = wh.write("problems", "made", asked, key=1)
     rows = [
         {
@@ -37,7 +40,9 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     for name, group in GROUPS.items():
         rows_of = measured.select("trace_id", "attempt", *group.columns)
         older = rows_of.with_columns(pl.lit(None).alias(column) for column in group.columns)
-        wh.version("signals", f"{name}@0", "made.v").publish("0", older)  # an older version of the group does not count
+        wh.version("signals", f"{name}@0", "made.v").publish(
+            "0", older
+        )  # an older version of the group does not count
         wh.version("signals", f"{name}@{group.version}", "made.v").publish("0", rows_of)
     said = frame.select(
         "trace_id", "attempt", verifier=pl.lit("math"), verifier_version=pl.lit("2"), kind=pl.lit("rule"),
@@ -48,9 +53,17 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
         verifier_version=pl.lit("1"), verdict=pl.lit("unverifiable")
     )
     wh.version("verdicts", "math@1", "made.v").publish("0", outdated)
-    step = frame.select("trace_id", "policy_step", run_id=pl.lit("run"), problem_id="problem_id", reward=pl.lit(0.5))
+    step = frame.select(
+        "trace_id", "policy_step", run_id=pl.lit("run"), problem_id="problem_id", reward=pl.lit(0.5)
+    )
     wh.write("rollouts", "run", step.unique(maintain_order=True), key=1)
-    kept = {"corpus": "best", "problem_id": "p0", "prompt": "Add them.", "completion": CLEAN, "source": "made"}
+    kept = {
+        "corpus": "best",
+        "problem_id": "p0",
+        "prompt": "Add them.",
+        "completion": CLEAN,
+        "source": "made",
+    }
     corpus = wh.write("corpora", "best", [kept], key=1, parents=[traces.ref])
     model = {
         "model_hash": "m0",
@@ -87,13 +100,26 @@ def test_one_row_a_trace_with_its_last_attempt_and_newest_annotation(warehouse: 
 
 
 def test_pass_rates_languages_and_behaviour(warehouse: Warehouse) -> None:
-    rates = warehouse.sql("SELECT problem_id, model, samples, pass_rate FROM problem_rates ORDER BY ALL").rows()
-    assert rates == [("p0", "m1", 2, 1.0), ("p0", "m2", 2, 1.0), ("p1", "m1", 2, 0.0), ("p1", "m2", 2, 0.0)]
-    models = warehouse.sql("SELECT model, traces, pass_rate, mixed_language FROM model_rates ORDER BY ALL").rows()
+    rates = warehouse.sql(
+        "SELECT problem_id, model, samples, pass_rate FROM problem_rates ORDER BY ALL"
+    ).rows()
+    assert rates == [
+        ("p0", "m1", 2, 1.0),
+        ("p0", "m2", 2, 1.0),
+        ("p1", "m1", 2, 0.0),
+        ("p1", "m2", 2, 0.0),
+    ]
+    models = warehouse.sql(
+        "SELECT model, traces, pass_rate, mixed_language FROM model_rates ORDER BY ALL"
+    ).rows()
     assert models == [("m1", 4, 0.5, 0.5), ("m2", 4, 0.5, 0.5)]
-    mixture = warehouse.sql("SELECT sum(traces), avg(share_of_traces) FROM language_mixture WHERE model = 'm1'").row(0)
+    mixture = warehouse.sql(
+        "SELECT sum(traces), avg(share_of_traces) FROM language_mixture WHERE model = 'm1'"
+    ).row(0)
     assert mixture[0] == 4
-    steps = warehouse.sql("SELECT policy_step, rollouts, reward, reflections FROM policy_steps ORDER BY ALL").rows()
+    steps = warehouse.sql(
+        "SELECT policy_step, rollouts, reward, reflections FROM policy_steps ORDER BY ALL"
+    ).rows()
     assert steps == [(0, 4, 0.5, 0.5), (1, 4, 0.5, 0.5)]
 
 
@@ -107,6 +133,13 @@ def test_lineage_goes_down_to_the_problems_and_through_models(warehouse: Warehou
 
 def test_what_was_not_measured_is_neither_readable_nor_unreadable(tmp_path: Path) -> None:
     wh = Warehouse(tmp_path / "wh")
-    row = {"trace_id": "t", "attempt": 0, "problem_id": "p", "sample_index": 0, "recipe": "grpo", "form": "plain"}
+    row = {
+        "trace_id": "t",
+        "attempt": 0,
+        "problem_id": "p",
+        "sample_index": 0,
+        "recipe": "grpo",
+        "form": "plain",
+    }
     wh.write("traces", "made", [row | {"finish_reason": "stop", "completion": "x"}], key=1)
     assert wh.sql("SELECT readable FROM annotated").item() is None

@@ -84,12 +84,17 @@ def test_a_predicate_only_reads_one_row(sql: str) -> None:
 
 
 def test_columns_of_a_predicate() -> None:
-    assert check_expression("a > 1 AND readable(b, c) -- not d\n OR a IS NULL", "r") == ("a", "b", "c")
+    assert check_expression("a > 1 AND readable(b, c) -- not d\n OR a IS NULL", "r") == (
+        "a",
+        "b",
+        "c",
+    )
     assert check_expression("error IS NULL", "r") == ("error",)
 
 
 @pytest.mark.parametrize(
-    "sql", ["1 - loop_share > 0.5", "a + b > 1", "year(created_at) = 2026", "date_part('hour', t) < 9"]
+    "sql",
+    ["1 - loop_share > 0.5", "a + b > 1", "year(created_at) = 2026", "date_part('hour', t) < 9"],
 )
 def test_arithmetic_and_dates_are_steady(sql: str) -> None:
     """DuckDB marks their forms for times with a time zone as different from query to query."""
@@ -97,7 +102,10 @@ def test_arithmetic_and_dates_are_steady(sql: str) -> None:
 
 
 def test_overrides_are_laid_over_what_stands_there() -> None:
-    rules = load_rules("cold-start", {"select": {"contamination": {"benchmarks": ["a.jsonl"], "n": 13}, "budget": 5}})
+    rules = load_rules(
+        "cold-start",
+        {"select": {"contamination": {"benchmarks": ["a.jsonl"], "n": 13}, "budget": 5}},
+    )
     assert rules.select.contamination is not None
     assert rules.select.contamination.n == 13
     assert rules.select.per_problem.best is not None  # what the file says stays

@@ -50,9 +50,14 @@ class Thirds:
 
 @pytest.mark.parametrize("select", SELECTIONS, ids=lambda select: "-".join(select) or "none")
 @pytest.mark.parametrize("name", ["unfiltered", "rejection"])
-def test_slices_change_nothing(con: duckdb.DuckDBPyConnection, name: str, select: dict[str, object]) -> None:
+def test_slices_change_nothing(
+    con: duckdb.DuckDBPyConnection, name: str, select: dict[str, object]
+) -> None:
     rules = load_rules(name, {"select": select})
-    whole, sliced = apply_rules(con, rules), apply_rules(con, rules, view="third", slices=Thirds(con))
+    whole, sliced = (
+        apply_rules(con, rules),
+        apply_rules(con, rules, view="third", slices=Thirds(con)),
+    )
     assert sliced.rows.parts == 3
     assert sliced.funnel.equals(whole.funnel)
     assert sliced.counts() == whole.counts()
@@ -75,7 +80,11 @@ def test_rl_has_one_row_a_problem_whatever_the_slices(con: duckdb.DuckDBPyConnec
 
 
 def test_a_window_sees_all_traces(con: duckdb.DuckDBPyConnection) -> None:
-    rule = {"name": "many", "keep": "count(*) OVER (PARTITION BY problem_id) = 6", "reason": "All of a problem."}
+    rule = {
+        "name": "many",
+        "keep": "count(*) OVER (PARTITION BY problem_id) = 6",
+        "reason": "All of a problem.",
+    }
     rules = load_rules("unfiltered", {"rules": [rule]})
     assert apply_rules(con, rules, view="third", slices=Thirds(con)).kept.height == 24
 
@@ -94,13 +103,19 @@ def test_too_many_traces_for_the_memory_are_told_with_what_is_enough(
     rules = load_rules("unfiltered", {"select": {"duplicates": {"near": False}}})
     assert apply_rules(con, rules, memory="300MB").rows.total == 24
     monkeypatch.setattr("curate.filter.decide.TEXT_BYTES", 100_000_000)
-    with pytest.raises(UsageError, match=r"24 traces passed .* takes about 2\.4 GB: give memory=4GB"):
+    with pytest.raises(
+        UsageError, match=r"24 traces passed .* takes about 2\.4 GB: give memory=4GB"
+    ):
         apply_rules(con, rules, memory="2GB")
     assert apply_rules(con, rules, memory="4GB").rows.total == 24
-    assert apply_rules(con, load_rules("unfiltered"), memory="300MB").rows.total == 24  # nothing is chosen
+    assert (
+        apply_rules(con, load_rules("unfiltered"), memory="300MB").rows.total == 24
+    )  # nothing is chosen
 
 
-def test_files_of_several_parts_are_filtered_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_of_several_parts_are_filtered_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = traces().select("completion", "question", "verdict", "finish_reason", "source")
     rows.write_ndjson(tmp_path / "all.jsonl")
     rows.head(10).write_ndjson(tmp_path / "a.jsonl")
@@ -109,14 +124,19 @@ def test_files_of_several_parts_are_filtered_as_one(tmp_path: Path, monkeypatch:
     once = filter_files([tmp_path / "all.jsonl"], rules, tmp_path / "once.jsonl", form="r1-zero")
     monkeypatch.setattr("curate.files.PART_ROWS", 4)
     parts = filter_files(
-        [tmp_path / "a.jsonl", tmp_path / "b.parquet"], rules, tmp_path / "parts.jsonl", form="r1-zero"
+        [tmp_path / "a.jsonl", tmp_path / "b.parquet"],
+        rules,
+        tmp_path / "parts.jsonl",
+        form="r1-zero",
     )
     assert parts.rows.parts == 7
     assert parts.kept.equals(once.kept)
     assert (tmp_path / "parts.jsonl").read_text() == (tmp_path / "once.jsonl").read_text()
 
 
-IDS = st.lists(st.tuples(st.text("0aß中", max_size=4), st.integers(0, 3)), unique=True, max_size=300)
+IDS = st.lists(
+    st.tuples(st.text("0aß中", max_size=4), st.integers(0, 3)), unique=True, max_size=300
+)
 
 
 @settings(deadline=None, max_examples=30)

@@ -30,10 +30,14 @@ def test_near_duplicates_fall_too(con: duckdb.DuckDBPyConnection) -> None:
     assert {"t11", "t21", "t31"} < near
 
 
-def test_contaminated_problems_fall_with_their_overlap(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_contaminated_problems_fall_with_their_overlap(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
     path = tmp_path / "benchmark.jsonl"
     path.write_text('{"question": "What is 2 + 4 + 3?"}\n')
-    rules = load_rules("unfiltered", {"select": {"contamination": {"benchmarks": [str(path)], "n": 5}}})
+    rules = load_rules(
+        "unfiltered", {"select": {"contamination": {"benchmarks": [str(path)], "n": 5}}}
+    )
     result = apply_rules(con, rules)
     assert result.overlaps.rows() == [("p2", 5, "what is 2 4 3")]
     assert result.kept.filter(result.kept["problem_id"] == "p2").is_empty()
@@ -42,5 +46,7 @@ def test_contaminated_problems_fall_with_their_overlap(con: duckdb.DuckDBPyConne
 
 def test_duplicate_problems_drop_all_their_traces(con: duckdb.DuckDBPyConnection) -> None:
     con.sql("CREATE VIEW twice AS SELECT * REPLACE ('What is it?' AS question) FROM annotated")
-    rules = load_rules("unfiltered", {"select": {"duplicates": {"over": "question", "by": "difficulty"}}})
+    rules = load_rules(
+        "unfiltered", {"select": {"duplicates": {"over": "question", "by": "difficulty"}}}
+    )
     assert set(apply_rules(con, rules, view="twice").kept["problem_id"]) == {"p3"}

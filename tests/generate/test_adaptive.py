@@ -30,7 +30,10 @@ def config(stub_model, sums, right=0.3, **changes):
         "recipe": "rejection",
         "model": stub_model,
         "engine": {"name": "stub", "args": {"right": right, **changes.pop("args", {})}},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0,
+        },
         "samples": 12,
         "adaptive": KEEP,
         "sampling": {"max_tokens": 256},
@@ -108,7 +111,9 @@ def test_steering_counts_what_an_unsteered_job_made(context, stub_model, sums):
     rows = by_problem(context)
     assert (rows["asked"] == rows["different"]).all()
     assert ((rows["good"] >= 2) | (rows["asked"] == 12)).all()
-    early = rows.filter(pl.col("verdicts").list.head(3).list.eval(pl.element() == "correct").list.sum() >= 2)
+    early = rows.filter(
+        pl.col("verdicts").list.head(3).list.eval(pl.element() == "correct").list.sum() >= 2
+    )
     assert len(early) > 0
     assert set(early["asked"]) == {3}
 
@@ -119,7 +124,9 @@ def test_rules_decide_too(context, stub_model, sums, tmp_path):
         "name: opening\nrules:\n  - {name: opening, keep: \"completion LIKE '%left to right%'\", reason: a test}\n"
         '  - {name: plain, keep: "readable AND NOT mixed_language AND quality > 0.5", reason: a test}\n'
     )
-    made = job.run(config(stub_model, sums, right=1.0, adaptive={**KEEP, "rules": str(rules)}), context)
+    made = job.run(
+        config(stub_model, sums, right=1.0, adaptive={**KEEP, "rules": str(rules)}), context
+    )
     annotate.run(annotate.AnnotateConfig(), context)
     rows = context.warehouse.sql(
         "SELECT count(*) AS asked, count(*) FILTER (completion LIKE '%left to right%' AND readable) AS good "
@@ -131,25 +138,37 @@ def test_rules_decide_too(context, stub_model, sums, tmp_path):
 
 def test_problems_that_nothing_can_judge(context, stub_model, sums, tmp_path):
     with pytest.raises(UsageError, match="adaptive=null"):
-        job.run(config(stub_model, sums, problems={"sources": [{"source": "files", "path": sums}]}), context)
+        job.run(
+            config(stub_model, sums, problems={"sources": [{"source": "files", "path": sums}]}),
+            context,
+        )
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text(
         '{"question": "What is 2 + 2?", "reference": "4"}\n{"question": "What is the sum 3 + 4?", "reference": ""}\n'
     )
     sources = [{"source": "files", "path": str(mixed), "verifier": "math"}]
-    job.run(config(stub_model, sums, right=0.0, problems={"sources": sources, "held_out": 0}), context)
-    asked = dict(context.warehouse.sql("SELECT question, count(*) FROM annotated GROUP BY 1").iter_rows())
+    job.run(
+        config(stub_model, sums, right=0.0, problems={"sources": sources, "held_out": 0}), context
+    )
+    asked = dict(
+        context.warehouse.sql("SELECT question, count(*) FROM annotated GROUP BY 1").iter_rows()
+    )
     assert asked == {"What is 2 + 2?": 12, "What is the sum 3 + 4?": 2}
 
 
-def test_failed_requests_do_not_eat_the_budget_and_are_asked_again_when_told(context, stub_model, sums):
+def test_failed_requests_do_not_eat_the_budget_and_are_asked_again_when_told(
+    context, stub_model, sums
+):
     # everything fails: one round of each problem, and no more
     made = job.run(config(stub_model, sums, args={"fail": 1}, max_failed=1.0), context)
     assert (made.rows, made.failed) == (80, 80)
     assert job.run(config(stub_model, sums, max_failed=1.0), context).rows == 0
     job.run(config(stub_model, sums, retry_failed=True), context)
     last = context.warehouse.sql("SELECT problem_id, count(*) AS asked FROM last_traces GROUP BY 1")
-    assert context.warehouse.sql("SELECT count(*) FROM last_traces WHERE error IS NOT NULL").item() == 0
+    assert (
+        context.warehouse.sql("SELECT count(*) FROM last_traces WHERE error IS NOT NULL").item()
+        == 0
+    )
     rows = by_problem(context)
     assert ((rows["good"] >= 2) | (last["asked"].max() == 12)).all()
 
@@ -185,7 +204,12 @@ def test_decisions_of_a_job_that_was_cut_off_are_made_again(context, stub_model,
         assert context.warehouse.sql(query).equals(other.warehouse.sql(query))
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 70), st.lists(st.booleans(), min_size=70, max_size=70))
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.integers(1, 70),
+    st.lists(st.booleans(), min_size=70, max_size=70),
+)
 def test_rounds_end_with_enough_good_ones_or_with_the_budget(keep, first, budget, outcomes):
     settings = AdaptiveConfig(keep=keep, first=first)
     verdicts = ["correct" if good else "wrong" for good in outcomes]

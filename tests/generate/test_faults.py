@@ -30,7 +30,10 @@ def command(tmp_path: Path, model: str, sums: str, **engine: object) -> list[str
         "recipe": "r1-zero",
         "model": model,
         "engine": {"name": "stub", "args": {"slow": 0.01, "at_once": 1, "shuffle": 7, **engine}},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0,
+        },
         "samples": SAMPLES,
         "sampling": {"max_tokens": 256},
     }
@@ -44,7 +47,9 @@ def generate(tmp_path: Path, config: dict[str, Any]) -> list[str]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    return subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
 
 
 def logged(root: Path) -> set[str]:
@@ -60,7 +65,9 @@ def logged(root: Path) -> set[str]:
 def check(root: Path, kills: int = 0) -> None:
     """Each (problem, sample) once, with the text that an undisturbed run gives; read by three clients."""
     wh = Warehouse(root)
-    rows = wh.sql("SELECT trace_id, problem_id, sample_index, attempt, completion, prompt, seed FROM traces")
+    rows = wh.sql(
+        "SELECT trace_id, problem_id, sample_index, attempt, completion, prompt, seed FROM traces"
+    )
     assert rows.height == 40 * SAMPLES, f"{40 * SAMPLES - rows.height} rows lost or doubled"
     assert rows["trace_id"].n_unique() == rows.height
     assert rows.select("problem_id", "sample_index").n_unique() == rows.height
@@ -75,7 +82,9 @@ def check(root: Path, kills: int = 0) -> None:
     undisturbed = {done.request_id: done.text for done in engine.generate(asked)}
     assert undisturbed == dict(rows.select("trace_id", "completion").iter_rows())
     glob = f"{root}/traces/*/*/*.parquet"
-    assert duckdb.sql(f"SELECT count(*), count(DISTINCT trace_id) FROM '{glob}'").fetchall() == [(rows.height,) * 2]
+    assert duckdb.sql(f"SELECT count(*), count(DISTINCT trace_id) FROM '{glob}'").fetchall() == [
+        (rows.height,) * 2
+    ]
     assert pl.scan_parquet(glob).select(pl.len()).collect().item() == rows.height
     assert not list(root.glob("_logs/*/*.log"))
     # a kill between writing and linking leaves its staged file, outside every glob; at most one a kill, gone with age
@@ -128,9 +137,15 @@ def test_fifty_kills_at_random_points(tmp_path, stub_model, sums):
         assert known <= now, f"{len(known - now)} finished rows were lost by a kill"
         progress.append(len(now) - len(known))
         known = now
-    assert sum(n > 0 for n in progress) >= 10, "most kills fell before the first row: the test shows little"
-    assert 0 < len(known) < 40 * SAMPLES, "the job ended before the kills did: the test shows little"
-    last = subprocess.run(command(tmp_path, stub_model, sums, slow=0), capture_output=True, text=True)
+    assert sum(n > 0 for n in progress) >= 10, (
+        "most kills fell before the first row: the test shows little"
+    )
+    assert 0 < len(known) < 40 * SAMPLES, (
+        "the job ended before the kills did: the test shows little"
+    )
+    last = subprocess.run(
+        command(tmp_path, stub_model, sums, slow=0), capture_output=True, text=True
+    )
     assert last.returncode == 0, last.stderr
     check(root, kills)
 
@@ -141,7 +156,10 @@ def test_kills_change_no_decision_where_results_steer(tmp_path, stub_model, sums
         "recipe": "rejection",
         "model": stub_model,
         "engine": {"name": "stub", "args": {"slow": 0.01, "shuffle": 7, "right": 0.3}},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0,
+        },
         "samples": 60,
         "adaptive": {"keep": 8, "first": 8},
         "sampling": {"max_tokens": 256},
@@ -172,7 +190,9 @@ def test_kills_change_no_decision_where_results_steer(tmp_path, stub_model, sums
     assert (asked["len"] == asked["sample_index"]).all()
     assert asked["len"].n_unique() > 3
     verdicts = Warehouse(root).sql("SELECT trace_id FROM verdicts")["trace_id"]
-    assert sorted(verdicts) == rows["trace_id"].to_list(), "each was judged once, and the verdict kept"
+    assert sorted(verdicts) == rows["trace_id"].to_list(), (
+        "each was judged once, and the verdict kept"
+    )
     assert not list(root.glob("_logs/*/*.log"))
 
 
@@ -181,7 +201,10 @@ def engine_of(process: subprocess.Popen[bytes]) -> int:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
-            if parent == process.pid and "curate.engines.child" in (stat.parent / "cmdline").read_text():
+            if (
+                parent == process.pid
+                and "curate.engines.child" in (stat.parent / "cmdline").read_text()
+            ):
                 return int(stat.parent.name)
         except OSError:
             continue  # it ended while we looked
@@ -198,8 +221,17 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
     config = {
         "recipe": "r1-zero",
         "model": str(make_tiny_model(tmp_path / "tiny", scale=0.3, max_len=1024)),
-        "engine": {"name": "vllm", "memory": 0.25, "max_model_len": 1024, "in_flight": 8, "args": {"max_num_seqs": 4}},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0},
+        "engine": {
+            "name": "vllm",
+            "memory": 0.25,
+            "max_model_len": 1024,
+            "in_flight": 8,
+            "args": {"max_num_seqs": 4},
+        },
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0,
+        },
         "samples": 16,
         "sampling": {"max_tokens": 48},
     }
@@ -209,10 +241,14 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
         running = [start(arguments) for _ in range(2)]
         deadline = time.monotonic() + 240
         while not all(works(root, process) for process in running) and time.monotonic() < deadline:
-            assert all(process.poll() is None for process in running), running[0].stderr.read().decode()
+            assert all(process.poll() is None for process in running), (
+                running[0].stderr.read().decode()
+            )
             time.sleep(0.05)
         time.sleep(2)
-        assert [kill(process) for process in running[left:]] == [1] * (2 - left), "a job ended before its kill"
+        assert [kill(process) for process in running[left:]] == [1] * (2 - left), (
+            "a job ended before its kill"
+        )
         now = texts(root)
         assert known.items() <= now.items(), "a kill lost or changed a finished row"
         assert len(now) > len(known)
@@ -221,7 +257,9 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
     _, said = running[0].communicate(timeout=240)
     assert running[0].returncode == 0, said.decode()
     assert "the engine died and is started again" in said.decode()
-    rows = Warehouse(root).sql("SELECT trace_id, problem_id, sample_index, completion, error FROM traces")
+    rows = Warehouse(root).sql(
+        "SELECT trace_id, problem_id, sample_index, completion, error FROM traces"
+    )
     assert rows.height == rows["trace_id"].n_unique() == 40 * 16
     assert rows.select("problem_id", "sample_index").n_unique() == rows.height
     assert rows["error"].null_count() == rows.height
@@ -260,7 +298,9 @@ def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, 
     before = logged(root)
     assert len(before) >= 200
     # an engine that fails every request: only rows that were finished can have a text
-    last = subprocess.run(command(tmp_path, stub_model, sums, slow=0, fail=1), capture_output=True, text=True)
+    last = subprocess.run(
+        command(tmp_path, stub_model, sums, slow=0, fail=1), capture_output=True, text=True
+    )
     assert last.returncode == 1, last.stderr
     assert "requests failed" in last.stderr
     kept = Warehouse(root).sql("SELECT trace_id FROM traces WHERE error IS NULL")
@@ -277,13 +317,23 @@ def test_complete_chunks_can_be_read_while_a_job_runs(tmp_path, stub_model, sums
     while process.poll() is None:
         if (root / "traces" / "_empty" / "0" / "manifest.json").exists():
             glob = f"{root}/traces/*/*/*.parquet"
-            seen.append(duckdb.sql(f"SELECT count(*) FROM '{glob}' WHERE completion IS NOT NULL").fetchall()[0][0])
+            seen.append(
+                duckdb.sql(
+                    f"SELECT count(*) FROM '{glob}' WHERE completion IS NOT NULL"
+                ).fetchall()[0][0]
+            )
             assert Warehouse(root).sql("SELECT count(*) FROM annotated").item() >= seen[-1]
             if seen[-1] and not others:
                 others.append(pl.scan_parquet(glob).select(pl.len()).collect().item())
                 cache = str(tmp_path / "cache")
-                others.append(datasets.load_dataset("parquet", data_files=glob, cache_dir=cache)["train"].num_rows)
-                assert process.poll() is None, "the job ended before it could be read: make it slower"
+                others.append(
+                    datasets.load_dataset("parquet", data_files=glob, cache_dir=cache)[
+                        "train"
+                    ].num_rows
+                )
+                assert process.poll() is None, (
+                    "the job ended before it could be read: make it slower"
+                )
                 assert seen[-1] <= others[0] <= others[1]
         time.sleep(0.1)
     assert process.returncode == 0, process.stderr.read().decode()

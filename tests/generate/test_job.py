@@ -20,7 +20,10 @@ def config(stub_model, sums, **changes):
         "recipe": "r1-zero",
         "model": stub_model,
         "engine": {"name": "stub"},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2},
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0.2,
+        },
         "split": None,
         "samples": 3,
         "sampling": {"max_tokens": 256},
@@ -28,7 +31,9 @@ def config(stub_model, sums, **changes):
     return generate_config({**base, **changes})
 
 
-def test_every_sample_of_every_problem_once_and_a_second_run_does_nothing(context, stub_model, sums):
+def test_every_sample_of_every_problem_once_and_a_second_run_does_nothing(
+    context, stub_model, sums
+):
     first = job.run(config(stub_model, sums), context)
     assert first.rows == 120
     rows = context.warehouse.sql(ALL)
@@ -44,7 +49,12 @@ def test_columns_say_all_that_determined_a_trace(context, stub_model, sums):
     row = context.warehouse.sql("SELECT * FROM annotated LIMIT 1").row(0, named=True)
     assert row["prompt"].endswith(f"User: {row['question']} Assistant:")
     assert row["template"].startswith("r1-zero@")
-    assert (row["recipe"], row["form"], row["engine"], row["temperature"]) == ("r1-zero", "r1-zero", "stub", 1.0)
+    assert (row["recipe"], row["form"], row["engine"], row["temperature"]) == (
+        "r1-zero",
+        "r1-zero",
+        "stub",
+        1.0,
+    )
     assert row["reasoning"] in row["completion"]
     assert f"<answer> {row['answer']} </answer>" in row["completion"]
     assert row["model_hash"]
@@ -79,30 +89,46 @@ def test_failures_are_rows_and_are_asked_again_only_when_told(context, stub_mode
     made = job.run(failing, context)
     assert made.rows == 120
     assert 0 < made.failed < 60
-    assert context.warehouse.sql("SELECT count(*) FROM traces WHERE error IS NOT NULL").item() == made.failed
+    assert (
+        context.warehouse.sql("SELECT count(*) FROM traces WHERE error IS NOT NULL").item()
+        == made.failed
+    )
     assert job.run(config(stub_model, sums, max_failed=0.5), context).rows == 0
     mended = job.run(config(stub_model, sums, retry_failed=True), context)
     assert (mended.rows, mended.failed) == (made.failed, 0)
-    assert context.warehouse.sql("SELECT count(*) FROM last_traces WHERE error IS NOT NULL").item() == 0
+    assert (
+        context.warehouse.sql("SELECT count(*) FROM last_traces WHERE error IS NOT NULL").item()
+        == 0
+    )
 
 
 def test_too_many_failures_fail_the_job_and_lose_nothing(context, stub_model, sums):
     with pytest.raises(CurateError, match=r"\d+ of 120 requests failed.*--retry-failed"):
-        job.run(config(stub_model, sums, engine={"name": "stub", "args": {"fail": 4}}, max_failed=0.1), context)
+        job.run(
+            config(stub_model, sums, engine={"name": "stub", "args": {"fail": 4}}, max_failed=0.1),
+            context,
+        )
     assert context.warehouse.sql(ALL).height == 120
 
 
 def test_worked_solutions_are_traces_that_verify(context, stub_model, sums):
-    made = job.run(config(None, sums, recipe="cold-start", source="solutions", template="r1-zero", samples=1), context)
+    made = job.run(
+        config(None, sums, recipe="cold-start", source="solutions", template="r1-zero", samples=1),
+        context,
+    )
     assert made.rows == 40
-    row = context.warehouse.sql("SELECT engine, completion, reasoning, answer FROM annotated ORDER BY trace_id").row(0)
+    row = context.warehouse.sql(
+        "SELECT engine, completion, reasoning, answer FROM annotated ORDER BY trace_id"
+    ).row(0)
     assert row[0] == "solution"
     assert row[1] == f"<think> {row[2]} </think> <answer> {row[3]} </answer>"
 
 
 def test_worked_examples_are_shown_and_never_asked(context, stub_model, sums):
     problems = {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2}
-    job.run(config(stub_model, sums, samples=1, examples={"problems": problems, "count": 2}), context)
+    job.run(
+        config(stub_model, sums, samples=1, examples={"problems": problems, "count": 2}), context
+    )
     rows = context.warehouse.sql("SELECT question, prompt FROM annotated")
     assert rows.height == 38
     shown = rows["prompt"].str.count_matches("<answer> [0-9]+ </answer>", literal=False)
@@ -121,7 +147,10 @@ def test_a_model_of_other_weights_is_another_family(context, stub_model, sums, t
     ("changes", "message"),
     [
         ({"samplse": 3}, r"samplse: no such key"),
-        ({"sampling": {"temprature": 1}}, r"sampling.temprature: no such key; there are .*temperature"),
+        (
+            {"sampling": {"temprature": 1}},
+            r"sampling.temprature: no such key; there are .*temperature",
+        ),
         ({"samples": 0}, "samples"),
         ({"model": None}, "name the model to ask"),
         ({"recipe": "r2"}, "unknown recipe 'r2'"),
@@ -138,7 +167,10 @@ def test_what_is_missing_is_told_before_anything_runs(context, stub_model, sums)
         ({"problems": "nothing"}, "no problems called 'nothing'"),
         ({"template": "nothing"}, "template 'nothing'"),
         (
-            {"split": "held-out", "problems": {"sources": [{"source": "files", "path": sums}], "held_out": 0}},
+            {
+                "split": "held-out",
+                "problems": {"sources": [{"source": "files", "path": sums}], "held_out": 0},
+            },
             "no problems",
         ),
     ):

@@ -29,7 +29,10 @@ def config(recipe, stub_model, sums, args=None, **changes):
         "recipe": recipe,
         "model": stub_model,
         "engine": {"name": "stub", "args": args or {}},
-        "problems": {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2},
+        "problems": {
+            "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            "held_out": 0.2,
+        },
         "sampling": {"max_tokens": 512},
     }
     return generate_config({**base, **changes})
@@ -47,7 +50,9 @@ def rework(family, stub_model, sums, style=R1, right=1.0, **changes):
     return config("cold-start", stub_model, sums, args, source="rework", problems=None, **changes)
 
 
-def test_correct_traces_are_rewritten_with_their_parent_and_verified_again(context, stub_model, sums):
+def test_correct_traces_are_rewritten_with_their_parent_and_verified_again(
+    context, stub_model, sums
+):
     family = harvest(context, stub_model, sums)
     made = job.run(rework(family, stub_model, sums), context)
     rows = context.warehouse.sql(
@@ -81,13 +86,17 @@ def test_a_rewrite_that_loses_the_answer_is_asked_again(context, stub_model, sum
     )
     assert rows["asked"].max() > 1
     assert ((rows["good"] >= 1) | (rows["asked"] == 6)).all()
-    corpus = run_filter(FilterConfig(rules="cold-start", traces=[made.facts["family"], family]), context)
+    corpus = run_filter(
+        FilterConfig(rules="cold-start", traces=[made.facts["family"], family]), context
+    )
     assert corpus.rows > 0
 
 
 def test_a_chinese_question_is_rewritten_in_chinese(context, stub_model, tmp_path):
     path = tmp_path / "zh.jsonl"
-    path.write_text(json.dumps({"question": "请问 3 + 4 等于多少？这道题怎么做？", "reference": "7"}) + "\n")
+    path.write_text(
+        json.dumps({"question": "请问 3 + 4 等于多少？这道题怎么做？", "reference": "7"}) + "\n"
+    )
     family = harvest(context, stub_model, str(path))
     job.run(rework(family, stub_model, None, split=None), context)
     rows = context.warehouse.sql("SELECT prompt FROM traces WHERE parent_trace_id IS NOT NULL")
@@ -105,19 +114,29 @@ def test_what_cannot_be_rewritten_is_told(context, stub_model, sums):
     annotate.run(annotate.AnnotateConfig(), context)
     with pytest.raises(UsageError, match=r"none of the .* traces of .* passes"):
         job.run(
-            rework(made.facts["family"], stub_model, sums, rework={"traces": [made.facts["family"]], "where": "false"}),
+            rework(
+                made.facts["family"],
+                stub_model,
+                sums,
+                rework={"traces": [made.facts["family"]], "where": "false"},
+            ),
             context,
         )
     with pytest.raises(UsageError, match="rework: name the traces"):
         rework("x", stub_model, sums, rework=None)
 
 
-def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(context, stub_model, sums, tmp_path):
+def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(
+    context, stub_model, sums, tmp_path
+):
     family = harvest(context, stub_model, sums)
     made = job.run(rework(family, stub_model, sums), context)
     annotate.run(annotate.AnnotateConfig(), context)
     own = tmp_path / "own.jsonl"
-    own.write_text(json.dumps({"question": "What is 1 + 1?", "completion": "<think>Two.</think> \\boxed{2}"}) + "\n")
+    own.write_text(
+        json.dumps({"question": "What is 1 + 1?", "completion": "<think>Two.</think> \\boxed{2}"})
+        + "\n"
+    )
     for number, (examples, text) in enumerate(
         (
             ({"file": "long-cot", "count": 2}, "<think>\nI need the price of 18 pens"),
@@ -126,7 +145,16 @@ def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(context, stu
         )
     ):
         done = job.run(
-            config("cold-start", stub_model, sums, examples=examples, seed=number, adaptive=None, limit=3), context
+            config(
+                "cold-start",
+                stub_model,
+                sums,
+                examples=examples,
+                seed=number,
+                adaptive=None,
+                limit=3,
+            ),
+            context,
         )
         rows = context.warehouse.sql(
             f"SELECT prompt, template, question FROM annotated WHERE dataset = '{done.facts['family']}'"
@@ -136,24 +164,36 @@ def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(context, stu
         assert rows["template"].str.contains(f"+{examples['count']}@", literal=True).all()
     assert "What is 1 + 1?" in rows["prompt"][0] or rows.height  # of traces: any training question
     with pytest.raises(UsageError, match="9 were asked for, and there are 4"):
-        job.run(config("cold-start", stub_model, sums, examples={"file": "long-cot", "count": 9}), context)
+        job.run(
+            config("cold-start", stub_model, sums, examples={"file": "long-cot", "count": 9}),
+            context,
+        )
     with pytest.raises(UsageError, match="one of problems, traces and file"):
         config("cold-start", stub_model, sums, examples={"count": 1})
     own.write_text('{"question": "a"}\n')
     with pytest.raises(UsageError, match=r"own.jsonl:1: a worked example"):
-        job.run(config("cold-start", stub_model, sums, examples={"file": str(own), "count": 1}), context)
+        job.run(
+            config("cold-start", stub_model, sums, examples={"file": str(own), "count": 1}), context
+        )
 
 
 def test_simple_queries_are_answered_without_a_chain_of_thought(context, stub_model, tmp_path):
     path = tmp_path / "mixed.jsonl"
     rows = [
-        {"question": f"What is {i} + 2?", "reference": str(i + 2), "domain": "math", "verifier": "math"}
+        {
+            "question": f"What is {i} + 2?",
+            "reference": str(i + 2),
+            "domain": "math",
+            "verifier": "math",
+        }
         for i in range(6)
     ]
     rows += [{"question": f"Hello number {i}!", "domain": "general"} for i in range(4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     problems = {"sources": [{"source": "files", "path": str(path)}], "held_out": 0}
-    asked = config("distill", stub_model, str(path), problems=problems, simple={"where": "domain = 'general'"})
+    asked = config(
+        "distill", stub_model, str(path), problems=problems, simple={"where": "domain = 'general'"}
+    )
     made = job.run(asked, context)
     assert made.rows == 40
     found = context.warehouse.sql("SELECT domain, form, template, prompt, question FROM annotated")
@@ -168,12 +208,18 @@ def test_simple_queries_are_answered_without_a_chain_of_thought(context, stub_mo
     corpus = run_filter(FilterConfig(rules="unfiltered"), context)
     assert corpus.rows == 40
     with pytest.raises(UsageError, match=r"simple.where: .*nothing"):
-        job.run(config("distill", stub_model, None, problems=problems, simple={"where": "nothing = 1"}), context)
+        job.run(
+            config("distill", stub_model, None, problems=problems, simple={"where": "nothing = 1"}),
+            context,
+        )
 
 
 def test_only_problems_that_meet_a_condition(context, stub_model, sums):
     made = job.run(
-        config("r1-zero", stub_model, sums, samples=1, split=None, where="question LIKE 'What is 1 +%'"), context
+        config(
+            "r1-zero", stub_model, sums, samples=1, split=None, where="question LIKE 'What is 1 +%'"
+        ),
+        context,
     )
     assert made.rows == 5
     with pytest.raises(UsageError, match="no problems where false"):
@@ -187,9 +233,19 @@ def test_every_prompt_is_rendered_with_the_chat_template(context, stub_model, su
     assert (prompts.str.starts_with("<user>") & prompts.str.ends_with("<assistant>")).all()
 
 
-def test_a_dry_run_writes_nothing_and_estimates_tokens_and_cost(context, stub_model, sums, tmp_path):
-    prices = {"model": "m", "base_url": "http://localhost:1/v1", "price_in": 1.0, "price_out": 2.0, "budget": 5}
-    asked = config("distill", "owner/name", sums, engine={"name": "openai", "args": prices}, split=None)
+def test_a_dry_run_writes_nothing_and_estimates_tokens_and_cost(
+    context, stub_model, sums, tmp_path
+):
+    prices = {
+        "model": "m",
+        "base_url": "http://localhost:1/v1",
+        "price_in": 1.0,
+        "price_out": 2.0,
+        "budget": 5,
+    }
+    asked = config(
+        "distill", "owner/name", sums, engine={"name": "openai", "args": prices}, split=None
+    )
     text = job.make_plan(asked, context, commit=False).describe()
     assert not (tmp_path / "wh").exists()
     # 40 problems, 4 samples, 512 tokens at 2 a million, and the prompts

@@ -28,7 +28,10 @@ OPENR1 = {
     "finish_reasons": ["stop", "length", "stop"],
     "is_reasoning_complete": [True, False, True],
     "correctness_math_verify": [True, False, False],
-    "messages": [{"role": "user", "content": "What is 2 + 3?"}, {"role": "assistant", "content": COT}],
+    "messages": [
+        {"role": "user", "content": "What is 2 + 3?"},
+        {"role": "assistant", "content": COT},
+    ],
 }
 OPENTHOUGHTS = {
     "problem": "What is 2 + 3?",
@@ -44,11 +47,18 @@ TAGGED = (
 )
 SHAREGPT = {
     "system": "s",
-    "conversations": [{"from": "human", "value": "What is 2 + 3?"}, {"from": "gpt", "value": TAGGED}],
+    "conversations": [
+        {"from": "human", "value": "What is 2 + 3?"},
+        {"from": "gpt", "value": TAGGED},
+    ],
 }
 MESSAGES = {"messages": OPENR1["messages"], "reference": "5"}
 PAIRS = {"prompt": "What is 2 + 3?", "response": COT, "ground_truth": "5"}
-BARE = {"task": "What is 2 + 3?", "text": "Two and three are five.</think> \\boxed{5}", "truth": "5"}
+BARE = {
+    "task": "What is 2 + 3?",
+    "text": "Two and three are five.</think> \\boxed{5}",
+    "truth": "5",
+}
 
 
 @pytest.fixture
@@ -66,7 +76,9 @@ def write(path: Path, rows: list[dict]) -> str:
 
 
 def bring(context: Context, path: str, **changes):
-    return importing.run(validate(importing.ImportConfig, {"path": path, **changes}, "import"), context)
+    return importing.run(
+        validate(importing.ImportConfig, {"path": path, **changes}, "import"), context
+    )
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -81,12 +93,17 @@ def bring(context: Context, path: str, **changes):
         (
             BARE,
             "pairs",
-            {"verifier": "math", "columns": {"question": "task", "completion": "text", "reference": "truth"}},
+            {
+                "verifier": "math",
+                "columns": {"question": "task", "completion": "text", "reference": "truth"},
+            },
             ["correct"],
         ),
     ],
 )
-def test_each_layout_is_recognised_and_judged(context, tmp_path, capsys, row, layout, options, judged, suffix):
+def test_each_layout_is_recognised_and_judged(
+    context, tmp_path, capsys, row, layout, options, judged, suffix
+):
     made = bring(context, write(tmp_path / f"set{suffix}", [row]), **options)
     assert f"layout {layout}:" in capsys.readouterr().err
     assert made.rows == len(judged)
@@ -111,7 +128,10 @@ def test_a_second_import_adds_nothing_and_a_file_that_has_grown_only_what_is_new
     again = bring(context, path, verifier="math")
     assert again.rows == 0
     assert "nothing new" in again.summary
-    write(tmp_path / "set.jsonl", [*rows, {**PAIRS, "response": "<think>a</think> \\boxed{5}"}, rows[2]])
+    write(
+        tmp_path / "set.jsonl",
+        [*rows, {**PAIRS, "response": "<think>a</think> \\boxed{5}"}, rows[2]],
+    )
     grown = bring(context, path, verifier="math")
     assert grown.rows == 1
     assert "51 were there already" in grown.summary
@@ -125,7 +145,10 @@ def test_an_import_that_was_cut_off_goes_on(context, tmp_path, monkeypatch):
     from curate import files
 
     monkeypatch.setattr(files, "PART_ROWS", 10)
-    rows = [{**PAIRS, "prompt": f"What is {i % 30} + 3?", "ground_truth": str(i % 30 + 3)} for i in range(60)]
+    rows = [
+        {**PAIRS, "prompt": f"What is {i % 30} + 3?", "ground_truth": str(i % 30 + 3)}
+        for i in range(60)
+    ]
     path = write(tmp_path / "set.jsonl", rows)
     whole = importing._part
     calls = []
@@ -141,7 +164,9 @@ def test_an_import_that_was_cut_off_goes_on(context, tmp_path, monkeypatch):
         bring(context, path, verifier="math")
     monkeypatch.setattr(importing, "_part", whole)
     bring(context, path, verifier="math")
-    found = context.warehouse.sql("SELECT count(*) AS n, count(DISTINCT trace_id) AS ids FROM traces")
+    found = context.warehouse.sql(
+        "SELECT count(*) AS n, count(DISTINCT trace_id) AS ids FROM traces"
+    )
     assert found.row(0) == (30, 30)
 
 
@@ -160,7 +185,9 @@ def test_a_saved_dataset(context, tmp_path):
     import datasets
 
     datasets.Dataset.from_list([PAIRS]).save_to_disk(str(tmp_path / "saved"))
-    datasets.DatasetDict({"train": datasets.Dataset.from_list([SHAREGPT])}).save_to_disk(str(tmp_path / "parts"))
+    datasets.DatasetDict({"train": datasets.Dataset.from_list([SHAREGPT])}).save_to_disk(
+        str(tmp_path / "parts")
+    )
     assert bring(context, str(tmp_path / "saved"), verifier="math").rows == 1
     assert bring(context, str(tmp_path / "parts")).rows == 1
     assert bring(context, str(tmp_path / "saved"), verifier="math").rows == 0

@@ -54,7 +54,13 @@ def small(sums: str, model: str) -> dict:
                 "traces": ["@harvest", "@solutions"],
                 "after": ["annotate"],
             },
-            "sft": {"do": "sft", "model": model, "corpus": "@cold-start", "batch_size": 8, "checkpoint": {"every": 1}},
+            "sft": {
+                "do": "sft",
+                "model": model,
+                "corpus": "@cold-start",
+                "batch_size": 8,
+                "checkpoint": {"every": 1},
+            },
             "grpo": {
                 "do": "grpo",
                 "model": "@sft",
@@ -111,7 +117,13 @@ def test_kill_in_every_stage_then_the_same_end_then_nothing_to_do(tmp_path, sums
     config["stages"]["grpo"]["rewards"] = {"tests.kills:letters": 1.0}
     path = write(tmp_path, config)
     counts = kills.kill_in_every_stage(path, tmp_path, seed=1)
-    assert min(counts[t] for t in ("traces", "verdicts", "rollouts", "corpora", "models", "evaluations")) > 0
+    assert (
+        min(
+            counts[t]
+            for t in ("traces", "verdicts", "rollouts", "corpora", "models", "evaluations")
+        )
+        > 0
+    )
     last, again = (run(path, tmp_path / "killed") for _ in range(2))
     assert "nothing to do: all 9 stages were done before" in again.stderr
     assert again.stdout == last.stdout  # the table is printed again
@@ -139,7 +151,10 @@ def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):
     config, stages = load_pipeline(write(tmp_path, small(sums, stub_model)))
     with Context(tmp_path / "wh") as context:
         rows = planned(Pipeline(config, stages, context))
-    assert [(r.name, r.state) for r in rows[:2]] == [("problems", "to run"), ("harvest", "waits for problems")]
+    assert [(r.name, r.state) for r in rows[:2]] == [
+        ("problems", "to run"),
+        ("harvest", "waits for problems"),
+    ]
     told = {r.name: (r.size, r.cost) for r in rows}
     assert told["harvest"] == ("6 problems x 2 = 12 traces", "≤ 144 tokens")
     assert told["grpo"] == ("2 rounds of 2 x 2 = 8 rollouts", "≤ 96 tokens")
@@ -150,7 +165,17 @@ def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"harvest": {"do": "generate", "recipe": "r1-zero", "model": "m", "problems": "@later"}}, "needs 'later'"),
+        (
+            {
+                "harvest": {
+                    "do": "generate",
+                    "recipe": "r1-zero",
+                    "model": "m",
+                    "problems": "@later",
+                }
+            },
+            "needs 'later'",
+        ),
         ({"harvest": {"do": "nothing"}}, "do: 'nothing' is none of"),
     ],
 )
@@ -173,9 +198,14 @@ def test_variables_stand_in_every_stage_that_names_them(tmp_path, sums, stub_mod
     config = {**small(sums, "$model"), "vars": {"model": stub_model}}
     stages = {s.name: s.config for s in load_pipeline(write(tmp_path, config))[1]}
     assert (
-        stages["harvest"]["model"] == stages["sft"]["model"] == stages["evaluate"]["models"][0]["model"] == stub_model
+        stages["harvest"]["model"]
+        == stages["sft"]["model"]
+        == stages["evaluate"]["models"][0]["model"]
+        == stub_model
     )
-    other = {s.name: s.config for s in load_pipeline(write(tmp_path, config), ["vars.model=other"])[1]}
+    other = {
+        s.name: s.config for s in load_pipeline(write(tmp_path, config), ["vars.model=other"])[1]
+    }
     assert other["evaluate"]["models"][0]["model"] == "other"
     with pytest.raises(UsageError, match="no variable 'model' in vars; there are none"):
         load_pipeline(write(tmp_path, small(sums, "$model")))
@@ -184,7 +214,15 @@ def test_variables_stand_in_every_stage_that_names_them(tmp_path, sums, stub_mod
 def test_shipped_pipelines_are_valid_and_found_by_name():
     config, stages = load_pipeline("quickstart")
     assert config.name == "quickstart"
-    assert {s.do for s in stages} == {"problems", "generate", "annotate", "filter", "sft", "grpo", "evaluate"}
+    assert {s.do for s in stages} == {
+        "problems",
+        "generate",
+        "annotate",
+        "filter",
+        "sft",
+        "grpo",
+        "evaluate",
+    }
     assert len(config.queries) == 3
 
 
@@ -211,15 +249,37 @@ ONE_STEP = {
         *("stages.harvest.limit=2", "stages.report.traces=2"),
     ],
     "r1-small": [
-        *("stages.rework.rework.where=null", "stages.best.rules=unfiltered", "stages.rejection.limit=2"),
-        *("stages.harvest.limit=2", "stages.harvest.samples=2", "stages.rework.limit=1", "stages.solutions.limit=8"),
-        *(f"stages.{stage}.{key}" for stage in ("reasoning", "r1", "r1-open") for key in ("steps=1", *TWO)),
+        *(
+            "stages.rework.rework.where=null",
+            "stages.best.rules=unfiltered",
+            "stages.rejection.limit=2",
+        ),
+        *(
+            "stages.harvest.limit=2",
+            "stages.harvest.samples=2",
+            "stages.rework.limit=1",
+            "stages.solutions.limit=8",
+        ),
+        *(
+            f"stages.{stage}.{key}"
+            for stage in ("reasoning", "r1", "r1-open")
+            for key in ("steps=1", *TWO)
+        ),
         *("stages.evaluate.limit=2", "stages.evaluate.samples=2"),
     ],
     "distill-small": [
         *("stages.corpus.rules=unfiltered", "stages.samples.limit=2", "stages.samples.samples=2"),
-        *(f"stages.{stage}.{key}" for stage in ("teacher", "student-rl") for key in ("steps=1", *TWO)),
-        *("stages.evaluate.limit=2", "stages.evaluate.samples=2", "stages.solutions.limit=8", "vars.student_steps=1"),
+        *(
+            f"stages.{stage}.{key}"
+            for stage in ("teacher", "student-rl")
+            for key in ("steps=1", *TWO)
+        ),
+        *(
+            "stages.evaluate.limit=2",
+            "stages.evaluate.samples=2",
+            "stages.solutions.limit=8",
+            "vars.student_steps=1",
+        ),
     ],
 }
 
@@ -239,7 +299,9 @@ def test_one_step_of_every_stage_of_the_small_recipes(name, tmp_path):
         assert list(done) == [s.name for s in stages]
         assert all(p.state == "done" for p in planned(line))
         kinds = dict(context.warehouse.sql("SELECT name, kind FROM models").iter_rows())
-        wanted = {s.config.get("name", s.name): s.do for s in stages if s.do in ("base", "sft", "grpo")}
+        wanted = {
+            s.config.get("name", s.name): s.do for s in stages if s.do in ("base", "sft", "grpo")
+        }
         assert wanted.items() <= kinds.items()
         for stage in stages:
             if stage.do in ("base", "sft", "grpo"):
@@ -275,11 +337,20 @@ def loop(rounds: int) -> dict:
                         "samples": "$samples",
                         "seed": "$round",
                     },
-                    "pick": {"do": "filter", "rules": "rejection", "traces": ["@sample"], "after": ["sample"]},
+                    "pick": {
+                        "do": "filter",
+                        "rules": "rejection",
+                        "traces": ["@sample"],
+                        "after": ["sample"],
+                    },
                     "tune": {"do": "sft", "model": "start", "corpus": "@pick"},
                 },
             },
-            "evaluate": {"do": "evaluate", "problems": "@problems", "models": [{"label": "last", "model": "@loop"}]},
+            "evaluate": {
+                "do": "evaluate",
+                "problems": "@problems",
+                "models": [{"label": "last", "model": "@loop"}],
+            },
         },
     }
 

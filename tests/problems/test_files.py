@@ -16,11 +16,15 @@ COLUMNS = {"question": "problem", "reference": "answer", "difficulty": "level"}
 
 
 def load(path, **config):
-    return load_problems({"sources": [{"source": "files", "path": str(path), "verifier": "math"} | config]})
+    return load_problems(
+        {"sources": [{"source": "files", "path": str(path), "verifier": "math"} | config]}
+    )
 
 
 def jsonl(path, *rows):
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
@@ -30,10 +34,17 @@ def test_every_format_gives_the_same_rows(tmp_path):
     table.write_csv(tmp_path / "a.csv")
     table.write_csv(tmp_path / "a.tsv", separator="\t")
     table.write_parquet(tmp_path / "a.parquet")
-    frames = [load(tmp_path / f"a.{kind}", columns=COLUMNS).frame for kind in ("jsonl", "csv", "tsv", "parquet")]
+    frames = [
+        load(tmp_path / f"a.{kind}", columns=COLUMNS).frame
+        for kind in ("jsonl", "csv", "tsv", "parquet")
+    ]
     assert all(frame.equals(frames[0]) for frame in frames)
     first = frames[0].row(0, named=True)
-    assert (first["question"], first["reference"], first["difficulty"]) == ("What is 1 + 2?", "3", 0.25)
+    assert (first["question"], first["reference"], first["difficulty"]) == (
+        "What is 1 + 2?",
+        "3",
+        0.25,
+    )
     assert (first["source"], first["verifier"]) == ("a", "math")
 
 
@@ -54,7 +65,9 @@ def test_values_of_json_become_text(tmp_path):
     assert load(tmp_path / "n.parquet").frame["reference"].to_list() == ["3", None]
 
 
-@pytest.mark.parametrize("bad", ['{"question": "b"', "not json", "[1]", '"text"', "{'question': 'b'}"])
+@pytest.mark.parametrize(
+    "bad", ['{"question": "b"', "not json", "[1]", '"text"', "{'question': 'b'}"]
+)
 def test_a_broken_line_is_named(tmp_path, bad):
     path = jsonl(tmp_path / "a.jsonl", {"question": "a"}, "", bad)
     with pytest.raises(UsageError, match=r"a\.jsonl, line 3"):
@@ -63,7 +76,12 @@ def test_a_broken_line_is_named(tmp_path, bad):
 
 def test_a_row_without_a_question_is_named_or_skipped(tmp_path):
     path = jsonl(
-        tmp_path / "a.jsonl", {"question": "a"}, "", {"question": "  "}, {"question": None}, {"reference": "1"}
+        tmp_path / "a.jsonl",
+        {"question": "a"},
+        "",
+        {"question": "  "},
+        {"question": None},
+        {"reference": "1"},
     )
     with pytest.raises(UsageError, match=r"line 3: no question \(3 such rows\)"):
         load(path)
@@ -110,7 +128,11 @@ def test_directories_and_patterns_mean_their_files_in_order(tmp_path):
     (tmp_path / "readme.txt").write_text("no problems here")
     assert load(tmp_path).frame["question"].to_list() == ["a", "b", "c"]
     assert load(tmp_path / "*.jsonl").frame["question"].to_list() == ["a", "b"]
-    config = {"source": "files", "path": [str(tmp_path / "c.csv"), str(tmp_path / "a.jsonl")], "label": "mine"}
+    config = {
+        "source": "files",
+        "path": [str(tmp_path / "c.csv"), str(tmp_path / "a.jsonl")],
+        "label": "mine",
+    }
     frame, report = load_problems({"sources": [config]})
     assert frame["question"].to_list() == ["c", "a"]
     assert frame["source"].to_list() == ["mine", "mine"]
@@ -118,16 +140,28 @@ def test_directories_and_patterns_mean_their_files_in_order(tmp_path):
 
 
 def test_the_verifier_of_a_row_goes_before_that_of_the_file(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", {"question": "a", "how": "choice"}, {"question": "b", "how": None})
+    path = jsonl(
+        tmp_path / "a.jsonl", {"question": "a", "how": "choice"}, {"question": "b", "how": None}
+    )
     assert load(path, columns={"verifier": "how"}).frame["verifier"].to_list() == ["choice", "math"]
 
 
 @pytest.mark.parametrize(
     "choices",
-    [["2", "3"], '["2", "3"]', {"text": ["2", "3"], "label": ["A", "B"]}, {"B": "3", "A": "2"}, [2, 3]],
+    [
+        ["2", "3"],
+        '["2", "3"]',
+        {"text": ["2", "3"], "label": ["A", "B"]},
+        {"B": "3", "A": "2"},
+        [2, 3],
+    ],
 )
 def test_choices_in_their_many_shapes(tmp_path, choices):
-    path = jsonl(tmp_path / "a.jsonl", {"question": "a", "choices": choices, "reference": 1}, {"question": "b"})
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        {"question": "a", "choices": choices, "reference": 1},
+        {"question": "b"},
+    )
     frame = load(path, reference_is_index=True).frame
     assert frame["choices"].to_list() == [["2", "3"], None]
     assert frame["reference"].to_list() == ["B", None]
@@ -137,12 +171,17 @@ def test_choices_and_indices_that_are_none(tmp_path):
     with pytest.raises(UsageError, match="choices"):
         load(jsonl(tmp_path / "a.jsonl", {"question": "a", "choices": 7}))
     with pytest.raises(UsageError, match="no position"):
-        load(jsonl(tmp_path / "a.jsonl", {"question": "a", "reference": "B"}), reference_is_index=True)
+        load(
+            jsonl(tmp_path / "a.jsonl", {"question": "a", "reference": "B"}),
+            reference_is_index=True,
+        )
 
 
 def test_a_reference_inside_a_solution(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", {"question": "a", "answer": "1 + 2 = 3\n#### 3"})
-    frame = load(path, columns={"reference": "answer", "solution": "answer"}, reference_pattern="#### (.+)").frame
+    frame = load(
+        path, columns={"reference": "answer", "solution": "answer"}, reference_pattern="#### (.+)"
+    ).frame
     assert frame["reference"][0] == "3"
     assert frame["solution"][0].startswith("1 + 2 = 3")
     with pytest.raises(UsageError, match="matches no reference"):
@@ -161,7 +200,11 @@ def test_limit_and_difficulty_that_is_no_number(tmp_path):
 
 
 def test_metadata_that_the_file_gives_is_part_of_the_problem(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", {"question": "a", "metadata": {"n": 1}}, {"question": "a", "metadata": {"n": 2}})
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        {"question": "a", "metadata": {"n": 1}},
+        {"question": "a", "metadata": {"n": 2}},
+    )
     frame = load(path).frame
     assert frame["problem_id"].n_unique() == 2
     assert frame["metadata"].to_list() == ['{"n": 1}', '{"n": 2}']

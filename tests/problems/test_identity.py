@@ -76,7 +76,11 @@ def test_unicode_and_line_ends_are_compared_in_one_form():
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(TEXT, st.none() | TEXT, st.none() | TEXT), min_size=2, max_size=6, unique=True))
+@given(
+    st.lists(
+        st.tuples(TEXT, st.none() | TEXT, st.none() | TEXT), min_size=2, max_size=6, unique=True
+    )
+)
 def test_no_two_contents_share_an_id(rows):
     got = ids(*({"question": "q", "verifier": v, "tests": t, "identity": i} for v, t, i in rows))
     assert len(set(got)) == len(rows)
@@ -84,12 +88,19 @@ def test_no_two_contents_share_an_id(rows):
 
 @settings(deadline=None, max_examples=40)
 @given(
-    st.lists(st.sampled_from(["a", "A ", "a\n", "b", "ｂ", "c", "d", "e"]), min_size=1, max_size=12),
+    st.lists(
+        st.sampled_from(["a", "A ", "a\n", "b", "ｂ", "c", "d", "e"]), min_size=1, max_size=12
+    ),
     st.lists(st.sampled_from([None, TRAIN, HELD_OUT]), min_size=12, max_size=12),
     st.sampled_from([0.0, 0.3, 0.9, 1, 2, 100]),
 )
 def test_a_question_is_in_one_split_only(questions, splits, held_out):
-    rows = frame(*({"question": q, "split": s, "source": "x"} for q, s in zip(questions, splits, strict=False)))
+    rows = frame(
+        *(
+            {"question": q, "split": s, "source": "x"}
+            for q, s in zip(questions, splits, strict=False)
+        )
+    )
     done, _ = add_split(rows, held_out)
     key = pl.col("question").str.normalize("NFKC").str.to_lowercase().str.strip_chars()
     assert done.group_by(key).agg(pl.col("split").n_unique())["split"].max() == 1
@@ -102,7 +113,9 @@ def test_a_share_is_kept_by_each_question_whatever_else_there_is():
     many = frame(*({"question": f"q{i}", "source": "x"} for i in range(3000)))
     whole, _ = add_split(many, 0.2)
     part, _ = add_split(many.reverse().head(1000), 0.2)
-    assert whole.filter(pl.col("split") == HELD_OUT).height == pytest.approx(600, abs=5 * (3000 * 0.2 * 0.8) ** 0.5)
+    assert whole.filter(pl.col("split") == HELD_OUT).height == pytest.approx(
+        600, abs=5 * (3000 * 0.2 * 0.8) ** 0.5
+    )
     both = whole.join(part, on="question")
     assert both.height == 1000
     assert (both["split"] == both["split_right"]).all()
@@ -114,7 +127,10 @@ def test_a_count_is_exact_for_each_source_and_independent_of_order():
     rows = frame(*({"question": f"{s} {i // 2}", "source": s} for s in "ab" for i in range(100)))
     done, moved = add_split(rows, 7)
     held = done.filter(pl.col("split") == HELD_OUT)
-    assert held.group_by("source").agg(pl.col("question").n_unique()).sort("source").rows() == [("a", 7), ("b", 7)]
+    assert held.group_by("source").agg(pl.col("question").n_unique()).sort("source").rows() == [
+        ("a", 7),
+        ("b", 7),
+    ]
     assert moved == 0
     again, _ = add_split(rows.sample(fraction=1, shuffle=True, seed=1), 7)
     assert set(again.filter(pl.col("split") == HELD_OUT)["question"]) == set(held["question"])
@@ -132,7 +148,9 @@ def test_a_named_split_is_kept_unless_the_question_is_held_out_elsewhere():
 
 
 def test_one_problem_asked_in_two_languages_is_one_question():
-    rows = frame(*({"question": q, "same_as": f"q{i}"} for i in range(50) for q in (f"q{i}", f"问{i}")))
+    rows = frame(
+        *({"question": q, "same_as": f"q{i}"} for i in range(50) for q in (f"q{i}", f"问{i}"))
+    )
     done, _ = add_split(rows, 0.5)
     assert done.group_by("same_as").agg(pl.col("split").n_unique())["split"].max() == 1
     assert done["split"].n_unique() == 2

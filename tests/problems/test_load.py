@@ -52,7 +52,10 @@ def test_a_duplicate_that_is_held_out_holds_the_question_out():
 
 
 def test_names_of_splits():
-    rows = [{"question": str(i), "split": s} for i, s in enumerate(["train", "TEST", " validation ", "held_out"])]
+    rows = [
+        {"question": str(i), "split": s}
+        for i, s in enumerate(["train", "TEST", " validation ", "held_out"])
+    ]
     assert load(*rows).frame["split"].to_list() == ["train"] + ["held-out"] * 3
     with pytest.raises(UsageError, match="unknown split 'extra'"):
         load({"question": "a", "split": "extra"})
@@ -68,7 +71,10 @@ def test_ids_do_not_depend_on_order_or_company():
 
 
 def test_the_report_counts_and_tells():
-    rows = [{"question": f"q{i}", "verifier": "math" if i else None, "source": f"s{i % 2}"} for i in range(10)]
+    rows = [
+        {"question": f"q{i}", "verifier": "math" if i else None, "source": f"s{i % 2}"}
+        for i in range(10)
+    ]
     _, report = load(*rows, held_out=2)
     assert (report.train, report.held_out) == (6, 4)
     assert report.without_verifier == 1
@@ -86,7 +92,9 @@ def test_without_any_verifier_a_recipe_that_needs_verdicts_is_refused():
 
 
 def test_rows_become_records():
-    frame, _ = load({"question": "a", "reference": "1", "choices": ["1", "2"]}, {"question": "b"}, held_out=0)
+    frame, _ = load(
+        {"question": "a", "reference": "1", "choices": ["1", "2"]}, {"question": "b"}, held_out=0
+    )
     first, second = from_rows(frame.with_columns(extra=1))
     assert first == Problem("a", "1", problem_id=frame["problem_id"][0], choices=["1", "2"])
     assert second.choices is None

@@ -27,19 +27,25 @@ def test_as_many_distinct_problems_as_asked_for_and_the_same_again():
     assert frame.height == report.loaded == 200
     assert frame["question"].n_unique() == 200
     assert frame.equals(load(size=200, params=SHORT, seed=5).frame)
-    assert set(frame["problem_id"]) != set(load(size=200, params=SHORT, seed=10_000).frame["problem_id"])
+    assert set(frame["problem_id"]) != set(
+        load(size=200, params=SHORT, seed=10_000).frame["problem_id"]
+    )
     more = load(size=300, params=SHORT, seed=5).frame
     assert more["problem_id"].head(200).equals(frame["problem_id"])
 
 
 def test_a_generator_that_has_no_more_gives_what_it_has():
-    frame, _ = load(size=500, params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1})
+    frame, _ = load(
+        size=500, params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
+    )
     assert frame.height <= 200  # two digits and two signs
     assert frame["question"].n_unique() == frame.height
 
 
 def test_rows_carry_what_the_verifier_and_the_trainer_need():
-    frame, report = load(size=5, params={"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1})
+    frame, report = load(
+        size=5, params={"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1}
+    )
     assert report.without_verifier == 0
     for row in frame.iter_rows(named=True):
         metadata = json.loads(row["metadata"])
@@ -48,7 +54,11 @@ def test_rows_carry_what_the_verifier_and_the_trainer_need():
         assert metadata["entry"]["question"].strip() == row["question"]
         assert eval(metadata["entry"]["metadata"]["expression"]) == int(row["reference"])
         assert row["solution"].endswith(f"{row['reference']}.")
-        assert (row["source"], row["verifier"], row["domain"]) == ("procedural/chain_sum", "procedural", "math")
+        assert (row["source"], row["verifier"], row["domain"]) == (
+            "procedural/chain_sum",
+            "procedural",
+            "math",
+        )
         terms = metadata["entry"]["metadata"]["num_terms"]
         assert row["difficulty"] == pytest.approx((terms - 3) / 2)
 
@@ -77,7 +87,10 @@ def every_generator(size: int) -> dict:
     from curate.verify.procedural import ALLOWED
 
     names = sorted(ALLOWED - UNSTABLE)
-    sources = [{"source": "procedural", "dataset": name, "size": size, "languages": ["en", "zh"]} for name in names]
+    sources = [
+        {"source": "procedural", "dataset": name, "size": size, "languages": ["en", "zh"]}
+        for name in names
+    ]
     return {"sources": sources}
 
 
@@ -97,8 +110,12 @@ def test_every_process_makes_the_same_problems():
     for seed in ("1", "2"):
         command = [sys.executable, "-c", code, json.dumps(every_generator(40))]
         env = os.environ | {"PYTHONHASHSEED": seed}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=True)
-        found.append([line for line in done.stdout.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)])
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, timeout=200, check=True
+        )
+        found.append(
+            [line for line in done.stdout.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
+        )
     assert found[0] == found[1]
     assert len(found[0]) > 1000
 
@@ -111,8 +128,12 @@ def test_the_reference_is_right_and_the_unsolved_question_is_wrong():
     problems = from_rows(frame)
     expression = [json.loads(p.metadata)["entry"]["metadata"]["expression"] for p in problems]
     with VerifierPool(workers=1) as pool:
-        right = pool.verify_batch(problems, [f"<think> . </think> <answer> {p.reference} </answer>" for p in problems])
-        echo = pool.verify_batch(problems, [f"<think> . </think> <answer> {e} </answer>" for e in expression])
+        right = pool.verify_batch(
+            problems, [f"<think> . </think> <answer> {p.reference} </answer>" for p in problems]
+        )
+        echo = pool.verify_batch(
+            problems, [f"<think> . </think> <answer> {e} </answer>" for e in expression]
+        )
     assert {v.verdict for v in right} == {"correct"}
     assert {v.verdict for v in echo} == {"wrong"}
 

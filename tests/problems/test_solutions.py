@@ -31,13 +31,19 @@ def true_steps(solution: str) -> list[tuple[str, str]]:
 def value(text: str) -> Fraction:
     """Exact value of an arithmetic expression: numbers become fractions."""
     # The only names are those of CALLS; the text is made by the package itself.
-    exact = re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)", r"F('\1')", text) if not re.search(r"gcd|lcm", text) else text
+    exact = (
+        re.sub(r"(?<![\w.])(\d+(?:\.\d+)?)", r"F('\1')", text)
+        if not re.search(r"gcd|lcm", text)
+        else text
+    )
     return Fraction(eval(exact, {"__builtins__": {}, "F": Fraction, **CALLS}))
 
 
 def entry(dataset: str, seed: int, **params) -> dict:
     made = reasoning_gym.create_dataset(dataset, size=1, seed=seed, **params)[0]
-    return json.loads(json.dumps(made, default=str))  # as it comes back out of the column `metadata`
+    return json.loads(
+        json.dumps(made, default=str)
+    )  # as it comes back out of the column `metadata`
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -58,12 +64,21 @@ def test_every_step_is_true_and_the_last_result_is_the_reference(dataset, langua
 
 def test_a_solution_to_the_letter():
     made = {"answer": "-4", "metadata": {"expression": "4 - 1 - 7"}}
-    assert worked_solution("chain_sum", made) == ("Step by step: 4 - 1 = 3, then 3 - 7 = -4. So the result is -4.")
-    assert worked_solution("chain_sum", made, "zh") == "逐步计算：4 - 1 = 3，然后 3 - 7 = -4。所以结果是 -4。"
+    assert worked_solution("chain_sum", made) == (
+        "Step by step: 4 - 1 = 3, then 3 - 7 = -4. So the result is -4."
+    )
+    assert (
+        worked_solution("chain_sum", made, "zh")
+        == "逐步计算：4 - 1 = 3，然后 3 - 7 = -4。所以结果是 -4。"
+    )
     made = {"answer": "22", "metadata": {"expression": "2 * ( 3 + 4 * 2 )"}}
-    assert "4 * 2 = 8, then 3 + 8 = 11, then 2 * 11 = 22" in worked_solution("basic_arithmetic", made)
+    assert "4 * 2 = 8, then 3 + 8 = 11, then 2 * 11 = 22" in worked_solution(
+        "basic_arithmetic", made
+    )
     made = {"answer": "-9", "metadata": {"expression": "-( 41 / 1 + -32 )"}}
-    assert "41 / 1 = 41, then 41 + (-32) = 9, then -(9) = -9." in worked_solution("basic_arithmetic", made)
+    assert "41 / 1 = 41, then 41 + (-32) = 9, then -(9) = -9." in worked_solution(
+        "basic_arithmetic", made
+    )
     made = {"answer": "171790", "metadata": {"expression": "205 * 838"}}
     assert "164000 + 6150 + 1640 = 171790" in worked_solution("products", made)
 
@@ -72,14 +87,23 @@ def test_a_solution_that_does_not_reach_the_answer_is_none():
     made = {"answer": "5", "metadata": {"expression": "4 - 1 - 7"}}
     assert worked_solution("chain_sum", made) is None
     assert worked_solution("chain_sum", made | {"metadata": {}}) is None
-    assert worked_solution("chain_sum", {"answer": "1", "metadata": {"expression": "1 / 0"}}) is None
-    assert worked_solution("chain_sum", {"answer": "1", "metadata": {"expression": "__import__('os')"}}) is None
+    assert (
+        worked_solution("chain_sum", {"answer": "1", "metadata": {"expression": "1 / 0"}}) is None
+    )
+    assert (
+        worked_solution(
+            "chain_sum", {"answer": "1", "metadata": {"expression": "__import__('os')"}}
+        )
+        is None
+    )
 
 
 def test_a_generator_that_errs_is_found_out():
     wrong = {"answer": "-118", "metadata": {"expression": "-118 + 142 / -( -592 - 143 + -734 )"}}
     assert contradicted("basic_arithmetic", wrong)
-    assert not contradicted("basic_arithmetic", {"answer": "-16", "metadata": {"expression": "-( 2 + 14 )"}})
+    assert not contradicted(
+        "basic_arithmetic", {"answer": "-16", "metadata": {"expression": "-( 2 + 14 )"}}
+    )
     assert not contradicted("maze", {"answer": "3", "metadata": {}})
     assert not contradicted("basic_arithmetic", {"answer": "3", "metadata": {"expression": "1 +"}})
 
@@ -92,7 +116,13 @@ def test_no_solver_or_no_words_is_none():
 
 @pytest.mark.parametrize(
     ("left", "right", "same"),
-    [("7.140", "7.14", True), ("-4", " -4 ", True), ("1/2", "0.5", True), ("4", "5", False), ("x", "x", False)],
+    [
+        ("7.140", "7.14", True),
+        ("-4", " -4 ", True),
+        ("1/2", "0.5", True),
+        ("4", "5", False),
+        ("x", "x", False),
+    ],
 )
 def test_same_number(left, right, same):
     assert same_number(left, right) is same

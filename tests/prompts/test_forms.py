@@ -43,11 +43,21 @@ FORMS = ["r1-zero", "r1", "plain", "r1[<|begin|>|<|end|>]", "r1[[[|]]]"]
         ("so: <think>a</think> <answer>5</answer>", "a", "5", False),
         ("<think>a</think> so <answer>5</answer>", "a", "5", False),
         ("<think>a</think> <answer>5</answer> indeed", "a", "5", False),
-        ("<think>write <answer> tags</think> <answer>5</answer>", "write <answer> tags", "5", False),
+        (
+            "<think>write <answer> tags</think> <answer>5</answer>",
+            "write <answer> tags",
+            "5",
+            False,
+        ),
         ("<think>a</think> <answer>5</answer> User: more?", "a", "5", False),
         # several answers, or an answer where none belongs
         ("<think>a</think> <answer>5</answer> <answer>6</answer>", "a", None, False),
-        ("<think>a</think> <answer>5</answer>\nUser: b\n<think>c</think> <answer>6</answer>", "a", None, False),
+        (
+            "<think>a</think> <answer>5</answer>\nUser: b\n<think>c</think> <answer>6</answer>",
+            "a",
+            None,
+            False,
+        ),
         ("<think>a</think> <answer>5<answer>6</answer></answer>", "a", None, False),
         ("<think>a <answer>5</answer>", "a <answer>5</answer>", None, False),
         ("<think>a <answer>5</answer></think>", "a <answer>5</answer>", None, False),
@@ -117,7 +127,11 @@ def _stripped(text: str) -> str:
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "5", " ", "a"]), max_size=9))
+@given(
+    st.lists(
+        st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "5", " ", "a"]), max_size=9
+    )
+)
 def test_only_one_order_of_tags_is_well_formed(parts):
     tags = [part for part in parts if part.startswith("<")]
     if parse("".join(parts), "r1-zero").well_formed:
@@ -157,7 +171,11 @@ def test_an_opener_at_the_end_of_the_prompt_belongs_to_the_completion():
         ("r1-zero", "<think>", "</think>"),
         ("r1", "<think>", "</think>"),
         ("plain", "", ""),
-        ("r1[<|begin_of_thought|>|<|end_of_thought|>]", "<|begin_of_thought|>", "<|end_of_thought|>"),
+        (
+            "r1[<|begin_of_thought|>|<|end_of_thought|>]",
+            "<|begin_of_thought|>",
+            "<|end_of_thought|>",
+        ),
         ("r1[[[|]]]", "[[", "]]"),
         ("r1[思考：|回答：]", "思考：", "回答："),
     ],
@@ -168,7 +186,9 @@ def test_names_of_forms(name, opening, closing):
     assert Form.of(form) is form
 
 
-@pytest.mark.parametrize("name", ["", "r2", "R1", "r1[]", "r1[a]", "r1[|a]", "r1[a|b|c]", "r1[a|A]", "r1[<t>|<t>x]"])
+@pytest.mark.parametrize(
+    "name", ["", "r2", "R1", "r1[]", "r1[a]", "r1[|a]", "r1[a|b|c]", "r1[a|A]", "r1[<t>|<t>x]"]
+)
 def test_what_is_no_form_is_said_so(name):
     with pytest.raises(UsageError, match="form"):
         Form.of(name)

@@ -58,7 +58,10 @@ def test_one_full_stop_after_the_question(question, turn):
 
 
 def test_worked_examples_are_earlier_turns():
-    examples = [Example("What is 1 + 1?", "<think> 2 </think> <answer> 2 </answer>"), Example("Add 2 and 2", " four")]
+    examples = [
+        Example("What is 1 + 1?", "<think> 2 </think> <answer> 2 </answer>"),
+        Example("Add 2 and 2", " four"),
+    ]
     head = REPORT.removesuffix("User: prompt. Assistant:")
     assert render(load_template("r1-zero"), "Add 3 and 3.", examples) == (
         f"{head}User: What is 1 + 1? Assistant: <think> 2 </think> <answer> 2 </answer>\n"
@@ -81,7 +84,10 @@ def test_chat_gets_the_instructions_once_and_no_marks_of_turns():
     assert talk[0]["content"].endswith("answer here </answer>.\n\nWhat is 1 + 1?")
     assert talk[1]["content"] == "two"
     assert talk[2]["content"] == "Add 3 and 3"
-    assert render(template, "Add 3 and 3", chat=lambda m: f"{len(m)}|{m[-1]['content'][-11:]}") == "1|Add 3 and 3"
+    assert (
+        render(template, "Add 3 and 3", chat=lambda m: f"{len(m)}|{m[-1]['content'][-11:]}")
+        == "1|Add 3 and 3"
+    )
     assert messages(load_template("plain"), " hello ") == [{"role": "user", "content": "hello"}]
 
 
@@ -130,7 +136,12 @@ def test_an_unknown_template_is_named_with_what_there_is(tmp_path):
 
 def test_the_label_names_template_and_examples():
     template, one, two = load_template("r1-zero"), Example("a", "b"), Example("ab", "")
-    labels = {template.label(), template.label([one]), template.label([two]), template.label([one, two])}
+    labels = {
+        template.label(),
+        template.label([one]),
+        template.label([two]),
+        template.label([one, two]),
+    }
     assert len(labels) == 4
     assert template.label() == f"r1-zero@{template.hash}"
     assert template.label([one]).startswith(template.label() + "+1@")
@@ -146,7 +157,9 @@ def test_a_worked_completion_keeps_its_form(form):
 
 def test_worked_completions_to_the_letter():
     assert worked_completion(SUM, "r1-zero") == "<think> 1 + 2 = 3. </think> <answer> 3 </answer>"
-    assert worked_completion(SUM, "r1") == "<think>\n1 + 2 = 3.\n</think>\n\nThe answer is \\boxed{3}."
+    assert (
+        worked_completion(SUM, "r1") == "<think>\n1 + 2 = 3.\n</think>\n\nThe answer is \\boxed{3}."
+    )
     chinese = Problem("一加二？", reference="3", solution="一加二得三。", target_language="zh")
     assert worked_completion(chinese, "r1").endswith("</think>\n\n答案是 \\boxed{3}。")
 

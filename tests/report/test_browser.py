@@ -13,14 +13,21 @@ from tests.report.conftest import HOSTILE
 from tests.report.test_report import page
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    (
+        found
+        for name in ("chromium", "chromium-browser", "google-chrome")
+        if (found := shutil.which(name))
+    ),
+    None,
 )
 
 
 @pytest.fixture
 def opened(hostile):
     """(page, addresses asked for) of the report over the hostile warehouse."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="the package playwright is not installed"
+    )
     if CHROMIUM is None:
         pytest.skip("no Chromium here: tools/browser.py installs Debian's")
     # every hostile trace is in some set: the first one shows at most four of a problem
@@ -47,7 +54,9 @@ def test_nothing_of_a_trace_runs_whatever_is_opened(opened):
         opened.locator("#set").select_option(label=label)
         for button in opened.locator("#list button:visible").all():
             button.click()
-            opened.locator("#pane-a").evaluate("pane => pane.querySelectorAll('details').forEach(d => d.open = true)")
+            opened.locator("#pane-a").evaluate(
+                "pane => pane.querySelectorAll('details').forEach(d => d.open = true)"
+            )
             opened_traces += 1
     assert opened_traces >= 2 * len(HOSTILE)
     assert opened.evaluate("window.pwned === undefined && window.parent.pwned === undefined")
@@ -85,4 +94,7 @@ def test_formulas_are_drawn_and_marks_are_there(opened):
     assert pane.locator("math mfrac").count() > 0
     box = pane.locator("math mfrac").first.bounding_box()
     assert box["height"] > box["width"]  # a fraction stands upright
-    assert pane.locator("mark.foreign").all_inner_texts() == ["我们", "然后"]  # the question is English
+    assert pane.locator("mark.foreign").all_inner_texts() == [
+        "我们",
+        "然后",
+    ]  # the question is English

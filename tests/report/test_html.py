@@ -65,7 +65,8 @@ def test_handlers_addresses_and_styles_are_never_written():
         with pytest.raises(ValueError):
             tag(name)
     assert (
-        tag("p", "<b>", class_='"><i>', hidden=True, lang=None) == '<p class="&quot;&gt;&lt;i&gt;" hidden>&lt;b&gt;</p>'
+        tag("p", "<b>", class_='"><i>', hidden=True, lang=None)
+        == '<p class="&quot;&gt;&lt;i&gt;" hidden>&lt;b&gt;</p>'
     )
     assert join(["a", None, Html("<br>")], "<") == "a<br>&lt;"
 
@@ -90,14 +91,26 @@ def test_money_is_no_formula():
 
 
 def test_marks_lie_on_the_words_they_mean():
-    texts = ["先算 let us see the sum of them 然后 $x^2$ 完成了", "All of this is English, and it is good."]
+    texts = [
+        "先算 let us see the sum of them 然后 $x^2$ 完成了",
+        "All of this is English, and it is good.",
+    ]
     marks = foreign_marks(texts, ["zh", "en"])
     assert [texts[0][m.start : m.end] for m in marks[0]] == ["let us see the sum of them"]
     assert marks[1] == []
     again = "one two three four five six. one two three four five seven"
     assert [again[m.start : m.end] for m in repeated_marks(again)] == ["one two three four five"]
-    assert 'class="foreign repeated"' in render_text("ab", [Mark(0, 2, "foreign", ""), Mark(0, 2, "repeated", "")])
+    assert 'class="foreign repeated"' in render_text(
+        "ab", [Mark(0, 2, "foreign", ""), Mark(0, 2, "repeated", "")]
+    )
 
 
 def test_numbers_for_the_eye():
-    assert [number(v) for v in (None, 3, 12345, 0.5, 1234.5, 2.0)] == ["–", "3", "12,345", "0.500", "1,234", "2"]
+    assert [number(v) for v in (None, 3, 12345, 0.5, 1234.5, 2.0)] == [
+        "–",
+        "3",
+        "12,345",
+        "0.500",
+        "1,234",
+        "2",
+    ]

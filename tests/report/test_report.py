@@ -29,9 +29,15 @@ def test_the_page_loads_nothing_and_has_one_script(hostile):
     names = [name for name, _ in seen.elements]
     assert names.count("script") == 1
     assert names.count("style") == 1
-    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "foreignobject"} & set(names)
+    assert not {"img", "iframe", "object", "embed", "link", "base", "form", "foreignobject"} & set(
+        names
+    )
     for _, attributes in seen.elements:
-        assert not [a for a in attributes if a.startswith("on") or a in ("src", "style", "srcdoc", "xlink:href")]
+        assert not [
+            a
+            for a in attributes
+            if a.startswith("on") or a in ("src", "style", "srcdoc", "xlink:href")
+        ]
         assert attributes.get("href", "#x").startswith("#")
     policy = next(a["content"] for n, a in seen.elements if n == "meta" and a.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
@@ -65,9 +71,17 @@ def test_counts_on_the_edges_are_those_of_the_tables(hostile):
 
 
 def test_curves_are_means_over_the_rollouts_of_a_step(hostile):
-    ids = hostile.sql("SELECT trace_id, verdict, step_count, mixed_language FROM annotated ORDER BY trace_id")
+    ids = hostile.sql(
+        "SELECT trace_id, verdict, step_count, mixed_language FROM annotated ORDER BY trace_id"
+    )
     rows = [
-        {"trace_id": t, "run_id": "run", "policy_step": i % 2, "problem_id": "p", "reward": float(i)}
+        {
+            "trace_id": t,
+            "run_id": "run",
+            "policy_step": i % 2,
+            "problem_id": "p",
+            "reward": float(i),
+        }
         for i, t in enumerate(ids["trace_id"])
     ]
     hostile.write("rollouts", "grpo", rows, key=3)

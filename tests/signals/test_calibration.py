@@ -25,7 +25,10 @@ DATA = Path(__file__).parent / "data"
 
 
 def load(name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (DATA / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def words(language: str, text: str) -> float:
@@ -35,7 +38,8 @@ def words(language: str, text: str) -> float:
     if language == "ja":
         return 0.55 * len(re.findall(r"[\u3040-\u30ff\u3400-\u9fff々]", text))
     return sum(
-        len(word.strip("'’-")) > 1 for word in re.findall(r"(?:[^\W\d_]|[\u0900-\u0963\u064b-\u0652'’-])+", text)
+        len(word.strip("'’-")) > 1
+        for word in re.findall(r"(?:[^\W\d_]|[\u0900-\u0963\u064b-\u0652'’-])+", text)
     )
 
 
@@ -48,12 +52,16 @@ def true_shares(parts: list[list[str]]) -> dict[str, float]:
     return {language: count / total for language, count in counted.items()} if total else {}
 
 
-@pytest.mark.parametrize(("name", "least"), [("languages", 80), ("languages_heldout", 30), ("languages_fresh", 50)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("languages", 80), ("languages_heldout", 30), ("languages_fresh", 50)]
+)
 def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     cases = load(name)
     assert len(cases) >= least
     assert sum(case["mixed"] for case in cases) >= least // 3
-    frame = pl.DataFrame({"completion": ["".join(text for _, text in case["parts"]) for case in cases]})
+    frame = pl.DataFrame(
+        {"completion": ["".join(text for _, text in case["parts"]) for case in cases]}
+    )
     rows = with_macros(annotate_frame(frame)).to_dicts()
     errors = []
     for case, row in zip(cases, rows, strict=True):
@@ -64,7 +72,9 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     precision = right / max(sum(said for _, said in pairs), 1)
     recall = right / sum(truth for truth, _ in pairs)
     mean = sum(errors) / len(errors)
-    print(f"\n{name}: {len(cases)} texts, share error {mean:.4f}, mixed: precision {precision:.3f} recall {recall:.3f}")
+    print(
+        f"\n{name}: {len(cases)} texts, share error {mean:.4f}, mixed: precision {precision:.3f} recall {recall:.3f}"
+    )
     assert mean <= 0.03
     assert precision >= 0.92
     assert recall >= 0.92
@@ -72,13 +82,25 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("readable", 40), ("readable_fresh", 20), ("readable_blind", 20), ("readable_hand3", 50), ("readable_hand4", 40)],
+    [
+        ("readable", 40),
+        ("readable_fresh", 20),
+        ("readable_blind", 20),
+        ("readable_hand3", 50),
+        ("readable_hand4", 40),
+    ],
 )
 def test_readable_on_labelled_traces(name: str, least: int) -> None:
     cases = load(name)
-    columns = {"completion": "text", **{name: name for name in ("question", "target_language", "form")}}
+    columns = {
+        "completion": "text",
+        **{name: name for name in ("question", "target_language", "form")},
+    }
     types = dict.fromkeys(columns, pl.String)
-    frame = pl.DataFrame({c: [case.get(name) for case in cases] for c, name in columns.items()}, schema_overrides=types)
+    frame = pl.DataFrame(
+        {c: [case.get(name) for case in cases] for c, name in columns.items()},
+        schema_overrides=types,
+    )
     said = with_macros(annotate_frame(frame))["readable"].to_list()
     labels = [case["readable"] for case in cases]
     good, bad = labels.count(True), labels.count(False)

@@ -17,7 +17,9 @@ from curate.warehouse.schemas import arrow_schema
 
 def one(completion: str | None, **columns: object) -> dict[str, object]:
     """All signals and macros of one text."""
-    frame = pl.DataFrame({"completion": [completion], **{name: [value] for name, value in columns.items()}})
+    frame = pl.DataFrame(
+        {"completion": [completion], **{name: [value] for name, value in columns.items()}}
+    )
     return with_macros(annotate_frame(frame)).row(0, named=True)
 
 
@@ -26,9 +28,9 @@ def test_every_declared_column_is_measured_by_its_group() -> None:
     measured = annotate_frame(frame)
     assert measured.columns == ["completion", "note", *column_groups()]
     assert set(column_groups().values()) == set(GROUPS)
-    assert [name for name in arrow_schema("signals").names if name not in ("trace_id", "attempt")] == list(
-        column_groups()
-    )
+    assert [
+        name for name in arrow_schema("signals").names if name not in ("trace_id", "attempt")
+    ] == list(column_groups())
     for name, group in GROUPS.items():
         assert annotate_frame(frame, [name]).columns == ["completion", "note", *group.columns]
     assert set(derived_columns()) == {"readable", "mixed_language", "quality"}
@@ -51,14 +53,24 @@ def test_rows_and_order_stay_across_slices() -> None:
 def test_tags_of_each_form() -> None:
     zero = "<think>1 + 1 = 2.</think> <answer>2</answer>"
     signals = one(zero, form="r1-zero", finish_reason="stop")
-    assert (signals["has_think"], signals["well_formed"], signals["has_summary"], signals["truncated"]) == (
+    assert (
+        signals["has_think"],
+        signals["well_formed"],
+        signals["has_summary"],
+        signals["truncated"],
+    ) == (
         True,
         True,
         True,
         False,
     )
     cut = one("<think>1 + 1", form="r1-zero", finish_reason="length")
-    assert (cut["has_think"], cut["well_formed"], cut["has_summary"], cut["truncated"]) == (True, False, False, True)
+    assert (cut["has_think"], cut["well_formed"], cut["has_summary"], cut["truncated"]) == (
+        True,
+        False,
+        False,
+        True,
+    )
     assert one("<think>\n\n</think> <answer>2</answer>", form="r1-zero")["has_think"] is False
     assert one("<think>a</think>", form="r1")["has_summary"] is False
     opened = one("b</think> c", form="r1", prompt="User: a\n<think>\n")
@@ -91,13 +103,20 @@ def test_balance_of_latex_and_brackets() -> None:
 
 def test_broken_and_strange_characters() -> None:
     assert one("abc\ufffd\x07xyz")["broken_share"] == pytest.approx(2 / 8)
-    assert one("x ≤ y, π ≈ 3.14, √2 ∈ ℝ, →, ∑, “quoted” — 中文，日本語、한국어 العربية हिन्दी")["strange_share"] == 0
+    assert (
+        one("x ≤ y, π ≈ 3.14, √2 ∈ ℝ, →, ∑, “quoted” — 中文，日本語、한국어 العربية हिन्दी")[
+            "strange_share"
+        ]
+        == 0
+    )
     assert one("ab ᚠᛇ")["strange_share"] == pytest.approx(2 / 4)
 
 
 def test_token_soup_is_odd() -> None:
     assert one("We add 3 and 4, so the well-known answer isn't 8 (it is 7).")["odd_word_share"] == 0
-    assert one("forEach ektor%%Zusam {}()_nder мaть")["odd_word_share"] == pytest.approx(1, abs=0.26)
+    assert one("forEach ektor%%Zusam {}()_nder мaть")["odd_word_share"] == pytest.approx(
+        1, abs=0.26
+    )
     assert one("sdkfj qwrtp zxcvb hello")["vowelless_share"] == pytest.approx(3 / 4)
 
 
@@ -114,7 +133,9 @@ def test_loops_are_measured_in_characters() -> None:
     assert one("a" * 400)["loop_share"] == pytest.approx(1, abs=30 / 400)
     assert one("我们再算一次。" * 12)["loop_repeats"] == pytest.approx(12)
     # a loop in one text is none in the next
-    frame = annotate_frame(pl.DataFrame({"completion": ["one two three four " * 9, "one two three four five"]}))
+    frame = annotate_frame(
+        pl.DataFrame({"completion": ["one two three four " * 9, "one two three four five"]})
+    )
     assert frame["loop_repeats"].to_list() == [pytest.approx(9), 0.0]
 
 
@@ -132,7 +153,9 @@ def test_n_gram_shares_see_chinese() -> None:
 
 def test_compression_rises_with_repetition() -> None:
     assert one("")["compression"] == 0
-    prose = one("Each bag holds a dozen marbles, and Tom gave away three of them to his sister before lunch.")
+    prose = one(
+        "Each bag holds a dozen marbles, and Tom gave away three of them to his sister before lunch."
+    )
     assert prose["compression"] < 2 < 5 < one("the same again " * 60)["compression"]
 
 
@@ -156,10 +179,22 @@ def test_behaviour_in_english_and_chinese() -> None:
 @pytest.mark.parametrize(
     ("text", "form", "question"),
     [
-        ("<think>3 + 4 = 7. 7 + 5 = 12.</think> <answer>12</answer>", "r1-zero", "What is 3 + 4 + 5?"),
+        (
+            "<think>3 + 4 = 7. 7 + 5 = 12.</think> <answer>12</answer>",
+            "r1-zero",
+            "What is 3 + 4 + 5?",
+        ),
         ("<think>3+4=7</think> <answer>7</answer>", "r1-zero", "计算 3 + 4"),
-        ("<think>先算 3 + 4 = 7，再加 5，得 12。</think> <answer>12</answer>", "r1-zero", "3 + 4 + 5 等于多少？"),
-        (" <think> 1 + 1 + 1 + 1 + 1 = 5. </think> <answer> 5 </answer>", "r1-zero", "What is 1 + 1 + 1 + 1 + 1?"),
+        (
+            "<think>先算 3 + 4 = 7，再加 5，得 12。</think> <answer>12</answer>",
+            "r1-zero",
+            "3 + 4 + 5 等于多少？",
+        ),
+        (
+            " <think> 1 + 1 + 1 + 1 + 1 = 5. </think> <answer> 5 </answer>",
+            "r1-zero",
+            "What is 1 + 1 + 1 + 1 + 1?",
+        ),
         (
             "<think>I add 9 to 4 and get 13.\nI add 2 and get 15.</think> <answer>15</answer>",
             "r1-zero",
@@ -187,9 +222,9 @@ def test_any_text_has_signals_in_their_ranges(text: str, form: str | None) -> No
     for name, value in signals.items():
         if name.endswith("_share") and not name.startswith("top_") and value is not None:
             assert 0 <= value <= 1 + 1e-9, name
-    assert sum(value for name, value in signals.items() if name.startswith("share_")) == pytest.approx(
-        1 if signals["language_words"] else 0
-    )
+    assert sum(
+        value for name, value in signals.items() if name.startswith("share_")
+    ) == pytest.approx(1 if signals["language_words"] else 0)
     assert isinstance(signals["readable"], bool)
     assert 0 <= signals["quality"] <= 1 + 1e-9
 
@@ -239,7 +274,9 @@ def test_shorthand_symbols_markup_and_loose_marks() -> None:
 
 
 def test_switches_of_language_and_clauses_without_a_common_word() -> None:
-    mixed = one("First I add the two numbers, 然后我们再把它们加起来, and then I check the sum, 最后得到结果。")
+    mixed = one(
+        "First I add the two numbers, 然后我们再把它们加起来, and then I check the sum, 最后得到结果。"
+    )
     assert mixed["language_switches"] == 3
     terms = one("我们用 Python 来计算这个问题的答案，再用 GPU 检查一次。")
     assert terms["language_switches"] == 0

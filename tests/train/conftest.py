@@ -24,7 +24,13 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from curate.engines.testing.tiny import make_tiny_model
 
     return make_tiny_model(
-        tmp_path_factory.mktemp("tiny"), hidden=32, layers=2, heads=4, kv_heads=2, scale=0.3, max_len=256
+        tmp_path_factory.mktemp("tiny"),
+        hidden=32,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        scale=0.3,
+        max_len=256,
     )
 
 
@@ -65,7 +71,9 @@ def _exact(model: Any) -> None:
     import torch
 
     def norm(self: Any, x: Any) -> Any:
-        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon))
+        return self.weight * (
+            x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        )
 
     for module in model.modules():
         if type(module).__name__ == "LlamaRMSNorm":

@@ -13,7 +13,12 @@ def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
     kind, _, dies = kind.partition("-")
     if dies:
         die_at(2)
-    compute: dict[str, Any] = {"precision": "fp32", "device": "cpu", "fsdp": fsdp == "1", "micro_batch_tokens": 100}
+    compute: dict[str, Any] = {
+        "precision": "fp32",
+        "device": "cpu",
+        "fsdp": fsdp == "1",
+        "micro_batch_tokens": 100,
+    }
     if kind == "bf16":
         compute["precision"] = "bf16"
     if kind == "lora":
@@ -52,20 +57,32 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
     rows = []
     for i, tokens in enumerate(ragged()):
         n = len(tokens.completion)
-        rows.append(Row(tokens, f"t{i}", i // 4, dice.gauss(0, 1), i != 5, near(n), near(n), near(n)))
-        rows[-1].old, rows[-1].ref = (torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref))
+        rows.append(
+            Row(tokens, f"t{i}", i // 4, dice.gauss(0, 1), i != 5, near(n), near(n), near(n))
+        )
+        rows[-1].old, rows[-1].ref = (
+            torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref)
+        )
     examples = [Example(tokens, 1.0 + i, f"t{i}", 0.5) for i, tokens in enumerate(ragged())]
     found: dict[str, dict[str, Any]] = {}
     for kind in ("grpo", "dr_grpo", "dapo", "sft"):
         if kind == "sft":
             sft_step(policy, examples, world, likelihood)
         else:
-            loss = {"normalisation": kind, "beta": 0.1, "ratio": "sequence" if kind == "dapo" else "token"}
-            grpo_step(policy, rows, GRPOConfig.model_validate({"model": model, "loss": loss}), world, 1)
+            loss = {
+                "normalisation": kind,
+                "beta": 0.1,
+                "ratio": "sequence" if kind == "dapo" else "token",
+            }
+            grpo_step(
+                policy, rows, GRPOConfig.model_validate({"model": model, "loss": loss}), world, 1
+            )
         found[kind] = {}
         for name, parameter in policy.model.named_parameters():
             grad = parameter.grad
-            found[kind][name] = (grad.full_tensor() if hasattr(grad, "full_tensor") else grad).clone()
+            found[kind][name] = (
+                grad.full_tensor() if hasattr(grad, "full_tensor") else grad
+            ).clone()
             parameter.grad = None
     if world.first:
         torch.save(found, Path(folder) / "gradients.pt")
@@ -90,7 +107,13 @@ def sft(model: str, wh: Any, compute: dict[str, Any]) -> None:
     from curate.train.config import SFTConfig
     from curate.train.sft import train_sft
 
-    data = {"model": model, "corpus": "sums", "batch_size": 5, "compute": compute, "checkpoint": {"every": 1}}
+    data = {
+        "model": model,
+        "corpus": "sums",
+        "batch_size": 5,
+        "compute": compute,
+        "checkpoint": {"every": 1},
+    }
     lr = 1e-2 if "lora" in compute else 1e-3
     train_sft(SFTConfig.model_validate(data | {"optim": {"lr": lr}}), wh)
 

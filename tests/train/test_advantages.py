@@ -16,15 +16,21 @@ from curate.train.advantages import group_advantages, zero_variance
 
 def advantages(rewards: list[float], group: list[int], **options: object) -> list[float]:
     # float64, as rewards are stored: a float32 in float64 sums without rounding, and would hide it
-    return group_advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(group), **options).tolist()  # type: ignore[arg-type]
+    return group_advantages(
+        torch.tensor(rewards, dtype=torch.float64), torch.tensor(group), **options
+    ).tolist()  # type: ignore[arg-type]
 
 
 def test_group_scaled_by_hand_with_both_deviations() -> None:
     # mean 0.5, squares 4 * 0.25 = 1: sample deviation sqrt(1/3), population deviation 0.5
     rewards, group = [1.0, 0.0, 1.0, 0.0], [0, 0, 0, 0]
     sample, population = 0.5 / math.sqrt(1 / 3), 1.0
-    assert advantages(rewards, group, ddof=1, epsilon=0) == pytest.approx([sample, -sample, sample, -sample])
-    assert advantages(rewards, group, ddof=0, epsilon=0) == pytest.approx([population, -population] * 2)
+    assert advantages(rewards, group, ddof=1, epsilon=0) == pytest.approx(
+        [sample, -sample, sample, -sample]
+    )
+    assert advantages(rewards, group, ddof=0, epsilon=0) == pytest.approx(
+        [population, -population] * 2
+    )
 
 
 def test_unscaled_is_the_difference_from_the_group_mean() -> None:
@@ -58,13 +64,22 @@ def test_an_unknown_reward_leaves_its_row_out_of_the_group() -> None:
 
 def test_zero_variance_groups_are_named() -> None:
     nan = float("nan")
-    rewards, group = torch.tensor([1.0, 1.0, 0.0, 1.0, nan, 1.0, nan, nan]), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    rewards, group = (
+        torch.tensor([1.0, 1.0, 0.0, 1.0, nan, 1.0, nan, nan]),
+        torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]),
+    )
     assert zero_variance(rewards, group).tolist() == [True, False, True, True]
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=12), st.floats(-5, 5), st.floats(0.5, 4))
-def test_a_group_sums_to_zero_and_ignores_shift_and_scale(rewards: list[float], shift: float, factor: float) -> None:
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=4, max_size=12),
+    st.floats(-5, 5),
+    st.floats(0.5, 4),
+)
+def test_a_group_sums_to_zero_and_ignores_shift_and_scale(
+    rewards: list[float], shift: float, factor: float
+) -> None:
     group = [0] * len(rewards)
     plain = advantages(rewards, group, epsilon=0)
     moved = advantages([r * factor + shift for r in rewards], group, epsilon=0)

@@ -70,7 +70,9 @@ class Receiving(Telling):
         from safetensors.torch import save_file
 
         with TemporaryDirectory() as folder:
-            save_file({k: v.contiguous() for k, v in tensors.items()}, Path(folder) / "model.safetensors")
+            save_file(
+                {k: v.contiguous() for k, v in tensors.items()}, Path(folder) / "model.safetensors"
+            )
             return copy_weights(self.engine.model, Path(folder))
 
 
@@ -92,12 +94,33 @@ def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
     watched(monkeypatch, engine)
     monkeypatch.setattr(grpo, "shares_gpu", lambda *_: True)
     settings = config(tiny_dir, steps=2, evaluation={"every": 1, "samples": 1})
-    result = train_grpo(settings, Warehouse(tmp_path / "a"), engine, Judge(by_chance), PROBLEMS, held_out=PROBLEMS[:1])
-    one = ["generate", "sleep", "train", "wake", "files", "generate"]  # rollouts first, held-out problems last
+    result = train_grpo(
+        settings,
+        Warehouse(tmp_path / "a"),
+        engine,
+        Judge(by_chance),
+        PROBLEMS,
+        held_out=PROBLEMS[:1],
+    )
+    one = [
+        "generate",
+        "sleep",
+        "train",
+        "wake",
+        "files",
+        "generate",
+    ]  # rollouts first, held-out problems last
     assert engine.said == ["files", "generate", *one, *one, "files"]
     monkeypatch.undo()
     awake = Telling(tiny_dir)
-    plain = train_grpo(settings, Warehouse(tmp_path / "b"), awake, Judge(by_chance), PROBLEMS, held_out=PROBLEMS[:1])
+    plain = train_grpo(
+        settings,
+        Warehouse(tmp_path / "b"),
+        awake,
+        Judge(by_chance),
+        PROBLEMS,
+        held_out=PROBLEMS[:1],
+    )
     assert "sleep" not in awake.said
     assert same_weights(result.model_path, plain.model_path)
 
@@ -117,7 +140,11 @@ def test_weights_for_gpus_of_its_own_come_without_files(
     assert wh.sql("SELECT count(DISTINCT model_hash) AS n FROM traces")["n"][0] == 2
     monkeypatch.undo()
     plain = train_grpo(
-        config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), Telling(tiny_dir), Judge(by_chance), PROBLEMS
+        config(tiny_dir, steps=2),
+        Warehouse(tmp_path / "b"),
+        Telling(tiny_dir),
+        Judge(by_chance),
+        PROBLEMS,
     )
     assert same_weights(result.model_path, plain.model_path)
 
@@ -133,7 +160,12 @@ def test_who_shares_a_gpu() -> None:
     cuda, cpu = torch.device("cuda:0"), torch.device("cpu")
     beside = SimpleNamespace(config=EngineConfig(name="vllm"))
     apart = SimpleNamespace(config=EngineConfig(name="vllm", devices=[1]))
-    assert [grpo.shares_gpu(d, e) for d in (cuda, cpu) for e in (beside, apart)] == [True, False, False, False]
+    assert [grpo.shares_gpu(d, e) for d in (cuda, cpu) for e in (beside, apart)] == [
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_sleep_and_wake_reach_vllm_where_it_was_opened_for_them() -> None:

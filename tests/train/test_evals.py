@@ -41,8 +41,12 @@ def pool() -> Iterator[VerifierPool]:
         yield made
 
 
-def evaluated(pool: VerifierPool, problem: Problem, texts: list[str], form: str) -> dict[str, float]:
-    config = GRPOConfig.model_validate({"model": "m", "evaluation": {"every": 1, "samples": len(texts)}})
+def evaluated(
+    pool: VerifierPool, problem: Problem, texts: list[str], form: str
+) -> dict[str, float]:
+    config = GRPOConfig.model_validate(
+        {"model": "m", "evaluation": {"every": 1, "samples": len(texts)}}
+    )
     prompt = lambda problem: problem.question + ("<think>\n" if form == "r1" else "")  # noqa: E731
     return Evaluator(config, Script(texts), pool, [problem], prompt, Letters(), form).run(0)
 
@@ -63,6 +67,11 @@ def test_wrong_answers_vote_together_where_they_are_equal(pool: VerifierPool) ->
 
 
 def test_choices_vote_by_what_they_choose(pool: VerifierPool) -> None:
-    problem = Problem("?", reference="A", choices=["cats", "dogs"], verifier="choice", problem_id="p")
-    texts = [f"<think> . </think> <answer> {answer} </answer>" for answer in ("A", "A", "B", "dogs", "(B) dogs")]
+    problem = Problem(
+        "?", reference="A", choices=["cats", "dogs"], verifier="choice", problem_id="p"
+    )
+    texts = [
+        f"<think> . </think> <answer> {answer} </answer>"
+        for answer in ("A", "A", "B", "dogs", "(B) dogs")
+    ]
     assert evaluated(pool, problem, texts, "r1-zero")["eval_cons@5"] == 0.0

@@ -22,7 +22,10 @@ from curate.warehouse import Warehouse
 from tests.train.conftest import DEVICE
 
 EXACT = {"precision": "fp32", "device": DEVICE}
-PROBLEMS = [Problem(question=f"say {c}", reference=c, verifier="exact", problem_id=f"p{c}") for c in "abcdefgh"]
+PROBLEMS = [
+    Problem(question=f"say {c}", reference=c, verifier="exact", problem_id=f"p{c}")
+    for c in "abcdefgh"
+]
 
 
 class Judge:
@@ -76,7 +79,9 @@ class Counting:
 
 @pytest.fixture
 def engine(tiny_dir: Path) -> Any:
-    return Counting(TransformersEngine(EngineConfig(name="transformers", dtype="float32"), tiny_dir))
+    return Counting(
+        TransformersEngine(EngineConfig(name="transformers", dtype="float32"), tiny_dir)
+    )
 
 
 def config(tiny_dir: Path, **changes: Any) -> GRPOConfig:
@@ -110,7 +115,9 @@ def same_weights(a: Path, b: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_rollouts_are_stored_with_all_that_made_them(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_rollouts_are_stored_with_all_that_made_them(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     wh = Warehouse(tmp_path)
     result = train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
     assert engine.asked == 3 * 4 * 4
@@ -126,7 +133,9 @@ def test_rollouts_are_stored_with_all_that_made_them(tiny_dir: Path, tmp_path: P
     assert ((rows["verdict"] == "correct") == (rows["reward"] == 1.0)).all()
     mean = rows.group_by("policy_step", "problem_id").agg(_mean())
     assert mean["advantage"].abs().max() < 1e-9
-    names = set(wh.sql("SELECT DISTINCT name FROM metrics WHERE run_id = ?", [result.run_id])["name"])
+    names = set(
+        wh.sql("SELECT DISTINCT name FROM metrics WHERE run_id = ?", [result.run_id])["name"]
+    )
     assert names >= {
         "reward",
         "accuracy",
@@ -153,7 +162,9 @@ def test_sampled_logprobs_are_the_trainers(tiny_dir: Path, tmp_path: Path, engin
     for temperature in (1.0, 0.7):
         # Three rounds: the last one samples from weights that have moved, and reached the engine.
         settings = config(tiny_dir, steps=3, sampling={"max_tokens": 8, "temperature": temperature})
-        metrics = train_grpo(settings, Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS).metrics
+        metrics = train_grpo(
+            settings, Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS
+        ).metrics
         assert metrics["mismatch"] < 1e-5
         assert metrics["ratio"] == pytest.approx(1.0)
 
@@ -171,7 +182,11 @@ def killed(at: int) -> Any:
     [
         {"checkpoint": {"every": 2}},
         {"checkpoint": {"every": 2}, "loss": {"beta": 0.1}, "mini_batches": 2, "epochs": 2},
-        {"checkpoint": {"every": 1}, "compute": EXACT | {"lora": {"rank": 4}}, "loss": {"beta": 0.1}},
+        {
+            "checkpoint": {"every": 1},
+            "compute": EXACT | {"lora": {"rank": 4}},
+            "loss": {"beta": 0.1},
+        },
         {"checkpoint": {"every": 0}, "keep_tokens": False, "dynamic_sampling": 1},
         {"checkpoint": {"every": 2}, "loss": {"beta": 0.1, "reference_every": 1}},
     ],
@@ -192,7 +207,9 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     assert engine.asked == asked, "committed rollouts are read back, not sampled again"
     assert same_weights(undisturbed.model_path, result.model_path)
     assert not same_weights(undisturbed.model_path, tiny_dir)
-    query = "SELECT step, name, value FROM metrics WHERE name NOT LIKE '%second%' ORDER BY step, name"
+    query = (
+        "SELECT step, name, value FROM metrics WHERE name NOT LIKE '%second%' ORDER BY step, name"
+    )
     assert whole.sql(query).equals(broken.sql(query))
 
 
@@ -211,7 +228,9 @@ def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
             train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
     result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
     assert not result.skipped
-    assert wh.sql("SELECT run_id FROM models WHERE kind = 'grpo'")["run_id"].to_list() == [result.run_id]
+    assert wh.sql("SELECT run_id FROM models WHERE kind = 'grpo'")["run_id"].to_list() == [
+        result.run_id
+    ]
     assert not (result.model_path.parent / "rollout").exists()
     assert train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS).skipped
 
@@ -232,25 +251,39 @@ def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
     assert engine.asked == 16
 
 
-def test_rollouts_are_judged_in_the_form_they_were_asked_for(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_rollouts_are_judged_in_the_form_they_were_asked_for(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     judge = Judge(by_chance)
     settings = config(tiny_dir, steps=1, form="r1", evaluation={"every": 1, "samples": 1})
     train_grpo(settings, Warehouse(tmp_path), engine, judge, PROBLEMS[:4], held_out=PROBLEMS[4:])
     assert judge.forms == {"r1"}
 
 
-def test_unverifiable_and_equal_rewards_teach_nothing(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_unverifiable_and_equal_rewards_teach_nothing(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     for name, rule in (("u", lambda p, c: "unverifiable"), ("e", lambda p, c: "correct")):
-        result = train_grpo(config(tiny_dir), Warehouse(tmp_path / name), engine, Judge(rule), PROBLEMS)
+        result = train_grpo(
+            config(tiny_dir), Warehouse(tmp_path / name), engine, Judge(rule), PROBLEMS
+        )
         assert same_weights(result.model_path, tiny_dir)
     assert result.metrics["zero_variance"] == 1.0
 
 
-def test_without_kl_leaving_out_zero_advantages_is_the_same(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_without_kl_leaving_out_zero_advantages_is_the_same(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     """A KL weight too small to matter computes every row: the weights agree with the run that leaves rows out."""
-    a = train_grpo(config(tiny_dir, steps=1), Warehouse(tmp_path / "a"), engine, Judge(by_chance), PROBLEMS)
+    a = train_grpo(
+        config(tiny_dir, steps=1), Warehouse(tmp_path / "a"), engine, Judge(by_chance), PROBLEMS
+    )
     b = train_grpo(
-        config(tiny_dir, steps=1, loss={"beta": 1e-12}), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS
+        config(tiny_dir, steps=1, loss={"beta": 1e-12}),
+        Warehouse(tmp_path / "b"),
+        engine,
+        Judge(by_chance),
+        PROBLEMS,
     )
     assert b.metrics["computed"] == 16
     assert a.metrics["loss"] == pytest.approx(b.metrics["loss"], abs=1e-6)
@@ -264,17 +297,29 @@ def test_micro_batches_and_layout_change_no_step(
 ) -> None:
     got = []
     for name, compute in (("a", {}), ("b", {"micro_batch_tokens": limit, "layout": layout})):
-        settings = config(tiny_dir, steps=1, compute=EXACT | compute, loss={"normalisation": "dapo", "beta": 0.1})
-        got.append(train_grpo(settings, Warehouse(tmp_path / name), engine, Judge(by_chance), PROBLEMS).metrics)
+        settings = config(
+            tiny_dir, steps=1, compute=EXACT | compute, loss={"normalisation": "dapo", "beta": 0.1}
+        )
+        got.append(
+            train_grpo(
+                settings, Warehouse(tmp_path / name), engine, Judge(by_chance), PROBLEMS
+            ).metrics
+        )
     for name in ("loss", "grad_norm", "entropy", "kl"):
         assert got[0][name] == pytest.approx(got[1][name], rel=1e-4, abs=1e-7), name
 
 
-def test_dynamic_sampling_replaces_groups_of_equal_rewards(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_dynamic_sampling_replaces_groups_of_equal_rewards(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     wh = Warehouse(tmp_path)
 
     def rule(problem: Problem, text: str) -> str:
-        return by_chance(problem, text) if problem.problem_id in ("pa", "pb", "pc", "pd") else "correct"
+        return (
+            by_chance(problem, text)
+            if problem.problem_id in ("pa", "pb", "pc", "pd")
+            else "correct"
+        )
 
     settings = config(tiny_dir, steps=1, samples=8, dynamic_sampling=3)
     result = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS)
@@ -292,12 +337,18 @@ def test_truncated_traces_can_be_masked(tiny_dir: Path, tmp_path: Path, engine: 
     assert result.metrics["computed"] <= 16 * (1 - result.metrics["truncated"]) + 1e-9
 
 
-def test_evaluation_keeps_the_best_and_stops_when_it_does_not_rise(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_evaluation_keeps_the_best_and_stops_when_it_does_not_rise(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
     settings = config(tiny_dir, steps=9, evaluation={"every": 1, "patience": 2, "samples": 2})
     rule = lambda p, c: "wrong" if p.problem_id == "held" else by_chance(p, c)  # noqa: E731
-    result = train_grpo(settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out)
-    assert result.counts["rounds"] == 2  # the start is the best at 0, and two rounds do not rise above it
+    result = train_grpo(
+        settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out
+    )
+    assert (
+        result.counts["rounds"] == 2
+    )  # the start is the best at 0, and two rounds do not rise above it
     assert result.metrics["eval_pass@1"] == 0.0
     assert result.best_path is None
 
@@ -313,10 +364,14 @@ def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any
         return "correct" if len(asked) == 3 else "wrong"  # the third evaluation: after two rounds
 
     settings = config(tiny_dir, steps=4, evaluation={"every": 1, "samples": 1})
-    result = train_grpo(settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out)
+    result = train_grpo(
+        settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out
+    )
     assert result.best_path is not None
     assert not same_weights(result.best_path, result.model_path)
-    two = train_grpo(config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS)
+    two = train_grpo(
+        config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS
+    )
     assert same_weights(result.best_path, two.model_path)
 
 
@@ -335,22 +390,31 @@ def test_a_gradient_that_is_not_finite_stops_with_step_and_traces(
         return out
 
     monkeypatch.setattr(grpo, "policy_loss", broken)
-    with pytest.raises(CurateError, match=r"the loss of step 2 is not finite; its traces: [0-9a-f]{32}"):
+    with pytest.raises(
+        CurateError, match=r"the loss of step 2 is not finite; its traces: [0-9a-f]{32}"
+    ):
         train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
     monkeypatch.undo()
     assert train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS).resumed_from == 1
 
 
-def test_failed_requests_are_stored_and_teach_nothing(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_failed_requests_are_stored_and_teach_nothing(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
     class Failing(Counting):
         def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
             for n, done in enumerate(super().generate(requests)):
                 yield Completion(done.request_id, "", "error", error="lost") if n % 4 == 0 else done
 
     wh = Warehouse(tmp_path)
-    result = train_grpo(config(tiny_dir, steps=1), wh, Failing(engine.engine), Judge(by_chance), PROBLEMS)
+    result = train_grpo(
+        config(tiny_dir, steps=1), wh, Failing(engine.engine), Judge(by_chance), PROBLEMS
+    )
     assert result.metrics["failed"] == 0.25
-    assert wh.sql("SELECT count(*) AS n FROM rollouts WHERE reward IS NULL AND advantage = 0")["n"][0] == 4
+    assert (
+        wh.sql("SELECT count(*) AS n FROM rollouts WHERE reward IS NULL AND advantage = 0")["n"][0]
+        == 4
+    )
 
 
 def test_bad_input(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
@@ -361,18 +425,28 @@ def test_bad_input(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     with pytest.raises(ValueError, match="extra"):
         config(tiny_dir, learning_rate=1)
     with pytest.raises(UsageError, match="unknown reward"):
-        train_grpo(config(tiny_dir, rewards={"acuracy": 1}), Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS)
+        train_grpo(
+            config(tiny_dir, rewards={"acuracy": 1}),
+            Warehouse(tmp_path),
+            engine,
+            Judge(by_chance),
+            PROBLEMS,
+        )
 
 
 def test_the_stream_of_problems_is_endless_and_repeats_no_problem_in_a_round() -> None:
-    whole = [p.problem_id for start in range(0, 16, 4) for p in problem_stream(PROBLEMS, 0, start, 4)]
+    whole = [
+        p.problem_id for start in range(0, 16, 4) for p in problem_stream(PROBLEMS, 0, start, 4)
+    ]
     assert sorted(whole[:8]) == sorted(whole[8:]) == sorted(p.problem_id for p in PROBLEMS)
     assert whole[:8] != whole[8:]
     shuffled = random.Random(1).sample(PROBLEMS, len(PROBLEMS))
     for start in range(30):
         drawn = problem_stream(PROBLEMS, 0, start, 5)
         assert len({p.problem_id for p in drawn}) == 5
-        assert drawn == problem_stream(shuffled, 0, start, 5), "the order of the input does not matter"
+        assert drawn == problem_stream(shuffled, 0, start, 5), (
+            "the order of the input does not matter"
+        )
 
 
 @pytest.mark.slow

@@ -34,20 +34,26 @@ from tests.train.test_grpo import (
 
 @pytest.fixture
 def engine(tiny_dir: Path) -> Any:
-    return Counting(TransformersEngine(EngineConfig(name="transformers", dtype="float32"), tiny_dir))
+    return Counting(
+        TransformersEngine(EngineConfig(name="transformers", dtype="float32"), tiny_dir)
+    )
 
 
 def rounds(settings: Any, root: Path, engine: Any, rule: Any = by_chance) -> list[dict[str, float]]:
     """The metrics of every round."""
     seen: list[dict[str, float]] = []
-    train_grpo(settings, Warehouse(root), engine, Judge(rule), PROBLEMS, lambda s, t, m: seen.append(m))
+    train_grpo(
+        settings, Warehouse(root), engine, Judge(rule), PROBLEMS, lambda s, t, m: seen.append(m)
+    )
     return seen
 
 
 def test_a_reference_that_follows_leaves_no_kl(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     loss = {"beta": 0.1}
     fixed = rounds(config(tiny_dir, steps=4, loss=loss), tmp_path / "a", engine)
-    moving = rounds(config(tiny_dir, steps=4, loss=loss | {"reference_every": 2}), tmp_path / "b", engine)
+    moving = rounds(
+        config(tiny_dir, steps=4, loss=loss | {"reference_every": 2}), tmp_path / "b", engine
+    )
     assert [m["kl"] > 1e-6 for m in fixed] == [False, True, True, True]
     # replaced after the second round: the third is measured against the policy itself
     assert [m["kl"] > 1e-6 for m in moving] == [False, True, False, True]
@@ -76,7 +82,9 @@ def test_a_sampler_that_differs_is_measured_and_corrected_up_to_a_cap(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     def once(name: str, engine: Any, cap: float | None) -> dict[str, float]:
-        return rounds(config(tiny_dir, steps=1, loss={"sampler_cap": cap}), tmp_path / name, engine)[0]
+        return rounds(
+            config(tiny_dir, steps=1, loss={"sampler_cap": cap}), tmp_path / name, engine
+        )[0]
 
     plain, off = once("plain", engine, 2.0), Shifted(engine.engine)
     capped, free, none = once("capped", off, 2.0), once("free", off, 10.0), once("none", off, None)
@@ -95,7 +103,9 @@ def test_tokens_that_expire(tiny_dir: Path, tmp_path: Path, engine: Any) -> None
     settings = config(tiny_dir, steps=4, keep_tokens=30, checkpoint={"every": 2})
     with pytest.raises(KeyboardInterrupt):
         train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS, killed(4))
-    assert wh.sql("SELECT count(completion_token_ids) + count(logprobs) AS n FROM traces")["n"][0] == 0
+    assert (
+        wh.sql("SELECT count(completion_token_ids) + count(logprobs) AS n FROM traces")["n"][0] == 0
+    )
 
     def kept() -> list[str]:
         return sorted(p.name for p in tmp_path.glob("checkpoints/*/rounds/*.parquet"))
@@ -106,37 +116,51 @@ def test_tokens_that_expire(tiny_dir: Path, tmp_path: Path, engine: Any) -> None
         os.utime(path, times=(time.time() - 31 * 86_400,) * 2)
     other = config(tiny_dir, steps=1, seed=1)
     train_grpo(other, wh, engine, Judge(by_chance), PROBLEMS)
-    assert kept() == names[2:], "older than 30 days, but a rerun goes on from the checkpoint after two rounds"
+    assert kept() == names[2:], (
+        "older than 30 days, but a rerun goes on from the checkpoint after two rounds"
+    )
     result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
     assert result.resumed_from == 2
     assert kept() == names[2:], "the rounds of a finished run stay for their days"
     train_grpo(other.model_copy(update={"seed": 2}), wh, engine, Judge(by_chance), PROBLEMS)
     assert kept() == []
-    in_table = train_grpo(config(tiny_dir, steps=4), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS)
+    in_table = train_grpo(
+        config(tiny_dir, steps=4), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS
+    )
     assert same_weights(result.model_path, in_table.model_path)
 
 
 def test_tokens_can_be_left_out(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     wh = Warehouse(tmp_path)
     train_grpo(config(tiny_dir, keep_tokens=False), wh, engine, Judge(by_chance), PROBLEMS)
-    row = wh.sql("SELECT count(completion_token_ids) AS ids, count(logprobs) AS lp, count(completion) AS c FROM traces")
+    row = wh.sql(
+        "SELECT count(completion_token_ids) AS ids, count(logprobs) AS lp, count(completion) AS c FROM traces"
+    )
     assert row.row(0) == (0, 0, 48)
     assert not list(tmp_path.glob("checkpoints/*/rounds/*"))
 
 
 def test_adapters_reach_the_engine_merged(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     lora = EXACT | {"lora": {"rank": 4, "alpha": 16}}
-    settings = config(tiny_dir, steps=4, compute=lora, optim={"lr": 3e-2, "schedule": "constant", "warmup": 0})
+    settings = config(
+        tiny_dir, steps=4, compute=lora, optim={"lr": 3e-2, "schedule": "constant", "warmup": 0}
+    )
     wh = Warehouse(tmp_path)
     seen: list[dict[str, float]] = []
-    result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS, lambda s, t, m: seen.append(m))
+    result = train_grpo(
+        settings, wh, engine, Judge(by_chance), PROBLEMS, lambda s, t, m: seen.append(m)
+    )
     # The engine's log-probs are those of the policy with its adapters, round after round.
     assert max(m["mismatch"] for m in seen) < 1e-4
     assert wh.sql("SELECT count(DISTINCT model_hash) AS n FROM traces")["n"][0] == 4
     # What is exported is what the engine holds, and it has moved.
     plain = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), tiny_dir)
-    exported = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), result.model_path)
-    ask = [Request(str(i), "say a", i, Sampling(1.0, max_tokens=6, logprobs=True)) for i in range(8)]
+    exported = TransformersEngine(
+        EngineConfig(name="transformers", dtype="float32"), result.model_path
+    )
+    ask = [
+        Request(str(i), "say a", i, Sampling(1.0, max_tokens=6, logprobs=True)) for i in range(8)
+    ]
 
     def sampled(who: Any) -> list[Any]:
         return sorted((c.request_id, c.token_ids) for c in who.generate(ask))
@@ -161,7 +185,9 @@ def test_completions_and_speeds_are_shown(tiny_dir: Path, tmp_path: Path, engine
     for metrics in seen:
         tokens = metrics["rollout_tokens"] / metrics["seconds_rollout"]
         assert metrics["rollout_tokens_per_second"] == pytest.approx(tokens)
-        assert metrics["tokens_per_second"] == pytest.approx(metrics["trained_tokens"] / metrics["seconds_train"])
+        assert metrics["tokens_per_second"] == pytest.approx(
+            metrics["trained_tokens"] / metrics["seconds_train"]
+        )
 
 
 def test_out_of_memory_says_what_to_lower(
@@ -170,8 +196,12 @@ def test_out_of_memory_says_what_to_lower(
     from curate.train.model.policy import Policy
 
     def full(*_: Any, **__: Any) -> Any:
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
+        raise RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
+        )
 
     monkeypatch.setattr(Policy, "logprobs", full)
-    with pytest.raises(CurateError, match=r"out of memory at step 1: lower compute.micro_batch_tokens"):
+    with pytest.raises(
+        CurateError, match=r"out of memory at step 1: lower compute.micro_batch_tokens"
+    ):
         train_grpo(config(tiny_dir), Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS)

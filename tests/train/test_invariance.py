@@ -22,13 +22,20 @@ def policy(tiny_dir: Path) -> Any:
     return policy_of(tiny_dir)
 
 
-def gradients(policy: Any, sequences: list[Sequence_], cuts: list[list[int]], lay: Any, normalisation: str) -> Any:
+def gradients(
+    policy: Any, sequences: list[Sequence_], cuts: list[list[int]], lay: Any, normalisation: str
+) -> Any:
     """Loss and gradients of the clipped objective with KL, where old and reference log-probs are made up."""
     policy.model.zero_grad()
     lengths = torch.tensor([len(s.completion) for s in sequences])
     weights = row_weights(lengths, torch.ones(len(sequences), dtype=torch.bool), normalisation, 16)  # type: ignore[arg-type]
     starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-    old = torch.randn(int(lengths.sum()), generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 0.2
+    old = (
+        torch.randn(
+            int(lengths.sum()), generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
+        * 0.2
+    )
     total = 0.0
     for cut in cuts:
         layout = lay([sequences[i] for i in cut]).to(policy.device)
@@ -37,18 +44,27 @@ def gradients(policy: Any, sequences: list[Sequence_], cuts: list[list[int]], la
         within = torch.cat([torch.arange(int((row == r).sum())) for r in row.unique_consecutive()])
         shift = old[starts[torch.tensor(cut)][row] + within]
         tokens = PolicyTokens(
-            new, row, ADVANTAGES[cut], weights[cut], old=new.detach() - shift, ref=new.detach() + shift
+            new,
+            row,
+            ADVANTAGES[cut],
+            weights[cut],
+            old=new.detach() - shift,
+            ref=new.detach() + shift,
         )
         part = policy_loss(tokens, beta=0.1).loss
         part.backward()
         total += part.item()
-    return total, {n: p.grad.cpu() for n, p in policy.model.named_parameters() if p.grad is not None}
+    return total, {
+        n: p.grad.cpu() for n, p in policy.model.named_parameters() if p.grad is not None
+    }
 
 
 def same(a: Any, b: Any, tolerance: float = 1e-10) -> None:
     assert a[0] == pytest.approx(b[0], abs=tolerance)
     assert a[1].keys() == b[1].keys()
-    assert max(float(g.abs().max()) for g in b[1].values()) > 1e-3, "a test on zero gradients proves nothing"
+    assert max(float(g.abs().max()) for g in b[1].values()) > 1e-3, (
+        "a test on zero gradients proves nothing"
+    )
     for name, gradient in a[1].items():
         assert torch.allclose(gradient, b[1][name], rtol=0, atol=tolerance), name
 
@@ -74,7 +90,9 @@ def test_cutting_and_layout_change_no_gradient(
     policy: Any, sequences: list[Sequence_], cut: str, layout: str, normalisation: str
 ) -> None:
     policy.model.set_attn_implementation("sdpa")
-    plain = gradients(policy, sequences, SINGLE, padded_layout, normalisation)  # one sequence a call: no padding at all
+    plain = gradients(
+        policy, sequences, SINGLE, padded_layout, normalisation
+    )  # one sequence a call: no padding at all
     policy.model.set_attn_implementation("curate_tree" if layout == "tree" else "sdpa")
     same(gradients(policy, sequences, CUTS[cut], LAYOUTS[layout], normalisation), plain)
 
@@ -121,10 +139,14 @@ def test_fused_attention_keeps_each_token_once(
     plain = run(attention.matmul_attention, True)
     for again in (True, False):  # False: as inside a checkpoint, which has hooks of its own
         for one, other in zip(plain, run(attention.sdpa_attention, again), strict=True):
-            assert (one - other).float().norm() <= (1e-5 if dtype == torch.float32 else 2e-2) * one.float().norm()
+            assert (one - other).float().norm() <= (
+                1e-5 if dtype == torch.float32 else 2e-2
+            ) * one.float().norm()
         if again:
             before, after = (sum(column) for column in zip(*sizes, strict=True))
-            assert after < 0.4 * before  # the mask and a number a query: 16 dimensions a head leave that much
+            assert (
+                after < 0.4 * before
+            )  # the mask and a number a query: 16 dimensions a head leave that much
     assert before > 0
 
 
@@ -132,14 +154,17 @@ def test_a_tree_computes_shared_tokens_once(sequences: list[Sequence_]) -> None:
     layout = tree_layout(sequences)
     # the head once, three tails, and each completion without its last token, which predicts nothing
     assert layout.tokens == 12 + (5 + 2 + 9) + sum(len(s.completion) - 1 for s in sequences)
-    assert padded_layout(sequences).tokens == 8 * max(len(s.prompt) + len(s.completion) for s in sequences)
+    assert padded_layout(sequences).tokens == 8 * max(
+        len(s.prompt) + len(s.completion) for s in sequences
+    )
 
 
 @pytest.mark.parametrize(
     "odd",
     [
         [Sequence_([5], [6])],
-        [Sequence_([5, 6, 7], [8])] * 3,  # the same prompt and one-token completions: no segment below the prompt
+        [Sequence_([5, 6, 7], [8])]
+        * 3,  # the same prompt and one-token completions: no segment below the prompt
         [Sequence_([5, 6], [7, 8]), Sequence_([5, 6], [7, 8])],
         [
             Sequence_(list(range(10, 20)), [7, 8]),
@@ -169,7 +194,14 @@ def test_an_empty_prompt_is_refused() -> None:
 def test_gradient_checkpointing_changes_nothing(tiny_dir: Path, sequences: list[Sequence_]) -> None:
     plain = gradients(policy_of(tiny_dir), sequences, CUTS["2x4"], tree_layout, "grpo")
     same(
-        gradients(policy_of(tiny_dir, gradient_checkpointing=True), sequences, CUTS["2x4"], tree_layout, "grpo"), plain
+        gradients(
+            policy_of(tiny_dir, gradient_checkpointing=True),
+            sequences,
+            CUTS["2x4"],
+            tree_layout,
+            "grpo",
+        ),
+        plain,
     )
 
 
@@ -181,7 +213,9 @@ def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[S
     weight = row_weights(torch.tensor([3, 1, 9]), torch.ones(3, dtype=torch.bool))
     new = policy.logprobs(layout)[0].cpu()
     policy_loss(PolicyTokens(new, layout.row.cpu(), advantage, weight)).loss.backward()
-    assert all(float(p.grad.abs().max()) == 0.0 for p in policy.model.parameters() if p.grad is not None)
+    assert all(
+        float(p.grad.abs().max()) == 0.0 for p in policy.model.parameters() if p.grad is not None
+    )
 
 
 def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> None:

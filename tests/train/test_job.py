@@ -22,13 +22,17 @@ from tests.train.test_sft import EXACT, corpus
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp("student"), hidden=16, layers=1, heads=2, kv_heads=1, seed=5)
+    return make_tiny_model(
+        tmp_path_factory.mktemp("student"), hidden=16, layers=1, heads=2, kv_heads=1, seed=5
+    )
 
 
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with another tokenizer."""
-    return make_tiny_model(tmp_path_factory.mktemp("stranger"), hidden=16, layers=1, characters="0123456789 <>/:+.")
+    return make_tiny_model(
+        tmp_path_factory.mktemp("stranger"), hidden=16, layers=1, characters="0123456789 <>/:+."
+    )
 
 
 def problems(folder: Path) -> dict[str, Any]:
@@ -43,7 +47,11 @@ def asked(kind: str, student: Path, teacher: Path, folder: Path) -> dict[str, An
         return common | {"corpus": "sums", "batch_size": 6}
     small = {"template": "plain", "form": "plain", "steps": 1, "prompts": 2, "samples": 2}
     engine = {"name": "transformers", "dtype": "float32"}
-    return common | small | {"problems": problems(folder), "engine": engine, "sampling": {"max_tokens": 4}}
+    return (
+        common
+        | small
+        | {"problems": problems(folder), "engine": engine, "sampling": {"max_tokens": 4}}
+    )
 
 
 @pytest.mark.parametrize("kind", ["sequences", "forward", "reverse", "on-policy"])
@@ -61,7 +69,9 @@ def test_each_way_of_distilling_from_a_config(
         assert (Path(result.model) / "model.safetensors").exists()
         models = wh.sql("SELECT kind, name FROM models ORDER BY kind")
         assert models.filter(pl.col("kind") == "distill")["name"].to_list() == ["distill"]
-        assert models.filter(pl.col("kind") == "base").height == 2, "student and teacher are both known"
+        assert models.filter(pl.col("kind") == "base").height == 2, (
+            "student and teacher are both known"
+        )
         if kind == "on-policy":
             assert result.facts["run_id"]
             kl = wh.sql("SELECT value FROM metrics WHERE name = 'kl'")["value"]
@@ -78,7 +88,12 @@ def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
     with Context(Warehouse(tmp_path)) as context:
         for kind in ("forward", "on-policy"):
             with pytest.raises(UsageError, match="teacher: missing"):
-                jobs.run("distill", {"model": str(student), "kind": kind, "corpus": "x"}, context, "distill")
+                jobs.run(
+                    "distill",
+                    {"model": str(student), "kind": kind, "corpus": "x"},
+                    context,
+                    "distill",
+                )
 
 
 @pytest.mark.parametrize(
@@ -86,10 +101,16 @@ def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
     [
         ("sft model={tiny}", "corpus: missing"),
         ("sft model={tiny} corpus=none", "no corpora called 'none'"),
-        ("sft model={tiny} corpus=sums learning_rate=1", "learning_rate: no such key; there are batch_size"),
+        (
+            "sft model={tiny} corpus=sums learning_rate=1",
+            "learning_rate: no such key; there are batch_size",
+        ),
         ("sft model=/no/where corpus=sums", "/no/where"),
         ("sft model={tiny} corpus=empty", "the corpus is empty"),
-        ("sft model={tiny} corpus=sums max_length=30 too_long=fail", "tokens, more than max_length=30"),
+        (
+            "sft model={tiny} corpus=sums max_length=30 too_long=fail",
+            "tokens, more than max_length=30",
+        ),
         ("sft model={tiny} corpus=sums max_length=4", "all 12 rows are longer than max_length=4"),
         ("sft model={tiny} corpus=sums trackers=[wandb]", "wandb is not installed"),
         ("distill model={tiny} teacher={stranger} corpus=sums", "do not share a tokenizer"),
@@ -100,8 +121,14 @@ def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
         ("distill model={tiny} teacher={tiny} kind=on-policy", "problems: missing"),
         ("grpo model={tiny}", "problems: missing"),
         ("grpo model={tiny} problems=none", "none"),
-        ("grpo model={tiny} problems=none prompts=3 mini_batches=2", "prompts (3) must be a multiple of mini_batches"),
-        ("grpo model={tiny} problems=none samples=1", "samples: Input should be greater than or equal to 2"),
+        (
+            "grpo model={tiny} problems=none prompts=3 mini_batches=2",
+            "prompts (3) must be a multiple of mini_batches",
+        ),
+        (
+            "grpo model={tiny} problems=none samples=1",
+            "samples: Input should be greater than or equal to 2",
+        ),
         ("grpo model={tiny} problems=none loss.kl=k4", "loss.kl"),
     ],
 )
@@ -135,10 +162,21 @@ def test_bad_input_on_the_command_line_is_one_message(
 @pytest.mark.slow
 def test_sft_as_a_process_shows_an_example_with_its_mask(tiny_dir: Path, tmp_path: Path) -> None:
     corpus(Warehouse(tmp_path))
-    command = [sys.executable, "-m", "curate.cli", "train", "sft", "-w", str(tmp_path), f"model={tiny_dir}"]
+    command = [
+        sys.executable,
+        "-m",
+        "curate.cli",
+        "train",
+        "sft",
+        "-w",
+        str(tmp_path),
+        f"model={tiny_dir}",
+    ]
     options = ["corpus=sums", "compute.device=cpu", "compute.precision=fp32"]
     root = Path(__file__).parents[2]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=root, timeout=240)
+    done = subprocess.run(
+        [*command, *options], capture_output=True, text=True, cwd=root, timeout=240
+    )
     assert done.returncode == 0, done.stderr
     assert "Assistant:⟦ <think> one more </think> <answer> 1 </answer><eos>⟧" in done.stderr
     assert done.stdout.startswith("1 steps on 12 examples")

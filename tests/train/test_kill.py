@@ -22,11 +22,15 @@ def run(model: Path, warehouse: Path, at: str) -> int:
     root = Path(__file__).parents[2]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", CODE, str(model), str(warehouse), at]
-    return subprocess.run(command, cwd=root, env=environment, capture_output=True, timeout=240).returncode
+    return subprocess.run(
+        command, cwd=root, env=environment, capture_output=True, timeout=240
+    ).returncode
 
 
 @pytest.mark.slow
-def test_sigkill_and_going_on_in_another_process_end_in_the_same_weights(tiny_dir: Path, tmp_path: Path) -> None:
+def test_sigkill_and_going_on_in_another_process_end_in_the_same_weights(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
     assert run(tiny_dir, tmp_path / "whole", "never") == 0
     for at in ("step:1", "sample:2", "step:3"):
         assert run(tiny_dir, tmp_path / "broken", at) == -signal.SIGKILL

@@ -29,20 +29,50 @@ def pipeline(folder: Path, model: Path, sums: str, **grpo: Any) -> Path:
         "name": "ranks",
         "engine": {"name": "transformers", "dtype": "float32"},
         "stages": {
-            "problems": {"do": "problems", "sources": [{"source": "files", "path": sums, "verifier": "math"}]},
+            "problems": {
+                "do": "problems",
+                "sources": [{"source": "files", "path": sums, "verifier": "math"}],
+            },
             "solutions": {
                 **{"do": "generate", "recipe": "cold-start", "source": "solutions", "limit": 8},
                 **{"problems": "@problems", "template": "plain"},
             },
-            "corpus": {"do": "filter", "rules": "unfiltered", "traces": ["@solutions"], "template": "plain"},
+            "corpus": {
+                "do": "filter",
+                "rules": "unfiltered",
+                "traces": ["@solutions"],
+                "template": "plain",
+            },
             "sft": {
-                **{"do": "sft", "model": str(model), "corpus": "@corpus", "batch_size": 4, "compute": compute},
+                **{
+                    "do": "sft",
+                    "model": str(model),
+                    "corpus": "@corpus",
+                    "batch_size": 4,
+                    "compute": compute,
+                },
                 **{"processes": 2},
             },
             "grpo": {
-                **{"do": "grpo", "model": "@sft", "problems": "@problems", "template": "plain", "form": "plain"},
-                **{"steps": 1, "prompts": 2, "samples": 4, "sampling": {"max_tokens": 8}, "compute": compute},
-                **{"rewards": {"tests.train.test_launch:letters": 1.0}, "processes": 2, "optim": {"lr": 1e-3}},
+                **{
+                    "do": "grpo",
+                    "model": "@sft",
+                    "problems": "@problems",
+                    "template": "plain",
+                    "form": "plain",
+                },
+                **{
+                    "steps": 1,
+                    "prompts": 2,
+                    "samples": 4,
+                    "sampling": {"max_tokens": 8},
+                    "compute": compute,
+                },
+                **{
+                    "rewards": {"tests.train.test_launch:letters": 1.0},
+                    "processes": 2,
+                    "optim": {"lr": 1e-3},
+                },
                 **grpo,
             },
         },
@@ -77,10 +107,15 @@ def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
             line = Pipeline(config, stages, context)
             if not overrides:
                 sizes = [p.size for p in planned(line)][3:]
-                assert sizes == ["1 epochs of what is kept, 2 processes", "1 rounds of 2 x 4 = 8 rollouts, 2 processes"]
+                assert sizes == [
+                    "1 epochs of what is kept, 2 processes",
+                    "1 rounds of 2 x 4 = 8 rollouts, 2 processes",
+                ]
             done = line.run()
             wh = context.warehouse
-            losses = wh.sql("SELECT step, value FROM metrics WHERE name = 'loss' ORDER BY ALL")["value"].to_list()
+            losses = wh.sql("SELECT step, value FROM metrics WHERE name = 'loss' ORDER BY ALL")[
+                "value"
+            ].to_list()
             outcomes.append((done["sft"].facts["run_id"], losses))
             texts = wh.sql(
                 "SELECT count(*) AS n, max(abs(advantage)) AS most FROM traces JOIN rollouts USING (trace_id)"
@@ -101,7 +136,9 @@ def test_a_rank_that_fails_is_one_message_and_ranks_die_with_who_started_them(
     tiny_dir: Path, tmp_path: Path, sums: str, calm: None
 ) -> None:
     with pytest.raises(CurateError, match="stage x: training by 2 processes ended with 1"):
-        module.launch("sft", {"model": str(tiny_dir), "corpus": "no-such"}, tmp_path / "wh", 2, "stage x")
+        module.launch(
+            "sft", {"model": str(tiny_dir), "corpus": "no-such"}, tmp_path / "wh", 2, "stage x"
+        )
     path = pipeline(tmp_path, tiny_dir, sums, steps=1000, show_every=0)
     command = [sys.executable, "-m", "curate.cli", "run", str(path), "-w", str(tmp_path / "killed")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -139,7 +176,9 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
         module.launch("sft", {}, tmp_path, 8, "stage sft")
 
 
-@pytest.mark.parametrize(("stage", "value"), [("problems", 2), ("sft", 0), ("sft", "two"), ("sft", True)])
+@pytest.mark.parametrize(
+    ("stage", "value"), [("problems", 2), ("sft", 0), ("sft", "two"), ("sft", True)]
+)
 def test_processes_are_a_number_and_for_training(
     tmp_path: Path, tiny_dir: Path, sums: str, stage: str, value: Any
 ) -> None:

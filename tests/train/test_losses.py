@@ -30,7 +30,9 @@ def one_token(new: float, old: float, advantage: float, **options: Any) -> tuple
     log_prob = t([new]).requires_grad_()
     extra = {k: t([v]) for k, v in options.items() if k in ("ref", "sampler")}
     rest = {k: v for k, v in options.items() if k not in ("ref", "sampler")}
-    tokens = PolicyTokens(log_prob, torch.tensor([0]), t([advantage]), t([1.0]), old=t([old]), **extra)
+    tokens = PolicyTokens(
+        log_prob, torch.tensor([0]), t([advantage]), t([1.0]), old=t([old]), **extra
+    )
     loss = policy_loss(tokens, **rest).loss
     loss.backward()
     return loss.item(), log_prob.grad.item()
@@ -43,18 +45,25 @@ def test_ratio_inside_the_clip_range() -> None:
 
 
 def test_clip_cuts_the_gradient_only_on_the_side_that_would_gain() -> None:
-    high, low = (math.log(0.75), math.log(0.5)), (math.log(0.25), math.log(0.5))  # ratios 1.5 and 0.5
+    high, low = (
+        (math.log(0.75), math.log(0.5)),
+        (math.log(0.25), math.log(0.5)),
+    )  # ratios 1.5 and 0.5
     assert one_token(*high, 1.0) == pytest.approx((-1.2, 0.0))
     assert one_token(*high, -1.0) == pytest.approx((1.5, 1.5))
     assert one_token(*low, -1.0) == pytest.approx((0.8, 0.0))
     assert one_token(*low, 1.0) == pytest.approx((-0.5, -0.5))
-    assert one_token(*high, 1.0, clip_high=0.6) == pytest.approx((-1.5, -1.5))  # clip-higher lets it through
+    assert one_token(*high, 1.0, clip_high=0.6) == pytest.approx(
+        (-1.5, -1.5)
+    )  # clip-higher lets it through
     assert one_token(*high, 1.0, clip_high=0.28) == pytest.approx((-1.28, 0.0))
 
 
 def test_clip_fractions_are_counted_by_side() -> None:
     new = t([math.log(1.5), math.log(0.5), math.log(1.5), 0.0])
-    tokens = PolicyTokens(new, torch.tensor([0, 1, 1, 0]), t([1.0, -1.0]), t([0.5, 0.5]), old=t([0.0] * 4))
+    tokens = PolicyTokens(
+        new, torch.tensor([0, 1, 1, 0]), t([1.0, -1.0]), t([0.5, 0.5]), old=t([0.0] * 4)
+    )
     sums = policy_loss(tokens).sums
     assert (sums["clip_high"], sums["clip_low"], sums["tokens"]) == (1, 1, 4)
 
@@ -75,7 +84,9 @@ def test_kl_estimators_by_hand() -> None:
 def test_kl_gradients(kind: str, gradient: float) -> None:
     loss, grad = one_token(math.log(0.5), math.log(0.5), 0.0, ref=math.log(0.25), beta=0.1, kl=kind)
     assert grad == pytest.approx(0.1 * gradient)
-    assert loss == pytest.approx(0.1 * kl_estimate(t([math.log(0.5)]), t([math.log(0.25)]), kind).item())  # type: ignore[arg-type]
+    assert loss == pytest.approx(
+        0.1 * kl_estimate(t([math.log(0.5)]), t([math.log(0.25)]), kind).item()
+    )  # type: ignore[arg-type]
 
 
 def test_the_expected_gradient_of_each_estimator_is_that_of_the_kl() -> None:
@@ -149,14 +160,18 @@ def test_sampler_correction_is_capped_and_carries_no_gradient() -> None:
     assert (loss, grad) == pytest.approx((-1.25, -1.25))
     loss, grad = one_token(old, old, 1.0, sampler=math.log(0.1), sampler_cap=2.0)  # 5, capped
     assert (loss, grad) == pytest.approx((-2.0, -2.0))
-    assert one_token(old, old, 1.0, sampler=math.log(0.1)) == pytest.approx((-1.0, -1.0))  # reported, not corrected
+    assert one_token(old, old, 1.0, sampler=math.log(0.1)) == pytest.approx(
+        (-1.0, -1.0)
+    )  # reported, not corrected
 
 
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])
 @pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
 def test_rows_of_weight_zero_get_exactly_zero_gradient(bad: float, kl: Any) -> None:
     new = t([bad, -2.0, -1.5, -0.5, -1.0]).requires_grad_()
-    out = two_rows(new, weight=t([0.0, 1 / 3]), beta=0.1, kl=kl, ref=t([-1.1, bad, -1.4, -0.6, -1.2]))
+    out = two_rows(
+        new, weight=t([0.0, 1 / 3]), beta=0.1, kl=kl, ref=t([-1.1, bad, -1.4, -0.6, -1.2])
+    )
     out.loss.backward()
     assert math.isfinite(float(out.loss))
     assert new.grad[:2].tolist() == [0.0, 0.0]

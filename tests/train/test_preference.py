@@ -17,7 +17,9 @@ from curate.train import job as jobs
 from curate.verify.models import preference
 from curate.warehouse import Warehouse
 
-JUDGE = "tests.verify.models.test_preference:Longer"  # a script, no model: it prefers the longer answer
+JUDGE = (
+    "tests.verify.models.test_preference:Longer"  # a script, no model: it prefers the longer answer
+)
 
 
 def data(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
@@ -27,7 +29,14 @@ def data(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     judge = {"model": str(model), "engine": {"name": JUDGE}} | options
     return {
-        **{"model": str(model), "template": "plain", "form": "plain", "steps": 2, "prompts": 4, "samples": 4},
+        **{
+            "model": str(model),
+            "template": "plain",
+            "form": "plain",
+            "steps": 2,
+            "prompts": 4,
+            "samples": 4,
+        },
         "problems": {"sources": [{"source": "files", "path": str(path)}], "held_out": 0},
         "rewards": {"accuracy": 1.0, "preference": {"weight": 1.0, "options": judge}},
         "sampling": {"max_tokens": 12, "stop": list("aeiou")},
@@ -61,7 +70,9 @@ def test_open_questions_are_learnt_from_by_preference_beside_problems_with_rules
     assert not preference._engines, "the judge gave its memory back"
 
 
-def test_a_judge_that_is_named_wrongly_is_told_before_anything_is_sampled(tiny_dir: Path, tmp_path: Path) -> None:
+def test_a_judge_that_is_named_wrongly_is_told_before_anything_is_sampled(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
     with Context(Warehouse(tmp_path / "wh")) as context:
         with pytest.raises(UsageError, match=r"rewards: preference: .*'temper'"):
             jobs.run_grpo(data(tiny_dir, tmp_path, temper=1), context, "grpo")

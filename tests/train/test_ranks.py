@@ -29,14 +29,27 @@ def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code
     root = Path(__file__).parents[2]
     processes = []
     for rank in range(ranks):
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        place = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": ranks,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         environment = (
-            os.environ | {k: str(v) for k, v in place.items()} | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
+            os.environ
+            | {k: str(v) for k, v in place.items()}
+            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
         )
         command = [sys.executable, "-c", CODE, kind, str(model), str(warehouse), str(int(fsdp))]
         processes.append(
             subprocess.Popen(
-                command, env=environment, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+                command,
+                env=environment,
+                cwd=root,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
             )
         )
     try:
@@ -72,7 +85,14 @@ def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "fsdp"),
-    [("sft", False), ("sft", True), ("grpo", False), ("grpo", True), ("lora", True), ("bf16", True)],
+    [
+        ("sft", False),
+        ("sft", True),
+        ("grpo", False),
+        ("grpo", True),
+        ("lora", True),
+        ("bf16", True),
+    ],
 )
 def test_two_ranks_train_as_one(
     tiny_dir: Path, tmp_path: Path, alone: Callable[[str], Any], kind: str, fsdp: bool
@@ -98,10 +118,16 @@ def test_gradients_of_two_ranks_are_those_of_one_in_float64(tiny_dir: Path, tmp_
     for ranks, losses in found.items():
         for loss, gradients in losses.items():
             assert gradients.keys() == one[loss].keys()
-            assert max(float(g.abs().max()) for g in one[loss].values()) > 1e-3, "zeros would prove nothing"
+            assert max(float(g.abs().max()) for g in one[loss].values()) > 1e-3, (
+                "zeros would prove nothing"
+            )
             for name, gradient in gradients.items():
                 assert gradient.dtype == torch.float64
-                assert torch.allclose(gradient, one[loss][name], rtol=0, atol=1e-10), (ranks, loss, name)
+                assert torch.allclose(gradient, one[loss][name], rtol=0, atol=1e-10), (
+                    ranks,
+                    loss,
+                    name,
+                )
 
 
 def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5) -> None:
@@ -132,7 +158,9 @@ def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
     assert "optimizer" not in torch.load(step / "trainer.pt", weights_only=False)
     if kind == "sft":
         moments = 2 * sum(4 * v.numel() for v in weights_of(step / "model").values())
-        assert sum(shards.values()) < 2 * moments, "no moment is written twice (headings take room too)"
+        assert sum(shards.values()) < 2 * moments, (
+            "no moment is written twice (headings take room too)"
+        )
     launch(ranks, kind, tiny_dir, wh.root, True)
     same_run(outcome(wh), alone(kind))
 
@@ -144,18 +172,54 @@ def test_torchrun_of_the_command_line(tiny_dir: Path, tmp_path: Path) -> None:
     wh = Warehouse(tmp_path / "wh")
     corpus(wh)
     problems = tmp_path / "problems.jsonl"
-    problems.write_text("".join(f'{{"question": "say {c}", "reference": "{c}"}}\n' for c in "abcdefgh"))
+    problems.write_text(
+        "".join(f'{{"question": "say {c}", "reference": "{c}"}}\n' for c in "abcdefgh")
+    )
     compute = ["compute.precision=fp32", "compute.device=cpu"]
-    source = f"problems={{sources: [{{source: files, path: {problems}, verifier: exact}}], held_out: 2}}"
-    small = ["template=plain", "form=plain", "steps=2", "prompts=2", "samples=2", "sampling.max_tokens=4"]
+    source = (
+        f"problems={{sources: [{{source: files, path: {problems}, verifier: exact}}], held_out: 2}}"
+    )
+    small = [
+        "template=plain",
+        "form=plain",
+        "steps=2",
+        "prompts=2",
+        "samples=2",
+        "sampling.max_tokens=4",
+    ]
     engine = ["engine.name=transformers", "engine.dtype=float32", "rewards={accuracy: 1.0}"]
     runs = {"sft": ["corpus=sums", "batch_size=4"], "grpo": [source, *small, *engine]}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root), "CUDA_VISIBLE_DEVICES": ""}
-    starter = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(root),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    starter = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     for kind, options in runs.items():
-        command = [*starter, "-m", "curate.cli", "train", kind, "-w", str(wh.root), f"model={tiny_dir}"]
+        command = [
+            *starter,
+            "-m",
+            "curate.cli",
+            "train",
+            kind,
+            "-w",
+            str(wh.root),
+            f"model={tiny_dir}",
+        ]
         done = subprocess.run(
-            [*command, *options, *compute], cwd=root, env=environment, capture_output=True, text=True, timeout=240
+            [*command, *options, *compute],
+            cwd=root,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("model: ") == 1
@@ -164,7 +228,17 @@ def test_torchrun_of_the_command_line(tiny_dir: Path, tmp_path: Path) -> None:
     assert sorted(wh.sql("SELECT kind FROM models")["kind"]) == ["base", "grpo", "sft"]
     assert wh.sql("SELECT count(*) AS n FROM traces")["n"][0] == 2 * 2 * 2
     wrong = subprocess.run(
-        [*starter, "-m", "curate.cli", "train", "sft", "-w", str(wh.root), f"model={tiny_dir}", "corpus=none"],
+        [
+            *starter,
+            "-m",
+            "curate.cli",
+            "train",
+            "sft",
+            "-w",
+            str(wh.root),
+            f"model={tiny_dir}",
+            "corpus=none",
+        ],
         cwd=root,
         env=environment,
         capture_output=True,

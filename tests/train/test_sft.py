@@ -39,7 +39,13 @@ def corpus(wh: Warehouse, name: str = "sums", n: int = 12, **columns: Any) -> An
 
 
 def config(tiny_dir: Path, **changes: Any) -> SFTConfig:
-    data = {"model": str(tiny_dir), "corpus": "sums", "batch_size": 4, "compute": EXACT, "optim": {"lr": 1e-2}}
+    data = {
+        "model": str(tiny_dir),
+        "corpus": "sums",
+        "batch_size": 4,
+        "compute": EXACT,
+        "optim": {"lr": 1e-2},
+    }
     return SFTConfig.model_validate(data | changes)
 
 
@@ -49,16 +55,21 @@ def test_loss_falls_and_the_model_loads_as_it_is(tiny_dir: Path, tmp_path: Path)
     wh = Warehouse(tmp_path)
     corpus(wh)
     seen: list[tuple[int, int, float]] = []
-    result = train_sft(config(tiny_dir, epochs=15), wh, lambda s, t, m: seen.append((s, t, m["loss"])))
+    result = train_sft(
+        config(tiny_dir, epochs=15), wh, lambda s, t, m: seen.append((s, t, m["loss"]))
+    )
     assert [s for s, _, _ in seen] == list(range(1, 46))
     assert seen[-1][2] < 0.3 * seen[0][2]
     model = AutoModelForCausalLM.from_pretrained(result.model_path)
     tokenizer = AutoTokenizer.from_pretrained(result.model_path)
     text = " <think> one more </think> <answer> 4 </answer>"
-    ids = torch.tensor([[*tokenizer.encode("User: 3 + 1. Assistant:" + text), tokenizer.eos_token_id]])
+    ids = torch.tensor(
+        [[*tokenizer.encode("User: 3 + 1. Assistant:" + text), tokenizer.eos_token_id]]
+    )
     assert model(ids, labels=ids).loss < 3
     metrics = wh.sql(
-        "SELECT step, value FROM metrics WHERE run_id = ? AND name = 'loss' ORDER BY step", [result.run_id]
+        "SELECT step, value FROM metrics WHERE run_id = ? AND name = 'loss' ORDER BY step",
+        [result.run_id],
     )
     assert metrics["value"].to_list() == pytest.approx([loss for _, _, loss in seen])
     row = wh.sql("SELECT kind, step, run_id, path FROM models").row(0, named=True)
@@ -67,7 +78,9 @@ def test_loss_falls_and_the_model_loads_as_it_is(tiny_dir: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("micro", [1280, 100, 1])
-def test_the_loss_of_a_step_is_the_mean_over_completion_tokens(tiny_dir: Path, tmp_path: Path, micro: int) -> None:
+def test_the_loss_of_a_step_is_the_mean_over_completion_tokens(
+    tiny_dir: Path, tmp_path: Path, micro: int
+) -> None:
     """Against transformers itself, with labels that leave the prompt out and end with the end token.
 
     The examples of a batch go through the model at once, in twos or threes, or one by one.
@@ -80,8 +93,15 @@ def test_the_loss_of_a_step_is_the_mean_over_completion_tokens(tiny_dir: Path, t
     wh = Warehouse(tmp_path)
     corpus(wh, n=4, completion=completion)
     steps: list[dict[str, float]] = []
-    train_sft(config(tiny_dir, compute=EXACT | {"micro_batch_tokens": micro}), wh, lambda s, t, m: steps.append(m))
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_dir), AutoTokenizer.from_pretrained(tiny_dir)
+    train_sft(
+        config(tiny_dir, compute=EXACT | {"micro_batch_tokens": micro}),
+        wh,
+        lambda s, t, m: steps.append(m),
+    )
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_dir),
+        AutoTokenizer.from_pretrained(tiny_dir),
+    )
     total, count = torch.zeros(()), 0
     for i in range(4):
         prompt = tokenizer.encode(f"User: {i} + 1. Assistant:")
@@ -109,7 +129,9 @@ def test_labels_hold_think_and_the_end_token(tiny_dir: Path, tmp_path: Path) -> 
     assert counts["tokens"] == sum(len(e.tokens.completion) for e in examples)
 
 
-def test_a_tokenizer_that_loses_tags_is_found_before_the_first_step(tiny_dir: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_loses_tags_is_found_before_the_first_step(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
     """Its vocabulary has no angle bracket."""
     import shutil
 
@@ -145,7 +167,9 @@ def test_too_long_is_skipped_truncated_or_refused(tiny_dir: Path, tmp_path: Path
         load(too_long="fail")
 
 
-def test_order_is_an_own_shuffle_an_epoch_and_easy_first_where_asked(tiny_dir: Path, tmp_path: Path) -> None:
+def test_order_is_an_own_shuffle_an_epoch_and_easy_first_where_asked(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
     from transformers import AutoTokenizer
 
     wh, tokenizer = Warehouse(tmp_path), AutoTokenizer.from_pretrained(tiny_dir)
@@ -169,7 +193,9 @@ def test_a_mixture_weighs_and_repeats(tiny_dir: Path, tmp_path: Path) -> None:
     a, b = corpus(wh, "a", 4), corpus(wh, "b", 4)
     parts = [{"corpus": "a", "weight": 2.0, "share": 1.5}, {"corpus": "b", "share": 0.5}]
     settings = config(tiny_dir, corpus=parts, domain_weights={"logic": 3.0})
-    examples, _ = load_examples(list(zip((a, b), mixture(settings), strict=True)), settings, tokenizer)
+    examples, _ = load_examples(
+        list(zip((a, b), mixture(settings), strict=True)), settings, tokenizer
+    )
     assert len(examples) == 6 + 2
     weights = {e.trace_id: e.weight for e in examples[:6]}
     assert weights["t000"] == 6.0
@@ -182,7 +208,11 @@ def test_a_finished_run_is_not_run_again(tiny_dir: Path, tmp_path: Path) -> None
     first = train_sft(config(tiny_dir), wh)
     again = train_sft(config(tiny_dir), wh, lambda *_: pytest.fail("trained again"))
     assert again.skipped
-    assert (again.run_id, again.model_path, again.steps) == (first.run_id, first.model_path, first.steps)
+    assert (again.run_id, again.model_path, again.steps) == (
+        first.run_id,
+        first.model_path,
+        first.steps,
+    )
     assert train_sft(config(tiny_dir, seed=1), wh).run_id != first.run_id
 
 
@@ -238,7 +268,9 @@ def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
             train_sft(config(tiny_dir), wh)
     result = train_sft(config(tiny_dir), wh)
     assert not result.skipped
-    assert wh.sql("SELECT run_id FROM models WHERE kind = 'sft'")["run_id"].to_list() == [result.run_id]
+    assert wh.sql("SELECT run_id FROM models WHERE kind = 'sft'")["run_id"].to_list() == [
+        result.run_id
+    ]
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_traces(
@@ -271,7 +303,9 @@ def test_bad_input_says_what_is_wrong(tiny_dir: Path, tmp_path: Path) -> None:
     wh.write("corpora", "empty", [], key=["empty"])
     with pytest.raises(UsageError, match="the corpus is empty"):
         train_sft(config(tiny_dir, corpus="empty"), wh)
-    with pytest.raises(UsageError, match="nothing to train on: all 12 rows are longer than max_length=4"):
+    with pytest.raises(
+        UsageError, match="nothing to train on: all 12 rows are longer than max_length=4"
+    ):
         train_sft(config(tiny_dir, max_length=4), wh)
     other = wh.version("corpora", "columns", "1")
     other.path.mkdir(parents=True)
@@ -286,7 +320,9 @@ def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
     from curate.train.model.layout import Sequence_
     from curate.train.model.policy import load_policy, write_model
 
-    policy, tokenizer = load_policy(tiny_dir, ModelConfig(precision="fp32", device=DEVICE, lora=LoraConfig(rank=4)))
+    policy, tokenizer = load_policy(
+        tiny_dir, ModelConfig(precision="fp32", device=DEVICE, lora=LoraConfig(rank=4))
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in policy.model.named_parameters():
@@ -300,4 +336,6 @@ def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
     merged, _ = load_policy(tmp_path / "merged", ModelConfig(precision="fp32", device=DEVICE))
     assert torch.allclose(merged.all_logprobs(sequences)[0], unmerged, atol=1e-5)
     assert not torch.allclose(before, unmerged, atol=1e-2)
-    assert sum(p.requires_grad for p in policy.model.parameters()) < len(list(policy.model.parameters()))
+    assert sum(p.requires_grad for p in policy.model.parameters()) < len(
+        list(policy.model.parameters())
+    )

@@ -18,9 +18,12 @@ def test_metrics_reach_wandb_and_trackio(tmp_path: Path, monkeypatch: pytest.Mon
 
     def fake(name: str) -> SimpleNamespace:
         made = SimpleNamespace(
-            log=lambda metrics, step: calls.append((name, step, metrics)), finish=lambda: calls.append((name, "end"))
+            log=lambda metrics, step: calls.append((name, step, metrics)),
+            finish=lambda: calls.append((name, "end")),
         )
-        made.init = lambda **options: calls.append((name, options["project"], options["resume"])) or made
+        made.init = lambda **options: (
+            calls.append((name, options["project"], options["resume"])) or made
+        )
         return made
 
     for name in ("wandb", "trackio"):
@@ -29,7 +32,11 @@ def test_metrics_reach_wandb_and_trackio(tmp_path: Path, monkeypatch: pytest.Mon
     trackers.log(3, {"reward": 0.5})
     trackers.close()
     for name in ("wandb", "trackio"):
-        assert [c[1:] for c in calls if c[0] == name] == [("curate", "allow"), (3, {"reward": 0.5}), ("end",)]
+        assert [c[1:] for c in calls if c[0] == name] == [
+            ("curate", "allow"),
+            (3, {"reward": 0.5}),
+            ("end",),
+        ]
 
 
 def test_metrics_reach_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,16 +44,22 @@ def test_metrics_reach_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     def writer(folder: str) -> SimpleNamespace:
         calls.append(folder)
-        return SimpleNamespace(add_scalar=lambda *scalar: calls.append(scalar), close=lambda: calls.append("end"))
+        return SimpleNamespace(
+            add_scalar=lambda *scalar: calls.append(scalar), close=lambda: calls.append("end")
+        )
 
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer))
+    monkeypatch.setitem(
+        sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=writer)
+    )
     trackers = Trackers(["tensorboard"], "run", "abc", tmp_path, {})
     trackers.log(3, {"reward": 0.5})
     trackers.close()
     assert calls == [str(tmp_path / "tensorboard"), ("reward", 0.5, 3), "end"]
 
 
-def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match="wandb is not installed: pip install wandb"):
         Trackers(["wandb"], "run", "abc", tmp_path, {})

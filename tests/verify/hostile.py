@@ -16,9 +16,20 @@ def hostile() -> list[str]:
         for _ in range(height):
             tower = f"9^{{{tower}}}"
         found += [rf"\boxed{{{tower}}}", f"The answer is ${tower}$.", f"<answer>{tower}</answer>"]
-        found += [rf"\boxed{{{'**'.join(['9'] * (height + 1))}}}", rf"\boxed{{{'^'.join(['9'] * (height + 1))}}}"]
-        found += [rf"\boxed{{x^{{{tower}}}}}", rf"\boxed{{\sqrt{{{tower}}}}}", rf"\boxed{{\sin({tower})}}"]
-        found += [rf"\boxed{{2^{{-{tower}}}}}", rf"\boxed{{\frac{{1}}{{{tower}}}}}", rf"\boxed{{({tower}, 7)}}"]
+        found += [
+            rf"\boxed{{{'**'.join(['9'] * (height + 1))}}}",
+            rf"\boxed{{{'^'.join(['9'] * (height + 1))}}}",
+        ]
+        found += [
+            rf"\boxed{{x^{{{tower}}}}}",
+            rf"\boxed{{\sqrt{{{tower}}}}}",
+            rf"\boxed{{\sin({tower})}}",
+        ]
+        found += [
+            rf"\boxed{{2^{{-{tower}}}}}",
+            rf"\boxed{{\frac{{1}}{{{tower}}}}}",
+            rf"\boxed{{({tower}, 7)}}",
+        ]
     # Huge factorials, binomials, exponents, roots and logarithms.
     for size in (10**4, 10**6, 10**9, 10**18):
         found += [
@@ -38,7 +49,11 @@ def hostile() -> list[str]:
             rf"\boxed{{\prod_{{i=1}}^{{{size}}} i}}",
             rf"\boxed{{e^{{e^{{{size}}}}}}}",
         ]
-        found += [rf"\boxed{{\int_0^{{{size}}} x^x dx}}", rf"\boxed{{\sqrt[{size}]{{2}}}}", rf"\boxed{{\exp({size})}}"]
+        found += [
+            rf"\boxed{{\int_0^{{{size}}} x^x dx}}",
+            rf"\boxed{{\sqrt[{size}]{{2}}}}",
+            rf"\boxed{{\exp({size})}}",
+        ]
     # Deep nesting.
     for depth in (50, 500, 5_000, 50_000):
         pairs = (

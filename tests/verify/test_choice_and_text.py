@@ -1,4 +1,3 @@
-
 from __future__ import annotations
 
 import pytest
@@ -34,5 +33,7 @@ def test_choice(pool: VerifierPool, reference: str, completion: str, expected: s
         ("text", "...", "<answer>x</answer>", "unverifiable"), ("text", "Paris", "<think>Paris</think>", "wrong"),
     ],
 )  # fmt: skip
-def test_text(pool: VerifierPool, verifier: str, reference: str, completion: str, expected: str) -> None:
+def test_text(
+    pool: VerifierPool, verifier: str, reference: str, completion: str, expected: str
+) -> None:
     assert pool.verify(Problem("", reference, verifier), completion).verdict == expected

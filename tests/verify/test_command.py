@@ -20,14 +20,22 @@ def test_one_pair() -> None:
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_a_file(tmp_path: Path, suffix: str) -> None:
     frame = pl.DataFrame(
-        {"id": [1, 2, 3], "gold": ["007", "0.50", ""], "prediction": [r"\boxed{7}", r"\boxed{0.6}", None]}
+        {
+            "id": [1, 2, 3],
+            "gold": ["007", "0.50", ""],
+            "prediction": [r"\boxed{7}", r"\boxed{0.6}", None],
+        }
     )
     path = tmp_path / f"pairs{suffix}"
-    {".csv": frame.write_csv, ".jsonl": frame.write_ndjson, ".parquet": frame.write_parquet}[suffix](path)
+    {".csv": frame.write_csv, ".jsonl": frame.write_ndjson, ".parquet": frame.write_parquet}[
+        suffix
+    ](path)
     said = cli_verify(file=path)
     assert "3 rows: 1 correct, 1 wrong, 1 unverifiable" in said
     written = tmp_path / f"pairs.verdicts{suffix}"
-    read = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}[suffix](written)
+    read = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}[suffix](
+        written
+    )
     assert read["verdict"].to_list() == ["correct", "wrong", "unverifiable"]
     assert read["id"].to_list() == [1, 2, 3]
     assert {"extracted", "detail", "verifier", "verifier_version", "seconds"} <= set(read.columns)
@@ -36,9 +44,27 @@ def test_a_file(tmp_path: Path, suffix: str) -> None:
 
 def test_a_file_gives_what_its_verifiers_need(tmp_path: Path) -> None:
     rows = [
-        {"gold": "B", "prediction": "cats", "verifier": "choice", "choices": ["dogs", "cats"], "tests": None},
-        {"gold": "B", "prediction": "dogs", "verifier": "choice", "choices": ["dogs", "cats"], "tests": None},
-        {"gold": "cats", "prediction": "The answer is **Cats**.", "verifier": "text", "choices": None, "tests": None},
+        {
+            "gold": "B",
+            "prediction": "cats",
+            "verifier": "choice",
+            "choices": ["dogs", "cats"],
+            "tests": None,
+        },
+        {
+            "gold": "B",
+            "prediction": "dogs",
+            "verifier": "choice",
+            "choices": ["dogs", "cats"],
+            "tests": None,
+        },
+        {
+            "gold": "cats",
+            "prediction": "The answer is **Cats**.",
+            "verifier": "text",
+            "choices": None,
+            "tests": None,
+        },
         {"gold": None, "prediction": "x", "verifier": "code", "choices": None, "tests": "{"},
     ]
     frame = pl.DataFrame(rows)
@@ -46,7 +72,9 @@ def test_a_file_gives_what_its_verifiers_need(tmp_path: Path) -> None:
     cli_verify(file=tmp_path / "mixed.parquet", out=tmp_path / "out.jsonl")
     expected = ["correct", "wrong", "correct", "unverifiable"]
     assert pl.read_ndjson(tmp_path / "out.jsonl")["verdict"].to_list() == expected
-    as_text = frame.with_columns(choices=pl.Series(['["dogs", "cats"]', '["dogs", "cats"]', None, None]))
+    as_text = frame.with_columns(
+        choices=pl.Series(['["dogs", "cats"]', '["dogs", "cats"]', None, None])
+    )
     as_text.write_csv(tmp_path / "mixed.csv")
     cli_verify(file=tmp_path / "mixed.csv")
     assert pl.read_csv(tmp_path / "mixed.verdicts.csv")["verdict"].to_list() == expected

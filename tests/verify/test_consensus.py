@@ -35,7 +35,10 @@ def test_the_first_of_equally_large_clusters_wins_and_choices_count(pool: Verifi
 
 def test_ids_are_within_a_problem(pool: VerifierPool) -> None:
     frame = pl.DataFrame(
-        {"problem_id": ["a", "b", "a", "b", "a", "b"], "extracted": ["1", "1", "1.0", None, "2", "x+1"]}
+        {
+            "problem_id": ["a", "b", "a", "b", "a", "b"],
+            "extracted": ["1", "1", "1.0", None, "2", "x+1"],
+        }
     )
     assert cluster_ids(frame, pool=pool) == [0, 0, 0, None, 1, 1]
     assert cluster_ids(frame.head(0), pool=pool) == []
@@ -47,11 +50,18 @@ def test_a_pseudo_reference_needs_a_majority_and_is_marked(pool: VerifierPool) -
     made = pseudo_reference(problem, ["7", "7.0", None, "7"], pool=pool)
     assert made is not None
     assert (made.reference, made.verifier) == ("7", "math")
-    assert json.loads(made.metadata or "") == {"kept": 1, "reference_from": "consensus", "share": 0.75, "samples": 4}
+    assert json.loads(made.metadata or "") == {
+        "kept": 1,
+        "reference_from": "consensus",
+        "share": 0.75,
+        "samples": 4,
+    }
 
 
 def test_consensus_verdicts_are_of_their_own_kind(pool: VerifierPool) -> None:
     said = consensus_verdicts(Problem("?"), ["7", "7.0", "8"], pool=pool)
     assert [v.verdict for v in said] == ["correct", "correct", "wrong"]
     assert {(v.kind, v.verifier) for v in said} == {("consensus", "consensus-math")}
-    assert [v.verdict for v in consensus_verdicts(Problem("?"), ["7", "8"], 0.6, pool)] == ["unverifiable"] * 2
+    assert [v.verdict for v in consensus_verdicts(Problem("?"), ["7", "8"], 0.6, pool)] == [
+        "unverifiable"
+    ] * 2

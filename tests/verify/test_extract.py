@@ -68,7 +68,16 @@ def test_own_delimiters_end_the_reasoning() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", [r"\boxed{", "<answer>8</answer>", "the answer is ", "</think>", "{", "####\n", r"\boxed{8} and "]
+    "unit",
+    [
+        r"\boxed{",
+        "<answer>8</answer>",
+        "the answer is ",
+        "</think>",
+        "{",
+        "####\n",
+        r"\boxed{8} and ",
+    ],
 )
 def test_a_megabyte_takes_no_time(unit: str) -> None:
     text = unit * (1_000_000 // len(unit))

@@ -43,7 +43,11 @@ def test_none_is_lost_none_hangs_none_is_right_and_memory_is_bounded(reference: 
 def test_the_other_verifiers_do_not_fall_for_them(pool: VerifierPool, verifier: str) -> None:
     texts = [text for text in hostile() if len(text) < 100_000]
     problem = Problem(
-        "", "B", verifier, choices=["dogs", "cats"], metadata='{"dataset": "chain_sum", "entry": {"answer": "7"}}'
+        "",
+        "B",
+        verifier,
+        choices=["dogs", "cats"],
+        metadata='{"dataset": "chain_sum", "entry": {"answer": "7"}}',
     )
     if verifier == "code":
         texts, problem = texts[:0], Problem("", None, "code", tests="{")

@@ -22,9 +22,13 @@ def test_there_are_enough_of_every_kind() -> None:
 
 
 def test_every_pair_is_judged_as_labelled(pool: VerifierPool) -> None:
-    verdicts = pool.verify_answers([gold for _, gold, _, _ in PAIRS], [text for _, _, text, _ in PAIRS])
+    verdicts = pool.verify_answers(
+        [gold for _, gold, _, _ in PAIRS], [text for _, _, text, _ in PAIRS]
+    )
     wrong = [
-        (pair, v.verdict, v.detail) for pair, v in zip(PAIRS, verdicts, strict=True) if v.verdict != NAMES[pair[3]]
+        (pair, v.verdict, v.detail)
+        for pair, v in zip(PAIRS, verdicts, strict=True)
+        if v.verdict != NAMES[pair[3]]
     ]
     assert wrong == []
 
@@ -41,10 +45,14 @@ def test_bare_math_verify_judges_fewer_of_them_rightly(capsys: pytest.CaptureFix
                 said = bool(verify(parse(f"${gold}$"), parse(text)))
             except Exception:
                 said = False
-            right[label] += said == (label == "c")  # it knows no third verdict: "false" is right for "u" too
+            right[label] += said == (
+                label == "c"
+            )  # it knows no third verdict: "false" is right for "u" too
     finally:
         logging.disable(logging.NOTSET)
     total = Counter(label for *_, label in PAIRS)
     with capsys.disabled():
-        print(f"\nbare math-verify: {sum(right.values())} of {len(PAIRS)} right {right} of {dict(total)}")
+        print(
+            f"\nbare math-verify: {sum(right.values())} of {len(PAIRS)} right {right} of {dict(total)}"
+        )
     assert sum(right.values()) < 0.8 * len(PAIRS)

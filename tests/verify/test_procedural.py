@@ -1,6 +1,5 @@
 """Every allowed generator is probed: its own answer is right, and nothing that is always the same is."""
 
-
 from __future__ import annotations
 
 import json
@@ -27,20 +26,38 @@ def problems(dataset: str, size: int = 6) -> list[tuple[Problem, str]]:
     for entry in reasoning_gym.create_dataset(dataset, size=size, seed=7):
         kept = {key: entry[key] for key in ("question", "answer", "metadata")}
         metadata = json.dumps({"dataset": dataset, "entry": kept}, default=str)
-        found.append((Problem(entry["question"], entry["answer"], "procedural", metadata=metadata), entry["answer"]))
+        found.append(
+            (
+                Problem(entry["question"], entry["answer"], "procedural", metadata=metadata),
+                entry["answer"],
+            )
+        )
     return found
 
 
 @pytest.mark.parametrize("dataset", sorted(ALLOWED))
-def test_its_own_answer_is_right_and_constant_answers_are_not(pool: VerifierPool, dataset: str) -> None:
+def test_its_own_answer_is_right_and_constant_answers_are_not(
+    pool: VerifierPool, dataset: str
+) -> None:
     made = problems(dataset)
     own = pool.judge_answers([problem for problem, _ in made], [answer for _, answer in made])
     assert {v.verdict for v in own} == {"correct"}
-    pairs = [(problem, text) for problem, answer in made for text in CONSTANT if text.lower() != answer.lower()]
+    pairs = [
+        (problem, text)
+        for problem, answer in made
+        for text in CONSTANT
+        if text.lower() != answer.lower()
+    ]
     said = pool.judge_answers([problem for problem, _ in pairs], [text for _, text in pairs])
-    fooled = [(pairs[i][0].reference, pairs[i][1], v.detail) for i, v in enumerate(said) if v.verdict != "wrong"]
+    fooled = [
+        (pairs[i][0].reference, pairs[i][1], v.detail)
+        for i, v in enumerate(said)
+        if v.verdict != "wrong"
+    ]
     # 0.0 is the integer 0, and 10 may be an answer in another notation of the same number.
-    fooled = [f for f in fooled if not (f[0] in ("0", "0/1") and f[1] in ("0", "0.0", "0x0", "0/1"))]
+    fooled = [
+        f for f in fooled if not (f[0] in ("0", "0/1") and f[1] in ("0", "0.0", "0x0", "0/1"))
+    ]
     assert fooled == []
 
 
@@ -50,7 +67,10 @@ def test_containing_the_answer_is_not_enough(pool: VerifierPool) -> None:
     problem, answer = problems("chain_sum", 1)[0]
     said = pool.verify_batch(
         [problem] * 4,
-        [f"<answer>{text}</answer>" for text in (answer, f"{answer}.0", f"{answer} {answer}", f"{int(answer) * 2}/2")],
+        [
+            f"<answer>{text}</answer>"
+            for text in (answer, f"{answer}.0", f"{answer} {answer}", f"{int(answer) * 2}/2")
+        ],
     )
     assert [v.verdict for v in said] == ["correct", "correct", "wrong", "wrong"]
 

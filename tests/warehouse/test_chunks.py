@@ -41,7 +41,9 @@ def finish(family: Family, samples: int, ids=IDS) -> int:
 def planned_keys(family: Family) -> list[tuple]:
     return [
         (p, s, a)
-        for p, start, stop, a in family.plan().select("unit", "start", "stop", "attempt").iter_rows()
+        for p, start, stop, a in family.plan()
+        .select("unit", "start", "stop", "attempt")
+        .iter_rows()
         for s in range(start, stop)
     ]
 
@@ -106,7 +108,10 @@ def test_a_kill_between_commit_and_removal_leaves_no_log_and_counts_no_cost_twic
     log.close()
     assert spent(SimpleNamespace(family=family)) == 0.5 * len(first.keys) + 2.0
     assert family.open_logs() == [other.path]
-    assert {path.name for path in family.logs.iterdir()} == {other.path.name, f"{second.chunk_id}.lock"}
+    assert {path.name for path in family.logs.iterdir()} == {
+        other.path.name,
+        f"{second.chunk_id}.lock",
+    }
     other.close()
     finish(family, 100)
     family.seal()
@@ -174,7 +179,13 @@ def test_identity_holds_what_determines_the_text_and_nothing_else():
     one = family_id(**base, sampling=sampling)
     assert one == family_id(**base, sampling=sampling | {"max_tokens": 128})
     assert one == family_id(**base, sampling=dict(reversed(sampling.items())))
-    for change in ({"model_hash": "n"}, {"recipe": "s"}, {"template": "u"}, {"form": "g"}, {"seed": 1}):
+    for change in (
+        {"model_hash": "n"},
+        {"recipe": "s"},
+        {"template": "u"},
+        {"form": "g"},
+        {"seed": 1},
+    ):
         assert one != family_id(**(base | change), sampling=sampling)
     assert one != family_id(**base, sampling=sampling | {"temperature": 0.9})
     assert len({trace_id(one, p, s) for p in "ab" for s in range(3)}) == 6

@@ -16,16 +16,33 @@ from curate.warehouse.lineage import format_lineage, tree
 def chain(tmp_path) -> Warehouse:
     """problems -> traces of a base -> corpus -> a tuned model -> its traces."""
     wh = Warehouse(tmp_path / "wh")
-    problems = wh.write("problems", "sums", [{"problem_id": "p", "question": "1 + 1", "source": "s"}], key=1)
+    problems = wh.write(
+        "problems", "sums", [{"problem_id": "p", "question": "1 + 1", "source": "s"}], key=1
+    )
     base = {"model_hash": "b" * 16, "name": "start", "kind": "base", "path": "/elsewhere"}
     wh.write("models", "base", [base], key=2)
-    row = {"attempt": 0, "job_id": "j", "problem_id": "p", "sample_index": 0, "recipe": "r1-zero", "form": "plain"}
-    row |= {"template": "plain", "model": "m", "engine": "stub", "prompt": "1 + 1", "finish_reason": "stop"}
+    row = {
+        "attempt": 0,
+        "job_id": "j",
+        "problem_id": "p",
+        "sample_index": 0,
+        "recipe": "r1-zero",
+        "form": "plain",
+    }
+    row |= {
+        "template": "plain",
+        "model": "m",
+        "engine": "stub",
+        "prompt": "1 + 1",
+        "finish_reason": "stop",
+    }
     first = wh.write(
         "traces", "first", [{"trace_id": "a1" * 16, "model_hash": "b" * 16, **row}], key=3, seed=7,
         parents=[problems.ref, "model:" + "b" * 16], config={"recipe": "r1-zero", "samples": 4},
     )  # fmt: skip
-    corpus = wh.write("corpora", "good", [], key=4, parents=[first.ref], config={"rules": "cold-start"})
+    corpus = wh.write(
+        "corpora", "good", [], key=4, parents=[first.ref], config={"rules": "cold-start"}
+    )
     tuned = {
         "model_hash": "c" * 16, "name": "tuned", "kind": "sft", "path": "checkpoints/r/model", "run_id": "r", "step": 9,
         "parent_hash": "b" * 16, "parameters": 1234, "data": json.dumps({"corpora": [corpus.ref]}),
@@ -41,7 +58,10 @@ def chain(tmp_path) -> Warehouse:
 
 
 def test_the_chain_goes_from_a_trace_to_the_problems(chain):
-    refs = [facts["ref"].split("/")[0] for _, facts in tree(chain, chain.versions("traces", "second")[0].ref)]
+    refs = [
+        facts["ref"].split("/")[0]
+        for _, facts in tree(chain, chain.versions("traces", "second")[0].ref)
+    ]
     tuned, start = "model:" + "c" * 16, "model:" + "b" * 16
     assert refs == ["traces", "problems", tuned, "corpora", "traces", "problems", start, start]
     told = format_lineage(chain, "d2d2d2").splitlines()
@@ -53,7 +73,9 @@ def test_the_chain_goes_from_a_trace_to_the_problems(chain):
 
 def test_a_model_tells_its_config_and_what_it_was_tuned_on(chain):
     lines = format_lineage(chain, "tuned").splitlines()
-    assert lines[0] == "model:" + "c" * 16 + ", sft tuned, step 9, seed 3, epochs 2, optim lr 0.0001"
+    assert (
+        lines[0] == "model:" + "c" * 16 + ", sft tuned, step 9, seed 3, epochs 2, optim lr 0.0001"
+    )
     assert lines[1].startswith("  <- corpora/good/")
     assert "rules cold-start" in lines[1]
     assert lines[-1].endswith("base start, (see above)")
@@ -68,9 +90,23 @@ def test_the_card_stands_beside_the_weights_and_tells_what_was_measured(chain):
     assert "parameters: 1,234" in text
     assert format_lineage(chain, "tuned") in text
     assert "Measured" not in text
-    row = {"evaluation_id": "e", "model": "tuned", "model_hash": "c" * 16, "slice": "all", "problems": "sums"}
+    row = {
+        "evaluation_id": "e",
+        "model": "tuned",
+        "model_hash": "c" * 16,
+        "slice": "all",
+        "problems": "sums",
+    }
     rows = [
-        {**row, "metric": "pass@1", "k": 4, "value": 0.5, "low": 0.25, "high": 0.75, "problem_count": 8},
+        {
+            **row,
+            "metric": "pass@1",
+            "k": 4,
+            "value": 0.5,
+            "low": 0.25,
+            "high": 0.75,
+            "problem_count": 8,
+        },
         {**row, "metric": "pass@1", "k": 4, "value": 0.1, "baseline": "start", "problem_count": 8},
         {**row, "metric": "pass@1", "k": 4, "value": 0.9, "slice": "source=x", "problem_count": 2},
     ]

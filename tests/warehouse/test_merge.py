@@ -21,7 +21,13 @@ EVERYTHING = "SELECT * EXCLUDE (version) FROM annotated ORDER BY trace_id"
 
 def config(stub_model, sums, **changes):
     problems = {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0}
-    base = {"recipe": "r1-zero", "model": stub_model, "engine": {"name": "stub"}, "problems": problems, "samples": 4}
+    base = {
+        "recipe": "r1-zero",
+        "model": stub_model,
+        "engine": {"name": "stub"},
+        "problems": problems,
+        "samples": 4,
+    }
     return generate_config({**base, "sampling": {"max_tokens": 256}, **changes})
 
 
@@ -45,7 +51,10 @@ def parts(wh: Warehouse, table: str) -> list[Path]:
 
 def test_no_row_changes_and_nothing_is_made_again(context, stub_model, sums):
     wh = context.warehouse
-    before, count = wh.sql(EVERYTHING), {t: len(parts(wh, t)) for t in ("traces", "verdicts", "signals")}
+    before, count = (
+        wh.sql(EVERYTHING),
+        {t: len(parts(wh, t)) for t in ("traces", "verdicts", "signals")},
+    )
     merged = merge(wh, "traces", family(wh))
     assert merged.manifest["rows"] == 160
     assert len(parts(wh, "traces")) == 1 < count["traces"]
@@ -60,7 +69,9 @@ def test_no_row_changes_and_nothing_is_made_again(context, stub_model, sums):
     assert job.run(config(stub_model, sums, samples=5), context).rows == 40
     assert annotate.run(AnnotateConfig(), context).rows == 40
     assert merge(wh, "traces", family(wh)).manifest["rows"] == 200
-    assert wh.sql("SELECT count(*), count(DISTINCT trace_id) FROM annotated WHERE verdict IS NOT NULL").row(0) == (
+    assert wh.sql(
+        "SELECT count(*), count(DISTINCT trace_id) FROM annotated WHERE verdict IS NOT NULL"
+    ).row(0) == (
         200,
         200,
     )
@@ -136,7 +147,14 @@ def test_a_failure_before_the_exchange_changes_nothing(context, monkeypatch):
 def test_what_is_published_meanwhile_is_not_lost(context, monkeypatch):
     wh, exchange = context.warehouse, merging._exchange
     dataset = family(wh)
-    row = {"trace_id": "late", "attempt": 0, "problem_id": "p", "sample_index": 9, "recipe": "r", "form": "plain"}
+    row = {
+        "trace_id": "late",
+        "attempt": 0,
+        "problem_id": "p",
+        "sample_index": 9,
+        "recipe": "r",
+        "form": "plain",
+    }
 
     def publish_then_exchange(one, other):
         wh.version("traces", dataset, "late").publish("a", [row | {"finish_reason": "stop"}])

@@ -19,8 +19,13 @@ def test_a_table_without_rows_can_be_asked_by_every_client(tmp_path):
     wh = Warehouse(tmp_path / "wh").create()
     for table in schemas.TABLES:
         assert wh.sql(f"SELECT count(*) FROM {table}").item() == 0
-        assert pl.read_parquet(f"{wh.root}/{table}/*/*/*.parquet").columns == schemas.arrow_schema(table).names
-        assert duckdb.sql(f"SELECT count(*) FROM '{wh.root}/{table}/*/*/*.parquet'").fetchall() == [(0,)]
+        assert (
+            pl.read_parquet(f"{wh.root}/{table}/*/*/*.parquet").columns
+            == schemas.arrow_schema(table).names
+        )
+        assert duckdb.sql(f"SELECT count(*) FROM '{wh.root}/{table}/*/*/*.parquet'").fetchall() == [
+            (0,)
+        ]
     assert wh.sql("SELECT count(*) FROM annotated").item() == 0
 
 
@@ -55,7 +60,9 @@ def test_sealed_versions_never_change(tmp_path):
     assert version.manifest["code_version"]
     with pytest.raises(CurateError, match="sealed"):
         version.publish("b", [problem(2)])
-    assert wh.write("problems", "mine", [problem(9)], key="k").read().collect()["problem_id"].to_list() == ["p1"]
+    assert wh.write("problems", "mine", [problem(9)], key="k").read().collect()[
+        "problem_id"
+    ].to_list() == ["p1"]
 
 
 def test_latest_is_the_newest_seal_and_can_be_named(tmp_path):
@@ -119,7 +126,9 @@ def test_the_database_file_holds_views_only_and_opens_in_stock_duckdb(tmp_path):
     path = write_database(wh)
     with duckdb.connect(str(path), read_only=True) as con:
         assert con.sql("SELECT count(*) FROM problems").fetchall() == [(1,)]
-        assert con.sql("SELECT count(*) FROM duckdb_tables() WHERE NOT internal").fetchall() == [(0,)]
+        assert con.sql("SELECT count(*) FROM duckdb_tables() WHERE NOT internal").fetchall() == [
+            (0,)
+        ]
     wh.write("problems", "more", [problem(2)], key=2)
     with duckdb.connect(str(path), read_only=True) as con:  # views see what was added later
         assert con.sql("SELECT count(*) FROM problems").fetchall() == [(2,)]
@@ -127,25 +136,35 @@ def test_the_database_file_holds_views_only_and_opens_in_stock_duckdb(tmp_path):
 
 def test_the_last_attempt_and_the_newest_verdict_count(tmp_path):
     wh = Warehouse(tmp_path)
-    trace = {"trace_id": "t", "problem_id": "p1", "sample_index": 0, "recipe": "r1-zero", "form": "plain"}
+    trace = {
+        "trace_id": "t",
+        "problem_id": "p1",
+        "sample_index": 0,
+        "recipe": "r1-zero",
+        "form": "plain",
+    }
     rows = [trace | {"attempt": n, "finish_reason": r} for n, r in enumerate(["length", "stop"])]
     wh.write("traces", "d", rows, key=1)
     wh.write("problems", "mine", [problem(1)], key=1)
     said = {"trace_id": "t", "attempt": 1, "verifier": "math"}
     rule = [
-        said | {"kind": "rule", "verifier_version": str(v), "verdict": x} for v, x in ((2, "correct"), (1, "wrong"))
+        said | {"kind": "rule", "verifier_version": str(v), "verdict": x}
+        for v, x in ((2, "correct"), (1, "wrong"))
     ]
     judge = [said | {"kind": "judge", "verifier_version": "9", "verdict": "wrong"}]
     wh.write("verdicts", "math", rule + judge, key=1)
     wh.write("signals", "shape@1", [{"trace_id": "t", "attempt": 1, "has_think": False}], key=1)
     wh.write("signals", "shape@2", [{"trace_id": "t", "attempt": 1, "has_think": True}], key=1)
-    got = wh.sql("SELECT attempt, verdict, judge_verdict, has_think, question, readable FROM annotated")
+    got = wh.sql(
+        "SELECT attempt, verdict, judge_verdict, has_think, question, readable FROM annotated"
+    )
     assert got.height == 1
     assert got.row(0)[:5] == (1, "correct", "wrong", True, "1 + 1?")
 
 
 @pytest.mark.parametrize(
-    "query", ["DROP VIEW traces", "COPY traces TO 'x'", "ATTACH 'y'", "SELECT 1; CREATE TABLE t(a INT)"]
+    "query",
+    ["DROP VIEW traces", "COPY traces TO 'x'", "ATTACH 'y'", "SELECT 1; CREATE TABLE t(a INT)"],
 )
 def test_sql_only_reads(query):
     with pytest.raises(UsageError, match="only reads"):
@@ -168,7 +187,15 @@ def test_files_written_before_a_column_was_added_are_read_with_nulls(tmp_path):
 
     wh = Warehouse(tmp_path)
     wh.write("problems", "old", [{"problem_id": "p", "question": "1 + 1?", "source": "x"}], key=1)
-    for path in [*tmp_path.glob("problems/*/*/part-*.parquet"), *tmp_path.glob("signals/*/*/part-*.parquet")]:
-        pq.write_table(pq.read_table(path).drop_columns(["source" if "problems" in str(path) else "step_count"]), path)
+    for path in [
+        *tmp_path.glob("problems/*/*/part-*.parquet"),
+        *tmp_path.glob("signals/*/*/part-*.parquet"),
+    ]:
+        pq.write_table(
+            pq.read_table(path).drop_columns(
+                ["source" if "problems" in str(path) else "step_count"]
+            ),
+            path,
+        )
     assert wh.sql("SELECT problem_id, source FROM problems").rows() == [("p", None)]
     assert wh.sql("SELECT step_count FROM annotated").is_empty()

@@ -77,7 +77,9 @@ class StubEngine:
             self.args = StubArgs(**config.args)
         except ValidationError as error:
             fault = error.errors()[0]
-            raise UsageError(f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from error
+            raise UsageError(
+                f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+            ) from error
         self.config = config
         self.max_model_len = config.max_model_len or MAX_MODEL_LEN
         self.end_token_ids: set[int] = {0}
@@ -108,7 +110,9 @@ class StubEngine:
                 time.sleep(0 if exhausted else 0.001)
                 continue
             self._wait()
-            request = waiting.pop(_number(waiting[0].request_id) % min(self.args.shuffle, len(waiting)))
+            request = waiting.pop(
+                _number(waiting[0].request_id) % min(self.args.shuffle, len(waiting))
+            )
             yield self._complete(request)
 
     def _wait(self) -> None:
@@ -122,7 +126,9 @@ class StubEngine:
             time.sleep(self.args.slow / self.args.at_once)
 
     def _complete(self, request: Request) -> Completion:
-        reason = check_sampling(request) or (None if request.prompt.strip() else "the prompt is empty")
+        reason = check_sampling(request) or (
+            None if request.prompt.strip() else "the prompt is empty"
+        )
         prompt_ids = request.prompt_token_ids or list(request.prompt.encode())
         if not reason and len(prompt_ids) >= self.max_model_len:
             reason = f"the prompt has {len(prompt_ids)} tokens; the model takes at most {self.max_model_len} in all"
@@ -131,7 +137,9 @@ class StubEngine:
             return failed(request, reason)
         text = stub_text(request.prompt, request.seed, self.args.style, self.args.right)
         text, stopped = cut_at_stop(text, request.sampling.stop)
-        tokens = [byte + 1 for byte in text.encode()] + ([] if stopped else [0])  # one token a byte; 0 ends the text
+        tokens = [byte + 1 for byte in text.encode()] + (
+            [] if stopped else [0]
+        )  # one token a byte; 0 ends the text
         limit = min(request.sampling.max_tokens, self.max_model_len - len(prompt_ids))
         finished = len(tokens) <= limit
         tokens = tokens[:limit]
@@ -156,7 +164,9 @@ class StubEngine:
         self._seen.add(key)
         return "the stub engine was told to fail"
 
-    def render_chat(self, messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    def render_chat(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
         return turns + ("<assistant>" if add_generation_prompt else "")
 
@@ -187,17 +197,27 @@ def stub_text(prompt: str, seed: int, style: str = "sums", right: float = 0.5) -
         return " ".join(rng.choices(WORDS, k=rng.randint(5, 40)))
     sums = SUM.findall(prompt)
     terms = (
-        [int(term.replace(" ", "")) for term in re.findall(r"[+-]?\s*\d+", sums[-1])] if sums else [rng.randint(0, 99)]
+        [int(term.replace(" ", "")) for term in re.findall(r"[+-]?\s*\d+", sums[-1])]
+        if sums
+        else [rng.randint(0, 99)]
     )
     wrong = rng.random() >= right
     answer = sum(terms) + (rng.choice([-2, -1, 1, 2, 10]) if wrong else 0)
     if style != "sums":
-        return style.replace("{prompt}", prompt).replace("{seed}", str(seed)).replace("{answer}", str(answer))
+        return (
+            style.replace("{prompt}", prompt)
+            .replace("{seed}", str(seed))
+            .replace("{answer}", str(answer))
+        )
     steps, total = [], terms[0]
     for term in terms[1:]:
         steps.append(f"{total} {'-' if term < 0 else '+'} {abs(term)} = {total + term}.")
         total += term
     opening = rng.choice(
-        ["We add from left to right.", "Let me add the terms one by one.", "Start with the first term."]
+        [
+            "We add from left to right.",
+            "Let me add the terms one by one.",
+            "Start with the first term.",
+        ]
     )
     return f"<think> {' '.join([opening, *steps])} So it is {answer}. </think> <answer> {answer} </answer>"

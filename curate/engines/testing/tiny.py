@@ -87,7 +87,9 @@ def make_tiny_model(
     if end_bias:
         _favour(model, ends, end_bias / hidden**0.5)
     model = model.to(getattr(torch, dtype))
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
+    )
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

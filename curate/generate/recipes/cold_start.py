@@ -36,6 +36,12 @@ RECIPE = Recipe(
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8192},
     },
     # Rewriting follows a text: a low temperature keeps to it. A rewrite that loses the answer is tried again.
-    by_source={"rework": {"samples": 4, "adaptive": {"keep": 1, "first": 1}, "sampling": {"temperature": 0.6}}},
+    by_source={
+        "rework": {
+            "samples": 4,
+            "adaptive": {"keep": 1, "first": 1},
+            "sampling": {"temperature": 0.6},
+        }
+    },
     rows=from_solutions,
 )

@@ -9,5 +9,9 @@ from curate.generate import Recipe
 RECIPE = Recipe(
     name="distill",
     doc="sample from a teacher for a student; simple queries without a chain of thought",
-    defaults={"template": "r1", "samples": 4, "sampling": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 8192}},
+    defaults={
+        "template": "r1",
+        "samples": 4,
+        "sampling": {"temperature": 0.6, "top_p": 0.95, "max_tokens": 8192},
+    },
 )

@@ -42,7 +42,9 @@ class FamilyIndex:
         n_up = self.ancestors.shape[0]
         if n_up and dtype not in self.masks:
             hidden = torch.nn.functional.pad(self.hidden, (n_up, 0))
-            self.masks[dtype] = torch.zeros_like(hidden, dtype=dtype).masked_fill_(hidden, -torch.inf)
+            self.masks[dtype] = torch.zeros_like(hidden, dtype=dtype).masked_fill_(
+                hidden, -torch.inf
+            )
         return self.masks.get(dtype)
 
 
@@ -52,7 +54,9 @@ class TreeIndex:
 
     families: list[FamilyIndex]
     inverse: Tensor  # [T]
-    again: bool = True  # whether what the backward pass needs may be gathered again: not inside a checkpoint
+    again: bool = (
+        True  # whether what the backward pass needs may be gathered again: not inside a checkpoint
+    )
 
 
 def tree_index(layout: Layout) -> TreeIndex:
@@ -74,7 +78,9 @@ def tree_index(layout: Layout) -> TreeIndex:
         ancestors = [torch.arange(start, end) for start, end in family.ancestors]
         families.append(
             FamilyIndex(
-                ancestors=torch.cat(ancestors).to(device) if ancestors else torch.empty(0, dtype=torch.long).to(device),
+                ancestors=torch.cat(ancestors).to(device)
+                if ancestors
+                else torch.empty(0, dtype=torch.long).to(device),
                 members=members.to(device),
                 padding=padding.to(device) if bool(padding.any()) else None,
                 hidden=torch.ones(width, width, dtype=torch.bool, device=device).triu(1),
@@ -96,10 +102,14 @@ def _ungrouped(x: Tensor, heads: int, width: int) -> Tensor:
     """`[Hkv, S, (H / Hkv) C, d]` back to `[H, S C, d]`."""
     kv_heads, size, _, dim = x.shape
     repeat = heads // kv_heads
-    return x.view(kv_heads, size, repeat, width, dim).transpose(1, 2).reshape(heads, size * width, dim)
+    return (
+        x.view(kv_heads, size, repeat, width, dim).transpose(1, 2).reshape(heads, size * width, dim)
+    )
 
 
-def _probabilities(q: Tensor, k_own: Tensor, k_up: Tensor, family: FamilyIndex, scale: float) -> Tensor:
+def _probabilities(
+    q: Tensor, k_own: Tensor, k_up: Tensor, family: FamilyIndex, scale: float
+) -> Tensor:
     """`[Hkv, S, R C, A + C]` attention weights of a family: ancestors first, then the own segment."""
     import torch
 
@@ -108,7 +118,9 @@ def _probabilities(q: Tensor, k_own: Tensor, k_up: Tensor, family: FamilyIndex, 
     own = torch.matmul(q, k_own.transpose(-1, -2)).view(kv_heads, size, rows // width, width, width)
     own = own.masked_fill_(family.hidden, -torch.inf).view(kv_heads, size, rows, width)
     if k_up.shape[1]:
-        up = torch.matmul(q.reshape(kv_heads, size * rows, dim), k_up.transpose(-1, -2)).view(kv_heads, size, rows, -1)
+        up = torch.matmul(q.reshape(kv_heads, size * rows, dim), k_up.transpose(-1, -2)).view(
+            kv_heads, size, rows, -1
+        )
         own = torch.cat([up, own], dim=-1)
     return torch.softmax(own.mul_(scale), dim=-1)
 
@@ -125,7 +137,13 @@ def _function() -> Any:
 
         @staticmethod
         def forward(
-            ctx: Any, q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float, apart: bool = False
+            ctx: Any,
+            q: Tensor,
+            k: Tensor,
+            v: Tensor,
+            tree: TreeIndex,
+            scale: float,
+            apart: bool = False,
         ) -> Tensor:
             outputs = []
             for family in tree.families:
@@ -139,7 +157,9 @@ def _function() -> Any:
                 )
                 out = torch.matmul(p[..., n_up:], _grouped(v, family.members, kv))
                 if n_up:
-                    out += torch.matmul(p[..., :n_up].flatten(1, 2), v.index_select(1, family.ancestors)).view_as(out)
+                    out += torch.matmul(
+                        p[..., :n_up].flatten(1, 2), v.index_select(1, family.ancestors)
+                    ).view_as(out)
                 outputs.append(_ungrouped(out, q.shape[0], family.members.shape[1]))
             result = torch.cat(outputs, dim=1).index_select(1, tree.inverse).transpose(0, 1)
             result = keep(result) if apart else result.contiguous()
@@ -158,7 +178,11 @@ def _function() -> Any:
             up_k, up_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
             parts: tuple[list[Tensor], list[Tensor], list[Tensor]] = ([], [], [])
             for family in tree.families:
-                index, n_up, width = family.members, family.ancestors.shape[0], family.members.shape[1]
+                index, n_up, width = (
+                    family.members,
+                    family.ancestors.shape[0],
+                    family.members.shape[1],
+                )
                 fq, fk, fv = (_grouped(x, index, kv) for x in (q, k, v))
                 ak, av = k.index_select(1, family.ancestors), v.index_select(1, family.ancestors)
                 fg, delta = _grouped(grad, index, kv), _grouped(delta_all, index, kv)
@@ -169,15 +193,25 @@ def _function() -> Any:
                 p = _probabilities(fq, fk, ak, family, scale)
                 d_own = torch.matmul(fg, fv.transpose(-1, -2))
                 if n_up:
-                    d_up = torch.matmul(fg.flatten(1, 2), av.transpose(-1, -2)).view(*fg.shape[:3], n_up)
+                    d_up = torch.matmul(fg.flatten(1, 2), av.transpose(-1, -2)).view(
+                        *fg.shape[:3], n_up
+                    )
                     d_own = torch.cat([d_up, d_own], dim=-1)
                 ds = d_own.sub_(delta).mul_(p).mul_(scale)
                 dq = torch.matmul(ds[..., n_up:], fk)
                 if n_up:
                     ds_up, p_up = ds[..., :n_up].flatten(1, 2), p[..., :n_up].flatten(1, 2)
                     dq += torch.matmul(ds_up, ak).view_as(dq)
-                    up_k.index_add_(1, family.ancestors, torch.matmul(ds_up.transpose(1, 2), fq.flatten(1, 2)).to(wide))
-                    up_v.index_add_(1, family.ancestors, torch.matmul(p_up.transpose(1, 2), fg.flatten(1, 2)).to(wide))
+                    up_k.index_add_(
+                        1,
+                        family.ancestors,
+                        torch.matmul(ds_up.transpose(1, 2), fq.flatten(1, 2)).to(wide),
+                    )
+                    up_v.index_add_(
+                        1,
+                        family.ancestors,
+                        torch.matmul(p_up.transpose(1, 2), fg.flatten(1, 2)).to(wide),
+                    )
                 parts[0].append(_ungrouped(dq, heads, width))
                 parts[1].append(torch.matmul(ds[..., n_up:].transpose(-1, -2), fq).flatten(1, 2))
                 parts[2].append(torch.matmul(p[..., n_up:].transpose(-1, -2), fg).flatten(1, 2))
@@ -221,7 +255,9 @@ def _gather() -> Any:
         @staticmethod
         def forward(ctx: Any, every: Tensor, tree: TreeIndex, heads: int) -> tuple[Tensor, ...]:
             ctx.tree, ctx.shape = tree, every.shape
-            return tuple(part for family in tree.families for part in _family_heads(every, family, heads))
+            return tuple(
+                part for family in tree.families for part in _family_heads(every, family, heads)
+            )
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -229,7 +265,9 @@ def _gather() -> Any:
             for i, family in enumerate(ctx.tree.families):
                 dq, dk, dv = grads[3 * i : 3 * i + 3]
                 (size, heads, width, dim), n_up = dq.shape, family.ancestors.shape[0]
-                both = torch.cat([dk, dv], dim=1)  # [S, 2 H, A + C, d]; the heads of one key head are added up
+                both = torch.cat(
+                    [dk, dv], dim=1
+                )  # [S, 2 H, A + C, d]; the heads of one key head are added up
                 both = both.view(size, ctx.shape[1] - heads, -1, n_up + width, dim).sum(2)
                 own = torch.cat([dq.transpose(1, 2), both[:, :, n_up:].transpose(1, 2)], dim=2)
                 owns.append(own.view(size * width, -1, dim))
@@ -251,7 +289,9 @@ class _Again:
         self.every, self.family, self.heads = every.detach(), family, heads
         self.result: Any = None  # [T, H, d], the output of all families
         self.parts: list[Any] = [None] * 3
-        self.kept: list[list[Any]] = []  # what autograd keeps: [tensor, None], or [None, which of ours it is]
+        self.kept: list[
+            list[Any]
+        ] = []  # what autograd keeps: [tensor, None], or [None, which of ours it is]
 
     def pack(self, tensor: Tensor) -> list[Any]:
         self.kept.append([tensor, None])
@@ -296,8 +336,14 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: floa
             fq, fk, fv = next(parts), next(parts), next(parts)
             mask = family.mask(fq.dtype)
             again = _Again(every, family, heads)
-            with saved_tensors_hooks(again.pack, again.unpack) if tree.again else contextlib.nullcontext():
-                out = scaled_dot_product_attention(fq, fk, fv, attn_mask=mask, is_causal=mask is None, scale=scale)
+            with (
+                saved_tensors_hooks(again.pack, again.unpack)
+                if tree.again
+                else contextlib.nullcontext()
+            ):
+                out = scaled_dot_product_attention(
+                    fq, fk, fv, attn_mask=mask, is_causal=mask is None, scale=scale
+                )
             again.forget((fq, fk, fv, out))
             agains.append(again)
             outputs.append(out.transpose(1, 2).flatten(0, 1))

@@ -84,14 +84,21 @@ def _functions() -> tuple[Any, Any, Any]:
 
         @staticmethod
         def forward(
-            ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, normed: tuple[Any, ...] = ()
+            ctx: Any,
+            x: Tensor,
+            weight: Tensor,
+            bias: Tensor | None,
+            dtype: torch.dtype,
+            normed: tuple[Any, ...] = (),
         ) -> Tensor:
             low = _cast(x, dtype)
             ctx.norm = normed[:2]
             kept = (normed[2:] or (low,)) if ctx.needs_input_grad[1] else (None,)
             ctx.save_for_backward(weight, *kept)
             ctx.dtypes = x.dtype, dtype
-            return torch.nn.functional.linear(low, weight.to(dtype), None if bias is None else bias.to(dtype))
+            return torch.nn.functional.linear(
+                low, weight.to(dtype), None if bias is None else bias.to(dtype)
+            )
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
@@ -110,7 +117,9 @@ def _functions() -> tuple[Any, Any, Any]:
         """(silu(gate) up) weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`. `apart`: see keep.py."""
 
         @staticmethod
-        def forward(ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, apart: bool = False) -> Tensor:
+        def forward(
+            ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, apart: bool = False
+        ) -> Tensor:
             ctx.save_for_backward(*((keep(gate), keep(up)) if apart else (gate, up)), weight)
             return (torch.nn.functional.silu(gate) * up) @ weight.to(gate.dtype).t()
 
@@ -204,7 +213,10 @@ def is_norm(module: Any) -> bool:
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16):
             x = _probe(module.weight).to(dtype)
-            plain, lean = module(x), _functions()[2].apply(x, module.weight, module.variance_epsilon)[0]
+            plain, lean = (
+                module(x),
+                _functions()[2].apply(x, module.weight, module.variance_epsilon)[0],
+            )
             if plain.dtype != lean.dtype or not torch.equal(plain, lean):
                 return False
     return True
@@ -237,7 +249,9 @@ def _gated_forward(self: Any, x: Tensor) -> Tensor:
 
     gate, up = self.gate_proj(x), self.up_proj(x)
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = _functions()[1].apply(gate, up, self.down_proj.weight, torch.is_grad_enabled())
+        result: Tensor = _functions()[1].apply(
+            gate, up, self.down_proj.weight, torch.is_grad_enabled()
+        )
     return result
 
 
@@ -248,7 +262,9 @@ def _norm_forward(self: Any, x: Tensor) -> Tensor:
     result: Tensor
     kept = keep(x) if torch.is_grad_enabled() else x.detach()
     if _one_kernel(x) and x.dtype == self.weight.dtype == torch.float32:
-        result = torch.nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+        result = torch.nn.functional.rms_norm(
+            x, self.weight.shape, self.weight, self.variance_epsilon
+        )
     else:
         result, scale = _functions()[2].apply(x, self.weight, self.variance_epsilon, kept)
     setattr(result, NORMED, (next(_numbers), self.variance_epsilon, kept, scale, self.weight))

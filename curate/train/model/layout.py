@@ -69,7 +69,10 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     """Length of the beginning that all sequences share."""
     if not sequences:
         return 0
-    low, high = min(map(list, sequences)), max(map(list, sequences))  # lists of numbers compare by content
+    low, high = (
+        min(map(list, sequences)),
+        max(map(list, sequences)),
+    )  # lists of numbers compare by content
     for i, (a, b) in enumerate(zip(low, high, strict=False)):
         if a != b:
             return i
@@ -116,7 +119,9 @@ def tree_layout(sequences: Sequence[Sequence_]) -> Layout:
             if length == 0:
                 continue
             if last < 0:
-                raise ValueError("a prompt without tokens predicts nothing: give it at least a begin token")
+                raise ValueError(
+                    "a prompt without tokens predicts nothing: give it at least a begin token"
+                )
             order.append(i)
             if alone:
                 begin = segment[0] + len(rest) if segment else len(ids)
@@ -173,14 +178,18 @@ def padded_layout(sequences: Sequence[Sequence_], *, side: str = "right", pad: i
         positions[i, start : start + len(row)] = torch.arange(len(row))
         begin = i * width + start + len(sequence.prompt) - 1
         if not sequence.prompt and sequence.completion:
-            raise ValueError("a prompt without tokens predicts nothing: give it at least a begin token")
+            raise ValueError(
+                "a prompt without tokens predicts nothing: give it at least a begin token"
+            )
         source.extend(range(begin, begin + len(sequence.completion)))
     return Layout(
         input_ids=ids,
         position_ids=positions,
         source=torch.tensor(source, dtype=torch.long),
         target=torch.tensor([t for s in sequences for t in s.completion], dtype=torch.long),
-        row=torch.tensor([i for i, s in enumerate(sequences) for _ in s.completion], dtype=torch.long),
+        row=torch.tensor(
+            [i for i, s in enumerate(sequences) for _ in s.completion], dtype=torch.long
+        ),
         attention_mask=mask,
     )
 
@@ -193,7 +202,10 @@ def micro_batches(sequences: Sequence[Sequence_], limit: int) -> list[list[int]]
     """
     cuts: list[list[int]] = []
     prompts: dict[tuple[int, ...], None] = {}
-    own, shared = 0, 0  # tokens of completions; length of the beginning that all prompts of the cut share
+    own, shared = (
+        0,
+        0,
+    )  # tokens of completions; length of the beginning that all prompts of the cut share
     for i, sequence in enumerate(sequences):
         prompt = tuple(sequence.prompt)
         own += len(sequence.completion)

@@ -56,9 +56,18 @@ def _function() -> Any:
 
         @staticmethod
         def forward(
-            ctx: Any, hidden: Tensor, weight: Tensor, target: Tensor, scale: float, chunk: int, entropy: bool, own: bool
+            ctx: Any,
+            hidden: Tensor,
+            weight: Tensor,
+            target: Tensor,
+            scale: float,
+            chunk: int,
+            entropy: bool,
+            own: bool,
         ) -> tuple[Tensor, Tensor]:
-            empty = hidden.new_empty(hidden.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32))
+            empty = hidden.new_empty(
+                hidden.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32)
+            )
             out, norm, h = empty, torch.empty_like(empty), torch.zeros_like(empty)
             for start in range(0, hidden.shape[0], chunk):
                 part = slice(start, start + chunk)
@@ -94,7 +103,9 @@ def _function() -> Any:
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
             hidden, weight, target, norm = ctx.saved_tensors
-            d_hidden = torch.zeros_like(hidden, dtype=norm.dtype) if ctx.needs_input_grad[0] else None
+            d_hidden = (
+                torch.zeros_like(hidden, dtype=norm.dtype) if ctx.needs_input_grad[0] else None
+            )
             d_weight: Any = None
             if ctx.needs_input_grad[1]:
                 # Zeros where there is no position: sharded weights need a gradient on every rank.
@@ -107,7 +118,9 @@ def _function() -> Any:
                 for z, place, here in _blocks(states, weight, target[part], ctx.scale, ctx.chunk):
                     rows = slice(begin, begin + z.shape[1])
                     # d log p_y / d z = scale (1[y] - p)
-                    z.sub_(norm[part, None]).exp_().neg_().scatter_add_(1, place, here[:, None].to(z.dtype))
+                    z.sub_(norm[part, None]).exp_().neg_().scatter_add_(
+                        1, place, here[:, None].to(z.dtype)
+                    )
                     d = z.mul_(factor).to(hidden.dtype)
                     if d_hidden is not None:
                         d_hidden[part] += torch.matmul(d, weight[rows].to(hidden.dtype))
@@ -116,7 +129,15 @@ def _function() -> Any:
                     begin = rows.stop
             if ctx.weight is not None:
                 ctx.weight.grad, d_weight = d_weight, None
-            return None if d_hidden is None else d_hidden.to(hidden.dtype), d_weight, None, None, None, None, None
+            return (
+                None if d_hidden is None else d_hidden.to(hidden.dtype),
+                d_weight,
+                None,
+                None,
+                None,
+                None,
+                None,
+            )
 
     return ChunkedLogProbs
 
@@ -173,7 +194,9 @@ def token_divergence(
     def part(h: Tensor, g: Tensor) -> tuple[Tensor]:
         from curate.train.losses import divergence
 
-        return (divergence(h @ weight.t() / temperature, g @ teacher_weight.t() / temperature, kind),)  # type: ignore[arg-type]
+        return (
+            divergence(h @ weight.t() / temperature, g @ teacher_weight.t() / temperature, kind),
+        )  # type: ignore[arg-type]
 
     return _checkpointed(part, hidden, teacher_hidden, _whole(weight, chunk))[0]
 
@@ -183,7 +206,9 @@ def _whole(weight: Tensor, chunk: int) -> int:
     return max(1, min(chunk, WHOLE // weight.shape[0]))
 
 
-def _checkpointed(part: Callable[..., tuple[Tensor, ...]], hidden: Tensor, other: Tensor, chunk: int) -> Any:
+def _checkpointed(
+    part: Callable[..., tuple[Tensor, ...]], hidden: Tensor, other: Tensor, chunk: int
+) -> Any:
     """Run `part` chunk by chunk; its logits are computed again for the backward pass."""
     import torch
     from torch.utils.checkpoint import checkpoint

@@ -32,13 +32,17 @@ class Policy:
         self.compute = compute
         self.device = torch.device(device or pick_device(compute.device))
         self.layout = compute.layout if can_tree(model) else "padded"
-        self.autocast = compute.precision == "bf16" or (compute.precision == "auto" and fast_bf16(self.device))
+        self.autocast = compute.precision == "bf16" or (
+            compute.precision == "auto" and fast_bf16(self.device)
+        )
         if compute.lora:
             model = add_lora(model, compute.lora)
         base(model).set_attn_implementation(_tree_name() if self.layout == "tree" else "sdpa")
         if compute.gradient_checkpointing:
             model.enable_input_require_grads()
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
         make_lean(model, torch.bfloat16 if self.autocast else None)
         self.model = model.to(self.device)
         self.module = _scorer(self.model, self.autocast, compute)
@@ -68,7 +72,9 @@ class Policy:
             cuts += [[] for _ in range(max(world.gather(len(cuts))) - len(cuts))]
         return cuts
 
-    def logprobs(self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor]:
+    def logprobs(
+        self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
         """`[N]` log-probs of the completion tokens with gradient, and `[N]` entropies (zeros if not asked)."""
         return self.module(layout, temperature, entropy)
 
@@ -79,7 +85,11 @@ class Policy:
         return self.module(layout, temperature, False, teacher.module, kind)
 
     def all_logprobs(
-        self, sequences: Sequence[Sequence_], *, temperature: float = 1.0, world: World | None = None
+        self,
+        sequences: Sequence[Sequence_],
+        *,
+        temperature: float = 1.0,
+        world: World | None = None,
     ) -> list[Tensor]:
         """Log-probs of each sequence's completion, without gradient, on the CPU. Ranks share the work."""
         import torch
@@ -129,9 +139,14 @@ def _scorer_class() -> Any:
                 layout.index = layout.index or tree_index(layout)
                 layout.index.again = not self.compute.gradient_checkpointing
                 extra = {"tree": layout.index}
-            with torch.autocast(layout.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
+            with torch.autocast(
+                layout.input_ids.device.type, torch.bfloat16, enabled=self.autocast
+            ):
                 out = base(self.model).base_model(
-                    input_ids=layout.input_ids, position_ids=layout.position_ids, use_cache=False, **extra
+                    input_ids=layout.input_ids,
+                    position_ids=layout.position_ids,
+                    use_cache=False,
+                    **extra,
                 )
             states = out.last_hidden_state
             return states.reshape(-1, states.shape[-1]).index_select(0, layout.source)
@@ -143,7 +158,12 @@ def _scorer_class() -> Any:
             return hidden.to(torch.bfloat16 if low else weight.dtype), weight
 
         def forward(
-            self, layout: Layout, temperature: float, entropy: bool, teacher: Any = None, kind: str = "forward"
+            self,
+            layout: Layout,
+            temperature: float,
+            entropy: bool,
+            teacher: Any = None,
+            kind: str = "forward",
         ) -> tuple[Tensor, Tensor]:
             """Log-probs and entropies; with a teacher log-probs and divergences (only these at `temperature`)."""
             hidden, weight = self.states(layout)
@@ -153,7 +173,13 @@ def _scorer_class() -> Any:
                     known, by = teacher.states(layout)
                 chunk, low = self.compute.logprob_chunk, weight.to(hidden.dtype)
                 apart = token_divergence(
-                    hidden, low, known, by.to(known.dtype), kind=kind, temperature=temperature, chunk=chunk
+                    hidden,
+                    low,
+                    known,
+                    by.to(known.dtype),
+                    kind=kind,
+                    temperature=temperature,
+                    chunk=chunk,
                 )
                 return token_logprobs(hidden, weight, layout.target, chunk=chunk)[0], apart
             return token_logprobs(
@@ -190,8 +216,14 @@ def base(model: Any) -> Any:
 def can_tree(model: Any) -> bool:
     """Whether the attention of this model can be replaced, and is plain causal attention in every layer."""
     kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(model.config, "sliding_window", None) and getattr(model.config, "use_sliding_window", True)
-    return bool(getattr(model, "_supports_attention_backend", False)) and kinds == {"full_attention"} and not sliding
+    sliding = getattr(model.config, "sliding_window", None) and getattr(
+        model.config, "use_sliding_window", True
+    )
+    return (
+        bool(getattr(model, "_supports_attention_backend", False))
+        and kinds == {"full_attention"}
+        and not sliding
+    )
 
 
 def fast_bf16(device: Any) -> bool:
@@ -203,7 +235,9 @@ def fast_bf16(device: Any) -> bool:
     if device.type == "cpu":
         capabilities = torch.backends.cpu.get_cpu_capability()
         flags = _cpu_flags()
-        return ("AVX512" in capabilities and bool({"avx512_bf16", "amx_bf16"} & flags)) or "bf16" in flags
+        return (
+            "AVX512" in capabilities and bool({"avx512_bf16", "amx_bf16"} & flags)
+        ) or "bf16" in flags
     return False
 
 
@@ -212,7 +246,12 @@ def _cpu_flags() -> set[str]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return set()
-    return {flag for line in lines if line.lower().startswith(("flags", "features")) for flag in line.split()}
+    return {
+        flag
+        for line in lines
+        if line.lower().startswith(("flags", "features"))
+        for flag in line.split()
+    }
 
 
 def pick_device(wanted: str = "auto") -> str:
@@ -226,22 +265,30 @@ def pick_device(wanted: str = "auto") -> str:
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
-def load_policy(path: str | Path, compute: ModelConfig, *, device: str | None = None) -> tuple[Policy, Any]:
+def load_policy(
+    path: str | Path, compute: ModelConfig, *, device: str | None = None
+) -> tuple[Policy, Any]:
     """The model of a directory in Hugging Face format with fp32 weights, and its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = Path(path)
     if not (path / "config.json").exists():
-        raise UsageError(f"no model at {path}: give a directory in Hugging Face format (with config.json and weights)")
+        raise UsageError(
+            f"no model at {path}: give a directory in Hugging Face format (with config.json and weights)"
+        )
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=torch.float32, local_files_only=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise UsageError(f"the model at {path} could not be loaded: {error}") from error
     if tokenizer.eos_token_id is None:
-        raise UsageError(f"the tokenizer at {path} names no end token, so no completion could end: set eos_token")
+        raise UsageError(
+            f"the tokenizer at {path} names no end token, so no completion could end: set eos_token"
+        )
     model.config.use_cache = False
     model.train()
     return Policy(model, compute, device=device), tokenizer
@@ -270,12 +317,19 @@ def weights(policy: Policy, dtype: Any = None) -> dict[str, Tensor]:
     if any(hasattr(p, "full_tensor") for p in model.parameters()):
         from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-        state = dict(get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+        state = dict(
+            get_model_state_dict(
+                model, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+            )
+        )
     else:
         state = model.state_dict()
     if config.lora:
         state = merged(model, state)
-    return {k: v.detach().to("cpu", dtype if v.is_floating_point() and dtype else v.dtype) for k, v in state.items()}
+    return {
+        k: v.detach().to("cpu", dtype if v.is_floating_point() and dtype else v.dtype)
+        for k, v in state.items()
+    }
 
 
 def untied(policy: Policy, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -310,7 +364,9 @@ def restore(policy: Policy, optimizer: Any, state: dict[str, Any]) -> None:
     def placed(value: Any, like: Any) -> Any:
         if not isinstance(value, torch.Tensor):
             return value
-        if value.shape != like.shape:  # the count of steps, which fused AdamW wants beside the weights
+        if (
+            value.shape != like.shape
+        ):  # the count of steps, which fused AdamW wants beside the weights
             return value.to(like.device)
         if hasattr(like, "device_mesh"):
             from torch.distributed.tensor import distribute_tensor
@@ -323,7 +379,9 @@ def restore(policy: Policy, optimizer: Any, state: dict[str, Any]) -> None:
             if name in state["adapters"]:
                 parameter.copy_(placed(state["adapters"][name], parameter))
             if name in state["optimizer"]:
-                optimizer.state[parameter] = {k: placed(v, parameter) for k, v in state["optimizer"][name].items()}
+                optimizer.state[parameter] = {
+                    k: placed(v, parameter) for k, v in state["optimizer"][name].items()
+                }
 
 
 def merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -334,7 +392,9 @@ def merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
             plain[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = value
     for name, layer in model.named_modules():
         if hasattr(layer, "lora_A") and f"{name}.lora_A.default.weight" in state:
-            a, b = (state[f"{name}.{part}.default.weight"].detach() for part in ("lora_A", "lora_B"))
+            a, b = (
+                state[f"{name}.{part}.default.weight"].detach() for part in ("lora_A", "lora_B")
+            )
             key = name.removeprefix("base_model.model.") + ".weight"
             change = (b @ a) * layer.scaling["default"]
             change = change.t() if layer.fan_in_fan_out else change
@@ -342,7 +402,9 @@ def merged(model: Any, state: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def write_model(policy: Policy, tokenizer: Any, path: Path, dtype: str, state: dict[str, Tensor] | None = None) -> None:
+def write_model(
+    policy: Policy, tokenizer: Any, path: Path, dtype: str, state: dict[str, Tensor] | None = None
+) -> None:
     """The model as `transformers` and vLLM load it: config, safetensors, tokenizer."""
     import torch
 
@@ -399,7 +461,11 @@ def memory_errors(step: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         text = str(error).lower()
-        known = isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+        known = (
+            isinstance(error, MemoryError)
+            or "out of memory" in text
+            or "can't allocate memory" in text
+        )
         if not known:
             raise
         raise CurateError(

@@ -40,7 +40,13 @@ def load_shards(policy: Policy, optimizer: Any, path: Path) -> None:
         name, _, key = full.rpartition(":")
         like = parameters[name].detach()
         # step counts are single numbers, everything else is as its parameter
-        tensors[full] = like if key == "weight" else torch.zeros(()) if key == "step" else torch.zeros_like(like)
+        tensors[full] = (
+            like
+            if key == "weight"
+            else torch.zeros(())
+            if key == "step"
+            else torch.zeros_like(like)
+        )
     dcp.load(tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
     for full, value in tensors.items():
         name, _, key = full.rpartition(":")

@@ -71,7 +71,17 @@ def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[s
         cpu=int(limits.seconds) + 1,
         processes=limits.processes + 2,  # bubblewrap's own two
     )
-    line = ["/bin/sh", "-c", shell, "sh", binary, "--unshare-all", "--unshare-user", "--disable-userns", "--clearenv"]
+    line = [
+        "/bin/sh",
+        "-c",
+        shell,
+        "sh",
+        binary,
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--clearenv",
+    ]
     line += [
         "--die-with-parent",
         "--new-session",
@@ -107,8 +117,31 @@ def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[s
     line += ["--size", str(limits.disk), "--tmpfs", "/tmp"]
     for path, descriptor in files.items():
         line += ["--ro-bind-data", str(descriptor), path]
-    line += ["--remount-ro", "/", "--chdir", "/tmp", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/tmp"]
-    line += ["--setenv", "LANG", "C.UTF-8", "--setenv", "PYTHONHASHSEED", "0", "--", interpreter, "-I", "-B", *program]
+    line += [
+        "--remount-ro",
+        "/",
+        "--chdir",
+        "/tmp",
+        "--setenv",
+        "PATH",
+        "/usr/bin:/bin",
+        "--setenv",
+        "HOME",
+        "/tmp",
+    ]
+    line += [
+        "--setenv",
+        "LANG",
+        "C.UTF-8",
+        "--setenv",
+        "PYTHONHASHSEED",
+        "0",
+        "--",
+        interpreter,
+        "-I",
+        "-B",
+        *program,
+    ]
     return line
 
 
@@ -140,7 +173,9 @@ def start(
 def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
     """Run a Python program with this standard input. Raises `CurateError` where there is no sandbox."""
     limits = limits or Limits()
-    process = start(limits, {"/tmp/solution.py": program}, ["/tmp/solution.py"], *(3 * [subprocess.PIPE]))
+    process = start(
+        limits, {"/tmp/solution.py": program}, ["/tmp/solution.py"], *(3 * [subprocess.PIPE])
+    )
     return watch(process, stdin.encode("utf-8", "surrogatepass"), limits)
 
 
@@ -185,7 +220,13 @@ def watch(process: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> Out
     finally:
         selector.close()
         end(process)
-    return Outcome(bytes(output["out"]), bytes(output["err"]), process.returncode, reason, time.monotonic() - began)
+    return Outcome(
+        bytes(output["out"]),
+        bytes(output["err"]),
+        process.returncode,
+        reason,
+        time.monotonic() - began,
+    )
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -226,12 +267,18 @@ def _user() -> int | None:
 def tools() -> tuple[str, str]:
     """Paths of `bwrap` and of the Python inside, tried out once. Raises `CurateError` where it cannot work."""
     if sys.platform != "linux":
-        raise CurateError("generated code runs only in a sandbox, and the sandbox needs Linux namespaces")
+        raise CurateError(
+            "generated code runs only in a sandbox, and the sandbox needs Linux namespaces"
+        )
     binary = _binary()
     if binary is None:
-        raise CurateError(f"generated code runs only in a sandbox, and bubblewrap is missing: {HINT}")
+        raise CurateError(
+            f"generated code runs only in a sandbox, and bubblewrap is missing: {HINT}"
+        )
     interpreters = (
-        [sys._base_executable, "/usr/bin/python3"] if hasattr(sys, "_base_executable") else ["/usr/bin/python3"]
+        [sys._base_executable, "/usr/bin/python3"]
+        if hasattr(sys, "_base_executable")
+        else ["/usr/bin/python3"]
     )
     said = ""
     for interpreter in interpreters:
@@ -249,13 +296,29 @@ def tools() -> tuple[str, str]:
 
 def _try(binary: str, interpreter: str) -> str:
     """Why the sandbox does not work with this interpreter; empty where it does."""
-    line = [binary, "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--ro-bind", "/", "/"]
+    line = [
+        binary,
+        "--unshare-all",
+        "--unshare-user",
+        "--disable-userns",
+        "--die-with-parent",
+        "--ro-bind",
+        "/",
+        "/",
+    ]
     line += ["--proc", "/proc", "--", interpreter, "-I", "-c", "print(6 * 7)"]
     user = _user()
     try:
         groups: list[int] | None = None if user is None else []
         done = subprocess.run(
-            line, capture_output=True, timeout=60, cwd="/", env={}, user=user, group=user, extra_groups=groups
+            line,
+            capture_output=True,
+            timeout=60,
+            cwd="/",
+            env={},
+            user=user,
+            group=user,
+            extra_groups=groups,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
@@ -273,7 +336,9 @@ def _binary() -> str | None:
         found = str(bundled) if bundled and bundled.is_file() else None
     if found is None or os.geteuid() != 0:
         return found
-    reachable = all(os.stat(part).st_mode & stat.S_IXOTH for part in (found, *map(str, Path(found).parents)))
+    reachable = all(
+        os.stat(part).st_mode & stat.S_IXOTH for part in (found, *map(str, Path(found).parents))
+    )
     if reachable:
         return found
     folder = Path(tempfile.mkdtemp(prefix="curate-sandbox-"))

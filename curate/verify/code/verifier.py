@@ -34,7 +34,9 @@ from curate.verify.code.sandbox import Limits, end, run, start, tools, watch
 from curate.verify.extract import Found, after_reasoning
 
 MAX_CODE = 200_000  # characters
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.S | re.M)
+_FENCE = re.compile(
+    r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.S | re.M
+)
 
 
 class CodeVerifier(Verifier):
@@ -54,7 +56,11 @@ class CodeVerifier(Verifier):
         start_, end_ = visible.rfind("<answer>"), visible.rfind("</answer>")
         if 0 <= start_ < end_:
             visible = visible[start_ + 8 : end_]
-        blocks = [match for match in _FENCE.finditer(visible) if match[2].lower() in ("", "python", "py", "python3")]
+        blocks = [
+            match
+            for match in _FENCE.finditer(visible)
+            if match[2].lower() in ("", "python", "py", "python3")
+        ]
         if blocks:
             return Found(blocks[-1][3], "fence")
         return Found(visible, "bare") if visible.strip() else Found(None, detail="no answer")
@@ -86,7 +92,9 @@ class CodeVerifier(Verifier):
         for i, case in enumerate(cases, 1):
             left = until - time.monotonic()
             if left <= 0:
-                return Judgement("wrong", f"over the time limit of {self.total_seconds:g} s for all cases")
+                return Judgement(
+                    "wrong", f"over the time limit of {self.total_seconds:g} s for all cases"
+                )
             limits = replace(self.limits, seconds=min(self.limits.seconds, left))
             outcome = run(textwrap.dedent(program), case["input"], limits)
             if outcome.reason:
@@ -100,7 +108,8 @@ class CodeVerifier(Verifier):
         """All calls in one sandbox; what is returned is compared here."""
         cases = tests["cases"]
         asked = "".join(
-            json.dumps([tests["function"], encode(case["args"]), encode(case.get("kwargs", {}))]) + "\n"
+            json.dumps([tests["function"], encode(case["args"]), encode(case.get("kwargs", {}))])
+            + "\n"
             for case in cases
         )
         files = {"/tmp/solution.py": whole(program, tests), "/tmp/serve.py": SERVE}
@@ -110,7 +119,10 @@ class CodeVerifier(Verifier):
         for i, case in enumerate(cases, 1):
             where = f"case {i} of {len(cases)}"
             if i > len(lines):
-                return Judgement("wrong", f"{where}: {outcome.reason or _last_line(outcome.stderr) or 'no result'}")
+                return Judgement(
+                    "wrong",
+                    f"{where}: {outcome.reason or _last_line(outcome.stderr) or 'no result'}",
+                )
             try:
                 kind, value = json.loads(lines[i - 1])
                 value = decode(value)
@@ -125,11 +137,16 @@ class CodeVerifier(Verifier):
     def by_asserts(self, program: str, tests: dict[str, Any]) -> Judgement:
         """The program serves calls in one sandbox, the assertions make them from another."""
         word = secrets.token_hex(16)
-        call, answer = os.pipe(), os.pipe()  # each (read, write): from the tests to the program, and back
+        call, answer = (
+            os.pipe(),
+            os.pipe(),
+        )  # each (read, write): from the tests to the program, and back
         served = asserting = None
         try:
             files = {"/tmp/solution.py": whole(program, tests), "/tmp/serve.py": SERVE}
-            served = start(self.limits, files, ["/tmp/serve.py"], call[0], answer[1], subprocess.DEVNULL)
+            served = start(
+                self.limits, files, ["/tmp/serve.py"], call[0], answer[1], subprocess.DEVNULL
+            )
             body = json.dumps(
                 {
                     "word": word,
@@ -138,7 +155,9 @@ class CodeVerifier(Verifier):
                 }
             )
             files = {"/tmp/tests.json": body, "/tmp/assert.py": ASSERT}
-            asserting = start(self.limits, files, ["/tmp/assert.py"], answer[0], call[1], subprocess.PIPE)
+            asserting = start(
+                self.limits, files, ["/tmp/assert.py"], answer[0], call[1], subprocess.PIPE
+            )
         finally:
             for descriptor in (*call, *answer):
                 os.close(descriptor)
@@ -151,7 +170,9 @@ class CodeVerifier(Verifier):
         said = outcome.stderr.decode(errors="replace").strip()
         if said.endswith(f"passed {word}"):
             return CORRECT
-        return Judgement("wrong", outcome.reason or _last_line(outcome.stderr) or "an assertion failed")
+        return Judgement(
+            "wrong", outcome.reason or _last_line(outcome.stderr) or "an assertion failed"
+        )
 
 
 def read_tests(text: str) -> dict[str, Any]:
@@ -187,10 +208,14 @@ def _from_lists(data: dict[str, Any]) -> dict[str, Any]:
     pairs = list(zip(data["inputs"], data["outputs"], strict=False))
     if data.get("fn_name"):
         cases = [
-            {"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out} for one, out in pairs
+            {"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out}
+            for one, out in pairs
         ]
         return {"type": "call", "function": data["fn_name"], "cases": cases}
-    text = [["\n".join(map(str, side)) if isinstance(side, list) else str(side) for side in pair] for pair in pairs]
+    text = [
+        ["\n".join(map(str, side)) if isinstance(side, list) else str(side) for side in pair]
+        for pair in pairs
+    ]
     return {"type": "stdio", "cases": [{"input": one, "output": out} for one, out in text]}
 
 
@@ -200,9 +225,18 @@ def called(code: str) -> list[str]:
         tree = ast.parse(code)
     except SyntaxError:
         raise ValueError("the assertions are no Python") from None
-    names = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    names = {
+        n.func.id
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
     known = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)} | set(dir(builtins))
-    known |= {a.asname or a.name for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom) for a in n.names}
+    known |= {
+        a.asname or a.name
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Import | ast.ImportFrom)
+        for a in n.names
+    }
     return sorted(names - known)
 
 
@@ -211,8 +245,12 @@ def whole(program: str, tests: dict[str, Any]) -> str:
     preamble, function = tests.get("preamble") or "", tests.get("function")
     if not preamble:
         return textwrap.dedent(program)
-    defines = bool(function) and re.search(rf"^\s*(?:async\s+)?def\s+{re.escape(str(function))}\b", program, re.M)
-    return f"{preamble}\n{textwrap.dedent(program)}" if defines or not function else preamble + program
+    defines = bool(function) and re.search(
+        rf"^\s*(?:async\s+)?def\s+{re.escape(str(function))}\b", program, re.M
+    )
+    return (
+        f"{preamble}\n{textwrap.dedent(program)}" if defines or not function else preamble + program
+    )
 
 
 def same_output(expected: str, printed: str) -> bool:
@@ -222,7 +260,9 @@ def same_output(expected: str, printed: str) -> bool:
         return False
     lines = [line.split() for line in expected.strip().splitlines() if line.strip()]
     if lines != [line.split() for line in printed.strip().splitlines() if line.strip()]:
-        return all(one == other or _near(one, other) for one, other in zip(first, second, strict=True))
+        return all(
+            one == other or _near(one, other) for one, other in zip(first, second, strict=True)
+        )
     return True
 
 
@@ -252,7 +292,9 @@ def same_result(expected: Any, given: Any) -> bool:
             same_result(v, given[str(k)]) for k, v in expected.items()
         )
     if isinstance(expected, list) and isinstance(given, set | frozenset):
-        return len(expected) == len(given) and all(any(same_result(e, g) for g in given) for e in expected)
+        return len(expected) == len(given) and all(
+            any(same_result(e, g) for g in given) for e in expected
+        )
     return type(expected) is type(given) and bool(expected == given)
 
 

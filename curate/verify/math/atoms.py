@@ -16,13 +16,27 @@ Node = tuple[Any, ...]
 
 MAX_DEPTH = 40  # ours
 
-FACTORS = frozenset(["\\frac", "\\sqrt", "\\pi", "\\infty", "\\binom", "\\lfloor", "\\lceil", "\\|", "\\imath"])
+FACTORS = frozenset(
+    ["\\frac", "\\sqrt", "\\pi", "\\infty", "\\binom", "\\lfloor", "\\lceil", "\\|", "\\imath"]
+)
 # What makes another symbol of one (a vector, a mean), and what names a figure by its points.
 MARKS = frozenset(
-    f"\\{name}" for name in ("vec", "bar", "overline", "hat", "tilde", "widehat", "overrightarrow", "overleftarrow")
+    f"\\{name}"
+    for name in (
+        "vec",
+        "bar",
+        "overline",
+        "hat",
+        "tilde",
+        "widehat",
+        "overrightarrow",
+        "overleftarrow",
+    )
 )
 FIGURES = frozenset(["\\angle", "\\triangle"])
-_MATRICES = frozenset(["pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"])
+_MATRICES = frozenset(
+    ["pmatrix", "bmatrix", "matrix", "vmatrix", "Bmatrix", "smallmatrix", "array"]
+)
 
 
 class Atoms:
@@ -101,7 +115,9 @@ class Atoms:
                 return self.group(value)
             if kind == "cmd":
                 return self.command(value)
-            raise Unreadable("the expression ends early" if kind == "end" else f"unexpected {value!r}")
+            raise Unreadable(
+                "the expression ends early" if kind == "end" else f"unexpected {value!r}"
+            )
         finally:
             self.depth -= 1
 
@@ -190,7 +206,9 @@ class Atoms:
         """\\vec{a}, \\bar x, \\overline{AB}: a symbol of its own, told apart by its mark."""
         start = self.at
         node = self.argument()
-        if node[0] not in ("sym", "mul") or any(kind not in ("sym", "op") for kind, _ in self.tokens[start : self.at]):
+        if node[0] not in ("sym", "mul") or any(
+            kind not in ("sym", "op") for kind, _ in self.tokens[start : self.at]
+        ):
             raise Unreadable(f"{mark} over more than a name")
         letters = [value for kind, value in self.tokens[start : self.at] if kind == "sym"]
         segment = mark == "\\overline" and len(letters) == 2  # AB is BA
@@ -199,7 +217,11 @@ class Atoms:
     def figure(self, kind: str) -> Node:
         """An angle or a triangle named by its points, up to three; an angle reads the same backwards."""
         start = self.at
-        while self.peek()[0] == "sym" and self.at - start < 3 and (self.at == start or self.peek()[1].isupper()):
+        while (
+            self.peek()[0] == "sym"
+            and self.at - start < 3
+            and (self.at == start or self.peek()[1].isupper())
+        ):
             self.at += 1
         name = "".join(value for _, value in self.tokens[start : self.at])
         if not name and self.peek()[0] == "num":  # angle 1
@@ -259,7 +281,11 @@ class Atoms:
     def function(self, name: str) -> Node:
         name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
         if name == "sqrt":
-            return ("call", "sqrt", self.argument() if self.peek()[1] in ("{", "(") else self.power())
+            return (
+                "call",
+                "sqrt",
+                self.argument() if self.peek()[1] in ("{", "(") else self.power(),
+            )
         base: Node | None = None
         exponent: Node | None = None
         while self.peek() in (("op", "_"), ("op", "^")):
@@ -289,4 +315,6 @@ class Atoms:
 def _renamed(node: Node, name: str) -> Node:
     if node == ("sym", name):
         return ("sym", "")
-    return tuple(_renamed(part, name) if isinstance(part, tuple) and part else part for part in node)
+    return tuple(
+        _renamed(part, name) if isinstance(part, tuple) and part else part for part in node
+    )

@@ -93,7 +93,9 @@ def _carry(parts: list[Node]) -> list[Node]:
 
 
 def has_sign(node: Node) -> bool:
-    return node[0] == "pm" or any(isinstance(part, tuple) and part and has_sign(part) for part in node[1:])
+    return node[0] == "pm" or any(
+        isinstance(part, tuple) and part and has_sign(part) for part in node[1:]
+    )
 
 
 def chosen(node: Node, plus: bool) -> Node:
@@ -199,7 +201,12 @@ def same_residue(gold: Node, answer: Node) -> bool | None:
     if who is not None and other is not None and who != other:
         return False
     m = exact(modulus or second or ("num", Number(Fraction(0))))
-    if m is None or m <= 0 or m.denominator != 1 or (modulus and second and exact(modulus) != exact(second)):
+    if (
+        m is None
+        or m <= 0
+        or m.denominator != 1
+        or (modulus and second and exact(modulus) != exact(second))
+    ):
         return None if m is None else False
     a, b = exact(value), exact(given)
     if a is None or b is None or a.denominator != 1 or b.denominator != 1:
@@ -299,7 +306,9 @@ def same_container(gold: Node, answer: Node) -> bool | None:
     if "matrix" in kinds and first is not None and second is not None:
         if [len(row) for row in first] != [len(row) for row in second]:
             return False
-        return each([cell for row in first for cell in row], [cell for row in second for cell in row])
+        return each(
+            [cell for row in first for cell in row], [cell for row in second for cell in row]
+        )
     return False
 
 
@@ -309,7 +318,10 @@ def same_ratio(gold: Node, answer: Node) -> bool | None:
         return False
     if len(gold) == 3 and (_clock(gold) or _clock(answer)):
         return each(gold[1:], answer[1:])
-    first, second = ("div", gold[1], answer[1]), [("div", g, a) for g, a in zip(gold[2:], answer[2:], strict=True)]
+    first, second = (
+        ("div", gold[1], answer[1]),
+        [("div", g, a) for g, a in zip(gold[2:], answer[2:], strict=True)],
+    )
     try:
         return each([first] * len(second), second)
     except NoValue:
@@ -328,7 +340,11 @@ def scaled_matrix(node: Node) -> Node:
     if node[0] not in ("mul", "div") or (node[1][0] == "matrix") == (node[2][0] == "matrix"):
         return node
     if node[2][0] == "matrix":
-        return node if node[0] == "div" else ("matrix", *(tuple(("mul", node[1], c) for c in r) for r in node[2][1:]))
+        return (
+            node
+            if node[0] == "div"
+            else ("matrix", *(tuple(("mul", node[1], c) for c in r) for r in node[2][1:]))
+        )
     return ("matrix", *(tuple((node[0], cell, node[2]) for cell in row) for row in node[1][1:]))
 
 
@@ -353,7 +369,9 @@ def assigned(node: Node) -> bool:
     if node[0] != "rel" or node[1] not in ("=", "in"):
         return False
     left = node[2]
-    named = left[0] in ("sym", "text") or (left[0] == "tuple" and all(part[0] == "sym" for part in left[1:]))
+    named = left[0] in ("sym", "text") or (
+        left[0] == "tuple" and all(part[0] == "sym" for part in left[1:])
+    )
     named = named or (left[0] == "mul" and left[1][0] == "sym" and left[2][0] in ("sym", "num"))
     return named and not (left[0] == "sym" and left[1] in symbols(node[3]))
 

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 _FIRST = ("january", "february", "march", "april", "may", "june")
 _MONTHS = (*_FIRST, "july", "august", "september", "october", "november", "december")
-_NUMBER = {name[:size]: i for i, name in enumerate(_MONTHS, 1) for size in (3, len(name))} | {"sept": 9}
+_NUMBER = {name[:size]: i for i, name in enumerate(_MONTHS, 1) for size in (3, len(name))} | {
+    "sept": 9
+}
 _MONTH = rf"(?P<m>{'|'.join(sorted(_NUMBER, key=len, reverse=True))})\.?"
 _DAY = r"(?P<d>\d{1,2})(?:st|nd|rd|th)?"
 _YEAR = r"(?:,?\s*(?P<y>\d{4}))?"
@@ -20,7 +22,9 @@ _DATES = [
     re.compile(r"(?P<y>\d{4})/(?P<m>\d{1,2})/(?P<d>\d{1,2})"),
     re.compile(r"(?:(?P<y>\d{4})年)?(?P<m>\d{1,2})月(?P<d>\d{1,2})[日号]"),
 ]
-_TIME = re.compile(r"(?P<h>\d{1,2})(?::(?P<min>[0-5]\d)(?::(?P<s>[0-5]\d))?)?\s*(?P<half>[ap])?\.?\s*(?(half)m\.?)")
+_TIME = re.compile(
+    r"(?P<h>\d{1,2})(?::(?P<min>[0-5]\d)(?::(?P<s>[0-5]\d))?)?\s*(?P<half>[ap])?\.?\s*(?(half)m\.?)"
+)
 
 
 class Moment(NamedTuple):
@@ -35,7 +39,9 @@ class Moment(NamedTuple):
 
 def moment(text: str) -> Moment | None:
     """The date or the time of day a text is, or None. A bare number is none."""
-    text = unicodedata.normalize("NFKC", re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text))
+    text = unicodedata.normalize(
+        "NFKC", re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
+    )
     text = " ".join(re.sub(r"\\[ ,;]|[$~]", " ", text).lower().split()).rstrip(".")
     if len(text) > 40:
         return None
@@ -43,7 +49,11 @@ def moment(text: str) -> Moment | None:
         if match := pattern.fullmatch(text):
             month = int(match["m"]) if match["m"].isdigit() else _NUMBER[match["m"]]
             day = int(match["d"])
-            return Moment(int(match["y"] or 0), month, day) if 1 <= month <= 12 and 1 <= day <= 31 else None
+            return (
+                Moment(int(match["y"] or 0), month, day)
+                if 1 <= month <= 12 and 1 <= day <= 31
+                else None
+            )
     match = _TIME.fullmatch(text)
     if match is None or not (match["min"] or match["half"]):
         return None
@@ -52,7 +62,9 @@ def moment(text: str) -> Moment | None:
         return None
     if half:
         hour = hour % 12 + (12 if half == "p" else 0)
-    return Moment(seconds=hour * 3600 + int(match["min"] or 0) * 60 + int(match["s"] or 0), half=half)
+    return Moment(
+        seconds=hour * 3600 + int(match["min"] or 0) * 60 + int(match["s"] or 0), half=half
+    )
 
 
 def same_moment(gold: Moment, answer: Moment) -> bool:

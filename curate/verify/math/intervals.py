@@ -7,7 +7,9 @@ from typing import Any
 from curate.verify.math.atoms import Node
 from curate.verify.math.numeric import Undefined, context, number, symbols
 
-Piece = tuple[Node | None, bool, Node | None, bool]  # low (None: minus infinity), low is open, high, high is open
+Piece = tuple[
+    Node | None, bool, Node | None, bool
+]  # low (None: minus infinity), low is open, high, high is open
 
 
 def region(node: Node) -> list[Piece] | None:
@@ -23,7 +25,11 @@ def region(node: Node) -> list[Piece] | None:
         return tidy([_piece(part, False, part, False) for part in node[1:]])
     if kind in ("union", "either", "list"):
         parts = [region(part) for part in node[1:]]
-        return None if any(part is None for part in parts) else tidy([piece for part in parts for piece in part or []])
+        return (
+            None
+            if any(part is None for part in parts)
+            else tidy([piece for part in parts for piece in part or []])
+        )
     if kind in ("cap", "both", "minus"):
         pieces = region(node[1])
         for part in node[2:]:
@@ -87,13 +93,19 @@ def _high(piece: Piece) -> Any:
 def tidy(pieces: list[Piece]) -> list[Piece]:
     """Sorted by their lower ends; touching pieces become one, empty ones vanish."""
     kept: list[Piece] = []
-    alive = [p for p in pieces if _low(p) < _high(p) or (_low(p) == _high(p) and not p[1] and not p[3])]
+    alive = [
+        p for p in pieces if _low(p) < _high(p) or (_low(p) == _high(p) and not p[1] and not p[3])
+    ]
     for piece in sorted(alive, key=lambda p: (_low(p), p[1])):
         if kept:
             last = kept[-1]
-            touch = _low(piece) < _high(last) or (_low(piece) == _high(last) and not (piece[1] and last[3]))
+            touch = _low(piece) < _high(last) or (
+                _low(piece) == _high(last) and not (piece[1] and last[3])
+            )
             if touch:
-                further = _high(piece) > _high(last) or (_high(piece) == _high(last) and not piece[3])
+                further = _high(piece) > _high(last) or (
+                    _high(piece) == _high(last) and not piece[3]
+                )
                 kept[-1] = (last[0], last[1], piece[2], piece[3]) if further else last
                 continue
         kept.append(piece)

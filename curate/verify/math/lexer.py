@@ -3,7 +3,6 @@
 Kinds of tokens: num, sym (one letter or a Greek one), fn (a function), cmd (a LaTeX command), op, text (words), env, row.
 """
 
-
 from __future__ import annotations
 
 import re
@@ -85,7 +84,11 @@ def unwrap(text: str) -> str:
             text = text[1:-1].strip()
         if text[:2] in ("\\(", "\\[") and text[-2:] in ("\\)", "\\]"):
             text = text[2:-2].strip()
-        if text.startswith("\\boxed{") and text.endswith("}") and text.count("{") == text.count("}"):
+        if (
+            text.startswith("\\boxed{")
+            and text.endswith("}")
+            and text.count("{") == text.count("}")
+        ):
             text = text[7:-1].strip()
         if styled := _STYLED.fullmatch(text):
             text = styled[1].strip()
@@ -143,7 +146,27 @@ def tokens(text: str) -> list[tuple[str, str]]:
 
 # After one of these an expression begins.
 _BEFORE = frozenset(
-    ["(", "[", ",", ";", "=", "<", ">", "<=", ">=", "+", "-", "*", "/", "|", "and", "or", "\\cup", "\\cap", "\\in"]
+    [
+        "(",
+        "[",
+        ",",
+        ";",
+        "=",
+        "<",
+        ">",
+        "<=",
+        ">=",
+        "+",
+        "-",
+        "*",
+        "/",
+        "|",
+        "and",
+        "or",
+        "\\cup",
+        "\\cap",
+        "\\in",
+    ]
 )
 
 
@@ -156,7 +179,12 @@ def _outward(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
         begins = i == 0 or found[i - 1][1] in _BEFORE
         if value == "]" and begins and not depth:
             result[i], value = ("op", "("), "("
-        elif value == "[" and not begins and depth and (i + 1 == len(found) or found[i + 1][1] in _BEFORE):
+        elif (
+            value == "["
+            and not begins
+            and depth
+            and (i + 1 == len(found) or found[i + 1][1] in _BEFORE)
+        ):
             result[i], value = ("op", ")"), ")"
         depth += 1 if value in ("(", "[") else -1
     return result
@@ -190,6 +218,8 @@ def _words(value: str, command: str) -> list[tuple[str, str]]:
         return [("cmd", "\\in" if lowered == "in" else "\\bmod")]
     if re.fullmatch(r"[a-zA-Z]", word):
         return [("sym", word)]
-    if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(r"[a-zA-Z]{2,3}", word):
+    if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(
+        r"[a-zA-Z]{2,3}", word
+    ):
         return [("text", word)]
     return [("sym", letter) for letter in word]

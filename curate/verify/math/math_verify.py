@@ -4,7 +4,6 @@ It is asked about bare answers only, in a worker, and guarded against what it ge
 that it rounds, containers that it takes for one another, relations that it compares in one direction only.
 """
 
-
 from __future__ import annotations
 
 import re
@@ -31,14 +30,19 @@ def _dropped(text: str) -> str | None:
         if inside.strip(" ,") not in ("", "and", "or"):
             return f"\\text{{{inside[:40]}}}"
     bare = re.sub(r"\\(?:text|mbox|textrm)\s*\{[^{}]*\}", "", text)
-    return next((f"\\{name}" for name in re.findall(r"\\([a-zA-Z]+)", bare) if name not in _MEANT), None)
+    return next(
+        (f"\\{name}" for name in re.findall(r"\\([a-zA-Z]+)", bare) if name not in _MEANT), None
+    )
 
 
 def asked(reference: str, answer: str) -> Judgement:
     """The verdict of `math-verify`, fed with bare answers and guarded against what it is known to get wrong."""
     from math_verify import verify
 
-    for text, verdict, whose in ((reference, "unverifiable", "reference"), (answer, "wrong", "answer")):
+    for text, verdict, whose in (
+        (reference, "unverifiable", "reference"),
+        (answer, "wrong", "answer"),
+    ):
         if dropped := _dropped(text):
             return Judgement(verdict, f"the {whose} cannot be parsed: {dropped}")  # type: ignore[arg-type]
     gold = to_sympy(reference)
@@ -52,7 +56,8 @@ def asked(reference: str, answer: str) -> Judgement:
     if (near := _near(gold[0], given[0], "." in reference or "." in answer)) is not None:
         return Judgement("correct" if near else "wrong", "by value")
     if verify(gold, given, timeout_seconds=None) or (
-        _kind(gold) == "relation" and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
+        _kind(gold) == "relation"
+        and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
     ):
         return Judgement("correct", "math-verify")
     return Judgement("wrong", "math-verify")
@@ -65,9 +70,15 @@ def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
     """
     from sympy import Expr
 
-    if not (isinstance(gold, Expr) and isinstance(given, Expr)) or gold.free_symbols or given.free_symbols:
+    if (
+        not (isinstance(gold, Expr) and isinstance(given, Expr))
+        or gold.free_symbols
+        or given.free_symbols
+    ):
         return None
-    a, b = (one.doit().evalf(30) for one in (gold, given))  # what is known exactly is not integrated by points
+    a, b = (
+        one.doit().evalf(30) for one in (gold, given)
+    )  # what is known exactly is not integrated by points
     if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
         return None
     return bool(abs(a - b) <= abs(a) * (float(RELATIVE) if decimal else 1e-25))

@@ -61,19 +61,26 @@ def _han_integer(text: str) -> int | None:
         elif char in _HAN_UNITS:
             section, digit = section + (digit or (1 if char == "十" else 0)) * _HAN_UNITS[char], 0
         else:
-            total, section, digit = (total + section + digit) * (10**4 if char == "万" else 10**8), 0, 0
+            total, section, digit = (
+                (total + section + digit) * (10**4 if char == "万" else 10**8),
+                0,
+                0,
+            )
     return total + section + digit
 
 
-_UNITS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
-)
+_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _ENGLISH = {word: i for i, word in enumerate(f"{_UNITS} eighteen nineteen".split())}
 _ENGLISH |= {word: 10 * i for i, word in enumerate(_TENS.split(), 2)}
 _LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5}
-_ALONE = {"half": Fraction(1, 2), "a half": Fraction(1, 2), "a third": Fraction(1, 3), "a quarter": Fraction(1, 4)}
+_ALONE = {
+    "half": Fraction(1, 2),
+    "a half": Fraction(1, 2),
+    "a third": Fraction(1, 3),
+    "a quarter": Fraction(1, 4),
+}
 _ALONE |= {"a dozen": Fraction(12)}
 _WORD = re.compile(r"[a-z]+")
 

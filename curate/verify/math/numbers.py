@@ -5,7 +5,6 @@ full-width digits, Chinese numerals, units, currency and degrees. It knows no va
 beyond `10^k`, so its work is bounded by the length of the text.
 """
 
-
 from __future__ import annotations
 
 import re
@@ -33,7 +32,9 @@ class Number:
     value: Fraction
     percent: bool = False
     unit: str = ""
-    decimals: int | None = None  # digits after the point where it was written as a decimal, else None
+    decimals: int | None = (
+        None  # digits after the point where it was written as a decimal, else None
+    )
     significant: int = 0  # significant digits of a decimal
 
 
@@ -44,10 +45,27 @@ _VULGAR = {
 _SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPER_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _PLAIN = str.maketrans(
-    {"−": "-", "–": "-", "—": "-", "‐": "-", "﹣": "-", "×": "*", "⋅": "*", "·": "*", "⁄": "/", "÷": "/", "∕": "/"}
+    {
+        "−": "-",
+        "–": "-",
+        "—": "-",
+        "‐": "-",
+        "﹣": "-",
+        "×": "*",
+        "⋅": "*",
+        "·": "*",
+        "⁄": "/",
+        "÷": "/",
+        "∕": "/",
+    }
 )
 _LATEX = (
-    (re.compile(r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|,|;|!|:|quad|qquad| )(?![a-zA-Z])"), " "),
+    (
+        re.compile(
+            r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|,|;|!|:|quad|qquad| )(?![a-zA-Z])"
+        ),
+        " ",
+    ),
     (re.compile(r"\\(?:d|t|c)frac(?![a-zA-Z])"), r"\\frac"),
 )
 _INT = re.compile(r"[+-]?\d+\Z")
@@ -65,7 +83,9 @@ def plain(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate(_PLAIN)
 
 
-_THOUSANDS = re.compile(r"(?<![\d.])(\d{1,3})((?:(?:,|\{,\}|\\,|\\!,|,\\!|'|\u00a0|\u202f|[ ])\d{3})+)(?![\d,])")
+_THOUSANDS = re.compile(
+    r"(?<![\d.])(\d{1,3})((?:(?:,|\{,\}|\\,|\\!,|,\\!|'|\u00a0|\u202f|[ ])\d{3})+)(?![\d,])"
+)
 _SEPARATOR = re.compile(r"\{,\}|\\,|\\!|,|'|\s")
 _EUROPEAN = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})+),(\d+)\Z")
 _SCIENTIFIC = re.compile(
@@ -75,7 +95,9 @@ _TEN = re.compile(r"(?P<s>[+-]?)10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<b>[+-]?\d+)\s*\}|
 _REPEAT = re.compile(
     r"(?P<s>[+-]?)(?P<i>\d*)\.(?P<d>\d*)(?:\\overline\s*\{?\s*(?P<r>\d+)\s*\}?|\\bar\s*\{?\s*(?P<r2>\d+)\s*\}?|\((?P<r3>\d+)\)|\\dot\s*\{?(?P<r4>\d)\}?(?:(?P<r4m>\d*)\\dot\s*\{?(?P<r5>\d)\}?)?)(?:\.\.\.|\\ldots|\\dots)?\Z"
 )
-_DOTS = re.compile(r"(?P<s>[+-]?)(?P<i>\d*)\.(?P<d>\d{2,40})\s*(?:\.\.\.|\\ldots|\\dots|\\cdots|…)\Z")
+_DOTS = re.compile(
+    r"(?P<s>[+-]?)(?P<i>\d*)\.(?P<d>\d{2,40})\s*(?:\.\.\.|\\ldots|\\dots|\\cdots|…)\Z"
+)
 _FRAC = re.compile(
     r"(?P<s>[+-]?)\s*(?P<w>\d+)?\s*(?:\\frac\s*(?:\{\s*(?P<a>[+-]?[\d.]+)\s*\}|(?P<a1>\d))\s*(?:\{\s*(?P<b>[+-]?[\d.]+)\s*\}|(?P<b1>\d)))\Z"
 )
@@ -117,7 +139,9 @@ def _parse(text: str) -> Number | None:
     for pattern, replacement in _LATEX[1:]:
         text = pattern.sub(replacement, text)
     text = text.strip()
-    while len(text) > 1 and (text[0] == text[-1] == "$" or (text[:2], text[-2:]) in (("\\(", "\\)"), ("\\[", "\\]"))):
+    while len(text) > 1 and (
+        text[0] == text[-1] == "$" or (text[:2], text[-2:]) in (("\\(", "\\)"), ("\\[", "\\]"))
+    ):
         text = text.strip("$").strip() if text[0] == "$" else text[2:-2].strip()
     text = _ABOUT.sub("", _braces(text), count=1) if _ABOUT.match(_braces(text)) else _braces(text)
     percent = False
@@ -153,8 +177,12 @@ def _beside(text: str) -> Number | None:
             return None
         places = len(str(times)) - 1
         decimals = None if value.decimals is None or times % 10 else value.decimals - places
-        return Number(value.value * times, unit=unit, decimals=decimals, significant=value.significant)
-    if (han := HAN_NUMERAL.match(text)) and (unit_after := counted(text[han.end() :].strip())) is not None:
+        return Number(
+            value.value * times, unit=unit, decimals=decimals, significant=value.significant
+        )
+    if (han := HAN_NUMERAL.match(text)) and (
+        unit_after := counted(text[han.end() :].strip())
+    ) is not None:
         value = _bare(han.group())
         return None if value is None else replace(value, unit=unit_after)
     tail = _UNIT_TAIL.match(text)
@@ -222,7 +250,9 @@ def _bare(text: str) -> Number | None:
     if match := _SLASH.match(text):
         return _quotient(match["s"], match["w"], match["a"], match["b"])
     if match := _FRAC.match(text):
-        return _quotient(match["s"], match["w"], match["a"] or match["a1"], match["b"] or match["b1"])
+        return _quotient(
+            match["s"], match["w"], match["a"] or match["a1"], match["b"] or match["b1"]
+        )
     if match := _SCIENTIFIC.match(text):
         exponent = int(match["e"] or match["b"] or match["c"] or match["p"])
         base = _decimal(match["m"])
@@ -264,7 +294,12 @@ def _repeating(text: str) -> Number | None:
     match = _REPEAT.match(text)
     if match:
         whole, digits = match["i"] or "0", match["d"]
-        cycle = match["r"] or match["r2"] or match["r3"] or (match["r4"] + (match["r4m"] or "") + (match["r5"] or ""))
+        cycle = (
+            match["r"]
+            or match["r2"]
+            or match["r3"]
+            or (match["r4"] + (match["r4m"] or "") + (match["r5"] or ""))
+        )
     else:
         match = _DOTS.match(text)
         if not match:
@@ -286,14 +321,18 @@ def _repeating(text: str) -> Number | None:
                 decimals=len(written),
                 significant=len((whole + written).lstrip("0")),
             )
-    value = Fraction(f"{whole}.{digits or 0}") + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10 ** len(digits))
+    value = Fraction(f"{whole}.{digits or 0}") + Fraction(
+        int(cycle), (10 ** len(cycle) - 1) * 10 ** len(digits)
+    )
     return Number(-value if match["s"] == "-" else value)
 
 
 def _worded(word: Worded | None) -> Number | None:
     if word is None or word.digits is None:
         return None if word is None else Number(word.value)
-    return Number(word.value, decimals=len(word.digits), significant=len(str(abs(word.value.numerator))))
+    return Number(
+        word.value, decimals=len(word.digits), significant=len(str(abs(word.value.numerator)))
+    )
 
 
 def equal(gold: Number, answer: Number) -> tuple[bool, str]:

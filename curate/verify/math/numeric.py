@@ -54,7 +54,11 @@ def symbols(node: Node) -> set[str]:
     found: set[str] = set()
     for part in node[1:]:
         if isinstance(part, tuple):
-            found |= symbols(part) if part and isinstance(part[0], str) else set().union(*map(symbols, part), set())
+            found |= (
+                symbols(part)
+                if part and isinstance(part[0], str)
+                else set().union(*map(symbols, part), set())
+            )
     return found
 
 
@@ -118,7 +122,9 @@ def _function(name: str, values: list[Fraction]) -> Fraction:
     if any(value > MAX_FACTORIAL for value in values):
         raise TooLarge(f"a {name} too large to compute")
     numbers = [value.numerator for value in values]
-    return Fraction(math.factorial(numbers[0]) if name == "factorial" else math.comb(numbers[0], numbers[1]))
+    return Fraction(
+        math.factorial(numbers[0]) if name == "factorial" else math.comb(numbers[0], numbers[1])
+    )
 
 
 def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
@@ -127,7 +133,11 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
     kind = node[0]
     if kind == "num":
         value = node[1].value / 100 if node[1].percent else node[1].value
-        return mp.mpf(value.numerator) / value.denominator * (mp.pi / 180 if node[1].unit == "°" else 1)
+        return (
+            mp.mpf(value.numerator)
+            / value.denominator
+            * (mp.pi / 180 if node[1].unit == "°" else 1)
+        )
     if kind == "sym":
         return point[node[1]]
     if kind == "const":
@@ -189,7 +199,12 @@ def _call(name: str, values: list[Any], log10: bool) -> Any:
         return mp.log10(x) if log10 else mp.log(x)
     if name == "logb" and len(values) == 2:
         return mp.log(x) / mp.log(values[1])
-    if name == "binom" and len(values) == 2 and abs(x) <= MAX_FACTORIAL and abs(values[1]) <= MAX_FACTORIAL:
+    if (
+        name == "binom"
+        and len(values) == 2
+        and abs(x) <= MAX_FACTORIAL
+        and abs(values[1]) <= MAX_FACTORIAL
+    ):
         return mp.binomial(x, values[1])
     if name in ("max", "min") and all(mp.im(value) == 0 for value in values):
         return max(values) if name == "max" else min(values)
@@ -270,7 +285,9 @@ def identical(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) ->
     return bare_log and _identical(a, b, names, relation, True)
 
 
-def _identical(a: Node, b: Node, names: set[str], relation: Callable[[Any, Any], bool], log10: bool) -> bool:
+def _identical(
+    a: Node, b: Node, names: set[str], relation: Callable[[Any, Any], bool], log10: bool
+) -> bool:
     mp = context()
     real, complex_ = 0, []
     for point in points(names) if names else [{}]:
@@ -286,7 +303,9 @@ def _identical(a: Node, b: Node, names: set[str], relation: Callable[[Any, Any],
             complex_.append((first, second))
     if real >= (3 if names else 1):
         return True
-    return len(complex_) >= (3 if names else 1) and all(relation(first, second) for first, second in complex_)
+    return len(complex_) >= (3 if names else 1) and all(
+        relation(first, second) for first, second in complex_
+    )
 
 
 def _real(mp: Any, value: Any) -> bool:

@@ -79,7 +79,9 @@ class _Parser(Atoms):
             raise Unreadable("a congruence without a modulus")
         if not operators:
             return terms[0]
-        relations = [("rel", operator, terms[i], terms[i + 1]) for i, operator in enumerate(operators)]
+        relations = [
+            ("rel", operator, terms[i], terms[i + 1]) for i, operator in enumerate(operators)
+        ]
         if len(relations) == 1:
             return relations[0]
         if operators[-1] == "~" and set(operators[:-1]) <= {"="}:  # x = a ≈ b
@@ -266,7 +268,10 @@ class _Parser(Atoms):
             self.at += 1
         if node[0] == "sym":
             return ("sym", f"{node[1]}_{name}")
-        if not re.fullmatch(r"[2-9]|[12]\d|3[0-6]|two|ten|eight", name) or node[1].value.denominator != 1:
+        if (
+            not re.fullmatch(r"[2-9]|[12]\d|3[0-6]|two|ten|eight", name)
+            or node[1].value.denominator != 1
+        ):
             raise Unreadable("a number with a subscript")
         return ("base", str(node[1].value), name)
 

@@ -4,14 +4,15 @@ A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says wha
 more than that (a negation, a comparison, a second answer) are no unit: then the text is no number.
 """
 
-
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 from functools import lru_cache
 
-Measure = tuple[tuple[tuple[str, int], ...], Fraction]  # ((dimension, power), …) and the factor to its base unit
+Measure = tuple[
+    tuple[tuple[str, int], ...], Fraction
+]  # ((dimension, power), …) and the factor to its base unit
 
 # Dimension (or powers of several), factor, names.
 _TABLE = """
@@ -70,7 +71,12 @@ fahrenheit 1 °f ℉
 """
 
 
-_PREFIXES = {"G": Fraction(10**9), "M": Fraction(10**6), "k": Fraction(10**3), "m": Fraction(1, 10**3)}
+_PREFIXES = {
+    "G": Fraction(10**9),
+    "M": Fraction(10**6),
+    "k": Fraction(10**3),
+    "m": Fraction(1, 10**3),
+}
 _PREFIXES |= {"μ": Fraction(1, 10**6), "n": Fraction(1, 10**9)}
 
 
@@ -80,11 +86,16 @@ def _read_table() -> dict[str, Measure]:
         if not line:
             continue
         dimensions, factor, *names = line.split()
-        powers = sorted((one.partition(":")[0], int(one.partition(":")[2] or 1)) for one in dimensions.split(","))
+        powers = sorted(
+            (one.partition(":")[0], int(one.partition(":")[2] or 1))
+            for one in dimensions.split(",")
+        )
         found.update(dict.fromkeys(names, (tuple(powers), Fraction(factor))))
     for name in ("N", "J", "Wh", "W", "Pa", "Hz", "V", "A", "Ω", "eV", "mol"):
         dimensions_, factor_ = found[name]
-        found.update({prefix + name: (dimensions_, factor_ * times) for prefix, times in _PREFIXES.items()})
+        found.update(
+            {prefix + name: (dimensions_, factor_ * times) for prefix, times in _PREFIXES.items()}
+        )
     return found
 
 
@@ -105,14 +116,18 @@ _NO_NOUN = frozenset(
     "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan atau bukan".split()
 )
 # 5 feet tall is 5 feet.
-_SAID_AFTER = frozenset("tall long wide high deep thick old each away apart altogether total left remaining".split())  # noqa: SIM905
+_SAID_AFTER = frozenset(
+    "tall long wide high deep thick old each away apart altogether total left remaining".split()
+)  # noqa: SIM905
 _NO_HAN = re.compile(r"[不非或没无未是否和与错对倍百千万亿]")
 _SHORT = frozenset(
     "ant ants bag bags bar bat bed bee bees bird book box boy boys bus cab can cap car cars cat cats cow cows cup cups dog dogs "  # noqa: SIM905
     "egg eggs fox hat hats hen hens jar job jug key keys kid kids log man men mug nut nuts pan pea pen pens pie pies pig pigs pot "
     "rat row rows set sets toy toys way ways win wins sq".split()
 )
-_CLASSIFIER = frozenset("个個只隻本人次名位条條张張支辆輛棵台件块塊种種頭头匹架朵片颗粒页頁票班组組套対つ枚冊명개")
+_CLASSIFIER = frozenset(
+    "个個只隻本人次名位条條张張支辆輛棵台件块塊种種頭头匹架朵片颗粒页頁票班组組套対つ枚冊명개"
+)
 _POLITE = re.compile(r"\s*(?:です|である|だ|となります|になります|입니다|이다|이에요|예요)$")
 
 
@@ -133,7 +148,9 @@ def measure(unit: str) -> Measure | None:
         if piece[1]:
             sign = -1
             continue
-        known = _UNITS.get(piece[2]) or (_UNITS.get(piece[2].lower()) if len(piece[2]) > 1 else None)
+        known = _UNITS.get(piece[2]) or (
+            _UNITS.get(piece[2].lower()) if len(piece[2]) > 1 else None
+        )
         if known is None:
             return None
         times = sign * int(piece[3] or 1)
@@ -158,7 +175,9 @@ def unit_named(text: str) -> str | None:
             return " ".join(words)
     if len(words) > MAX_WORDS or _NO_NOUN.intersection(words) or not all(map(_is_word, words)):
         return None
-    if any("\u4e00" <= sign <= "\u9fff" for sign in text) and (_NO_HAN.search(text) or len(text) > MAX_WORDS):
+    if any("\u4e00" <= sign <= "\u9fff" for sign in text) and (
+        _NO_HAN.search(text) or len(text) > MAX_WORDS
+    ):
         return None
     if any("\u3040" <= sign <= "\u30ff" for sign in text) and text not in _CLASSIFIER:
         return None  # Japanese endings turn a meaning around

@@ -4,8 +4,6 @@ The reference decides what is asked for; a reference that cannot be read makes t
 are decided in the caller within bounded work; what needs SymPy is decided in a worker that may be killed.
 """
 
-
-
 from __future__ import annotations
 
 import re
@@ -32,7 +30,9 @@ _NOTHING = re.compile(
     r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|见解析|略|证明略)\W*$"
 )
 _OVER_ZERO = re.compile(r"/\s*\(?0|\}\s*\{?\s*0|0\s*\^\s*\{?\s*0")
-_CHOICE = re.compile(r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$")
+_CHOICE = re.compile(
+    r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$"
+)
 _LABEL = re.compile(
     r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))"
     r"[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
@@ -51,7 +51,9 @@ _WHOLE = re.compile(
 
 def _unit_text(written: str) -> str:
     """The words of a unit in LaTeX: `\\,\\text{ cm}^2` as "cm^2"."""
-    return re.sub(r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}|\\[,;! ]|~", r"\1", written).strip(" .")
+    return re.sub(
+        r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}|\\[,;! ]|~", r"\1", written
+    ).strip(" .")
 
 
 class MathVerifier(Verifier):
@@ -134,7 +136,12 @@ def read(text: str) -> tuple[Node | None, str]:
         return known, ""
     unit = _TRAILING_UNIT.search(bare)
     named = unit_named(_unit_text(unit.group())) if unit else None
-    if unit and named is not None and unit.start() and not bare[: unit.start()].rstrip().endswith((",", ";")):
+    if (
+        unit
+        and named is not None
+        and unit.start()
+        and not bare[: unit.start()].rstrip().endswith((",", ";"))
+    ):
         try:
             return parse(bare[: unit.start()]), named
         except Unreadable:
@@ -153,13 +160,21 @@ def compared(reference: str, answer: str) -> Judgement | None:
     """A judgement from trees and words; None where `math-verify` has to be asked."""
     letter = _CHOICE.match(reference)
     if letter and (named := letters(answer, [])):
-        return CORRECT if named == {letter.group(1)} else Judgement("wrong", f"names {', '.join(sorted(named))}")
+        return (
+            CORRECT
+            if named == {letter.group(1)}
+            else Judgement("wrong", f"names {', '.join(sorted(named))}")
+        )
     answer, reference = _unlabelled(answer), _unlabelled(reference)
     day = moment(reference)
     if day is not None:
         given_day = moment(answer)
         if given_day is not None:
-            return CORRECT if same_moment(day, given_day) else Judgement("wrong", "another date or time")
+            return (
+                CORRECT
+                if same_moment(day, given_day)
+                else Judgement("wrong", "another date or time")
+            )
         if day.month:
             return Judgement("wrong", "no date")
     if same_words(reference, answer) or alike(reference, answer):
@@ -193,7 +208,11 @@ def compared(reference: str, answer: str) -> Judgement | None:
     except NoValue as error:
         if _has_value(gold):
             return Judgement("wrong", f"the answer has no value: {error}")
-        return None if symbols(gold) else Judgement("unverifiable", f"the reference has no value: {error}")
+        return (
+            None
+            if symbols(gold)
+            else Judgement("unverifiable", f"the reference has no value: {error}")
+        )
     except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError):
         return None
     if verdict is None:
@@ -212,8 +231,12 @@ _NAMED = re.compile(r"^[a-zA-Z](?:_\w|\([a-z]\))? ?= ?")
 
 def _mixed(tree: Node) -> bool:
     """Whether words stand inside a formula: north-east is no difference."""
-    parts = [part for part in tree[1:] if isinstance(part, tuple) and part and isinstance(part[0], str)]
-    if tree[0] in ("add", "sub", "mul", "div", "pow", "neg", "call") and any(part[0] == "text" for part in parts):
+    parts = [
+        part for part in tree[1:] if isinstance(part, tuple) and part and isinstance(part[0], str)
+    ]
+    if tree[0] in ("add", "sub", "mul", "div", "pow", "neg", "call") and any(
+        part[0] == "text" for part in parts
+    ):
         return True
     return any(_mixed(part) for part in parts)
 
@@ -233,7 +256,16 @@ _SPACES = re.compile(r"(?<=[^\w\s]) | (?=[^\w\s])")
 _ONE = ((Fraction(1), Fraction(1)),)
 _REGIONS: dict[str, Node] = {
     **dict.fromkeys(
-        ("all real numbers", "all reals", "any real number", "全体实数", "所有实数", "一切实数", "任意实数"), ("reals",)
+        (
+            "all real numbers",
+            "all reals",
+            "any real number",
+            "全体实数",
+            "所有实数",
+            "一切实数",
+            "任意实数",
+        ),
+        ("reals",),
     ),
     **dict.fromkeys(("no solution", "empty set", "the empty set", "空集"), ("set",)),
 }
@@ -276,7 +308,11 @@ def _other_readings(reference: str, gold: Node, answer: str, tree: Node) -> list
     readings = []
     for text, node, other, swap in ((answer, tree, gold, False), (reference, gold, tree, True)):
         bare, again = unwrap(text), None
-        if _COMMA_DECIMAL.match(bare) and other[0] == "num" and (other[1].decimals or other[1].value.denominator > 1):
+        if (
+            _COMMA_DECIMAL.match(bare)
+            and other[0] == "num"
+            and (other[1].decimals or other[1].value.denominator > 1)
+        ):
             again = parse_number(bare.replace(",", "."))
         if again is not None:
             readings.append((other, ("num", again)) if not swap else (("num", again), other))

@@ -148,7 +148,9 @@ class Judge:
             if refused:
                 found[i] = self._verdict("unverifiable", item, refused)
             else:
-                requests.append(Request(str(i), self.render(self.prompt(item, i)), self.seed + i, self.sampling))
+                requests.append(
+                    Request(str(i), self.render(self.prompt(item, i)), self.seed + i, self.sampling)
+                )
         began = time.monotonic()
         for completion in self.engine.generate(iter(requests)):
             i = int(completion.request_id)
@@ -199,12 +201,16 @@ class Judge:
         lines = _LINE.findall(text)
         if len(set(lines)) != 1 or not _LINE.match(text.splitlines()[-1] if text else ""):
             return "unverifiable", "the judge's reply has no single verdict at its end"
-        words: dict[str, VerdictName] = dict(zip(self.rubric.words, ("correct", "wrong", "unverifiable"), strict=True))
+        words: dict[str, VerdictName] = dict(
+            zip(self.rubric.words, ("correct", "wrong", "unverifiable"), strict=True)
+        )
         if lines[0] not in words:
             return "unverifiable", f"the judge said {lines[0][:40]}"
         return words[lines[0]], lines[0]
 
-    def _verdict(self, verdict: VerdictName, item: Item, detail: str, seconds: float = 0.0) -> Verdict:
+    def _verdict(
+        self, verdict: VerdictName, item: Item, detail: str, seconds: float = 0.0
+    ) -> Verdict:
         shown = item.answer if "answer" in self.rubric.shows else None
         return Verdict(verdict, shown, detail, seconds, self.name, self.version, "judge")
 
@@ -212,12 +218,17 @@ class Judge:
 def message(rubric: Rubric, parts: Mapping[str, str], salt: str) -> str:
     """Rubric, the parts between marks, and the form of the reply."""
     # A mark that the writer of the material cannot know: it hashes the material itself.
-    hashed = hashlib.sha256("\0".join([salt, *parts.values()]).encode("utf-8", "replace")).hexdigest()
+    hashed = hashlib.sha256(
+        "\0".join([salt, *parts.values()]).encode("utf-8", "replace")
+    ).hexdigest()
     mark = "@" + hashed[:16]
     material = "\n\n".join(
-        f"{mark} {name.upper()}\n{text.replace(mark, '')}\n{mark} END OF {name.upper()}" for name, text in parts.items()
+        f"{mark} {name.upper()}\n{text.replace(mark, '')}\n{mark} END OF {name.upper()}"
+        for name, text in parts.items()
     )
-    return _FRAME.format(rubric=rubric.text, mark=mark, material=material, words=" or ".join(rubric.words))
+    return _FRAME.format(
+        rubric=rubric.text, mark=mark, material=material, words=" or ".join(rubric.words)
+    )
 
 
 def addresses_judge(text: str) -> bool:
@@ -234,5 +245,7 @@ def _visible(text: str) -> str:
 def shortened(text: str, limit: int) -> str:
     half = limit // 2
     return (
-        text if len(text) <= limit else f"{text[:half]}\n[… {len(text) - limit} characters left out …]\n{text[-half:]}"
+        text
+        if len(text) <= limit
+        else f"{text[:half]}\n[… {len(text) - limit} characters left out …]\n{text[-half:]}"
     )

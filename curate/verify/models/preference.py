@@ -65,11 +65,15 @@ class Preference:
         seed: int = 0,
     ) -> None:
         if opponents < 1:
-            raise UsageError(f"preference: opponents is {opponents}; each answer needs at least 1 on each side")
+            raise UsageError(
+                f"preference: opponents is {opponents}; each answer needs at least 1 on each side"
+            )
         self.judge = Judge(engine, model, RUBRIC, render, max_tokens, seed)
         self.opponents = opponents
 
-    def values(self, groups: Sequence[tuple[str, Sequence[str | None]]]) -> list[list[float | None]]:
+    def values(
+        self, groups: Sequence[tuple[str, Sequence[str | None]]]
+    ) -> list[list[float | None]]:
         """For each (question, answers): a value in [0, 1] an answer; None where no reply about it could be read.
 
         An answer of None was cut off or is none: it loses. Raises CurateError where the judge answered nothing at all.
@@ -91,7 +95,9 @@ class Preference:
                 else:
                     key = f"{g}:{first}:{second}"
                     asked[key] = g, first, second
-                    requests.append(self._request(key, len(requests), question, answers[first], answers[second]))
+                    requests.append(
+                        self._request(key, len(requests), question, answers[first], answers[second])
+                    )
         failures: list[str] = []
         for completion in self.judge.engine.generate(iter(requests)):
             _, word = self.judge.read(completion)
@@ -107,11 +113,16 @@ class Preference:
                 "see that its model or server works, and run the same command again; it goes on where it was"
             )
         return [
-            [sum(points[g, i]) / len(points[g, i]) if points[g, i] else None for i in range(len(answers))]
+            [
+                sum(points[g, i]) / len(points[g, i]) if points[g, i] else None
+                for i in range(len(answers))
+            ]
             for g, (_, answers) in enumerate(groups)
         ]
 
-    def _request(self, key: str, number: int, question: str, first: str | None, second: str | None) -> Request:
+    def _request(
+        self, key: str, number: int, question: str, first: str | None, second: str | None
+    ) -> Request:
         parts = {
             "question": shortened(question, MAX_QUESTION),
             "first": shortened(first or "", MAX_SHOWN),
@@ -131,7 +142,9 @@ def both_ways(count: int, opponents: int) -> Iterator[tuple[int, int]]:
 
 # -- as a reward -----------------------------------------------------------------------------------------------------
 
-_engines: dict[str, tuple[Any, str]] = {}  # open judges of this process, and the hashes of their models
+_engines: dict[
+    str, tuple[Any, str]
+] = {}  # open judges of this process, and the hashes of their models
 
 
 def preference(
@@ -153,9 +166,13 @@ def preference(
     values: list[float | None] = [None] * frame.height
     if rows.is_empty():
         return pl.Series(values, dtype=pl.Float64)
-    complete = (pl.col("finish_reason") == "stop").fill_null(False) & (pl.col("answer").str.strip_chars() != "")
+    complete = (pl.col("finish_reason") == "stop").fill_null(False) & (
+        pl.col("answer").str.strip_chars() != ""
+    )
     rows = rows.with_columns(shown=pl.when(complete).then("answer"))
-    groups = rows.group_by("problem_id", maintain_order=True).agg(pl.col("question").first(), "shown", "row")
+    groups = rows.group_by("problem_id", maintain_order=True).agg(
+        pl.col("question").first(), "shown", "row"
+    )
     opened, name = judge_engine(model, engine or {})
 
     def render(text: str) -> str:

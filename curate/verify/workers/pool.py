@@ -54,7 +54,9 @@ class VerifierPool:
         cache: int = CACHE,
     ) -> None:
         if sys.platform != "linux":
-            raise CurateError("verification needs Linux: its workers rely on memory limits that other systems lack")
+            raise CurateError(
+                "verification needs Linux: its workers rely on memory limits that other systems lack"
+            )
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be at least 1, not {workers}")
         self.workers = workers or len(os.sched_getaffinity(0))
@@ -72,7 +74,9 @@ class VerifierPool:
 
     # -- the public calls
 
-    def verify(self, problem: Problem, completion: str, delimiters: tuple[str, str] = THINK) -> Verdict:
+    def verify(
+        self, problem: Problem, completion: str, delimiters: tuple[str, str] = THINK
+    ) -> Verdict:
         """One verdict."""
         return self.verify_batch([problem], [completion], delimiters)[0]
 
@@ -89,10 +93,18 @@ class VerifierPool:
         `r1` a completion without the closing delimiter never ended its reasoning, even where the prompt opened it.
         """
         if forms is not None and len(forms) != len(completions):
-            raise UsageError(f"{len(completions)} completions and {len(forms)} forms: give one form a completion")
+            raise UsageError(
+                f"{len(completions)} completions and {len(forms)} forms: give one form a completion"
+            )
 
         def found(i: int, verifier: Verifier) -> Found:
-            return _found(verifier, problems[i], completions[i], delimiters, forms[i] if forms is not None else None)
+            return _found(
+                verifier,
+                problems[i],
+                completions[i],
+                delimiters,
+                forms[i] if forms is not None else None,
+            )
 
         return self._judge(problems, completions, found)
 
@@ -109,13 +121,19 @@ class VerifierPool:
         return self._judge(problems, answers, lambda i, _: Found(answers[i]))
 
     async def verify_batch_async(
-        self, problems: Sequence[Problem], completions: Sequence[str], delimiters: tuple[str, str] = THINK
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        delimiters: tuple[str, str] = THINK,
     ) -> list[Verdict]:
         """`verify_batch` in a thread, so that an event loop goes on."""
         return await asyncio.to_thread(self.verify_batch, problems, completions, delimiters)
 
     def _judge(
-        self, problems: Sequence[Problem], completions: Sequence[str], find: Callable[[int, Verifier], Found]
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        find: Callable[[int, Verifier], Found],
     ) -> list[Verdict]:
         if len(problems) != len(completions):
             raise UsageError(
@@ -129,7 +147,11 @@ class VerifierPool:
             began = time.perf_counter()
             verifier = _named(problem.verifier)
             if verifier is None:
-                why = f"unknown verifier '{problem.verifier}'" if problem.verifier else "the problem names no verifier"
+                why = (
+                    f"unknown verifier '{problem.verifier}'"
+                    if problem.verifier
+                    else "the problem names no verifier"
+                )
                 finished[i] = Verdict("unverifiable", None, why, verifier=problem.verifier or "")
                 continue
             answer, judged = self._in_caller(verifier, problem, find, i)
@@ -149,19 +171,29 @@ class VerifierPool:
             self._remember(key, judged)
             for i in members:
                 verifier = verifier_named(problems[i].verifier or "")
-                finished[i] = _verdict(verifier, answers[i], judged, seconds if i == members[0] else 0.0)
+                finished[i] = _verdict(
+                    verifier, answers[i], judged, seconds if i == members[0] else 0.0
+                )
         return [verdict for verdict in finished if verdict is not None]
 
-    def verify_answers(self, golds: Sequence[str], predictions: Sequence[str], verifier: str = "math") -> list[Verdict]:
+    def verify_answers(
+        self, golds: Sequence[str], predictions: Sequence[str], verifier: str = "math"
+    ) -> list[Verdict]:
         """Verdicts for plain pairs: a prediction is a whole completion or a bare answer."""
         if len(golds) != len(predictions):
-            raise UsageError(f"{len(golds)} golds and {len(predictions)} predictions: give one prediction a gold")
+            raise UsageError(
+                f"{len(golds)} golds and {len(predictions)} predictions: give one prediction a gold"
+            )
         verifier_named(verifier)  # an unknown name is an error here, not a verdict
         return self.verify_batch([Problem("", gold, verifier) for gold in golds], predictions)
 
     def warm(self, verifiers: Sequence[str] = ("math",)) -> None:
         """Start every worker and import what these verifiers need, so that nothing after it waits."""
-        jobs: list[Job] = [(i, name, Problem("", "x", name), "y") for i in range(self.workers) for name in verifiers]
+        jobs: list[Job] = [
+            (i, name, Problem("", "x", name), "y")
+            for i in range(self.workers)
+            for name in verifiers
+        ]
         self._drive_all(jobs, size=len(verifiers))
 
     def close(self) -> None:
@@ -186,13 +218,19 @@ class VerifierPool:
     # -- in the caller
 
     def _in_caller(
-        self, verifier: Verifier, problem: Problem, find: Callable[[int, Verifier], Found], index: int
+        self,
+        verifier: Verifier,
+        problem: Problem,
+        find: Callable[[int, Verifier], Found],
+        index: int,
     ) -> tuple[str | None, Judgement | None]:
         """The answer, and its judgement where no worker is needed."""
         try:
             why, found = verifier.unverifiable(problem), find(index, verifier)
         except Exception as error:
-            return None, Judgement("unverifiable", f"limit: the verifier raised {type(error).__name__}")
+            return None, Judgement(
+                "unverifiable", f"limit: the verifier raised {type(error).__name__}"
+            )
         if why:
             return found.answer, Judgement("unverifiable", why)
         if found.answer is None:
@@ -208,7 +246,12 @@ class VerifierPool:
         return found.answer, judged
 
     def _remember(self, key: tuple[Any, ...], judged: Judgement) -> None:
-        if len(key) == 1 or not self._cache_size or judged.detail.startswith("limit:") or len(key[-1]) > CACHED_LENGTH:
+        if (
+            len(key) == 1
+            or not self._cache_size
+            or judged.detail.startswith("limit:")
+            or len(key[-1]) > CACHED_LENGTH
+        ):
             return
         with self._cache_lock:
             self._cache[key] = judged
@@ -229,7 +272,9 @@ class VerifierPool:
             results.update(self._drive_all(inside))
         return results
 
-    def _drive_all(self, jobs: list[Job], size: int | None = None) -> dict[int, tuple[Judgement, float]]:
+    def _drive_all(
+        self, jobs: list[Job], size: int | None = None
+    ) -> dict[int, tuple[Judgement, float]]:
         pending = deque(jobs)
         results: dict[int, tuple[Judgement, float]] = {}
         held: list[Worker] = []
@@ -251,7 +296,9 @@ class VerifierPool:
                 self._lose(worker)
         return results
 
-    def _feed(self, worker: Worker, pending: deque[Job], size: int, selector: selectors.BaseSelector) -> None:
+    def _feed(
+        self, worker: Worker, pending: deque[Job], size: int, selector: selectors.BaseSelector
+    ) -> None:
         worker.send([pending.popleft() for _ in range(min(size, len(pending)))], self.time_limit)
         worker.flush()
         if worker.sending:
@@ -293,12 +340,24 @@ class VerifierPool:
             if left > 0.01:
                 worker.deadline = now + left
                 continue
-            self._bury(worker, selector, held, pending, results, f"over the time limit of {self.time_limit:g} s")
+            self._bury(
+                worker,
+                selector,
+                held,
+                pending,
+                results,
+                f"over the time limit of {self.time_limit:g} s",
+            )
 
-    def _hear(self, worker: Worker, message: dict[str, Any], results: dict[int, tuple[Judgement, float]]) -> None:
+    def _hear(
+        self, worker: Worker, message: dict[str, Any], results: dict[int, tuple[Judgement, float]]
+    ) -> None:
         now = time.monotonic()
         if "verdict" in message and worker.group:
-            results[worker.group.popleft()[0]] = (Judgement(*message["verdict"]), now - worker.began)
+            results[worker.group.popleft()[0]] = (
+                Judgement(*message["verdict"]),
+                now - worker.began,
+            )
         worker.ready, worker.cpu = True, message.get("cpu", worker.cpu)
         self._failed_starts = 0
         worker.began = now
@@ -322,7 +381,10 @@ class VerifierPool:
             )
         if worker.group:
             lost = worker.group.popleft()
-            results[lost[0]] = (Judgement("unverifiable", f"limit: {why}"), time.monotonic() - worker.began)
+            results[lost[0]] = (
+                Judgement("unverifiable", f"limit: {why}"),
+                time.monotonic() - worker.began,
+            )
             pending.extendleft(reversed(worker.group))
             worker.group.clear()
 
@@ -332,7 +394,9 @@ class VerifierPool:
             with contextlib.suppress(KeyError, ValueError):
                 selector.unregister(fd)
 
-    def _release(self, worker: Worker, selector: selectors.BaseSelector, held: list[Worker]) -> None:
+    def _release(
+        self, worker: Worker, selector: selectors.BaseSelector, held: list[Worker]
+    ) -> None:
         self._forget(worker, selector, held)
         self._put(worker)
 
@@ -402,7 +466,11 @@ def _reasoning(form: str | None) -> tuple[tuple[str, str], bool]:
 
 
 def _found(
-    verifier: Verifier, problem: Problem, completion: str, delimiters: tuple[str, str], form: str | None
+    verifier: Verifier,
+    problem: Problem,
+    completion: str,
+    delimiters: tuple[str, str],
+    form: str | None,
 ) -> Found:
     """Where a verifier finds the answer of a completion, in the form that it was asked for."""
     inside, must_end = _reasoning(form) if form is not None else (delimiters, False)
@@ -429,7 +497,9 @@ def _guarded(job: Job) -> tuple[int, tuple[Judgement, float]]:
     except CurateError:
         raise
     except Exception as error:
-        judged = Judgement("unverifiable", f"limit: the verifier raised {type(error).__name__}: {error}")
+        judged = Judgement(
+            "unverifiable", f"limit: the verifier raised {type(error).__name__}: {error}"
+        )
     return index, (judged, time.perf_counter() - began)
 
 

@@ -25,9 +25,16 @@ class Worker:
     """One worker process and what the parent knows of it."""
 
     def __init__(self, memory: int, limit: float) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONHASHSEED": "0",
+        }
         root = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        environment["PYTHONPATH"] = os.pathsep.join(
+            filter(None, [root, environment.get("PYTHONPATH")])
+        )
         self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "curate.verify.workers.worker", str(memory), str(limit)],
@@ -52,7 +59,9 @@ class Worker:
 
     def send(self, group: list[Job], limit: float) -> None:
         self.group.extend(group)
-        body = json.dumps([[name, _fields(problem), answer] for _, name, problem, answer in group]).encode()
+        body = json.dumps(
+            [[name, _fields(problem), answer] for _, name, problem, answer in group]
+        ).encode()
         self.sending = LENGTH.pack(len(body)) + body
         if self.ready:
             self.began = time.monotonic()

@@ -53,7 +53,12 @@ def main() -> None:
 
 
 def check(
-    verifiers: dict[str, Any], name: str, fields: dict[str, Any], answer: str, sink: int, limit: float
+    verifiers: dict[str, Any],
+    name: str,
+    fields: dict[str, Any],
+    answer: str,
+    sink: int,
+    limit: float,
 ) -> list[str]:
     """One judgement, as a list of verdict and detail."""
     from curate.records import Problem

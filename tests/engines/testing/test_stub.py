@@ -43,12 +43,16 @@ def test_a_sum_is_answered_in_the_form_and_rightly_if_told(terms: list[int], see
 
 
 def test_the_share_of_right_answers_is_as_asked() -> None:
-    right = sum(stub_text("2 + 3", seed, right=0.3).endswith("<answer> 5 </answer>") for seed in range(3000))
+    right = sum(
+        stub_text("2 + 3", seed, right=0.3).endswith("<answer> 5 </answer>") for seed in range(3000)
+    )
     assert 0.26 < right / 3000 < 0.34
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 8))
-def test_text_is_a_function_of_prompt_and_seed_in_any_order(rng: random.Random, shuffle: int) -> None:
+def test_text_is_a_function_of_prompt_and_seed_in_any_order(
+    rng: random.Random, shuffle: int
+) -> None:
     requests = [ask(f"{i} + 1", seed) for i in range(5) for seed in range(4)]
     plain = {c.request_id: c.text for c in stub().generate(requests)}
     rng.shuffle(requests)

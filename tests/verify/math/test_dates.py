@@ -50,7 +50,9 @@ def test_times_of_day(gold: str, answer: str, expected: bool) -> None:
     assert same(gold, answer) == expected
 
 
-@pytest.mark.parametrize("text", ["", "5", "3:4", "25:00", "March", "February 40", "2020-13-01", "x", "1/2", "9" * 50])
+@pytest.mark.parametrize(
+    "text", ["", "5", "3:4", "25:00", "March", "February 40", "2020-13-01", "x", "1/2", "9" * 50]
+)
 def test_anything_else_is_none(text: str) -> None:
     assert moment(text) is None
 

@@ -1,4 +1,3 @@
-
 from __future__ import annotations
 
 from fractions import Fraction
@@ -64,12 +63,19 @@ def test_integers_with_and_without_separators(n: int) -> None:
     assert value(str(n)) == value(f"{n:,}") == value(f"{n:,}".replace(",", r"\,")) == n
 
 
-@given(st.fractions(max_denominator=10**6), st.sampled_from([r"\frac{%d}{%d}", r"\dfrac{%d}{%d}", "%d/%d"]))
+@given(
+    st.fractions(max_denominator=10**6),
+    st.sampled_from([r"\frac{%d}{%d}", r"\dfrac{%d}{%d}", "%d/%d"]),
+)
 def test_fractions(f: Fraction, form: str) -> None:
     assert value(form % (f.numerator, f.denominator)) == f
 
 
-@given(st.decimals(allow_nan=False, allow_infinity=False, places=6, min_value=-(10**9), max_value=10**9))
+@given(
+    st.decimals(
+        allow_nan=False, allow_infinity=False, places=6, min_value=-(10**9), max_value=10**9
+    )
+)
 def test_decimals(d: object) -> None:
     assert value(f"{d:f}") == Fraction(str(d))
 
@@ -84,7 +90,10 @@ def test_no_text_raises(text: str) -> None:
     st.fractions(min_value=-(10**6), max_value=10**6, max_denominator=10**4),
 )
 def test_exact_numbers_are_equal_only_where_they_are(a: Fraction, b: Fraction) -> None:
-    first, second = parse_number(f"{a.numerator}/{a.denominator}"), parse_number(f"{b.numerator}/{b.denominator}")
+    first, second = (
+        parse_number(f"{a.numerator}/{a.denominator}"),
+        parse_number(f"{b.numerator}/{b.denominator}"),
+    )
     assert first is not None
     assert second is not None
     assert equal(first, second)[0] == (a == b)

@@ -1,4 +1,3 @@
-
 from __future__ import annotations
 
 from fractions import Fraction
@@ -28,17 +27,33 @@ def test_units_of_one_kind_convert_exactly(first: str, second: str, ratio: Fract
 
 @pytest.mark.parametrize(
     ("gold", "answer"),
-    [("m", "s"), ("m^2", "m^3"), ("m/s", "m/s^2"), ("$", "€"), ("cm", "apples"), ("元", "円"), ("°c", "°f")],
+    [
+        ("m", "s"),
+        ("m^2", "m^3"),
+        ("m/s", "m/s^2"),
+        ("$", "€"),
+        ("cm", "apples"),
+        ("元", "円"),
+        ("°c", "°f"),
+    ],
 )
 def test_units_of_two_kinds_do_not(gold: str, answer: str) -> None:
     assert factors(gold, answer) is None
 
 
 def test_a_noun_says_nothing_and_one_sign_serves_two_currencies() -> None:
-    assert factors("apples", "people") == factors("", "cm") == factors("cm", "cm") == factors("¥", "元") == (1, 1)
+    assert (
+        factors("apples", "people")
+        == factors("", "cm")
+        == factors("cm", "cm")
+        == factors("¥", "元")
+        == (1, 1)
+    )
 
 
-@pytest.mark.parametrize("words", ["apples", "red apples", "apples per day", "th", "cm", "km/h", "feet tall", "个"])
+@pytest.mark.parametrize(
+    "words", ["apples", "red apples", "apples per day", "th", "cm", "km/h", "feet tall", "个"]
+)
 def test_what_may_stand_beside_a_number(words: str) -> None:
     assert unit_named(words) is not None
 

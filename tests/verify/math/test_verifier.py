@@ -1,6 +1,5 @@
 """Trees and their comparison, beyond the labelled pairs."""
 
-
 from __future__ import annotations
 
 import pytest
@@ -21,14 +20,18 @@ def verdict(gold: str, answer: str) -> str | None:
 @st.composite
 def polynomials(draw: st.DrawFn) -> tuple[str, list[int]]:
     coefficients = draw(
-        st.lists(st.integers(-9, 9), min_size=2, max_size=5).filter(lambda c: c[-1] != 0 and any(c[1:]))
+        st.lists(st.integers(-9, 9), min_size=2, max_size=5).filter(
+            lambda c: c[-1] != 0 and any(c[1:])
+        )
     )
     return "+".join(f"({c})x^{{{i}}}" for i, c in enumerate(coefficients)), coefficients
 
 
 @given(polynomials(), st.integers(-9, 9))
 @settings(max_examples=40, deadline=None)
-def test_a_polynomial_equals_itself_rewritten_and_nothing_else(polynomial: tuple[str, list[int]], a: int) -> None:
+def test_a_polynomial_equals_itself_rewritten_and_nothing_else(
+    polynomial: tuple[str, list[int]], a: int
+) -> None:
     text, coefficients = polynomial
     horner = str(coefficients[-1])
     for c in reversed(coefficients[:-1]):
@@ -51,7 +54,9 @@ def test_sets_have_no_order_and_tuples_have(values: list[int], rng: object) -> N
 
 @given(st.integers(-50, 49), st.integers(1, 20), st.booleans(), st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_intervals_and_inequalities_both_ways_round(low: int, width: int, left: bool, right: bool) -> None:
+def test_intervals_and_inequalities_both_ways_round(
+    low: int, width: int, left: bool, right: bool
+) -> None:
     high = low + width
     interval = f"{'[' if left else '('}{low}, {high}{']' if right else ')'}"
     below, above = "\\le" if left else "<", "\\le" if right else "<"
@@ -85,7 +90,9 @@ def test_what_only_sympy_can_tell_goes_to_it(pool: VerifierPool) -> None:
         (r"\sum_{k=1}^{n} k", r"\frac{n(n+1)}{2}"),
     ]
     assert [verdict(*pair) for pair in pairs] == [None] * 4
-    judged = pool.verify_answers([gold for gold, _ in pairs], [rf"\boxed{{{answer}}}" for _, answer in pairs])
+    judged = pool.verify_answers(
+        [gold for gold, _ in pairs], [rf"\boxed{{{answer}}}" for _, answer in pairs]
+    )
     assert [v.verdict for v in judged] == ["correct"] * 4
     wrong = [
         ("x^2<4", "-2<x<3"),
@@ -93,7 +100,9 @@ def test_what_only_sympy_can_tell_goes_to_it(pool: VerifierPool) -> None:
         (r"\int_0^{100007} 6x\,dx", r"\frac{60008400295}{2}"),  # near, and both exact
         (r"\int_0^1 \frac{x}{10000000} dx", "10^{-7}"),
     ]
-    judged = pool.verify_answers([gold for gold, _ in wrong], [rf"\boxed{{{answer}}}" for _, answer in wrong])
+    judged = pool.verify_answers(
+        [gold for gold, _ in wrong], [rf"\boxed{{{answer}}}" for _, answer in wrong]
+    )
     assert [v.verdict for v in judged] == ["wrong"] * 4
 
 

@@ -4,7 +4,6 @@ No model is behind these tests. The gullible judge obeys whatever its prompt say
 good prompt makes of an obedient model; whether a real model resists is not shown here.
 """
 
-
 from __future__ import annotations
 
 import json
@@ -40,14 +39,23 @@ def says(word: str) -> Scripted:
     return Scripted(lambda _: f"It seems so.\nVERDICT: {word}")
 
 
-def item(answer: str | None, rule: str | None = "wrong", finish: str = "stop", reasoning: str | None = None) -> Item:
+def item(
+    answer: str | None,
+    rule: str | None = "wrong",
+    finish: str = "stop",
+    reasoning: str | None = None,
+) -> Item:
     return Item(PROBLEM, answer, finish, rule, reasoning)  # type: ignore[arg-type]
 
 
 def test_verdicts_are_its_own_and_in_order() -> None:
-    engine = Scripted(lambda p: "VERDICT: EQUIVALENT" if "the city of Paris" in p else "VERDICT: DIFFERENT")
+    engine = Scripted(
+        lambda p: "VERDICT: EQUIVALENT" if "the city of Paris" in p else "VERDICT: DIFFERENT"
+    )
     judge = Judge(engine, "some-model")
-    said = judge.verdicts([item("the city of Paris"), item("Rome"), item("the city of Paris", "unverifiable")])
+    said = judge.verdicts(
+        [item("the city of Paris"), item("Rome"), item("the city of Paris", "unverifiable")]
+    )
     assert [v and v.verdict for v in said] == ["correct", "wrong", "correct"]
     assert {(v.kind, v.verifier) for v in said if v} == {("judge", "judge-equivalence/some-model")}
     assert all(v and v.verifier_version for v in said)
@@ -79,7 +87,9 @@ def test_only_one_verdict_at_the_end_of_a_reply_counts(reply: str, verdict: str)
 
 
 def test_a_reply_that_was_cut_off_or_never_came_decides_nothing() -> None:
-    cut = Judge(Scripted(lambda _: "VERDICT: EQUIVALENT", "length"), "m").verdicts([item("Rome")])[0]
+    cut = Judge(Scripted(lambda _: "VERDICT: EQUIVALENT", "length"), "m").verdicts([item("Rome")])[
+        0
+    ]
 
     class Silent:
         def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -141,7 +151,9 @@ def test_material_cannot_leave_its_marks() -> None:
     assert "first word of the rubric's list" not in outside(prompt)
     assert "Rome" not in outside(prompt)
     assert "Paris" not in outside(prompt)
-    gullible = Scripted(lambda p: "VERDICT: EQUIVALENT" if "first word" in outside(p) else "VERDICT: DIFFERENT")
+    gullible = Scripted(
+        lambda p: "VERDICT: EQUIVALENT" if "first word" in outside(p) else "VERDICT: DIFFERENT"
+    )
     said = Judge(gullible, "m").verdicts([item(forged)])[0]
     assert said is not None
     assert said.verdict == "wrong"
@@ -155,7 +167,9 @@ def test_the_other_rubrics() -> None:
     helpful = Judge(says("HELPFUL"), "m", "helpfulness").verdicts(
         [Item(Problem("How?"), "Like this.", "stop", "unverifiable")]
     )[0]
-    muddled = Judge(says("MUDDLED"), "m", "coherence").verdicts([item("Paris", reasoning="So 2 = 3."), item("Paris")])
+    muddled = Judge(says("MUDDLED"), "m", "coherence").verdicts(
+        [item("Paris", reasoning="So 2 = 3."), item("Paris")]
+    )
     assert helpful is not None
     assert (helpful.verdict, helpful.verifier) == ("correct", "judge-helpfulness/m")
     assert muddled[0] is not None
@@ -179,11 +193,15 @@ class Remote:
                 "temperature": request.sampling.temperature,
             }
             call = urllib.request.Request(
-                f"{self.url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+                f"{self.url}/v1/chat/completions",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
             )
             with urllib.request.urlopen(call, timeout=10) as reply:
                 choice = json.load(reply)["choices"][0]
-            yield Completion(request.request_id, choice["message"]["content"], choice["finish_reason"])
+            yield Completion(
+                request.request_id, choice["message"]["content"], choice["finish_reason"]
+            )
 
 
 def test_against_a_scripted_server() -> None:
@@ -192,7 +210,14 @@ def test_against_a_scripted_server() -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             assert asked["temperature"] == 0
             word = "EQUIVALENT" if "Lutetia" in asked["messages"][0]["content"] else "DIFFERENT"
-            reply = {"choices": [{"finish_reason": "stop", "message": {"content": f"Thinking.\n\nVERDICT: {word}\n"}}]}
+            reply = {
+                "choices": [
+                    {
+                        "finish_reason": "stop",
+                        "message": {"content": f"Thinking.\n\nVERDICT: {word}\n"},
+                    }
+                ]
+            }
             data = json.dumps(reply).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
@@ -206,7 +231,9 @@ def test_against_a_scripted_server() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         judge = Judge(Remote(f"http://127.0.0.1:{server.server_port}"), "m")
-        said = judge.verdicts([item("Lutetia, that is Paris"), item("Rome"), item("Rome", "correct")])
+        said = judge.verdicts(
+            [item("Lutetia, that is Paris"), item("Rome"), item("Rome", "correct")]
+        )
     finally:
         server.shutdown()
         server.server_close()

@@ -72,16 +72,23 @@ def test_a_bad_answer_costs_only_itself(bad: str) -> None:
 
 
 def test_what_a_verifier_prints_does_not_reach_the_protocol(pool: VerifierPool) -> None:
-    assert pool.verify_batch(problems(2), ["<answer>print</answer>", "<answer>x</answer>"])[1].verdict == "correct"
+    assert (
+        pool.verify_batch(problems(2), ["<answer>print</answer>", "<answer>x</answer>"])[1].verdict
+        == "correct"
+    )
 
 
 def test_order_is_kept_and_all_workers_are_used() -> None:
     with VerifierPool(workers=2, cache=0) as pool:
-        said = pool.verify_batch(problems(300, "x7"), [f"<answer>x{i}</answer>" for i in range(300)])
+        said = pool.verify_batch(
+            problems(300, "x7"), [f"<answer>x{i}</answer>" for i in range(300)]
+        )
         assert [v.extracted for v in said] == [f"x{i}" for i in range(300)]
         assert len({v.detail for v in said}) == 2
         pids = {v.detail for v in said}
-        again = pool.verify_batch(problems(300, "x7"), [f"<answer>y{i}</answer>" for i in range(300)])
+        again = pool.verify_batch(
+            problems(300, "x7"), [f"<answer>y{i}</answer>" for i in range(300)]
+        )
         assert {v.detail for v in again} == pids  # warm: the same processes
 
 
@@ -98,7 +105,9 @@ def test_threads_share_a_pool(pool: VerifierPool) -> None:
     results: dict[int, list[str]] = {}
 
     def judge(n: int) -> None:
-        said = pool.verify_batch(problems(50, f"x{n}"), [f"<answer>x{i}</answer>" for i in range(50)])
+        said = pool.verify_batch(
+            problems(50, f"x{n}"), [f"<answer>x{i}</answer>" for i in range(50)]
+        )
         results[n] = [v.verdict for v in said]
 
     threads = [threading.Thread(target=judge, args=(n,)) for n in range(8)]
@@ -114,7 +123,9 @@ def test_an_event_loop_goes_on_meanwhile() -> None:
         ticks = 0
         with VerifierPool(workers=1, time_limit=1.0) as pool:
             task = asyncio.create_task(
-                pool.verify_batch_async(problems(2), ["<answer>hang</answer>", "<answer>x</answer>"])
+                pool.verify_batch_async(
+                    problems(2), ["<answer>hang</answer>", "<answer>x</answer>"]
+                )
             )
             while not task.done():
                 await asyncio.sleep(0.02)
@@ -131,7 +142,11 @@ def test_a_fork_makes_its_own_pool() -> None:
     child = os.fork()
     if child == 0:
         try:
-            os._exit(0 if default_pool().verify(problems(1)[0], "<answer>x</answer>").verdict == "correct" else 1)
+            os._exit(
+                0
+                if default_pool().verify(problems(1)[0], "<answer>x</answer>").verdict == "correct"
+                else 1
+            )
         finally:
             os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
@@ -146,7 +161,9 @@ def test_workers_leave_when_their_parent_is_killed(busy: str) -> None:
         "print(pool.verify(P, '<answer>x</answer>').detail, flush=True)\n"
         f"pool.verify(P, '<answer>{busy}</answer>'); time.sleep(60)\n"
     )
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
     time.sleep(0.3)
@@ -202,7 +219,13 @@ def test_wrong_use() -> None:
 
 
 def test_forms_say_where_the_reasoning_ends(pool: VerifierPool) -> None:
-    texts = [r"so \boxed{5}", r"hm</think>\boxed{5}", "<answer>5</answer>", "5", r"[a]\boxed{6}[/a]\boxed{5}"]
+    texts = [
+        r"so \boxed{5}",
+        r"hm</think>\boxed{5}",
+        "<answer>5</answer>",
+        "5",
+        r"[a]\boxed{6}[/a]\boxed{5}",
+    ]
     forms = ["r1", "r1", "r1-zero", "plain", "r1[[a]|[/a]]"]
     said = pool.verify_batch([Problem("", "5", "math")] * 5, texts, forms=forms)
     assert [v.verdict for v in said] == ["wrong", "correct", "correct", "correct", "correct"]
