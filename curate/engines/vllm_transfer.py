@@ -117,8 +117,10 @@ class Sender:
                 **options,
             )
             self.engine = NCCLTrainerWeightTransferEngine.trainer_init(
-                info, client=self.client, source=self.state
-            )  # type: ignore[arg-type]
+                info,
+                client=self.client,
+                source=self.state,  # type: ignore[arg-type]
+            )
 
     def send(self, tensors: Mapping[str, Tensor]) -> None:
         self.state.tensors = tensors

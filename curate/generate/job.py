@@ -75,12 +75,10 @@ def _until_done(plan: Plan, worker: Worker) -> None:
             # of problems that are solved, truncated traces need no second try
             again = again.filter(again["unit"].is_in(units.implode()) | failed)
         added = family.redo(again)
-        if not (
-            added and config.adapts
-        ):  # what is redone may be good, and then less is to be asked
-            added += family.extend(
-                units, config.samples, config.adaptive.first if config.adapts else None
-            )  # type: ignore[union-attr]
+        # A redone trace may turn out good, and then fewer new ones are needed.
+        if not (added and config.adapts):
+            first_samples = config.adaptive.first if config.adaptive and config.adapts else None
+            added += family.extend(units, config.samples, first_samples)
         if not worker.work() and not added:
             return
         first = False

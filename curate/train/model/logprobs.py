@@ -194,9 +194,8 @@ def token_divergence(
     def part(h: Tensor, g: Tensor) -> tuple[Tensor]:
         from curate.train.losses import divergence
 
-        return (
-            divergence(h @ weight.t() / temperature, g @ teacher_weight.t() / temperature, kind),
-        )  # type: ignore[arg-type]
+        student, teacher = h @ weight.t() / temperature, g @ teacher_weight.t() / temperature
+        return (divergence(student, teacher, kind),)  # type: ignore[arg-type]
 
     return _checkpointed(part, hidden, teacher_hidden, _whole(weight, chunk))[0]
 
