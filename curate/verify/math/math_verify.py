@@ -15,7 +15,7 @@ from curate.verify.math.numbers import RELATIVE
 
 # Commands that its parser gives their meaning. It drops others without a word: an angle would be a product.
 _MEANT = frozenset(
-    "frac dfrac tfrac cfrac sqrt int iint oint sum prod lim to rightarrow infty pi cdot times div pm mp le leq leqslant ge geq "  # noqa: SIM905
+    "frac dfrac tfrac cfrac sqrt int iint oint sum prod lim to rightarrow infty pi cdot times div pm mp le leq leqslant ge geq "
     "geqslant lt gt ne neq approx sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp max min gcd lcm det "
     "cup cap setminus in notin mathbb emptyset varnothing binom dbinom tbinom left right begin end lfloor rfloor lceil rceil "
     "lvert rvert vert mid quad qquad displaystyle limits partial prime mathrm ldots dots cdots land lor wedge vee operatorname "

@@ -109,7 +109,7 @@ _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 MAX_WORDS = 4
 # Words that no counted thing has beside it: what follows one of them says something about the number.
 _NO_NOUN = frozenset(
-    "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps possibly probably wrong incorrect "  # noqa: SIM905
+    "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps possibly probably wrong incorrect "
     "impossible false right correct true minus plus times divided over more less fewer greater smaller than if when where "
     "unless mod modulo to through until between least most only squared cubed percent half hundred hundreds thousand thousands "
     "million millions billion billions trillion trillions dozen dozens hence so then because since wait actually rather instead "
@@ -118,10 +118,10 @@ _NO_NOUN = frozenset(
 # 5 feet tall is 5 feet.
 _SAID_AFTER = frozenset(
     "tall long wide high deep thick old each away apart altogether total left remaining".split()
-)  # noqa: SIM905
+)
 _NO_HAN = re.compile(r"[不非或没无未是否和与错对倍百千万亿]")
 _SHORT = frozenset(
-    "ant ants bag bags bar bat bed bee bees bird book box boy boys bus cab can cap car cars cat cats cow cows cup cups dog dogs "  # noqa: SIM905
+    "ant ants bag bags bar bat bed bee bees bird book box boy boys bus cab can cap car cars cat cats cow cows cup cups dog dogs "
     "egg eggs fox hat hats hen hens jar job jug key keys kid kids log man men mug nut nuts pan pea pen pens pie pies pig pigs pot "
     "rat row rows set sets toy toys way ways win wins sq".split()
 )
