@@ -140,7 +140,7 @@ def annotate(
     files, overrides = _split(arguments)
     checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
     if files:
-        from curate.files import annotate_files
+        from curate.signals.files import annotate_files
 
         rows = annotate_files(
             files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from curate.errors import UsageError
-from curate.files import Writer, annotate_part, data_files, read_parts
+from curate.files import Writer, data_files, read_parts
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet
 from curate.memory import DEFAULT, keep_level, megabytes, text_bytes
 from curate.signals import column_groups, derived_columns
+from curate.signals.files import annotate_part
 from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:
