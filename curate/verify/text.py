@@ -66,7 +66,7 @@ _WORDS_ONLY = re.compile(r"(?=.*[^\W\d_]{2})[\w\s.,;:'\"()?$&*`“”‘’。�
 _WORD = re.compile(r"[^\W_]+")
 
 
-def same_words(first: str, second: str) -> bool:
+def equal_words(first: str, second: str) -> bool:
     """Whether two texts are words (no formulas) and the same ones. Case counts where letters rather than words stand."""
     for _ in range(3):
         first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
@@ -81,15 +81,63 @@ def same_words(first: str, second: str) -> bool:
     ):
         return False  # n! is no loud n
     pairs = zip(_WORD.findall(first), _WORD.findall(second), strict=False)
-    return all(_same_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE
+    return all(_equal_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE
 
 
-def _same_case(one: str, other: str) -> bool:
+def _equal_case(one: str, other: str) -> bool:
     """Paris, paris and PARIS are one word; AA and aa, AB and ab, CO and Co are not."""
     if one == other or one.casefold() != other.casefold() or one.casefold() in _ANY_CASE:
         return True
     letters = set(one.casefold())
     return len(letters) > 2 and (len(one) > 3 or one.title() in (one, other))
+
+
+_STYLE = re.compile(
+    r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*\*|__|[$`]"
+)
+_CHOICE_WORD = r"(?:(?:option|choice|answer|选项|选择|选|答案|opción|choix|antwort|вариант|選択肢|보기)\s*[:：]?\s*)?"
+# A letter that stands for a choice: alone, in brackets, or followed by a mark and the text of the choice.
+_LETTER = re.compile(
+    rf"^{_CHOICE_WORD}[(\[（【]?\s*([A-Za-z])\s*(?:[)\]）】]|[.:：、,，](?=\s|$|[^\d\w])|\s*[-–—]\s|\s*$|\s+(?=is\b|because\b))\s*(.*)$",
+    re.I | re.S,
+)
+_JOINED = re.compile(r"\s*(?:,|;|/|&|\band\b|\bor\b|和|或|、|与)\s*", re.I)
+
+
+def without_style(text: str) -> str:
+    """Strip type commands, markdown and a full stop from around a short answer."""
+    for _ in range(3):
+        text = _STYLE.sub(lambda match: match.group(1) or "", text)
+    return text.strip(" \n\t.。")
+
+
+def bare_letters(text: str) -> set[str]:
+    """Return the letters of choices that a text names, without knowing the choices."""
+    return leading_letter(without_style(text))[0] if len(text) <= 10_000 else set()
+
+
+def leading_letter(bare: str) -> tuple[set[str], str]:
+    """Return the letters that an answer begins with, and the text after a single one."""
+    match = _LETTER.match(bare)
+    if match:
+        letter, rest = match.group(1).upper(), match.group(2).strip(" \n\t.。")
+        others = _others(rest)
+        return ({letter}, rest) if not rest or others is None else ({letter} | others, "")
+    parts = _JOINED.split(bare)
+    if len(parts) > 1 and all(re.fullmatch(r"\(?[A-Za-z]\)?", part) for part in parts):
+        return {part.strip("()").upper() for part in parts}, ""
+    return (set(bare), "") if re.fullmatch(r"[A-H]{2,8}", bare) else (set(), "")
+
+
+def _others(rest: str) -> set[str] | None:
+    """Further letters after the first ("A or B"); None where the rest is something else."""
+    rest = (
+        re.sub(r"^(?:,|;|/|&|\band\b|\bor\b|和|或|、)\s*", "", rest, flags=re.I) if rest else rest
+    )
+    parts = _JOINED.split(rest) if rest else []
+    if parts and all(re.fullmatch(r"[(（]?\s*[A-Z]\s*[)）]?", part) for part in parts):
+        return {part.strip("()（） ").upper() for part in parts}
+    return None
 
 
 class ExactVerifier(Verifier):

@@ -11,60 +11,60 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from curate.verify.math.atoms import Node
 from curate.verify.math.intervals import region
-from curate.verify.math.numbers import RELATIVE, Number, close, equal
+from curate.verify.math.numbers import RELATIVE, Number, close_values, equal_numbers
 from curate.verify.math.numeric import (
     NoValue,
     Undefined,
     agree,
     context,
+    equal_at_points,
     exact,
-    identical,
     number,
     symbols,
 )
-from curate.verify.text import same_words
+from curate.verify.math.parser import Node
+from curate.verify.text import equal_words
 
 _COLLECTIONS = ("list", "either", "both")
 
 
-def same(gold: Node, answer: Node) -> bool | None:
+def equal(gold: Node, answer: Node) -> bool | None:
     """Whether `answer` says what `gold` says. Raises `TooLarge` where it is not worth computing."""
     gold, answer = spread(gold), spread(answer)
     if answer[0] == "rel" and answer[1] == "~" and gold[0] != "rel":
         return _about(gold, answer)
     if gold[0] == "text" or answer[0] == "text":  # words answer no formula
-        return gold[0] == answer[0] and same_words(gold[1], answer[1])
+        return gold[0] == answer[0] and equal_words(gold[1], answer[1])
     if "cong" in (gold[0], answer[0]) and "rel" in (gold[0], answer[0]):
-        return same_residue(gold, answer)
+        return equal_residues(gold, answer)
     if regional(gold) or regional(answer):
-        return same_region(gold, answer)
+        return equal_regions(gold, answer)
     if gold[0] in _COLLECTIONS or answer[0] in _COLLECTIONS:
-        return same_collection(gold, answer)
+        return equal_collections(gold, answer)
     if gold[0] == "rel" or answer[0] == "rel":
-        return same_relation(gold, answer)
+        return equal_relations(gold, answer)
     gold, answer = scaled_matrix(gold), scaled_matrix(answer)
     containers = ("set", "tuple", "bracket", "matrix", "ratio", "interval")
     if gold[0] in containers or answer[0] in containers:
-        return same_container(gold, answer)
+        return equal_containers(gold, answer)
     if "cong" in (gold[0], answer[0]) or gold[0] == answer[0] == "mod":
-        return same_residue(gold, answer)
+        return equal_residues(gold, answer)
     if "base" in (gold[0], answer[0]):
-        return same_base(gold, answer)
-    return same_value(gold, answer)
+        return equal_in_base(gold, answer)
+    return equal_values(gold, answer)
 
 
 def _about(gold: Node, answer: Node) -> bool | None:
     """a ≈ b answers with a; with b too, where a is a name, or close to b: 1/3 ≈ 0.33."""
     _, _, left, right = answer
     if left[0] == "sym":
-        return same(gold, right)
-    verdict = same(gold, left)
+        return equal(gold, right)
+    verdict = equal(gold, left)
     if verdict or symbols(left) or symbols(right):
         return verdict
     a, b = number(left, {}), number(right, {})
-    return same(gold, right) if abs(a - b) <= abs(a) * 0.02 else verdict
+    return equal(gold, right) if abs(a - b) <= abs(a) * 0.02 else verdict
 
 
 def spread(node: Node) -> Node:
@@ -112,18 +112,18 @@ def chosen(node: Node, plus: bool) -> Node:
 # -- values
 
 
-def same_value(gold: Node, answer: Node) -> bool | None:
+def equal_values(gold: Node, answer: Node) -> bool | None:
     """Numbers by the rules of `numbers`, expressions by their values."""
     if gold[0] == answer[0] == "num":
-        return equal(gold[1], answer[1])[0]
+        return equal_numbers(gold[1], answer[1])[0]
     if gold == answer:
         return True
     if ("const", "inf") in (gold, answer) or ("const", "inf") in (_bare(gold), _bare(answer)):
         return gold == answer
     try:
         if not symbols(gold) and not symbols(answer):
-            return _same_constant(gold, answer)
-        return identical(gold, answer)
+            return _equal_constants(gold, answer)
+        return equal_at_points(gold, answer)
     except NoValue:
         raise
     except Undefined:
@@ -134,10 +134,10 @@ def _bare(node: Node) -> Node:
     return node[1] if node[0] == "neg" else node
 
 
-def _same_constant(gold: Node, answer: Node) -> bool | None:
+def _equal_constants(gold: Node, answer: Node) -> bool | None:
     first, second = as_number(gold), as_number(answer)
     if first is not None and second is not None:
-        return equal(first, second)[0]
+        return equal_numbers(first, second)[0]
     decimal = _decimals(gold) or _decimals(answer)
 
     def near(a: Any, b: Any) -> bool:
@@ -148,11 +148,11 @@ def _same_constant(gold: Node, answer: Node) -> bool | None:
         left = first or Number(_rational(a))
         right = second or Number(_rational(b))
         if _pure(gold) or _pure(answer):
-            return close(left.value, right.value, left, right)
+            return close_values(left.value, right.value, left, right)
         return bool(abs(left.value - right.value) <= abs(left.value) * RELATIVE)
 
     number(gold, {}), number(answer, {})  # raises where there is no value to compare
-    return identical(gold, answer, near)
+    return equal_at_points(gold, answer, near)
 
 
 def _rational(value: Any) -> Fraction:
@@ -187,7 +187,7 @@ def _decimals(node: Node) -> int | None:
     return max((one for one in found if one is not None), default=None)
 
 
-def same_base(gold: Node, answer: Node) -> bool | None:
+def equal_in_base(gold: Node, answer: Node) -> bool | None:
     """1010_2 is 1010_{two}; a missing base is taken from the other side."""
     if gold[0] == answer[0] == "base":
         return (gold[1], _base(gold[2])) == (answer[1], _base(answer[2]))
@@ -195,7 +195,7 @@ def same_base(gold: Node, answer: Node) -> bool | None:
     return other[0] == "num" and other[1].decimals is None and str(other[1].value) == with_base[1]
 
 
-def same_residue(gold: Node, answer: Node) -> bool | None:
+def equal_residues(gold: Node, answer: Node) -> bool | None:
     """a = 2 (mod 5): the same residue class, or its least member; the same modulus."""
     (who, value, modulus), (other, given, second) = residue(gold), residue(answer)
     if who is not None and other is not None and who != other:
@@ -231,20 +231,20 @@ def _base(name: str) -> str:
 # -- collections
 
 
-def same_collection(gold: Node, answer: Node) -> bool | None:
+def equal_collections(gold: Node, answer: Node) -> bool | None:
     """Several values: the same ones in any order, none more, none less."""
     wanted, given = values(gold), values(answer)
     if gold[0] == "tuple" and answer[0] == "list" and len(gold) > 2:
         ordered = [part[3] if assigned(part) else part for part in answer[1:]]
-        return each(list(gold[1:]), ordered)
+        return match_in_order(list(gold[1:]), ordered)
     if answer[0] == "tuple" and gold[0] == "list" and len(answer) > 2:
         ordered = [part[3] if assigned(part) else part for part in gold[1:]]
-        return each(ordered, list(answer[1:]))
+        return match_in_order(ordered, list(answer[1:]))
     if gold[0] in ("tuple", "matrix", "bracket", "interval") or answer[0] in ("matrix", "interval"):
         return False
     if gold[0] == "set" and answer[0] not in ("set", *_COLLECTIONS):
         return False
-    return match(wanted, given)
+    return match_unordered(wanted, given)
 
 
 def values(node: Node) -> list[Node]:
@@ -259,19 +259,19 @@ def values(node: Node) -> list[Node]:
         return parts
     kept: list[Node] = []
     for part in parts:
-        if not any(same(part, other) for other in kept):
+        if not any(equal(part, other) for other in kept):
             kept.append(part)
     return kept
 
 
-def match(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
+def match_unordered(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
     """A one-to-one match in any order."""
     if len(wanted) != len(given) or len(wanted) > 60:
         return False
     left, unsure = list(given), False
     for one in wanted:
         for i, other in enumerate(left):
-            verdict = same(one, other)
+            verdict = equal(one, other)
             unsure |= verdict is None
             if verdict:
                 del left[i]
@@ -281,51 +281,51 @@ def match(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
     return True
 
 
-def each(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
+def match_in_order(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
     """The same things in the same order."""
     if len(wanted) != len(given):
         return False
-    verdicts = [same(one, other) for one, other in zip(wanted, given, strict=True)]
+    verdicts = [equal(one, other) for one, other in zip(wanted, given, strict=True)]
     if any(verdict is False for verdict in verdicts):
         return False
     return None if None in verdicts else True
 
 
-def same_container(gold: Node, answer: Node) -> bool | None:
+def equal_containers(gold: Node, answer: Node) -> bool | None:
     kinds = (gold[0], answer[0])
     if kinds == ("set", "set"):
-        return match(values(gold), values(answer))
+        return match_unordered(values(gold), values(answer))
     if kinds in (("tuple", "tuple"), ("bracket", "bracket")):
-        return each(gold[1:], answer[1:])
+        return match_in_order(gold[1:], answer[1:])
     if kinds == ("ratio", "ratio"):
-        return same_ratio(gold, answer)
+        return equal_ratios(gold, answer)
     if "ratio" in kinds:
         ratio, other = (gold, answer) if gold[0] == "ratio" else (answer, gold)
-        return len(ratio) == 3 and same(other, ("div", ratio[1], ratio[2]))
+        return len(ratio) == 3 and equal(other, ("div", ratio[1], ratio[2]))
     first, second = grid(gold), grid(answer)
     if "matrix" in kinds and first is not None and second is not None:
         if [len(row) for row in first] != [len(row) for row in second]:
             return False
-        return each(
+        return match_in_order(
             [cell for row in first for cell in row], [cell for row in second for cell in row]
         )
     return False
 
 
-def same_ratio(gold: Node, answer: Node) -> bool | None:
+def equal_ratios(gold: Node, answer: Node) -> bool | None:
     """6:8 is 3:4, term by term; what may be times of day (7:15) is compared as it is written."""
     if len(gold) != len(answer):
         return False
     if len(gold) == 3 and (_clock(gold) or _clock(answer)):
-        return each(gold[1:], answer[1:])
+        return match_in_order(gold[1:], answer[1:])
     first, second = (
         ("div", gold[1], answer[1]),
         [("div", g, a) for g, a in zip(gold[2:], answer[2:], strict=True)],
     )
     try:
-        return each([first] * len(second), second)
+        return match_in_order([first] * len(second), second)
     except NoValue:
-        return each(gold[1:], answer[1:])
+        return match_in_order(gold[1:], answer[1:])
 
 
 def _clock(ratio: Node) -> bool:
@@ -376,23 +376,23 @@ def assigned(node: Node) -> bool:
     return named and not (left[0] == "sym" and left[1] in symbols(node[3]))
 
 
-def same_relation(gold: Node, answer: Node) -> bool | None:
+def equal_relations(gold: Node, answer: Node) -> bool | None:
     if gold[0] == "rel" and answer[0] == "rel":
         if gold[1] != answer[1]:
             return False
-        if gold[2] == answer[2] and same(gold[3], answer[3]):
+        if gold[2] == answer[2] and equal(gold[3], answer[3]):
             return True
         if gold[1] != "=":
             return None
         if assigned(gold) and assigned(answer) and not symbols(gold[3]) and not symbols(answer[3]):
-            return gold[2] == answer[2] and same(gold[3], answer[3])
+            return gold[2] == answer[2] and equal(gold[3], answer[3])
         return proportional(gold, answer)
     if answer[0] == "rel":
         # A name, or a sum that was carried out, before the value: x = 5, 2 + 3 = 5.
         if answer[1] not in ("=", "in") or not (assigned(answer) or not symbols(answer)):
             return False
-        return same(gold, answer[3])
-    return same(gold[3], answer) if assigned(gold) else False
+        return equal(gold, answer[3])
+    return equal(gold[3], answer) if assigned(gold) else False
 
 
 def proportional(gold: Node, answer: Node) -> bool | None:
@@ -409,7 +409,7 @@ def proportional(gold: Node, answer: Node) -> bool | None:
         return bool(abs(ratios[-1] - ratios[0]) <= abs(ratios[0]) * 1e-20)
 
     try:
-        return identical(first, second, steady)
+        return equal_at_points(first, second, steady)
     except Undefined:
         return None
 
@@ -426,28 +426,28 @@ def regional(node: Node) -> bool:
     return node[0] in _COLLECTIONS and any(regional(part) for part in node[1:])
 
 
-def same_region(gold: Node, answer: Node) -> bool | None:
+def equal_regions(gold: Node, answer: Node) -> bool | None:
     about, whose = symbols(gold) - {""}, symbols(answer) - {""}
     if about and whose and about != whose and "" not in symbols(gold) | symbols(answer):
         return False  # k < 0 says nothing about x
     try:
         first, second = region(gold), region(answer)
     except Undefined:
-        return _same_inequality(gold, answer)
+        return _equal_inequalities(gold, answer)
     if first is None or second is None:
-        return _same_inequality(gold, answer)
+        return _equal_inequalities(gold, answer)
     if len(first) != len(second):
         return False
     for one, other in zip(first, second, strict=True):
         if (one[1], one[3]) != (other[1], other[3]):
             return False
         for a, b in ((one[0], other[0]), (one[2], other[2])):
-            if (a is None) != (b is None) or (a is not None and b is not None and not same(a, b)):
+            if (a is None) != (b is None) or (a is not None and b is not None and not equal(a, b)):
                 return False
     return True
 
 
-def _same_inequality(gold: Node, answer: Node) -> bool | None:
+def _equal_inequalities(gold: Node, answer: Node) -> bool | None:
     """Inequalities in several symbols: the same side of proportional expressions."""
     if gold[0] != "rel" or answer[0] != "rel" or gold[1] == "in" or answer[1] == "in":
         # An inequality that has to be solved first, x^2 < 4: left to SymPy.
@@ -463,7 +463,10 @@ def _same_inequality(gold: Node, answer: Node) -> bool | None:
         signs.append(a / b)
         return bool(abs(signs[-1] - signs[0]) <= abs(signs[0]) * 1e-20)
 
-    if not identical(("sub", gold[2], gold[3]), ("sub", answer[2], answer[3]), steady) or not signs:
+    if (
+        not equal_at_points(("sub", gold[2], gold[3]), ("sub", answer[2], answer[3]), steady)
+        or not signs
+    ):
         return False
     expected = gold[1] if signs[0] > 0 else flip[gold[1]]
     return bool(answer[1] == expected)

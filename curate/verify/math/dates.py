@@ -27,7 +27,7 @@ _TIME = re.compile(
 )
 
 
-class Moment(NamedTuple):
+class DateOrTime(NamedTuple):
     """A date (year 0 where none is given), or a time of day; `half` is "a", "p" or "" where it is not said."""
 
     year: int = 0
@@ -37,7 +37,7 @@ class Moment(NamedTuple):
     half: str = ""
 
 
-def moment(text: str) -> Moment | None:
+def parse_date_or_time(text: str) -> DateOrTime | None:
     """The date or the time of day a text is, or None. A bare number is none."""
     text = unicodedata.normalize(
         "NFKC", re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
@@ -50,7 +50,7 @@ def moment(text: str) -> Moment | None:
             month = int(match["m"]) if match["m"].isdigit() else _NUMBER[match["m"]]
             day = int(match["d"])
             return (
-                Moment(int(match["y"] or 0), month, day)
+                DateOrTime(int(match["y"] or 0), month, day)
                 if 1 <= month <= 12 and 1 <= day <= 31
                 else None
             )
@@ -62,12 +62,12 @@ def moment(text: str) -> Moment | None:
         return None
     if half:
         hour = hour % 12 + (12 if half == "p" else 0)
-    return Moment(
+    return DateOrTime(
         seconds=hour * 3600 + int(match["min"] or 0) * 60 + int(match["s"] or 0), half=half
     )
 
 
-def same_moment(gold: Moment, answer: Moment) -> bool:
+def equal_dates(gold: DateOrTime, answer: DateOrTime) -> bool:
     """The same day, or the same time: a missing year, and a missing a.m. or p.m., are forgiven."""
     if gold.month or answer.month:
         years = {gold.year, answer.year} - {0}

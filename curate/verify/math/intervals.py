@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from curate.verify.math.atoms import Node
 from curate.verify.math.numeric import Undefined, context, number, symbols
+from curate.verify.math.parser import Node
 
 Piece = tuple[
     Node | None, bool, Node | None, bool

@@ -24,7 +24,7 @@ _MEANT = frozenset(
 )
 
 
-def _dropped(text: str) -> str | None:
+def _ignored_command(text: str) -> str | None:
     """A command or words that `math-verify` would pass over, or None."""
     for inside in re.findall(r"\\(?:text|textbf|mbox|textrm)\s*\{([^{}]*)\}", text):
         if inside.strip(" ,") not in ("", "and", "or"):
@@ -35,7 +35,7 @@ def _dropped(text: str) -> str | None:
     )
 
 
-def asked(reference: str, answer: str) -> Judgement:
+def ask_math_verify(reference: str, answer: str) -> Judgement:
     """The verdict of `math-verify`, fed with bare answers and guarded against what it is known to get wrong."""
     from math_verify import verify
 
@@ -43,20 +43,20 @@ def asked(reference: str, answer: str) -> Judgement:
         (reference, "unverifiable", "reference"),
         (answer, "wrong", "answer"),
     ):
-        if dropped := _dropped(text):
-            return Judgement(verdict, f"the {whose} cannot be parsed: {dropped}")  # type: ignore[arg-type]
+        if ignored := _ignored_command(text):
+            return Judgement(verdict, f"the {whose} cannot be parsed: {ignored}")  # type: ignore[arg-type]
     gold = to_sympy(reference)
     if not gold:
         return Judgement("unverifiable", "the reference cannot be parsed")
     given = to_sympy(answer)
     if not given:
         return Judgement("wrong", "the answer cannot be parsed")
-    if _kind(gold) != _kind(given):
-        return Judgement("wrong", f"a {_kind(given)} instead of a {_kind(gold)}")
+    if _shape(gold) != _shape(given):
+        return Judgement("wrong", f"a {_shape(given)} instead of a {_shape(gold)}")
     if (near := _near(gold[0], given[0], "." in reference or "." in answer)) is not None:
         return Judgement("correct" if near else "wrong", "by value")
     if verify(gold, given, timeout_seconds=None) or (
-        _kind(gold) == "relation"
+        _shape(gold) == "relation"
         and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
     ):
         return Judgement("correct", "math-verify")
@@ -107,7 +107,7 @@ def to_sympy(text: str) -> list[Any]:
     return [one for one in found if not isinstance(one, str)]
 
 
-def _kind(found: list[Any]) -> str:
+def _shape(found: list[Any]) -> str:
     from math_verify.grader import is_relation
     from sympy import FiniteSet, MatrixBase, Set, Tuple
 

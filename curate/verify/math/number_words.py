@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 
-class Worded(NamedTuple):
+class NumberWords(NamedTuple):
     """A value; `digits` are those after the point where it was written as a decimal, else None."""
 
     value: Fraction
@@ -22,7 +22,7 @@ _HAN_UNITS = {"十": 10, "百": 100, "千": 1000}
 HAN_NUMERAL = re.compile(r"[负負]?[零〇一二两兩三四五六七八九十百千万亿点]+")
 
 
-def chinese(text: str) -> Worded | None:
+def chinese(text: str) -> NumberWords | None:
     """Chinese numerals up to 万亿: 三分之二, 负十二, 一千零五, 三点一四."""
     if not text or text.isascii():
         return None
@@ -34,15 +34,15 @@ def chinese(text: str) -> Worded | None:
         parts = [_han_integer(part) for part in (under, over)] + [_han_integer(whole) if has else 0]
         if any(part is None for part in parts) or not parts[0]:
             return None
-        return Worded(sign * (Fraction(parts[1] or 0, parts[0]) + (parts[2] or 0)))
+        return NumberWords(sign * (Fraction(parts[1] or 0, parts[0]) + (parts[2] or 0)))
     whole, point, digits = text.partition("点")
     value = _han_integer(whole)
     if value is None or (point and not (digits and all(c in _HAN for c in digits))):
         return None
     if not point:
-        return Worded(Fraction(sign * value))
+        return NumberWords(Fraction(sign * value))
     written = "".join(str(_HAN[c]) for c in digits)
-    return Worded(sign * Fraction(f"{value}.{written}"), written)
+    return NumberWords(sign * Fraction(f"{value}.{written}"), written)
 
 
 def _han_integer(text: str) -> int | None:
@@ -85,7 +85,7 @@ _ALONE |= {"a dozen": Fraction(12)}
 _WORD = re.compile(r"[a-z]+")
 
 
-def english(text: str) -> Worded | None:
+def english(text: str) -> NumberWords | None:
     """Number words: twelve, twenty-five, three hundred and two, minus one, one half, two thirds."""
     if not text.isascii() or not text[:1].isalpha() or "\\" in text:
         return None
@@ -95,7 +95,7 @@ def english(text: str) -> Worded | None:
     sign = -1 if words[0] in ("minus", "negative") else 1
     words = words[1:] if sign < 0 else words
     if " ".join(words) in _ALONE:
-        return Worded(sign * _ALONE[" ".join(words)])
+        return NumberWords(sign * _ALONE[" ".join(words)])
     total, section = 0, 0
     for i, word in enumerate(words):
         if word in _ENGLISH:
@@ -108,10 +108,10 @@ def english(text: str) -> Worded | None:
         elif word in _LARGE:
             total, section = total + (section or 1) * _LARGE[word], 0
         elif word.removesuffix("s") in _PARTS and i == len(words) - 1 and i:
-            return Worded(Fraction(sign * (total + section), _PARTS[word.removesuffix("s")]))
+            return NumberWords(Fraction(sign * (total + section), _PARTS[word.removesuffix("s")]))
         elif word != "and" or i == 0:
             return None
-    return Worded(Fraction(sign * (total + section))) if words else None
+    return NumberWords(Fraction(sign * (total + section))) if words else None
 
 
 _SCALES = {

@@ -12,8 +12,14 @@ import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from curate.verify.math.number_words import HAN_NUMERAL, Worded, chinese, english, scaled
-from curate.verify.math.units import beside_number, counted, factors, measure, unit_named
+from curate.verify.math.number_words import HAN_NUMERAL, NumberWords, chinese, english, scaled
+from curate.verify.math.units import (
+    counted,
+    is_unit_after_number,
+    measure,
+    unit_factors,
+    unit_named,
+)
 
 # Longer is no plain number. Characters; ours.
 MAX_NUMBER = 120
@@ -158,7 +164,7 @@ def _parse(text: str) -> Number | None:
         text = (money["s"] if "s" in money.groupdict() else "") + money["n"].strip()
     value = _bare(text)
     if value is None and not percent:
-        read = _beside(text)
+        read = _with_unit(text)
         if read is None:
             return None if unit else _compound(text)
         value = read
@@ -168,7 +174,7 @@ def _parse(text: str) -> Number | None:
     return Number(value.value, percent, unit, value.decimals, value.significant)
 
 
-def _beside(text: str) -> Number | None:
+def _with_unit(text: str) -> Number | None:
     """A number with a scale or a unit after it: 2 million dollars, 5 cm^2, 45°, 五个."""
     if large := scaled(text):
         before, times, rest = large
@@ -190,7 +196,7 @@ def _beside(text: str) -> Number | None:
     if tail is None or value is None:
         return None
     bare = tail["w"] or ""
-    if bare.isascii() and 0 < len(bare) <= 3 and not beside_number(bare, tail["gap"]):
+    if bare.isascii() and 0 < len(bare) <= 3 and not is_unit_after_number(bare, tail["gap"]):
         return None  # 2ab, 5m, 3 x: a product; left to the parser of expressions
     if tail["d"]:
         letter = re.search(r"[CF]", tail["d"])
@@ -215,7 +221,7 @@ def _compound(text: str) -> Number | None:
         return None
     total, first = Fraction(0), parts[0][1]
     for amount, unit in parts:
-        times = factors(first, unit)
+        times = unit_factors(first, unit)
         if times is None:
             return None
         total += amount * times[1] / times[0]
@@ -270,7 +276,7 @@ def _bare(text: str) -> Number | None:
             if abs(exponent) > MAX_EXPONENT
             else Number(Fraction(10) ** exponent * (-1 if match["s"] == "-" else 1))
         )
-    return _repeating(text) or _worded(chinese(text) or english(text))
+    return _repeating(text) or _from_words(chinese(text) or english(text))
 
 
 def _decimal(text: str) -> Number | None:
@@ -327,7 +333,7 @@ def _repeating(text: str) -> Number | None:
     return Number(-value if match["s"] == "-" else value)
 
 
-def _worded(word: Worded | None) -> Number | None:
+def _from_words(word: NumberWords | None) -> Number | None:
     if word is None or word.digits is None:
         return None if word is None else Number(word.value)
     return Number(
@@ -335,20 +341,22 @@ def _worded(word: Worded | None) -> Number | None:
     )
 
 
-def equal(gold: Number, answer: Number) -> tuple[bool, str]:
+def equal_numbers(gold: Number, answer: Number) -> tuple[bool, str]:
     """Whether two numbers are the same answer, and why not."""
-    times = factors(gold.unit, answer.unit)
+    times = unit_factors(gold.unit, answer.unit)
     if times is None:
         return False, f"unit {answer.unit} instead of {gold.unit}"
     g, a = gold.value * times[0], answer.value * times[1]
     if gold.percent == answer.percent:
-        return close(g, a, gold, answer), ""
+        return close_values(g, a, gold, answer), ""
     if answer.percent:  # 50% for 0.5, and for 50 where the question asked for percent
-        return close(g, a / 100, gold, answer) or (abs(g) >= 1 and close(g, a, gold, answer)), ""
-    return close(g / 100, a, gold, answer) or close(g, a, gold, answer), ""
+        return close_values(g, a / 100, gold, answer) or (
+            abs(g) >= 1 and close_values(g, a, gold, answer)
+        ), ""
+    return close_values(g / 100, a, gold, answer) or close_values(g, a, gold, answer), ""
 
 
-def close(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
+def close_values(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
     """Whether two scaled values agree: exactly, within `RELATIVE`, or as one rounded or cut off to the other."""
     if g == a:
         return True

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from curate.verify.math.atoms import Node
+from curate.verify.math.parser import Node
 
 DIGITS = 40
 AGREE = 1e-25  # relative
@@ -276,16 +276,16 @@ def agree(a: Any, b: Any) -> bool:
     return bool(difference <= size * AGREE)
 
 
-def identical(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) -> bool:
+def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) -> bool:
     """Whether two expressions agree wherever both are real (or, where they never are, everywhere)."""
     names = symbols(a) | symbols(b)
-    if _identical(a, b, names, relation, False):
+    if _equal_at_points(a, b, names, relation, False):
         return True
     bare_log = "'log'" in repr(a) or "'log'" in repr(b)
-    return bare_log and _identical(a, b, names, relation, True)
+    return bare_log and _equal_at_points(a, b, names, relation, True)
 
 
-def _identical(
+def _equal_at_points(
     a: Node, b: Node, names: set[str], relation: Callable[[Any, Any], bool], log10: bool
 ) -> bool:
     mp = context()

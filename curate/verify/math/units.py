@@ -116,7 +116,7 @@ _NO_NOUN = frozenset(
     "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan atau bukan".split()
 )
 # 5 feet tall is 5 feet.
-_SAID_AFTER = frozenset(
+_DIMENSION_WORDS = frozenset(
     "tall long wide high deep thick old each away apart altogether total left remaining".split()
 )
 _NO_HAN = re.compile(r"[不非或没无未是否和与错对倍百千万亿]")
@@ -169,7 +169,7 @@ def unit_named(text: str) -> str | None:
     if measure(text) is not None:
         return text
     words = _POWER.sub("", text.lower()).replace("/", " ").split()
-    while len(words) > 1 and words[-1] in _SAID_AFTER:
+    while len(words) > 1 and words[-1] in _DIMENSION_WORDS:
         words = words[:-1]
         if measure(" ".join(words)) is not None:
             return " ".join(words)
@@ -188,7 +188,7 @@ def _is_word(word: str) -> bool:
     return re.fullmatch(r"[^\W\d_]+(?:[-'.][^\W\d_]+)*\.?", word) is not None
 
 
-def beside_number(word: str, gap: str) -> bool:
+def is_unit_after_number(word: str, gap: str) -> bool:
     """Whether a short word after a number is a unit and no factor: 5 cm and 3 m, not 3m and not 2ab."""
     if word in ("st", "nd", "rd", "th") or word.lower() in _SHORT:
         return True
@@ -200,7 +200,7 @@ def counted(text: str) -> str | None:
     return text if text in _CLASSIFIER or measure(text) is not None else None
 
 
-def factors(gold: str, answer: str) -> tuple[Fraction, Fraction] | None:
+def unit_factors(gold: str, answer: str) -> tuple[Fraction, Fraction] | None:
     """What to multiply two values with so that they compare; None where the units are not of one kind."""
     if not gold or not answer or gold == answer:
         return Fraction(1), Fraction(1)

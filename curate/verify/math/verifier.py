@@ -13,17 +13,16 @@ from typing import Any
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
-from curate.verify.choice import letters
-from curate.verify.math.compare import same
-from curate.verify.math.dates import moment, same_moment
-from curate.verify.math.math_verify import asked
-from curate.verify.math.numbers import equal, parse_number, plain
+from curate.verify.math.compare import equal
+from curate.verify.math.dates import equal_dates, parse_date_or_time
+from curate.verify.math.math_verify import ask_math_verify
+from curate.verify.math.numbers import equal_numbers, parse_number, plain
 from curate.verify.math.numeric import NoValue, TooLarge, Undefined, number, symbols
 from curate.verify.math.parser import Excessive, Node, Unreadable, parse, unwrap
-from curate.verify.math.units import factors, unit_named
-from curate.verify.text import normal, same_words
+from curate.verify.math.units import unit_factors, unit_named
+from curate.verify.text import bare_letters, equal_words, normal
 
-# Expressions up to this length are compared in the caller. Characters; ours.
+# Expressions up to this length are compare_answers in the caller. Characters; ours.
 MAX_QUICK = 300
 
 _NOTHING = re.compile(
@@ -63,7 +62,9 @@ class MathVerifier(Verifier):
     version = "3"
 
     def load(self) -> None:
-        asked("x^2 < 4", "-2 < x < 2")  # parser and solver load and build their tables at first use
+        ask_math_verify(
+            "x^2 < 4", "-2 < x < 2"
+        )  # parser and solver load and build their tables at first use
 
     def unverifiable(self, problem: Problem) -> str | None:
         reference = (problem.reference or "").strip()
@@ -77,17 +78,17 @@ class MathVerifier(Verifier):
         if gold is not None:
             given = parse_number(answer)
             if given is not None:
-                same_, why = equal(gold, given)
+                same_, why = equal_numbers(gold, given)
                 if same_ or not _commas(reference, answer):
                     return CORRECT if same_ else Judgement("wrong", why)
         if len(reference) > MAX_QUICK or len(answer) > MAX_QUICK:
             return None
-        return compared(reference, answer)
+        return compare_answers(reference, answer)
 
     def check(self, problem: Problem, answer: str) -> Judgement:
         reference = (problem.reference or "").strip()
-        judged = compared(reference, answer)
-        return judged or asked(reference, answer)
+        judged = compare_answers(reference, answer)
+        return judged or ask_math_verify(reference, answer)
 
 
 def _commas(reference: str, answer: str) -> bool:
@@ -129,7 +130,7 @@ def _unreadable(reference: str) -> str | None:
 
 
 @lru_cache(maxsize=8192)
-def read(text: str) -> tuple[Node | None, str]:
+def read_answer(text: str) -> tuple[Node | None, str]:
     """The tree of an answer (None where it is unreadable) and the unit written after it. Raises `Excessive`."""
     bare = _WHOLE.sub("", unwrap(text))
     if (known := _REGIONS.get(normal(bare))) is not None:
@@ -156,52 +157,52 @@ def read(text: str) -> tuple[Node | None, str]:
 
 
 @lru_cache(maxsize=16384)
-def compared(reference: str, answer: str) -> Judgement | None:
+def compare_answers(reference: str, answer: str) -> Judgement | None:
     """A judgement from trees and words; None where `math-verify` has to be asked."""
     letter = _CHOICE.match(reference)
-    if letter and (named := letters(answer, [])):
+    if letter and (named := bare_letters(answer)):
         return (
             CORRECT
             if named == {letter.group(1)}
             else Judgement("wrong", f"names {', '.join(sorted(named))}")
         )
     answer, reference = _unlabelled(answer), _unlabelled(reference)
-    day = moment(reference)
+    day = parse_date_or_time(reference)
     if day is not None:
-        given_day = moment(answer)
+        given_day = parse_date_or_time(answer)
         if given_day is not None:
             return (
                 CORRECT
-                if same_moment(day, given_day)
+                if equal_dates(day, given_day)
                 else Judgement("wrong", "another date or time")
             )
         if day.month:
             return Judgement("wrong", "no date")
-    if same_words(reference, answer) or alike(reference, answer):
+    if equal_words(reference, answer) or equal_spelling(reference, answer):
         return CORRECT
     try:
-        gold, unit = read(reference)
+        gold, unit = read_answer(reference)
     except Excessive:
         return None
     try:
-        given_tree, given_unit = read(answer)
+        given_tree, given_unit = read_answer(answer)
     except Excessive as error:
         # A long reference may have a long answer; beside a plain one it is only meant to be expensive.
         return None if len(answer) <= 4 * len(reference) else Judgement("wrong", str(error))
-    if worded(reference, gold):
+    if is_words(reference, gold):
         # Words were asked for; anything else is another answer.
         return Judgement("wrong", "another text")
     if gold is None:
         return None
     if given_tree is None:
-        return Judgement("wrong", "another text") if worded(answer, given_tree) else None
-    if factors(unit, given_unit) not in _ONE:
+        return Judgement("wrong", "another text") if is_words(answer, given_tree) else None
+    if unit_factors(unit, given_unit) not in _ONE:
         return Judgement("wrong", f"unit {given_unit} instead of {unit}")
     try:
-        verdict = same(gold, given_tree)
+        verdict = equal(gold, given_tree)
         if not verdict:
             for first, second in _other_readings(reference, gold, answer, given_tree):
-                if same(first, second):
+                if equal(first, second):
                     return CORRECT
     except TooLarge as error:
         return Judgement("wrong" if not _too_large(gold) else "unverifiable", str(error))
@@ -241,7 +242,7 @@ def _mixed(tree: Node) -> bool:
     return any(_mixed(part) for part in parts)
 
 
-def alike(reference: str, answer: str) -> bool:
+def equal_spelling(reference: str, answer: str) -> bool:
     """Whether two texts differ only in spaces, in braces around one sign, or in a name that only one of them gives."""
     first, second = squeezed(reference), squeezed(answer)
     return first == second or _NAMED.sub("", first) == second or first == _NAMED.sub("", second)
@@ -271,7 +272,7 @@ _REGIONS: dict[str, Node] = {
 }
 
 
-def worded(text: str, tree: Node | None) -> bool:
+def is_words(text: str, tree: Node | None) -> bool:
     """Whether a text is words rather than a formula."""
     if tree is not None:
         return tree[0] == "text"
@@ -281,8 +282,8 @@ def worded(text: str, tree: Node | None) -> bool:
 
 def _too_large(gold: Node) -> bool:
     try:
-        same(gold, gold)
-        same(gold, ("neg", gold))
+        equal(gold, gold)
+        equal(gold, ("neg", gold))
     except TooLarge:
         return True
     except (Undefined, ValueError, ZeroDivisionError, OverflowError):

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.verify.math.dates import moment, same_moment
+from curate.verify.math.dates import equal_dates, parse_date_or_time
 
 
 def same(gold: str, answer: str) -> bool:
-    first, second = moment(gold), moment(answer)
+    first, second = parse_date_or_time(gold), parse_date_or_time(answer)
     assert first is not None, gold
     assert second is not None, answer
-    return same_moment(first, second)
+    return equal_dates(first, second)
 
 
 @given(st.dates(min_value=dt.date(1000, 1, 1)))
@@ -54,9 +54,9 @@ def test_times_of_day(gold: str, answer: str, expected: bool) -> None:
     "text", ["", "5", "3:4", "25:00", "March", "February 40", "2020-13-01", "x", "1/2", "9" * 50]
 )
 def test_anything_else_is_none(text: str) -> None:
-    assert moment(text) is None
+    assert parse_date_or_time(text) is None
 
 
 @given(st.text(max_size=60))
 def test_no_text_raises(text: str) -> None:
-    moment(text)
+    parse_date_or_time(text)

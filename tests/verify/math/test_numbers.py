@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.verify.math.numbers import equal, parse_number
+from curate.verify.math.numbers import equal_numbers, parse_number
 
 
 def value(text: str) -> Fraction:
@@ -96,7 +96,7 @@ def test_exact_numbers_are_equal_only_where_they_are(a: Fraction, b: Fraction) -
     )
     assert first is not None
     assert second is not None
-    assert equal(first, second)[0] == (a == b)
+    assert equal_numbers(first, second)[0] == (a == b)
 
 
 @pytest.mark.parametrize(
@@ -113,4 +113,4 @@ def test_the_rules_of_equality(gold: str, answer: str, same: bool) -> None:
     first, second = parse_number(gold), parse_number(answer)
     assert first is not None
     assert second is not None
-    assert equal(first, second)[0] == same
+    assert equal_numbers(first, second)[0] == same

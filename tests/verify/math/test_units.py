@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from curate.verify.math.units import factors, measure, unit_named
+from curate.verify.math.units import measure, unit_factors, unit_named
 
 
 @pytest.mark.parametrize(
@@ -38,15 +38,15 @@ def test_units_of_one_kind_convert_exactly(first: str, second: str, ratio: Fract
     ],
 )
 def test_units_of_two_kinds_do_not(gold: str, answer: str) -> None:
-    assert factors(gold, answer) is None
+    assert unit_factors(gold, answer) is None
 
 
 def test_a_noun_says_nothing_and_one_sign_serves_two_currencies() -> None:
     assert (
-        factors("apples", "people")
-        == factors("", "cm")
-        == factors("cm", "cm")
-        == factors("¥", "元")
+        unit_factors("apples", "people")
+        == unit_factors("", "cm")
+        == unit_factors("cm", "cm")
+        == unit_factors("¥", "元")
         == (1, 1)
     )
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from curate.verify import VerifierPool
 from curate.verify.math.numeric import TooLarge, exact
 from curate.verify.math.parser import Excessive, Unreadable, parse
-from curate.verify.math.verifier import compared
+from curate.verify.math.verifier import compare_answers
 
 
 def verdict(gold: str, answer: str) -> str | None:
-    judged = compared(gold, answer)
+    judged = compare_answers(gold, answer)
     return None if judged is None else judged.verdict
 
 
