@@ -1,17 +1,17 @@
--- What is derived from signals by a threshold. Parameters are called as the signal columns they read.
+-- Columns derived from signals by thresholds. Parameters have the names of the signal columns that they read.
 -- The DeepSeek-R1 report publishes no numeric thresholds: these are ours, calibrated on the labelled traces of
 -- tests/signals/data. A signal that was not measured (null) neither condemns nor excuses a trace.
 
--- Does the CoT move between languages? A CoT that is wholly in a wrong language is not mixed: target_language_share tells.
+-- Does the CoT mix languages? A CoT that is entirely in a wrong language is not mixed; see target_language_share.
 CREATE OR REPLACE MACRO mixed_language(dominant_language_share, language_words) AS (
-    -- three words (less what rounding and the estimate for Chinese take): a name or a loan word is not a change of
-    -- language, a clause is
+    -- three words, with a margin for the estimate of Chinese words: a name or a loan word is not a change of language,
+    -- a clause is
     (1 - coalesce(dominant_language_share, 1)) * coalesce(language_words, 0) >= 2.5
-    -- one word in twenty: below that lie the detector's own slips on long texts
+    -- one word in twenty: below that are the errors of the detector on long texts
     AND coalesce(dominant_language_share, 1) <= 0.95
 );
 
--- Can a person read it? Every line names one way of being unreadable; thresholds on shares count only in texts long
+-- Can a person read it? Each clause names one way of being unreadable. Thresholds on shares apply only to texts long
 -- enough for a share to mean something, so that "3 + 4 = 7. 7 + 5 = 12." passes.
 CREATE OR REPLACE MACRO readable(
     characters, words, longest_paragraph, code_share, unbalanced_latex, unbalanced_brackets, broken_share, strange_share,
@@ -22,49 +22,48 @@ CREATE OR REPLACE MACRO readable(
     language_words, language_switches, foreign_clauses, unproven_share, target_language_share, dominant_language,
     dominant_language_share, filler_share, number_pairs
 ) AS (
-    characters > 0  -- null where nothing was measured
-    -- a unit that comes four times running over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
+    characters > 0  -- null if nothing was measured
+    -- a unit repeated four times in a row over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
     AND NOT (coalesce(loop_repeats, 0) >= 4 AND coalesce(loop_characters, 0) >= 60 AND coalesce(loop_share, 0) >= 0.15)
-    -- and so is one of three times where the unit is long
+    -- so is a long unit repeated three times
     AND NOT (coalesce(loop_repeats, 0) >= 3 AND coalesce(loop_characters, 0) >= 200 AND coalesce(loop_share, 0) >= 0.25)
-    -- half of a text of more than 200 characters said before, word for word
+    -- half of a text of more than 200 characters repeats earlier text word for word
     AND NOT (coalesce(characters, 0) >= 200 AND coalesce(duplicate_10_gram_share, 0) > 0.5)
     AND NOT (coalesce(duplicate_line_share, 0) > 0.4 AND coalesce(duplicate_line_character_share, 0) > 0.4 AND coalesce(characters, 0) >= 120)
-    -- prose deflates by about 2, tables of sums by 3 to 4; the tail tells of a loop at the end
+    -- prose deflates by about 2, tables of sums by 3 to 4; the tail reveals a loop at the end
     AND NOT (coalesce(characters, 0) >= 300 AND (coalesce(compression, 0) > 5 OR coalesce(compression_tail, 0) > 7))
     -- a replacement or control character in a hundred
     AND coalesce(broken_share, 0) <= 0.01
-    -- scripts and dingbats that none of the languages uses
+    -- scripts and dingbats that no supported language uses
     AND coalesce(strange_share, 0) <= 0.05
-    -- token soup and random keys; below ten words one odd name would decide. CoTs about code reach a quarter of camelCase
-    -- names, soup lies above that
+    -- token soup and random keys; below ten words one odd name would decide. CoTs about code have up to a quarter of
+    -- camelCase names, soup has more
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(odd_word_share, 0) > 0.28)
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(vowelless_share, 0) > 0.15)
-    -- no word, name or number that a person follows is so long: 100! has 158 digits
+    -- no word, name or number that a person reads is this long: 100! has 158 digits
     AND coalesce(longest_run, 0) <= 200
-    -- salad of common words; three, since one is a slip
+    -- salad of common words; at least three, since one is a slip
     AND NOT (coalesce(words, 0) * coalesce(clashing_word_share, 0) >= 2.5 AND coalesce(clashing_word_share, 0) > 0.01)
-    -- another language every few words; discussing foreign sentences changes it every ten words
+    -- another language every few words; a discussion of foreign sentences changes every ten words
     AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(language_switches, 0) > 0.15 * coalesce(language_words, 0))
-    -- clauses of another language among those of the first, one in some thirty words; a discussion of foreign sentences
-    -- quotes them
+    -- clauses of another language, one in some thirty words; a discussion of foreign sentences quotes them
     AND NOT (coalesce(foreign_clauses, 0) >= 3 AND foreign_clauses > 0.03 * least(coalesce(language_words, 0), 400)
              AND coalesce(dominant_language_share, 1) <= 0.95)
-    -- in another language than the asker's; quotations and terms are less than a half
+    -- in another language than the question; quotations and terms are less than half
     AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(target_language_share, 1) < 0.5)
-    -- clauses without a common word: misspelt throughout, or words in no order. Terse mathematics stays below a fifth
+    -- clauses without a common word: misspelt text, or words in no order. Terse mathematics stays below a fifth
     AND NOT (coalesce(language_words, 0) >= 50 AND coalesce(unproven_share, 0) > 0.3
              AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja', 'ko', 'ru', 'ar', 'hi'))
-    -- thinking aloud without a thought: every third word
+    -- filler without a thought: every third word
     AND NOT (coalesce(words, 0) >= 40 AND coalesce(filler_share, 0) > 0.3)
     -- numbers without a word
     AND NOT (coalesce(number_pairs, 0) >= 30 AND coalesce(number_pairs, 0) > coalesce(words, 0))
-    -- shorthand for oneself; units and names of functions stay below a quarter
+    -- private shorthand; units and function names stay below a quarter
     AND NOT (coalesce(words, 0) >= 20 AND coalesce(abbreviated_share, 0) > 0.35)
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(mean_word_length, 0) > 12 AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja'))
-    -- words run together; German and Russian prose has 5 to 7 letters a word
+    -- words run together; German and Russian prose has 5 to 7 letters per word
     AND NOT (coalesce(words, 0) >= 40 AND coalesce(mean_word_length, 0) > 8.5 AND coalesce(dominant_language, 'en') NOT IN ('zh', 'ja'))
-    -- a wall of symbols, debris of web pages, text cut up by stray commas and stops
+    -- walls of symbols, debris of web pages, text cut up by stray commas and stops
     AND NOT (coalesce(characters, 0) >= 60 AND coalesce(symbol_share, 0) > 0.3)
     AND NOT (coalesce(markup_count, 0) >= 8 AND coalesce(markup_count, 0) > 0.2 * coalesce(words, 0))
     AND NOT (coalesce(loose_marks, 0) >= 5 AND coalesce(loose_marks, 0) > 0.04 * coalesce(words, 0))
@@ -72,13 +71,13 @@ CREATE OR REPLACE MACRO readable(
     AND coalesce(longest_paragraph, 0) <= 4000
     -- mostly code is not a chain of thought
     AND coalesce(code_share, 0) <= 0.6
-    -- LaTeX that no renderer shows
+    -- LaTeX that no renderer accepts
     AND coalesce(unbalanced_latex, 0) <= 3
     AND coalesce(unbalanced_brackets, 0) <= 8
 );
 
--- What rejection sampling ranks by, between 0 and 1: form, language, and the absence of repetition and clutter. Correctness is no
--- part of it: a rule decides that. A config may rank by any other SQL expression.
+-- Rank for rejection sampling, between 0 and 1: form, language, and the absence of repetition and clutter. Correctness
+-- is not part of it; a rule decides that. A config can rank by any other SQL expression.
 CREATE OR REPLACE MACRO quality(
     well_formed, has_summary, truncated, target_language_share, dominant_language_share, duplicate_5_gram_share, loop_share,
     odd_word_share, strange_share, broken_share, unbalanced_latex, unbalanced_brackets
@@ -86,7 +85,7 @@ CREATE OR REPLACE MACRO quality(
     0.25 * coalesce(well_formed::INT, 0)
     + 0.10 * coalesce(has_summary::INT, 0)
     + 0.10 * (1 - coalesce(truncated::INT, 0))
-    -- squared: a tenth of the words in a wrong language costs a fifth of this part
+    -- squared: a tenth of the words in a wrong language costs a fifth of this term
     + 0.25 * coalesce(target_language_share, dominant_language_share, 1) ** 2
     + 0.20 * (1 - least(1, greatest(coalesce(duplicate_5_gram_share, 0), coalesce(loop_share, 0))))
     + 0.10 * (1 - least(1, 5 * (coalesce(odd_word_share, 0) + coalesce(strange_share, 0) + coalesce(broken_share, 0)

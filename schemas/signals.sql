@@ -1,61 +1,61 @@
 -- version: 1
 -- Measured columns of a trace. A signal never decides. Columns are stored per group of signals and group version.
--- [group] says which group of `curate.signals.GROUPS` measures a column. The text is the completion; the CoT is its
--- reasoning (all of the text where it has none); prose is the CoT without code, LaTeX, numbers, URLs and tags. Shares lie
--- between 0 and 1, and are 0 where there is nothing to divide by, unless said otherwise.
+-- [group] is the group of `curate.signals.GROUPS` that measures the column. The text is the completion; the CoT is its
+-- reasoning (the whole text if it has none); prose is the CoT without code, LaTeX, numbers, URLs and tags. Shares are
+-- between 0 and 1, and 0 if the denominator is 0, unless stated otherwise.
 CREATE TABLE signals (
     trace_id                          VARCHAR NOT NULL, -- traces.trace_id
     attempt                           INTEGER NOT NULL, -- traces.attempt
     has_think                         BOOLEAN, -- [shape] the text has reasoning that is not blank, delimited as its form says
     well_formed                       BOOLEAN, -- [shape] every tag of the form once, in order, closed, and an answer (curate/prompts/forms.py); without a form: not blank
-    has_summary                       BOOLEAN, -- [shape] something stands after the reasoning: the answer (r1-zero) or the summary (r1)
-    truncated                         BOOLEAN, -- [shape] cut off by the token limit (traces.finish_reason); null where that is not known
+    has_summary                       BOOLEAN, -- [shape] the reasoning is followed by an answer (r1-zero) or a summary (r1)
+    truncated                         BOOLEAN, -- [shape] cut off by the token limit (traces.finish_reason); null if unknown
     characters                        INTEGER, -- [shape] characters of the text
-    words                             DOUBLE,  -- [shape] words of the CoT: alphabetic words, 0.65 a Han character, 0.55 a kana (curate/signals/text.py)
+    words                             DOUBLE,  -- [shape] words of the CoT: alphabetic words, 0.65 per Han character, 0.55 per kana (curate/signals/text.py)
     lines                             INTEGER, -- [shape] lines of the text
     longest_line                      INTEGER, -- [shape] characters of the longest line
-    longest_paragraph                 INTEGER, -- [shape] characters of the longest paragraph; blank lines divide paragraphs
+    longest_paragraph                 INTEGER, -- [shape] characters of the longest paragraph; blank lines separate paragraphs
     code_blocks                       INTEGER, -- [shape] fenced code blocks
     code_share                        DOUBLE,  -- [shape] share of characters inside fenced code blocks
     unbalanced_latex                  INTEGER, -- [shape] LaTeX environments, delimiters and dollars without their other half
     unbalanced_brackets               INTEGER, -- [shape] how many more brackets open than close, or close than open, summed over {}, (), []
     broken_share                      DOUBLE,  -- [shape] share of characters that are replacement, control, private-use or unassigned (Unicode classes), or UTF-8 read as another encoding
     strange_share                     DOUBLE,  -- [shape] share of visible characters outside the scripts, punctuation and mathematics of the supported languages
-    odd_word_share                    DOUBLE,  -- [shape] share of prose words as no writer writes them: a capital or symbols inside, two scripts, over 25 letters (token soup)
+    odd_word_share                    DOUBLE,  -- [shape] share of prose words that no writer writes: a capital or symbols inside, two scripts, over 25 letters (token soup)
     vowelless_share                   DOUBLE,  -- [shape] share of prose words that are four or more Latin consonants (random keys)
     abbreviated_share                 DOUBLE,  -- [shape] share of prose words that are two or three Latin consonants: units and abbreviations (private shorthand)
     symbol_share                      DOUBLE,  -- [shape] share of visible characters that are symbols of logic, arrows, shapes and the like, but not +-=<>±×÷≈≠≤≥→⇒∴√∞°
     markup_count                      INTEGER, -- [shape] HTML tags and entities, and tokens of tokenizers and chat templates, outside code; the tags of a form count too (debris of web pages)
-    loose_marks                       INTEGER, -- [shape] stops and commas of the CoT that stand between spaces, or two, also full-width ones, that no writer puts together (cut-up text)
+    loose_marks                       INTEGER, -- [shape] stops and commas of the CoT between spaces, and pairs of marks, also full-width ones, that no writer puts together (cut-up text)
     longest_run                       INTEGER, -- [shape] characters of the longest run of 120 or more ASCII letters, digits and +/=_ without a break, or of 200 or more characters without a space, outside code; 0 if none
     clashing_word_share               DOUBLE,  -- [shape] share of prose words that English never puts after "the", "an" or "of" ("the of", "of because"), and of articles and conjunctions that end a sentence: word salad
-    filler_share                      DOUBLE,  -- [shape] words and phrases that say nothing ("wait", "hmm", "let me see") a word of the CoT
+    filler_share                      DOUBLE,  -- [shape] phrases without content ("wait", "hmm", "let me see") per word of the CoT
     number_pairs                      INTEGER, -- [shape] numbers outside code that follow a number with only a space between (number dumps)
-    mean_word_length                  DOUBLE,  -- [shape] letters a word, in prose of alphabetic scripts
-    duplicate_line_share              DOUBLE,  -- [repetition] share of lines that stood before (Gopher, Rae et al. 2021, table A1)
+    mean_word_length                  DOUBLE,  -- [shape] letters per word, in prose of alphabetic scripts
+    duplicate_line_share              DOUBLE,  -- [repetition] share of lines that occurred before (Gopher, Rae et al. 2021, table A1)
     duplicate_line_character_share    DOUBLE,  -- [repetition] share of characters in such lines (Gopher)
-    duplicate_paragraph_share         DOUBLE,  -- [repetition] share of paragraphs that stood before (Gopher)
+    duplicate_paragraph_share         DOUBLE,  -- [repetition] share of paragraphs that occurred before (Gopher)
     duplicate_paragraph_character_share DOUBLE, -- [repetition] share of characters in such paragraphs (Gopher)
     top_2_gram_share                  DOUBLE,  -- [repetition] share of characters in the most frequent word 2-gram (Gopher); a Han or kana character is a word
     top_3_gram_share                  DOUBLE,  -- [repetition] the same for 3-grams
     top_4_gram_share                  DOUBLE,  -- [repetition] the same for 4-grams
-    duplicate_5_gram_share            DOUBLE,  -- [repetition] share of characters in word 5-grams that stood before (Gopher)
+    duplicate_5_gram_share            DOUBLE,  -- [repetition] share of characters in word 5-grams that occurred before (Gopher)
     duplicate_6_gram_share            DOUBLE,  -- [repetition] the same for 6-grams
     duplicate_7_gram_share            DOUBLE,  -- [repetition] the same for 7-grams
     duplicate_8_gram_share            DOUBLE,  -- [repetition] the same for 8-grams
     duplicate_9_gram_share            DOUBLE,  -- [repetition] the same for 9-grams
     duplicate_10_gram_share           DOUBLE,  -- [repetition] the same for 10-grams
-    compression                       DOUBLE,  -- [repetition] bytes of the text for each byte after deflate level 1; about 2 for prose, 0 for an empty text
+    compression                       DOUBLE,  -- [repetition] bytes of the text per byte after deflate level 1; about 2 for prose, 0 for an empty text
     compression_tail                  DOUBLE,  -- [repetition] the same for the last 1,000 characters
     loop_characters                   INTEGER, -- [repetition] visible characters of the longest stretch that repeats one unit at least three times
-    loop_share                        DOUBLE,  -- [repetition] that stretch's share of the visible characters
-    loop_repeats                      DOUBLE,  -- [repetition] how many times the unit of that stretch stands there
+    loop_share                        DOUBLE,  -- [repetition] share of the visible characters in that stretch
+    loop_repeats                      DOUBLE,  -- [repetition] number of repeats of the unit in that stretch
     question_language                 VARCHAR, -- [language] ISO 639-1 code of the language most of the question's words are in
     target_language_share             DOUBLE,  -- [language] share of the CoT's words in the target language (problems.target_language, else question_language); 1 without words, null without a target
     dominant_language                 VARCHAR, -- [language] ISO 639-1 code of the language most of the CoT's words are in; null without words
     dominant_language_share           DOUBLE,  -- [language] its share of the words; 1 without words
-    language_words                    DOUBLE,  -- [language] words of the CoT that a language was found for: alphabetic words of two or more letters, 0.65 a Han character, 0.55 a character of Japanese
-    language_switches                 INTEGER, -- [language] how often the next stretch is in another language than the one before; single terms count for none
+    language_words                    DOUBLE,  -- [language] words of the CoT that have a language: alphabetic words of two or more letters, 0.65 per Han character, 0.55 per character of Japanese
+    language_switches                 INTEGER, -- [language] changes of language from one stretch to the next; single terms do not count
     foreign_clauses                   INTEGER, -- [language] clauses outside quotation marks and brackets in another language than most of them (mixing mid-sentence)
     unproven_share                    DOUBLE,  -- [language] of the words in Latin clauses of four or more, the share in clauses without one frequent word of their language (salad, misspelt text)
     share_en                          DOUBLE,  -- [language] share of the words in English

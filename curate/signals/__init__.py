@@ -1,13 +1,14 @@
 """Signals: text columns in, measured columns out. A signal never decides.
 
-A group of signals is one function over a prepared frame (`curate.signals.text.prepare`), with a version that rises when
-a value could change; the warehouse stores signals per group and version, so that a new group annotates only itself. The
-columns, their units and groups are declared in `schemas/signals.sql`. All work is over columns: Polars expressions,
-native plugins, and for loops NumPy over one long column of tokens.
+A group of signals is one function over a prepared frame (`curate.signals.text.prepare`). Its
+version rises whenever a value could change. The warehouse stores signals per group and version, so
+adding a group does not measure the others again. Columns, units and groups are declared in
+`schemas/signals.sql`. All work is over columns: Polars expressions, native plugins, and, to detect
+loops, NumPy over one long column of tokens.
 
     annotate_frame(frame)                       # adds every signal column
-    annotate_frame(frame, groups=["language"])  # adds one group's
-    with_macros(frame)                          # adds readable, mixed_language, quality by schemas/macros.sql
+    annotate_frame(frame, groups=["language"])  # adds the columns of one group
+    with_macros(frame)                          # adds the columns derived by schemas/macros.sql
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group of signals: `measure` takes a prepared frame and returns the group's columns, one row for each row."""
+    """A group of signals: `measure` maps a prepared frame to the group's columns, row by row."""
 
     name: str
     version: str
@@ -54,7 +55,7 @@ class Group:
 
     @property
     def columns(self) -> list[str]:
-        """Names of the group's columns, in the order of schemas/signals.sql."""
+        """Column names of the group, in the order of schemas/signals.sql."""
         return [column for column, group in column_groups().items() if group == self.name]
 
 
@@ -68,18 +69,18 @@ GROUPS: dict[str, Group] = {
     )
 }
 
-# Text measured at once: loops and languages are found in one long column of tokens, about 25 bytes for each byte of
-# text, which must not grow with the frame.
+# Text measured at once. Loops and languages are detected in one long column of tokens, which takes
+# about 25 bytes per byte of text: memory must not grow with the frame.
 _SLICE_BYTES = 4 << 20
 _WORKERS = max(1, min(8, pl.thread_pool_size()))
 
 
 def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> pl.DataFrame:
-    """`frame` with the signal columns of `groups` (all by default) added; the rows and their order stay.
+    """Return `frame` with the signal columns of `groups` (default: all); rows keep their order.
 
-    Takes `completion` (string), and where they are there `reasoning`, `answer`, `form`, `prompt`, `finish_reason`,
-    `question` and `target_language`. Signal columns that the frame has already are replaced. Raises `UsageError`
-    for a group that is unknown or a frame without `completion`.
+    Reads `completion` (string) and, if present, `reasoning`, `answer`, `form`, `prompt`,
+    `finish_reason`, `question` and `target_language`. Existing signal columns are replaced. Raises
+    `UsageError` for an unknown group or a frame without `completion`.
     """
     chosen = list(GROUPS) if groups is None else list(groups)
     for name in chosen:
@@ -87,12 +88,13 @@ def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> 
             raise UsageError(f"unknown group of signals '{name}': choose from {', '.join(GROUPS)}")
     if "completion" not in frame.columns:
         raise UsageError(
-            "signals are measured on the column 'completion', which is missing: name the text column"
+            "signals are measured on the column 'completion', which is missing: "
+            "name the text column"
         )
-    # Columns of the data that happen to be called as a working column would be overwritten: only these are read.
+    # Select the inputs only: a data column may have the name of a working column such as `_text`.
     inputs = frame.select(pl.col(name).cast(pl.String) for name in _INPUTS if name in frame.columns)
     slices = list(inputs.iter_slices(_slice_rows(inputs))) or [inputs]
-    # Two slices at a time: what one does on a single core (regular expressions, plugins) the other fills up.
+    # Several slices at a time: regular expressions and plugins use one core, so slices overlap.
     with ThreadPoolExecutor(max_workers=min(_WORKERS, len(slices))) as pool:
         measured = pl.concat(pool.map(lambda part: _measure(part, chosen), slices))
     return frame.drop(measured.columns, strict=False).hstack(measured)
@@ -111,7 +113,7 @@ _INPUTS = (
 
 
 def _slice_rows(inputs: pl.DataFrame) -> int:
-    """Rows of a slice: slices as large as they may be, and as many as all workers share evenly."""
+    """Rows per slice: slices as large as allowed, their number a multiple of the workers."""
     size = int(inputs.get_column("completion").str.len_bytes().sum() or 0)
     count = max(ceil(size / _SLICE_BYTES), ceil(inputs.height / 10_000), 1)
     if count > 1:

@@ -1,8 +1,9 @@
-"""Reasoning behaviour in English and Chinese: counts of phrases by which a writer doubts, checks, goes back, steps on.
+"""Reasoning behaviour in English and Chinese: counts of phrases that express doubt, checks and
+steps.
 
-A phrase is counted where it stands, whatever it meant there; the counts are for comparing many traces (and for the
-"aha moment" over training), not for judging one. `reflective_words` are the ten words that the DeepSeek-R1 paper
-(supplement, analysis of R1-Zero's self-reflection) counts over training.
+A phrase is counted by its form, so the counts compare many traces (or follow the "aha moment" over
+training); they do not judge a single trace. `reflective_words` are the ten words that the
+DeepSeek-R1 paper (supplement, analysis of R1-Zero's self-reflection) counts over training.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import polars as pl
 
 
 def _phrases(english: tuple[str, ...], chinese: tuple[str, ...]) -> str:
-    """One pattern, case-insensitive. ASCII word boundaries: Unicode ones are fifty times slower on mixed text."""
+    """Build one case-insensitive pattern.
+
+    Word boundaries are ASCII: Unicode ones are fifty times slower on text that mixes scripts.
+    """
     return rf"(?i)(?-u:\b)(?:{'|'.join(english)})(?-u:\b)|{'|'.join(chinese)}"
 
 
@@ -19,7 +23,8 @@ _REFLECTION = _phrases(
     (
         r"wait|hmm+|hold on|aha|oops|on second thought|come to think of it",
         r"let(?:'s| me) (?:re-?think|re-?consider|re-?evaluate|re-?examine|think again)",
-        r"i (?:think i )?made a mistake|am i (?:sure|right)|is (?:that|this) right|that (?:can'?t|cannot) be right",
+        r"i (?:think i )?made a mistake|am i (?:sure|right)|is (?:that|this) right",
+        r"that (?:can'?t|cannot) be right",
         r"something(?:'s| is) (?:off|wrong)|actually, (?:no|wait|that|this|it|let)",
     ),
     (
@@ -29,7 +34,8 @@ _REFLECTION = _phrases(
 )
 _VERIFICATION = _phrases(
     (
-        r"let(?:'s| me| us) (?:double[- ]?check|check|verify|confirm|test)|double[- ]?check(?:ing)?|sanity check",
+        r"let(?:'s| me| us) (?:double[- ]?check|check|verify|confirm|test)",
+        r"double[- ]?check(?:ing)?|sanity check",
         r"to (?:verify|check|confirm|be sure)|verif(?:y|ying|ication)|checking|makes sense",
         r"plug(?:ging)? (?:it |this |that |them |these )?(?:back|in)",
         r"substitut(?:e|ing) (?:it |this |that |them )?back",
@@ -39,12 +45,14 @@ _VERIFICATION = _phrases(
 _BACKTRACK = _phrases(
     (
         r"(?:let(?:'s| me) )?try (?:a different|another|some other) (?:way|approach|method|idea)",
-        r"start(?:ing)? over|start again|go(?:ing)? back to|back up|dead end|scratch that|alternatively",
-        r"(?:that|this|it) (?:doesn'?t|does not|didn'?t|won'?t) work|that(?:'s| is| was) (?:wrong|not right|incorrect)",
+        r"start(?:ing)? over|start again|go(?:ing)? back to|back up|dead end|scratch that",
+        r"alternatively|(?:that|this|it) (?:doesn'?t|does not|didn'?t|won'?t) work",
+        r"that(?:'s| is| was) (?:wrong|not right|incorrect)",
         r"instead, (?:let|try|i)",
     ),
     (
-        "换(?:一种|一个|个|种)(?:方法|思路|角度|办法)|另一种(?:方法|思路)|从头(?:再)?来|行不通|走不通|这样不行",
+        "换(?:一种|一个|个|种)(?:方法|思路|角度|办法)|另一种(?:方法|思路)|从头(?:再)?来",
+        "行不通|走不通|这样不行",
         "重新(?:开始|计算|算|来)|回到(?:上一步|前面|原)",
     ),
 )
@@ -56,13 +64,13 @@ _MARKERS = (
     r"|(?-u:\b)(?:first|second|third)(?:ly)?(?-u:\b)|(?-u:\b)(?:next|then|finally|lastly)(?-u:\b)"
     r"|第[一二三四五六七八九十\d]+步|步骤\s*[一二三四五六七八九十\d]+|首先|其次|然后|接着|接下来|最后"
 )
-# A step is a sentence or a line that says something: it holds a letter or an equation. The end of a sentence is a stop
-# that white space follows, so that 3.5 and 0.1 stay whole; the full-width marks end one wherever they stand.
+# A step is a sentence or a line with a letter or an equals sign. A stop ends a sentence only if
+# white space follows, so that 3.5 and 0.1 stay whole; full-width marks always end one.
 _STEP = r"[^\n。！？；]*?(?:\p{L}|=)[^\n。！？；]*?(?:[.!?;](?:\s|\z)|[\n。！？；]|\z)"
 
 
 def behaviour(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of group `behaviour` (see schemas/signals.sql) from the columns that `prepare` made."""
+    """Measure the columns of group `behaviour` (schemas/signals.sql) on a prepared frame."""
     cot = pl.col("_cot")
     return frame.select(
         reflection_count=cot.str.count_matches(_REFLECTION),

@@ -1,7 +1,8 @@
-"""What `schemas/signals.sql` and `schemas/macros.sql` declare, and the macros applied to a frame.
+"""Declarations of `schemas/signals.sql` and `schemas/macros.sql`, and the macros applied to a
+frame.
 
-A macro's parameters are called as the signal columns they read, so that a view (or a plain file) can call it without
-anybody repeating the list.
+The parameters of a macro have the names of the signal columns they read. A view or a plain file can
+therefore call a macro without a second list of its arguments.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+import duckdb
 import polars as pl
 
 from curate.warehouse import schemas
@@ -17,45 +19,45 @@ DERIVED = ("mixed_language", "readable", "quality")
 
 
 def macro_sql() -> str:
-    """The text of `schemas/macros.sql`."""
+    """Text of `schemas/macros.sql`."""
     return schemas.statement("macros")
 
 
 @cache
 def column_groups() -> dict[str, str]:
-    """Signal column to its group, in the order of the schema. The group stands in brackets before the comment."""
-    groups = {
+    """Map each signal column to its group, in the order of the schema.
+
+    The group is the word in square brackets at the start of the column's comment.
+    """
+    tags = {
         name: re.match(r"\[([\w-]+)\]", comment)
         for name, comment in schemas.comments("signals").items()
     }
-    return {name: found.group(1) for name, found in groups.items() if found is not None}
+    return {name: tag.group(1) for name, tag in tags.items() if tag is not None}
 
 
 @cache
 def signal_types() -> dict[str, pl.DataType]:
-    """Signal column to its Polars type, as the schema declares it."""
+    """Map each signal column to the Polars type that the schema declares."""
     frame = pl.DataFrame(pl.from_arrow(schemas.arrow_schema("signals").empty_table()))
     return {name: dtype for name, dtype in frame.schema.items() if name in column_groups()}
 
 
 @cache
 def derived_columns() -> dict[str, str]:
-    """Name of each derived column to the SQL that calls its macro on the signal columns."""
-    import duckdb
-
+    """Map each derived column to the SQL that calls its macro on the signal columns."""
     with duckdb.connect() as connection:
         connection.execute(macro_sql())
         rows = connection.execute(
-            "SELECT function_name, parameters FROM duckdb_functions() WHERE function_type = 'macro' AND NOT internal"
+            "SELECT function_name, parameters FROM duckdb_functions() "
+            "WHERE function_type = 'macro' AND NOT internal"
         ).fetchall()
     parameters: dict[str, list[str]] = dict(rows)
     return {name: f"{name}({', '.join(parameters[name])})" for name in DERIVED}
 
 
 def with_macros(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` (with its signal columns) and `mixed_language`, `readable`, `quality`, computed by the shipped macros."""
-    import duckdb
-
+    """Return `frame` with the derived columns, computed from its signal columns by the macros."""
     needed = [name for name in column_groups() if name in frame.columns]
     signals = frame.select(needed).with_row_index("_row")
     calls = ", ".join(f"{sql} AS {name}" for name, sql in derived_columns().items())

@@ -1,10 +1,11 @@
-"""N-gram shares of many texts at once, as Gopher defines them and datatrove computes them, over one column of words.
+"""N-gram shares of many texts at once, as Gopher defines and datatrove computes them.
 
-A word n-gram is a hash; equal hashes are found by sorting. An n-gram can repeat only where its first n - 1 words do, so
-that after the 2-grams little is left to sort. The functions below name what they take:
+All texts are one long column of words. A word n-gram is a hash; sorting brings equal hashes
+together. An n-gram can repeat only where its first n - 1 words do, so few candidates remain after
+the 2-grams. The arrays have one entry per word:
 
-    code   hash of each word, mixed with its row      size   characters of each word
-    row    text each word is from, ascending          gap    1 where a space stands between this word and the next
+    code   hash of the word, mixed with its row     size   characters of the word
+    row    index of its text, ascending             gap    1 if a space separates it from the next
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import numpy as np
 import polars as pl
 
 TOP, DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
-_ROUNDS = 40  # of the fixpoint in `_greedy`; it settles in two or three
+_ROUNDS = 40  # limit of the fixpoint in `_greedy`, which settles in two or three rounds
 
 
 def n_gram_shares(
     code: np.ndarray, row: np.ndarray, size: np.ndarray, gap: np.ndarray, characters: np.ndarray
 ) -> pl.DataFrame:
-    """`top_n_gram_share` and `duplicate_n_gram_share` for each text; `characters` are those of each whole text.
+    """Return `top_n_gram_share` and `duplicate_n_gram_share` per text (`characters`: text lengths).
 
-    Top: characters of the most frequent n-gram, with its spaces, times its count (Gopher, table A1). Duplicate:
-    characters of n-grams that stood before, read from left to right, going on behind each one that is found. Both are
-    divided by the characters of the text; the first may exceed 1 where n-grams overlap themselves.
+    Top: characters of the most frequent n-gram, with its spaces, times its count (Gopher, table
+    A1). Duplicate: characters of n-grams seen before, reading from left to right and skipping each
+    repeated n-gram. Both are divided by the characters of the text. The first can exceed 1 if
+    n-grams overlap themselves.
     """
     count = len(characters)
     ends, gaps = np.r_[0, np.cumsum(size)], np.r_[0, np.cumsum(gap)]
@@ -31,11 +33,11 @@ def n_gram_shares(
     shares: dict[str, np.ndarray] = {}
     at = np.arange(len(code), dtype=np.int64)
     grams = code.copy()
-    # words from each one to the end of its text, itself included
+    # Words from each word to the end of its text, counting the word itself.
     stop = np.flatnonzero(np.r_[row[1:] != row[:-1], True]) + 1 if len(row) else row
-    left = np.repeat(stop, np.diff(np.r_[0, stop])) - at
+    remaining = np.repeat(stop, np.diff(np.r_[0, stop])) - at
     for n in range(2, max(DUPLICATE) + 1):
-        inside = left[at] >= n
+        inside = remaining[at] >= n
         at, grams = at[inside], grams[inside]
         with np.errstate(over="ignore"):
             grams = grams * np.uint64(0xD6E8FEB86659FD93) + code[at + n - 1]
@@ -50,18 +52,18 @@ def n_gram_shares(
         repeated = number[group] > 1
         at, grams, group, length = at[repeated], grams[repeated], group[repeated], length[repeated]
         if n in DUPLICATE:
-            found = _greedy(at, group, row, n)
+            counted = _greedy(at, group, row, n)
             shares[f"duplicate_{n}_gram_share"] = (
-                np.bincount(row[at[found]], length[found], minlength=count) / whole
+                np.bincount(row[at[counted]], length[counted], minlength=count) / whole
             )
     return pl.DataFrame(shares)
 
 
 def _groups(grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Group of each n-gram (equal ones share one), and the index of each group's first member.
+    """Return the group of each n-gram (equal n-grams share one) and each group's first member.
 
-    Hashes are sorted with their index in the lowest bits, which keeps equal ones in order; 40 bits or more of the hash
-    are left for the slices that `annotate_frame` makes.
+    Hashes are sorted with their index in the lowest bits, which keeps equal hashes in order. At
+    least 40 bits of the hash remain in the slices of `annotate_frame`.
     """
     if len(grams) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -86,9 +88,9 @@ def _top(
     ends: np.ndarray,
     gaps: np.ndarray,
 ) -> np.ndarray:
-    """Characters in the most frequent n-gram of each text; of several, the one that came first."""
+    """Characters in the most frequent n-gram of each text; ties go to the earliest n-gram."""
     result = np.zeros(count)
-    # Where no n-gram repeats, the first of the text is the most frequent. Its place: the first word of the text.
+    # If no n-gram repeats, the first n-gram of the text counts as the most frequent.
     begin = np.flatnonzero(np.r_[True, row[1:] != row[:-1]]) if len(row) else row
     enough = begin[begin + n - 1 < len(row)]
     enough = enough[row[enough + n - 1] == row[enough]]
@@ -104,48 +106,49 @@ def _top(
 
 
 def _greedy(at: np.ndarray, group: np.ndarray, row: np.ndarray, n: int) -> np.ndarray:
-    """Which of the repeated n-grams a reader counts who goes from left to right and skips n words after each.
+    """Mark the repeated n-grams counted by a scan from left to right that skips counted n-grams.
 
-    The first n-gram of a group that the reader meets is remembered, each later one that it meets is counted, and those
-    inside a counted one are not met. Both hold at once for one set only: it is reached by turns, from the left.
+    The scan remembers the first n-gram of a group, counts each later one, and never sees those that
+    begin inside a counted one. Exactly one set satisfies this; iterating from a guess reaches it.
     """
     if len(at) == 0:
         return np.zeros(0, dtype=bool)
-    # how many stand before each word: faster than a search, since the places are dense
+    # Number of n-grams before each word. A lookup table beats a search, since places are dense.
     before = np.zeros(len(row) + n + 1, dtype=np.int64)
     before[at + 1] = 1
     behind = np.cumsum(before)[at + n]
     text = row[at]
     counted = ~_first_of_group(group, np.ones(len(at), dtype=bool))
-    going = np.arange(len(at))  # those of texts that are not settled: most are after one round
+    open_ = np.arange(len(at))  # n-grams of unsettled texts; most texts settle in one round
     for _ in range(_ROUNDS):
-        met = _met(counted[going], behind, text[going])
-        new = met & ~_first_of_group(group[going], met)
-        changed = new != counted[going]
+        met = _met(counted[open_], behind, text[open_])
+        new = met & ~_first_of_group(group[open_], met)
+        changed = new != counted[open_]
         if not changed.any():
             break
-        counted[going] = new
+        counted[open_] = new
         unsettled = np.zeros(int(text[-1]) + 1, dtype=bool)
-        unsettled[text[going[changed]]] = True
-        kept = unsettled[text[going]]
+        unsettled[text[open_[changed]]] = True
+        kept = unsettled[text[open_]]
         behind = np.r_[0, np.cumsum(kept)][behind[kept]]
-        going = going[kept]
+        open_ = open_[kept]
     return counted
 
 
 def _first_of_group(group: np.ndarray, met: np.ndarray) -> np.ndarray:
-    """The first member of each group among those that are met."""
+    """Mark the first member of each group among the n-grams that the scan meets."""
     first = np.empty(int(group.max()) + 1, dtype=np.int64)
     first[group] = len(group)
     place = np.flatnonzero(met)[::-1]
-    first[group[place]] = place  # of several, the last one assigned stays: the first member
+    first[group[place]] = place  # NumPy keeps the last assignment: the earliest member
     return first[group] == np.arange(len(group))
 
 
 def _met(counted: np.ndarray, behind: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """The places a reader meets who jumps from a counted place to what lies behind it.
+    """Mark the n-grams that the scan meets when it jumps over each counted n-gram.
 
-    All texts are read at once, a jump at a time: there are as many rounds as the longest chain of jumps in one text.
+    All texts are scanned at once, one jump per round: there are as many rounds as the longest chain
+    of jumps in one text.
     """
     place = np.flatnonzero(counted)
     if len(place) == 0:

@@ -1,7 +1,8 @@
-"""Repetition: duplicate lines, paragraphs and n-grams, loops, and how well the text compresses.
+"""Repetition: duplicate lines, paragraphs and n-grams, loops, and the compression ratio.
 
-Tokens of all texts lie in one long column, and no text is looked at in Python. A loop is found by distance: where the
-same four tokens stood d tokens before, and did so for a whole stretch with the same d, it repeats a unit of d tokens.
+The tokens of all texts form one long column; no text is handled in Python on its own. Loops are
+detected by distance: a stretch in which every four tokens also occurred d tokens earlier, with the
+same d throughout, repeats a unit of d tokens.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ import polars_textproc as textproc
 from curate.signals.ngrams import n_gram_shares
 from curate.signals.text import share
 
-# A Chinese or Japanese character is a word. A chain of letters is cut at 30, so that `aaaa…` is a loop too, and hardly
-# a word of any language is cut.
+# A Chinese or Japanese character is a word. Chains of letters are cut at 30 characters: `aaaa…`
+# then is a loop too, and hardly any word of any language is cut.
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 _TOKEN = rf"{_CJK}|[\w--{_CJK}]{{1,30}}|[^\w\s]"
-_TAIL = 1000  # characters: longer than the unit of nearly every loop, short enough that a loop at the end fills it
+_TAIL = 1000  # characters: longer than most loop units, yet filled by a loop at the end
 _WINDOW = 4  # tokens that must recur before a stretch counts as repeated
 
 
 def repetition(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of group `repetition` (see schemas/signals.sql) from the columns that `prepare` made."""
+    """Measure the columns of group `repetition` (schemas/signals.sql) on a prepared frame."""
     text = pl.col("_text").str.strip_chars()
     texts = frame.select(text.alias("text")).with_columns(
         pl.col("text").str.replace_all(r"\n+", "\n").str.split("\n").alias("lines"),
@@ -40,7 +41,7 @@ def repetition(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tokens(texts: pl.Series) -> pl.DataFrame:
-    """One row a token: row, code (hash), size (characters), word (whether it is no punctuation mark), cjk."""
+    """One row per token: row, code (hash), size (characters), word (not punctuation), cjk."""
     tokens = (
         pl.DataFrame({"text": texts})
         .with_row_index("row")
@@ -49,17 +50,17 @@ def _tokens(texts: pl.Series) -> pl.DataFrame:
         .drop_nulls("token")
     )
     token = pl.col("token")
-    # A Chinese or Japanese character is one of several bytes: the others need no regular expression.
+    # CJK characters take several bytes each, so the regular expression skips ASCII tokens.
     beyond = tokens.select(pl.arg_where(token.str.len_bytes() > token.str.len_chars())).to_series()
     cjk = tokens.select(token.gather(beyond).str.contains(rf"^{_CJK}")).to_series()
-    found = tokens.select(
+    codes = tokens.select(
         "row",
         code=token.hash() ^ (pl.col("row").cast(pl.UInt64) * 0x9E3779B9),
         size=token.str.len_chars().cast(pl.Int64),
         word=token.str.contains(r"^\w"),
         cjk=pl.lit(False),
     )
-    return found.with_columns(found["cjk"].scatter(beyond, cjk))
+    return codes.with_columns(codes["cjk"].scatter(beyond, cjk))
 
 
 def _n_grams(tokens: pl.DataFrame, characters: np.ndarray) -> pl.DataFrame:
@@ -80,7 +81,7 @@ def _n_grams(tokens: pl.DataFrame, characters: np.ndarray) -> pl.DataFrame:
 
 
 def _duplicates(column: str, name: str) -> dict[str, pl.Expr]:
-    """Share of lines (paragraphs) that stood before, by number, and by characters of the whole text."""
+    """Share of lines (paragraphs) seen before: by number, and by characters of the whole text."""
     parts = pl.col(column)
     unique = parts.list.unique()
     extra = _characters(parts) - _characters(unique)
@@ -95,16 +96,16 @@ def _characters(parts: pl.Expr) -> pl.Expr:
 
 
 def _compression(text: pl.Expr) -> pl.Expr:
-    """Bytes for each byte after deflate (level 1): about 2 for prose, beyond 5 for loops. 0 for an empty text."""
+    """Bytes per byte after deflate (level 1): about 2 for prose, over 5 for loops, 0 if empty."""
     ratio = textproc.compression_ratio(text, level=1).cast(pl.Float64)
     return pl.when(text.str.len_bytes() > 0).then(ratio).otherwise(0.0)
 
 
 def _loops(tokens: pl.DataFrame, count: int) -> pl.DataFrame:
-    """The longest stretch that repeats a unit: `loop_characters`, `loop_share` (of visible ones), `loop_repeats`."""
+    """Measure the longest stretch that repeats a unit: its characters, share and repeats."""
     row, size = tokens.get_column("row").to_numpy(), tokens.get_column("size").to_numpy()
     distance = _distances(tokens.get_column("code").to_numpy(), row)
-    # Runs of equal, known distance inside one text.
+    # Runs of equal distance inside one text.
     edge = (
         np.flatnonzero(np.r_[True, (distance[1:] != distance[:-1]) | (row[1:] != row[:-1])])
         if len(row)
@@ -112,11 +113,12 @@ def _loops(tokens: pl.DataFrame, count: int) -> pl.DataFrame:
     )
     length = np.diff(np.r_[edge, len(row)])
     unit = distance[edge]
-    # Twice is a quotation, not a loop: the unit and its two repeats are 3 units, less the window that the run lacks.
+    # A loop has at least three units (twice may be a quotation). The run lacks the first unit and
+    # the first window, hence the threshold of two units less one window.
     long = (unit > 0) & (length + _WINDOW - 1 >= 2 * unit)
     edge, length, unit = edge[long], length[long], unit[long]
     ends = np.r_[0, np.cumsum(size)]
-    # The stretch begins one unit and one window before the end of the first window that was there before.
+    # The stretch begins one unit and one window before the end of the first repeated window.
     begin = np.maximum(edge - unit - (_WINDOW - 1), 0)
     longest = (
         pl.DataFrame(
@@ -143,10 +145,11 @@ def _loops(tokens: pl.DataFrame, count: int) -> pl.DataFrame:
 
 
 def _distances(code: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """For each token, how many tokens before it the window that ends in it stood last in the same text; 0 if never.
+    """Distance in tokens to the previous copy of the window that ends in each token; 0 if none.
 
-    Windows are sorted by hash with their place in the lowest bits, so that equal ones lie side by side, in order. The
-    hash keeps 64 - 23 bits or more for the slices that `annotate_frame` makes: a false pair is rare and makes no run.
+    Windows are sorted by hash with their place in the lowest bits, so that equal windows are
+    adjacent and in order. In the slices of `annotate_frame` at least 41 bits of the hash remain: a
+    false pair is rare and does not form a run.
     """
     count = len(code)
     distance = np.zeros(count, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Shape of a trace: tags, length, lines, code, balance of LaTeX and brackets, and characters no reader expects."""
+"""Shape of a trace: tags, length, lines, code, balance of brackets, unexpected characters."""
 
 from __future__ import annotations
 
@@ -7,67 +7,72 @@ import polars as pl
 from curate.prompts.forms import answer_expr, well_formed_expr
 from curate.signals.text import ALPHABETIC, CODE_FENCE, CURRENCY, FORMULA, WORD, share, words
 
-# What text in the supported languages, with mathematics, is written in. The rest is strange: other scripts, dingbats,
-# piles of combining marks.
+# Characters outside the scripts, punctuation and mathematics of the supported languages: other
+# scripts and dingbats.
 _STRANGE = (
     r"[^\s\p{Latin}\p{Han}\p{Hiragana}\p{Katakana}ー\p{Hangul}\p{Cyrillic}\p{Arabic}\p{Devanagari}\p{Greek}"
     r"\p{N}\p{P}\p{Sm}\p{Sc}\p{Sk}\p{M}°№→-⇿─-▟✓✔✗✘✅❌⁰-₟ℂ-⅏]"
 )
-# Also what UTF-8 looks like when it is read as Latin-1 or Windows-1252: "Ã©", "â€™", "Ð°".
+# Includes UTF-8 that was decoded as Latin-1 or Windows-1252: "Ã©", "â€™", "Ð°".
 _BROKEN = (
     r"[\x{FFFD}\p{Co}\p{Cn}[\p{Cc}--[\t\n\r]]]"
-    r"|[ÃÂÐÑ][\x{80}-\x{BF}ƒ†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ€‚„…]|â(?:€|‚¬|„¢|ˆ|†|‰)|ï»¿|[åæçèé][\x{80}-\x{BF}][\x{80}-\x{BF}]"
+    r"|[ÃÂÐÑ][\x{80}-\x{BF}ƒ†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ€‚„…]|â(?:€|‚¬|„¢|ˆ|†|‰)|ï»¿"
+    r"|[åæçèé][\x{80}-\x{BF}][\x{80}-\x{BF}]"
 )
-# A word as no writer writes it: a capital inside, letters of two scripts, symbols glued to it, a chain of letters.
+# A word that no writer writes: a capital inside, letters of two scripts, symbols glued to it, or an
+# endless chain of letters.
+_SPACED = r"[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]"
 _ODD = (
-    r"\S*(?:\p{Ll}\p{Lu}\p{Ll}|\p{Latin}[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]"
-    r"|[\p{Cyrillic}\p{Hangul}\p{Arabic}\p{Hebrew}\p{Thai}\p{Devanagari}]\p{Latin}"
-    rf"|{ALPHABETIC}[^\s\p{{L}}\p{{N}}\p{{M}}]{{3,}}{ALPHABETIC}|{ALPHABETIC}[_@#%&|;<>{{}}\[\]()]+{ALPHABETIC}"
+    rf"\S*(?:\p{{Ll}}\p{{Lu}}\p{{Ll}}|\p{{Latin}}{_SPACED}|{_SPACED}\p{{Latin}}"
+    rf"|{ALPHABETIC}[^\s\p{{L}}\p{{N}}\p{{M}}]{{3,}}{ALPHABETIC}"
+    rf"|{ALPHABETIC}[_@#%&|;<>{{}}\[\]()]+{ALPHABETIC}"
     r"|[\p{Latin}\p{Cyrillic}]{26,})\S*"
 )
 _NO_LETTER = r"[[^\p{L}\p{M}]\p{Han}\p{Hiragana}\p{Katakana}ー]"
-# ASCII word boundaries, here and in the other groups: Unicode ones are fifty times slower on text that mixes scripts.
+# Word boundaries are ASCII, here and in the other groups: Unicode ones are fifty times slower on
+# text that mixes scripts.
 _VOWELLESS = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{4,}(?-u:\b)"
 _ABBREVIATED = r"(?i)(?-u:\b)[b-df-hj-np-tv-xz]{2,3}(?-u:\b)"
-# Symbols beyond those that running text has between its words: logic, arrows, shapes, dingbats.
+# Symbols that running text does not have between its words: logic, arrows, shapes, dingbats.
 _SYMBOL = r"[[\p{Sm}\p{So}←-⯿⟀-⟿]--[+<=>|~±×÷≈≠≤≥→⇒∴√∞°✓✔✗✘✅❌]]"
-# Tags and entities of web pages, and what tokenizers and chat templates leave behind.
+# Tags and entities of web pages, and remains of tokenizers and chat templates.
 _MARKUP = (
     r"(?i)</?[a-z][a-z0-9]{0,15}(?:\s[^<>\n]{0,200})?/?>|&#?[a-z0-9]{2,8};"
     r"|<\|[^|<>\n]{1,40}\|>|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]|<0x[0-9a-f]{2}>|##[a-z]|[ĠĊ▁]"
 )
-# A stop or comma between spaces, or two of them that no writer puts together.
+# A stop or comma between spaces, or two marks that no writer puts together.
 _LOOSE = r"\s[.,;](?:\s|\z)|[,;]\s?[,;.]|\.\s?[,;]|[、。，；][、。，；]"
-# A run of letters and digits without a break: keys, base64, words run together, digits without end. Shorter ones are
-# long names and large numbers.
-# So is a line of symbols without a space, unless it is LaTeX or a script without spaces.
+# A run of letters and digits without a break: keys, base64, words run together, endless digits.
+# Shorter runs are long names and large numbers. A line of symbols without a space counts too,
+# unless it is LaTeX or a script without spaces.
 _RUN = (
     r"[A-Za-z0-9+/=_]{120,}"
-    r"|[^\s\\\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\x{3000}-\x{303F}\x{FF00}-\x{FFEF}─-▟]{200,}"
+    r"|[^\s\\\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}"
+    r"\x{3000}-\x{303F}\x{FF00}-\x{FFEF}─-▟]{200,}"
 )
-# What English does not put after "the", "an" or "of": finite verbs, conjunctions, subjects, most prepositions. Salad of
-# common words does. One space: where a formula was left out there are more.
+# Words that English does not put after "the", "an" or "of": finite verbs, conjunctions, subjects,
+# most prepositions. Salad of common words does. Exactly one space: a masked formula leaves more.
 _NEVER = (
-    "is are was were has have can must and but because if then than therefore hence we they he to from into by with "
-    "equals"
+    "is are was were has have can must and but because if then than therefore hence we they he to "
+    "from into by with equals"
 )
 _CLASH = (
     rf"(?i)(?-u:\b)(?:(?:the|an) (?:the|an|of|so|it|at|for|or|{_NEVER.replace(' ', '|')})"
     rf"|of (?:of|{_NEVER.replace(' ', '|')}))(?-u:\b)"
-    # nor does a sentence, in any of these languages, end in their articles and conjunctions; words that may end one in
-    # another language (an, du, los, par) are left out
-    r"|(?i)(?-u:\b)(?:(?:the|its|their|every|el|las|del|sus|le|la|les|des|ses|ces|dem|den|einem|einen|zum|zur|welche[rs]?"
-    r"|deren|wessen)[.,;]|(?:and|or|because|than|if|into|que|con|porque|aunque|pero|et|ou|de|sur|avec|dans|dont|si|und"
-    r"|oder|weil|dass|obwohl|nachdem|beim)[.;])"
+    # In none of these languages does a sentence end in an article or a conjunction. Words that can
+    # end one in another language (an, du, los, par) are left out.
+    r"|(?i)(?-u:\b)(?:(?:the|its|their|every|el|las|del|sus|le|la|les|des|ses|ces|dem|den|einem|einen"
+    r"|zum|zur|welche[rs]?|deren|wessen)[.,;]|(?:and|or|because|than|if|into|que|con|porque|aunque"
+    r"|pero|et|ou|de|sur|avec|dans|dont|si|und|oder|weil|dass|obwohl|nachdem|beim)[.;])"
 )
-# Words of thinking aloud that say nothing by themselves; as bare literals they are found without an automaton.
+# Phrases of thinking aloud that carry no content. Bare literals match without an automaton.
 _FILLER = r"[Ww]ait|[Hh]mm|[Hh]old on|[Ll]et me think|[Ll]et me see|等等|等一下|嗯"
-# A number after a number with nothing but space between.
+# A number that follows a number with only white space between.
 _NUMBER_PAIR = r"\d[ \t]+-?\d[\d.]*"
 
 
 def shape(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of group `shape` (see schemas/signals.sql) from the columns that `prepare` made."""
+    """Measure the columns of group `shape` (schemas/signals.sql) on a prepared frame."""
     text, prose = pl.col("_text"), pl.col("_prose")
     tags = _tags(set(frame.columns))
     lines = text.str.split("\n").list.eval(pl.element().str.len_chars())
@@ -114,7 +119,7 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _tags(columns: set[str]) -> dict[str, pl.Expr]:
-    """Tags as the form defines them; without a form, `<think>` and `</think>` tell."""
+    """Tags as the form defines them; without a form, `<think>` and `</think>`."""
     text, form = (
         pl.col("_text"),
         pl.col("form") if "form" in columns else pl.lit(None, dtype=pl.String),
@@ -144,14 +149,14 @@ def _tags(columns: set[str]) -> dict[str, pl.Expr]:
 
 
 def _difference(text: pl.Expr, one: str, other: str) -> pl.Expr:
-    """How many more there are of the one than of the other (not negative)."""
+    """Absolute difference between the numbers of matches of two patterns."""
     return (
         text.str.count_matches(one).cast(pl.Int64) - text.str.count_matches(other).cast(pl.Int64)
     ).abs()
 
 
 def _unbalanced_latex(text: pl.Expr) -> pl.Expr:
-    """Environments, delimiters and dollars that were opened and not closed, or the other way round."""
+    """Environments, delimiters and dollars without their other half."""
     money = text.str.replace_all(rf"\\\$|{FORMULA}|{CURRENCY}", " ")
     dollars = money.str.count_matches("$", literal=True)
     return (

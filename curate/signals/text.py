@@ -1,8 +1,9 @@
-"""The texts that signals look at, and how words are counted in each script.
+"""The texts that signals read, and the units in which words are counted.
 
-Every group of signals reads the columns that `prepare` adds, so that what counts as the chain of thought and as prose
-is said once: `_text` (the completion, with the opening delimiter that the prompt may have held), `_cot` (the
-chain of thought) and `_prose` (the chain of thought without code, LaTeX, URLs, tags and numbers).
+Every group of signals reads the columns added by `prepare`, the one definition of chain of thought
+and prose: `_text` (the completion, with an opening delimiter that the prompt contained), `_cot`
+(the chain of thought) and `_prose` (the chain of thought without code, LaTeX, URLs, tags and
+numbers).
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ import polars as pl
 
 from curate.prompts.forms import reasoning_expr, with_opener_expr
 
-# Words a character, for scripts written without spaces. Chinese: 0.65 (jieba cuts running Chinese prose into words of
-# about 1.5 characters). Japanese: 0.55 (morphological analysers give about 1.8 characters a word, kana and kanji).
+# Words per character for scripts without spaces. Chinese: 0.65 (jieba finds words of about 1.5
+# characters in running prose). Japanese: 0.55 (morphological analysers give about 1.8 characters
+# per word over kana and kanji).
 HAN_WORDS = 0.65
 JAPANESE_WORDS = 0.55
 
 CODE_FENCE = r"(?s)```.*?(?:```|\z)"
-# `$5 and $3` is money, `$5 + 3 = 8$` is not: between the dollars of a formula stands something of mathematics. The
-# first such sign ends the first count, so that one automaton of few states reads it: two open counts take five times
-# as long.
+# `$5 and $3` is money, `$5 + 3 = 8$` is not: a formula has a mathematical sign between its dollars.
+# The first such sign ends the first bounded repeat, which keeps the automaton small: two
+# overlapping bounded repeats take five times as long.
 FORMULA = r"\$[^$\n\\^_=+*/<>{}|-]{0,60}[\\^_=+*/<>{}|-][^$\n]{0,400}\$"
 CURRENCY = r"\$\d[\d,.]*(?:[\s.,;:!?)]|\z)"
 _MASK = (
@@ -33,17 +35,18 @@ _MASK = (
 
 HAN = r"[\p{Han}々〆]"
 KANA = r"[\p{Hiragana}\p{Katakana}ー]"
-# A word of an alphabetic script: letters and marks, with apostrophes and hyphens inside. Single letters are variables.
+# A word of an alphabetic script: letters and marks, with inner apostrophes and hyphens. Single
+# letters are variables and do not count.
 ALPHABETIC = r"[[\p{L}\p{M}]--[\p{Han}\p{Hiragana}\p{Katakana}ー]]"
 WORD = ALPHABETIC + r"(?:[’'\-]?" + ALPHABETIC + r")+"
 
 
 def prepare(frame: pl.DataFrame) -> pl.DataFrame:
-    """`frame` with `_text`, `_cot` and `_prose` added (all strings, never null).
+    """Return `frame` with `_text`, `_cot` and `_prose` added (strings, never null).
 
-    Needs `completion`; `reasoning`, `form` and `prompt` are used where they are there. Without a form a text is
-    reasoning as a whole; with one, the reasoning is what `curate.prompts.forms` says, and all of the text where the
-    form has no reasoning (`plain`, or tags that were never written).
+    Needs `completion`; uses `reasoning`, `form` and `prompt` if present. Without a form the whole
+    text is reasoning. With one, `curate.prompts.forms` extracts the reasoning; if the form has none
+    (`plain`, or the tags are missing), it is the whole text.
     """
     columns = set(frame.columns)
     text = pl.col("completion").cast(pl.String).fill_null("")
@@ -62,12 +65,12 @@ def prepare(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def prose(text: pl.Expr) -> pl.Expr:
-    """`text` with code, LaTeX, URLs, tags and numbers replaced by a space: what is left is language."""
+    """Replace code, LaTeX, URLs, tags and numbers by a space, which leaves natural language."""
     return text.str.replace_all(_MASK, " ")
 
 
 def words(text: pl.Expr) -> pl.Expr:
-    """Number of words (float): words of alphabetic scripts, and an estimate from Chinese and Japanese characters."""
+    """Number of words (float): alphabetic words, plus an estimate per Han and kana character."""
     return (
         text.str.count_matches(WORD).cast(pl.Float64)
         + HAN_WORDS * text.str.count_matches(HAN)
@@ -76,5 +79,5 @@ def words(text: pl.Expr) -> pl.Expr:
 
 
 def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
-    """`part / whole`, and 0 where the whole is 0."""
+    """`part / whole`, or 0 if the whole is 0."""
     return pl.when(whole > 0).then(part / whole).otherwise(0.0)

@@ -1,11 +1,13 @@
-"""The labelled sets: is `readable` right, are the languages' shares right. Run with -s to see the scores.
+"""Scores of `readable` and of the language shares on the labelled sets. Run with -s to print them.
 
-`readable.jsonl`: chains of thought with a label. `languages.jsonl` and `languages_heldout.jsonl`: texts as parts, each
-with its language (none for code, formulas, names), so that true shares can be counted; the second was written after
-the method was fixed in outline, and led to its last changes. The `_fresh` sets were written later still and scored
-before anything was changed for them (docs/filter.md tells both scores). `readable_blind` was written by somebody who
-had not seen the method, with questions; there unreadable is also what the asker cannot read. `readable_hand3` and
-`readable_hand4` are of other hands still, with the language that the reasoning should be in.
+`readable.jsonl` has chains of thought with a label. `languages.jsonl` and `languages_heldout.jsonl`
+have texts as parts, each with its language (none for code, formulas, names), so that true shares
+can be counted; the second was written after the method was fixed in outline, and led to its last
+changes. The `_fresh` sets were written later and scored before anything was changed for them
+(docs/filter.md has both scores). `readable_blind` was written by an author who had not seen the
+method, with questions; a text in another language than its question is unreadable there.
+`readable_hand3` and `readable_hand4` are by further authors and name the language that the
+reasoning should be in.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def load(name: str) -> list[dict[str, Any]]:
 
 
 def words(language: str, text: str) -> float:
-    """Words as the schema counts them, by another way than the package's."""
+    """Count words as the schema defines them, with an implementation independent of the package."""
     if language == "zh":
         return 0.65 * len(re.findall(r"[\u3400-\u9fff]", text))
     if language == "ja":
@@ -69,11 +71,12 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
         errors.append(sum(abs(row[f"share_{code}"] - truth.get(code, 0)) for code in LANGUAGES) / 2)
     pairs = [(case["mixed"], row["mixed_language"]) for case, row in zip(cases, rows, strict=True)]
     right = pairs.count((True, True))
-    precision = right / max(sum(said for _, said in pairs), 1)
+    precision = right / max(sum(flag for _, flag in pairs), 1)
     recall = right / sum(truth for truth, _ in pairs)
     mean = sum(errors) / len(errors)
     print(
-        f"\n{name}: {len(cases)} texts, share error {mean:.4f}, mixed: precision {precision:.3f} recall {recall:.3f}"
+        f"\n{name}: {len(cases)} texts, share error {mean:.4f}, "
+        f"mixed: precision {precision:.3f} recall {recall:.3f}"
     )
     assert mean <= 0.03
     assert precision >= 0.92
@@ -101,13 +104,13 @@ def test_readable_on_labelled_traces(name: str, least: int) -> None:
         {c: [case.get(name) for case in cases] for c, name in columns.items()},
         schema_overrides=types,
     )
-    said = with_macros(annotate_frame(frame))["readable"].to_list()
+    verdicts = with_macros(annotate_frame(frame))["readable"].to_list()
     labels = [case["readable"] for case in cases]
     good, bad = labels.count(True), labels.count(False)
     assert good >= least
     assert bad >= least
-    alarms = sum(label and not readable for label, readable in zip(labels, said, strict=True))
-    caught = sum(not label and not readable for label, readable in zip(labels, said, strict=True))
+    alarms = sum(label and not readable for label, readable in zip(labels, verdicts, strict=True))
+    caught = sum(not (label or readable) for label, readable in zip(labels, verdicts, strict=True))
     print(f"\n{name}: {alarms} false alarms in {good}, {caught} of {bad} unreadable caught")
     assert alarms <= 2 * good / 40
     assert caught >= 0.9 * bad

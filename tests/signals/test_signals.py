@@ -1,4 +1,4 @@
-"""Signals in closed form: counts and shares that a person can check by hand."""
+"""Signals in closed form: counts and shares that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_every_declared_column_is_measured_by_its_group() -> None:
     assert set(derived_columns()) == {"readable", "mixed_language", "quality"}
 
 
-def test_wrong_use_is_said() -> None:
+def test_wrong_use_raises_a_clear_error() -> None:
     with pytest.raises(UsageError, match="unknown group of signals 'taste'"):
         annotate_frame(pl.DataFrame({"completion": ["a"]}), ["taste"])
     with pytest.raises(UsageError, match="'completion', which is missing"):
         annotate_frame(pl.DataFrame({"text": ["a"]}))
 
 
-def test_rows_and_order_stay_across_slices() -> None:
+def test_rows_keep_their_order_across_slices() -> None:
     count = 4_321
     frame = pl.DataFrame({"completion": ["word " * (i % 7) for i in range(count)]})
     measured = annotate_frame(frame, ["shape"])
@@ -132,7 +132,7 @@ def test_loops_are_measured_in_characters() -> None:
     assert sentence["loop_characters"] == 10 * len("Iaddthetwonumbersagain.")
     assert one("a" * 400)["loop_share"] == pytest.approx(1, abs=30 / 400)
     assert one("我们再算一次。" * 12)["loop_repeats"] == pytest.approx(12)
-    # a loop in one text is none in the next
+    # A loop in one text does not affect the next.
     frame = annotate_frame(
         pl.DataFrame({"completion": ["one two three four " * 9, "one two three four five"]})
     )
@@ -154,13 +154,16 @@ def test_n_gram_shares_see_chinese() -> None:
 def test_compression_rises_with_repetition() -> None:
     assert one("")["compression"] == 0
     prose = one(
-        "Each bag holds a dozen marbles, and Tom gave away three of them to his sister before lunch."
+        "Each bag holds a dozen marbles, and Tom gave away three of them to his sister at noon."
     )
     assert prose["compression"] < 2 < 5 < one("the same again " * 60)["compression"]
 
 
 def test_behaviour_in_english_and_chinese() -> None:
-    text = "3 + 4 = 7. Wait, that is 3.5 more. Let me check: 7 - 4 = 3. That doesn't work\nLet's try another approach."
+    text = (
+        "3 + 4 = 7. Wait, that is 3.5 more. Let me check: 7 - 4 = 3. That doesn't work\n"
+        "Let's try another approach."
+    )
     signals = one(text)
     assert signals["reflection_count"] == 1
     assert signals["verification_count"] >= 1
@@ -230,13 +233,13 @@ def test_any_text_has_signals_in_their_ranges(text: str, form: str | None) -> No
 
 
 def gopher(text: str) -> dict[str, float]:
-    """Gopher's n-gram shares, one text and one n-gram at a time, as datatrove 0.10.1 computes them."""
+    """Gopher's n-gram shares of one text, computed one n-gram at a time as in datatrove 0.10.1."""
     words = re.findall(r"\w+", text)
-    found = {}
+    shares = {}
     for n in (2, 3, 4):
         grams = Counter(" ".join(words[i : i + n]) for i in range(len(words) - n + 1))
         gram, count = grams.most_common(1)[0] if grams else ("", 0)
-        found[f"top_{n}_gram_share"] = len(gram) * count / max(len(text), 1)
+        shares[f"top_{n}_gram_share"] = len(gram) * count / max(len(text), 1)
     for n in range(5, 11):
         seen, i, repeated = set(), 0, 0
         while i + n <= len(words):
@@ -246,13 +249,13 @@ def gopher(text: str) -> dict[str, float]:
             else:
                 seen.add(gram)
                 i += 1
-        found[f"duplicate_{n}_gram_share"] = repeated / max(len(text), 1)
-    return found
+        shares[f"duplicate_{n}_gram_share"] = repeated / max(len(text), 1)
+    return shares
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["ab", "cde", "f"]), max_size=70), min_size=1, max_size=8))
-def test_n_gram_shares_are_those_of_gopher(texts: list[list[str]]) -> None:
+def test_n_gram_shares_equal_those_of_gopher(texts: list[list[str]]) -> None:
     joined = [" ".join(words) for words in texts]
     measured = annotate_frame(pl.DataFrame({"completion": joined}), ["repetition"])
     for row, text in zip(measured.iter_rows(named=True), joined, strict=True):
@@ -264,8 +267,8 @@ def test_shorthand_symbols_markup_and_loose_marks() -> None:
     assert one("wnt cmp the dn")["abbreviated_share"] == 3 / 4
     assert (
         one("In km it is a rhythm of five")["abbreviated_share"] == 1 / 7
-    )  # km; "rhythm" is a word, "a" counts for none
-    assert one("∀∃ x = 5")["symbol_share"] == 2 / 5  # the equals sign is no symbol of its own
+    )  # "km"; "rhythm" is a word, and the single letter "a" does not count
+    assert one("∀∃ x = 5")["symbol_share"] == 2 / 5  # the equals sign is not a symbol
     assert one("3 × 4 ≈ 12 → ok ✓")["symbol_share"] == 0
     assert one("<td>5</td> &nbsp; 3 < 4 & 5 > 2")["markup_count"] == 3
     assert one("```html\n<td>5</td>\n```")["markup_count"] == 0
@@ -275,7 +278,8 @@ def test_shorthand_symbols_markup_and_loose_marks() -> None:
 
 def test_switches_of_language_and_clauses_without_a_common_word() -> None:
     mixed = one(
-        "First I add the two numbers, 然后我们再把它们加起来, and then I check the sum, 最后得到结果。"
+        "First I add the two numbers, 然后我们再把它们加起来, "
+        "and then I check the sum, 最后得到结果。"
     )
     assert mixed["language_switches"] == 3
     terms = one("我们用 Python 来计算这个问题的答案，再用 GPU 检查一次。")
@@ -283,13 +287,16 @@ def test_switches_of_language_and_clauses_without_a_common_word() -> None:
     plain = one("I add the two numbers and I get seven.")
     assert (plain["language_switches"], plain["unproven_share"]) == (0, 0.0)
     salad = one("Lemon kettle station velocity margin. I add the two numbers.")
-    assert salad["unproven_share"] == 5 / 9  # "I" is no word
+    assert salad["unproven_share"] == 5 / 9  # the single letter "I" is not a word
     assert one("3 + 4 = 7")["unproven_share"] == 0.0
 
 
-def test_what_the_asker_cannot_read_is_not_readable() -> None:
-    text = "我们需要求各位数字之和等于五的三位数有多少个。先设百位，再设十位和个位，然后用隔板法得到结果。"
-    asked = "How many three-digit numbers are there?"
-    assert one(text)["readable"] is True  # nobody says who asked
-    assert one(text, question=asked)["readable"] is False
-    assert one(text, question=asked, target_language="zh")["readable"] is True
+def test_a_text_in_another_language_than_the_question_is_not_readable() -> None:
+    text = (
+        "我们需要求各位数字之和等于五的三位数有多少个。"
+        "先设百位，再设十位和个位，然后用隔板法得到结果。"
+    )
+    question = "How many three-digit numbers are there?"
+    assert one(text)["readable"] is True  # no question, no target language
+    assert one(text, question=question)["readable"] is False
+    assert one(text, question=question, target_language="zh")["readable"] is True
