@@ -11,7 +11,7 @@ import string
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, Judgement, Verifier
-from curate.verify.extract import Found, find_answer
+from curate.verify.extract import Extracted, find_answer
 from curate.verify.text import leading_letter, normal, without_style
 
 
@@ -21,7 +21,7 @@ class ChoiceVerifier(Verifier):
     name = "choice"
     version = "2"
 
-    def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Found:
+    def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         return find_answer(completion, delimiters)
 
     def unverifiable(self, problem: Problem) -> str | None:

@@ -8,15 +8,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from curate.errors import CurateError, UsageError
 from curate.records import Problem, Verdict
 from curate.verify.registry import verifier_named
 from curate.verify.workers.pool import default_pool
-
-if TYPE_CHECKING:
-    import polars as pl
 
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".ndjson")
 
@@ -84,8 +83,6 @@ def _problem(
 
 
 def _file(path: Path, verifier: str, out: Path | None) -> str:
-    import polars as pl
-
     frame = _read(path)
     missing = [name for name in ("gold", "prediction") if name not in frame.columns]
     if missing:
@@ -124,8 +121,6 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    import polars as pl
-
     if not path.is_file():
         raise UsageError(f"{path} is no file")
     if path.suffix not in SUFFIXES:

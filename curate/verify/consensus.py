@@ -7,17 +7,15 @@ ones, those of all problems in one batch.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from curate.records import Problem, Verdict
+import polars as pl
+
+from curate.records import Problem
 from curate.verify.registry import verifier_named
 from curate.verify.workers.pool import VerifierPool, default_pool
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,56 +99,6 @@ def cluster_ids(
     return result
 
 
-def pseudo_reference(
-    problem: Problem,
-    answers: Sequence[str | None],
-    share: float = 0.5,
-    pool: VerifierPool | None = None,
-) -> Problem | None:
-    """The problem with the largest cluster as its reference, where it holds `share` of the samples or more; else None.
-
-    Marked in `metadata`: `{"reference_from": "consensus", "share": …, "samples": …}`. The default share (an absolute
-    majority) is ours.
-    """
-    best = largest_cluster(answers, problem.verifier or "math", problem, pool)
-    if best is None or best.share < share:
-        return None
-    known = json.loads(problem.metadata) if problem.metadata else {}
-    marked = {**known, "reference_from": "consensus", "share": best.share, "samples": len(answers)}
-    return replace(
-        problem,
-        reference=best.answer,
-        verifier=problem.verifier or "math",
-        metadata=json.dumps(marked),
-    )
-
-
-def consensus_verdicts(
-    problem: Problem,
-    answers: Sequence[str | None],
-    share: float = 0.5,
-    pool: VerifierPool | None = None,
-) -> list[Verdict]:
-    """Verdicts of kind `consensus`: is an answer in the largest cluster? Unverifiable without a large enough one."""
-    name = problem.verifier or "math"
-    version = verifier_named(name).version
-    best = largest_cluster(answers, name, problem, pool)
-    said = [
-        Verdict(
-            "unverifiable", answer, "no consensus", 0.0, f"consensus-{name}", version, "consensus"
-        )
-        for answer in answers
-    ]
-    if best is None or best.share < share:
-        return said
-    inside = set(best.members)
-    detail = f"{best.share:.2f} of {len(answers)} samples say {best.answer[:80]}"
-    return [
-        replace(v, verdict="correct" if i in inside else "wrong", detail=detail)
-        for i, v in enumerate(said)
-    ]
-
-
 def consensus_frame(
     frame: pl.DataFrame, share: float = 0.5, samples: int = 2, pool: VerifierPool | None = None
 ) -> pl.DataFrame:
@@ -160,8 +108,6 @@ def consensus_frame(
     model_hash and policy_step tell apart whose samples they are. An answer is correct where it is in the largest
     cluster of its problem, and that holds `share` of at least `samples` samples; unverifiable where there is none.
     """
-    import polars as pl
-
     pool = pool or default_pool()
     fields = [name for name in Problem.__dataclass_fields__ if name in frame.columns]
     problems = [

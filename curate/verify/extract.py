@@ -20,7 +20,7 @@ MAX_BOXES = 20
 BARE = 200
 
 
-class Found(NamedTuple):
+class Extracted(NamedTuple):
     """An answer (None where there is none), where it was found, and why there is none."""
 
     answer: str | None
@@ -90,21 +90,21 @@ _CLAUSE = re.compile(
 )
 
 
-def find_answer(text: str, delimiters: tuple[str, str] = THINK) -> Found:
+def find_answer(text: str, delimiters: tuple[str, str] = THINK) -> Extracted:
     """The final answer of a completion, stripped of markdown and of the sentence around it."""
     visible = after_reasoning(text, delimiters)
     if visible is None:
-        return Found(None, detail="no answer: the reasoning never ended")
+        return Extracted(None, detail="no answer: the reasoning never ended")
     blocks = answer_blocks(visible)
     if blocks:
         answers = {" ".join(inner(block).split()) for block in dict.fromkeys(blocks)}
         if len(answers) > 1:
-            return Found(None, "tag", "two different <answer> blocks")
+            return Extracted(None, "tag", "two different <answer> blocks")
         answer = answers.pop()
         return (
-            Found(answer, "tag")
+            Extracted(answer, "tag")
             if answer
-            else Found(None, "tag", "no answer: the <answer> block is empty")
+            else Extracted(None, "tag", "no answer: the <answer> block is empty")
         )
     found = in_prose(visible)
     if found is not None:
@@ -117,8 +117,8 @@ def find_answer(text: str, delimiters: tuple[str, str] = THINK) -> Found:
         and "<answer>" not in line
         and "boxed" not in line
     ):
-        return Found(tidy(line), "bare")
-    return Found(None, detail="no answer")
+        return Extracted(tidy(line), "bare")
+    return Extracted(None, detail="no answer")
 
 
 def inner(block: str) -> str:
@@ -149,18 +149,18 @@ def answer_blocks(text: str) -> list[str]:
         at = end + 9
 
 
-def in_prose(text: str) -> Found | None:
+def in_prose(text: str) -> Extracted | None:
     """The last box, or an announced answer; an announcement after the last box corrects it."""
     boxed = last_boxes(text)
     said = announced(text[boxed[1] :] if boxed else text)
     if boxed is None:
-        return Found(said, "announced") if said else None
+        return Extracted(said, "announced") if said else None
     if said and re.match(r"[-+$\\(\[{0-9.]", said):
-        return Found(said, "announced")
+        return Extracted(said, "announced")
     return (
-        Found(boxed[0], "boxed")
+        Extracted(boxed[0], "boxed")
         if boxed[0]
-        else Found(None, "boxed", "no answer: the box is empty")
+        else Extracted(None, "boxed", "no answer: the box is empty")
     )
 
 

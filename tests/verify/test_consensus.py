@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import json
-
 import polars as pl
 
 from curate.records import Problem
@@ -9,9 +7,7 @@ from curate.verify import VerifierPool
 from curate.verify.consensus import (
     cluster_ids,
     clusters,
-    consensus_verdicts,
     largest_cluster,
-    pseudo_reference,
 )
 
 
@@ -42,26 +38,3 @@ def test_ids_are_within_a_problem(pool: VerifierPool) -> None:
     )
     assert cluster_ids(frame, pool=pool) == [0, 0, 0, None, 1, 1]
     assert cluster_ids(frame.head(0), pool=pool) == []
-
-
-def test_a_pseudo_reference_needs_a_majority_and_is_marked(pool: VerifierPool) -> None:
-    problem = Problem("?", None, None, metadata='{"kept": 1}')
-    assert pseudo_reference(problem, ["1", "2", "3"], pool=pool) is None
-    made = pseudo_reference(problem, ["7", "7.0", None, "7"], pool=pool)
-    assert made is not None
-    assert (made.reference, made.verifier) == ("7", "math")
-    assert json.loads(made.metadata or "") == {
-        "kept": 1,
-        "reference_from": "consensus",
-        "share": 0.75,
-        "samples": 4,
-    }
-
-
-def test_consensus_verdicts_are_of_their_own_kind(pool: VerifierPool) -> None:
-    said = consensus_verdicts(Problem("?"), ["7", "7.0", "8"], pool=pool)
-    assert [v.verdict for v in said] == ["correct", "correct", "wrong"]
-    assert {(v.kind, v.verifier) for v in said} == {("consensus", "consensus-math")}
-    assert [v.verdict for v in consensus_verdicts(Problem("?"), ["7", "8"], 0.6, pool)] == [
-        "unverifiable"
-    ] * 2

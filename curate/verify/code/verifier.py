@@ -31,7 +31,7 @@ from curate.errors import CurateError
 from curate.records import Problem
 from curate.verify.base import CORRECT, Judgement, Verifier
 from curate.verify.code.sandbox import Limits, end, run, start, tools, watch
-from curate.verify.extract import Found, after_reasoning
+from curate.verify.extract import Extracted, after_reasoning
 
 MAX_CODE = 200_000  # characters
 _FENCE = re.compile(
@@ -49,10 +49,10 @@ class CodeVerifier(Verifier):
     limits = Limits()
     total_seconds = 60.0  # for all cases of a problem
 
-    def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Found:
+    def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         visible = after_reasoning(completion, delimiters)
         if visible is None:
-            return Found(None, detail="no answer: the reasoning never ended")
+            return Extracted(None, detail="no answer: the reasoning never ended")
         start_, end_ = visible.rfind("<answer>"), visible.rfind("</answer>")
         if 0 <= start_ < end_:
             visible = visible[start_ + 8 : end_]
@@ -62,8 +62,10 @@ class CodeVerifier(Verifier):
             if match[2].lower() in ("", "python", "py", "python3")
         ]
         if blocks:
-            return Found(blocks[-1][3], "fence")
-        return Found(visible, "bare") if visible.strip() else Found(None, detail="no answer")
+            return Extracted(blocks[-1][3], "fence")
+        return (
+            Extracted(visible, "bare") if visible.strip() else Extracted(None, detail="no answer")
+        )
 
     def unverifiable(self, problem: Problem) -> str | None:
         try:

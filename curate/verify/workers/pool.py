@@ -1,49 +1,46 @@
-"""Judging many answers: what is quick in the caller, the rest in warm worker processes that are killed on time.
+"""Judge many answers: quick cases in the caller, the rest in warm worker processes.
 
-A worker is a fresh interpreter (`python -m curate.verify.workers.worker`), never a fork: it inherits no thread, no lock and no
-CUDA context. Callers take idle workers, drive them from their own thread with a selector and put them back, so the pool
-has no threads of its own and can be used from any. Items go out in groups; every verdict comes back at once, so
-the parent knows which item overran: that one is lost, its worker is replaced, and the rest of its group goes to
-another.
+A worker is a fresh interpreter (`python -m curate.verify.workers.worker`), never a fork: it inherits no thread, no
+lock and no CUDA context. Callers take idle workers, drive them from their own thread (`batch.py`) and put them back,
+so the pool needs no threads of its own and can be used from any.
 """
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import contextlib
 import functools
 import os
-import selectors
 import subprocess
 import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from curate.errors import CurateError, UsageError
+from curate.prompts.forms import Form
 from curate.records import Problem, Verdict
 from curate.verify.base import Judgement, Verifier
-from curate.verify.extract import THINK, Found
+from curate.verify.extract import THINK, Extracted
 from curate.verify.registry import verifier_named
-from curate.verify.workers.process import START_LIMIT, Job, Worker
+from curate.verify.workers.batch import Batch, Results
+from curate.verify.workers.process import Job, Worker
 
-TIME_LIMIT = 2.0  # seconds of processor time an item may take
+TIME_LIMIT = 2.0  # seconds of processor time per item
 MEMORY_LIMIT = 2 << 30  # bytes of address space of a worker
-GROUP = 16  # items in one message, at most
-CACHE = 65_536  # judgements remembered
+CACHE_SIZE = 65_536  # judgements remembered
 CACHED_LENGTH = 1024  # characters; longer answers are not remembered
 
 
 class VerifierPool:
-    """Judges completions with warm worker processes. Safe to share between threads; close it, or use it as a context.
+    """Judges completions with warm worker processes. Safe to share between threads; close it, or use it in `with`.
 
-    `workers`: processes (default: one a core). `time_limit`: seconds an item may take, of processor
-    time (and five times that by the clock, so that a busy machine changes no verdict). `memory_limit`: bytes of address
-    space of a worker. `cache`: judgements remembered (0: none); judgements that hit a limit are not.
+    `workers`: number of processes (default: one per core). `time_limit`: seconds of processor time per item; by the
+    clock an item gets thirty times that, and a second try, so the load of the machine changes no verdict.
+    `memory_limit`: bytes of address space of a worker. `cache`: judgements to remember (0: none).
     """
 
     def __init__(
@@ -51,7 +48,7 @@ class VerifierPool:
         workers: int | None = None,
         time_limit: float = TIME_LIMIT,
         memory_limit: int = MEMORY_LIMIT,
-        cache: int = CACHE,
+        cache: int = CACHE_SIZE,
     ) -> None:
         if sys.platform != "linux":
             raise CurateError(
@@ -61,23 +58,23 @@ class VerifierPool:
             raise UsageError(f"workers must be at least 1, not {workers}")
         self.workers = workers or len(os.sched_getaffinity(0))
         self.time_limit, self.memory_limit = time_limit, memory_limit
+        self.failed_starts = 0  # workers in a row that ended before they were ready
+        self.hits = 0  # judgements that came from the cache
         self._idle: list[Worker] = []
-        self._failed_starts = 0  # in a row
-        self._dying: list[Worker] = []  # killed, not yet reaped
+        self._reaping: list[Worker] = []  # killed, not yet waited for
         self._alive = 0
-        self._free = threading.Condition()
+        self._changed = threading.Condition()
         self._closed = False
         self._cache: OrderedDict[tuple[Any, ...], Judgement] = OrderedDict()
         self._cache_size = cache
         self._cache_lock = threading.Lock()
-        self.hits = 0  # judgements that came from the cache
 
     # -- the public calls
 
     def verify(
         self, problem: Problem, completion: str, delimiters: tuple[str, str] = THINK
     ) -> Verdict:
-        """One verdict."""
+        """Return one verdict."""
         return self.verify_batch([problem], [completion], delimiters)[0]
 
     def verify_batch(
@@ -87,125 +84,67 @@ class VerifierPool:
         delimiters: tuple[str, str] = THINK,
         forms: Sequence[str | None] | None = None,
     ) -> list[Verdict]:
-        """Verdicts in the order of the input. Raises only for wrong use; a hostile input costs its own verdict.
+        """Return verdicts in the order of the input. Raises only on wrong use; a hostile input costs its own verdict.
 
-        `delimiters` enclose the reasoning. `forms` (names of output forms, one a completion) win over them: in the form
-        `r1` a completion without the closing delimiter never ended its reasoning, even where the prompt opened it.
+        `delimiters` enclose the reasoning. `forms` (names of output forms, one per completion) take precedence: in
+        the form `r1` a completion without the closing delimiter never ended its reasoning, even if the prompt opened
+        it.
         """
         if forms is not None and len(forms) != len(completions):
             raise UsageError(
-                f"{len(completions)} completions and {len(forms)} forms: give one form a completion"
+                f"{len(completions)} completions and {len(forms)} forms: give one form per completion"
             )
 
-        def found(i: int, verifier: Verifier) -> Found:
-            return _found(
-                verifier,
-                problems[i],
-                completions[i],
-                delimiters,
-                forms[i] if forms is not None else None,
-            )
+        def extract(i: int, verifier: Verifier) -> Extracted:
+            form = forms[i] if forms is not None else None
+            return _extract(verifier, problems[i], completions[i], delimiters, form)
 
-        return self._judge(problems, completions, found)
+        return self._judge(problems, completions, extract)
 
     def answers(
         self, problems: Sequence[Problem], completions: Sequence[str], forms: Sequence[str | None]
     ) -> list[str | None]:
-        """The answers that `verify_batch` would judge, None where a completion has none; nothing is judged."""
-        named = [_named(problem.verifier) or verifier_named("text") for problem in problems]
-        found = map(_found, named, problems, completions, [THINK] * len(problems), forms)
-        return [one.answer for one in found]
+        """Return the answers that `verify_batch` would judge (None for completions without one); judge nothing."""
+        verifiers = [_verifier(problem.verifier) or verifier_named("text") for problem in problems]
+        delimiters = [THINK] * len(problems)
+        return [
+            e.answer for e in map(_extract, verifiers, problems, completions, delimiters, forms)
+        ]
 
     def judge_answers(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """Verdicts on answers that were extracted before: nothing is looked for in them."""
-        return self._judge(problems, answers, lambda i, _: Found(answers[i]))
-
-    async def verify_batch_async(
-        self,
-        problems: Sequence[Problem],
-        completions: Sequence[str],
-        delimiters: tuple[str, str] = THINK,
-    ) -> list[Verdict]:
-        """`verify_batch` in a thread, so that an event loop goes on."""
-        return await asyncio.to_thread(self.verify_batch, problems, completions, delimiters)
-
-    def _judge(
-        self,
-        problems: Sequence[Problem],
-        completions: Sequence[str],
-        find: Callable[[int, Verifier], Found],
-    ) -> list[Verdict]:
-        if len(problems) != len(completions):
-            raise UsageError(
-                f"{len(problems)} problems and {len(completions)} completions: give one completion a problem"
-            )
-        finished: list[Verdict | None] = [None] * len(problems)
-        waiting: dict[tuple[Any, ...], list[int]] = {}
-        jobs: list[Job] = []
-        answers: list[str] = [""] * len(problems)
-        for i, problem in enumerate(problems):
-            began = time.perf_counter()
-            verifier = _named(problem.verifier)
-            if verifier is None:
-                why = (
-                    f"unknown verifier '{problem.verifier}'"
-                    if problem.verifier
-                    else "the problem names no verifier"
-                )
-                finished[i] = Verdict("unverifiable", None, why, verifier=problem.verifier or "")
-                continue
-            answer, judged = self._in_caller(verifier, problem, find, i)
-            if judged is not None:
-                finished[i] = _verdict(verifier, answer, judged, time.perf_counter() - began)
-                continue
-            answers[i] = answer or ""
-            key = _key(problem, answers[i]) if verifier.cacheable else (i,)
-            if key in waiting:
-                waiting[key].append(i)
-            else:
-                waiting[key] = [i]
-                jobs.append((i, problem.verifier or "", problem, answers[i]))
-        results = self._run(jobs) if jobs else {}
-        for key, members in waiting.items():
-            judged, seconds = results[members[0]]
-            self._remember(key, judged)
-            for i in members:
-                verifier = verifier_named(problems[i].verifier or "")
-                finished[i] = _verdict(
-                    verifier, answers[i], judged, seconds if i == members[0] else 0.0
-                )
-        return [verdict for verdict in finished if verdict is not None]
+        """Return verdicts on answers that were extracted before; nothing is searched for in them."""
+        return self._judge(problems, answers, lambda i, _: Extracted(answers[i]))
 
     def verify_answers(
         self, golds: Sequence[str], predictions: Sequence[str], verifier: str = "math"
     ) -> list[Verdict]:
-        """Verdicts for plain pairs: a prediction is a whole completion or a bare answer."""
+        """Return verdicts for plain pairs; a prediction is a whole completion or a bare answer."""
         if len(golds) != len(predictions):
             raise UsageError(
-                f"{len(golds)} golds and {len(predictions)} predictions: give one prediction a gold"
+                f"{len(golds)} golds and {len(predictions)} predictions: give one prediction per gold"
             )
         verifier_named(verifier)  # an unknown name is an error here, not a verdict
         return self.verify_batch([Problem("", gold, verifier) for gold in golds], predictions)
 
     def warm(self, verifiers: Sequence[str] = ("math",)) -> None:
-        """Start every worker and import what these verifiers need, so that nothing after it waits."""
+        """Start every worker and import what these verifiers need, so that later calls do not wait for it."""
         jobs: list[Job] = [
             (i, name, Problem("", "x", name), "y")
             for i in range(self.workers)
             for name in verifiers
         ]
-        self._drive_all(jobs, size=len(verifiers))
+        Batch(self, jobs, group_size=len(verifiers)).run()
 
     def close(self) -> None:
-        """End the workers. Idempotent; a batch in flight in another thread finishes with fresh workers' errors."""
-        with self._free:
+        """End the workers. May be called twice; a batch still running in another thread fails."""
+        with self._changed:
             self._closed = True
             idle, self._idle = self._idle, []
             self._alive -= len(idle)
-            self._free.notify_all()
+            self._changed.notify_all()
         for worker in idle:
             worker.kill()
-        for worker in [*idle, *self._dying]:
+        for worker in [*idle, *self._reaping]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.process.wait(5)
 
@@ -215,194 +154,111 @@ class VerifierPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- in the caller
+    # -- one batch, in the caller
 
-    def _in_caller(
+    def _judge(
+        self,
+        problems: Sequence[Problem],
+        completions: Sequence[str],
+        extract: Callable[[int, Verifier], Extracted],
+    ) -> list[Verdict]:
+        if len(problems) != len(completions):
+            raise UsageError(
+                f"{len(problems)} problems and {len(completions)} completions: "
+                "give one completion per problem"
+            )
+        verdicts: list[Verdict | None] = [None] * len(problems)
+        answers: list[str] = [""] * len(problems)
+        # Equal pairs of problem and answer are checked once: key -> indices of the rows that share it.
+        rows_by_key: dict[tuple[Any, ...], list[int]] = {}
+        jobs: list[Job] = []
+        for i, problem in enumerate(problems):
+            began = time.perf_counter()
+            verifier = _verifier(problem.verifier)
+            if verifier is None:
+                why = (
+                    f"unknown verifier '{problem.verifier}'"
+                    if problem.verifier
+                    else "the problem names no verifier"
+                )
+                verdicts[i] = Verdict("unverifiable", None, why, verifier=problem.verifier or "")
+                continue
+            answer, judgement = self._judge_in_caller(verifier, problem, extract, i)
+            if judgement is not None:
+                verdicts[i] = _verdict(verifier, answer, judgement, time.perf_counter() - began)
+                continue
+            answers[i] = answer or ""
+            key = _key(problem, answers[i]) if verifier.cacheable else (i,)
+            if key not in rows_by_key:
+                jobs.append((i, problem.verifier or "", problem, answers[i]))
+            rows_by_key.setdefault(key, []).append(i)
+        results = self._run(jobs) if jobs else {}
+        for key, rows in rows_by_key.items():
+            judgement, seconds = results[rows[0]]
+            self._remember(key, judgement)
+            for i in rows:
+                verifier = verifier_named(problems[i].verifier or "")
+                cost = seconds if i == rows[0] else 0.0
+                verdicts[i] = _verdict(verifier, answers[i], judgement, cost)
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _judge_in_caller(
         self,
         verifier: Verifier,
         problem: Problem,
-        find: Callable[[int, Verifier], Found],
+        extract: Callable[[int, Verifier], Extracted],
         index: int,
     ) -> tuple[str | None, Judgement | None]:
-        """The answer, and its judgement where no worker is needed."""
+        """Return the answer, and its judgement if no worker is needed."""
         try:
-            why, found = verifier.unverifiable(problem), find(index, verifier)
+            why, extracted = verifier.unverifiable(problem), extract(index, verifier)
         except Exception as error:
             return None, Judgement(
                 "unverifiable", f"limit: the verifier raised {type(error).__name__}"
             )
         if why:
-            return found.answer, Judgement("unverifiable", why)
-        if found.answer is None:
-            return None, Judgement("wrong", found.detail)
+            return extracted.answer, Judgement("unverifiable", why)
+        if extracted.answer is None:
+            return None, Judgement("wrong", extracted.detail)
         try:
-            judged = verifier.quick(problem, found.answer)
+            judgement = verifier.quick(problem, extracted.answer)
         except Exception:
-            judged = None  # a worker will say what is wrong
-        if judged is None and verifier.cacheable and self._cache_size:
+            judgement = None  # the worker meets the same error and reports it
+        if judgement is None and verifier.cacheable and self._cache_size:
             with self._cache_lock:
-                judged = self._cache.get(_key(problem, found.answer))
-                self.hits += judged is not None
-        return found.answer, judged
+                judgement = self._cache.get(_key(problem, extracted.answer))
+                self.hits += judgement is not None
+        return extracted.answer, judgement
 
-    def _remember(self, key: tuple[Any, ...], judged: Judgement) -> None:
+    def _remember(self, key: tuple[Any, ...], judgement: Judgement) -> None:
         if (
             len(key) == 1
             or not self._cache_size
-            or judged.detail.startswith("limit:")
+            or judgement.detail.startswith("limit:")
             or len(key[-1]) > CACHED_LENGTH
         ):
             return
         with self._cache_lock:
-            self._cache[key] = judged
+            self._cache[key] = judgement
             if len(self._cache) > self._cache_size:
                 self._cache.popitem(last=False)
 
-    # -- in workers
-
-    def _run(self, jobs: list[Job]) -> dict[int, tuple[Judgement, float]]:
-        """index -> judgement and seconds, of every job."""
-        threaded = [job for job in jobs if verifier_named(job[1]).runs_in == "thread"]
-        inside = [job for job in jobs if verifier_named(job[1]).runs_in != "thread"]
-        results: dict[int, tuple[Judgement, float]] = {}
-        if threaded:
+    def _run(self, jobs: list[Job]) -> Results:
+        in_threads = [job for job in jobs if verifier_named(job[1]).runs_in == "thread"]
+        in_workers = [job for job in jobs if verifier_named(job[1]).runs_in != "thread"]
+        results: Results = {}
+        if in_threads:
             with ThreadPoolExecutor(self.workers) as executor:
-                results.update(executor.map(_guarded, threaded))
-        if inside:
-            results.update(self._drive_all(inside))
+                results.update(executor.map(_check_in_thread, in_threads))
+        if in_workers:
+            results.update(Batch(self, in_workers).run())
         return results
 
-    def _drive_all(
-        self, jobs: list[Job], size: int | None = None
-    ) -> dict[int, tuple[Judgement, float]]:
-        pending = deque(jobs)
-        results: dict[int, tuple[Judgement, float]] = {}
-        held: list[Worker] = []
-        size = size or max(1, min(GROUP, len(jobs) // (2 * self.workers) or 1))
-        selector = selectors.DefaultSelector()
-        try:
-            while pending or held:
-                while pending and len(held) < self.workers:
-                    worker = self._take(wait=not held)
-                    if worker is None:
-                        break
-                    held.append(worker)
-                    selector.register(worker.stdout, selectors.EVENT_READ, worker)
-                    self._feed(worker, pending, size, selector)
-                self._turn(selector, held, pending, results, size)
-        finally:
-            selector.close()
-            for worker in held:
-                self._lose(worker)
-        return results
+    # -- workers; called by `Batch`
 
-    def _feed(
-        self, worker: Worker, pending: deque[Job], size: int, selector: selectors.BaseSelector
-    ) -> None:
-        worker.send([pending.popleft() for _ in range(min(size, len(pending)))], self.time_limit)
-        worker.flush()
-        if worker.sending:
-            selector.register(worker.stdin, selectors.EVENT_WRITE, worker)
-
-    def _turn(
-        self,
-        selector: selectors.BaseSelector,
-        held: list[Worker],
-        pending: deque[Job],
-        results: dict[int, tuple[Judgement, float]],
-        size: int,
-    ) -> None:
-        """Wait for the next thing to happen and deal with it."""
-        nearest = min(worker.deadline for worker in held) - time.monotonic()
-        for key, _ in selector.select(max(0.0, nearest)):
-            worker = key.data
-            if worker not in held:
-                continue
-            if key.fd == worker.stdin:
-                worker.flush()
-                if not worker.sending:
-                    selector.unregister(worker.stdin)
-                continue
-            messages = worker.receive()
-            if messages is None:
-                self._bury(worker, selector, held, pending, results, "the worker died")
-                continue
-            for message in messages:
-                self._hear(worker, message, results)
-            if not worker.group:
-                if pending:
-                    self._feed(worker, pending, size, selector)
-                else:
-                    self._release(worker, selector, held)
-        now = time.monotonic()
-        for worker in [worker for worker in held if worker.deadline <= now]:
-            left = worker.unused(self.time_limit)
-            if left > 0.01:
-                worker.deadline = now + left
-                continue
-            self._bury(
-                worker,
-                selector,
-                held,
-                pending,
-                results,
-                f"over the time limit of {self.time_limit:g} s",
-            )
-
-    def _hear(
-        self, worker: Worker, message: dict[str, Any], results: dict[int, tuple[Judgement, float]]
-    ) -> None:
-        now = time.monotonic()
-        if "verdict" in message and worker.group:
-            results[worker.group.popleft()[0]] = (
-                Judgement(*message["verdict"]),
-                now - worker.began,
-            )
-        worker.ready, worker.cpu = True, message.get("cpu", worker.cpu)
-        self._failed_starts = 0
-        worker.began = now
-        worker.deadline = now + (START_LIMIT if "loading" in message else self.time_limit)
-
-    def _bury(
-        self,
-        worker: Worker,
-        selector: selectors.BaseSelector,
-        held: list[Worker],
-        pending: deque[Job],
-        results: dict[int, tuple[Judgement, float]],
-        why: str,
-    ) -> None:
-        """Kill a worker, judge the item it was at, and hand the others back."""
-        self._forget(worker, selector, held)
-        self._lose(worker)
-        if not worker.ready:
-            raise CurateError(
-                "a verifier worker did not start: run `python -m curate.verify.workers.worker 2147483648 2` to see why"
-            )
-        if worker.group:
-            lost = worker.group.popleft()
-            results[lost[0]] = (
-                Judgement("unverifiable", f"limit: {why}"),
-                time.monotonic() - worker.began,
-            )
-            pending.extendleft(reversed(worker.group))
-            worker.group.clear()
-
-    def _forget(self, worker: Worker, selector: selectors.BaseSelector, held: list[Worker]) -> None:
-        held.remove(worker)
-        for fd in (worker.stdout, worker.stdin):
-            with contextlib.suppress(KeyError, ValueError):
-                selector.unregister(fd)
-
-    def _release(
-        self, worker: Worker, selector: selectors.BaseSelector, held: list[Worker]
-    ) -> None:
-        self._forget(worker, selector, held)
-        self._put(worker)
-
-    def _take(self, wait: bool) -> Worker | None:
-        """An idle worker, or a new one; None where all are busy and the caller does not wait."""
-        with self._free:
+    def take(self, wait: bool) -> Worker | None:
+        """Return an idle worker or a new one; None if all are busy and the caller does not wait."""
+        with self._changed:
             while True:
                 if self._closed:
                     raise CurateError("the verifier pool is closed: make a new one")
@@ -418,34 +274,35 @@ class VerifierPool:
                     break
                 if not wait:
                     return None
-                self._free.wait()
+                self._changed.wait()
         try:
             return Worker(self.memory_limit, self.time_limit)
         except BaseException:
-            with self._free:
+            with self._changed:
                 self._alive -= 1
-                self._free.notify()
+                self._changed.notify()
             raise
 
-    def _put(self, worker: Worker) -> None:
-        with self._free:
-            if self._closed:
-                self._alive -= 1
-            else:
+    def put(self, worker: Worker) -> None:
+        """Make a worker available to other batches."""
+        with self._changed:
+            if not self._closed:
                 self._idle.append(worker)
-                self._free.notify()
+                self._changed.notify()
                 return
-        worker.kill()
-
-    def _lose(self, worker: Worker) -> None:
-        worker.kill()
-        with self._free:
-            self._dying = [one for one in [*self._dying, worker] if one.process.poll() is None]
             self._alive -= 1
-            self._free.notify()
+        worker.kill()
+
+    def discard(self, worker: Worker) -> None:
+        """Kill a worker, so that a new one may start in its place."""
+        worker.kill()
+        with self._changed:
+            self._reaping = [w for w in [*self._reaping, worker] if w.process.poll() is None]
+            self._alive -= 1
+            self._changed.notify()
 
 
-def _named(name: str | None) -> Verifier | None:
+def _verifier(name: str | None) -> Verifier | None:
     try:
         return verifier_named(name) if name else None
     except UsageError:
@@ -453,30 +310,28 @@ def _named(name: str | None) -> Verifier | None:
 
 
 @functools.cache
-def _reasoning(form: str | None) -> tuple[tuple[str, str], bool]:
-    """The delimiters of a form, and whether a completion without the closing one has no answer."""
-    from curate.prompts.forms import Form
-
-    if not form:
-        return THINK, False
-    known = Form.of(form)
-    if not known.open:
+def _delimiters(form: str) -> tuple[tuple[str, str], bool]:
+    """Return the delimiters of a form, and whether an answer needs the closing one before it."""
+    shape = Form.of(form)
+    if not shape.open:
         return ("\0", "\0"), False  # plain: there is no reasoning to leave out
-    return (known.open, known.close), not form.startswith("r1-zero")
+    return (shape.open, shape.close), not form.startswith("r1-zero")
 
 
-def _found(
+def _extract(
     verifier: Verifier,
     problem: Problem,
     completion: str,
     delimiters: tuple[str, str],
     form: str | None,
-) -> Found:
-    """Where a verifier finds the answer of a completion, in the form that it was asked for."""
-    inside, must_end = _reasoning(form) if form is not None else (delimiters, False)
-    if must_end and inside[1] not in completion:
-        return Found(None, detail="no answer: the reasoning never ended")
-    return verifier.extract(problem, completion, inside)
+) -> Extracted:
+    """Let a verifier extract the answer of a completion, in the form that was asked for."""
+    must_end = False
+    if form is not None:
+        delimiters, must_end = _delimiters(form) if form else (THINK, False)
+    if must_end and delimiters[1] not in completion:
+        return Extracted(None, detail="no answer: the reasoning never ended")
+    return verifier.extract(problem, completion, delimiters)
 
 
 def _key(problem: Problem, answer: str) -> tuple[Any, ...]:
@@ -484,23 +339,25 @@ def _key(problem: Problem, answer: str) -> tuple[Any, ...]:
     return (problem.verifier, problem.reference, choices, problem.metadata, answer)
 
 
-def _verdict(verifier: Verifier, answer: str | None, judged: Judgement, seconds: float) -> Verdict:
-    detail = judged.detail.removeprefix("limit: ")
-    return Verdict(judged.verdict, answer, detail, seconds, verifier.name, verifier.version)
+def _verdict(
+    verifier: Verifier, answer: str | None, judgement: Judgement, seconds: float
+) -> Verdict:
+    detail = judgement.detail.removeprefix("limit: ")
+    return Verdict(judgement.verdict, answer, detail, seconds, verifier.name, verifier.version)
 
 
-def _guarded(job: Job) -> tuple[int, tuple[Judgement, float]]:
+def _check_in_thread(job: Job) -> tuple[int, tuple[Judgement, float]]:
     began = time.perf_counter()
     index, name, problem, answer = job
     try:
-        judged = verifier_named(name).check(problem, answer)
+        judgement = verifier_named(name).check(problem, answer)
     except CurateError:
         raise
     except Exception as error:
-        judged = Judgement(
+        judgement = Judgement(
             "unverifiable", f"limit: the verifier raised {type(error).__name__}: {error}"
         )
-    return index, (judged, time.perf_counter() - began)
+    return index, (judgement, time.perf_counter() - began)
 
 
 # -- one pool for the process
@@ -510,7 +367,7 @@ _lock = threading.Lock()
 
 
 def default_pool() -> VerifierPool:
-    """The pool of this process, made at first use and closed at exit."""
+    """Return the pool of this process, which is made at first use and closed at exit."""
     global _default
     with _lock:
         if _default is None or _default._closed:
@@ -524,7 +381,7 @@ def _close_default() -> None:
 
 
 def _after_fork() -> None:
-    """A forked child must not talk to its parent's workers: it makes its own pool when it needs one."""
+    """Drop the parent's pool in a forked child, which must not talk to its parent's workers."""
     global _default, _lock
     _default, _lock = None, threading.Lock()
 

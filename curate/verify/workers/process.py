@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from curate.records import Problem
-from curate.verify.workers.worker import CLOCK, LENGTH
+from curate.verify.workers.worker import LENGTH, WALL_CLOCK
 
-START_LIMIT = 120.0  # seconds a worker may take to start, or to import what a verifier needs
+START_LIMIT = 300.0  # seconds by the clock to start a worker, or to import what a verifier needs
 
-Job = tuple[int, str, Problem, str]  # index of the item, verifier name, problem, answer
+# Index of the item, name of its verifier, problem, answer.
+Job = tuple[int, str, Problem, str]
 
 
 class Worker:
-    """One worker process and what the parent knows of it."""
+    """A worker process, and what its parent keeps track of."""
 
     def __init__(self, memory: int, limit: float) -> None:
         environment = {
@@ -35,12 +36,12 @@ class Worker:
         environment["PYTHONPATH"] = os.pathsep.join(
             filter(None, [root, environment.get("PYTHONPATH")])
         )
-        self.complaints = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the worker)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "curate.verify.workers.worker", str(memory), str(limit)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self.complaints,
+            stderr=self.stderr,
             env=environment,
             start_new_session=True,
         )
@@ -53,8 +54,8 @@ class Worker:
         self.sending = b""
         self.group: deque[Job] = deque()
         self.ready = False
-        self.cpu = 0.0  # seconds of processor time it had used when the item in progress began
-        self.began = time.monotonic()  # when the item in progress, or the start-up, began
+        self.cpu = 0.0  # seconds of processor time used before the item in progress
+        self.began = time.monotonic()  # start of the item in progress, or of the worker
         self.deadline = self.began + START_LIMIT
 
     def send(self, group: list[Job], limit: float) -> None:
@@ -73,7 +74,7 @@ class Worker:
                 self.sending = self.sending[os.write(self.stdin, self.sending[: 1 << 18]) :]
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """Whole messages that have come; None when the worker is gone."""
+        """Return the complete messages that have arrived; None if the worker is gone."""
         ended = False
         while True:
             try:
@@ -94,8 +95,11 @@ class Worker:
         return None if ended and not messages else messages
 
     def unused(self, limit: float) -> float:
-        """Seconds of processor time that the item in progress may still use; 0 where it had its time by the clock."""
-        if not self.ready or time.monotonic() - self.began >= CLOCK * limit:
+        """Return the seconds of processor time that the item in progress may still use.
+
+        0 if it used them up, if its time by the clock is over, or if the worker is still starting.
+        """
+        if not self.ready or self.over_wall_clock(limit):
             return 0.0
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -104,25 +108,21 @@ class Worker:
         used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
         return max(0.0, limit - (used - self.cpu))
 
-    def last_words(self) -> str:
-        """The end of what it wrote to its standard error."""
-        size = self.complaints.seek(0, os.SEEK_END)
-        self.complaints.seek(max(0, size - 500))
-        words = self.complaints.read().decode(errors="replace").strip()
-        return words or f"exit status {self.process.returncode}, no message"
+    def over_wall_clock(self, limit: float) -> bool:
+        return time.monotonic() - self.began >= WALL_CLOCK * limit
 
     def kill(self) -> None:
-        """End it now."""
+        """End the process now."""
         with contextlib.suppress(OSError):
             self.process.kill()
         for pipe in (self.process.stdin, self.process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()  # type: ignore[union-attr]
-        self.process.poll()  # not waited for: a large memory takes its time to be given back
+        self.process.poll()  # not waited for: freeing a large memory takes time
 
 
 def _fields(problem: Problem) -> dict[str, Any]:
-    """What a verifier reads of a problem."""
+    """Return the fields of a problem that verifiers read."""
     return {
         "reference": problem.reference,
         "choices": problem.choices,

@@ -1,8 +1,8 @@
-"""The worker process: reads groups of checks from its standard input, writes one line a verdict to its standard output.
+"""The worker process: reads groups of checks from standard input, writes one line per verdict to standard output.
 
-Frames are a length and JSON, never pickle: what comes back from a process that handled hostile text is only data. The
-parent keeps the time; as a second line the kernel's alarm ends this process when an item overruns and nobody is left
-to kill it, and it leaves when its parent is gone.
+Frames are a length and JSON, never pickle: a process that handled hostile text must only be able to send data. The
+parent keeps the time. As a second line the kernel's timers end this process if an item overruns and nobody is left to
+kill it, and it exits when its parent is gone.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ import sys
 import time
 from typing import Any
 
+from curate.records import Problem
+from curate.verify.registry import verifier_named
+
 LENGTH = struct.Struct("<I")
-# The limit counts processor time, so that a busy machine changes no verdict; by the clock it is so many times as long.
-CLOCK = 5.0
-# Seconds beyond both after which the kernel ends the process by itself.
-GRACE = 3.0
+# The limit counts processor time. By the clock an item gets this many times as long: enough for a machine loaded to
+# many times its cores, and an end for an item that waits for ever without computing. Ours.
+WALL_CLOCK = 30.0
+GRACE = 3.0  # seconds beyond both limits after which the kernel ends the process
 
 
 def main() -> None:
@@ -33,14 +36,16 @@ def main() -> None:
     os.dup2(null, 1)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     sys.setrecursionlimit(2000)
-    say(sink, {"ready": True, "cpu": time.process_time()})
+    send(sink, {"ready": True, "cpu": time.process_time()})
     verifiers: dict[str, Any] = {}
-    while (group := read(source, parent)) is not None:
+    while (group := receive(source, parent)) is not None:
         for item, (name, fields, answer) in enumerate(group):
+            failed = True
             try:
                 verdict = check(verifiers, name, fields, answer, sink, limit)
+                failed = False
             except MemoryError:
                 verdict = ["unverifiable", "out of memory"]
             except RecursionError:
@@ -49,7 +54,8 @@ def main() -> None:
                 verdict = ["unverifiable", f"the verifier raised {type(error).__name__}"]
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            say(sink, {"item": item, "verdict": verdict, "cpu": time.process_time()})
+            message = {"item": item, "verdict": verdict, "failed": failed}
+            send(sink, {**message, "cpu": time.process_time()})
 
 
 def check(
@@ -60,32 +66,29 @@ def check(
     sink: int,
     limit: float,
 ) -> list[str]:
-    """One judgement, as a list of verdict and detail."""
-    from curate.records import Problem
-    from curate.verify.registry import verifier_named
-
-    if name not in verifiers:  # what it imports is not on the clock of its first item
-        say(sink, {"loading": name})
+    """Return one judgement as a list of verdict and detail."""
+    if name not in verifiers:  # imports do not count against the first item
+        send(sink, {"loading": name})
         verifiers[name] = verifier_named(name)
         verifiers[name].load()
-        say(sink, {"loaded": name, "cpu": time.process_time()})
+        send(sink, {"loaded": name, "cpu": time.process_time()})
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, CLOCK * limit + GRACE)
+    signal.setitimer(signal.ITIMER_REAL, WALL_CLOCK * limit + GRACE)
     signal.setitimer(signal.ITIMER_PROF, limit + GRACE)
     return list(verifiers[name].check(Problem(question="", **fields), answer))
 
 
-def read(source: int, parent: int) -> list[Any] | None:
-    """The next group of checks; None when the parent closed the pipe or is gone."""
-    head = exactly(source, LENGTH.size, parent)
+def receive(source: int, parent: int) -> list[Any] | None:
+    """Return the next group of checks; None if the parent closed the pipe or is gone."""
+    head = read_exactly(source, LENGTH.size, parent)
     if head is None:
         return None
-    body = exactly(source, LENGTH.unpack(head)[0], parent)
+    body = read_exactly(source, LENGTH.unpack(head)[0], parent)
     return None if body is None else json.loads(body)
 
 
-def exactly(source: int, size: int, parent: int) -> bytes | None:
+def read_exactly(source: int, size: int, parent: int) -> bytes | None:
     parts: list[bytes] = []
     while size:
         ready, _, _ = select.select([source], [], [], 5.0)
@@ -101,7 +104,7 @@ def exactly(source: int, size: int, parent: int) -> bytes | None:
     return b"".join(parts)
 
 
-def say(sink: int, message: dict[str, Any]) -> None:
+def send(sink: int, message: dict[str, Any]) -> None:
     data = json.dumps(message).encode()
     data = LENGTH.pack(len(data)) + data
     while data:
