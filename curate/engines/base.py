@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
+from curate.config import Config, validate
 from curate.engines.models import ModelRef, end_tokens, resolve_model, weights_hash
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
@@ -32,10 +33,8 @@ ENGINES = {
 }
 
 
-class EngineConfig(BaseModel):
+class EngineConfig(Config):
     """How an engine is opened. What only one backend knows goes into `args`, which it takes as they are."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(
         default="auto",
@@ -269,13 +268,7 @@ def model_for(config: EngineConfig, spec: str) -> ModelRef:
         return resolve_model(spec)
     from curate.engines.openai import OpenAIArgs, identity
 
-    try:
-        args = OpenAIArgs(**config.args)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        raise UsageError(
-            f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-        ) from error
+    args = validate(OpenAIArgs, config.args, "engine.args")
     model = args.model or spec
     return ModelRef(model, Path(model), identity(args, model))
 

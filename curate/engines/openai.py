@@ -28,8 +28,9 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from curate.config import Config, validate
 from curate.engines.base import EngineConfig, check_sampling, failed
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
@@ -52,10 +53,8 @@ class BudgetReached(CurateError):
     """The budget is spent: what finished was handed out, nothing more was asked."""
 
 
-class OpenAIArgs(BaseModel):
+class OpenAIArgs(Config):
     """`EngineConfig.args` of this engine. Prices are per million tokens, in the currency of `budget`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     base_url: str | None = Field(
         default=None, description="None: OPENAI_BASE_URL, else OpenAI's own"
@@ -163,13 +162,7 @@ class OpenAIEngine:
             raise UsageError(
                 "engine.args.api_key: keys come from the environment only. Name the variable: api_key_env"
             )
-        try:
-            self.args = OpenAIArgs(**config.args)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise UsageError(
-                f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-            ) from error
+        self.args = validate(OpenAIArgs, config.args, "engine.args")
         self.model = self.args.model or str(model_dir)
         if not self.model:
             raise UsageError("the engine 'openai' needs a model: set model, or engine.args.model")

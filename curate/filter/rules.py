@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from curate.config import Config, group_at, read_yaml, validate
 from curate.errors import UsageError
 from curate.warehouse.schemas import data_dir
 
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Rule(_Strict):
+class Rule(Config):
     """Keeps the traces for which `keep` is true. `reason` says why, for whoever reads the funnel."""
 
     name: str = Field(min_length=1)
@@ -33,20 +29,20 @@ class Rule(_Strict):
     reason: str = Field(min_length=1)
 
 
-class Best(_Strict):
+class Best(Config):
     """The k traces of a problem with the highest `by`, any SQL expression over one row."""
 
     k: int = Field(ge=1)
     by: str = "quality"
 
 
-class Pick(_Strict):
+class Pick(Config):
     """k traces of a problem."""
 
     k: int = Field(ge=1)
 
 
-class PerProblem(_Strict):
+class PerProblem(Config):
     """How traces are chosen among those of one problem that passed the rules; at most one of the four.
 
     random: as the hash of seed and trace falls. shortest: by characters of the completion. diverse: the best by
@@ -74,7 +70,7 @@ class PerProblem(_Strict):
         ]
 
 
-class Difficulty(_Strict):
+class Difficulty(Config):
     """A band of difficulty, both ends included. `by` is a SQL expression of difficulty between 0 (easy) and 1 (hard).
 
     With `model` the difficulty is 1 - pass rate of that model's traces on the problem, as the traces at hand show it.
@@ -92,14 +88,14 @@ class Difficulty(_Strict):
         return self
 
 
-class Balance(_Strict):
+class Balance(Config):
     """No value of `by` may hold more than `ratio` times as many traces as the smallest one."""
 
     by: str = "source"
     ratio: float = Field(default=1.0, ge=1)
 
 
-class Duplicates(_Strict):
+class Duplicates(Config):
     """Of texts that are the same once folded, or (`near`) share most word 3-grams, only the best by `by` is kept.
 
     over: `completion` compares traces; `question` compares problems, and drops every trace of the lesser ones.
@@ -114,7 +110,7 @@ class Duplicates(_Strict):
     within: str | None = None
 
 
-class Contamination(_Strict):
+class Contamination(Config):
     """Drops problems that share `n` words in a row with an item of the benchmark files (Parquet, JSONL, .txt lines)."""
 
     benchmarks: list[str] = Field(min_length=1)
@@ -122,7 +118,7 @@ class Contamination(_Strict):
     n: int = Field(default=10, ge=4)
 
 
-class Selection(_Strict):
+class Selection(Config):
     """Applied after the rules, in the order of these fields. `seed` breaks every tie."""
 
     contamination: Contamination | None = None
@@ -134,14 +130,14 @@ class Selection(_Strict):
     seed: int = 0
 
 
-class Output(_Strict):
+class Output(Config):
     """How prompts of the corpus are rendered anew: output form and prompt template. None: those of the trace."""
 
     form: str | None = None
     template: str | None = None
 
 
-class RuleSet(_Strict):
+class RuleSet(Config):
     """A whole rule file."""
 
     name: str = Field(min_length=1)
@@ -198,25 +194,17 @@ def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None
     and the place for anything that is wrong with it.
     """
     path = _find(path_or_name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold a mapping with name, rules and select")
+    content = read_yaml(path)
     for place, value in (overrides or {}).items():
-        _replace(content, place, value, path)
+        group, last = group_at(content, place, f"{path}: {place}")
+        group[last] = _laid_over(group.get(last), value)
     content.setdefault("name", path.stem)
     try:
-        return RuleSet.model_validate(content)
+        return validate(RuleSet, content, str(path))
     except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
-    except ValidationError as error:
-        lines = [
-            f"  {'.'.join(str(part) for part in e['loc']) or 'rules'}: {_plain(e['msg'])}"
-            for e in error.errors()
-        ]
-        raise UsageError(f"{path} is not a rule set:\n" + "\n".join(lines)) from error
+        # A SQL expression that is refused names its rule, and not the file.
+        place = "" if str(error).startswith(str(path)) else f"{path}: "
+        raise UsageError(f"{place}{error}") from error
 
 
 def _find(path_or_name: str | Path) -> Path:
@@ -235,16 +223,6 @@ def _find(path_or_name: str | Path) -> Path:
     raise UsageError(f"no rule set '{path_or_name}': give a YAML file, or one of {names}")
 
 
-def _replace(content: dict[str, Any], place: str, value: Any, path: Path) -> None:
-    *parents, last = place.split(".")
-    node = content
-    for part in parents:
-        node = node.setdefault(part, {})
-        if not isinstance(node, dict):
-            raise UsageError(f"'{place}' cannot be set in {path}: '{part}' is not a mapping")
-    node[last] = _laid_over(node.get(last), value)
-
-
 def _laid_over(old: Any, new: Any) -> Any:
     """Mappings are merged key by key; of the ways to choose per problem, the new one takes the place of the old."""
     if not isinstance(old, dict) or not isinstance(new, dict):
@@ -256,10 +234,6 @@ def _laid_over(old: Any, new: Any) -> Any:
         if key in new or not (set(new) & ways and key in ways)
     }
     return kept | {key: _laid_over(old.get(key), value) for key, value in new.items()}
-
-
-def _plain(message: str) -> str:
-    return message.removeprefix("Value error, ")
 
 
 @cache

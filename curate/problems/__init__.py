@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, field_validator
 
+from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.problems.base import SCHEMA, Source, to_schema
 from curate.problems.identity import HELD_OUT, SPLIT_NAMES, TRAIN, add_problem_id, add_split
@@ -31,8 +32,6 @@ __all__ = [
     "load_problems",
 ]
 
-M = TypeVar("M", bound=BaseModel)
-
 SOURCES = {
     "procedural": "curate.problems.procedural:Procedural",
     "files": "curate.problems.files:Files",
@@ -40,10 +39,8 @@ SOURCES = {
 }
 
 
-class ProblemsConfig(BaseModel):
+class ProblemsConfig(Config):
     """Which problems, and which of them are held out."""
-
-    model_config = ConfigDict(extra="forbid")
 
     sources: list[dict[str, Any]] = Field(
         min_length=1, description="each has `source: NAME` and that source's own keys"
@@ -125,7 +122,7 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
     config = (
         config
         if isinstance(config, ProblemsConfig)
-        else _validate(ProblemsConfig, config, "problems")
+        else validate(ProblemsConfig, config, "problems")
     )
     frames = [to_schema(source.load()) for source in config.built()]
     loaded = pl.concat(frames)
@@ -189,15 +186,4 @@ def _build(config: dict[str, Any], where: str) -> Source:
     model = resolve("source", name, SOURCES)
     if not (isinstance(model, type) and issubclass(model, Source)):
         raise UsageError(f"the source '{name}' is no curate.problems.Source")
-    return _validate(model, config, f"{where} ({name})")
-
-
-def _validate(model: type[M], config: Mapping[str, Any], where: str) -> M:
-    try:
-        return model.model_validate(dict(config))
-    except ValidationError as error:
-        found = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors()
-        )
-        known = ", ".join(model.model_fields)
-        raise UsageError(f"{where}: {found}. Known keys: {known}") from error
+    return validate(model, config, f"{where} ({name})")

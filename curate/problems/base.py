@@ -6,8 +6,9 @@ import json
 from typing import Any
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from curate.config import Config
 from curate.errors import UsageError
 
 # The columns of schemas/problems.sql, which a test holds against that file.
@@ -30,15 +31,13 @@ SCHEMA: dict[str, Any] = {
 EXTRA: dict[str, Any] = {"identity": pl.String, "same_as": pl.String}
 
 
-class Source(BaseModel):
+class Source(Config):
     """A source of problems: its fields are its config (unknown keys are errors), `load` makes the rows.
 
     `load` returns any of the columns of `schemas/problems.sql` (only `question` is needed; `problem_id` is ignored),
     and may add `identity` and `same_as`. `load_problems` fills in the rest. A row without a question is the source's
     to report, since it knows where the row came from.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     source: str = Field(description="name of the source in the registry, or 'package.module:Class'")
 

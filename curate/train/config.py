@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from curate.config import Config
 
 
-class Strict(BaseModel):
-    """A config that refuses keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-
-class LoraConfig(Strict):
+class LoraConfig(Config):
     """Low-rank adapters instead of full fine-tuning; merged into the weights wherever a model is written."""
 
     rank: int = Field(default=16, ge=1)
@@ -22,7 +18,7 @@ class LoraConfig(Strict):
     targets: list[str] | Literal["all-linear"] = "all-linear"
 
 
-class OptimConfig(Strict):
+class OptimConfig(Config):
     """AdamW with warm-up and a cosine to a floor. The step size is the same for every parameter."""
 
     lr: float = Field(default=5e-5, gt=0)  # the R1 report's SFT
@@ -39,7 +35,7 @@ class OptimConfig(Strict):
     max_grad_norm: float = Field(default=1.0, gt=0)
 
 
-class ModelConfig(Strict):
+class ModelConfig(Config):
     """How the model is held and computed. Weights are kept in fp32 whatever `precision` computes in."""
 
     precision: Literal["bf16", "fp32", "auto"] = (
@@ -60,7 +56,7 @@ class ModelConfig(Strict):
     fsdp: bool = True  # with torchrun: shard weights and optimizer (FSDP2); false: every rank holds all of them
 
 
-class CheckpointConfig(Strict):
+class CheckpointConfig(Config):
     every: int = Field(
         default=5, ge=0
     )  # steps between checkpoints that a killed run goes on from; 0: only at the end
@@ -71,7 +67,7 @@ class CheckpointConfig(Strict):
     )
 
 
-class Mixture(Strict):
+class Mixture(Config):
     """One corpus in a mixture."""
 
     corpus: str  # name or name@version
@@ -84,7 +80,7 @@ class Mixture(Strict):
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
-class SFTConfig(Strict):
+class SFTConfig(Config):
     """`curate train sft`: supervised fine-tuning on a corpus, completion tokens only."""
 
     name: str = "sft"
@@ -115,14 +111,14 @@ class DistillConfig(SFTConfig):
     temperature: float = Field(default=1.0, gt=0)
 
 
-class RewardComponent(Strict):
+class RewardComponent(Config):
     """One term of a reward: weight times the value of a named component (see curate/rewards.py)."""
 
     weight: float = 1.0
     options: dict[str, Any] = {}
 
 
-class LossConfig(Strict):
+class LossConfig(Config):
     """The GRPO objective; see `curate.train.losses.policy_loss` for the formulas."""
 
     normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
@@ -147,7 +143,7 @@ class LossConfig(Strict):
     )
 
 
-class TrainSampling(Strict):
+class TrainSampling(Config):
     """How rollouts are sampled. Truncated sampling (top_p, top_k) is left out: its log-probs are not the policy's."""
 
     temperature: float = Field(default=1.0, gt=0)
@@ -155,7 +151,7 @@ class TrainSampling(Strict):
     stop: list[str] = []
 
 
-class EvalConfig(Strict):
+class EvalConfig(Config):
     """pass@1, pass@k and cons@k on held-out problems while training runs."""
 
     every: int = Field(default=0, ge=0)  # steps; 0: never
@@ -167,7 +163,7 @@ class EvalConfig(Strict):
     )  # stop when pass@1 has not risen for so many evaluations; 0: never
 
 
-class GRPOConfig(Strict):
+class GRPOConfig(Config):
     """`curate train grpo`: reinforcement learning from verifiable rewards."""
 
     name: str = "grpo"

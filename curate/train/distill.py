@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from curate.config import invalid, merge
 from curate.errors import UsageError
 from curate.train.checkpoints import TrainResult
 from curate.train.config import DistillConfig
@@ -80,18 +81,16 @@ def is_on_policy(data: Mapping[str, Any], where: str) -> bool:
     """Whether a distillation takes the keys of GRPO. UsageError for a kind that there is not."""
     kind = data.get("kind", "forward")
     if kind not in KINDS:
-        raise UsageError(f"{where} is not right:\n  kind: '{kind}'; there are {', '.join(KINDS)}")
+        raise UsageError(invalid(where, [f"kind: '{kind}'; there are {', '.join(KINDS)}"]))
     return bool(kind == "on-policy")
 
 
 def on_policy(data: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The GRPO config of `kind: on-policy`, from a student `model`, a `teacher`, and any keys of GRPO."""
-    from curate.config import merge
-
     own = {key: value for key, value in data.items() if key not in ("kind", "teacher")}
     if not data.get("teacher"):
         raise UsageError(
-            f"{where} is not right:\n  teacher: missing; on-policy distillation needs a model that scores"
+            invalid(where, ["teacher: missing; on-policy distillation needs a model that scores"])
         )
     return merge(merge(ON_POLICY, own), {"loss": {"reference": data["teacher"]}})
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from curate.config import validate
+from curate.config import invalid, validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
 from curate.engines.base import check_devices, choose
 from curate.engines.models import weights_hash
@@ -297,7 +297,7 @@ def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[st
     problems = own.pop("problems", None)
     if problems is None:
         raise UsageError(
-            f"{where} is not right:\n  problems: missing; name stored problems, or give their sources"
+            invalid(where, ["problems: missing; name stored problems, or give their sources"])
         )
     extra = {
         "problems": problems

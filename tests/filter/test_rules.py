@@ -31,8 +31,8 @@ def test_shipped_rule_sets_load_and_give_reasons(name: str) -> None:
         ("select: {per_problem: {best: {k: 0}}}", "greater than or equal to 1"),
         ("select: {difficulty: {low: 0.8, high: 0.2}}", "the band is empty"),
         ("kind: neither", "kind"),
-        ("- a list", "must hold a mapping"),
-        ("a: [", "not readable YAML"),
+        ("- a list", "a config is a mapping"),
+        ("a: [", "not valid YAML"),
     ],
 )
 def test_a_wrong_file_says_where(tmp_path: Path, text: str, says: str) -> None:
@@ -53,7 +53,7 @@ def test_overrides_replace_one_value() -> None:
     rules = load_rules("rejection", {"select.per_problem.best.k": 7, "select.budget": 10})
     assert rules.select.per_problem.best is not None
     assert (rules.select.per_problem.best.k, rules.select.budget) == (7, 10)
-    with pytest.raises(UsageError, match="is not a mapping"):
+    with pytest.raises(UsageError, match="is a value, not a group of keys"):
         load_rules("rejection", {"name.x": 1})
 
 

@@ -149,7 +149,7 @@ def test_a_model_of_other_weights_is_another_family(context, stub_model, sums, t
         ({"samplse": 3}, r"samplse: no such key"),
         (
             {"sampling": {"temprature": 1}},
-            r"sampling.temprature: no such key; there are .*temperature",
+            r"sampling.temprature: no such key; did you mean 'temperature'",
         ),
         ({"samples": 0}, "samples"),
         ({"model": None}, "name the model to ask"),

@@ -189,7 +189,7 @@ def test_a_stage_with_a_wrong_key_is_told_before_any_stage_runs(tmp_path, sums, 
     config["stages"]["grpo"]["stepz"] = 3
     done = run(write(tmp_path, config), tmp_path / "wh")
     assert done.returncode == 2
-    assert "stage grpo is not right" in done.stderr
+    assert "stage grpo: invalid config" in done.stderr
     assert "stepz: no such key" in done.stderr
     assert "[1/9]" not in done.stderr
 

@@ -25,10 +25,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from curate.config import Config, validate
 from curate.engines.base import EngineConfig, check_sampling, cut_at_stop, failed
-from curate.errors import UsageError
 from curate.records import Completion, Request
 
 SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
@@ -53,9 +53,7 @@ WORDS = (
 MAX_MODEL_LEN = 1 << 20
 
 
-class StubArgs(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class StubArgs(Config):
     style: str = "sums"
     right: float = Field(0.5, ge=0, le=1)
     slow: float = Field(0.0, ge=0)
@@ -73,13 +71,7 @@ class StubEngine:
     tokenizer: Any = None
 
     def __init__(self, config: EngineConfig, model_dir: str | Path = "stub") -> None:
-        try:
-            self.args = StubArgs(**config.args)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            raise UsageError(
-                f"engine.args.{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
-            ) from error
+        self.args = validate(StubArgs, config.args, "engine.args")
         self.config = config
         self.max_model_len = config.max_model_len or MAX_MODEL_LEN
         self.end_token_ids: set[int] = {0}
