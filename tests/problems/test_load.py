@@ -108,7 +108,10 @@ def test_rows_become_records():
         ({"sources": []}, "sources"),
         ({"sources": [{"path": "x"}]}, "which source"),
         ({"sources": [{"source": "no_such"}]}, "unknown source 'no_such'"),
-        ({"sources": [{"source": "files"}]}, r"sources\[0\] \(files\): invalid config:\s+path: missing"),
+        (
+            {"sources": [{"source": "files"}]},
+            r"sources\[0\] \(files\): invalid config:\s+path: missing",
+        ),
         ({"sources": [{"source": "curate.records:Problem"}]}, "no curate.problems.Source"),
         ({"sources": [{"source": "no.such.module:Thing"}]}, "could not be loaded"),
         ({"sources": [{"source": "files", "path": "x", "colour": 1}]}, "colour"),
