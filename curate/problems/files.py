@@ -1,4 +1,6 @@
-"""Problems from local files: JSONL, CSV and Parquet, with a mapping from their columns to ours."""
+"""Problems from local files of any kind that `curate.files` reads, with a mapping from their
+columns to ours.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,16 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from curate.errors import UsageError
+from curate.files import (
+    KINDS,
+    Reading,
+    column_expr,
+    column_names,
+    data_files,
+    kind_of,
+    read_numbered,
+    stem_of,
+)
 from curate.problems.base import Source, to_text
 
 FIELDS = (
@@ -22,7 +34,9 @@ FIELDS = (
 
 
 class Mapped(Source):
-    """What sources of tables share: columns to fields, constants where there is no column, how a reference is read."""
+    """What sources of tables share: columns to fields, constants where there is no column, how a
+    reference is read.
+    """
 
     columns: dict[str, str] = Field(
         default_factory=dict,
@@ -75,18 +89,20 @@ class Mapped(Source):
     ) -> pl.DataFrame:
         """A table in our columns. In messages `where` names it and `lines` numbers its rows."""
         names = {field: self.columns.get(field, field) for field in FIELDS}
-        missing = sorted(
-            {their for field, their in self.columns.items() if their not in table.columns}
-        )
-        if missing or names["question"] not in table.columns:
+        columns = {field: column_expr(table.schema, their) for field, their in names.items()}
+        missing = sorted(their for field, their in self.columns.items() if columns[field] is None)
+        if missing or columns["question"] is None:
             raise UsageError(
-                f"{where} has no column '{(missing or [names['question']])[0]}': it has {', '.join(table.columns)}. "
+                f"{where} has no column '{(missing or [names['question']])[0]}': it has "
+                f"{', '.join(column_names(table.schema))}. "
                 "Say which column is which, e.g. `columns: {question: problem, reference: answer}`"
             )
-        picked = {field: their for field, their in names.items() if their in table.columns}
-        frame = pl.DataFrame(
-            [_column(table[their], field, where) for field, their in picked.items()]
-        )
+        picked = {
+            field: table.select(column[0]).to_series()
+            for field, column in columns.items()
+            if column
+        }
+        frame = pl.DataFrame([_column(values, field, where) for field, values in picked.items()])
         frame = frame.head(self.limit) if self.limit else frame
         frame = self._without_blank_questions(frame, where, lines)
         constants = {
@@ -146,89 +162,44 @@ class Mapped(Source):
 
 
 class Files(Mapped):
-    """Problems from one or several files: `path` is a file, a directory, or a pattern such as `data/*.jsonl`."""
+    """Problems from one or several files: `path` is a file, a directory, or a pattern such as
+    `data/*.jsonl`.
+    """
 
     path: str | list[str]
+    header: bool | None = Field(
+        None, description="whether the first row of CSV and TSV files holds names; null: detected"
+    )
+    rows: str | None = Field(None, description="the key of a JSON object that holds the rows")
 
     def load(self) -> pl.DataFrame:
-        paths = [
-            path
-            for pattern in ([self.path] if isinstance(self.path, str) else self.path)
-            for path in find(pattern)
-        ]
+        patterns = [self.path] if isinstance(self.path, str) else self.path
+        reading = Reading(header=self.header, rows=self.rows, skip_invalid=self.skip_invalid)
         frames = []
-        for path in paths:
-            table, lines = read_table(path)
-            frames.append(self.mapped(table, str(path), self.label or path.stem, lines))
+        for path in data_files([path for pattern in patterns for path in find(pattern)]):
+            parts = list(read_numbered(path, reading=reading))
+            table = pl.concat([frame for frame, _ in parts], how="vertical")
+            lines = [number for _, numbers in parts for number in numbers]
+            frames.append(self.mapped(table, str(path), self.label or stem_of(path), lines))
         return pl.concat(frames, how="diagonal_relaxed")
 
 
 def find(pattern: str) -> list[Path]:
-    """The files that a path, a directory or a pattern means, sorted; `UsageError` where there is none."""
+    """The files that a path, a directory or a pattern matches, sorted; `UsageError` if there are
+    none.
+    """
     path = Path(pattern).expanduser()
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [p for p in sorted(path.iterdir()) if p.suffix.lower() in READERS]
+        paths = [p for p in sorted(path.iterdir()) if p.is_file() and kind_of(p)]
     else:
-        found = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-    if not found:
+        paths = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+    if not paths:
         raise UsageError(
-            f"no problems at '{pattern}': there is no such file, and no {', '.join(READERS)} in it"
+            f"no problems at '{pattern}': there is no such file, and no {', '.join(KINDS)} in it"
         )
-    return found
-
-
-def read_table(path: Path) -> tuple[pl.DataFrame, Sequence[int]]:
-    """One file as a table, and the numbers of its rows as an editor counts them (Parquet: from 1)."""
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UsageError(f"'{path}' is of no known kind: give {', '.join(READERS)}")
-    try:
-        return reader(path)
-    except (OSError, UnicodeDecodeError, pl.exceptions.PolarsError) as error:
-        raise UsageError(f"'{path}' could not be read: {error}") from error
-
-
-def _jsonl(path: Path) -> tuple[pl.DataFrame, Sequence[int]]:
-    """Line by line, since only that can say which line is broken; values stay as JSON has them."""
-    rows: list[dict[str, Any]] = []
-    numbers: list[int] = []
-    with path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UsageError(
-                    f"{path}, line {number}: not JSON ({error}). Each line must be one JSON object"
-                ) from error
-            if not isinstance(row, dict):
-                raise UsageError(
-                    f"{path}, line {number}: a JSON object was expected, not {type(row).__name__}"
-                )
-            rows.append(row)
-            numbers.append(number)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pl.DataFrame(
-        [pl.Series(n, [row.get(n) for row in rows], dtype=pl.Object) for n in names]
-    ), numbers
-
-
-def _csv(path: Path) -> tuple[pl.DataFrame, Sequence[int]]:
-    table = pl.read_csv(
-        path, infer_schema=False, separator="\t" if path.suffix.lower() == ".tsv" else ","
-    )
-    return table, range(2, table.height + 2)  # below the header, where no value spans lines
-
-
-def _parquet(path: Path) -> tuple[pl.DataFrame, Sequence[int]]:
-    table = pl.read_parquet(path)
-    return table, range(1, table.height + 1)
-
-
-READERS = {".jsonl": _jsonl, ".ndjson": _jsonl, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    return paths
 
 
 def _column(values: pl.Series, field: str, where: str) -> pl.Series:

@@ -1,4 +1,6 @@
-"""Problems from files: every format gives the same rows, and bad input is named with its file and line."""
+"""Problems from files: every format gives the same rows, and bad input is named with its file and
+line.
+"""
 
 import json
 
@@ -108,14 +110,14 @@ def test_no_file_is_said_so(tmp_path, name):
         load(tmp_path / name)
 
 
-def test_what_cannot_be_read_is_said_so(tmp_path):
+def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"no parquet")
     (tmp_path / "a.txt").write_text("question")
     (tmp_path / "b.jsonl").write_bytes(b'{"question": "\xff"}\n')
     for name, message in (
-        ("a.parquet", "could not be read"),
-        ("a.txt", "no known kind"),
-        ("b.jsonl", "could not be read"),
+        ("a.parquet", "not readable Parquet"),
+        ("a.txt", "must end in"),
+        ("b.jsonl", "line 1: not valid JSON"),
     ):
         with pytest.raises(UsageError, match=message):
             load(tmp_path / name)
