@@ -12,7 +12,8 @@ from typing import Any
 
 import polars as pl
 
-from curate.errors import CurateError, UsageError
+from curate.errors import UsageError
+from curate.files import data_files, read_parts, stem_of
 from curate.records import Problem, Verdict
 from curate.verify.registry import verifier_named
 from curate.verify.workers.pool import default_pool
@@ -29,7 +30,7 @@ def cli_verify(
 ) -> str:
     """The text to print: the verdict of one pair, or the counts of a file whose verdicts were written to `out`.
 
-    A file (.parquet, .csv, .jsonl) has the columns `gold` and `prediction`; a column `verifier` wins over the argument,
+    A file (any that `curate.files` reads) has the columns `gold` and `prediction`; a column `verifier` wins over the argument,
     `choices` (a list, or JSON of one), `metadata` and `tests` give what a verifier needs beside the gold.
     What is written is the file with `verdict`, `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
     """
@@ -113,7 +114,8 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
         ),
         pl.Series("seconds", [v.seconds for v in verdicts], dtype=pl.Float64),
     )
-    target = out or path.with_name(f"{path.stem}.verdicts{path.suffix}")
+    suffix = path.suffix if path.suffix in SUFFIXES else ".jsonl"
+    target = out or path.with_name(f"{stem_of(path)}.verdicts{suffix}")
     _write(judged, target)
     counts = Counter(verdict.verdict for verdict in verdicts)
     said = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "unverifiable"))
@@ -121,20 +123,8 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
 
 
 def _read(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise UsageError(f"{path} is no file")
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: verify reads {', '.join(SUFFIXES)}")
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        if path.suffix == ".csv":
-            return pl.read_csv(
-                path, infer_schema=False
-            )  # "007" and "1.50" stay as they were written
-        return pl.read_ndjson(path, infer_schema_length=None)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise CurateError(f"{path} could not be read: {str(error).splitlines()[0]}") from error
+    parts = list(read_parts(data_files([path])[0]))
+    return pl.concat(parts, how="vertical_relaxed") if parts else pl.DataFrame()
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:

@@ -99,5 +99,5 @@ def test_wrong_use_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no column prediction"):
         cli_verify(file=path)
     (tmp_path / "x.parquet").write_text("no parquet")
-    with pytest.raises(CurateError, match="could not be read"):
+    with pytest.raises(CurateError, match="not readable Parquet"):
         cli_verify(file=tmp_path / "x.parquet")
