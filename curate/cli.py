@@ -524,7 +524,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        from curate.warehouse.store import disk_full
+        from curate.atomic import disk_full
 
         if not disk_full(error):
             raise

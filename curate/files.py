@@ -19,7 +19,6 @@ import csv
 import gzip
 import io
 import json
-import os
 import re
 import sys
 import zlib
@@ -33,6 +32,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from curate.atomic import publish, temporary_path
 from curate.errors import CurateError, UsageError
 from curate.memory import DEFAULT, text_bytes
 
@@ -627,7 +627,7 @@ class Writer:
         if self.path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"cannot write {path}: the name must end in {', '.join(SUFFIXES)}")
         self.rows = 0
-        self._staged = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        self._staged = temporary_path(self.path)
         self._parquet: Any = None
 
     def __enter__(self) -> Writer:
@@ -654,9 +654,7 @@ class Writer:
         if self._parquet is not None:
             self._parquet.close()
         if kind is None and self._staged.exists():
-            with self._staged.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(self._staged, self.path)
+            publish(self._staged, self.path)
         self._staged.unlink(missing_ok=True)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from curate.progress import say
 from curate.warehouse import Warehouse
+from curate.warehouse.files import now
 from curate.warehouse.identity import code_version, digest
-from curate.warehouse.store import now
 
 
 @dataclass

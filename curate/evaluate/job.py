@@ -161,7 +161,7 @@ def _concat(frames: list[pl.DataFrame]) -> pl.DataFrame:
 def _with_facts(table: pl.DataFrame, evaluation_id: str, config: EvaluateConfig) -> pl.DataFrame:
     import polars as pl
 
-    from curate.warehouse.store import now
+    from curate.warehouse.files import now
 
     return table.with_columns(
         evaluation_id=pl.lit(evaluation_id),

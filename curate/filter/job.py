@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import time
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.atomic import unique_name
 from curate.config import Config
 from curate.errors import UsageError
 from curate.filter.corpus import kept_by_slice, write_corpus
@@ -20,9 +20,9 @@ from curate.job import Context, JobResult
 from curate.memory import DEFAULT, keep_level, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
+from curate.warehouse.files import STAGING, check_name
 from curate.warehouse.slices import Slices
 from curate.warehouse.sql import connect, create_views, quote, signal_groups
-from curate.warehouse.store import STAGING, check_name
 
 if TYPE_CHECKING:
     import duckdb
@@ -87,7 +87,7 @@ def unread(rules: RuleSet, where: str | None) -> set[str]:
 def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> Iterator[None]:
     """Half of `memory` for DuckDB, which spills to the staging folder; the frames in Python need the rest."""
     size = megabytes(memory, 200)
-    spill = root / STAGING / f"spill-{os.getpid()}"
+    spill = root / STAGING / f"spill-{unique_name()}"
     connection.execute(f"SET temp_directory = {quote(str(spill))}")
     connection.execute(f"SET memory_limit = '{round(size / 2)}MB'")
     try:

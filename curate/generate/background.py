@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from curate.job import Context
-    from curate.warehouse import Version
 
 Row = dict[str, Any]
 CORRECT = "(verdict = 'correct') IS TRUE"
@@ -197,32 +196,6 @@ class Judge:
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-VERDICT_COLUMNS = (
-    "verdict",
-    "extracted",
-    "detail",
-    "seconds",
-    "verifier",
-    "verifier_version",
-    "kind",
-)
-
-
-def publish_verdicts(context: Context, source: Version, part: str, judged: pl.DataFrame) -> None:
-    """Store what was judged of one committed part where `curate annotate` looks for it, so as not to do it twice."""
-    from curate.annotate.job import directory_name
-
-    rows = judged.select("trace_id", "attempt", *VERDICT_COLUMNS)
-    for (verifier, version), some in rows.group_by(
-        ["verifier", "verifier_version"], maintain_order=True
-    ):
-        dataset = f"{directory_name(str(verifier))}@{version}"
-        place = f"{source.dataset}.{source.version}"
-        context.warehouse.version("verdicts", dataset, place, parents=[source.ref]).publish(
-            part, some
-        )
 
 
 def standing(

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import UsageError
 from curate.generate import history as state
 from curate.generate.adaptive import Steered
-from curate.generate.background import Judge, publish_verdicts
+from curate.generate.background import Judge
 from curate.generate.plan import Plan, Row, as_problem
 from curate.progress import Task, say, task
 from curate.records import Completion, Request, Sampling
+from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.chunks import Chunk, ChunkLog, Key, key_of
+from curate.warehouse.files import now
 from curate.warehouse.identity import request_seed, trace_id
-from curate.warehouse.store import now
 from curate.warehouse.traces import trace_frame, with_parts
 
 if TYPE_CHECKING:
@@ -436,9 +437,9 @@ class Worker:
         if log.commit(frame):
             self.committed += len(rows)
             if made.judged:
-                publish_verdicts(
-                    self.context, log.chunk.version, log.chunk.chunk_id, pl.concat(made.judged)
-                )
+                verdicts = pl.concat(made.judged).drop("good")
+                warehouse, part = self.context.warehouse, log.chunk.chunk_id
+                publish_verdicts(warehouse, log.chunk.version, part, verdicts)
 
 
 def _slim(row: Row) -> Row:

@@ -24,8 +24,8 @@ from curate.errors import CurateError, UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration, say
 from curate.warehouse import Version
+from curate.warehouse.files import now
 from curate.warehouse.identity import digest
-from curate.warehouse.store import now
 
 if TYPE_CHECKING:
     import polars as pl

@@ -23,13 +23,14 @@ from typing import Any
 
 from pydantic import Field
 
+from curate.atomic import disk_errors
 from curate.config import Config, merge, override, read_yaml, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration, say
 from curate.train.launch import TRAINED, launch
+from curate.warehouse.files import publish_file
 from curate.warehouse.identity import digest
-from curate.warehouse.store import disk_errors, publish_file
 
 
 class PipelineConfig(Config):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
+from curate.atomic import write_whole
 from curate.config import Config
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration
+from curate.warehouse.files import now
 from curate.warehouse.identity import code_version
-from curate.warehouse.store import disk_errors, now
 
 
 class ReportConfig(Config):
@@ -51,11 +50,7 @@ def run(config: ReportConfig, context: Context) -> JobResult:
     with connect(wh) as con:
         parts = sections(wh, con, config.corpora, conditions, config.traces)
         made = document(config.title, _subtitle(con), parts)
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.parent / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        beside.write_text(made, encoding="utf-8")
-        os.replace(beside, target)
+    write_whole(target, made)
     result = JobResult(seconds=time.monotonic() - started)
     result.facts = {"value": str(target), "report": str(target)}
     result.summary = f"{target} ({len(made.encode()) / 1e6:.1f} MB) in {duration(result.seconds)}"

@@ -13,17 +13,16 @@ Everything is written beside, fsynced and renamed, so that what has its name is 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.atomic import disk_errors, is_abandoned, whole_directory
+from curate.atomic import write_whole as write_file
 from curate.train.model.policy import restore, trained_state, weights, write_model
 from curate.train.model.shards import load_shards, save_shards
-from curate.warehouse.store import disk_errors, fsync_dir
 
 if TYPE_CHECKING:
     from curate.train.model.policy import Policy
@@ -48,29 +47,8 @@ class TrainResult:
 
 def write_whole(target: Path, write: Callable[[Path], None]) -> Path:
     """`target` as a directory that `write` filled, whole or not at all; what had the name before is replaced."""
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.parent / f".{target.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        try:
-            beside.mkdir()
-            write(beside)
-            for path in sorted(beside.rglob("*")):
-                if path.is_file():
-                    with open(path, "rb") as handle:
-                        os.fsync(handle.fileno())
-                else:
-                    fsync_dir(path)
-            fsync_dir(beside)
-            if target.exists():
-                old = target.parent / f".{target.name}.old-{uuid.uuid4().hex[:8]}"
-                os.rename(target, old)
-                os.rename(beside, target)
-                shutil.rmtree(old, ignore_errors=True)
-            else:
-                os.rename(beside, target)
-            fsync_dir(target.parent)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+    with disk_errors(target), whole_directory(target) as staged:
+        write(staged)
     return target
 
 
@@ -146,13 +124,7 @@ class Checkpoints:
         text = json.dumps(
             {k: str(v) if isinstance(v, Path) else v for k, v in asdict(result).items()}, indent=1
         )
-        beside = self.path / f".result.{os.getpid()}"
-        with open(beside, "w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.rename(beside, self.path / "result.json")
-        fsync_dir(self.path)
+        write_file(self.path / "result.json", text)
         for step in self.steps():
             shutil.rmtree(self.directory(step), ignore_errors=True)
         rounds = [] if any(self.path.glob("rounds/keep_days")) else [self.path / "rounds"]
@@ -176,14 +148,8 @@ class Checkpoints:
     def _sweep(self) -> None:
         """What a killed write left."""
         for path in self.path.glob(".*"):
-            if path.is_dir() and not _alive(path.name):
+            if path.is_dir() and is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(name: str) -> bool:
-    """Whether the process that writes `.name.<pid>-<random>` is still there."""
-    pid = name.rsplit(".", 1)[-1].split("-", 1)[0]
-    return pid.isdigit() and int(pid) != os.getpid() and Path(f"/proc/{pid}").exists()
 
 
 def random_state() -> dict[str, Any]:

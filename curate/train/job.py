@@ -24,8 +24,8 @@ from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
 from curate.train.ranks import join_world, leave_world
 from curate.warehouse import Warehouse
 from curate.warehouse.card import write_card
+from curate.warehouse.files import now
 from curate.warehouse.identity import digest
-from curate.warehouse.store import now
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
 GRPO_SHOWN = (

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from curate.train.checkpoints import TrainResult
 from curate.train.ranks import World
 from curate.train.trackers import Trackers
+from curate.warehouse.files import now
 from curate.warehouse.identity import digest
-from curate.warehouse.store import now
 
 if TYPE_CHECKING:
     import polars as pl

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.atomic import disk_errors, whole_file, write_whole
 from curate.errors import CurateError
 from curate.records import Problem, Request, Sampling, Verdict
 from curate.rewards import score
 from curate.train.config import GRPOConfig
+from curate.warehouse.annotations import publish_verdicts
+from curate.warehouse.files import now
 from curate.warehouse.identity import digest, request_seed, rollout_trace_id
-from curate.warehouse.store import now
 
 if TYPE_CHECKING:
     import polars as pl
@@ -221,16 +223,12 @@ class Rollouts:
         return pl.read_parquet(path)
 
     def _keep_private(self, name: str, frame: pl.DataFrame) -> None:
-        import os
-
         self.private.mkdir(parents=True, exist_ok=True)
         if self.config.keep_tokens and not (self.private / EXPIRY).exists():
-            (self.private / EXPIRY).write_text(str(float(self.config.keep_tokens)))
-        beside = self.private / f".{name}.{os.getpid()}"
-        frame.write_parquet(beside)
-        with open(beside, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.rename(beside, self.private / f"{name}.parquet")
+            write_whole(self.private / EXPIRY, str(float(self.config.keep_tokens)))
+        target = self.private / f"{name}.parquet"
+        with disk_errors(target), whole_file(target) as staged:
+            frame.write_parquet(staged)
 
     def forget_tokens(self) -> None:
         """Drop the private tokens of rounds that a checkpoint covers, where they are kept for no longer than that."""
@@ -316,15 +314,8 @@ class Rollouts:
             schema_overrides={"extracted": pl.String},
         )
         rows = frame.select("trace_id", "attempt").hstack(rows)
-        for (verifier, version), part in rows.group_by(
-            ["verifier", "verifier_version"], maintain_order=True
-        ):
-            dataset = f"{str(verifier).replace(':', '.').replace('/', '.')}@{version or '0'}"
-            if dataset not in self.verdict_versions:
-                place = f"{self.traces.dataset}.{self.traces.version}"
-                made = self.wh.version("verdicts", dataset, place, parents=[self.traces.ref])
-                self.verdict_versions[dataset] = made
-            self.verdict_versions[dataset].publish(name, part)
+        versions = publish_verdicts(self.wh, self.traces, name, rows)
+        self.verdict_versions |= {version.ref: version for version in versions}
 
     def seal(self) -> None:
         for version in (self.traces, self.rollouts, *self.verdict_versions.values()):

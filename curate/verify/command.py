@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from curate.atomic import disk_errors, whole_file
 from curate.errors import UsageError
 from curate.files import data_files, read_parts, stem_of
 from curate.records import Problem, Verdict
@@ -139,11 +138,5 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
         raise UsageError(f"{path}: verify writes {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
         raise UsageError(f"{path.parent} is no directory: make it first")
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        writers[path.suffix](beside)
-        os.replace(beside, path)
-    except BaseException:
-        os.unlink(beside)
-        raise
+    with disk_errors(path), whole_file(path) as staged:
+        writers[path.suffix](str(staged))

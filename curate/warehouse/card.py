@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from curate.atomic import write_whole
 from curate.warehouse.lineage import format_lineage
 from curate.warehouse.store import Warehouse
 
@@ -31,9 +32,7 @@ def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
     path = directory / "README.md"
     if path.exists() and MARK not in path.read_text(encoding="utf-8"):
         return None
-    beside = path.with_name(f".{path.name}.new")
-    beside.write_text(card(warehouse, model), encoding="utf-8")
-    beside.replace(path)
+    write_whole(path, card(warehouse, model))
     return path
 
 

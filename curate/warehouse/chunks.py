@@ -24,7 +24,6 @@ import json
 import os
 import resource
 import threading
-import uuid
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -32,9 +31,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.atomic import disk_errors, fsync_dir, unique_name
 from curate.errors import CurateError
+from curate.warehouse.files import publish_file
 from curate.warehouse.identity import digest
-from curate.warehouse.store import Version, Warehouse, disk_errors, publish_file
+from curate.warehouse.store import Version, Warehouse
 
 if TYPE_CHECKING:
     import polars as pl
@@ -396,7 +397,7 @@ class ChunkLog:
 
     def __init__(self, family: Family, chunk: Chunk, lock: _Lock) -> None:
         self.family, self.chunk, self._lock = family, chunk, lock
-        self.path = family.logs / f"{chunk.chunk_id}.{os.getpid()}-{uuid.uuid4().hex[:8]}.log"
+        self.path = family.logs / f"{chunk.chunk_id}.{unique_name()}.log"
         self._handle: int | None = None
         self.done: set[Key] = {key_of(row) for row in self.rows()}
 
@@ -485,8 +486,6 @@ class _Flusher:
         self._error: OSError | None = None
 
     def add(self, handle: int, folder: Path) -> None:
-        from curate.warehouse.store import fsync_dir
-
         fsync_dir(folder)
         with self._guard:
             self._handles[handle] = True

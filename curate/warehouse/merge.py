@@ -8,20 +8,19 @@ some and must list again. What was measured of traces moves along, part by part:
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from curate.atomic import disk_errors, exchange, fsync_dir, unique_name
 from curate.errors import CurateError
+from curate.warehouse.annotations import datasets_about
+from curate.warehouse.files import STAGING, TRASH
 from curate.warehouse.identity import digest
-from curate.warehouse.store import STAGING, Version, Warehouse, disk_errors, fsync_dir
+from curate.warehouse.store import Version, Warehouse
 
 # Rows of a merged part: large enough to scan well, small enough to hold in memory with their text.
 PART_ROWS = 50_000
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 Groups = list[list[tuple[str, str]]]  # for each merged part: (old version, part name) in order
 
@@ -45,16 +44,13 @@ def merge(
         warehouse, table, dataset, {v.version: v.version for v in versions}, groups, name
     )
     if table == "traces":
-        for derived in ("verdicts", "signals"):
-            for path in sorted((warehouse.root / derived).glob("*@*")):
-                places = {f"{dataset}.{v.version}": v.version for v in versions}
-                found = [
-                    v
-                    for v in warehouse.versions(derived, path.name)
-                    if v.version in places and v.parts()
-                ]
-                if found and all(v.sealed for v in found):
-                    _swap(warehouse, derived, path.name, places, groups, f"{dataset}.{name}")
+        for annotations, places in datasets_about(
+            warehouse, dataset, [v.version for v in versions]
+        ):
+            found = [v for v in annotations if v.parts()]
+            if found and all(v.sealed for v in found):
+                first = found[0]
+                _swap(warehouse, first.table, first.dataset, places, groups, f"{dataset}.{name}")
     return merged
 
 
@@ -91,7 +87,7 @@ def _swap(
 
     root = warehouse.root
     live = root / table / dataset
-    aside = root / STAGING / f"merge-{os.getpid()}-{uuid.uuid4().hex[:8]}" / table / dataset
+    aside = root / STAGING / f"merge-{unique_name()}" / table / dataset
     directory = {wanted: live / version for version, wanted in places.items()}
     replaced = [v for v in warehouse.versions(table, dataset) if v.version in places]
     # built as a version of a warehouse of its own, so that every part is written and sealed by the one way there is
@@ -118,7 +114,7 @@ def _swap(
         _exchange(aside, live)
         fsync_dir(live.parent)
         _rescue(aside, live, set(places))
-        trash = root / "_trash" / f"{table}-{dataset}-{uuid.uuid4().hex[:8]}"
+        trash = root / TRASH / f"{table}-{dataset}-{unique_name()}"
         trash.parent.mkdir(exist_ok=True)
         os.rename(aside, trash)
     return Version(root, table, dataset, name)
@@ -135,16 +131,6 @@ def _rescue(old: Path, live: Path, replaced: set[str]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Two directories change places at once (renameat2 with RENAME_EXCHANGE; Linux 3.15)."""
-    call = (
-        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if sys.platform == "linux"
-        else None
-    )
-    if call is None:
+    """Swap two directories at once; CurateError where that is impossible, and then nothing has changed."""
+    if not exchange(one, other):
         raise CurateError("merging parts needs Linux with glibc 2.28 or newer; nothing was changed")
-    if call(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
-        code = ctypes.get_errno()
-        raise CurateError(
-            f"could not put the merged parts in place ({os.strerror(code)}); nothing was changed"
-        )

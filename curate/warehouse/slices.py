@@ -1,6 +1,6 @@
 """The view `annotated` a slice of traces at a time, for work whose memory must not grow with the warehouse.
 
-What was measured and judged of a part of traces is a part of the same name (see curate/annotate/job.py), so that the views
+What was measured and judged of a part of traces is a part of the same name (see annotations.py), so the views
 can be pointed at some parts and at what belongs to them. Parts that belong to no part of traces (a consensus over many
 of them) are in every slice. Joins are by key all the same: a part too many costs time, and changes nothing.
 
@@ -10,14 +10,15 @@ of them) are in every slice. Joins are by key all the same: a part too many cost
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterator
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from curate.warehouse.sql import group_folder, group_view, signal_groups, table_view
-from curate.warehouse.store import EMPTY, Warehouse
+from curate.warehouse.annotations import part_key, parts_about, signals_folder
+from curate.warehouse.files import EMPTY
+from curate.warehouse.sql import group_view, signal_groups, table_view
+from curate.warehouse.store import Warehouse
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,7 +39,7 @@ class Slices:
         self.connection, self.root = connection, warehouse.root
         self.tables = {table: table for table in ("traces", "verdicts") if table not in without}
         self.tables |= {
-            group: f"signals/{group_folder(self.root, group)}" for group in signal_groups()
+            group: f"signals/{signals_folder(self.root, group)}" for group in signal_groups()
         }
         self.tables = {name: folder for name, folder in self.tables.items() if name not in without}
         self.traces = sorted(
@@ -57,7 +58,11 @@ class Slices:
         if len(groups) < 2:
             yield 0
             return
-        belonging = {name: self._belonging(name) for name in self.tables if name != "traces"}
+        annotations = {
+            name: parts_about(self.traces, self._annotations(name))
+            for name in self.tables
+            if name != "traces"
+        }
         # A later attempt may lie in another slice.
         self.connection.execute(
             "CREATE OR REPLACE TEMP TABLE redone_everywhere AS SELECT * FROM redone"
@@ -66,10 +71,8 @@ class Slices:
         try:
             for number, parts in enumerate(groups):
                 self._point("traces", parts)
-                for name, known in belonging.items():
-                    files = [path for part in parts for path in known[self._place(part)]] + known[
-                        None
-                    ]
+                for name, paths in annotations.items():
+                    files = [path for part in parts for path in paths[part_key(part)]] + paths[None]
                     self._point(name, files or [self._nothing(name)])
                 yield number
         finally:
@@ -91,20 +94,10 @@ class Slices:
             rows += count
         return groups
 
-    def _place(self, part: Path) -> tuple[str, str]:
-        """Version and name that the parts about this part of traces have."""
-        return f"{part.parts[-3]}.{part.parts[-2]}", part.name
-
-    def _belonging(self, name: str) -> dict[tuple[str, str] | None, list[Path]]:
-        """Parts of a table by the part of traces that they are about; None: about no single one."""
-        places = {self._place(part) for part in self.traces}
-        found: dict[tuple[str, str] | None, list[Path]] = defaultdict(list)
+    def _annotations(self, name: str) -> list[Path]:
         inside = "*/*" if name == "verdicts" else "*"
-        for path in sorted((self.root / self.tables[name]).glob(f"{inside}/part-*.parquet")):
-            place = (path.parts[-2], path.name)
-            if path.parts[-3] != EMPTY:
-                found[place if place in places else None].append(path)
-        return found
+        paths = (self.root / self.tables[name]).glob(f"{inside}/part-*.parquet")
+        return sorted(path for path in paths if path.parts[-3] != EMPTY)
 
     def _nothing(self, name: str) -> Path:
         table = "verdicts" if name == "verdicts" else "signals"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from curate.atomic import disk_errors, whole_file
 from curate.errors import CurateError, UsageError
 from curate.warehouse import schemas
-from curate.warehouse.store import EMPTY, Warehouse, disk_errors
+from curate.warehouse.annotations import signals_folder
+from curate.warehouse.files import EMPTY
+from curate.warehouse.store import Warehouse
 
 if TYPE_CHECKING:
     import duckdb
@@ -143,13 +145,6 @@ def signal_groups() -> dict[str, list[str]]:
     return groups
 
 
-def group_folder(root: Path, group: str) -> str:
-    """Where a group of signals is stored, as `signals/<group>@<version>/…`: the newest version counts."""
-    numbers = [p.name.rpartition("@")[2] for p in (root / "signals").glob(f"{group}@*")]
-    newest = max((int(number) for number in numbers if number.isdigit()), default=None)
-    return EMPTY if newest is None else f"{group}@{newest}"
-
-
 def group_view(
     root: Path,
     group: str,
@@ -158,7 +153,7 @@ def group_view(
     files: Sequence[Path] | None = None,
 ) -> str:
     """The statement of the view of one group of signals (see `table_view`)."""
-    folder = EMPTY if empty else group_folder(root, group)
+    folder = EMPTY if empty else signals_folder(root, group)
     glob = _listed(files) or quote(f"{root}/signals/{folder}/*/part-*.parquet")
     scan = f"read_parquet({glob}, union_by_name = true, hive_partitioning = false)"
     scan = _with_columns("signals", scan) if older else scan
@@ -232,23 +227,18 @@ def write_database(warehouse: Warehouse) -> Path:
     import duckdb
 
     target = warehouse.root / "warehouse.duckdb"
-    staged = warehouse.root / "_staging" / f"views-{os.getpid()}.duckdb"
-    with disk_errors(warehouse.root):
-        staged.parent.mkdir(parents=True, exist_ok=True)
-        staged.unlink(missing_ok=True)
-        try:
-            with duckdb.connect() as connection:
-                # the storage version that clients since 1.0 can open
-                connection.execute(
-                    f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')"
-                )
-                connection.execute("USE views")
-                create_views(connection, warehouse)
-                connection.execute("USE memory")
-                connection.execute("DETACH views")
-            os.replace(staged, target)
-        except duckdb.Error as error:
-            raise CurateError(f"could not write {target}: {error}") from error
-        finally:
-            staged.unlink(missing_ok=True)
+    try:
+        with (
+            disk_errors(warehouse.root),
+            whole_file(target) as staged,
+            duckdb.connect() as connection,
+        ):
+            # the storage version that clients since 1.0 can open
+            connection.execute(f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')")
+            connection.execute("USE views")
+            create_views(connection, warehouse)
+            connection.execute("USE memory")
+            connection.execute("DETACH views")
+    except duckdb.Error as error:
+        raise CurateError(f"could not write {target}: {error}") from error
     return target

@@ -12,21 +12,18 @@ only, and a second writer of the same part learns that it is there. So writes ar
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import errno
 import json
-import os
-import re
 import shutil
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.atomic import disk_errors, is_abandoned
 from curate.errors import CurateError, UsageError
 from curate.warehouse import schemas
+from curate.warehouse.files import EMPTY, STAGING, TRASH, check_name, now, publish_file
 from curate.warehouse.identity import code_version, digest
 
 if TYPE_CHECKING:
@@ -34,54 +31,6 @@ if TYPE_CHECKING:
 
 # 20,000 rows a row group: one huge group cannot be scanned in parallel.
 ROW_GROUP = 20_000
-STAGING = "_staging"
-EMPTY = "_empty"
-
-
-def now() -> dt.datetime:
-    """The present, with its zone."""
-    return dt.datetime.now(dt.UTC)
-
-
-def check_name(kind: str, name: str) -> str:
-    """A name that is safe as a directory and in a glob; raises UsageError."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,120}", name):
-        raise UsageError(
-            f"{kind} '{name}': use letters, digits and . _ @ + - only, and begin with a letter or digit"
-        )
-    return name
-
-
-def fsync_dir(path: Path) -> None:
-    """Make names in a directory durable."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def disk_full(error: OSError) -> bool:
-    """Whether an error says that there is no room."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
-@contextlib.contextmanager
-def disk_errors(path: Path) -> Any:
-    """Turns a full disk or a forbidden directory into one message."""
-    try:
-        yield
-    except OSError as error:
-        if disk_full(error):
-            raise CurateError(
-                f"the disk that holds {path} is full; what was committed is intact: free some space and run the same "
-                "command again"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise CurateError(
-                f"cannot write to {path}: {error.strerror}; choose another with --warehouse"
-            ) from error
-        raise
 
 
 @dataclass(frozen=True)
@@ -206,25 +155,6 @@ def _write_parquet(data: Any, path: Path) -> None:
             writer.write_table(data, row_group_size=ROW_GROUP)
 
 
-def publish_file(root: Path, target: Path, write: Any) -> bool:
-    """Write beside, fsync, link into place. False where the name exists; then the first one stays."""
-    staging = root / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    staged = staging / f"{os.getpid()}-{uuid.uuid4().hex}{target.suffix}"
-    try:
-        write(staged)
-        with open(staged, "rb") as handle:
-            os.fsync(handle.fileno())
-        try:
-            os.link(staged, target)
-        except FileExistsError:
-            return False
-        fsync_dir(target.parent)
-        return True
-    finally:
-        staged.unlink(missing_ok=True)
-
-
 class Warehouse:
     """A directory of tables. Reading needs nothing running; opening it for the first write lays it out."""
 
@@ -313,10 +243,14 @@ class Warehouse:
         """
         limit = time.time() - older_than
         removed = 0
-        for folder in (self.root / STAGING, self.root / "_trash"):
+        for folder in (self.root / STAGING, self.root / TRASH):
             for path in folder.glob("*"):
                 with contextlib.suppress(OSError):
                     if path.stat().st_mtime < limit:
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                         removed += 1
+        for path in self.root.glob(".*.partial"):
+            if is_abandoned(path, older_than):
+                path.unlink(missing_ok=True)
+                removed += 1
         return removed

@@ -6,8 +6,9 @@ import duckdb
 import polars as pl
 import pytest
 
+from curate import atomic
 from curate.errors import CurateError, UsageError
-from curate.warehouse import Warehouse, schemas, store
+from curate.warehouse import Warehouse, schemas
 from curate.warehouse.sql import check_read_only, write_database
 
 
@@ -101,7 +102,7 @@ def test_a_full_disk_is_one_message_and_leaves_no_part(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.os, "fsync", full)
+        patch.setattr(atomic.os, "fsync", full)
         with pytest.raises(CurateError, match=r"disk .* full; what was committed is intact"):
             version.publish("b", [problem(2)])
     assert [p.name for p in version.parts()] == ["part-a.parquet"]
