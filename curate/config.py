@@ -51,8 +51,10 @@ def _over_default(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
     filled = {name: getattr(default, name) for name in default.model_fields_set}
     for name, value in given.items():
         inner = filled.get(name)
-        both = isinstance(inner, Config) and isinstance(value, Mapping)
-        filled[name] = _over_default(inner, value) if both else value
+        if isinstance(inner, Config) and isinstance(value, Mapping):
+            filled[name] = _over_default(inner, value)
+        else:
+            filled[name] = value
     return filled
 
 

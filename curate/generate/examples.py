@@ -14,12 +14,12 @@ from curate.prompts.render import Example, worked_completion
 from curate.records import Problem
 
 if TYPE_CHECKING:
-    from curate.generate.plan import Problems
     from curate.job import Context
+    from curate.problems.store import ProblemStore
 
 
 def load_examples(
-    config: ExamplesConfig, form: Form, context: Context, problems: Problems
+    config: ExamplesConfig, form: Form, context: Context, problems: ProblemStore
 ) -> tuple[Example, ...]:
     """The examples, in the form that is asked for. UsageError where there are fewer than asked for."""
     if config.file is not None:
@@ -33,9 +33,10 @@ def load_examples(
     return tuple(found[: config.count])
 
 
-def _of_solutions(config: ExamplesConfig, form: Form, problems: Problems) -> list[Example]:
+def _of_solutions(config: ExamplesConfig, form: Form, problems: ProblemStore) -> list[Example]:
     import polars as pl
 
+    assert config.problems is not None  # the config checks it
     shown = (
         problems.load(config.problems)
         .frame.filter(

@@ -14,12 +14,12 @@ from curate.errors import CurateError
 from curate.generate import history as state
 from curate.generate.background import standing
 from curate.generate.config import GenerateConfig
-from curate.generate.plan import Plan, make_plan, stored_problems
+from curate.generate.plan import Plan, make_plan
 from curate.generate.worker import Worker
 from curate.job import Context, JobResult
 from curate.progress import duration, say
 
-__all__ = ["Plan", "make_plan", "run", "stored_problems"]
+__all__ = ["Plan", "make_plan", "run"]
 
 REASONS = 10  # reasons of failure that are told one by one
 _WORDS = {"stop": "complete", "length": "truncated", "error": "failed"}

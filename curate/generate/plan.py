@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from curate.errors import UsageError
 from curate.generate.config import GenerateConfig
 from curate.job import Context
-from curate.progress import say
+from curate.problems.store import ProblemStore
 from curate.records import Problem
-from curate.warehouse import Version
 from curate.warehouse.chunks import Family
-from curate.warehouse.identity import digest, family_id, frame_digest
+from curate.warehouse.identity import digest, family_id
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,54 +20,6 @@ if TYPE_CHECKING:
     from curate.prompts.render import Chat, Example, Template
 
 Row = dict[str, Any]
-
-
-class Stored(NamedTuple):
-    """Rows of problems, and the version that holds them."""
-
-    frame: pl.DataFrame
-    ref: str
-    dataset: str
-
-
-@dataclass(frozen=True)
-class Problems:
-    """Problems by name or by config. With `commit` what is loaded is stored; a dry run stores nothing."""
-
-    context: Context
-    commit: bool = True
-
-    def load(self, problems: Any, name: str | None = None) -> Stored:
-        from curate.problems import load_problems
-
-        wh = self.context.warehouse
-        if isinstance(problems, str):
-            version = wh.latest("problems", problems.removeprefix("problems/").replace("/", "@", 1))
-            return Stored(version.read().collect(), version.ref, version.dataset)
-        frame, report = load_problems(problems)
-        for line in report.lines():
-            say(f"  {line}")
-        name = name or "-".join(
-            dict.fromkeys(str(s["source"]).replace(":", ".") for s in problems.sources)
-        )
-        if not self.commit:
-            return Stored(frame, f"problems/{name} (not stored yet)", name)
-        version = wh.write(
-            "problems",
-            name,
-            frame,
-            key=frame_digest(frame),
-            config=problems.model_dump(mode="json"),
-        )
-        return Stored(frame, version.ref, name)
-
-
-def stored_problems(problems: Any, context: Context, name: str | None = None) -> Version:
-    """A version of the `problems` table: by name where that is stored, else loaded from its config and committed."""
-    found = Problems(context).load(problems, name)
-    return context.warehouse.latest(
-        "problems", found.ref.removeprefix("problems/").replace("/", "@", 1)
-    )
 
 
 @dataclass(frozen=True)
@@ -153,7 +104,7 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
 
     template = load_template(config.template, config.form)
     simple = load_template(config.simple.template) if config.simple else None
-    problems = Problems(context, commit)
+    problems = ProblemStore(context, commit)
     examples: tuple[Example, ...] = ()
     if config.examples:
         from curate.generate.examples import load_examples
@@ -225,7 +176,7 @@ def _judged_by(config: GenerateConfig, units: pl.DataFrame) -> dict[str, str]:
 
 
 def _units(
-    config: GenerateConfig, context: Context, problems: Problems, examples: tuple[Example, ...]
+    config: GenerateConfig, context: Context, problems: ProblemStore, examples: tuple[Example, ...]
 ) -> tuple[pl.DataFrame, str, list[str]]:
     """What is asked, where it comes from, and the versions it was made from."""
     import polars as pl
@@ -245,6 +196,7 @@ def _units(
             f"traces/{'+'.join(config.rework.traces)}",
             versions,
         )
+    assert config.problems is not None  # the config checks it
     stored = problems.load(config.problems)
     frame = stored.frame.with_columns(unit=pl.col("problem_id"))
     if config.split:

@@ -83,8 +83,8 @@ Runner = Callable[[dict[str, Any], Context, str], JobResult]
 
 
 def _problems(config: dict[str, Any], context: Context, where: str) -> JobResult:
-    from curate.generate.job import stored_problems
     from curate.problems import ProblemsConfig
+    from curate.problems.store import stored_problems
 
     name = config.pop("name", None) or where.removeprefix("stage ")
     config["sources"] = [_shipped(source) for source in config["sources"]]

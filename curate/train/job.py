@@ -88,8 +88,8 @@ def run_grpo(
     data: Mapping[str, Any], context: Context, where: str, kind: str = "grpo"
 ) -> JobResult:
     """`curate train grpo`: a GRPOConfig, and beside it `problems`, `split` and `engine`."""
-    from curate.generate.job import stored_problems
     from curate.problems import from_rows
+    from curate.problems.store import stored_problems
     from curate.train.grpo import train_grpo
 
     started = time.monotonic()
@@ -156,7 +156,7 @@ def run(kind: str, data: Mapping[str, Any], context: Context, where: str) -> Job
 
 def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -> str:
     """The resolved plan of a training run, for `--dry-run`."""
-    from curate.generate.job import stored_problems
+    from curate.problems.store import stored_problems
     from curate.train.distill import check_same_tokens, is_on_policy, on_policy
 
     if kind == "distill" and is_on_policy(data, where):

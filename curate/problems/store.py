@@ -1,0 +1,67 @@
+"""Problems in the warehouse: by the name of a stored version, or loaded from their sources and committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+
+from curate.problems import ProblemsConfig, load_problems
+from curate.progress import say
+from curate.warehouse import Version
+from curate.warehouse.identity import frame_digest
+
+if TYPE_CHECKING:
+    from curate.job import Context
+
+
+class Stored(NamedTuple):
+    """Rows of problems, and the version that holds them."""
+
+    frame: pl.DataFrame
+    ref: str
+    dataset: str
+
+
+@dataclass(frozen=True)
+class ProblemStore:
+    """Problems by name or by config. With `commit` what is loaded is stored; a dry run stores nothing."""
+
+    context: Context
+    commit: bool = True
+
+    def load(self, problems: str | ProblemsConfig, name: str | None = None) -> Stored:
+        """The rows. `name` is that of the dataset; by default it is made of the names of the sources."""
+        wh = self.context.warehouse
+        if isinstance(problems, str):
+            version = wh.latest("problems", _address(problems))
+            return Stored(version.read().collect(), version.ref, version.dataset)
+        frame, report = load_problems(problems)
+        for line in report.lines():
+            say(f"  {line}")
+        name = name or "-".join(dict.fromkeys(_source_name(s) for s in problems.sources))
+        if not self.commit:
+            return Stored(frame, f"problems/{name} (not stored yet)", name)
+        config = problems.model_dump(mode="json")
+        version = wh.write("problems", name, frame, key=frame_digest(frame), config=config)
+        return Stored(frame, version.ref, name)
+
+
+def stored_problems(
+    problems: str | ProblemsConfig, context: Context, name: str | None = None
+) -> Version:
+    """A version of the table `problems`: a stored one by name, else loaded from its config and committed."""
+    ref = ProblemStore(context).load(problems, name).ref
+    return context.warehouse.latest("problems", _address(ref))
+
+
+def _address(name: str) -> str:
+    """`name@version`, of `problems/name/version` as well."""
+    return name.removeprefix("problems/").replace("/", "@", 1)
+
+
+def _source_name(source: Mapping[str, object]) -> str:
+    """The source's name as part of the name of a dataset."""
+    return str(source["source"]).replace(":", ".")
