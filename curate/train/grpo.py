@@ -43,6 +43,7 @@ from curate.train.optim import learning_rate, make_optimizer, optimizer_step
 from curate.train.ranks import World, join_world, shard
 from curate.train.rollouts import Rollouts, problem_stream, push_directory
 from curate.train.sft import final_dtype, identity
+from curate.train.trend import falling, round_level, trend
 
 if TYPE_CHECKING:
     import polars as pl
@@ -84,6 +85,9 @@ class Run:
     since_best: int = 0
     stopped: bool = False
     reference_step: int = 0
+    # accuracy of each round with its standard error, and whether its fall was reported
+    levels: list[tuple[float, float]] = field(default_factory=list)
+    warning: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -206,6 +210,8 @@ def train_grpo(
         run.metrics |= speeds(
             run.metrics, sampled - began, trained - sampled, time.perf_counter() - began
         )
+        if (text := watch(run, frame, config)) and world.first:
+            say(text)
         if config.evaluation.every and held_out and run.round % config.evaluation.every == 0:
             run.metrics |= world.share(evaluator.run(step) if world.first else None)
             judge_progress(run, step, config)
@@ -500,6 +506,21 @@ def judge_progress(run: Run, step: int, config: GRPOConfig) -> None:
     else:
         run.since_best += 1
     run.stopped = bool(config.evaluation.patience) and run.since_best >= config.evaluation.patience
+
+
+def watch(run: Run, frame: pl.DataFrame, config: GRPOConfig) -> str:
+    """Note the level of a round; a warning, once per run, when the level falls."""
+    name = "accuracy" if "accuracy" in config.rewards else "reward"
+    level = round_level(frame, "reward_accuracy" if name == "accuracy" else "reward")
+    if level is None:
+        return ""
+    run.levels.append(level)
+    if (z := trend(run.levels)) is not None:
+        run.metrics["trend"] = z
+    if run.warning:
+        return ""
+    run.warning = falling(run.levels, name) or ""
+    return run.warning
 
 
 def samples_shown(frame: pl.DataFrame, step: int) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from curate.rewards import components, does_not_count
+from curate.train.advantages import TINY
 from curate.train.checkpoints import TrainResult
 from curate.train.ranks import World
 from curate.train.trackers import Trackers
@@ -64,6 +66,38 @@ class MetricsLog:
         self.trackers.close()
 
 
+def advantage_mass(frame: pl.DataFrame, weights: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the advantage mass, the sum of |advantage| over a round, by what caused it.
+
+    `mass_<component>`: within a group an advantage is scale * (reward - mean), and the reward is a
+    sum of weighted components, so component c carries scale * weight_c * (c - mean of c). Its share
+    is the sum of these absolute values over that of all components.
+    `mass_equal`: share of |advantage| in groups whose accuracy is the same for all completions.
+    Nothing can be learnt there about being right, only about form, language and length. Groups
+    without a verdict do not count. All are 0 where no completion has an advantage. A value that is null carries nothing.
+    """
+    import polars as pl
+
+    def apart(column: str) -> pl.Expr:
+        return pl.col(column) - pl.col(column).mean().over("group")
+
+    size, spread = pl.col("advantage").abs(), apart("reward").abs().sum().over("group")
+    scale = pl.when(spread > 0).then(size.sum().over("group") / spread).otherwise(0.0)
+    equal = pl.col("reward_accuracy").drop_nulls().n_unique().over("group") == 1
+    carried = frame.select(
+        **{
+            name: (scale * weight * apart(f"reward_{name}")).abs().fill_null(0.0)
+            for name, weight in weights.items()
+        }
+    ).sum()
+    total = max(sum(carried.row(0)), TINY)
+    shares = {f"mass_{name}": value / total for name, value in carried.row(0, named=True).items()}
+    if "accuracy" in weights:
+        mass, within = frame.select(size.sum(), equal=size.filter(equal).sum()).row(0)
+        shares["mass_equal"] = (within or 0.0) / max(mass or 0.0, TINY)
+    return shares
+
+
 def round_metrics(
     frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int
 ) -> dict[str, float]:
@@ -101,8 +135,17 @@ def round_metrics(
     measured = {name: sums.get(name, 0.0) / tokens for name in shares if name in sums}
     totals = {name: sums.get(name, 0.0) for name in ("computed", "trained_tokens")}
     means = {name: sums.get(name, 0.0) / updates for name in ("loss", "grad_norm")}
+    parts = components(config.rewards)
+    absent = does_not_count(frame, parts)
+    counted = frame.with_columns(
+        pl.when(~mask).then(pl.col(f"reward_{name}")).alias(f"reward_{name}")
+        for name, mask in absent.items()
+    )
+    mass = advantage_mass(counted, {part.name: part.weight for part in parts})
     return {
-        k: float(v) for k, v in {**taken, **measured, **totals, **means}.items() if v is not None
+        k: float(v)
+        for k, v in {**taken, **mass, **measured, **totals, **means}.items()
+        if v is not None
     }
 
 

@@ -146,6 +146,7 @@ def test_rollouts_are_stored_with_all_that_made_them(
         "truncated",
         "mean_length",
     }
+    assert names >= {"mass_accuracy", "mass_equal"}
     assert names >= {"mismatch", "language_share", "reflections", "loss", "grad_norm", "lr"}
     again = train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
     assert again.skipped
@@ -258,6 +259,34 @@ def test_rollouts_are_judged_in_the_form_they_were_asked_for(
     settings = config(tiny_dir, steps=1, form="r1", evaluation={"every": 1, "samples": 1})
     train_grpo(settings, Warehouse(tmp_path), engine, judge, PROBLEMS[:4], held_out=PROBLEMS[4:])
     assert judge.forms == {"r1"}
+
+
+def test_a_fall_of_accuracy_is_reported_once(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+    """Of eight problems in a round, one less is solved in each: far more than chance explains."""
+    rounds: list[int] = []
+
+    class Worse(Judge):
+        def verify_batch(self, problems: Any, completions: Any, forms: Any = None) -> Any:
+            rounds.append(len(rounds))
+            solved = {p.problem_id for p in PROBLEMS[: 8 - len(rounds)]}
+            self.rule = lambda p, c: "correct" if p.problem_id in solved else "wrong"
+            return super().verify_batch(problems, completions, forms)
+
+    said: list[str] = []
+    wh = Warehouse(tmp_path)
+    train_grpo(
+        config(tiny_dir, steps=7, prompts=8, show_every=0),
+        wh,
+        engine,
+        Worse(None),
+        PROBLEMS,
+        say=said.append,
+    )
+    assert len(said) == 1
+    assert "accuracy of the rollouts falls" in said[0]
+    trend = wh.sql("SELECT value FROM metrics WHERE name = 'trend' ORDER BY step")["value"]
+    assert trend.is_sorted(descending=True)
+    assert trend[-1] < -3
 
 
 def test_unverifiable_and_equal_rewards_teach_nothing(
