@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,11 +71,15 @@ class _Bar(Task):
         self.bar.update(self.handle, completed=self.done, total=self.total, note=self.note)  # type: ignore[attr-defined]
 
 
+_current: Task | None = None  # the one that is shown now
+
+
 @contextmanager
 def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
     """Work of `total` steps, of which `done` were there already."""
     if not sys.stderr.isatty():
-        yield _Lines(name, total, done)
+        with _shown(_Lines(name, total, done)) as lines:
+            yield lines
         return
     from rich.console import Console
     from rich.progress import (
@@ -93,4 +98,45 @@ def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield _Bar(name, total, done, bar, bar.add_task(name, total=total, completed=done, note=""))
+        handle = bar.add_task(name, total=total, completed=done, note="")
+        with _shown(_Bar(name, total, done, bar, handle)) as shown:
+            yield shown
+
+
+@contextmanager
+def _shown(work: Task) -> Iterator[Task]:
+    global _current
+    outer, _current = _current, work
+    try:
+        yield work
+    finally:
+        _current = outer
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say what is being waited for, keep saying for how long, and how long it took in the end.
+
+    The time stands next to the progress of the running task if there is one, else in a line of its own.
+    """
+    started, stop = time.monotonic(), threading.Event()
+    say(f"  {what}")
+
+    def tick() -> None:
+        following = LINE_SECONDS
+        while not stop.wait(1.0):
+            passed = time.monotonic() - started
+            if isinstance(_current, _Bar):
+                _current.update(_current.done, f"{what}, {duration(passed)}")
+            elif passed >= following:
+                following += LINE_SECONDS
+                say(f"  {what}, {duration(passed)} so far")
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        ticker.join()
+    say(f"  {what}: done in {duration(time.monotonic() - started)}")

@@ -1,7 +1,8 @@
-"""Who completes a prompt: vLLM, any OpenAI-compatible server, transformers, or a stub for tests."""
+"""Engines complete prompts: vLLM, any OpenAI-compatible server, transformers, or a stub for tests."""
 
-from curate.engines.base import Engine, EngineConfig, describe_choice, model_for, open_engine
+from curate.engines.base import Engine, EngineConfig
 from curate.engines.models import ModelRef, resolve_model, weights_hash
+from curate.engines.registry import describe_choice, model_for, open_engine
 
 __all__ = [
     "Engine",

@@ -13,24 +13,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from pydantic import Field, field_validator
 
-from curate.config import Config, validate
-from curate.engines.models import ModelRef, end_tokens, resolve_model, weights_hash
+from curate.config import Config
+from curate.engines.models import end_tokens, weights_hash
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
-from curate.registry import resolve
-
-ENGINES = {
-    "vllm": "curate.engines.vllm:VllmEngine",
-    "transformers": "curate.engines.transformers:TransformersEngine",
-    "openai": "curate.engines.openai:OpenAIEngine",
-    "stub": "curate.engines.testing.stub:StubEngine",
-}
 
 
 class EngineConfig(Config):
@@ -224,53 +215,6 @@ class ModelDirectory:
 
     def wake(self) -> None:
         return None
-
-
-# --- opening one
-
-
-def choose(config: EngineConfig) -> tuple[str, str]:
-    """The engine that `auto` means here, and why."""
-    if config.name != "auto":
-        return config.name, "named in the config"
-    if find_spec("vllm") is None:
-        return "transformers", "vLLM is not installed"
-    return "vllm", "it is installed, and is the fastest"
-
-
-def check_devices(config: EngineConfig, name: str) -> None:
-    """UsageError where `engine.devices` is given to an engine that cannot be kept to them."""
-    if config.devices is not None and name in ENGINES and name != "vllm":
-        raise UsageError(
-            f"engine.devices is for vllm; the engine here is {name}: choose vllm, or leave it out"
-        )
-
-
-def describe_choice(config: EngineConfig | None = None) -> str:
-    """One line that says which engine is used and why."""
-    name, why = choose(config or EngineConfig())
-    return f"engine: {name} ({why})"
-
-
-def open_engine(config: EngineConfig, model_dir: str | Path) -> Engine:
-    """A running engine over the model in `model_dir`. `UsageError` where the config is wrong for it."""
-    name, _ = choose(config)
-    check_devices(config, name)
-    engine = resolve("engine", name, ENGINES)(config, model_dir)
-    assert isinstance(engine, Engine)
-    return engine
-
-
-def model_for(config: EngineConfig, spec: str) -> ModelRef:
-    """The model called `spec`, as the engine of `config` means it: files on this machine, or a server's model."""
-    name, _ = choose(config)
-    if name != "openai":
-        return resolve_model(spec)
-    from curate.engines.openai import OpenAIArgs, identity
-
-    args = validate(OpenAIArgs, config.args, "engine.args")
-    model = args.model or spec
-    return ModelRef(model, Path(model), identity(args, model))
 
 
 # --- small parts shared by engines

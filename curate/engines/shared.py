@@ -5,12 +5,17 @@ Starting vLLM takes longer than many small jobs; putting new weights into it tak
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from curate.engines.base import Engine, EngineConfig
+from curate.engines.pool import PooledEngine
+from curate.engines.registry import LOCAL, create, settle
 from curate.errors import CurateError
+from curate.progress import waiting
 
 # Keys of config.json that say nothing of the shape of the model.
 _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
@@ -28,8 +33,7 @@ class SharedEngine:
 
     def get(self, config: Any, path: Path, weights: str) -> Any:
         """The engine of `config` with the weights in `path`, whose hash is `weights`."""
-        from curate.engines import open_engine
-
+        config = settle(config, path)
         settings, shape = config.model_dump_json(), architecture(path)
         if self._engine is not None and (settings, shape) == (self._settings, self._shape):
             if weights != self._hash:
@@ -44,9 +48,18 @@ class SharedEngine:
             else:
                 return self._engine
         self.close()
-        self._engine = open_engine(config, path)
+        self._engine = self._open(config, path)
         self._settings, self._shape, self._hash = settings, shape, weights
         return self._engine
+
+    def _open(self, config: EngineConfig, path: Path) -> Engine:
+        if config.name not in LOCAL:
+            return create(config, path)
+        with waiting(f"starting {config.name}: {shown_name(path)} in {config.dtype}"):
+            engine = create(config, path)
+            if isinstance(engine, PooledEngine):
+                engine.wait_ready()
+            return engine
 
     def changed(self, weights: str = "") -> None:
         """Tell that somebody else (a trainer) put weights into the engine, so that the next `get` sets its own."""
@@ -58,10 +71,15 @@ class SharedEngine:
             engine.close()
 
 
+def shown_name(path: Path) -> str:
+    """A short name of a model directory: the Hub id of a snapshot, else its last two parts."""
+    if path.parent.name == "snapshots":
+        return path.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return "/".join(path.parts[-2:])
+
+
 def architecture(path: Path) -> str:
     """What two models must share to swap weights: config without volatile keys, and the tokenizer."""
-    import hashlib
-
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

