@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from curate.engines import EngineConfig, model_for
+from curate.engines.registry import alternatives, settle
+from curate.engines.registry import label as engine_label
 from curate.errors import UsageError
 from curate.generate.config import GenerateConfig
 from curate.job import Context
@@ -34,6 +38,7 @@ class Plan:
     simple: Template | None
     examples: tuple[Example, ...]
     model: ModelRef | None
+    engine: EngineConfig  # settled: a definite engine and precision
     family: Family
     job_id: str
 
@@ -99,7 +104,6 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
 
     Without `commit` nothing is written, not even problems that the config brings along.
     """
-    from curate.engines import model_for
     from curate.prompts.render import load_template
 
     template = load_template(config.template, config.form)
@@ -129,19 +133,26 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
         label += f"+{rework.label()}"
     if config.simple and simple:
         label += f"+{simple.label()} where {config.simple.where}"
-    family = family_id(
-        model_hash=weights,
-        recipe=config.recipe,
-        template=label,
-        form=template.form.name,
-        sampling=config.sampling.model_dump(),
-        seed=config.seed,
-    )[:24]
+
+    def family_of(engine: EngineConfig) -> str:
+        return family_id(
+            model_hash=weights,
+            recipe=config.recipe,
+            template=label,
+            form=template.form.name,
+            sampling=config.sampling.model_dump(),
+            seed=config.seed,
+            engine=engine_label(engine) if model else "",
+        )[:24]
+
+    engine = _engine(config.engine, model, context, family_of, commit)
+    family = family_of(engine)
     facts: dict[str, Any] = {
         "parents": [*parents, *([f"model:{model.hash}"] if model else [])],
         "config": config.model_dump(mode="json"),
         "model_hash": weights,
         "seed": config.seed,
+        "engine": engine_label(engine) if model else "solution",
     }
     job_id = family
     if config.adapts and config.adaptive is not None:
@@ -157,9 +168,40 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
         simple,
         examples,
         model,
+        engine,
         Family(context.warehouse, family, facts),
         job_id,
     )
+
+
+def _engine(
+    config: EngineConfig,
+    model: ModelRef | None,
+    context: Context,
+    family_of: Callable[[EngineConfig], str],
+    may_measure: bool,
+) -> EngineConfig:
+    """The engine and precision of the job, which are part of what determines its traces.
+
+    An `auto` stays with the engine that this job's stored traces are from, so that a second run on another machine, or
+    after a faster engine was installed, asks nothing twice. Otherwise the faster engine here is taken.
+    """
+    if model is None:
+        return config
+    usual = settle(config, model.path, may_measure=False)
+    stored = [
+        option
+        for option in [usual, *alternatives(config, model.path)]
+        if (context.warehouse.root / "_jobs" / family_of(option)).is_dir()
+    ]
+    if not stored:
+        return settle(config, model.path, may_measure)
+    if stored[0] != usual:
+        say(
+            f"  engine {engine_label(stored[0])}, as for the traces that are there; to sample anew "
+            f"with another, name it: engine.name={usual.name} engine.dtype={usual.dtype}"
+        )
+    return stored[0]
 
 
 def _judged_by(config: GenerateConfig, units: pl.DataFrame) -> dict[str, str]:

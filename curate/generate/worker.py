@@ -253,7 +253,7 @@ class Worker:
     def _start_engine(self) -> None:
         if self.engine is not None:
             return
-        model, config = self.plan.model, self.config.engine
+        model, config = self.plan.model, self.plan.engine
         assert model is not None
         if config.name == "openai" and config.args.get("budget"):
             # the budget is the job's, over all its runs

@@ -62,10 +62,17 @@ def family_id(
     form: str,
     sampling: dict[str, Any],
     seed: int,
+    engine: str = "",
 ) -> str:
-    """What a set of traces shares. Length limits and sample counts do not count: raising either keeps the id."""
+    """Id of the traces that share everything that determines a text: weights, engine and precision, prompt, sampling.
+
+    Length limits and sample counts do not count, so raising either keeps the id. `engine` is empty for texts that no
+    engine sampled.
+    """
     sampling = {k: v for k, v in sampling.items() if k not in ("max_tokens", "samples", "logprobs")}
-    return digest("family", model_hash, recipe, template, form, sampling, seed)
+    return digest(
+        "family", model_hash, recipe, template, form, sampling, seed, *([engine] if engine else [])
+    )
 
 
 def trace_id(family: str, problem_id: str, sample_index: int) -> str:
