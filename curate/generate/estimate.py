@@ -30,11 +30,7 @@ def describe(plan: Plan) -> str:
         lines.append(
             f"          {count} of the problems are asked simply: template {plan.simple.name}"
         )
-    lines.append(
-        f"model     {model}, {_engine(plan)}"
-        if plan.model
-        else f"model     {model}"
-    )
+    lines.append(f"model     {model}, {_engine(plan)}" if plan.model else f"model     {model}")
     what = "traces to rewrite, of" if config.source == "rework" else "problems of"
     lines.append(
         f"problems  {len(plan.units)} {what} {plan.source}"

@@ -13,6 +13,7 @@ from curate.errors import UsageError
 from curate.generate.config import GenerateConfig
 from curate.job import Context
 from curate.problems.store import ProblemStore
+from curate.progress import say
 from curate.records import Problem
 from curate.warehouse.chunks import Family
 from curate.warehouse.identity import digest, family_id

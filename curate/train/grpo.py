@@ -126,7 +126,7 @@ def train_grpo(
         parent,
         reference_hash,
         ids,
-        getattr(engine, "name", ""),
+        getattr(engine, "label", getattr(engine, "name", "")),
     )
     world = join_world()
     run_id = world.share(run_id[:16])

@@ -14,7 +14,7 @@ from typing import Any
 from curate.config import invalid, validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
 from curate.engines.models import weights_hash
-from curate.engines.registry import check_devices, choose
+from curate.engines.registry import check_devices, choose, label, settle
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration, say, task
@@ -105,7 +105,9 @@ def run_grpo(
         config = config.model_copy(
             update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})}
         )
-    engine = _LazyEngine(context, beside_trainer(extra["engine"], config.compute.device), model)
+    settings = beside_trainer(extra["engine"], config.compute.device)
+    settings = settle(settings, model.path, may_measure=join_world().first)
+    engine = _LazyEngine(context, settings, model)
     with _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
             made = train_grpo(
@@ -244,7 +246,8 @@ class _LazyEngine:
     def __init__(self, context: Context, config: EngineConfig, model: ModelRef) -> None:
         self._context, self._config, self._model = context, config, model
         self._engine: Any = None
-        self.name = choose(config)[0]
+        self.name = config.name
+        self.label = label(config)  # engine and precision: part of what determines the run
 
     def __getattr__(self, name: str) -> Any:
         if self._engine is None:

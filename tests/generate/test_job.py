@@ -1,6 +1,7 @@
 import polars as pl
 import pytest
 
+from curate.engines.testing.tiny import make_tiny_model
 from curate.errors import CurateError, UsageError
 from curate.generate import job
 from curate.generate.config import generate_config
@@ -59,6 +60,42 @@ def test_columns_say_all_that_determined_a_trace(context, stub_model, sums):
     assert f"<answer> {row['answer']} </answer>" in row["completion"]
     assert row["model_hash"]
     assert row["created_at"] is not None
+
+
+def few_from(engine, model, sums):
+    return config(str(model), sums, engine=engine, limit=2, samples=1, sampling={"max_tokens": 4})
+
+
+def test_traces_of_another_engine_or_precision_never_stand_in(context, sums, tmp_path):
+    model = make_tiny_model(tmp_path / "tiny")
+    engines = [
+        {"name": "stub"},
+        {"name": "transformers", "dtype": "float32"},
+        {"name": "transformers", "dtype": "bfloat16"},
+    ]
+    for engine in engines:
+        assert job.run(few_from(engine, model, sums), context).rows == 2
+    for engine in engines:
+        assert job.run(few_from(engine, model, sums), context).rows == 0
+    traces = context.warehouse.sql("SELECT trace_id, engine FROM traces")
+    assert traces["trace_id"].n_unique() == 6
+    assert sorted(traces["engine"]) == ["stub"] * 2 + ["transformers"] * 4
+
+
+def test_auto_stays_with_the_engine_and_precision_of_the_traces_that_are_there(
+    context, sums, tmp_path, monkeypatch, capsys
+):
+    model = make_tiny_model(tmp_path / "tiny")
+    monkeypatch.setattr("curate.engines.registry.LOCAL", ("transformers",))
+    monkeypatch.setattr(
+        "curate.engines.registry.find_spec", lambda name: None if name == "vllm" else name
+    )
+    named = {"name": "transformers", "dtype": "bfloat16"}
+    job.run(few_from(named, model, sums), context)
+    assert job.run(few_from({"name": "auto"}, model, sums), context).rows == 0
+    told = capsys.readouterr().err
+    assert "transformers/bfloat16, as for the traces that are there" in told
+    assert "engine.dtype=float32" in told  # how to sample anew, in what auto means here
 
 
 def test_more_samples_or_problems_generate_only_what_is_new(context, stub_model, sums):

@@ -174,7 +174,14 @@ def test_planners_at_once_plan_everything_once(tmp_path):
 
 
 def test_identity_holds_what_determines_the_text_and_nothing_else():
-    base = {"model_hash": "m", "recipe": "r", "template": "t", "form": "f", "seed": 0}
+    base = {
+        "model_hash": "m",
+        "recipe": "r",
+        "template": "t",
+        "form": "f",
+        "seed": 0,
+        "engine": "e",
+    }
     sampling = {"temperature": 1.0, "top_p": 1.0, "max_tokens": 64}
     one = family_id(**base, sampling=sampling)
     assert one == family_id(**base, sampling=sampling | {"max_tokens": 128})
@@ -185,6 +192,7 @@ def test_identity_holds_what_determines_the_text_and_nothing_else():
         {"template": "u"},
         {"form": "g"},
         {"seed": 1},
+        {"engine": "e/float32"},
     ):
         assert one != family_id(**(base | change), sampling=sampling)
     assert one != family_id(**base, sampling=sampling | {"temperature": 0.9})
