@@ -85,7 +85,8 @@ def run(
     pipeline: str | Path, *overrides: str, warehouse: str | Path | None = None
 ) -> dict[str, Any]:
     """Run a pipeline (`curate run`); what each stage gave, by name."""
-    from curate.pipeline.runner import Pipeline, load_pipeline
+    from curate.pipeline.config import load_pipeline
+    from curate.pipeline.runner import Pipeline
 
     config, stages = load_pipeline(pipeline, overrides)
     with Context(warehouse or config.warehouse) as context:

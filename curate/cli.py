@@ -347,7 +347,8 @@ def run(
     ] = None,
 ) -> None:
     """Run the stages of a pipeline; what is done already is skipped."""
-    from curate.pipeline.runner import Pipeline, load_pipeline
+    from curate.pipeline.config import load_pipeline
+    from curate.pipeline.runner import Pipeline
 
     config, stages = load_pipeline(pipeline, overrides or [])
     with _context(warehouse or Path(config.warehouse)) as context:

@@ -1,9 +1,17 @@
-"""What every job is given (warehouse, engine, verifiers) and what it gives back."""
+"""The contract of every job: its context (warehouse, engine, verifiers), its result, and its kind of stage.
+
+A job module declares the kind of stage it runs in a pipeline, and nothing else knows it:
+
+    STAGE = StageKind(config=partial(validate, FilterConfig), run=run, gives="corpus")
+
+`curate.pipeline.stages` names the module; a package of your own may offer one in the entry point group `curate.stage`.
+"""
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +33,46 @@ class JobResult:
     model: str | None = None
     summary: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a stage will be: in words, the rows it gives and the tokens it samples at most, if they can be known."""
+
+    text: str = ""
+    rows: int | None = None
+    tokens: int | None = None
+
+
+# How many rows the output of another stage has (`@harvest`), if that is known.
+Rows = Callable[[Any], int | None]
+
+
+def _unknown_size(_: Any, __: Rows) -> Size:
+    return Size()
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A kind of stage: everything that a pipeline needs to know of a job.
+
+    config: the keys of a stage as a checked config; UsageError says what is wrong with them. It sees the names of
+        outputs (`@stage`) as they are written.
+    run: the job. `facts["value"]` of its result, or else its model, is what `@stage` stands for.
+    size: how large the stage will be, from its checked config and the rows of earlier stages.
+    takes: keys that have a default from the pipeline: `engine`, `seed`, and `label` or `name`, the stage's own name.
+    ranks: whether several processes can run it together under torchrun.
+    exact: keys whose `@stage` stands for the versions that the stage gave, instead of the whole dataset.
+    gives: what `@stage` stands for: problems, traces, corpus, model, page, or None if there is nothing to name.
+    """
+
+    config: Callable[[Mapping[str, Any], str], Any]
+    run: Callable[[Any, Context], JobResult]
+    size: Callable[[Any, Rows], Size] = _unknown_size
+    takes: frozenset[str] = frozenset()
+    exact: frozenset[str] = frozenset()
+    ranks: bool = False
+    gives: str | None = None
 
 
 class Context:

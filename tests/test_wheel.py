@@ -34,7 +34,7 @@ def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
     code = (
         "import curate, pathlib\n"
         "from curate.warehouse import Warehouse, schemas\n"
-        "from curate.pipeline.runner import load_pipeline\n"
+        "from curate.pipeline.config import load_pipeline\n"
         "from curate.filter.rules import load_rules\n"
         "from curate.console import saved_query\n"
         f"assert curate.__file__.startswith({str(site)!r}), curate.__file__\n"

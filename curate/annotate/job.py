@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from curate.config import Config
+from curate.config import Config, validate
 from curate.engines import EngineConfig
-from curate.job import Context, JobResult
+from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.memory import DEFAULT, keep_level, text_bytes
 from curate.progress import duration, task
 from curate.records import Problem
@@ -476,3 +477,15 @@ def _judged_rows(
         )
         if verdict is not None
     ]
+
+
+def _size(config: AnnotateConfig, rows: Rows) -> Size:
+    counts = [rows(name) for name in config.traces]
+    if not counts or None in counts:
+        return Size("what lacks verdicts and signals")
+    return Size(f"{sum(count or 0 for count in counts):,} traces")
+
+
+STAGE = StageKind(
+    config=partial(validate, AnnotateConfig), run=run, size=_size, takes=frozenset({"label"})
+)

@@ -6,16 +6,17 @@ It is a generation job a model (so it resumes, and what is there is not sampled 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from curate.annotate import job as annotate
-from curate.config import Config, merge
+from curate.config import Config, did_you_mean, merge, validate
 from curate.errors import UsageError
 from curate.generate import job as generation
 from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
-from curate.job import Context, JobResult
+from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
@@ -55,11 +56,18 @@ class EvaluateConfig(Config):
     label: str | None = None
 
 
-def generation_configs(config: EvaluateConfig) -> dict[str, Any]:
+def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[str, Any]:
     """The generation job of each model, by label."""
     labels = [m.label for m in config.models]
     if len(set(labels)) < len(labels):
-        raise UsageError("evaluate: two models have the same label")
+        raise UsageError(f"{where}: two models have the same label")
+    for pair in config.compare or []:
+        for label in pair:
+            if label not in labels:
+                raise UsageError(
+                    f"{where}: compare: no model has the label '{label}'{did_you_mean(label, labels)} "
+                    f"There are {', '.join(labels)}"
+                )
     jobs = {}
     for model in config.models:
         data: dict[str, Any] = {
@@ -82,7 +90,7 @@ def generation_configs(config: EvaluateConfig) -> dict[str, Any]:
             data = merge(data, {"examples": model.examples.model_dump()})
             # without its own turns a base model goes on with the next question after its answer
             data["sampling"] = {**data["sampling"], "stop": config.sampling.stop or ["</answer>"]}
-        jobs[model.label] = generate_config(data, f"evaluate {model.label}")
+        jobs[model.label] = generate_config(data, f"{where}: model {model.label}")
     return jobs
 
 
@@ -170,3 +178,23 @@ def _with_facts(table: pl.DataFrame, evaluation_id: str, config: EvaluateConfig)
         top_p=pl.lit(config.sampling.top_p),
         created_at=pl.lit(now()),
     )
+
+
+def _checked(data: Mapping[str, Any], where: str) -> EvaluateConfig:
+    config = validate(EvaluateConfig, data, where)
+    generation_configs(config, where)
+    return config
+
+
+def _size(config: EvaluateConfig, _: Rows) -> Size:
+    models = len(config.models)
+    if config.limit is None:
+        return Size(f"{models} models x all problems x {config.samples}")
+    total = models * config.limit * config.samples
+    text = f"{models} models x {config.limit} problems x {config.samples} = {total:,} samples"
+    return Size(text, total, total * config.sampling.max_tokens)
+
+
+STAGE = StageKind(
+    config=_checked, run=run, size=_size, takes=frozenset({"engine", "seed", "label"})
+)

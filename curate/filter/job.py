@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.atomic import unique_name
-from curate.config import Config
+from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.filter.corpus import kept_by_slice, write_corpus
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
-from curate.job import Context, JobResult
+from curate.job import Context, JobResult, StageKind
 from curate.memory import DEFAULT, keep_level, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
@@ -150,7 +150,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     result = JobResult(
         refs=[version.ref], rows=version.manifest["rows"], seconds=time.monotonic() - started
     )
-    result.facts = {"corpus": f"{name}@{version.version}"}
+    result.facts = {"corpus": f"{name}@{version.version}", "value": f"{name}@{version.version}"}
     kept, looked_at, problems = found.counts()
     result.summary = (
         f"{kept} of {looked_at} traces kept, {problems} problems, "
@@ -187,3 +187,12 @@ def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult, slices: Slices
         refs.update(f"traces/{dataset}/{version}" for dataset, version in asked.fetchall())
         con.unregister("kept_ids")
     return sorted(refs)
+
+
+def _checked(data: Mapping[str, Any], where: str) -> FilterConfig:
+    config = validate(FilterConfig, data, where)
+    load_rules(config.rules, config.set)
+    return config
+
+
+STAGE = StageKind(config=_checked, run=run, exact=frozenset({"traces"}), gives="corpus")

@@ -9,14 +9,16 @@ good.py judges on the way, state.py asks what is there, and curate/warehouse/chu
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from curate.errors import CurateError
 from curate.generate import history as state
 from curate.generate.background import standing
-from curate.generate.config import GenerateConfig
+from curate.generate.config import GenerateConfig, generate_config
 from curate.generate.plan import Plan, make_plan
 from curate.generate.worker import Worker
-from curate.job import Context, JobResult
+from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration, say
 
 __all__ = ["Plan", "make_plan", "run"]
@@ -40,7 +42,7 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
         worker.close()
         result = JobResult(rows=worker.committed, seconds=time.monotonic() - started)
     result.refs = [v.ref for v in plan.family.seal()]
-    result.facts["family"] = plan.family.family
+    result.facts = {"family": plan.family.family, "value": plan.family.family}
     rows = state.outcome(plan)
     result.failed = rows.get("error", 0)
     total = sum(rows.values())
@@ -126,3 +128,35 @@ def _tell_failures(plan: Plan, failed: int) -> None:
         say(
             f"  failed {sum(count for _, count in reasons[REASONS:])} times for {len(reasons) - REASONS} other reasons"
         )
+
+
+# -- as a stage ----------------------------------------------------------------------------------
+
+
+def _checked(data: Mapping[str, Any], where: str) -> GenerateConfig:
+    return generate_config(dict(data), where)
+
+
+def _size(config: GenerateConfig, rows: Rows) -> Size:
+    known = [n for n in (config.limit, rows(config.problems)) if n is not None]
+    problems = min(known) if known else None
+    if config.source == "solutions":
+        text = f"at most {problems:,} worked solutions" if problems else "worked solutions"
+        return Size(text, problems)
+    if config.source == "rework":
+        problems = config.limit
+    if problems is None:
+        return Size(f"{config.samples} samples per problem")
+    count = problems * config.samples
+    most = "at most " if config.adapts else ""
+    text = f"{most}{problems:,} problems x {config.samples} = {count:,} traces"
+    return Size(text, count, count * config.sampling.max_tokens)
+
+
+STAGE = StageKind(
+    config=_checked,
+    run=run,
+    size=_size,
+    takes=frozenset({"engine", "seed", "label"}),
+    gives="traces",
+)

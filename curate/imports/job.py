@@ -14,18 +14,20 @@ import hashlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from curate.config import Config
+from curate.config import Config, validate
 from curate.errors import CurateError, UsageError
-from curate.job import Context, JobResult
+from curate.job import Context, JobResult, StageKind
 from curate.progress import duration, say
 from curate.warehouse import Version
 from curate.warehouse.files import now
 from curate.warehouse.identity import digest
+from curate.warehouse.schemas import shipped_file
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,7 +93,7 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     problems = context.warehouse.version("problems", name, version, **facts)
     traces = context.warehouse.version("traces", name, version, parents=[problems.ref], **facts)
     result = JobResult(refs=[problems.ref, traces.ref])
-    result.facts = {"family": name, "problems": f"{name}@{version}"}
+    result.facts = {"family": name, "value": name, "problems": f"{name}@{version}"}
     if traces.sealed:
         result.summary = (
             f"nothing new: {traces.manifest['rows']} traces of {config.path} are in {traces.ref}"
@@ -335,3 +337,10 @@ def _tell(layout: str, found: dict[str, str], frame: pl.DataFrame) -> None:
         say(
             f"  first trace: {str(row['question'])[:160]!r}\n            -> {str(row['completion'])[:240]!r}"
         )
+
+
+def _run_stage(config: ImportConfig, context: Context) -> JobResult:
+    return run(config.model_copy(update={"path": shipped_file(config.path)}), context)
+
+
+STAGE = StageKind(config=partial(validate, ImportConfig), run=_run_stage, gives="traces")

@@ -60,11 +60,10 @@ class ProblemsConfig(Config):
             )
         return int(value) if value >= 1 else float(value)
 
-    def built(self) -> list[Source]:
-        """The sources, each checked against its own model, so that a mistake is found before anything loads."""
-        return [
-            _build(dict(config), where=f"sources[{i}]") for i, config in enumerate(self.sources)
-        ]
+    def built(self, where: str = "") -> list[Source]:
+        """The sources, each checked against its own config class, so that a mistake is found before anything loads."""
+        prefix = f"{where}: " if where else ""
+        return [_build(dict(s), f"{prefix}sources[{i}]") for i, s in enumerate(self.sources)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,12 @@ class Source(Config):
     source: str = Field(description="name of the source in the registry, or 'package.module:Class'")
 
     def load(self) -> pl.DataFrame:
+        """The rows, in columns of SCHEMA and EXTRA."""
         raise NotImplementedError
+
+    def expected(self) -> int | None:
+        """How many problems `load` gives at most, if that is known without loading."""
+        return None
 
 
 def to_schema(frame: pl.DataFrame) -> pl.DataFrame:

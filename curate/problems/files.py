@@ -65,6 +65,9 @@ class Mapped(Source):
     )
     limit: int | None = Field(None, ge=1, description="only the first so many rows")
 
+    def expected(self) -> int | None:
+        return self.limit
+
     @field_validator("columns")
     @classmethod
     def _known_fields(cls, columns: dict[str, str]) -> dict[str, str]:

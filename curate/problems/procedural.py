@@ -72,6 +72,9 @@ class Procedural(Source):
             )
         return name
 
+    def expected(self) -> int | None:
+        return self.size
+
     def load(self) -> pl.DataFrame:
         rows = [self._row(i, entry) for i, entry in enumerate(self._entries())]
         return pl.DataFrame(rows, schema=_SCHEMA)

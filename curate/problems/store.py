@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
+from curate.config import validate
+from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.problems import ProblemsConfig, load_problems
 from curate.progress import say
 from curate.warehouse import Version
 from curate.warehouse.identity import frame_digest
-
-if TYPE_CHECKING:
-    from curate.job import Context
+from curate.warehouse.schemas import shipped_file
 
 
 class Stored(NamedTuple):
@@ -65,3 +65,44 @@ def _address(name: str) -> str:
 def _source_name(source: Mapping[str, object]) -> str:
     """The source's name as part of the name of a dataset."""
     return str(source["source"]).replace(":", ".")
+
+
+# -- as a stage ----------------------------------------------------------------------------------
+
+
+class ProblemsStage(ProblemsConfig):
+    """A stage `do: problems`."""
+
+    name: str | None = None
+    """Name of the dataset; by default that of the stage."""
+
+
+def _checked(data: Mapping[str, Any], where: str) -> ProblemsStage:
+    config = validate(ProblemsStage, data, where)
+    config.built(where)
+    return config
+
+
+def _run(config: ProblemsStage, context: Context) -> JobResult:
+    sources = [
+        {**s, "path": shipped_file(str(s["path"]))} if "path" in s else s for s in config.sources
+    ]
+    fields = config.model_dump(exclude={"name", "sources"})
+    version = stored_problems(ProblemsConfig(sources=sources, **fields), context, config.name)
+    rows = version.manifest["rows"]
+    result = JobResult(refs=[version.ref], rows=rows, summary=f"{rows} problems in {version.ref}")
+    result.facts["value"] = f"{version.dataset}@{version.version}"
+    return result
+
+
+def _size(config: ProblemsStage, _: Rows) -> Size:
+    counts = [source.expected() for source in config.built()]
+    if None in counts:
+        return Size("as many as the files hold")
+    total = sum(count or 0 for count in counts)
+    return Size(f"{total:,} problems", total)
+
+
+STAGE = StageKind(
+    config=_checked, run=_run, size=_size, takes=frozenset({"name"}), gives="problems"
+)

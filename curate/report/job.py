@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
 from curate.atomic import write_whole
-from curate.config import Config
+from curate.config import Config, validate
 from curate.errors import UsageError
-from curate.job import Context, JobResult
+from curate.job import Context, JobResult, StageKind
 from curate.progress import duration
 from curate.warehouse.files import now
 from curate.warehouse.identity import code_version
@@ -62,3 +63,8 @@ def _subtitle(con: Any) -> str:
         "SELECT count(*), count(DISTINCT problem_id) FROM last_traces"
     ).fetchall()[0]
     return f"{traces:,} traces of {problems:,} problems; made {now():%Y-%m-%d %H:%M} UTC by curate {code_version()}"
+
+
+STAGE = StageKind(
+    config=partial(validate, ReportConfig), run=run, takes=frozenset({"label"}), gives="page"
+)

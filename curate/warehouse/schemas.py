@@ -39,6 +39,12 @@ def data_dir(kind: str) -> Path:
     return package.parent / ("warehouse/queries" if kind == "queries" else kind)
 
 
+def shipped_file(path: str) -> str:
+    """The path, or that of the file of this name that ships with the pipelines if there is none here."""
+    shipped = data_dir("pipelines") / path
+    return str(shipped) if not Path(path).exists() and shipped.is_file() else path
+
+
 @cache
 def statement(table: str) -> str:
     """The text of `schemas/<table>.sql`."""

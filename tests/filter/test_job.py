@@ -13,7 +13,8 @@ from curate.filter import apply_rules, load_rules
 from curate.filter.export import export_corpus
 from curate.filter.job import FilterConfig, run, unread
 from curate.job import Context
-from curate.pipeline.runner import Done, _versions
+from curate.pipeline.references import versions
+from curate.pipeline.stages import Done
 from curate.signals import GROUPS, annotate_frame
 from curate.warehouse import Warehouse
 from curate.warehouse.slices import Slices
@@ -127,8 +128,8 @@ def test_a_pipeline_filters_the_versions_that_its_stages_gave() -> None:
         ),
         "empty": Done("k", "others", {}, [], "", 1.0),
     }
-    assert _versions(["@harvest"], done) == ["traces/sums/v1", "traces/sums/v2"]
-    assert _versions(["@empty", "plain"], done) == ["others", "plain"]
+    assert versions(["@harvest"], done) == ["traces/sums/v1", "traces/sums/v2"]
+    assert versions(["@empty", "plain"], done) == ["others", "plain"]
 
 
 @pytest.mark.parametrize("rules", ["cold-start", "rejection", "unfiltered"])

@@ -13,8 +13,9 @@ import pytest
 
 from curate.errors import UsageError
 from curate.job import Context
+from curate.pipeline.config import load_pipeline
 from curate.pipeline.drawing import draw, planned
-from curate.pipeline.runner import Pipeline, load_pipeline
+from curate.pipeline.runner import Pipeline
 from curate.warehouse.schemas import data_dir
 from tests import kills
 
@@ -374,5 +375,5 @@ def test_a_loop_takes_what_a_round_gave_into_the_next(tmp_path):
 def test_a_loop_that_carries_what_it_does_not_make_is_told(tmp_path):
     config = loop(1)
     config["stages"]["loop"]["carry"]["model"]["then"] = "nothing"
-    with pytest.raises(UsageError, match="carry names 'nothing', which is no stage of the loop"):
+    with pytest.raises(UsageError, match="carry names 'nothing', which is not a stage of the loop"):
         load_pipeline(write(tmp_path, config))

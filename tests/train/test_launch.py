@@ -17,8 +17,9 @@ pytest.importorskip("torch")
 
 from curate.errors import CurateError, UsageError
 from curate.job import Context
+from curate.pipeline.config import load_pipeline
 from curate.pipeline.drawing import planned
-from curate.pipeline.runner import Pipeline, load_pipeline
+from curate.pipeline.runner import Pipeline
 from curate.train import launch as module
 from curate.warehouse import Warehouse
 

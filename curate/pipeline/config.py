@@ -1,0 +1,186 @@
+"""A pipeline file, and its stages in order.
+
+A stage names another's output with `@stage` (a model, a corpus, problems, traces) or `@stage.fact`. `$name` stands for
+a variable of `vars`. A stage that trains takes `processes: N` and is then run by N ranks under torchrun.
+
+A loop back, with traces of the new model going into the next round, is a stage `do: loop`. It stands for its own
+stages, once per round. `carry` says what each round begins with: `$model` is `first` in the first round, and in a later
+one the output of stage `then` of the round before. After the loop, `@loop-name` is the output of `then` in the last
+round.
+
+    loop: {do: loop, rounds: 3, carry: {model: {first: "@sft", then: tune}}, stages: {sample: …, tune: …}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from curate.config import Config, did_you_mean, merge, override, read_yaml, validate
+from curate.engines import EngineConfig
+from curate.engines.registry import choose
+from curate.errors import UsageError
+from curate.pipeline.references import check_outputs, fill, rename, stage_names, variables
+from curate.pipeline.stages import KINDS, Stage, stage_kind
+from curate.warehouse.schemas import data_dir
+
+
+class PipelineConfig(Config):
+    """A pipeline file."""
+
+    name: str
+    """Name of the pipeline: records of finished stages are kept under it."""
+    description: str = ""
+    """One line for `--plan`."""
+    warehouse: str = "warehouse"
+    """Where the data is, unless the command names another place."""
+    engine: dict[str, Any] = {}
+    """Defaults for the `engine` of every stage that samples."""
+    seed: int = 0
+    """Seed of every stage that takes one and does not set its own."""
+    vars: dict[str, Any] = {}
+    """Variables: `$name` as a value in a stage stands for one of them."""
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    """The stages by name, in order; `do` is the kind of stage, the other keys are its config."""
+    presets: dict[str, dict[str, Any]] = {}
+    """Keys that replace those of the file when `engine.name: auto` chooses the engine of that name."""
+    queries: list[str] = []
+    """SQL that is suggested at the end of a run."""
+
+
+class CarryConfig(Config):
+    """What a round of a loop begins with."""
+
+    first: Any
+    """The value in the first round."""
+    then: str
+    """The stage whose output is the value in the next round."""
+
+
+class LoopConfig(Config):
+    """A stage `do: loop`."""
+
+    rounds: int = Field(ge=1)
+    """How often the stages run."""
+    carry: dict[str, CarryConfig] = Field(min_length=1)
+    """Variables that change from round to round."""
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    """The stages of a round."""
+
+
+def load_pipeline(
+    path: str | Path, overrides: Sequence[str] = ()
+) -> tuple[PipelineConfig, list[Stage]]:
+    """The pipeline and its stages in order. UsageError for anything that can be seen to be wrong without running it."""
+    data = read_yaml(find_pipeline(path))
+    config = validate(PipelineConfig, override(data, overrides), str(path))
+    engine = validate(EngineConfig, config.engine, f"{path}: engine")
+    if config.presets:
+        chosen, _ = choose(engine)
+        if chosen in config.presets:
+            data = merge(data, config.presets[chosen])
+            where = f"{path} with the preset {chosen}"
+            config = validate(PipelineConfig, override(data, overrides), where)
+    _check_overrides(data, overrides, str(path))
+    stages: dict[str, Stage] = {}
+    for name, raw in unroll(config.stages, str(path)).items():
+        where = f"{path}: stage {name}"
+        stages[name] = _stage(name, fill(raw, config.vars, where), config, stages, where)
+    return config, list(stages.values())
+
+
+def find_pipeline(path: str | Path) -> Path:
+    """A pipeline by path, or one that ships by its name."""
+    path = Path(path)
+    if path.exists():
+        return path
+    folder = data_dir("pipelines")
+    shipped = folder / (path.name if path.suffix else f"{path.name}.yaml")
+    if shipped.exists():
+        return shipped
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    hint = did_you_mean(path.stem, names) or f"; those that ship are {', '.join(names)}"
+    raise UsageError(f"no pipeline {path}{hint}")
+
+
+def _check_overrides(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> None:
+    """UsageError for an override of a variable or a stage that the file does not have."""
+    for item in overrides:
+        group, _, rest = item.partition("=")[0].partition(".")
+        names = list(data.get(group) or {})
+        name = rest.split(".")[0]
+        if group not in ("vars", "stages") or not name or name in names:
+            continue
+        what = {"vars": "variable", "stages": "stage"}[group]
+        if group == "stages" and rest == name:
+            continue  # a whole stage is added
+        raise UsageError(
+            f"{where}: override '{item}': no {what} '{name}'{did_you_mean(name, names)} There are "
+            f"{', '.join(names) or 'none'}"
+        )
+
+
+def _stage(
+    name: str,
+    body: dict[str, Any],
+    pipeline: PipelineConfig,
+    before: Mapping[str, Stage],
+    where: str,
+) -> Stage:
+    """One stage, checked against its kind and the stages before it."""
+    do, after, processes = body.pop("do", None), body.pop("after", []), body.pop("processes", 1)
+    if not isinstance(do, str) or (do not in KINDS and ":" not in do):
+        kinds = [*KINDS, "loop"]
+        hint = did_you_mean(str(do), kinds)
+        raise UsageError(f"{where}: do: {do!r} is none of {', '.join(kinds)}{hint}")
+    kind = stage_kind(do)
+    if type(processes) is not int or processes < 1 or (processes > 1 and not kind.ranks):
+        raise UsageError(
+            f"{where}: processes: {processes!r}; give a number of ranks, and only to a stage that trains"
+        )
+    if "engine" in kind.takes:
+        body["engine"] = merge(pipeline.engine, body.get("engine", {}))
+    if "seed" in kind.takes:
+        body.setdefault("seed", pipeline.seed)
+    needs = tuple(dict.fromkeys([*stage_names(body), *after]))
+    for need in needs:
+        if need not in before:
+            hint = did_you_mean(need, before)
+            raise UsageError(f"{where} needs '{need}', and no stage before it has that name{hint}")
+    stage = Stage(name, do, body, kind.config(body, where), needs, processes)
+    check_outputs(stage, before, where)
+    return stage
+
+
+def unroll(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
+    """The stages with every loop replaced by its rounds: `loop-1-stage`, `loop-2-stage`, …"""
+    flat: dict[str, dict[str, Any]] = {}
+    last: dict[
+        str, str
+    ] = {}  # name of a loop to the stage that gives its output, in the last round
+    for name, raw in stages.items():
+        if raw.get("do") != "loop":
+            flat[name] = rename(raw, last)
+            continue
+        body = {key: value for key, value in raw.items() if key != "do"}
+        loop = validate(LoopConfig, body, f"{where}: stage {name}")
+        for carry in loop.carry.values():
+            if carry.then not in loop.stages:
+                raise UsageError(
+                    f"{where}: stage {name}: carry names '{carry.then}', which is not a stage of the loop"
+                )
+        for turn in range(1, loop.rounds + 1):
+            own = {inner: f"{name}-{turn}-{inner}" for inner in loop.stages}
+            carried = {
+                key: carry.first if turn == 1 else f"@{name}-{turn - 1}-{carry.then}"
+                for key, carry in loop.carry.items()
+            }
+            for inner, config in loop.stages.items():
+                # Variables of the pipeline stay as they are, and are filled in later.
+                values = {key: f"${key}" for key in variables(config)} | carried | {"round": turn}
+                flat[own[inner]] = rename(fill(config, values, name), {**last, **own})
+        last[name] = f"{name}-{loop.rounds}-{next(iter(loop.carry.values())).then}"
+    return flat

@@ -1,0 +1,127 @@
+"""Names inside a config: `$name` is a variable, `@stage` is the output of a stage, `@stage.fact` a fact about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from curate.config import did_you_mean
+from curate.errors import UsageError
+from curate.pipeline.stages import Done, Stage
+
+
+def _map_texts(value: Any, change: Callable[[str], Any]) -> Any:
+    """The value with every text in it, at any depth, replaced by `change(text)`."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: _map_texts(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(inner, change) for inner in value]
+    return value
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a value, at any depth, with the key that it is under."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(inner, str(name))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner, key)
+
+
+def variables(value: Any) -> list[str]:
+    """Names of the variables that a config mentions."""
+    return [text[1:] for _, text in _texts(value) if text.startswith("$")]
+
+
+def fill(value: Any, values: Mapping[str, Any], where: str) -> Any:
+    """The config with each `$name` replaced by the variable of that name. UsageError if there is none."""
+
+    def filled(text: str) -> Any:
+        if not text.startswith("$"):
+            return text
+        name = text[1:]
+        if name not in values:
+            names = ", ".join(values) or "none"
+            hint = did_you_mean(name, values)
+            raise UsageError(f"{where}: no variable '{name}' in vars; there are {names}{hint}")
+        return values[name]
+
+    return _map_texts(value, filled)
+
+
+def stage_names(value: Any) -> list[str]:
+    """Names of the stages that a config mentions."""
+    return [text[1:].split(".")[0] for _, text in _texts(value) if text.startswith("@")]
+
+
+def rename(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """The config of a stage with `@old` written as `@new`, and the stages of `after` as well."""
+
+    def renamed(text: str) -> str:
+        if not text.startswith("@"):
+            return text
+        name, dot, fact = text[1:].partition(".")
+        return f"@{names.get(name, name)}{dot}{fact}"
+
+    result: dict[str, Any] = _map_texts(config, renamed)
+    if isinstance(after := result.get("after"), list):
+        result["after"] = [names.get(name, name) for name in after]
+    return result
+
+
+def resolve(value: Any, done: Mapping[str, Done], stage: str = "") -> Any:
+    """The config of `stage` with each `@name` replaced by what that stage gave."""
+
+    def resolved(text: str) -> Any:
+        if not text.startswith("@"):
+            return text
+        name, _, fact = text[1:].partition(".")
+        output = done[name].facts.get(fact) if fact else done[name].value
+        if not output:
+            what = f"fact '{fact}'" if fact else "output to name"
+            raise UsageError(f"stage {stage}: '{text}': stage {name} gives no {what}")
+        return output
+
+    return _map_texts(value, resolved)
+
+
+def versions(traces: Sequence[str], done: Mapping[str, Done]) -> list[str]:
+    """The versions of traces that the named stages gave, without what other runs added to the same dataset."""
+    names: list[str] = []
+    for name in traces:
+        refs = done[name[1:]].refs if name.startswith("@") and name[1:] in done else []
+        of_stage = [ref for ref in refs if ref.startswith("traces/")]
+        names += of_stage or [resolve(name, done)]
+    return names
+
+
+# What a key asks of the stage that it names.
+WANTED = {
+    "corpus": "corpus",
+    "model": "model",
+    "problems": "problems",
+    "reference": "model",
+    "teacher": "model",
+    "traces": "traces",
+}
+
+
+def check_outputs(stage: Stage, stages: Mapping[str, Stage], where: str) -> None:
+    """UsageError if a key names a stage that gives another kind of output, such as `corpus: "@judge"`."""
+    for key, text in _texts(stage.config):
+        if not text.startswith("@") or "." in text or key not in WANTED:
+            continue
+        other = stages[text[1:]]
+        gives, wanted = other.kind.gives, WANTED[key]
+        if gives != wanted:
+            fitting = [s.name for s in stages.values() if s.kind.gives == wanted]
+            hint = f"; these stages do: {', '.join(fitting)}" if fitting else ""
+            raise UsageError(
+                f"{where}: {key}: '{text}' is not a {wanted}: stage {other.name} (do: {other.do}) gives "
+                f"{gives or 'nothing that can be named'}{hint}"
+            )

@@ -1,0 +1,113 @@
+"""The kinds of stages that train: base, sft, distill and grpo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from curate.config import validate
+from curate.engines import EngineConfig
+from curate.job import Context, JobResult, Rows, Size, StageKind
+from curate.problems import ProblemsConfig
+from curate.rewards import components
+from curate.train import toy_base
+from curate.train.config import DistillConfig, GRPOConfig, Mixture, SFTConfig
+from curate.train.distill import is_on_policy, on_policy
+from curate.train.job import run_distill, run_grpo, run_sft
+
+
+class GRPOStage(GRPOConfig):
+    """The keys of GRPO, and next to them what it samples: problems, with which engine."""
+
+    problems: str | ProblemsConfig
+    """Stored problems by name, or their sources."""
+    split: str = "train"
+    """Split of the problems that rollouts are sampled from."""
+    engine: EngineConfig = EngineConfig()
+    """Engine of the rollouts."""
+    held_out_limit: int = 64
+    """Held-out problems in an evaluation during training, at most."""
+
+
+def _grpo_config(data: Mapping[str, Any], where: str) -> GRPOStage:
+    config = validate(GRPOStage, data, where)
+    components(config.rewards)  # an unknown reward, or option of one, fails before anything runs
+    return config
+
+
+def _distill_config(data: Mapping[str, Any], where: str) -> DistillConfig | GRPOStage:
+    if is_on_policy(data, where):
+        return _grpo_config(on_policy(data, where), where)
+    return validate(DistillConfig, data, where)
+
+
+def _run_sft(config: SFTConfig, context: Context) -> JobResult:
+    return run_sft(config.model_dump(), context, config.name)
+
+
+def _run_grpo(config: GRPOStage, context: Context) -> JobResult:
+    return run_grpo(config.model_dump(), context, config.name)
+
+
+def _run_distill(config: DistillConfig | GRPOStage, context: Context) -> JobResult:
+    if isinstance(config, GRPOStage):
+        return run_grpo(config.model_dump(), context, config.name, kind="distill")
+    return run_distill(config.model_dump(), context, config.name)
+
+
+def _sft_size(config: SFTConfig, rows: Rows) -> Size:
+    corpora = config.corpus if isinstance(config.corpus, list) else [Mixture(corpus=config.corpus)]
+    counts = [rows(part.corpus) for part in corpora]
+    if None in counts:
+        return Size(f"{config.epochs:g} epochs of what is kept")
+    pairs = zip(counts, corpora, strict=True)
+    examples = round(sum((count or 0) * part.share for count, part in pairs) * config.epochs)
+    return Size(f"{examples:,} examples, {-(-examples // config.batch_size):,} steps")
+
+
+def _grpo_size(config: GRPOStage, _: Rows) -> Size:
+    count = config.steps * config.prompts * config.samples
+    text = f"{config.steps} rounds of {config.prompts} x {config.samples} = {count:,} rollouts"
+    return Size(text, count, count * config.sampling.max_tokens)
+
+
+def _distill_size(config: DistillConfig | GRPOStage, rows: Rows) -> Size:
+    return _grpo_size(config, rows) if isinstance(config, GRPOStage) else _sft_size(config, rows)
+
+
+def _base_size(config: toy_base.BaseConfig, _: Rows) -> Size:
+    return Size(f"{config.steps:,} steps of {config.batch_size} texts")
+
+
+BASE = StageKind(
+    config=partial(validate, toy_base.BaseConfig),
+    run=toy_base.run,
+    size=_base_size,
+    takes=frozenset({"seed"}),
+    gives="model",
+)
+SFT = StageKind(
+    config=partial(validate, SFTConfig),
+    run=_run_sft,
+    size=_sft_size,
+    takes=frozenset({"seed"}),
+    ranks=True,
+    gives="model",
+)
+DISTILL = StageKind(
+    config=_distill_config,
+    run=_run_distill,
+    size=_distill_size,
+    takes=frozenset({"seed"}),
+    ranks=True,
+    gives="model",
+)
+GRPO = StageKind(
+    config=_grpo_config,
+    run=_run_grpo,
+    size=_grpo_size,
+    takes=frozenset({"engine", "seed"}),
+    ranks=True,
+    gives="model",
+)
