@@ -14,7 +14,7 @@ import polars as pl
 from curate.errors import CurateError
 from curate.filter.decide import FilterResult
 from curate.filter.spill import Ordered, bounds_of, in_chunks, problem_key
-from curate.prompts.forms import Form
+from curate.prompts.forms import Form, compose_expr
 from curate.prompts.render import Template, load_template, render
 from curate.warehouse.sql import joined_as_written
 
@@ -246,15 +246,11 @@ def _turn(role: str, content: pl.Expr) -> pl.Expr:
 
 
 def _in_form(form: str) -> pl.Expr:
-    """The completion in `form`: as it is where the trace was asked for in it, else put together from its parts."""
+    """The completion in `form`: unchanged if the trace was requested in it, else composed from its parts.
+
+    A plain completion is the answer alone.
+    """
     shape = Form.of(form)
-    reasoning, answer = pl.col("reasoning").fill_null(""), pl.col("answer").fill_null("")
-    if shape.name == "plain":
-        made = answer
-    elif shape.name == "r1-zero":
-        made = pl.format("<think> {} </think> <answer> {} </answer>", reasoning, answer)
-    else:
-        made = pl.concat_str(
-            pl.lit(f"{shape.open}\n"), reasoning, pl.lit(f"\n{shape.close}\n\n"), answer
-        )
-    return pl.when(pl.col("form") == form).then(pl.col("completion")).otherwise(made)
+    reasoning = pl.lit("") if shape.name == "plain" else pl.col("reasoning")
+    composed = compose_expr(reasoning, pl.col("answer"), shape)
+    return pl.when(pl.col("form") == form).then(pl.col("completion")).otherwise(composed)

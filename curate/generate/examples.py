@@ -63,7 +63,7 @@ def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Exa
         [config.traces, config.count],
     )
     return [
-        Example(row["question"], in_form(row["reasoning"], row["answer"], form))
+        Example(row["question"], form.compose(row["reasoning"], row["answer"]))
         for row in rows.to_dicts()
     ]
 
@@ -96,19 +96,11 @@ def _example(line: str, where: str, form: Form) -> Example:
             if form.name == "r1-zero" and "answer" in row
             else row.get("summary") or row["answer"]
         )
-        return Example(str(row["question"]), in_form(str(row["reasoning"]), str(answer), form))
+        return Example(
+            str(row["question"]), form.compose(str(row["reasoning"]).strip(), str(answer).strip())
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{where}: a worked example is a JSON object with `question` and `completion`, or with `question`, "
             "`reasoning` and `summary`"
         ) from error
-
-
-def in_form(reasoning: str, answer: str, form: Form) -> str:
-    """A completion put together from its parts."""
-    reasoning, answer = reasoning.strip(), answer.strip()
-    if form.name == "plain":
-        return f"{reasoning}\n\n{answer}"
-    if form.name == "r1-zero":
-        return f"<think> {reasoning} </think> <answer> {answer} </answer>"
-    return f"{form.open}\n{reasoning}\n{form.close}\n\n{answer}"

@@ -1,16 +1,16 @@
-"""Output forms: where the reasoning ends, what the answer is, and whether a completion keeps the form it was asked for.
+"""Output forms: put a completion together from reasoning and answer, take it apart again, and judge its form.
 
-A form is named in a column, so that one frame may hold several. What a form means is defined once, by the three Polars
-expressions below; `parse` applies them to one text.
+A column names the form, so that one frame may hold several. A form is defined once, by the Polars expressions below;
+`parse` applies them to one text, and `Form.compose` writes a text that they take apart into the same parts.
 
     r1-zero         <think> reasoning </think> <answer> answer </answer>         (DeepSeek-R1 report, table 1)
     r1              <think> reasoning </think> summary                           (report, section 2.3.1)
-    r1[open|close]  the same with delimiters of one's own
+    r1[open|close]  the same with your own delimiters
     plain           the whole text is the answer
 
-Text that a rule could be tricked with has no answer rather than a lenient one: a second answer, reasoning that is
-opened again after it was closed, tags that were never closed. The form is judged from the text alone; whether a text
-was cut off by a token limit is `finish_reason`.
+A text that could trick a rule has no answer rather than a lenient one: a second answer, reasoning that is opened again
+after it was closed, tags that were never closed. The form is judged from the text alone; `finish_reason` tells whether
+a token limit cut the text off.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class Form:
 
     @classmethod
     def of(cls, name: str | Form) -> Form:
-        """The form called `name`; raises `UsageError` for a name that is none.
+        """The form called `name`. UsageError if there is none.
 
-        In `r1[open|close]` the two are divided at `>|<` where that occurs, else at the only `|`: delimiters such as
-        `<|begin_of_thought|>` may hold bars themselves.
+        `r1[open|close]` is split at `>|<` if that occurs, else at the only `|`, since delimiters such as
+        `<|begin_of_thought|>` may contain bars.
         """
         if isinstance(name, Form):
             return name
@@ -63,31 +63,53 @@ class Form:
     def __str__(self) -> str:
         return self.name
 
+    def compose(self, reasoning: str, answer: str) -> str:
+        """The completion with this reasoning and this answer, as `parse` takes it apart.
+
+        `plain` has no place for reasoning: it becomes a paragraph of the answer, if it is not empty.
+        """
+        if self.name == "plain":
+            return f"{reasoning}\n\n{answer}" if reasoning else answer
+        if self.name == "r1-zero":
+            return f"{self.open} {reasoning} {self.close} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
+        return f"{self.open}\n{reasoning}\n{self.close}\n\n{answer}"
+
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """Parts of one completion; None where the text has no such part."""
+    """Parts of one completion; None if the text has no such part."""
 
     reasoning: str | None
     answer: str | None
     well_formed: bool
 
 
-def reasoning_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """The reasoning: from after the first opener to the next closer, or to the end of a text that never closes it.
+def compose_expr(reasoning: pl.Expr, answer: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
+    """`Form.compose` over columns. A null part counts as empty; the result is null for an unknown form."""
+    kind = _kind(form)
+    reasoning, answer = reasoning.fill_null(""), answer.fill_null("")
+    plain = pl.when(reasoning == "").then(answer).otherwise(reasoning + "\n\n" + answer)
+    tags = (f" {ANSWER_OPEN} ", f" {ANSWER_CLOSE}")
+    tagged = kind.open + " " + reasoning + " " + kind.close + tags[0] + answer + tags[1]
+    marked = kind.open + "\n" + reasoning + "\n" + kind.close + "\n\n" + answer
+    return pl.when(kind.plain).then(plain).when(kind.tagged).then(tagged).otherwise(marked)
 
-    Null without an opener, and for `plain`. Surrounding white space is left out. `form` is a column of names, or a
-    `Form` that all texts share (which is faster).
+
+def reasoning_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
+    """The reasoning: the text after the first opener up to the next closer, or up to the end if it is never closed.
+
+    Null without an opener, and for `plain`. Surrounding white space is removed. `form` is a column of names, or a
+    `Form` that all texts share, which is faster.
     """
     kind = _kind(form)
     return _before(_after(text, kind.open), kind.close).str.strip_chars()
 
 
 def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """The answer without surrounding white space: null where there is none, where it is blank, or where it is not one.
+    """The answer without surrounding white space: null if there is none, it is blank, or there are several.
 
-    It stands after the first closer (in the whole text, where no delimiter occurs), and no delimiter may follow there.
-    For `r1-zero` it is what the only pair of answer tags in that part holds; else it is all of that part.
+    It comes after the first closer (anywhere, if no delimiter occurs), and no delimiter may follow. For `r1-zero` it
+    is the content of the only pair of answer tags in that part; for the other forms it is all of that part.
     """
     kind = _kind(form)
     tail = (
@@ -105,14 +127,14 @@ def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
         tail.str.count_matches(ANSWER_OPEN, literal=True) == 1,
         tail.str.count_matches(ANSWER_CLOSE, literal=True) == 1,
     ).then(tail.str.extract(r"(?s)<answer>(.*?)</answer>", 1))
-    found = pl.when(kind.tagged).then(tagged).otherwise(tail).str.strip_chars()
-    return pl.when((found != "") & ~reopened.fill_null(False)).then(found)
+    answer = pl.when(kind.tagged).then(tagged).otherwise(tail).str.strip_chars()
+    return pl.when((answer != "") & ~reopened.fill_null(False)).then(answer)
 
 
 def well_formed_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
     """Whether the completion keeps its form: every tag once, in order, closed; an answer; only white space outside.
 
-    Reasoning may be empty (a rule on its length decides about that). Null where text or form is null or unknown.
+    Reasoning may be empty; a rule on its length decides about that. Null if the text or the form is null or unknown.
     """
     kind = _kind(form)
     lower = text.str.to_lowercase()
@@ -125,23 +147,23 @@ def well_formed_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
         _ONE_ANSWER
     )
     shape = kind.plain | (delimited & (~kind.tagged | tags.fill_null(False))).fill_null(False)
-    known = text.is_not_null() & (kind.plain | kind.open.is_not_null())
-    return pl.when(known).then(shape & answer_expr(text, form).is_not_null())
+    judged = text.is_not_null() & (kind.plain | kind.open.is_not_null())
+    return pl.when(judged).then(shape & answer_expr(text, form).is_not_null())
 
 
 def with_opener_expr(text: pl.Expr, prompt: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """The completion with the opening delimiter in front where its prompt already ended with that.
+    """The completion, preceded by the opening delimiter if its prompt already ended with that.
 
     Parse this, not the bare completion, when a chat template opens the reasoning itself.
     """
     opening = _kind(form).open
     opened = prompt.str.strip_chars_end().str.ends_with(opening).fill_null(False)
-    # What the prompt has after the opener is white space, which the parse does not look at.
+    # The prompt may have white space after the opener, which the parse ignores.
     return pl.when(opened).then(opening + text).otherwise(text)
 
 
 def parse(text: str, form: str | Form = "r1-zero") -> Parsed:
-    """One completion taken apart; `UsageError` for an unknown form. For columns use the expressions."""
+    """Take one completion apart. UsageError for an unknown form. For columns use the expressions."""
     t, form = pl.lit(text, dtype=pl.String), Form.of(form)
     reasoning, answer, well_formed = pl.select(
         reasoning_expr(t, form).alias("reasoning"),
@@ -152,12 +174,12 @@ def parse(text: str, form: str | Form = "r1-zero") -> Parsed:
 
 
 class _Kind(NamedTuple):
-    """What the expressions ask of a form."""
+    """A form, or a column of form names, as the expressions need it."""
 
-    open: pl.Expr  # null for `plain`, and for names that are no form
+    open: pl.Expr  # null for `plain`, and for names of unknown forms
     close: pl.Expr
     plain: pl.Expr
-    tagged: pl.Expr  # the answer stands in tags
+    tagged: pl.Expr  # the answer is in tags
 
 
 def _kind(form: pl.Expr | Form) -> _Kind:
@@ -170,7 +192,7 @@ def _kind(form: pl.Expr | Form) -> _Kind:
 
 
 def _delimiters(form: pl.Expr) -> tuple[pl.Expr, pl.Expr]:
-    """Opening and closing delimiter of each form name; null for `plain` and for names that are no form."""
+    """Opening and closing delimiter of each form name; null for `plain` and for unknown forms."""
     body = form.str.extract(r"(?s)\Ar1\[(.+)\]\z", 1)
     angled = body.str.extract_groups(r"(?s)\A(?<open>.*?>)\|(?<close><.*)\z")
     barred = body.str.extract_groups(r"(?s)\A(?<open>[^|]+)\|(?<close>[^|]+)\z")
@@ -190,10 +212,10 @@ def _own_delimiters(name: str) -> tuple[str | None, str | None]:
 
 
 def _after(text: pl.Expr, mark: pl.Expr) -> pl.Expr:
-    """What follows the first `mark`; null where it does not occur."""
+    """The text after the first `mark`; null if it does not occur."""
     return text.str.splitn(mark, 2).struct.field("field_1")
 
 
 def _before(text: pl.Expr, mark: pl.Expr) -> pl.Expr:
-    """What stands before the first `mark`; all of it where it does not occur."""
+    """The text before the first `mark`; all of it if it does not occur."""
     return text.str.splitn(mark, 2).struct.field("field_0")

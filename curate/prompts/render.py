@@ -1,20 +1,21 @@
 """From a question to the prompt an engine completes: templates are text files, worked examples are earlier turns.
 
-A template holds `{question}` once, and `{open}` and `{close}` where the delimiters of the reasoning go. The report's
-own template has the word `prompt` in the place of the question (`User: prompt. Assistant:`), and is kept as printed.
-What stands before the user's turn is said once; each worked example is a whole turn before the one that is asked.
+A template contains `{question}` once, and `{open}` and `{close}` for the delimiters of the reasoning. The report's own
+template is kept as printed, with the word `prompt` in the place of the question (`User: prompt. Assistant:`). The text
+before the user's turn occurs once; each worked example is a whole turn before the last one.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
+from curate.config import did_you_mean
 from curate.errors import UsageError
 from curate.prompts.forms import ANSWER_OPEN, CLOSE, OPEN, Form
 from curate.records import Problem
@@ -22,16 +23,17 @@ from curate.records import Problem
 Chat = Callable[[list[dict[str, str]]], str]
 
 _QUESTION = "{question}"
-_REPORT_TURN = "User: prompt."  # how the report prints the place of the question
+_REPORT_TURN = "User: prompt."  # the place of the question in the report's template
 _TURN = re.compile(r"(?:User|用户)\s*[:：]\s*\Z")
 _STOPS = ".。．"
-_ENDS = ".?!…。？！．:：;；="  # an arithmetic question often ends in "=": a full stop after it reads as a part of it
+# An arithmetic question often ends in "=": a full stop after it would read as a part of it.
+_ENDS = ".?!…。？！．:：;；="
 _CLOSERS = "\"'”’)]}»」』）】*$ "
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prompt template: `name`, its `text`, a `hash` of the text, and the `form` that its completions should have."""
+    """A prompt template: its name, text, hash of the text, and the form that its completions should have."""
 
     name: str
     text: str
@@ -39,17 +41,17 @@ class Template:
     form: Form
 
     def label(self, examples: Sequence[Example] = ()) -> str:
-        """What the column `traces.template` holds: name and hash, and the number and hash of worked examples."""
+        """The value of the column `traces.template`: name and hash, then number and hash of worked examples."""
         own = f"{self.name}@{self.hash}"
-        return own + (
-            f"+{len(examples)}@{_hash(*(t for e in examples for t in (e.question, e.completion)))}"
-            * bool(examples)
-        )
+        if not examples:
+            return own
+        texts = [text for e in examples for text in (e.question, e.completion)]
+        return f"{own}+{len(examples)}@{_hash(*texts)}"
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A worked example: a question and the whole completion it should get, tags included."""
+    """A worked example: a question, and the whole completion that it should get, with tags."""
 
     question: str
     completion: str
@@ -60,20 +62,20 @@ def load_template(
 ) -> Template:
     """A shipped template by name (r1-zero, r1, plain), or a text file by path.
 
-    `language` prefers a variant for it where one is shipped (`r1` in `zh`). Without `form` it is read off the text:
-    answer tags mean `r1-zero`, delimiters of reasoning mean `r1`, else `plain`. Raises `UsageError` where there is no
-    such template, or where it has no place for the question.
+    `language` prefers a variant in that language if one is shipped (`r1` in `zh`). Without `form`, the text decides:
+    answer tags mean `r1-zero`, delimiters of reasoning mean `r1`, else it is `plain`. UsageError if there is no such
+    template, or if it has no place for the question.
     """
-    found, text = _read(str(name), language)
+    variant, text = _read(str(name), language)
     if _QUESTION not in text and _REPORT_TURN in text:
         text = f"User: {_QUESTION}.".join(text.rsplit(_REPORT_TURN, 1))
     if text.count(_QUESTION) != 1:
         raise UsageError(
-            f"template '{name}' must hold {_QUESTION} exactly once; it does {text.count(_QUESTION)} times"
+            f"template '{name}' must contain {_QUESTION} exactly once; it has it {text.count(_QUESTION)} times"
         )
     own = Form.of(form if form is not None else _form_of(text))
     text = text.replace("{open}", own.open or OPEN).replace("{close}", own.close or CLOSE)
-    return Template(found, text, _hash(text), own)
+    return Template(variant, text, _hash(text), own)
 
 
 def render(
@@ -81,17 +83,14 @@ def render(
 ) -> str:
     """The prompt for one question, with worked examples as earlier turns.
 
-    With `chat` (an engine's `render_chat`) the same is given to the model's own chat template: what the template says
-    before the user's turn opens the first user message, and the marks of the turns are left out.
+    With `chat`, an engine's `render_chat`, the model's own chat template does it: the text before the user's turn goes
+    to the beginning of the first user message, and the marks of the turns are left out.
     """
     if chat is not None:
         return chat(messages(template, question, examples))
     preamble, turn = _split(template.text)
-    asked = [_ask(turn, example.question) for example in examples]
-    shown = "".join(
-        join(prompt, e.completion.strip()) + "\n" for prompt, e in zip(asked, examples, strict=True)
-    )
-    return preamble + shown + _ask(turn, question)
+    turns = [join(_ask(turn, e.question), e.completion.strip()) + "\n" for e in examples]
+    return preamble + "".join(turns) + _ask(turn, question)
 
 
 def messages(
@@ -109,16 +108,16 @@ def messages(
 
 
 def join(prompt: str, completion: str) -> str:
-    """Prompt and completion as one text, with one space between where neither has white space there.
+    """Prompt and completion as one text, with a space between them if there is no white space yet.
 
-    Sampled completions of `... Assistant:` begin with a space; those that are written should look the same.
+    Sampled completions of `... Assistant:` begin with a space; written ones should look the same.
     """
     glued = not prompt or not completion or prompt[-1].isspace() or completion[0].isspace()
     return prompt + completion if glued else f"{prompt} {completion}"
 
 
 def worked_completion(problem: Problem, form: str | Form = "r1-zero") -> str:
-    """The completion that a problem's worked solution makes in a form; `UsageError` without a solution or reference."""
+    """A problem's worked solution as a completion in a form. UsageError without a solution or reference."""
     if not (problem.solution and problem.solution.strip() and problem.reference):
         raise UsageError(
             f"problem '{problem.problem_id or problem.question[:60]}' has no worked solution: "
@@ -126,32 +125,12 @@ def worked_completion(problem: Problem, form: str | Form = "r1-zero") -> str:
         )
     form, solution, reference = Form.of(form), problem.solution.strip(), problem.reference.strip()
     if form.name == "r1-zero":
-        return f"<think> {solution} </think> <answer> {reference} </answer>"
+        return form.compose(solution, reference)
     chinese = problem.target_language == "zh"
     summary = (
         f"答案是 \\boxed{{{reference}}}。" if chinese else f"The answer is \\boxed{{{reference}}}."
     )
-    if form.name == "plain":
-        return f"{solution}\n\n{summary}"
-    return f"{form.open}\n{solution}\n{form.close}\n\n{summary}"
-
-
-def worked_examples(problems: Iterable[Problem], form: str | Form, count: int) -> list[Example]:
-    """The first `count` problems that have a worked solution, as examples in a form.
-
-    Give it training problems that are not asked themselves. Raises `UsageError` where fewer have a solution.
-    """
-    found: list[Example] = []
-    for problem in problems:
-        if len(found) == count:
-            break
-        if problem.solution and problem.reference:
-            found.append(Example(problem.question, worked_completion(problem, form)))
-    if len(found) < count:
-        raise UsageError(
-            f"{count} worked examples were asked for, but only {len(found)} problems have a worked solution"
-        )
-    return found
+    return form.compose(solution, summary)
 
 
 def shipped() -> list[str]:
@@ -165,23 +144,22 @@ def shipped() -> list[str]:
 
 @cache
 def _read(name: str, language: str | None) -> tuple[str, str]:
-    known = shipped()
-    if name in known:
-        found = f"{name}-{language}" if f"{name}-{language}" in known else name
-        return found, (files("curate.prompts") / "templates" / f"{found}.txt").read_text(
+    """The name of the template, or of its variant in the language, and its text."""
+    names = shipped()
+    if name in names:
+        variant = f"{name}-{language}" if f"{name}-{language}" in names else name
+        return variant, (files("curate.prompts") / "templates" / f"{variant}.txt").read_text(
             "utf-8"
         ).rstrip("\n")
     path = Path(name)
     try:
         return path.stem, path.read_text("utf-8").rstrip("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = (
-            "is no text file in UTF-8"
-            if isinstance(error, UnicodeDecodeError)
-            else "could not be read"
-        )
+    except UnicodeDecodeError as error:
+        raise UsageError(f"template '{name}' is not text in UTF-8") from error
+    except OSError as error:
+        hint = did_you_mean(name, names)
         raise UsageError(
-            f"template '{name}' {reason}: choose one of {', '.join(known)}, or give a path"
+            f"no template '{name}': choose one of {', '.join(names)}, or give the path of a text file{hint}"
         ) from error
 
 
@@ -192,7 +170,7 @@ def _form_of(text: str) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """What is said once, and the turn that every question repeats (the whole template, where it marks no user)."""
+    """The text that occurs once, and the turn that each question repeats: the whole template if it marks no user."""
     head, _, _ = text.partition(_QUESTION)
     if mark := _TURN.search(head):
         return text[: mark.start()], text[mark.start() :]
@@ -200,7 +178,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _ask(turn: str, question: str) -> str:
-    """The turn with the question in its place, and no second full stop after a question that has its own end."""
+    """The turn with the question in it, without a second full stop after a question that ends by itself."""
     before, _, after = turn.partition(_QUESTION)
     question = question.strip()
     if after[:1] in _STOPS and question.rstrip(_CLOSERS)[-1:] in _ENDS:

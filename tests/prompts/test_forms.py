@@ -9,14 +9,17 @@ from curate.errors import UsageError
 from curate.prompts.forms import (
     Form,
     answer_expr,
+    compose_expr,
     parse,
     reasoning_expr,
     well_formed_expr,
     with_opener_expr,
 )
 
-# Text that holds no delimiter: no angle brackets, no bars.
-prose = st.text(st.characters(blacklist_characters="<>|", blacklist_categories=["Cs"]), max_size=40)
+# Text without delimiters: no brackets, no bars.
+prose = st.text(
+    st.characters(blacklist_characters="<>|[]", blacklist_categories=["Cs"]), max_size=40
+)
 FORMS = ["r1-zero", "r1", "plain", "r1[<|begin|>|<|end|>]", "r1[[[|]]]"]
 
 
@@ -112,13 +115,38 @@ def test_plain_is_all_answer():
     assert not parse(" \n", "plain").well_formed
 
 
-@settings(deadline=None, max_examples=50)
-@given(prose, prose)
-def test_what_is_built_in_the_form_is_parsed_back(reasoning, answer):
-    found = parse(f" <think>{reasoning}</think> <answer>{answer}</answer>", "r1-zero")
-    assert found.reasoning == _stripped(reasoning)
-    assert found.answer == (_stripped(answer) or None)
-    assert found.well_formed == bool(_stripped(answer))
+@settings(deadline=None, max_examples=60)
+@given(prose, prose, st.sampled_from(FORMS))
+def test_a_composed_completion_is_parsed_into_its_parts(reasoning, answer, name):
+    form = Form.of(name)
+    parsed = parse(form.compose(reasoning, answer), form)
+    if name == "plain":
+        whole = _stripped(f"{reasoning}\n\n{answer}")
+        assert (parsed.reasoning, parsed.answer) == (None, whole or None)
+        assert parsed.well_formed == bool(whole)
+    else:
+        assert parsed.reasoning == _stripped(reasoning)
+        assert parsed.answer == (_stripped(answer) or None)
+        assert parsed.well_formed == bool(_stripped(answer))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(prose, prose, st.sampled_from(FORMS)), min_size=1, max_size=5))
+def test_composed_columns_agree_with_one_text_at_a_time(rows):
+    frame = pl.DataFrame(rows, schema=["reasoning", "answer", "form"], orient="row")
+    parts = pl.col("reasoning"), pl.col("answer")
+    composed = frame.select(compose_expr(*parts, pl.col("form"))).to_series().to_list()
+    assert composed == [Form.of(form).compose(r, a) for r, a, form in rows]
+    for name in FORMS:
+        one = frame.select(compose_expr(*parts, Form.of(name))).to_series().to_list()
+        assert one == [Form.of(name).compose(r, a) for r, a, _ in rows]
+
+
+def test_missing_parts_are_empty_and_an_unknown_form_composes_nothing():
+    frame = pl.DataFrame({"r": [None], "a": ["5"]}, schema={"r": pl.String, "a": pl.String})
+    parts = pl.col("r"), pl.col("a")
+    assert frame.select(compose_expr(*parts, Form.of("plain"))).item() == "5"
+    assert frame.select(compose_expr(*parts, pl.lit("r1-zer"))).item() is None
 
 
 def _stripped(text: str) -> str:

@@ -14,7 +14,6 @@ from curate.prompts.render import (
     render,
     shipped,
     worked_completion,
-    worked_examples,
 )
 from curate.records import Problem
 
@@ -164,13 +163,9 @@ def test_worked_completions_to_the_letter():
     assert worked_completion(chinese, "r1").endswith("</think>\n\n答案是 \\boxed{3}。")
 
 
-def test_worked_examples_come_from_problems_with_a_solution():
-    bare = Problem("?", reference="1")
-    assert [e.question for e in worked_examples([bare, SUM], "r1-zero", 1)] == [SUM.question]
-    with pytest.raises(UsageError, match="only 1"):
-        worked_examples([bare, SUM], "r1-zero", 2)
+def test_a_problem_without_a_solution_is_not_a_worked_example():
     with pytest.raises(UsageError, match="worked solution"):
-        worked_completion(bare, "r1-zero")
+        worked_completion(Problem("?", reference="1"), "r1-zero")
 
 
 @settings(deadline=None, max_examples=50)

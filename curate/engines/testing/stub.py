@@ -29,6 +29,7 @@ from pydantic import Field
 
 from curate.config import Config, validate
 from curate.engines.base import EngineConfig, check_sampling, cut_at_stop, failed
+from curate.prompts.forms import Form
 from curate.records import Completion, Request
 
 SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
@@ -51,6 +52,7 @@ WORDS = (
     "get",
 )
 MAX_MODEL_LEN = 1 << 20
+FORM = Form.of("r1-zero")
 
 
 class StubArgs(Config):
@@ -212,4 +214,4 @@ def stub_text(prompt: str, seed: int, style: str = "sums", right: float = 0.5) -
             "Start with the first term.",
         ]
     )
-    return f"<think> {' '.join([opening, *steps])} So it is {answer}. </think> <answer> {answer} </answer>"
+    return FORM.compose(f"{' '.join([opening, *steps])} So it is {answer}.", str(answer))
