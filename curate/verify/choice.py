@@ -1,7 +1,7 @@
 """Multiple choice: the letter, the text of the choice, or both.
 
-`problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index written as one ("0"), or
-the text of the right choice. Several different choices in one answer are wrong.
+`problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index written as one ("0"), the
+text of the right choice, or several letters ("A,C") if more than one choice is right: then exactly those must be named.
 """
 
 from __future__ import annotations
@@ -11,45 +11,132 @@ import string
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, Judgement, Verifier
-from curate.verify.extract import Extracted, find_answer
-from curate.verify.text import leading_letter, normal, without_style
+from curate.verify.extract import (
+    TAIL,
+    Extracted,
+    after_reasoning,
+    announced,
+    find_answer,
+    is_denied,
+    is_taken_back,
+    last_boxes,
+    tidy,
+    value_of,
+    without_end_tokens,
+)
+from curate.verify.math.verifier import compare_answers
+from curate.verify.text import leading_letters, normal, text_of_choice, without_style
+
+# Phrases that announce a choice; the letter follows. Those of `extract.ANNOUNCE` count as well.
+_ANNOUNCED = re.compile(
+    r"(?P<phrase>\b(?:the |my |our )?(?:(?:correct|right|best|final|appropriate) )+(?:option|choice|letter|statement)s?"
+    r"(?: is| are| would be)?"
+    r"|\b(?:the )?(?:option|choice|letter) (?:is|would be)|\b(?:solution|result|option|choice|selection)(?=\s*[*_]*[:：])"
+    r"|\bI(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)(?: (?:option|choice|answer))?"
+    r"|(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是|为|為)?|正确(?:的)?选项(?:是|为)?"
+    r"|选项(?:是|为)|選択肢は|정답은|답은)(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]|[A-J]{2,8})(?![A-Za-z]))",
+    re.I,
+)
+# "Option C is correct.", "(C) is the right answer"
+_IS_CORRECT = re.compile(
+    r"(?:^|[.!?\n,;]\s*|\b(?:so|thus|hence|therefore|only)\s+)(?i:(?:option|choice|answer|statement)\s+)?[(\[*$]*"
+    r"(?P<letter>[A-J])[)\]*$]*\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?"
+    r"(?P<after>[^\n]*)"
+)
+_LAST_LINE = re.compile(
+    r"(?:(?:so|thus|hence|therefore|因此|所以|故)[,:，：]?\s*)?(?P<answer>[(\[（【*$`\\]*[A-J](?![A-Za-z]).*)",
+    re.I | re.S,
+)
 
 
 class ChoiceVerifier(Verifier):
-    """Which of the choices was named."""
+    """Compares the choices that were named with the right ones."""
 
     name = "choice"
-    version = "2"
+    version = "3"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
-        return find_answer(completion, delimiters)
+        return find_choice(completion, delimiters, problem.choices or [])
 
     def unverifiable(self, problem: Problem) -> str | None:
         if not (problem.reference or "").strip():
             return "no reference answer"
-        return None if right_letter(problem) else "the reference names none of the choices"
+        return None if right_letters(problem) else "the reference names none of the choices"
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
-        right, named = right_letter(problem), named_letters(answer, problem.choices or [])
+        right, named = right_letters(problem), named_letters(answer, problem.choices or [])
         if not named:
             return Judgement("wrong", "names no choice")
-        if len(named) > 1:
-            return Judgement("wrong", f"names several choices: {', '.join(sorted(named))}")
-        return CORRECT if named == {right} else Judgement("wrong", f"names {min(named)}")
+        if named == right:
+            return CORRECT
+        several = "several choices: " if len(named) > 1 else ""
+        return Judgement("wrong", f"names {several}{', '.join(sorted(named))}")
 
 
-def right_letter(problem: Problem) -> str | None:
-    """The letter of the right choice, or None where the reference names none."""
+def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> Extracted:
+    """Return the answer to a multiple-choice question: like `find_answer`, with the phrases that name a choice."""
+    visible = after_reasoning(without_end_tokens(text), delimiters)
+    if visible is None or "<answer>" in visible:
+        return find_answer(text, delimiters)
+    box = last_boxes(visible)
+    tail = (visible[box.end :] if box else visible)[-TAIL:]
+    last = None
+    for match in _ANNOUNCED.finditer(tail):
+        last = match
+    general = announced(tail)
+    if last is not None and (
+        general is None
+        or general.answer is None
+        or not named_letters(tidy(general.answer), choices)
+    ):
+        if is_denied(tail[: last.start()], last["phrase"]):
+            return Extracted(None, "announced", "no answer")
+        line, _, following = tail[last.end() :].partition("\n")
+        value, following = value_of(line, following)
+        if following.lstrip().startswith("?") or is_taken_back(following):
+            return Extracted(None, "announced", "the text takes its answer back")
+        return Extracted(tidy(value), "announced")
+    if box is None and general is None:
+        said = list(_IS_CORRECT.finditer(tail))
+        letters = {match["letter"] for match in said}
+        if (
+            said
+            and len(letters) == 1
+            and not re.search(r"\b(?:not|if|or|wrong)\b", said[-1]["after"])
+        ):
+            return Extracted(said[-1]["letter"], "announced")
+        whole = visible.strip()
+        if "\n" not in whole and named_letters(tidy(whole), choices):
+            return Extracted(tidy(whole), "bare")
+        line = whole.rpartition("\n")[2].strip()
+        final = _LAST_LINE.fullmatch(line) if "\n" in whole or len(line) < 20 else None
+        listed = re.findall(r"^[ \t]*[(]?([A-J])[).:]", visible, re.M)
+        if len(set(listed)) > 1:
+            final = None  # the choices themselves, written out again
+        if final and named_letters(tidy(final["answer"]), choices):
+            return Extracted(tidy(final["answer"]), "last line")
+    return find_answer(text, delimiters)
+
+
+def right_letters(problem: Problem) -> set[str]:
+    """Return the letters of the right choices; empty if the reference names none."""
     reference, choices = (problem.reference or "").strip(), problem.choices or []
     named = named_letters(reference, choices)
-    if len(named) == 1:
-        letter = min(named)
-        return (
-            letter if not choices or string.ascii_uppercase.index(letter) < len(choices) else None
+    if not named:
+        extracted = announced(reference)
+        named = (
+            named_letters(tidy(extracted.answer), choices)
+            if extracted and extracted.answer
+            else set()
         )
+    if named:
+        known = not choices or all(
+            string.ascii_uppercase.index(one) < len(choices) for one in named
+        )
+        return named if known else set()
     if reference.isdigit() and int(reference) < len(choices):
-        return string.ascii_uppercase[int(reference)]
-    return None
+        return {string.ascii_uppercase[int(reference)]}
+    return set()
 
 
 def named_letters(answer: str, choices: list[str]) -> set[str]:
@@ -57,39 +144,46 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
     if len(answer) > 10_000:
         return set()
     bare = without_style(answer)
-    by_text = {
-        string.ascii_uppercase[i]
-        for i, text in enumerate(choices[:26])
-        if matches_choice(text, bare)
-    }
+    by_text = _letters_of_text(bare, choices)
     if by_text:
         return by_text if len(by_text) == 1 else set()
-    letters, rest = leading_letter(bare)
-    if rest and len(letters) == 1:
-        return _contradicted(min(letters), rest, choices)
-    return letters
-
-
-def _contradicted(letter: str, rest: str, choices: list[str]) -> set[str]:
-    """The letter, and the choice whose text stands beside it where that is another one."""
-    index = string.ascii_uppercase.index(letter)
-    if choices and index >= len(choices):
+    letters, rest = leading_letters(bare)
+    if letters:
+        text = text_of_choice(rest)
+        if any(string.ascii_uppercase.index(one) >= len(choices) for one in letters if choices):
+            return set()
+        if text is not None:
+            # "B. dogs" names B and the choice whose text that is.
+            return letters | (_letters_of_text(text, choices) if text else set())
         return set()
-    named = {
+    match = re.fullmatch(r"(.*\S)\s*(?:[(\[（]([A-J])[)\]）]|, so ([A-J]))", bare, re.S)  # "8 (B)"
+    if match:
+        letter = match[2] or match[3]
+        return (
+            {letter} | _letters_of_text(match[1], choices)
+            if _letters_of_text(match[1], choices)
+            else set()
+        )
+    return set()
+
+
+def _letters_of_text(text: str, choices: list[str]) -> set[str]:
+    """Return the letters of the choices that a text is; of several equal texts all."""
+    return {
         string.ascii_uppercase[i]
-        for i, text in enumerate(choices[:26])
-        if rest and matches_choice(text, rest)
+        for i, choice in enumerate(choices[:26])
+        if matches_choice(choice, text)
     }
-    return {letter} | named if letter not in named else {letter}
 
 
 def matches_choice(choice: str, answer: str) -> bool:
     """Whether an answer is the text of a choice: the same words, or the same mathematical object."""
-    if normal(choice) == normal(answer):
+    first, second = normal(choice), normal(answer)
+    if first == second or first.removeprefix("it ") == second:
         return True
-    if not re.search(r"\d|\\", choice) or not re.search(r"\d|\\", answer):
+    if len(choice) > 300 or len(answer) > 300:
         return False
-    from curate.verify.math.verifier import compare_answers
-
-    judged = compare_answers(choice, answer) if len(choice) <= 300 and len(answer) <= 300 else None
-    return judged is not None and judged.verdict == "correct"
+    if not re.search(r"\d|\\", choice) or not re.search(r"\d|\\|^[a-z -]{3,40}$", answer, re.I):
+        return False
+    judgement = compare_answers(choice, answer)
+    return judgement is not None and judgement.verdict == "correct"

@@ -1,12 +1,17 @@
-"""Where the answer is in a completion.
+"""Find the answer in a completion.
 
-In order: the `<answer>…</answer>` block; the last balanced `\\boxed{…}`; an announced final answer ("the answer is …", in
-the languages of `ANNOUNCE`); a completion that is nothing but one short line. All of it after the reasoning ended: an
-answer inside the reasoning does not count. Work is linear in the length of the text.
+In order: the `<answer>…</answer>` block; the last balanced `\\boxed{…}`; an announced final answer ("the answer is …",
+in the languages of `_WORDS`); a JSON object with the key `answer`; a completion that is one short line; a last line
+that is nothing but a value. Only text after the end of the reasoning counts.
+
+An announcement is read with its whole sentence: what denies, supposes or doubts it makes it no announcement, words after
+the value stay part of the answer (so that a verifier refuses them), and an answer that the following text takes back is
+no answer. Work is linear in the length of the text.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from typing import NamedTuple
 
@@ -14,23 +19,31 @@ THINK = ("<think>", "</think>")
 
 # Only the end of a text announces its answer; a megabyte of prose is not searched. Characters; ours.
 TAIL = 20_000
-# Boxes that are looked at, from the last one back.
+# Number of boxes to look at, from the last one back.
 MAX_BOXES = 20
-# A completion of one line up to this length is taken for a bare answer.
+# A completion of one line up to this length is taken as a bare answer.
 BARE = 200
 
 
 class Extracted(NamedTuple):
-    """An answer (None where there is none), where it was found, and why there is none."""
+    """An answer (None if there is none), the place it came from, and why there is none."""
 
     answer: str | None
     where: str = ""
     detail: str = ""
 
 
+# Marks of chat templates for the end of a turn. They are not part of any answer.
+_END_TOKENS = re.compile(
+    r"</s>|<eo[as]>|<end_of_turn>|<\|(?:im_end|eot_id|eom_id|end|eos|endoftext|end_of_text|end_of_turn)\|>"
+    r"|<｜end▁of▁sentence｜>"
+)
+
 _WORDS = {
-    "en": r"(?:the |my |our |your )?(?:final |correct |right )*(?:answer|solution|result)(?: to (?:the|this) (?:question|problem))?"
-    r"(?: is| equals| would be| should be| must be| comes out to| =)|(?:the |my |our )?(?:final |correct )*answer|final result",
+    "en": r"(?:the |my |our |your )?(?:final |correct |right )*(?:answer|solution|result|reply)"
+    r"(?: to (?:the|this) (?:question|problem))?"
+    r"(?: is| equals| (?:would|should|must|will)(?: then| thus| therefore)? be| comes out to| =)"
+    r"|(?:the |my |our )?(?:final |correct )*answer|final result",
     "ja": r"(?:最終的な|最終|正しい)?(?:答え|解答|答(?!案)|回答|正解)(?:は|が)|(?:最終)?(?:答え|解答|答(?!案)|回答|正解)",
     "zh": r"(?:最终|最后|正确|因此|所以|故)?的?(?:答案|結果|结果|答)(?:应该|應該|就)?(?:是|为|為|等于|等於)|(?:最终|最后|正确)?(?:答案|答)",
     "ko": r"(?:최종 ?|따라서 ?)?(?:정답|답|답변)(?:은|는|이)|(?:최종 ?)?(?:정답|답변|답)",
@@ -61,8 +74,9 @@ _WORDS = {
 }
 # A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or a heading's line end.
 _VERB = re.compile(
-    r"(?: is| equals| be| comes out to| =|是|为|為|等于|等於|は|が|은|는|이| es| sería| est| serait| ist| lautet| beträgt| é| seria| è"
-    r"| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| adalah| ialah| هو| هي| är| er| blir| je| zní| on| este| είναι|คือ| היא)$",
+    r"(?: is| equals| be| comes out to| =|是|为|為|等于|等於|は|が|은|는|이| es| sería| est| serait| ist| lautet"
+    r"| beträgt| é| seria| è| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| adalah| ialah"
+    r"| هو| هي| är| er| blir| je| zní| on| este| είναι|คือ| היא)$",
     re.I,
 )
 ANNOUNCE = re.compile(
@@ -71,64 +85,173 @@ ANNOUNCE = re.compile(
     + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:】[ \t]*[:：]?|[:：=]|[-–—](?=[ \t])|है)?[ \t]*[*_]{0,3}[:：]?[ \t]*)",
     re.I,
 )
-# "So 7 is the answer.": said the other way round, in the last sentence.
+
+# -- words that change what an announcement says
+
+# The word right before "answer is" must be one of these: "the naive answer is 5" announces nothing.
+_ALLOWED_BEFORE = frozenset(
+    "so thus hence therefore then and that is be the my our your a an final correct right best true actual real exact "
+    "overall numeric numerical required desired simplified complete unique only short calculated computed resulting "
+    "ultimate we get have find obtain conclude see know shows show gives give means implies with to of as in now here "
+    "finally ultimately consequently accordingly i think believe say state submit "
+    "la el le les il lo o os en un una une eine der die das den also somit daher folglich entonces luego donc alors "
+    "ainsi então logo quindi dunque dus de het correcta final finale correcte correta corretta richtige endgültige "
+    "juiste svaret slutliga rätta odpověď konečná správná".split()
+)
+_CLAUSE_START = re.compile(
+    r"[,;:，；：—]|\b(?:so|thus|hence|therefore|then|and|but|which means|implies|means|because)\b|所以|因此|故|那么",
+    re.I,
+)
+# In the clause around an announcement these make it a denial, a doubt, a supposition, or somebody else's answer.
+_DENIED = re.compile(
+    r"\b(?:not|never|no|nor|wrong|incorrect|false|doubt\w*|den(?:y|ies)|impossible|unlikely|suppos\w+|assum\w+|if|unless"
+    r"|whether|imagine|pretend|might|may|maybe|perhaps|possibly|naive|claim\w*|someone|student\w*|says|said|thought"
+    r"|hoped?|wonder\w*|falsche?n?|nicht|wenn|falls|angenommen|faux|fausse|pas|supposons|falsa|incorrecta|si"
+    r"|supongamos|errad[ao]|sbagliata)\b|n['’]t\b|['’]s\s*$"
+    r"|错误|不正确|假设|如果|假如|若|怀疑|可能|也许|不是|未必|学生|間違|誤|もし|仮に|틀린|만약|잘못|неправильн|неверн|если|предполож",
+    re.I,
+)
+_SUPPOSED = re.compile(r"\s*(?:suppose|assume|imagine|pretend|say|if|unless)\b(?!.*\bthen\b)", re.I)
+# What follows an answer and takes it back.
+_TAKEN_BACK = re.compile(
+    r"(?:^\s*|[.!?…。！？,;]\s*|\n\s*|\)\s*|[-–—]\s*)(?:wait|no(?=[,.!;:\s])(?!\s+(?:other|more|further|need|matter))"
+    r"|nope|oops|sorry|just kidding|kidding|scratch that|hold on|correction|on second thought|i mean(?:t)?"
+    r"|actually|or (?:maybe|perhaps|possibly|rather|else)|(?:maybe|perhaps|possibly)\b"
+    r"|(?:but |and |no,? )?(?:that|this|it|which)(?:['’]s| is| was| seems)(?: probably| clearly| obviously)? "
+    r"(?:wrong|incorrect|false|not (?:right|correct|true|the answer)|a (?:joke|mistake|lie))"
+    r"|(?:but |or )(?:it|that|this) (?:could|might|may)(?: also)? be"
+    r"|nein|nicht|stimmt nicht|non|no es|不对|不是|错了|等等|等一下|いや|違|아니)",
+    re.I,
+)
+# Right after a box: "\\boxed{5} is wrong".
+_DENIED_AFTER = re.compile(
+    r"[\s$*)\]\\.,;]*(?:is|are|was|would be|seems|looks)?(?: clearly| probably| also)?\s*"
+    r"(?:\bnot\b|n['’]t\b|wrong\b|incorrect\b|false\b|impossible\b|\?|吗|不对|不是|是错|falsch\b|faux\b"
+    r"|or (?:maybe|perhaps|possibly|else)\b|maybe\b|perhaps\b|possibly\b"
+    r"|(?:or|/|\|)\s*[$\\(]*-?\d)",
+    re.I,
+)
+# Right before a box: "it is not \\boxed{5}".
+_DENIED_BEFORE = re.compile(
+    r"(?:\b(?:not|never|neither|nor|isn['’]t|aren['’]t|cannot be|can['’]t be|wrong answer(?: is)?|incorrect answer(?: is)?"
+    r"|except|doubt(?: that)?(?: it is)?|maybe|perhaps|possibly|nicht|pas|kein)|不是|并非|不为|не)"
+    r"[\s:$*(\\\[]*$",
+    re.I,
+)
+# Explanations that may be cut off behind a value; `_DOUBT` in one of them keeps it on.
+_EXPLANATION = re.compile(
+    r"[,;]?\s+(?:because|since|porque|weil|denn)\b|[,;，]\s*(?:because|since|as|so that|given that|which|where|for"
+    r"|and not|not|rather than|instead of|car|parce que|因为|porque|weil|denn)(?![^\W\d_\u4e00-\u9fff])|因为|而不是",
+    re.I,
+)
+_DOUBT = re.compile(
+    r"\b(?:wrong|incorrect|false|maybe|perhaps|possibly|doubt\w*|guess\w*|unless|otherwise|kidding|not (?:sure|right|true)"
+    r"|could|might)\b|错|不对|也许|可能",
+    re.I,
+)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*_\"'”)]|</)|[。！？…]")
+_ADVERB = re.compile(
+    r"(?:thus|simply|exactly|precisely|indeed|then|therefore|hence|just|clearly|definitely|certainly|equal to|given by"
+    r"|found to be|obviously|now)\b[,:]?\s*",
+    re.I,
+)
+# "So 7 is the answer.": the other way round, in the last sentence.
 _BACKWARDS = re.compile(
-    r"(?:^|[.!?\n]\s+)(?:(?:so|hence|thus|therefore)\b,?\s+)?([^!?\n]{1,80}?)\s+is\s+(?:the|our|my)\s+(?:(?:final|correct|right)\s+)*answer[ .!*]*$",
+    r"(?:^|[.!?\n]\s+)(?:(?:so|hence|thus|therefore)\b,?\s+)?([^!?\n]{1,80}?)\s+is\s+(?:the|our|my)\s+"
+    r"(?:(?:final|correct|right)\s+)*answer[ .!*]*$",
     re.I,
 )
 _GSM = re.compile(r"^####[ \t]*(\S.*)$", re.M)  # GSM8K's own marker
+_JSON = re.compile(
+    r"\{[^{}]*?\"(?:final[_ ]?)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|-?\d[\d.eE+-]*|true|false)[^{}]*\}\s*(?:```)?\s*$",
+    re.I,
+)
 _BRACE = re.compile(r"\\.|[{}]", re.S)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_BETWEEN = re.compile(
-    r"(?:[\s$,;，、。；]|\\[()\[\],;]|\\text\{?|\\quad|\\qquad|\}|and|or|и|или|y|et|und|oder|或者|或|和|及|と|[*])*",
+_MATH_SPAN = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:\\.|[^$\\])+\$|\\\(.+?\\\)|\\\[.+?\\\]", re.S)
+_DISPLAY = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.S)
+# A sentence around the value: "the largest n is 34", "there are 34 ways".
+_SUBJECT_IS = re.compile(
+    r"(?:that\s+)?(?P<subject>[^.;!?=]{2,120}?)\s(?:is|are|was|equals|is equal to|will be)\s+(?:exactly |only )?"
+    r"(?P<value>[*_]*[$\\(]*[-+]?(?:\\?\$)?[\d\\].{0,80})",
+    re.S,
+)
+_THERE_ARE = re.compile(
+    r"(?:that\s+)?there\s+(?:is|are|were)\s+(?:exactly |only |precisely )?(?P<value>.*)",
+    re.I | re.S,
+)
+_HEDGED_SUBJECT = re.compile(
+    r"\b(?:not|no|if|than|least|most|maybe|perhaps|possibly|or|either|neither|nor|between|wrong|incorrect|unless|when"
+    r"|doubt)\b|n['’]t\b",
     re.I,
 )
-_MATH_SPAN = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.S)
-_CLAUSE = re.compile(
-    r"(?:[.!?](?=\s|$|[*_]))|[。！？]|[,;]?\s(?:because|since|which|where|as we|so that|given that|not|rather than|instead of|car|porque|weil|denn|因为)\b|(?:，|, )(?:因为|since|because)",
-    re.I,
+# Lines that are nothing but a value.
+_VALUE_LINE = re.compile(
+    r"[*_]{2}(?P<bold>[^*\n]{1,100})[*_]{2}\.?|(?P<math>\$[^$\n]+\$|\\\([^\n]+\\\)|\\\[[^\n]+\\\])\.?"
+    r"|(?P<letter>\([A-Z]\)|[A-Z])\.?|(?P<number>[-+]?[$€£]?\d[\d,]*(?:[./]\d+)?\s?%?(?:\s[a-z]{1,12})?)\.?"
+    r"|(?P<equation>[^\W\d][\w ]{0,40}\s*=\s*[-+]?[$€£]?\d[\d,]*(?:[./]\d+)?\s?%?(?:\s[a-z]{1,12})?)\.?"
+    r"|A[*_]*[:：][*_]*\s*(?P<short>[-+$\\\d(].{0,100})"
+    r"|(?:Ans|ANS|Answer|Solution|Total|Sum|Result|Output|Count|Value)[*_]*[.:：][*_]*\s*(?P<labelled>\S.{0,100})"
 )
+_BOLD_AT_END = re.compile(
+    r"(?P<subject>.*)\s(?:is|are|equals|=)\s*(?P<value>\*\*[^*]+\*\*)[.!]?", re.S
+)
+_GRID_ROW = re.compile(r"\s*(?:\S{1,3}[ ,|]+)+\S{1,3}\s*")
 
 
 def find_answer(text: str, delimiters: tuple[str, str] = THINK) -> Extracted:
-    """The final answer of a completion, stripped of markdown and of the sentence around it."""
-    visible = after_reasoning(text, delimiters)
+    """Return the final answer of a completion, without the markdown and the sentence around it."""
+    extracted = raw_answer(text, delimiters)
+    if extracted.answer is None:
+        return extracted
+    answer = tidy(extracted.answer)
+    return (
+        extracted._replace(answer=answer)
+        if answer
+        else Extracted(None, extracted.where, "no answer")
+    )
+
+
+def raw_answer(text: str, delimiters: tuple[str, str] = THINK) -> Extracted:
+    """Return the final answer with the marks around it."""
+    visible = after_reasoning(without_end_tokens(text), delimiters)
     if visible is None:
         return Extracted(None, detail="no answer: the reasoning never ended")
     blocks = answer_blocks(visible)
     if blocks:
-        answers = {" ".join(inner(block).split()) for block in dict.fromkeys(blocks)}
+        # The same answer twice is one answer, however it is spaced.
+        answers = {" ".join(tidy(one).split()): one for one in map(inner, dict.fromkeys(blocks))}
         if len(answers) > 1:
             return Extracted(None, "tag", "two different <answer> blocks")
-        answer = answers.pop()
-        return (
-            Extracted(answer, "tag")
-            if answer
-            else Extracted(None, "tag", "no answer: the <answer> block is empty")
-        )
-    found = in_prose(visible)
-    if found is not None:
-        return found
+        answer = next(iter(answers.values()))
+        if not answer.strip():
+            return Extracted(None, "tag", "no answer: the <answer> block is empty")
+        return Extracted(answer, "tag")
+    extracted = in_prose(visible) or from_json(visible)
+    if extracted is not None:
+        return extracted
     line = visible.strip()
-    if (
-        line
-        and len(line) <= BARE
-        and "\n" not in line
-        and "<answer>" not in line
-        and "boxed" not in line
-    ):
-        return Extracted(tidy(line), "bare")
-    return Extracted(None, detail="no answer")
+    if "<answer>" in line or "boxed" in line or not line:
+        return Extracted(None, detail="no answer")
+    if len(line) <= BARE and "\n" not in line:
+        return Extracted(labelled(line) or value_at_end(line) or line, "bare")
+    value = last_line(line)
+    return Extracted(value, "last line") if value else Extracted(None, detail="no answer")
+
+
+def without_end_tokens(text: str) -> str:
+    """Remove the end-of-turn tokens of chat templates."""
+    return _END_TOKENS.sub("", text) if "<" in text else text
 
 
 def inner(block: str) -> str:
-    """The answer inside an <answer> block: its box, its announced answer, or all of it."""
-    found = in_prose(block)
-    return (found.answer or "") if found is not None else tidy(block)
+    """Return the answer inside an <answer> block: its box, its announced answer, or all of it."""
+    extracted = in_prose(block)
+    return (extracted.answer or "") if extracted is not None else block.strip()
 
 
 def after_reasoning(text: str, delimiters: tuple[str, str]) -> str | None:
-    """What follows the end of the reasoning; None where the reasoning was opened and never closed."""
+    """Return the text after the end of the reasoning; None if the reasoning was opened and never closed."""
     opening, closing = delimiters
     at = text.rfind(closing)
     rest = text[at + len(closing) :] if at >= 0 else text
@@ -136,7 +259,7 @@ def after_reasoning(text: str, delimiters: tuple[str, str]) -> str | None:
 
 
 def answer_blocks(text: str) -> list[str]:
-    """The contents of the closed `<answer>` blocks, innermost opening first."""
+    """Return the contents of the closed `<answer>` blocks, from the innermost opening tag."""
     blocks: list[str] = []
     at = 0
     while True:
@@ -149,26 +272,112 @@ def answer_blocks(text: str) -> list[str]:
         at = end + 9
 
 
+def from_json(text: str) -> Extracted | None:
+    """Return the `answer` of a JSON object at the end of a text."""
+    match = _JSON.search(text[-2 * BARE :])
+    if match is None:
+        return None
+    try:
+        value = json.loads(match.group(1))
+    except ValueError:
+        return None
+    return Extracted(value if isinstance(value, str) else match.group(1), "json")
+
+
+def last_line(text: str) -> str | None:
+    """Return the last line of a longer text if it is nothing but a value."""
+    line = text.rstrip().rpartition("\n")[2].strip()
+    match = _VALUE_LINE.fullmatch(line) if len(line) <= BARE else None
+    if match is None:
+        return value_at_end(line) if len(line) <= BARE else None
+    return next(value for value in match.groups() if value is not None)
+
+
+def labelled(line: str) -> str | None:
+    """Return the value of "A: 26" or "Total: 26"."""
+    match = _VALUE_LINE.fullmatch(line)
+    return match["short"] or match["labelled"] if match else None
+
+
+def value_at_end(line: str) -> str | None:
+    """Return the bold value at the end of a sentence: "Thus, the count is **73**."."""
+    match = _BOLD_AT_END.fullmatch(line)
+    if (
+        match is None
+        or _HEDGED_SUBJECT.search(match["subject"])
+        or _DENIED.search(match["subject"])
+    ):
+        return None
+    return match["value"]
+
+
+# -- boxes
+
+
 def in_prose(text: str) -> Extracted | None:
-    """The last box, or an announced answer; an announcement after the last box corrects it."""
-    boxed = last_boxes(text)
-    said = announced(text[boxed[1] :] if boxed else text)
-    if boxed is None:
-        return Extracted(said, "announced") if said else None
-    if said and re.match(r"[-+$\\(\[{0-9.]", said):
-        return Extracted(said, "announced")
-    return (
-        Extracted(boxed[0], "boxed")
-        if boxed[0]
-        else Extracted(None, "boxed", "no answer: the box is empty")
+    """Return the last box, or an announced answer; a plain value announced after the last box corrects it."""
+    box = last_boxes(text)
+    if box is None:
+        return announced(text)
+    later = announced(text[box.end :])
+    if later is not None and later.answer and _is_plain_value(later.answer):
+        return later
+    if not box.answer:
+        return Extracted(None, "boxed", "no answer: the box is empty")
+    line = text[max(0, box.start - 80) : box.start].rpartition("\n")[2]
+    following = text[box.end : box.end + TAIL]
+    if _DENIED_BEFORE.search(line) or _DENIED_AFTER.match(following) or is_taken_back(following):
+        return Extracted(None, "boxed", "the text takes the boxed answer back")
+    return Extracted(box.answer, "boxed")
+
+
+def _is_plain_value(answer: str) -> bool:
+    """Whether an announcement is a value rather than a remark ("0 mod 5", "100% certain")."""
+    bare = re.sub(r"\\[a-zA-Z]+", "", answer)
+    return bool(re.match(r"[-+$\\(\[{0-9.*]", answer) and re.search(r"\w", bare)) and not re.search(
+        r"[^\W\d_]{3,}", bare
     )
 
 
-def last_boxes(text: str) -> tuple[str, int] | None:
-    """The last balanced box and where it ends; boxes with only "and", "or" or a comma between them are one answer."""
-    spans: list[
-        tuple[int, int, int]
-    ] = []  # start of the command, of its content, end of its content
+class _Box(NamedTuple):
+    """The content of one or more joined boxes, and the range of the text that they cover."""
+
+    answer: str
+    start: int
+    end: int
+
+
+_JOINER_WORDS = frozenset("and or und oder et ou y и или и和及与或".split())
+_CORRECTION = re.compile(
+    r"\b(?:no|wait|wrong|incorrect|correct\w*|actually|rather|instead|should|mistake|but|however|final(?:ly)?|let me|not)\b"
+    r"|不对|错|更正|最终|最后",
+    re.I,
+)
+_SENTENCE_BETWEEN = re.compile(
+    r"[^\W\d_]{2,}\W+[^\W\d_]{2,}.*[.!?。！？\n]|[.!?。！？\n]\W*[^\W\d_]{2,}\W+[^\W\d_]{2,}\W+[^\W\d_]{2,}",
+    re.S,
+)
+_NAME_BEFORE = re.compile(r"(?:^|[\s$(\\])([A-Za-z](?:_\{?\w+\}?)?)\s*=\s*$")
+_LIST_JOINER = re.compile(
+    r"(?:[\s$;,，、。；*]|\\[()\[\],;]|\\(?:quad|qquad)|\\text\s*\{|\}|\b(?:and|und|et|y)\b|和|及|与|と|и)*"
+)
+_OR_JOINER = re.compile(
+    r"(?:[\s$;,，、*]|\\[()\[\],;]|\\(?:quad|qquad)|\\text\s*\{|\}|\b(?:or|oder|ou)\b|或者|或|или)*",
+    re.I,
+)
+_NAMED_LIST = re.compile(
+    r"(?:[\s$]|\\[)\]])*(?:\\text\s*\{)?\s*(?:[^\W\d_]+\s+){0,4}(?:\(\w\)\s*)?[,;]?\s*(?:and|,|;)\s*\}?[\s$]*"
+    r"(?:\\[(\[]\s*)?(?:[A-Za-z](?:_\{?\w+\}?)?\s*=\s*)?[\s$]*(?:\\[(\[])?\s*"
+)
+_HEDGE = re.compile(r"\b(?:maybe|perhaps|possibly|else|either|vs|versus|or|not)\b", re.I)
+
+
+def last_boxes(text: str) -> _Box | None:
+    """Return the last balanced box, joined with those before it unless a sentence comes between them.
+
+    Between two boxes with no sentence in between there is no correction: both were offered.
+    """
+    spans: list[tuple[int, int, int]] = []  # start of the command, start and end of its content
     at, tail = len(text), max(0, len(text) - TAIL)
     for _ in range(MAX_BOXES):
         at = max(text.rfind("\\boxed", tail, at), text.rfind("\\fbox", tail, at))
@@ -180,79 +389,173 @@ def last_boxes(text: str) -> tuple[str, int] | None:
             continue
         if spans:
             between = text[end + 1 : spans[0][0]]
-            if end >= spans[0][0] or len(between) > 40 or not _BETWEEN.fullmatch(between):
+            if end >= spans[0][0] or not _belong_together(between):
                 break
         spans.insert(0, (at, match.end(), end))
     if not spans:
         return None
+    return _Box(_joined(text, spans), spans[0][0], spans[-1][2] + 1)
+
+
+def _belong_together(between: str) -> bool:
+    if len(between) > 80 or _CORRECTION.search(between):
+        return False
+    return not _SENTENCE_BETWEEN.search(between)
+
+
+def _joined(text: str, spans: list[tuple[int, int, int]]) -> str:
+    """Return the contents of boxes as one answer; with anything but a list between them it is unreadable on purpose."""
     contents = [text[start:end].strip() for _, start, end in spans]
+    if len(set(contents)) == 1:
+        return contents[0]
+    if not any(contents):
+        return ""
+    names = [_NAME_BEFORE.search(text[max(0, at - 20) : at]) for at, _, _ in spans]
+    if all(names):
+        contents = [
+            f"{name.group(1)} = {one}" for name, one in zip(names, contents, strict=True) if name
+        ]
     joined = contents[0]
     for i, content in enumerate(contents[1:]):
-        between = text[spans[i][2] + 1 : spans[i + 1][0]].lower()
-        either = re.search(r"\b(?:or|oder)\b|或", between)
-        joined += f" or {content}" if either else f", {content}"
-    return joined.strip(" ,") if any(contents) else "", spans[-1][2] + 1
+        between = text[spans[i][2] + 1 : spans[i + 1][0]]
+        if _LIST_JOINER.fullmatch(between) or (
+            _NAMED_LIST.fullmatch(between) and not _HEDGE.search(between)
+        ):
+            joined += f", {content}"
+        elif _OR_JOINER.fullmatch(between):
+            joined += f" or {content}"
+        else:
+            joined += f" ?{between.strip()}? {content}"
+    return joined.strip(" ,")
 
 
 def closing_brace(text: str, start: int) -> int:
-    """The index of the brace that closes the one before `start`, or -1. Escaped braces do not count."""
+    """Return the index of the brace that closes the one before `start`, or -1. Escaped braces do not count."""
     depth = 1
     for match in _BRACE.finditer(text, start, start + TAIL):
         sign = match.group()
+        # A stray backslash before the last brace, "\\boxed{185\\}", is a slip; no set closes there.
+        if sign == "\\}" and depth == 1 and "\\{" not in text[start : match.start()]:
+            return match.start()
         depth += (sign == "{") - (sign == "}")
         if not depth:
             return match.start()
     return -1
 
 
-def announced(text: str) -> str | None:
-    """The last announced answer of a text, or None."""
+# -- announcements
+
+
+def announced(text: str) -> Extracted | None:
+    """Return the last announced answer of a text, or None."""
     tail = text[-TAIL:]
     for match in reversed(list(_GSM.finditer(tail))):
         if not ANNOUNCE.match(match.group(1)):
-            return tidy(match.group(1))
+            return Extracted(match.group(1), "announced")
     for match in reversed(list(ANNOUNCE.finditer(tail))):
-        mark, rest = match.group("mark"), tail[match.end() :]
-        if match.start() and tail[match.start() - 1].isalpha() and tail[match.start()].isascii():
-            continue  # the middle of a word
-        line, _, following = rest.partition("\n")
-        heading = not line.strip(" \t*_#:：")
-        if not (_VERB.search(match.group("phrase")) or re.search(r"[】:：=है—–-]", mark) or heading):
+        statement = _statement(tail, match)
+        if statement is None:
             continue
-        said = (
-            line
-            if not heading
-            else next((part for part in following.split("\n") if part.strip(" *_#")), "")
-        )
-        said = tidy(clause(said))
-        if said:
-            return said
+        value, following = statement
+        if following.lstrip().startswith("?"):
+            continue
+        if is_taken_back(following):
+            return Extracted(None, "announced", "the text takes its answer back")
+        if value.strip():
+            return Extracted(value, "announced")
     backwards = _BACKWARDS.search(tail[-BARE:].rstrip())
-    return tidy(backwards.group(1).rpartition(". ")[2]) if backwards else None
+    if backwards is None:
+        return None
+    return Extracted(backwards.group(1).rpartition(". ")[2], "announced")
 
 
-def clause(said: str) -> str:
-    """The value at the start of a sentence: a formula with its unit, a bold phrase, or the first clause."""
-    said = said.strip()
-    math = _MATH_SPAN.match(said)
-    if math:
-        end = math.end()
-        while more := re.match(r"\s*(?:,|;|and|or|和|或|、|,\s*and)\s*", said[end:]):
-            further = _MATH_SPAN.match(said, end + more.end())
-            if not further:
-                break
-            end = further.end()
-        unit = re.match(r"\s*[\w%°²³/^]+(?=\s*[.。]?\s*$)", said[end:])
-        return said[: end + (unit.end() if unit else 0)]
-    bold = re.match(r"(\*\*|__)(.+?)\1", said)
-    if bold:
-        return bold.group(2)
-    cut = _CLAUSE.search(said)
-    return said[: cut.start()] if cut else said
+def _statement(text: str, match: re.Match[str]) -> tuple[str, str] | None:
+    """Return the value that an announcement states and the text after it; None if it announces nothing."""
+    start = match.start()
+    phrase, mark = match["phrase"], match["mark"]
+    if start and text[start - 1].isalpha() and text[start].isascii():
+        return None  # the middle of a word
+    rest = text[match.end() :]
+    line, _, following = rest.partition("\n")
+    heading = not line.strip(" \t*_#:：")
+    display = _DISPLAY.match(rest)
+    marked = _VERB.search(phrase) or re.search(r"[】:：=है—–-]", mark)
+    beside = display is not None and "\n" not in display.group()
+    if not (marked or heading or beside) or is_denied(text[:start], phrase):
+        return None
+    if display:  # mathematics on lines of its own
+        return next(part for part in display.groups() if part is not None), rest[display.end() :]
+    if heading:
+        return _under_heading(following)
+    return value_of(line, following)
+
+
+def _under_heading(text: str) -> tuple[str, str]:
+    """Return the answer in the lines after a heading: the first line, or all rows of a grid."""
+    lines = text.split("\n")
+    first = next((i for i, part in enumerate(lines) if part.strip(" *_#-")), None)
+    if first is None:
+        return "", ""
+    last = first
+    while last < len(lines) and _GRID_ROW.fullmatch(lines[last]):
+        last += 1
+    if last - first > 1:
+        return "\n".join(lines[first:last]), "\n".join(lines[last:])
+    return value_of(lines[first], "\n".join(lines[first + 1 :]))
+
+
+def value_of(line: str, following: str = "") -> tuple[str, str]:
+    """Return the value at the start of a line, and the text after its sentence."""
+    line = line.strip()
+    while adverb := _ADVERB.match(line):
+        line = line[adverb.end() :]
+    # Full stops and commas inside formulas end no sentence.
+    masked = _MATH_SPAN.sub(lambda span: "x" * len(span.group()), line)
+    end = _SENTENCE_END.search(masked)
+    sentence, rest = (line[: end.start()], line[end.start() :]) if end else (line, "")
+    if rest.startswith("!") and not rest[1:].strip(" *_"):
+        sentence, rest = sentence + rest, ""  # 5! may be a factorial
+    cut = _EXPLANATION.search(masked[: len(sentence)])
+    if cut and cut.start():
+        explanation = sentence[cut.start() :]
+        because = re.match(r"[,;]?\s*(?:because|since|因为|weil|denn|porque)", explanation, re.I)
+        if because or not _DOUBT.search(explanation):
+            sentence = sentence[: cut.start()]
+    after = rest[1:] if rest[:1] in (".", "。", "!", "！") else rest
+    return value_in_sentence(sentence), f"{after}\n{following}"
+
+
+def value_in_sentence(sentence: str) -> str:
+    """Return the value of "the largest n is 34" or "there are 34 ways"; any other sentence as it is."""
+    bare = sentence.strip(" *_")
+    if there := _THERE_ARE.fullmatch(bare):
+        return there["value"]
+    match = _SUBJECT_IS.fullmatch(bare)
+    # A subject that is a value itself makes two offers: "$5$ is 6".
+    if match is None or _HEDGED_SUBJECT.search(bare) or re.match(r"[-+$\\(\[{\d.*]", bare):
+        return sentence
+    return match["value"]
+
+
+def is_denied(before: str, phrase: str) -> bool:
+    """Whether the words before an announcement deny it, doubt it, suppose it, or say it is somebody else's."""
+    line = before[-BARE:].rpartition("\n")[2]
+    sentence = re.split(r"(?<=[.!?。！？])\s*", line)[-1]
+    clause = _CLAUSE_START.split(sentence)[-1]
+    if _DENIED.search(clause) or _SUPPOSED.match(sentence):
+        return True
+    word = re.search(r"([^\W\d_]+(?:['’]\w+)?)\s*$", clause)
+    if word is None or not phrase[:1].isascii() or not word.group(1).isascii():
+        return False
+    return word.group(1).casefold() not in _ALLOWED_BEFORE
+
+
+def is_taken_back(following: str) -> bool:
+    return bool(_TAKEN_BACK.search(following[:2000]))
 
 
 def tidy(answer: str) -> str:
-    """Without the markdown, quotes and full stop around it."""
+    """Strip the markdown, quotes and full stop around an answer."""
     answer = answer.strip()
     for _ in range(4):
         before = answer
@@ -260,15 +563,13 @@ def tidy(answer: str) -> str:
         for mark in ("**", "__", "`", "*"):
             if len(answer) > 2 * len(mark) and answer.startswith(mark) and answer.endswith(mark):
                 answer = answer[len(mark) : -len(mark)]
-        if answer.startswith("**") and answer.count("**") == 1:
-            answer = answer[2:]
-        if answer.endswith("**") and answer.count("**") == 1:
-            answer = answer[:-2]
+        for mark in ("**", "__"):  # half of a pair: "**Answer: 5** apples"
+            if answer.count(mark) == 1:
+                answer = answer.replace(mark, "")
         if (
             len(answer) > 1
             and answer[-1] in ".。"
-            and answer[-2:] != ".."
-            and not answer.endswith("。。")
+            and not answer.endswith(("..", "。。", "\\right."))
         ):
             answer = answer[:-1]
         if answer == before:

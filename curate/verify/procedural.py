@@ -10,12 +10,14 @@ importing `reasoning_gym` (about two seconds).
 from __future__ import annotations
 
 import json
+import re
 from functools import cache, lru_cache
 from typing import Any
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
 from curate.verify.math.numbers import parse_number
+from curate.verify.math.units import FRACTION_WORDS
 
 # The answer is one integer and nothing else is right.
 INTEGER = frozenset(
@@ -75,7 +77,7 @@ class ProceduralVerifier(Verifier):
     """Reads `problem.metadata`: JSON with `dataset` (generator name) and `entry` (the generator's entry)."""
 
     name = "procedural"
-    version = "1"
+    version = "2"
 
     def load(self) -> None:
         import reasoning_gym  # noqa: F401
@@ -88,6 +90,8 @@ class ProceduralVerifier(Verifier):
         if dataset not in INTEGER:
             return CORRECT if answer == entry["answer"] else None
         gold, number = parse_number(str(entry["answer"])), parse_number(answer)
+        if FRACTION_WORDS.search(answer):
+            return Judgement("wrong", "not an integer")
         if number is None or number.percent or number.unit or "/" in answer or "frac" in answer:
             return Judgement("wrong", "not an integer")
         if gold is None:
@@ -98,11 +102,29 @@ class ProceduralVerifier(Verifier):
         dataset, entry, reason = _read(problem.metadata or "")
         if reason:
             return Judgement("unverifiable", reason)
+        if _hedges(answer, entry["answer"], dataset):
+            return Judgement("wrong", "offers more than one answer")
         try:
             score = _scorer(dataset)(answer, entry)
         except Exception as error:
             return Judgement("wrong", f"the generator's verifier raised {type(error).__name__}")
         return CORRECT if score == 1.0 else Judgement("wrong", f"score {score:.3g}")
+
+
+_HEDGE = re.compile(
+    r"\b(?:or|maybe|perhaps|possibly|either|not|alternatively|otherwise|else)\b", re.I
+)
+
+
+def _hedges(answer: str, stored: str, dataset: str) -> bool:
+    """Whether an answer offers several: some scorers stop reading at the first that is right."""
+    if len(_HEDGE.findall(answer)) > len(_HEDGE.findall(stored)):
+        return True
+    if dataset == "fraction_simplification":
+        return len(re.findall(r"frac|/", answer)) > 1
+    return dataset in ("letter_jumble", "caesar_cipher") and len(answer.split()) != len(
+        stored.split()
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""Exact and normalised text."""
+"""Verifiers for exact and for normalised text, and what words have in common with each other."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ import unicodedata
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
+from curate.verify.extract import (
+    Extracted,
+    after_reasoning,
+    raw_answer,
+    tidy,
+    without_end_tokens,
+)
 
 _COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|emph|operatorname)\s*\{([^{}]*)\}"
 )
 _ARTICLE = re.compile(r"^(?:the|a|an|el|la|le|der|die|das) +(?=\S)", re.I)
 _THERE = re.compile(r"^(?:there (?:is|are|exists?|exist)|it is|it's) (?=\S)")
-_PUNCTUATION = str.maketrans(dict.fromkeys('"“”‘’«»「」『』`*_', None))
+_QUOTES = str.maketrans(dict.fromkeys('"“”‘’«»「」『』`', None))
+# Markdown marks are dropped in pairs around words; inside a word they are signs (foo_bar, 2*x).
+_MARKDOWN = re.compile(r"(?<![\w*])(\*{1,3}|_{1,3})(?=\S)(.+?)(?<=\S)\1(?![\w*])", re.S)
 # Answers that are the same word in another language; ours, small on purpose.
 _SYNONYMS = {
     "是": "yes", "是的": "yes", "oui": "yes", "sí": "yes", "ja": "yes", "да": "yes", "はい": "yes",
@@ -33,16 +42,33 @@ _SYNONYMS |= {
 
 
 def normal(text: str) -> str:
-    """NFKC, casefolded, without LaTeX text commands, quotes, outer punctuation, "there is", leading article and double spaces."""
+    """Casefold a text and drop what changes no answer.
+
+    NFKC (superscripts stay apart), no LaTeX text commands, quotes, markdown, outer punctuation, "there is", leading
+    article or double spaces.
+    """
     for _ in range(3):
         text = _COMMAND.sub(r"\1", text)
-    text = unicodedata.normalize("NFKC", text).casefold().replace("\\ ", " ").strip(" $\n\t")
-    text = text.translate(_PUNCTUATION)
-    text = " ".join(text.split()).strip(" .,;:!?。，；：！？")
+    text = unicodedata.normalize("NFKC", _with_carets(text))
+    text = text.casefold().replace("\\ ", " ").strip(" $\n\t")
+    text = _MARKDOWN.sub(r"\2", text.translate(_QUOTES))
+    text = " ".join(text.split()).strip(" .,;:?。，；：？")
+    if text.endswith(("!", "！")) and len(text) > 4 and text[-2].isalpha():
+        text = text.rstrip("!！ ")  # x! is a factorial, "yes indeed!" is loud
     if len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
         text = text[1:-1].strip()
     text = _ARTICLE.sub("", _THERE.sub("", text))
     return _SYNONYMS.get(text, text)
+
+
+_SCRIPT = re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹]+)|([₀₁₂₃₄₅₆₇₈₉]+)")
+
+
+def _with_carets(text: str) -> str:
+    """Write x² as x^2 and x₂ as x_2: NFKC would make them x2."""
+    if text.isascii():
+        return text
+    return _SCRIPT.sub(lambda run: ("^" if run[1] else "_") + run.group(), text)
 
 
 # Words that mean the same in any case; a short word in capitals may be a name or a product (NO, Aa, AA and aa).
@@ -93,74 +119,114 @@ def _equal_case(one: str, other: str) -> bool:
 
 
 _STYLE = re.compile(
-    r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*\*|__|[$`]"
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*{1,3}|__|[$`\"“”「」『』]|\\[()\[\]]"
 )
-_CHOICE_WORD = r"(?:(?:option|choice|answer|选项|选择|选|答案|opción|choix|antwort|вариант|選択肢|보기)\s*[:：]?\s*)?"
-# A letter that stands for a choice: alone, in brackets, or followed by a mark and the text of the choice.
-_LETTER = re.compile(
-    rf"^{_CHOICE_WORD}[(\[（【]?\s*([A-Za-z])\s*(?:[)\]）】]|[.:：、,，](?=\s|$|[^\d\w])|\s*[-–—]\s|\s*$|\s+(?=is\b|because\b))\s*(.*)$",
+_CHOICE_WORD = (
+    r"(?:(?:the |our )?(?:(?:correct|right|best|final) )*(?:options?|choices?|answers?|letters?|选项|选择|选|答案|opción"
+    r"|choix|antwort|вариант|選択肢|보기)(?: is| are)?\s*[:：]?\s*)?"
+)
+_JOIN = r"\s*(?:[,;/&、，]\s*(?:and\s+)?|\band\b|和|与|と|\s)\s*"
+# One letter, or several joined letters: (B), A and C, A、C, [A, C].
+_LETTERS = re.compile(
+    rf"{_CHOICE_WORD}[(\[（【]?\s*(?P<letters>(?-i:[A-Z]|[a-z](?![^\W\d_]))(?:[)\]）】]?{_JOIN}[(\[（【]?(?-i:[A-Z])(?![^\W\d_]))*)"
+    r"\s*(?P<close>[)\]）】])?(?P<rest>.*)",
     re.I | re.S,
 )
-_JOINED = re.compile(r"\s*(?:,|;|/|&|\band\b|\bor\b|和|或|、|与)\s*", re.I)
+_RUN = re.compile(rf"{_CHOICE_WORD}[(（]?([A-J]{{2,8}})[)）]?")
+# A mark and the text of the choice ("B. Meiosis"), the end, or a reason.
+_TEXT_OF_CHOICE = re.compile(r"\s*[.:：)、]\s*(?P<text>.*)|\s*[-–—]\s+(?P<dashed>.*)", re.S)
+_REASON = re.compile(
+    r"\s*[,;，]?\s*(?:because|since|as|for|weil|porque|因为|which is (?:the )?(?:right|correct))\b.*"
+    r"|\s*[,;，]\s*(?:and )?(?:not|rather than|instead of)\s+\(?[A-Z]\)?\s*"
+    r"|\s*(?:is|are)\s+(?:the\s+)?(?:(?:right|correct|best|final)\s*)+(?:answers?|options?|choices?|ones?)?\s*"
+    r"|(?:です|だ|である|입니다|이다|。)+\s*",
+    re.I | re.S,
+)
+_OTHER_OFFER = re.compile(
+    r"(?-i:\b[B-HJ-Z]\b|\(A\))|\b(?:or|maybe|perhaps|possibly|unless|otherwise|else|wrong|incorrect|not|no|false|if|then"
+    r"|only|either|neither|doubt\w*|could|might)\b|n['’]t\b|不|错|或|吗|非",
+    re.I,
+)
 
 
 def without_style(text: str) -> str:
-    """Strip type commands, markdown and a full stop from around a short answer."""
+    """Strip type commands, markdown, quotes and a full stop from a short answer."""
     for _ in range(3):
         text = _STYLE.sub(lambda match: match.group(1) or "", text)
-    return text.strip(" \n\t.。")
+    text = text.strip()
+    return text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
 
 
 def bare_letters(text: str) -> set[str]:
-    """Return the letters of choices that a text names, without knowing the choices."""
-    return leading_letter(without_style(text))[0] if len(text) <= 10_000 else set()
+    """Return the letters of choices that a text names, without knowing the choices; empty if it says anything more."""
+    if len(text) > 10_000:
+        return set()
+    letters, rest = leading_letters(without_style(text))
+    return letters if not rest or text_of_choice(rest) is not None else set()
 
 
-def leading_letter(bare: str) -> tuple[set[str], str]:
-    """Return the letters that an answer begins with, and the text after a single one."""
-    match = _LETTER.match(bare)
-    if match:
-        letter, rest = match.group(1).upper(), match.group(2).strip(" \n\t.。")
-        others = _others(rest)
-        return ({letter}, rest) if not rest or others is None else ({letter} | others, "")
-    parts = _JOINED.split(bare)
-    if len(parts) > 1 and all(re.fullmatch(r"\(?[A-Za-z]\)?", part) for part in parts):
-        return {part.strip("()").upper() for part in parts}, ""
-    return (set(bare), "") if re.fullmatch(r"[A-H]{2,8}", bare) else (set(), "")
+def leading_letters(bare: str) -> tuple[set[str], str]:
+    """Return the letters that an answer begins with, and the text after them."""
+    if run := _RUN.fullmatch(bare):
+        letters = set(run.group(1))
+        return (letters, "") if len(letters) == len(run.group(1)) else (set(), "")
+    match = _LETTERS.fullmatch(bare)
+    if match is None:
+        return set(), ""
+    named = re.findall(r"(?<![^\W\d_])[A-Za-z](?![^\W\d_])", match["letters"])
+    letters, rest = {letter.upper() for letter in named}, match["rest"]
+    if rest[:1].isalnum() and rest[:1].isascii():
+        return set(), ""  # "Be careful", "A2"
+    # "(B) Meiosis": the bracket separates the letter from its text.
+    return letters, f"){rest}" if match["close"] and rest[:1].isspace() else rest
 
 
-def _others(rest: str) -> set[str] | None:
-    """Further letters after the first ("A or B"); None where the rest is something else."""
-    rest = (
-        re.sub(r"^(?:,|;|/|&|\band\b|\bor\b|和|或|、)\s*", "", rest, flags=re.I) if rest else rest
-    )
-    parts = _JOINED.split(rest) if rest else []
-    if parts and all(re.fullmatch(r"[(（]?\s*[A-Z]\s*[)）]?", part) for part in parts):
-        return {part.strip("()（） ").upper() for part in parts}
-    return None
+def text_of_choice(rest: str) -> str | None:
+    """Return the text after a letter ("B. Meiosis"), "" for a reason; None if it says something else."""
+    if not rest.strip(" .。") and not rest.strip().startswith(".."):
+        return ""
+    if _REASON.fullmatch(rest.removeprefix(")")):
+        return ""
+    match = _TEXT_OF_CHOICE.fullmatch(rest)
+    if match is None:
+        return None
+    text = (match["text"] if match["text"] is not None else match["dashed"]).strip()
+    return None if _OTHER_OFFER.search(text) or text.startswith("..") else text
 
 
 class ExactVerifier(Verifier):
-    """The very same characters, but for white space around them."""
+    """Accepts the very same characters, except for white space around them."""
 
     name = "exact"
-    version = "1"
+    version = "2"
+
+    def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
+        extracted = raw_answer(completion, delimiters)
+        if extracted.answer is None:
+            return extracted
+        raw = extracted.answer.strip()
+        if extracted.where in ("announced", "bare"):
+            # The full stop and the marks of a sentence are not part of the answer, unless the reference has them.
+            text = after_reasoning(without_end_tokens(completion), delimiters) or ""
+            whole = text.strip() if extracted.where == "bare" else raw
+            reference = (problem.reference or "").strip()
+            return extracted._replace(answer=whole if reference in (whole, raw) else tidy(raw))
+        return extracted._replace(answer=raw)
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
         return CORRECT if answer.strip() == (problem.reference or "").strip() else WRONG
 
 
 class TextVerifier(Verifier):
-    """The same text after `normal`. Where the reference offers several spellings, one a line, any of them is right."""
+    """Accepts the same text after `normal`. A reference may offer several spellings, one per line."""
 
     name = "text"
-    version = "2"
+    version = "3"
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
         if len(answer) > 100_000:
             return Judgement("wrong", "the answer is longer than 100000 characters")
-        wanted = {normal(line) for line in (problem.reference or "").splitlines() if normal(line)}
-        whole = normal(problem.reference or "")
-        if not wanted:
+        spellings = {normal(line) for line in (problem.reference or "").splitlines()} - {""}
+        if not spellings:
             return Judgement("unverifiable", "the reference has no text")
-        return CORRECT if normal(answer) in wanted | {whole} else WRONG
+        return CORRECT if normal(answer) in spellings | {normal(problem.reference or "")} else WRONG

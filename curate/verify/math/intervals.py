@@ -48,13 +48,13 @@ def region(node: Node) -> list[Piece] | None:
 
 
 def _region_of_relation(node: Node) -> list[Piece] | None:
-    _, operator, left, right = node
+    _, operator, left, right = node[:4]
     if operator == "in":
-        return region(right) if left[0] == "sym" else None
-    if left[0] != "sym" and right[0] == "sym":
+        return region(right) if _is_name(left) else None
+    if not _is_name(left) and _is_name(right):
         left, right = right, left
         operator = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}.get(operator, operator)
-    if left[0] != "sym" or symbols(right):
+    if not _is_name(left) or symbols(right):
         return None
     if operator == "=":
         return [_piece(right, False, right, False)]
@@ -66,13 +66,68 @@ def _region_of_relation(node: Node) -> list[Piece] | None:
     return [_piece(right, opened, None, True)]
 
 
-def _piece(low: Node | None, low_open: bool, high: Node | None, high_open: bool) -> Piece:
+def _is_name(node: Node) -> bool:
+    """Whether a node is what an inequality is about: x, or f(x)."""
+    return node[0] == "sym" or (node[0] == "call" and node[1].startswith("f:"))
+
+
+def symbolic_pieces(node: Node) -> list[Piece] | None:
+    """Return the pieces of a region whose ends are letters, as they are written; None if they cannot be read so."""
+    kind = node[0]
+    if kind == "interval":
+        return [_ends(node[3], node[1] == "(", node[4], node[2] == ")")]
+    if kind in ("tuple", "bracket") and len(node) == 3:
+        return [_ends(node[1], kind == "tuple", node[2], kind == "tuple")]
+    if kind in ("union", "either", "list"):
+        parts = [symbolic_pieces(part) for part in node[1:]]
+        if any(part is None for part in parts):
+            return None
+        return [piece for part in parts for piece in part or []]
+    if kind == "both" and len(node) == 3:  # a < x < b
+        first, second = symbolic_pieces(node[1]), symbolic_pieces(node[2])
+        if not (first and second and len(first) == len(second) == 1):
+            return None
+        (low, low_open, high, high_open), other = first[0], second[0]
+        if low is None and other[2] is None:
+            low, low_open = other[0], other[1]
+        elif high is None and other[0] is None:
+            high, high_open = other[2], other[3]
+        else:
+            return None
+        return [(low, low_open, high, high_open)]
+    if kind != "rel" or node[1] not in ("<", "<=", ">", ">=", "in"):
+        return None
+    _, operator, left, right = node[:4]
+    if operator == "in":
+        return symbolic_pieces(right) if _is_name(left) else None
+    if left[0] == "sym" and left[1] not in _VARIABLES and right[0] == "sym":
+        left, right = right, left
+        operator = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[operator]
+    elif not _is_name(left):
+        if not _is_name(right):
+            return None
+        left, right = right, left
+        operator = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}[operator]
+    if operator in ("<", "<="):
+        return [_ends(None, True, right, operator == "<")]
+    return [_ends(right, operator == ">", None, True)]
+
+
+_VARIABLES = frozenset("x y z t".split())
+
+
+def _ends(low: Node | None, low_open: bool, high: Node | None, high_open: bool) -> Piece:
     low = None if low == ("neg", ("const", "inf")) else low
     high = None if high == ("const", "inf") else high
-    for end in (low, high):
-        if end is not None:
-            _size(end)
     return (low, True if low is None else low_open, high, True if high is None else high_open)
+
+
+def _piece(low: Node | None, low_open: bool, high: Node | None, high_open: bool) -> Piece:
+    piece = _ends(low, low_open, high, high_open)
+    for end in (piece[0], piece[2]):
+        if end is not None:
+            _size(end)  # raises if the end is not a number
+    return piece
 
 
 def _size(node: Node) -> Any:

@@ -21,7 +21,7 @@ class Excessive(Unreadable):
 # Names are easier to read and to extend as a line of words.
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs max min gcd lcm floor ceil "
-    "asin acos atan re im".split()
+    "asin acos atan re im cbrt".split()
 )
 GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
@@ -32,6 +32,7 @@ _SIGNS = {
     "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp", "°": "^\\circ", "ℝ": "\\mathbb{R}",
     "∖": "\\setminus", "≈": "\\approx", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
     "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]", "｛": "\\{", "｝": "\\}", "〈": "(",
+    "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "…": "\\ldots", "⋯": "\\ldots",
     "〉": ")", "⟨": "(", "⟩": ")", "∠": "\\angle", "△": "\\triangle",
 }  # fmt: skip
 _ALIAS = {
@@ -48,9 +49,9 @@ _SKIP = re.compile(
 )
 _TOKEN = re.compile(
     r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
-    r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
+    r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|boldsymbol|bm|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
     r"|(?P<env>\\(?:begin|end)\s*\{[a-zA-Z*]+\}(?:\{[clr|]*\})?)|(?P<bb>\\mathbb\s*\{?\s*[A-Z]\s*\}?)"
-    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&≡])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
+    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|(?<![\d)])!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&≡])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _WORDS = {
@@ -75,6 +76,9 @@ _STYLED = re.compile(
 )
 
 
+_FUNCTION_HEAD = re.compile(r"(sin|cos|tan|cot|sec|csc|ln|log|lg|exp)([a-z])")
+
+
 def unwrap(text: str) -> str:
     """Without the dollar signs, `\\(…\\)` and `\\boxed{…}` around all of it."""
     text = text.strip()
@@ -84,17 +88,23 @@ def unwrap(text: str) -> str:
             text = text[1:-1].strip()
         if text[:2] in ("\\(", "\\[") and text[-2:] in ("\\)", "\\]"):
             text = text[2:-2].strip()
-        if (
-            text.startswith("\\boxed{")
-            and text.endswith("}")
-            and text.count("{") == text.count("}")
-        ):
+        if text.startswith("\\boxed{") and text.endswith("}") and _closes_at_end(text):
             text = text[7:-1].strip()
         if styled := _STYLED.fullmatch(text):
             text = styled[1].strip()
         if text == before:
             break
     return text.removeprefix("=").strip() if text[:2] != "==" else text
+
+
+def _closes_at_end(text: str) -> bool:
+    """Whether the first brace of a text closes with its last character: not so in \\boxed{2}, \\boxed{3}."""
+    depth = 0
+    for at, sign in enumerate(text):
+        depth += (sign == "{") - (sign == "}")
+        if sign == "}" and not depth:
+            return at == len(text) - 1
+    return False
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
@@ -149,6 +159,7 @@ _BEFORE = frozenset(
     [
         "(",
         "[",
+        "{",
         ",",
         ";",
         "=",
@@ -217,7 +228,13 @@ def _words(value: str, command: str) -> list[tuple[str, str]]:
     if lowered in ("in", "mod"):
         return [("cmd", "\\in" if lowered == "in" else "\\bmod")]
     if re.fullmatch(r"[a-zA-Z]", word):
+        if re.match(r"\\(?:mathbf|boldsymbol|bm)", command) and word in "ijk":
+            return [("sym", "\\vec" + word)]  # a unit vector
         return [("sym", word)]
+    if lowered in GREEK and command == "":
+        return [("sym", lowered)]
+    if function := _FUNCTION_HEAD.fullmatch(word):  # sinx, lnx, log2 has its digit apart
+        return [("fn", function[1]), ("sym", function[2])]
     if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(
         r"[a-zA-Z]{2,3}", word
     ):

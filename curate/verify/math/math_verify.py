@@ -1,7 +1,7 @@
-"""What the parser of this package does not know (integrals, sums, limits, inequalities to be solved): `math-verify`.
+"""Ask `math-verify` what the parser of this package does not know: integrals, sums, limits, inequalities to solve.
 
-It is asked about bare answers only, in a worker, and guarded against what it gets wrong: commands that it drops, numbers
-that it rounds, containers that it takes for one another, relations that it compares in one direction only.
+It sees bare answers only, in a worker, and is guarded against what it gets wrong: commands that it drops, numbers that
+it rounds or picks out of prose, containers that it confuses, relations that it compares in one direction only.
 """
 
 from __future__ import annotations
@@ -18,33 +18,56 @@ _MEANT = frozenset(
     "frac dfrac tfrac cfrac sqrt int iint oint sum prod lim to rightarrow infty pi cdot times div pm mp le leq leqslant ge geq "
     "geqslant lt gt ne neq approx sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp max min gcd lcm det "
     "cup cap setminus in notin mathbb emptyset varnothing binom dbinom tbinom left right begin end lfloor rfloor lceil rceil "
-    "lvert rvert vert mid quad qquad displaystyle limits partial prime mathrm ldots dots cdots land lor wedge vee operatorname "
+    "lvert rvert vert mid quad qquad displaystyle limits partial prime mathrm land lor wedge vee operatorname "
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
     "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega circ cdotp colon big Big bigg Bigg".split()
 )
 
 
+# What this package does not read and SymPy does: integrals, sums, limits, derivatives, determinants, inequalities that
+# have to be solved.
+_FOR_SYMPY = re.compile(
+    r"\\(?:int|iint|oint|sum|prod|lim|det|partial|max|min|gcd|lcm|cases)(?![a-zA-Z])|[vV]matrix|\\frac\s*\{\s*d\b"
+    r"|[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|mid|cap|cup)(?![a-zA-Z])|[≤≥∫∑∏]|\\begin"
+)
+_PROSE = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{3,}|[^\W\d_\x00-\x7f\u0370-\u03ff]")
+_KNOWN_WORDS = re.compile(
+    r"(?<![a-zA-Z\\])(?:and|or|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arcsin|arccos|arctan|log|exp|sqrt|max|min|gcd|lcm|det"
+    r"|lim|mod|pmatrix|bmatrix|vmatrix|matrix|cases|array|aligned|infty)(?![a-zA-Z])"
+)
+
+
+def is_for_math_verify(text: str) -> bool:
+    """Whether a text has notation that SymPy may decide."""
+    return bool(_FOR_SYMPY.search(text))
+
+
 def _ignored_command(text: str) -> str | None:
-    """A command or words that `math-verify` would pass over, or None."""
+    """Return a command or words that `math-verify` would pass over without a message, or None."""
     for inside in re.findall(r"\\(?:text|textbf|mbox|textrm)\s*\{([^{}]*)\}", text):
         if inside.strip(" ,") not in ("", "and", "or"):
             return f"\\text{{{inside[:40]}}}"
     bare = re.sub(r"\\(?:text|mbox|textrm)\s*\{[^{}]*\}", "", text)
-    return next(
-        (f"\\{name}" for name in re.findall(r"\\([a-zA-Z]+)", bare) if name not in _MEANT), None
-    )
+    for name in re.findall(r"\\([a-zA-Z]+)", bare):
+        if name not in _MEANT:
+            return f"\\{name}"
+    # It takes words for products of letters, and picks numbers out of prose.
+    if prose := _PROSE.search(_KNOWN_WORDS.sub(" ", bare)):
+        return f"the words {prose.group()[:40]}"
+    return "dots" if re.search(r"\\[lcd]?dots|\.\.\.|…", bare) else None
 
 
 def ask_math_verify(reference: str, answer: str) -> Judgement:
-    """The verdict of `math-verify`, fed with bare answers and guarded against what it is known to get wrong."""
-    from math_verify import verify
-
-    for text, verdict, whose in (
-        (reference, "unverifiable", "reference"),
-        (answer, "wrong", "answer"),
-    ):
-        if ignored := _ignored_command(text):
-            return Judgement(verdict, f"the {whose} cannot be parsed: {ignored}")  # type: ignore[arg-type]
+    """Return the verdict of `math-verify` on bare answers, guarded against what it is known to get wrong."""
+    if ignored := _ignored_command(reference):
+        return Judgement("unverifiable", f"the reference cannot be parsed: {ignored}")
+    if ignored := _ignored_command(answer):
+        return Judgement("wrong", f"the answer cannot be parsed: {ignored}")
+    carried_out = _value_carried_out(answer)
+    if carried_out is not None and "=" not in reference:
+        answer = carried_out
+        if not answer:
+            return Judgement("wrong", "an equation that does not hold")
     gold = to_sympy(reference)
     if not gold:
         return Judgement("unverifiable", "the reference cannot be parsed")
@@ -55,12 +78,31 @@ def ask_math_verify(reference: str, answer: str) -> Judgement:
         return Judgement("wrong", f"a {_shape(given)} instead of a {_shape(gold)}")
     if (near := _near(gold[0], given[0], "." in reference or "." in answer)) is not None:
         return Judgement("correct" if near else "wrong", "by value")
+    from math_verify import verify
+
     if verify(gold, given, timeout_seconds=None) or (
         _shape(gold) == "relation"
         and (verify(given, gold, timeout_seconds=None) or _same_solutions(gold[0], given[0]))
     ):
         return Judgement("correct", "math-verify")
     return Judgement("wrong", "math-verify")
+
+
+def _value_carried_out(answer: str) -> str | None:
+    """Return the right side of "integral = value"; "" if the two sides are different numbers; None of anything else."""
+    left, equals, right = answer.rpartition("=")
+    if (
+        not equals
+        or left.endswith(("<", ">", "!", "\\"))
+        or not re.search(r"\\(?:int|sum|prod|lim|det)|vmatrix", left)
+    ):
+        return None
+    sides = to_sympy(left.rpartition("=")[2]), to_sympy(right)
+    if not sides[1]:
+        return None
+    if sides[0] and _near(sides[0][0], sides[1][0], "." in right) is False:
+        return ""
+    return right.strip()
 
 
 def _near(gold: Any, given: Any, decimal: bool) -> bool | None:

@@ -114,30 +114,40 @@ def english(text: str) -> NumberWords | None:
     return NumberWords(Fraction(sign * (total + section))) if words else None
 
 
-_SCALES = {
-    "hundred": 100,
-    **_LARGE,
-    "dozen": 12,
-    "百": 100,
-    "千": 1000,
-    "万": 10**4,
-    "萬": 10**4,
-    "亿": 10**8,
-    "億": 10**8,
+_ORDINALS = "third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
+_SCALES: dict[str, Fraction] = {
+    **{name: Fraction(times) for name, times in _LARGE.items()},
+    **{
+        "hundred": Fraction(100),
+        "dozen": Fraction(12),
+        "lakh": Fraction(10**5),
+        "crore": Fraction(10**7),
+    },
+    **{"百": Fraction(100), "千": Fraction(1000), "万": Fraction(10**4), "萬": Fraction(10**4)},
+    **{"亿": Fraction(10**8), "億": Fraction(10**8)},
+    **{name: Fraction(1, under) for under, name in enumerate(_ORDINALS, 3)},
+    **{"half": Fraction(1, 2), "halve": Fraction(1, 2), "quarter": Fraction(1, 4)},
+    **{
+        "hundredth": Fraction(1, 100),
+        "thousandth": Fraction(1, 1000),
+        "millionth": Fraction(1, 10**6),
+    },
 }
+_NAMES = "|".join(sorted((name for name in _SCALES if name.isascii()), key=len, reverse=True))
 _SCALED = re.compile(
-    r"(?P<n>.*?[\d}])\s*(?:\\(?:text|mathrm)\s*\{\s*)?(?P<w>(?:hundred|thousand|million|billion|trillion|dozen)(?![^\W\d_])"
-    r"|[百千万萬亿億](?![米克瓦]))\s*(?P<rest>.*)\Z",
+    r"(?P<n>.*?[\d}])\s*(?:\\(?:text|mathrm)\s*\{\s*)?"
+    rf"(?P<w>(?:{_NAMES})s?(?![^\W\d_])|[百千万萬亿億](?![米克瓦]))\s*(?P<rest>.*)\Z",
     re.S | re.I,
 )
 
 
-def scaled(text: str) -> tuple[str, int, str] | None:
-    """The number before a scale, the scale, and what follows: 2 million dollars -> ("2", 1000000, "dollars")."""
+def scaled(text: str) -> tuple[str, Fraction, str] | None:
+    """Return the number before a scale, the scale, and what follows: 2 million dollars -> ("2", 1000000, "dollars")."""
     match = _SCALED.match(text)
     if match is None:
         return None
     rest = match["rest"].strip()
     if "\\" in text[match.end("n") : match.start("w")]:
         rest = rest.replace("}", "", 1).strip()
-    return match["n"].strip(), _SCALES[match["w"].lower()], rest
+    name = match["w"].lower()
+    return match["n"].strip(), _SCALES.get(name) or _SCALES[name.removesuffix("s")], rest

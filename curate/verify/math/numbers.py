@@ -48,6 +48,8 @@ _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5", "⅙": "1/6",
     "⅚": "5/6", "⅐": "1/7", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅑": "1/9", "⅒": "1/10",
 }  # fmt: skip
+_SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SUB_RUN = re.compile(r"[₀₁₂₃₄₅₆₇₈₉]+")
 _SUPER = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPER_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _PLAIN = str.maketrans(
@@ -86,6 +88,7 @@ def plain(text: str) -> str:
         if sign in text:
             text = text.replace(sign, f" {fraction} ")
     text = _SUPER_RUN.sub(lambda run: "^{" + run.group().translate(_SUPER) + "}", text)
+    text = _SUB_RUN.sub(lambda run: "_{" + run.group().translate(_SUB) + "}", text)
     return unicodedata.normalize("NFKC", text).translate(_PLAIN)
 
 
@@ -125,7 +128,20 @@ _ABOUT = re.compile(
     r"(?:\\approx|\\simeq|\\sim|≈|≃|~|about|approximately|approx\.|roughly|around|大约|大約|约为|约|約)\s*(?=[-+.$\\\d])",
     re.I,
 )
-_PERCENT = ("\\%", "%", " percent", " per cent", "\\text{percent}", "\\text{ percent}", "percent")
+_PERCENT = (
+    *("\\%", "%", "％", " percent", " per cent", "\\text{percent}", "\\text{ percent}", "percent"),
+    *(
+        " pct",
+        " pct.",
+        " Prozent",
+        " pour cent",
+        " por ciento",
+        "パーセント",
+        " percents",
+        " percentage",
+    ),
+)
+_CLASSIFIERS = "个個只隻本人次名位条張张支台件块种頭头匹枚명개"
 
 
 def parse_number(text: str) -> Number | None:
@@ -181,8 +197,9 @@ def _with_unit(text: str) -> Number | None:
         value, unit = _bare(before), unit_named(rest)
         if value is None or unit is None:
             return None
+        whole = times.denominator == 1 and times % 10 == 0
         places = len(str(times)) - 1
-        decimals = None if value.decimals is None or times % 10 else value.decimals - places
+        decimals = value.decimals - places if value.decimals is not None and whole else None
         return Number(
             value.value * times, unit=unit, decimals=decimals, significant=value.significant
         )
@@ -201,15 +218,21 @@ def _with_unit(text: str) -> Number | None:
     if tail["d"]:
         letter = re.search(r"[CF]", tail["d"])
         return replace(value, unit=f"°{letter.group().lower()}" if letter else "°")
-    unit_ = unit_named((tail["t"] or bare) + (tail["te"] or ""))
+    name = (tail["t"] or bare) + (tail["te"] or "")
+    if len(name) == 1 and measure(name) is None and name not in _CLASSIFIERS:
+        return None  # 3\mathrm{i}
+    unit_ = unit_named(name, value.value == 1)
     return None if unit_ is None else replace(value, unit=unit_)
 
 
+_FEET = re.compile(r"(\d+)\s*(?:'|\^\{?\\prime\}?|ft|feet)\s*(\d+)\s*(?:\"|''|in|inches)\Z")
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([^\W\d_]+)\s*(?:,|and)?\s*")
 
 
 def _compound(text: str) -> Number | None:
-    """2 hours 30 minutes: amounts in one dimension, in the unit of the first."""
+    """Read amounts in one dimension, 2 hours 30 minutes or 5'6", in the unit of the first."""
+    if feet := _FEET.match(text):
+        return Number(Fraction(feet[1]) + Fraction(feet[2]) / 12, unit="feet")
     parts: list[tuple[Fraction, str]] = []
     at = 0
     while match := _PART.match(text, at):

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from curate.verify.math.numbers import Number
 from curate.verify.math.parser import Node
 
 DIGITS = 40
+ONE = Number(Fraction(1))
 AGREE = 1e-25  # relative
 MAX_BITS = 20_000  # of an exact integer
 MAX_LOG10 = 100_000  # of a magnitude
@@ -77,7 +79,7 @@ def exact(node: Node) -> Fraction | None:
         if a is None or b is None:
             return None
         return _arithmetic(kind, a, b)
-    if kind == "call" and node[1] in ("factorial", "binom", "abs", "floor", "ceil"):
+    if kind == "call" and node[1] in ("factorial", "binom", "perm", "abs", "floor", "ceil"):
         values = [exact(part) for part in node[2:]]
         if any(value is None for value in values):
             return None
@@ -122,6 +124,8 @@ def _function(name: str, values: list[Fraction]) -> Fraction:
     if any(value > MAX_FACTORIAL for value in values):
         raise TooLarge(f"a {name} too large to compute")
     numbers = [value.numerator for value in values]
+    if name == "perm":
+        return Fraction(math.perm(numbers[0], numbers[1]))
     return Fraction(
         math.factorial(numbers[0]) if name == "factorial" else math.comb(numbers[0], numbers[1])
     )
@@ -139,6 +143,8 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
             * (mp.pi / 180 if node[1].unit == "°" else 1)
         )
     if kind == "sym":
+        if node[1] not in point:
+            raise Undefined("a symbol without a value")
         return point[node[1]]
     if kind == "const":
         if node[1] == "inf":
@@ -154,10 +160,56 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
             return a / b
         return a + b if kind == "add" else a - b if kind == "sub" else a * b
     if kind == "pow":
-        return _power(number(node[1], point, log10), number(node[2], point, log10))
+        base, exponent = number(node[1], point, log10), number(node[2], point, log10)
+        power = exact(node[2]) if not symbols(node[2]) else None
+        odd = power is not None and power.denominator % 2 and power.denominator > 1
+        if power is not None and odd and mp.im(base) == 0 and mp.re(base) < 0:
+            # The real root, as school books have it, rather than the principal one.
+            return _power(_root(base, mp.mpf(power.denominator)), mp.mpf(power.numerator))
+        return _power(base, exponent)
+    if kind == "call" and node[1].startswith("f:"):
+        return _opaque(node[1], [number(part, point, log10) for part in node[2:]])
     if kind == "call":
         return _call(node[1], [number(part, point, log10) for part in node[2:]], log10)
     raise Undefined(f"no value of a {kind}")
+
+
+def _opaque(name: str, values: list[Any]) -> Any:
+    """Return the value of an unknown function: the same for the same arguments, and for no others."""
+    mp = context()
+    key = name + "".join(mp.nstr(value, 15) for value in values)
+    return mp.mpf("0.3") + mp.mpf(zlib.crc32(key.encode())) / 0xFFFFFFFF
+
+
+def logarithm(node: Node) -> Any:
+    """Return the natural logarithm of a positive product, quotient, power or factorial; None of anything else."""
+    mp = context()
+    kind = node[0]
+    if kind == "pow":
+        base, exponent = logarithm(node[1]), exact(node[2]) if not symbols(node[2]) else None
+        return (
+            None
+            if base is None or exponent is None
+            else base * exponent.numerator / exponent.denominator
+        )
+    if kind in ("mul", "div"):
+        first, second = logarithm(node[1]), logarithm(node[2])
+        if first is None or second is None:
+            return None
+        return first + second if kind == "mul" else first - second
+    if kind == "call" and node[1] == "factorial":
+        value = exact(node[2])
+        return (
+            mp.loggamma(value.numerator + 1)
+            if value is not None and value.denominator == 1
+            else None
+        )
+    value = exact(node) if kind == "num" else None
+    return (
+        mp.log(value.numerator) - mp.log(value.denominator)
+        if value is not None and value > 0
+        else None
+    )
 
 
 def _power(a: Any, b: Any) -> Any:
@@ -206,6 +258,13 @@ def _call(name: str, values: list[Any], log10: bool) -> Any:
         and abs(values[1]) <= MAX_FACTORIAL
     ):
         return mp.binomial(x, values[1])
+    if (
+        name == "perm"
+        and len(values) == 2
+        and abs(x) <= MAX_FACTORIAL
+        and abs(values[1]) <= MAX_FACTORIAL
+    ):
+        return mp.ff(x, values[1])
     if name in ("max", "min") and all(mp.im(value) == 0 for value in values):
         return max(values) if name == "max" else min(values)
     raise Undefined(f"no value of {name}")
@@ -248,21 +307,47 @@ def _root(x: Any, degree: Any) -> Any:
     return _power(x, 1 / degree)
 
 
+# Symbols that count something when they stand beside pi in a sine or above -1.
+_COUNTS = frozenset("n k m j l".split())
+_WHOLE_POINTS = (1, 2, 3, 4, 7, 10)
 # Signs and magnitudes of the points: all positive, larger, mixed, negative. The values come from the symbols' names.
 _RANGES = ((0.3, 1.7), (1.2, 3.9), (0.1, 0.9), (-1.9, 1.9), (-2.7, -0.2), (-0.9, 0.9))
 
 
-def points(names: set[str]) -> list[dict[str, Any]]:
-    """Values for the symbols: the same in every process, different for every symbol."""
+def points(names: set[str], whole: set[str] | frozenset[str] = frozenset()) -> list[dict[str, Any]]:
+    """Return values for the symbols: the same in every process, different for every symbol; `whole` are integers."""
     mp = context()
     found = []
     for index, (low, high) in enumerate(_RANGES):
         point = {}
-        for name in names:
+        for place, name in enumerate(sorted(names)):
+            if name in whole:
+                point[name] = mp.mpf(_WHOLE_POINTS[(index + place) % len(_WHOLE_POINTS)])
+                continue
             share = mp.mpf(zlib.crc32(f"{name}/{index}".encode())) / 0xFFFFFFFF
             point[name] = low + (high - low) * (share * 0.97 + mp.sqrt(2) / 100)
         found.append(point)
     return found
+
+
+def whole_symbols(node: Node) -> set[str]:
+    """Return the symbols that stand for whole numbers: n in (-1)^n, in sin(n pi), in a factorial."""
+    whole: set[str] = set()
+    if node[0] == "pow" and node[1] in (("neg", ("num", ONE)), ("const", "i")):
+        whole |= symbols(node[2]) & _COUNTS
+    if node[0] == "call" and node[1] in ("sin", "cos", "tan") and _has_pi(node):
+        whole |= symbols(node) & _COUNTS
+    for part in node[1:]:
+        if isinstance(part, tuple) and part:
+            for one in part if isinstance(part[0], tuple) else (part,):
+                whole |= whole_symbols(one)
+    return whole
+
+
+def _has_pi(node: Node) -> bool:
+    return node == ("const", "pi") or any(
+        isinstance(part, tuple) and part and _has_pi(part) for part in node[1:]
+    )
 
 
 def agree(a: Any, b: Any) -> bool:
@@ -280,9 +365,47 @@ def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agr
     """Whether two expressions agree wherever both are real (or, where they never are, everywhere)."""
     names = symbols(a) | symbols(b)
     if _equal_at_points(a, b, names, relation, False):
-        return True
+        return relation is not agree or _stays_equal(a, b, names, False)
     bare_log = "'log'" in repr(a) or "'log'" in repr(b)
-    return bare_log and _equal_at_points(a, b, names, relation, True)
+    if not (bare_log and _equal_at_points(a, b, names, relation, True)):
+        return False
+    return relation is not agree or _stays_equal(a, b, names, True)
+
+
+# Digits of the second and third look, and how much smaller rounding noise must have become in between. Ours.
+MORE_DIGITS = (150, 1200)
+NOISE = "1e-100"
+
+
+def _stays_equal(a: Node, b: Node, names: set[str], log10: bool) -> bool:
+    """Whether the difference vanishes as the precision grows.
+
+    A difference that is only rounding noise shrinks with every digit; 1 and 1 - e^{-100} agree to 43 digits and differ
+    for ever after.
+    """
+    mp = context()
+    looks = 0
+    for point in points(names, whole_symbols(a) | whole_symbols(b)) if names else [{}]:
+        gaps, sizes = [], []
+        for digits in MORE_DIGITS:
+            with mp.workdps(digits):
+                try:
+                    first, second = number(a, point, log10), number(b, point, log10)
+                except (Undefined, ZeroDivisionError, OverflowError):
+                    break
+                gaps.append(abs(first - second))
+                sizes.append(max(abs(first), abs(second)))
+        if len(gaps) < 2:
+            continue
+        looks += 1
+        with mp.workdps(DIGITS):
+            if gaps[0] > sizes[0] * mp.mpf("1e-120") and gaps[1] > gaps[0] * mp.mpf(NOISE):
+                return False
+            if gaps[1] > sizes[1] * mp.mpf("1e-1000") and gaps[1] > gaps[0] * mp.mpf(NOISE):
+                return False
+        if looks == 2 or not names:
+            break
+    return True
 
 
 def _equal_at_points(
@@ -290,7 +413,7 @@ def _equal_at_points(
 ) -> bool:
     mp = context()
     real, complex_ = 0, []
-    for point in points(names) if names else [{}]:
+    for point in points(names, whole_symbols(a) | whole_symbols(b)) if names else [{}]:
         try:
             first, second = number(a, point, log10), number(b, point, log10)
         except (Undefined, ZeroDivisionError, OverflowError):

@@ -52,14 +52,84 @@ _MATRICES = frozenset(
 )
 
 
-def parse(text: str) -> Node:
-    """The tree of an expression, a list, a relation. Raises `Unreadable`."""
+# Letters that name a function even if their argument is an expression: f(a+b), P(A+B).
+_ALWAYS_FUNCTIONS = frozenset("f g".split())
+_FUNCTION_LETTERS = frozenset("h F G H P E phi varphi psi Phi Psi".split())
+
+
+def applied_names(gold: str, answer: str) -> frozenset[str]:
+    """Return the letters that a pair of texts uses as functions: f in f(0), I in I(0)e^{-t}, but not k in k(x+1).
+
+    A letter in front of brackets is a function if the brackets hold one number, one symbol or a list, and otherwise if
+    it is a letter that usually is one and stands nowhere without an argument.
+    """
+    simple: set[str] = set()
+    compound: set[str] = set()
+    bare: set[str] = set()
+    for text in (gold, answer):
+        if _APPLIED.search(text):
+            try:
+                _collect_applied(tokens(text), simple, compound, bare)
+            except Unreadable:
+                continue
+        else:
+            bare.update(_LETTER.findall(text))
+    unclear = compound & _FUNCTION_LETTERS - bare
+    return frozenset(simple | compound & _ALWAYS_FUNCTIONS | unclear)
+
+
+_APPLIED = re.compile(r"(?:[a-zA-Z}]'*|\))\s*(?:\\left\s*)?\(")
+_LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|(?<=\\)(?:var)?(?:phi|psi|Phi|Psi)")
+
+
+def _collect_applied(
+    found: list[tuple[str, str]], simple: set[str], compound: set[str], bare: set[str]
+) -> None:
+    for i, (kind, name) in enumerate(found):
+        if kind != "sym":
+            continue
+        at = _after_marks(found, i + 1)
+        if at >= len(found) or found[at] != ("op", "("):
+            bare.add(name)
+            continue
+        depth, end = 0, at
+        while end < len(found):
+            depth += (found[end] == ("op", "(")) - (found[end] == ("op", ")"))
+            if not depth:
+                break
+            end += 1
+        content = [part for part in found[at + 1 : end] if part != ("op", "-")]
+        listed = any(part in (("op", ","), ("op", "|"), ("op", "=")) for part in content)
+        atom = len(content) == 1 and content[0][0] in ("num", "sym")
+        (simple if listed or atom else compound).add(name)
+
+
+def _after_marks(found: list[tuple[str, str]], at: int) -> int:
+    """Return the index after primes, a subscript and an exponent -1 behind a letter."""
+    while at < len(found) and found[at] == ("op", "'"):
+        at += 1
+    if at + 1 < len(found) and found[at] == ("op", "_"):
+        if found[at + 1] != ("op", "{"):
+            return at + 2
+        while at < len(found) and found[at] != ("op", "}"):
+            at += 1
+        return at + 1
+    if found[at : at + 5] == [("op", "^"), ("op", "{"), ("op", "-"), ("num", "1"), ("op", "}")]:
+        return at + 5
+    return at
+
+
+def parse(text: str, functions: frozenset[str] = frozenset()) -> Node:
+    """Return the tree of an expression, a list or a relation; `functions` are letters that take arguments.
+
+    Raises `Unreadable`.
+    """
     if len(text) > MAX_LENGTH:
         raise Excessive("an expression that is too long")
     number = parse_number(text)
     if number is not None:
         return ("num", number)
-    parser = _Parser(tokens(text))
+    parser = _Parser(tokens(text), functions)
     node = parser.items(())
     if parser.at < len(parser.tokens):
         raise Unreadable(f"unexpected {parser.peek()!r}")
@@ -69,8 +139,12 @@ def parse(text: str) -> Node:
 class _Parser:
     """A cursor over tokens; each method reads one level of the grammar, loosest binding first."""
 
-    def __init__(self, found: list[tuple[str, str]]) -> None:
+    def __init__(
+        self, found: list[tuple[str, str]], functions: frozenset[str] = frozenset()
+    ) -> None:
         self.tokens, self.at, self.depth = found, 0, 0
+        self.functions = functions
+        self.inside_set = False  # whether ":" comes before a condition and is no ratio
         self.inside_bars = (
             False  # whether the next "|" closes an absolute value or a set's condition
         )
@@ -140,8 +214,9 @@ class _Parser:
             return relations[0]
         if operators[-1] == "~" and set(operators[:-1]) <= {"="}:  # x = a ≈ b
             return ("rel", "~", terms[-2], terms[-1])
-        if set(operators) == {"="}:  # a = b = c says what a is at last
-            return ("rel", "=", terms[0], terms[-1])
+        if set(operators) == {"="}:
+            # a = b = c says what a is at last; what is between must agree
+            return ("rel", "=", terms[0], terms[-1], *terms[1:-1])
         return ("both", *relations)
 
     def modulus(self) -> Node | None:
@@ -166,7 +241,7 @@ class _Parser:
     def ratio(self) -> Node:
         left = self.sum()
         parts = [left]
-        while self.peek() == ("op", ":"):
+        while self.peek() == ("op", ":") and not self.inside_set:
             self.at += 1
             parts.append(self.sum())
         return left if len(parts) == 1 else ("ratio", *parts)
@@ -263,8 +338,44 @@ class _Parser:
         if self.take("^"):
             if self.degree():
                 return ("call", "deg", base)
-            return self.postfix(("pow", base, self.script()))
+            exponent = self.script()
+            if base[0] in ("bracket", "tuple", "matrix") and exponent == ("sym", "T"):
+                return _transposed(base)
+            inverse = exponent == ("neg", ("num", Number(Fraction(1))))
+            if inverse and base[0] == "sym" and base[1] in self.functions and self.follows("("):
+                return self.postfix(self.applied(base[1] + "^-1"))  # f^{-1}(x)
+            if base in (("sym", "C"), ("sym", "A"), ("sym", "P")) and self.take("_"):
+                return _chosen(base[1], self.script(), exponent) or ("pow", base, exponent)
+            lowered = re.fullmatch(r"([CAP])_(\w+)", base[1]) if base[0] == "sym" else None
+            if lowered:  # C_5^2 is 5 choose 2 in Chinese textbooks
+                below: Node | None = (
+                    ("num", Number(Fraction(lowered[2]))) if lowered[2].isdigit() else None
+                )
+                below = below or (("sym", lowered[2]) if len(lowered[2]) == 1 else None)
+                combination = _chosen(lowered[1], below, exponent) if below else None
+                if combination:
+                    return self.postfix(combination)
+            return self.postfix(("pow", base, exponent))
         return base
+
+    def applied(self, name: str) -> Node:
+        """The value of a function that is not known: its name and its arguments."""
+        self.need("(")
+        outside, self.inside_bars = self.inside_bars, True
+        arguments = self.items((")", "|"))
+        self.inside_bars = outside
+        if self.take("|"):  # P(A|B)
+            condition = self.items((")",))
+            self.need(")")
+            return ("call", f"f:{name}|", arguments, condition)
+        self.need(")")
+        parts = arguments[1:] if arguments[0] == "list" else (arguments,)
+        whole = len(parts) == 2 and all(
+            part[0] == "num" and part[1].value.denominator == 1 for part in parts
+        )
+        if name in ("C", "P", "A") and whole:
+            return _chosen(name, parts[0], parts[1]) or ("call", f"f:{name}", *parts)
+        return ("call", f"f:{name}", *parts)
 
     def degree(self) -> bool:
         if self.peek()[1] in ("\\circ", "°"):
@@ -301,11 +412,16 @@ class _Parser:
             elif self.peek() == ("op", "°"):
                 self.at += 1
                 node = ("call", "deg", node)
+            elif node[0] == "sym" and self.peek() == ("op", "(") and self.is_function(node[1]):
+                node = self.applied(node[1])
             elif self.peek() == ("op", "_") and node[0] in ("sym", "num"):
                 self.at += 1
                 node = self.lowered(node)
             else:
                 return node
+
+    def is_function(self, name: str) -> bool:
+        return bool(self.functions) and name.partition("_")[0].rstrip("'") in self.functions
 
     def lowered(self, node: Node) -> Node:
         """x_1, x_{n+1}, 1010_2."""
@@ -407,10 +523,15 @@ class _Parser:
 
     def command(self, value: str) -> Node:
         if value == "\\frac":
+            start = self.at
             over = self.argument()
-            if over == ("sym", "d") and self.peek()[1] == "{" and self.peek(1)[1] == "d":
+            under = self.argument()
+            named = "".join(value for _, value in self.tokens[start : self.at])
+            if derivative := re.fullmatch(r"\{d([a-zA-Z])\}\{d[a-zA-Z]\}", named):
+                return ("sym", derivative[1] + "'")  # dy/dx is y'
+            if re.match(r"\{(?:d|\\partial)[\^}]", named):
                 raise Unreadable("a derivative")
-            return ("div", over, self.argument())
+            return ("div", over, under)
         if value == "\\sqrt":
             if self.take("["):
                 degree = self.sum()
@@ -432,6 +553,10 @@ class _Parser:
             return ("set",)
         if value == "\\RR":
             return ("reals",)
+        if value in ("\\ZZ", "\\NN"):
+            return ("integers",)
+        if value in ("\\ldots", "\\dots", "\\cdots", "\\dotsc", "\\dotsb"):
+            return ("sym", "…")
         if value == "\\{":
             return self.braced_set()
         if value in ("\\lfloor", "\\lceil"):
@@ -474,11 +599,11 @@ class _Parser:
     def braced_set(self) -> Node:
         if self.take("\\}"):
             return ("set",)
-        self.inside_bars = True
+        self.inside_bars = self.inside_set = True
         node = self.items(("\\}", "|", ":"))
-        self.inside_bars = False
+        self.inside_bars = self.inside_set = False
         if self.take("|") or self.take(":"):  # {x | condition}
-            condition = self.items(("\\}",))
+            condition = _without_integers(self.items(("\\}",)))
             self.need("\\}")
             # the name of the variable says nothing: {x | x > 2} is {y | y > 2}
             return _renamed(condition, node[1]) if node[0] == "sym" else condition
@@ -520,6 +645,14 @@ class _Parser:
 
     def function(self, name: str) -> Node:
         name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
+        if name == "cbrt":
+            three = ("num", Number(Fraction(3)))
+            return (
+                "call",
+                "root",
+                self.argument() if self.follows("{", "(") else self.power(),
+                three,
+            )
         if name == "sqrt":
             return (
                 "call",
@@ -550,6 +683,39 @@ class _Parser:
         if exponent == ("neg", ("num", Number(Fraction(1)))) and name in ("sin", "cos", "tan"):
             return ("call", "arc" + name, *arguments)
         return ("pow", node, exponent)
+
+
+def _chosen(name: str, below: Node | None, above: Node) -> Node | None:
+    """C_5^2 as a number of combinations, A_5^2 and P(5,2) of permutations; None if it cannot be meant."""
+    if below is None:
+        return None
+    n, k = ((part[1].value if part[0] == "num" else None) for part in (below, above))
+    if n is not None and k is not None and not 0 <= k <= n:
+        return None
+    if (n is None and below[0] != "sym") or (k is None and above[0] not in ("sym", "num")):
+        return None
+    if name == "C":
+        return ("call", "binom", below, above)
+    return ("call", "perm", below, above) if n is not None and k is not None else None
+
+
+def _transposed(node: Node) -> Node:
+    """A row written with a T behind it, as a column."""
+    if node[0] == "matrix":
+        return ("matrix", *zip(*node[1:], strict=True))
+    return ("tuple", *node[1:])
+
+
+def _without_integers(node: Node) -> Node:
+    """A condition without "k is an integer": it says what kind of number the parameter is."""
+    if node[0] not in ("list", "both"):
+        return node
+    parts = [part for part in node[1:] if part[0] != "rel" or part[3] != ("integers",)]
+    return (
+        node
+        if len(parts) == len(node) - 1 or not parts
+        else (parts[0] if len(parts) == 1 else (node[0], *parts))
+    )
 
 
 def _renamed(node: Node, name: str) -> Node:

@@ -106,27 +106,55 @@ _POWER = re.compile(r"\s*\^\s*\{?\s*(-?\d)\s*\}?")
 _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 
 # A noun phrase is up to so many words. Ours.
-MAX_WORDS = 4
-# Words that no counted thing has beside it: what follows one of them says something about the number.
+MAX_WORDS = 5
+# Words that name no counted thing: what they say changes the number.
 _NO_NOUN = frozenset(
-    "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps possibly probably wrong incorrect "
-    "impossible false right correct true minus plus times divided over more less fewer greater smaller than if when where "
-    "unless mod modulo to through until between least most only squared cubed percent half hundred hundreds thousand thousands "
-    "million millions billion billions trillion trillions dozen dozens hence so then because since wait actually rather instead "
+    "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps possibly probably wrong "
+    "incorrect impossible false right correct true minus plus times divided over more less fewer greater smaller than if "
+    "when where unless mod modulo to through until between least most only squared cubed percent percents percentage half "
+    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens hence so then "
+    "because since wait actually rather instead fold double doubled triple tripled halved factorial factorials reciprocal "
+    "reciprocals inverse inverses negative negatives opposite below above under beyond excluded excluding including never "
+    "always sometimes besides across towards versus vs this thus its us as has does yes minus plus lakh lakhs crore crores "
+    "infinity infinities zero power powers exponent root-of cube-root square-root base bases digit-sum nan none null "
     "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan atau bukan".split()
+)
+# Names of symbols and functions: "2 log n" and "5 alpha" are products.
+_MATHEMATICS = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi "
+    "omega sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp sqrt cbrt max min gcd lcm mod det "
+    "inf infty sins logs".split()
+)
+_FRACTION_WORD = re.compile(
+    r"(?:hal(?:f|ves)|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion"
+    r"|twentie|thirtie|fortie|fiftie)ths?)$"
+)
+# Anywhere in a text: "0 halves", "two thirds".
+FRACTION_WORDS = re.compile(rf"(?i)\b{_FRACTION_WORD.pattern[:-1]}\b")
+# Plurals that do not end in s, and counted things in languages whose plurals do not.
+_IRREGULAR = frozenset(
+    "people men women children feet teeth mice geese sheep fish deer oxen dice data persons-of firemen policemen fishermen "
+    "ways wins sq series species cattle staff dollars-per unit units "
+    "äpfel stunden minuten sekunden tage wochen monate jahre personen kinder schüler meter kilometer zentimeter euro bücher "
+    "stück punkte seiten möglichkeiten mele ore giorni mesi anni persone libri punti modi metri "
+    "рублей рубля яблок яблока часов часа дней дня метров человек книг минут штук раз см км кг м "
+    "jabłek godzin dni minut osób".split()
 )
 # 5 feet tall is 5 feet.
 _DIMENSION_WORDS = frozenset(
-    "tall long wide high deep thick old each away apart altogether total left remaining".split()
+    "tall long wide high deep thick old each away apart altogether total left remaining in-total overall".split()
 )
-_NO_HAN = re.compile(r"[不非或没无未是否和与错对倍百千万亿]")
+_NO_HAN = re.compile(
+    r"[不非或没无未是否和与错对倍百千万亿以上下多余内外的方幂约左右几半之负至到折成]"
+)
 _SHORT = frozenset(
-    "ant ants bag bags bar bat bed bee bees bird book box boy boys bus cab can cap car cars cat cats cow cows cup cups dog dogs "
-    "egg eggs fox hat hats hen hens jar job jug key keys kid kids log man men mug nut nuts pan pea pen pens pie pies pig pigs pot "
-    "rat row rows set sets toy toys way ways win wins sq".split()
+    "ant ants bag bags bar bars bat bats bed beds bee bees bird book box boy boys bus buses cab cabs can cans cap caps car "
+    "cars cat cats cow cows cup cups day days dog dogs egg eggs fox hat hats hen hens jar jars job jobs jug jugs key keys "
+    "kid kids log man mug mugs nut nuts pan pans pea peas pen pens pie pies pig pigs pot pots rat rats row rows set sets "
+    "toy toys way ways win wins".split()
 )
 _CLASSIFIER = frozenset(
-    "个個只隻本人次名位条條张張支辆輛棵台件块塊种種頭头匹架朵片颗粒页頁票班组組套対つ枚冊명개"
+    "个個只隻本人次名位条條张張支辆輛棵台件块塊种種头頭匹架朵片颗粒页頁票班组組套対つ枚冊명개마리권分岁步回場场"
 )
 _POLITE = re.compile(r"\s*(?:です|である|だ|となります|になります|입니다|이다|이에요|예요)$")
 
@@ -161,27 +189,60 @@ def measure(unit: str) -> Measure | None:
 
 
 @lru_cache(maxsize=4096)
-def unit_named(text: str) -> str | None:
-    """A unit or a counted noun, as it is compared; "" for what says nothing (12th); None where it is neither."""
+def unit_named(text: str, one: bool = False) -> str | None:
+    """Return a unit or a counted noun in the form that is compared; None if the words may change the number.
+
+    "" for words that say nothing (12th). `one`: the number is 1, so a singular noun is a counted thing.
+    """
     text = _POLITE.sub("", " ".join(text.split()).strip(". "))
     if text in ("", "st", "nd", "rd", "th"):
         return ""
     if measure(text) is not None:
         return text
-    words = _POWER.sub("", text.lower()).replace("/", " ").split()
+    if any("\u4e00" <= sign <= "\u9fff" for sign in text):
+        return text if _is_counted_han(text) else None
+    words = _POWER.sub("", text.lower()).replace("/", " per ").split()
+    words = [word for word in words if word != "in" or words[-1] != "total"]
     while len(words) > 1 and words[-1] in _DIMENSION_WORDS:
         words = words[:-1]
         if measure(" ".join(words)) is not None:
             return " ".join(words)
-    if len(words) > MAX_WORDS or _NO_NOUN.intersection(words) or not all(map(_is_word, words)):
+    if words == ["of", "them"]:
+        return text.lower()
+    if not words or len(words) > MAX_WORDS or not all(map(_is_word, words)):
         return None
-    if any("\u4e00" <= sign <= "\u9fff" for sign in text) and (
-        _NO_HAN.search(text) or len(text) > MAX_WORDS
-    ):
+    if _NO_NOUN.intersection(words) or _MATHEMATICS.intersection(words):
         return None
-    if any("\u3040" <= sign <= "\u30ff" for sign in text) and text not in _CLASSIFIER:
-        return None  # Japanese endings turn a meaning around
-    return None if re.search(r"아니|아닙|없", text) else text.lower()
+    return text.lower() if _is_counted(words, one) else None
+
+
+def _is_counted(words: list[str], one: bool) -> bool:
+    """Whether the head of a noun phrase is a plural or a unit: "red balls", "cups of flour", "dollars per day"."""
+    head = words[-1]
+    for i, word in enumerate(words):
+        if i and word in ("of", "per", "a", "an", "in", "from", "for", "on"):
+            head = words[i - 1]
+            break
+    if _FRACTION_WORD.match(head):
+        return False
+    if head in _IRREGULAR or head in _CLASSIFIER or head in _SHORT or measure(head) is not None:
+        return True
+    if one and head.isascii() and len(head) > 2:
+        return True
+    return (
+        len(head) > 3
+        and head.endswith(("s", "s'"))
+        and not head.endswith(("ss", "us", "is", "ous"))
+    )
+
+
+def _is_counted_han(text: str) -> bool:
+    """Whether Chinese or Japanese words are a classifier, perhaps with its noun: 个, 个苹果, 名学生."""
+    if text in _CLASSIFIER:
+        return True
+    if any("\u3040" <= sign <= "\u30ff" for sign in text):
+        return False  # Japanese endings turn a meaning around
+    return text[0] in _CLASSIFIER and len(text) <= 5 and not _NO_HAN.search(text)
 
 
 def _is_word(word: str) -> bool:

@@ -13,25 +13,37 @@ from typing import Any
 
 from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
-from curate.verify.math.compare import equal
+from curate.verify.math.compare import equal, with_dummy_renamed
 from curate.verify.math.dates import equal_dates, parse_date_or_time
-from curate.verify.math.math_verify import ask_math_verify
+from curate.verify.math.math_verify import ask_math_verify, is_for_math_verify
+from curate.verify.math.notation import clean, final_answer
 from curate.verify.math.numbers import equal_numbers, parse_number, plain
 from curate.verify.math.numeric import NoValue, TooLarge, Undefined, number, symbols
-from curate.verify.math.parser import Excessive, Node, Unreadable, parse, unwrap
-from curate.verify.math.units import unit_factors, unit_named
+from curate.verify.math.parser import (
+    Excessive,
+    Node,
+    Unreadable,
+    applied_names,
+    parse,
+    unwrap,
+)
+from curate.verify.math.units import measure, unit_factors, unit_named
 from curate.verify.text import bare_letters, equal_words, normal
 
-# Expressions up to this length are compare_answers in the caller. Characters; ours.
+# Expressions up to this length are compared in the caller. Characters; ours.
 MAX_QUICK = 300
 
-_NOTHING = re.compile(
-    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|见解析|略|证明略)\W*$"
+_NO_ANSWER = re.compile(
+    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|proofs?\.?|omitted|varies|tbd"
+    r"|to be determined|answers? (?:may )?var(?:y|ies)|see (?:the )?(?:solution|above|below|text|proof|explanation|figure|answer)"
+    r"|as above|见解析|略|证明略|见上|如图|见答案)\W*$"
 )
+_EMPTY_SET = re.compile(r"\\\{\s*\\\}|∅|\\(?:emptyset|varnothing)")
 _OVER_ZERO = re.compile(r"/\s*\(?0|\}\s*\{?\s*0|0\s*\^\s*\{?\s*0")
 _CHOICE = re.compile(
     r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?\(?([A-J])\)?\s*\}?\s*[.:]?\s*$"
 )
+_CHOICES = re.compile(r"[A-H](?:\s*[,、]\s*[A-H])+|[A-H]{2,6}")
 _LABEL = re.compile(
     r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))"
     r"[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
@@ -40,31 +52,29 @@ _TRAILING_UNIT = re.compile(
     r"\s*(?:\\[,;! ]\s*|~)*"
     r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
 )
+# A unit in plain letters after an expression: 8\pi cm^2, \sqrt{2} km/h
+_BARE_UNIT = re.compile(
+    r"(?<=[\d})\w])\s+([a-zA-Z]{2,}(?:/[a-z]{1,6})?(?:\s*\^\s*\{?[23]\}?)?(?: [a-z]{2,12}){0,3})$"
+)
 _WORDS = re.compile(r"[^\W\d_]{2,}")
 # "where k is an integer" after a family of solutions says nothing new.
 _WHOLE = re.compile(
-    r"[\s,;，]*(?:\\(?:quad|qquad|;|,| ))*\s*\(?\s*(?:\\text\s*\{[\s,]*(?:where|for|with)?(?: any)?(?: all)?\s*\}|where|for|,)?\s*\$?[a-z]\s*"
-    r"(?:(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|ℤ|Z|N|\\Z)(?:\s*[\^_]\s*\{?[+*]\}?)?|(?:\\text\s*\{)?\s*(?:is an integer|为整数|是整数)\}?)\$?\s*\)?$"
+    r"[\s,;，]*(?:\\(?:quad|qquad|;|,| ))*\s*\(?\s*"
+    r"(?:\\text\s*\{[\s,]*(?:where|for|with)?(?: any)?(?: all)?\s*\}|where|for|,)?\s*\$?[a-z]\s*"
+    r"(?:(?:\\in|∈)\s*(?:\\mathbb\s*\{?\s*[ZN]\s*\}?|ℤ|ℕ|Z|N|\\Z)(?:\s*[\^_]\s*\{?[+*]\}?)?"
+    r"|(?:\\text\s*\{)?\s*(?:is an(?:y)? integer|为整数|是整数)\}?)\$?\s*\)?$"
 )
 
 
-def _unit_text(written: str) -> str:
-    """The words of a unit in LaTeX: `\\,\\text{ cm}^2` as "cm^2"."""
-    return re.sub(
-        r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}|\\[,;! ]|~", r"\1", written
-    ).strip(" .")
-
-
 class MathVerifier(Verifier):
-    """Is this the same mathematical object as the reference?"""
+    """Decides whether an answer is the same mathematical object as the reference."""
 
     name = "math"
-    version = "3"
+    version = "4"
 
     def load(self) -> None:
-        ask_math_verify(
-            "x^2 < 4", "-2 < x < 2"
-        )  # parser and solver load and build their tables at first use
+        # The parser and the solver of SymPy build their tables at first use.
+        ask_math_verify("x^2 < 4", "-2 < x < 2")
 
     def unverifiable(self, problem: Problem) -> str | None:
         reference = (problem.reference or "").strip()
@@ -72,27 +82,40 @@ class MathVerifier(Verifier):
 
     def quick(self, problem: Problem, answer: str) -> Judgement | None:
         if len(answer) > MAX_ANSWER:
-            return Judgement("wrong", f"the answer is longer than {MAX_ANSWER} characters")
+            answer = " ".join(answer.split())
+            if len(answer) > MAX_ANSWER:
+                return Judgement("wrong", f"the answer is longer than {MAX_ANSWER} characters")
         reference = (problem.reference or "").strip()
         gold = _number(reference)
         if gold is not None:
             given = parse_number(answer)
             if given is not None:
-                same_, why = equal_numbers(gold, given)
-                if same_ or not _commas(reference, answer):
-                    return CORRECT if same_ else Judgement("wrong", why)
+                is_equal, why = equal_numbers(gold, given)
+                if is_equal or not _has_comma(reference, answer):
+                    return CORRECT if is_equal else Judgement("wrong", why)
         if len(reference) > MAX_QUICK or len(answer) > MAX_QUICK:
             return None
-        return compare_answers(reference, answer)
+        return compare_answers(final_answer(reference) or reference, answer)
 
     def check(self, problem: Problem, answer: str) -> Judgement:
         reference = (problem.reference or "").strip()
-        judged = compare_answers(reference, answer)
-        return judged or ask_math_verify(reference, answer)
+        reference = final_answer(reference) or reference
+        judgement = compare_answers(reference, answer)
+        if judgement is not None:
+            return judgement
+        judgement = ask_math_verify(clean(reference), clean(answer))
+        if judgement.verdict == "unverifiable" and _is_readable(reference):
+            return Judgement("wrong", "the answer cannot be read")
+        return judgement
+
+    def failed(self, problem: Problem, answer: str, why: str) -> Judgement:
+        # A reference that this package reads by itself is not to blame for what its answer cost.
+        reference = final_answer((problem.reference or "").strip()) or ""
+        return Judgement("wrong" if _is_readable(reference) else "unverifiable", why)
 
 
-def _commas(reference: str, answer: str) -> bool:
-    """Whether a comma may stand for something else: 3,14 for 3.14, or 100,200 for a list."""
+def _has_comma(reference: str, answer: str) -> bool:
+    """Whether a comma may mean something else: 3,14 for 3.14, or 100,200 for a list."""
     return "," in reference or "," in answer
 
 
@@ -103,12 +126,15 @@ def _number(reference: str) -> Any:
 
 @lru_cache(maxsize=8192)
 def _unreadable(reference: str) -> str | None:
-    """Why a reference can be no standard, or None."""
-    bare = unwrap(reference)
-    if _NOTHING.match(normal(bare)) and not re.fullmatch(r"\\\{\s*\\\}|∅", bare):
-        return "the reference is no answer" if bare else "no reference answer"
-    if re.fullmatch(r"\\\{\s*\\\}|∅", bare):
+    """Return why a reference cannot be judged against, or None."""
+    answer = final_answer(reference)
+    if answer is None:
+        return "the reference is a worked solution without a final answer that can be read"
+    bare = clean(unwrap(answer))
+    if _EMPTY_SET.fullmatch(bare):
         return None
+    if _NO_ANSWER.match(normal(bare)):
+        return "the reference is not an answer" if bare else "no reference answer"
     if len(reference) > MAX_ANSWER:
         return f"the reference is longer than {MAX_ANSWER} characters"
     depth = 0
@@ -129,100 +155,159 @@ def _unreadable(reference: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=8192)
-def read_answer(text: str) -> tuple[Node | None, str]:
-    """The tree of an answer (None where it is unreadable) and the unit written after it. Raises `Excessive`."""
-    bare = _WHOLE.sub("", unwrap(text))
-    if (known := _REGIONS.get(normal(bare))) is not None:
-        return known, ""
-    unit = _TRAILING_UNIT.search(bare)
-    named = unit_named(_unit_text(unit.group())) if unit else None
-    if (
-        unit
-        and named is not None
-        and unit.start()
-        and not bare[: unit.start()].rstrip().endswith((",", ";"))
-    ):
-        try:
-            return parse(bare[: unit.start()]), named
-        except Unreadable:
-            pass
+def _is_readable(reference: str) -> bool:
+    """Whether this package reads a reference without help, so that only the answer can be at fault."""
     try:
-        tree = parse(bare)
-        return (None if _mixed(tree) else tree), ""
+        tree, _ = read_answer(clean(reference))
+    except Excessive:
+        return False
+    return tree is not None or is_words(reference, tree)
+
+
+@lru_cache(maxsize=8192)
+def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Node | None, str]:
+    """Return the tree of an answer (None if it is unreadable) and the unit written after it. Raises `Excessive`."""
+    bare = _WHOLE.sub("", unwrap(text))
+    if (region := _REGIONS.get(normal(bare))) is not None:
+        return region, ""
+    for unit, named in _units_after(bare):
+        try:
+            tree = parse(bare[:unit].rstrip(), functions)
+        except Unreadable:
+            continue
+        if not _mixes_words(tree):
+            return tree, named
+    try:
+        tree = parse(bare, functions)
+        return (None if _mixes_words(tree) else tree), ""
     except Excessive:
         raise
     except Unreadable:
         return None, ""
 
 
+def _units_after(bare: str) -> list[tuple[int, str]]:
+    """Return where a unit may begin at the end of a text, and its name."""
+    found = []
+    for pattern in (_TRAILING_UNIT, _BARE_UNIT):
+        match = pattern.search(bare)
+        if match is None or not match.start():
+            continue
+        before = bare[: match.start()].rstrip()
+        words = match[1] if pattern is _BARE_UNIT else _unit_text(match.group())
+        named = unit_named(words)
+        if pattern is _BARE_UNIT and named is not None and measure(words) is None and "\\" in words:
+            continue
+        if named is not None and not before.endswith((",", ";")):
+            found.append((match.start(), named))
+    return found
+
+
+def _unit_text(written: str) -> str:
+    """Return the words of a unit in LaTeX: `\\,\\text{ cm}^2` as "cm^2"."""
+    return re.sub(
+        r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}|\\[,;! ]|~", r"\1", written
+    ).strip(" .")
+
+
 @lru_cache(maxsize=16384)
 def compare_answers(reference: str, answer: str) -> Judgement | None:
-    """A judgement from trees and words; None where `math-verify` has to be asked."""
-    letter = _CHOICE.match(reference)
-    if letter and (named := bare_letters(answer)):
-        return (
-            CORRECT
-            if named == {letter.group(1)}
-            else Judgement("wrong", f"names {', '.join(sorted(named))}")
-        )
-    answer, reference = _unlabelled(answer), _unlabelled(reference)
-    day = parse_date_or_time(reference)
-    if day is not None:
-        given_day = parse_date_or_time(answer)
-        if given_day is not None:
-            return (
-                CORRECT
-                if equal_dates(day, given_day)
-                else Judgement("wrong", "another date or time")
-            )
-        if day.month:
-            return Judgement("wrong", "no date")
+    """Judge from trees and words; None if `math-verify` has to be asked."""
+    letters = _compare_letters(reference, answer)
+    if letters is not None:
+        return letters
+    answer, reference = clean(_without_label(answer)), clean(_without_label(reference))
+    dates = _compare_dates(reference, answer)
+    if dates is not None:
+        return dates
     if equal_words(reference, answer) or equal_spelling(reference, answer):
         return CORRECT
+    functions = applied_names(reference, answer)
     try:
-        gold, unit = read_answer(reference)
+        gold, unit = read_answer(reference, functions)
     except Excessive:
         return None
     try:
-        given_tree, given_unit = read_answer(answer)
+        given, given_unit = read_answer(answer, functions)
     except Excessive as error:
-        # A long reference may have a long answer; beside a plain one it is only meant to be expensive.
+        # A long reference may have a long answer; next to a plain one it is only meant to be expensive.
         return None if len(answer) <= 4 * len(reference) else Judgement("wrong", str(error))
     if is_words(reference, gold):
         # Words were asked for; anything else is another answer.
         return Judgement("wrong", "another text")
     if gold is None:
         return None
-    if given_tree is None:
-        return Judgement("wrong", "another text") if is_words(answer, given_tree) else None
-    if unit_factors(unit, given_unit) not in _ONE:
+    if given is None:
+        if is_words(answer, given) or not is_for_math_verify(answer):
+            return Judgement("wrong", "another text, or notation that cannot be read")
+        return None
+    if unit_factors(unit, given_unit) not in _SAME_UNIT:
         return Judgement("wrong", f"unit {given_unit} instead of {unit}")
+    return _compare_trees(reference, gold, answer, given)
+
+
+def _compare_trees(reference: str, gold: Node, answer: str, given: Node) -> Judgement | None:
     try:
-        verdict = equal(gold, given_tree)
+        verdict = equal(gold, given)
         if not verdict:
-            for first, second in _other_readings(reference, gold, answer, given_tree):
+            is_family = bool(_WHOLE.search(unwrap(reference)) and _WHOLE.search(unwrap(answer)))
+            renamed = with_dummy_renamed(gold, given, is_family)
+            if renamed is not None and equal(gold, renamed):
+                return CORRECT
+            for first, second in _other_readings(reference, gold, answer, given):
                 if equal(first, second):
                     return CORRECT
     except TooLarge as error:
-        return Judgement("wrong" if not _too_large(gold) else "unverifiable", str(error))
+        return Judgement("unverifiable" if _is_too_large(gold) else "wrong", str(error))
     except NoValue as error:
         if _has_value(gold):
             return Judgement("wrong", f"the answer has no value: {error}")
-        return (
-            None
-            if symbols(gold)
-            else Judgement("unverifiable", f"the reference has no value: {error}")
-        )
-    except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError):
-        return None
+        if symbols(gold):
+            return None
+        return Judgement("unverifiable", f"the reference has no value: {error}")
+    except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError, TypeError):
+        verdict = None
     if verdict is None:
-        return None
+        # Only what SymPy can solve or evaluate is worth asking for.
+        if is_for_math_verify(reference) or is_for_math_verify(answer):
+            return None
+        return Judgement("wrong", "not comparable with the reference")
     return CORRECT if verdict else WRONG
 
 
-def _unlabelled(text: str) -> str:
-    """Without the letter of a choice in front of its value."""
+def _compare_letters(reference: str, answer: str) -> Judgement | None:
+    """Judge by the letters of choices if the reference is nothing else."""
+    bare = clean(reference)
+    letter = _CHOICE.match(bare)
+    if letter:
+        named = bare_letters(answer)
+        if not named:
+            return None
+        if named == {letter.group(1)}:
+            return CORRECT
+        return Judgement("wrong", f"names {', '.join(sorted(named))}")
+    if _CHOICES.fullmatch(bare):
+        expected = set(re.findall("[A-H]", bare))
+        if len(expected) == len(re.findall("[A-H]", bare)) and bare_letters(answer) == expected:
+            return CORRECT
+    return None
+
+
+def _compare_dates(reference: str, answer: str) -> Judgement | None:
+    """Judge if the reference is a date or a time of day."""
+    expected = parse_date_or_time(reference)
+    if expected is None:
+        return None
+    given = parse_date_or_time(answer)
+    if given is not None:
+        return (
+            CORRECT if equal_dates(expected, given) else Judgement("wrong", "another date or time")
+        )
+    return Judgement("wrong", "no date") if expected.month else None
+
+
+def _without_label(text: str) -> str:
+    """Strip the letter of a choice from the front of its value."""
     label = _LABEL.match(text)
     return text[label.end() :] if label and label.end() < len(text) else text
 
@@ -230,7 +315,7 @@ def _unlabelled(text: str) -> str:
 _NAMED = re.compile(r"^[a-zA-Z](?:_\w|\([a-z]\))? ?= ?")
 
 
-def _mixed(tree: Node) -> bool:
+def _mixes_words(tree: Node) -> bool:
     """Whether words stand inside a formula: north-east is no difference."""
     parts = [
         part for part in tree[1:] if isinstance(part, tuple) and part and isinstance(part[0], str)
@@ -239,32 +324,27 @@ def _mixed(tree: Node) -> bool:
         part[0] == "text" for part in parts
     ):
         return True
-    return any(_mixed(part) for part in parts)
+    return any(_mixes_words(part) for part in parts)
 
 
 def equal_spelling(reference: str, answer: str) -> bool:
     """Whether two texts differ only in spaces, in braces around one sign, or in a name that only one of them gives."""
-    first, second = squeezed(reference), squeezed(answer)
+    first, second = _squeezed(reference), _squeezed(answer)
     return first == second or _NAMED.sub("", first) == second or first == _NAMED.sub("", second)
 
 
-def squeezed(text: str) -> str:
+def _squeezed(text: str) -> str:
     text = " ".join(re.sub(r"\{(\w)\}", r" \1 ", unwrap(plain(text))).replace("\\,", " ").split())
     return _SPACES.sub("", text)
 
 
 _SPACES = re.compile(r"(?<=[^\w\s]) | (?=[^\w\s])")
-_ONE = ((Fraction(1), Fraction(1)),)
+_SAME_UNIT = ((Fraction(1), Fraction(1)),)
 _REGIONS: dict[str, Node] = {
     **dict.fromkeys(
         (
-            "all real numbers",
-            "all reals",
-            "any real number",
-            "全体实数",
-            "所有实数",
-            "一切实数",
-            "任意实数",
+            *("all real numbers", "all reals", "any real number", "全体实数", "所有实数"),
+            *("一切实数", "任意实数"),
         ),
         ("reals",),
     ),
@@ -275,12 +355,12 @@ _REGIONS: dict[str, Node] = {
 def is_words(text: str, tree: Node | None) -> bool:
     """Whether a text is words rather than a formula."""
     if tree is not None:
-        return tree[0] == "text"
+        return bool(tree[0] == "text")
     bare = normal(text)
     return "\\" not in bare and bool(_WORDS.search(bare)) and not re.search(r"[=^<>{}|/*+]", bare)
 
 
-def _too_large(gold: Node) -> bool:
+def _is_too_large(gold: Node) -> bool:
     try:
         equal(gold, gold)
         equal(gold, ("neg", gold))
@@ -299,24 +379,24 @@ def _has_value(gold: Node) -> bool:
     return True
 
 
-# 3,14 and 0,125; never 1,234, which is 1234 wherever it stands.
+# 3,14 and 0,125; never 1,234, which is 1234 wherever it is written.
 _COMMA_DECIMAL = re.compile(r"^(?![+-]?[1-9]\d{0,2},\d{3}$)[+-]?\d+,\d+$")
 _COMMA_LIST = re.compile(r"^\d{1,3}(?:,\d{3})+$")
 
 
 def _other_readings(reference: str, gold: Node, answer: str, tree: Node) -> list[tuple[Node, Node]]:
-    """A decimal comma (3,14), and 100,200 as a list, where the other side suggests it."""
+    """Read a decimal comma (3,14), and 100,200 as a list, if the other side suggests it."""
     readings = []
     for text, node, other, swap in ((answer, tree, gold, False), (reference, gold, tree, True)):
-        bare, again = unwrap(text), None
+        bare, decimal = unwrap(text), None
         if (
             _COMMA_DECIMAL.match(bare)
             and other[0] == "num"
             and (other[1].decimals or other[1].value.denominator > 1)
         ):
-            again = parse_number(bare.replace(",", "."))
-        if again is not None:
-            readings.append((other, ("num", again)) if not swap else (("num", again), other))
+            decimal = parse_number(bare.replace(",", "."))
+        if decimal is not None:
+            readings.append((other, ("num", decimal)) if not swap else (("num", decimal), other))
         if _COMMA_LIST.match(bare) and node[0] == "num" and other[0] == "list":
             parts = ("list", *(("num", parse_number(part)) for part in bare.split(",")))
             readings.append((other, parts) if not swap else (parts, other))

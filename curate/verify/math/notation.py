@@ -1,0 +1,135 @@
+"""Typesetting that changes nothing: one way to write what LaTeX, Unicode and markdown write in many.
+
+`clean` is applied to a reference and to an answer before they are read. It drops colour, size and invisible
+characters, but nothing that hides or adds something on the page (`\\phantom`, `\\cancel`, white text).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from curate.verify.extract import Extracted, announced, last_boxes, tidy
+
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_SIZE = re.compile(
+    r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape"
+    r"|displaystyle|textstyle|scriptstyle|hfill|hfil|boldmath|limits|nolimits|strut|noindent)(?![a-zA-Z])"
+)
+_COLOUR = re.compile(r"\\(?:text)?color\s*\{(?!\s*(?:white|transparent))[^{}]*\}")
+_LINE = re.compile(r"\\(?:underline|uline|ensuremath)\s*(?=\{)")
+_TEXT = re.compile(
+    r"\\(?:textbf|textit|textrm|textsf|texttt|textsl|textup|textmd|textnormal|emph|mbox|hbox)(?=\s*\{)"
+)
+_STYLED_SIGN = re.compile(
+    r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm)\s*(?:\{\s*([-+.,/\d]+)\s*\}|(\d))"
+)
+_NUMBER_TEXT = re.compile(r"\\(?:text|operatorname)\s*\{\s*([-+.,/\d]+)\s*\}")
+_FRACTION = re.compile(r"\\(?:nicefrac|sfrac|xfrac|flatfrac)(?![a-zA-Z])")
+_OVER = re.compile(r"\{\s*([^{}]+?)\s*\\over(?![a-zA-Z])\s*([^{}]+?)\s*\}")
+_BARE_OVER = re.compile(r"^\s*([^{}\\]+?)\s*\\over(?![a-zA-Z])\s*([^{}\\]+?)\s*$")
+_RAISED = re.compile(r"\^\s*\{?(\d+)\}?\s*/\s*_\s*\{?(\d+)\}?")
+# 11,\! 111,\! 100 and 1\ 234\ 567: a thousands separator with some space.
+_THOUSANDS = re.compile(
+    r"(?<=\d)(?:,\s*\\[!,;:]\s*|\\[!,;:]\s*,?\s*|\{,\}\s*|,~|\\ |~)(?=\d{3}(?!\d))"
+)
+_GROUPS = re.compile(r"(?<![\d.,])(\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?:\.\d{3}){2,})(?![\d.,])")
+_DOLLARS = re.compile(r"(?<!\\)\$\$?\s*((?:\\.|[^$\\])*?[^\s$\\])\s*(?<!\\)\$\$?", re.S)
+_BRACKETS = re.compile(r"\\[()]|\\\[|\\\](?!\s*\\\\)")
+_SINGLE_COMMAND = re.compile(r"(?<!\\)\\(?![\\\s])")
+_SYSTEM = re.compile(
+    r"\\left\s*\\\{\s*\\begin\{(?:array|aligned|matrix)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned|matrix)\}\s*\\right\s*\.",
+    re.S,
+)
+_COMBINATION = re.compile(
+    r"(?<![\w.])(?:\{\}\s*_\s*|\{\}\s*\^\s*|\^\s*)?\{?(\d+)\}?\s*(?:\\mathrm\s*\{([CP])\}|([CP]))\s*_?\s*\{?(\d+)\}?(?![\w.])"
+)
+_CHINESE_COMBINATION = re.compile(r"\\(?:mathrm|text|rm)\s*\{([CA])\}(?=\s*[_^])")
+
+
+@lru_cache(maxsize=16384)
+def clean(text: str) -> str:
+    """Return the text without typesetting that changes nothing."""
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text)
+    text = text.strip()
+    if "\\" in text:
+        text = _clean_commands(text)
+    if "_" in text:
+        text = _RAISED.sub(r"\1/\2", text)
+    text = text.replace("`", "")
+    if "$" in text:
+        text = _DOLLARS.sub(r" \1 ", text)
+    text = _COMBINATION.sub(lambda m: f"{m[2] or m[3]}({m[1]},{m[4]})", text)
+    text = _GROUPS.sub(lambda m: re.sub(r"[.,]", "", m.group()), text)
+    text = text.replace("**", "^") if re.search(r"\w\*\*[\w(]", text) else text.strip("*")
+    return _without_full_stop(" ".join(text.split()))
+
+
+def _clean_commands(text: str) -> str:
+    doubled = re.search(r"\\\\[a-zA-Z{}]", text)
+    if doubled and not _SINGLE_COMMAND.search(text.replace("\\\\", "")):
+        text = text.replace("\\\\", "\\")  # every backslash was doubled
+    text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", text)
+    for pattern, replacement in (
+        (_COLOUR, ""),
+        (_SIZE, " "),
+        (_LINE, ""),
+        (_TEXT, r"\\text"),
+        (_CHINESE_COMBINATION, r"\1"),
+        (_FRACTION, r"\\frac"),
+        (_THOUSANDS, ""),
+    ):
+        text = pattern.sub(replacement, text)
+    text = _STYLED_SIGN.sub(lambda m: m[1] or m[2], text)
+    text = _NUMBER_TEXT.sub(r"\1", text)
+    for _ in range(3):
+        text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    text = _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
+    text = _BRACKETS.sub(" ", text)
+    text = re.sub(r"\\(?:left|right)\s*\.(?!\d)", " ", text)
+    text = text.replace("\\_", "_")
+    text = re.sub(r"(?<!\\)\\(?=\d)", "", text)
+    return re.sub(r"(?<!\\)(?:\\[,;:!>]|\\ |~|\\+|\s)+$", "", text)
+
+
+def _without_full_stop(text: str) -> str:
+    if text.endswith(("...", "…", "\\.", "\\,", "\\;")):
+        return text
+    bare = text.rstrip(".,;:。，；： ")
+    return bare or text
+
+
+# -- references
+
+_WORKED = re.compile(
+    r"####|\\boxed|\\fbox|(?i:answer|答案|solution is|result is|antwort|réponse|respuesta|ответ)"
+)
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
+
+
+@lru_cache(maxsize=8192)
+def final_answer(reference: str) -> str | None:
+    """Return the answer that a reference states; None if it is a worked solution without a readable final answer."""
+    reference = reference.strip()
+    if "####" in reference:
+        reference = _ANNOTATION.sub("", reference)
+    if not _WORKED.search(reference):
+        return reference if not _is_prose(reference) else None
+    box = last_boxes(reference)
+    # Boxes belong together when nothing but their list is written: \boxed{2}, \boxed{3}
+    if box is not None:
+        return box.answer or None
+    extracted: Extracted | None = announced(reference)
+    if extracted is not None:
+        if not extracted.answer or not re.search(r"\d|\\|^\W*[A-Za-z]\W*$", extracted.answer):
+            return None
+        return tidy(extracted.answer)
+    return reference if not _is_prose(reference) else None
+
+
+def _is_prose(text: str) -> bool:
+    """Whether a text is an explanation: several sentences of words."""
+    bare = re.sub(r"\$[^$]*\$|\\[a-zA-Z]+", " ", text)
+    sentences = re.findall(r"[^.!?。！？]*[^\W\d_]{2,}[^.!?。！？]*[.!?。！？](?=\s|$)", bare)
+    return len(sentences) > 1 or (len(bare) > 200 and len(re.findall(r"[^\W\d_]{3,}", bare)) > 20)
