@@ -60,8 +60,11 @@ def _context(warehouse: Path) -> Context:
 
 def _read(file: Path | None, overrides: list[str] | None, **fixed: Any) -> dict[str, Any]:
     from curate.config import override, read_yaml
+    from curate.registry import add_folder
 
     data = read_yaml(file) if file else {}
+    if file:
+        add_folder(file.parent)
     return override({**data, **fixed}, overrides or [])
 
 

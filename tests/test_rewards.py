@@ -110,7 +110,7 @@ def test_a_users_own_function_by_dotted_path() -> None:
         ({}, "at least one"),
         ({"acuracy": 1.0}, "unknown reward"),
         ({"length": 1.0}, "max_tokens and buffer"),
-        ({"tests.test_rewards:nothing": 1.0}, "could not be loaded"),
+        ({"tests.test_rewards:nothing": 1.0}, "cannot load the"),
         (
             {"tests.test_rewards:short": 1.0},
             "rewards: tests.test_rewards:short: missing a required argument: 'limit'",

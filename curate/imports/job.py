@@ -24,6 +24,8 @@ from curate.config import Config, validate
 from curate.errors import CurateError, UsageError
 from curate.job import Context, JobResult, StageKind
 from curate.progress import duration, say
+from curate.registry import check
+from curate.verify.registry import REGISTRY
 from curate.warehouse import Version
 from curate.warehouse.files import now
 from curate.warehouse.identity import digest
@@ -58,6 +60,13 @@ class ImportConfig(Config):
     part: str = "train"
     revision: str | None = None
     limit: int | None = Field(None, ge=1)  # rows
+
+    @field_validator("verifier")
+    @classmethod
+    def _verifier_exists(cls, name: str | None) -> str | None:
+        if name is not None:
+            check("verifier", name, REGISTRY)
+        return name
 
     @field_validator("form")
     @classmethod

@@ -25,6 +25,7 @@ from curate.engines.registry import choose
 from curate.errors import UsageError
 from curate.pipeline.references import check_outputs, fill, rename, stage_names, variables
 from curate.pipeline.stages import KINDS, Stage, stage_kind
+from curate.registry import add_folder
 from curate.warehouse.schemas import data_dir
 
 
@@ -75,7 +76,9 @@ def load_pipeline(
     path: str | Path, overrides: Sequence[str] = ()
 ) -> tuple[PipelineConfig, list[Stage]]:
     """The pipeline and its stages in order. UsageError for anything that can be seen to be wrong without running it."""
-    data = read_yaml(find_pipeline(path))
+    file = find_pipeline(path)
+    add_folder(file.parent)
+    data = read_yaml(file)
     config = validate(PipelineConfig, override(data, overrides), str(path))
     engine = validate(EngineConfig, config.engine, f"{path}: engine")
     if config.presets:

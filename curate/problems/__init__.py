@@ -20,7 +20,8 @@ from curate.errors import UsageError
 from curate.problems.base import SCHEMA, Source, to_schema
 from curate.problems.identity import HELD_OUT, SPLIT_NAMES, TRAIN, add_problem_id, add_split
 from curate.records import Problem
-from curate.registry import resolve
+from curate.registry import check, resolve
+from curate.verify.registry import REGISTRY
 
 __all__ = [
     "SOURCES",
@@ -123,8 +124,7 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
         if isinstance(config, ProblemsConfig)
         else validate(ProblemsConfig, config, "problems")
     )
-    frames = [to_schema(source.load()) for source in config.built()]
-    loaded = pl.concat(frames)
+    loaded = pl.concat([_loaded(source) for source in config.built()])
     if loaded.is_empty():
         raise UsageError("the sources hold no problems: look at their paths, sizes and limits")
     if blank := loaded.filter(
@@ -149,6 +149,25 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
         sources=dict(frame.group_by("source", maintain_order=True).len().iter_rows()),
     )
     return Loaded(frame, report)
+
+
+def _loaded(source: Source) -> pl.DataFrame:
+    """The rows of a source, each with a verifier that exists or none. A row never selects code by a dotted path."""
+    frame = to_schema(source.load())
+    trusted = {getattr(source, "verifier", None)}
+    for name in frame["verifier"].drop_nulls().unique().sort():
+        # A source of the user's own is code that the config named: it may name its own verifier.
+        if name in trusted or ":" in source.source:
+            check("verifier", name, REGISTRY)
+            continue
+        try:
+            check("verifier", name, REGISTRY, data=True)
+        except UsageError as error:
+            raise UsageError(
+                f"{source.source}: a row names a verifier that cannot be used: {error}. Set `verifier` on the source, "
+                "which may be a path to your own, and map the column to something else or leave it out"
+            ) from error
+    return frame
 
 
 def from_rows(frame: pl.DataFrame) -> list[Problem]:

@@ -26,6 +26,8 @@ from curate.files import (
     stem_of,
 )
 from curate.problems.base import Source, to_text
+from curate.registry import check
+from curate.verify.registry import REGISTRY
 
 FIELDS = (
     *("question", "reference", "solution", "choices", "tests", "verifier"),
@@ -67,6 +69,13 @@ class Mapped(Source):
 
     def expected(self) -> int | None:
         return self.limit
+
+    @field_validator("verifier")
+    @classmethod
+    def _verifier_exists(cls, name: str | None) -> str | None:
+        if name is not None:
+            check("verifier", name, REGISTRY)
+        return name
 
     @field_validator("columns")
     @classmethod

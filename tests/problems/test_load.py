@@ -113,7 +113,7 @@ def test_rows_become_records():
             r"sources\[0\] \(files\): invalid config:\s+path: missing",
         ),
         ({"sources": [{"source": "curate.records:Problem"}]}, "no curate.problems.Source"),
-        ({"sources": [{"source": "no.such.module:Thing"}]}, "could not be loaded"),
+        ({"sources": [{"source": "no.such.module:Thing"}]}, "cannot load the"),
         ({"sources": [{"source": "files", "path": "x", "colour": 1}]}, "colour"),
         ({"sources": [{"source": "files", "path": "x"}], "held_out": -1}, "held_out"),
         ({"sources": [{"source": "files", "path": "x"}], "held_out": 1.5}, "held_out"),
@@ -132,3 +132,21 @@ def test_a_source_without_rows_or_with_odd_columns_is_refused():
         load({"question": "a", "odd": 1})
     with pytest.raises(UsageError, match="without a question"):
         load({"reference": "1"})
+
+
+@pytest.mark.parametrize(
+    ("rows", "extra", "message"),
+    [
+        ("question,verifier\n1+1?,maths\n", {}, "unknown verifier 'maths'"),
+        ("question,verifier\n1+1?,maths\n", {}, "did you mean 'math'"),
+        # a row is data: it cannot name a module that would then be imported
+        ("question,verifier\n1+1?,os:getcwd\n", {}, "unknown verifier 'os:getcwd'"),
+        ("question\n1+1?\n", {"verifier": "maths"}, "unknown verifier 'maths'"),
+        ("question\n1+1?\n", {"verifier": "mine_too:x"}, "no module 'mine_too'"),
+    ],
+)
+def test_a_verifier_that_does_not_exist_is_refused(tmp_path, rows, extra, message):
+    path = tmp_path / "p.csv"
+    path.write_text(rows)
+    with pytest.raises(UsageError, match=message):
+        load_problems({"sources": [{"source": "files", "path": str(path), **extra}]})
