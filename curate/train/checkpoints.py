@@ -42,7 +42,14 @@ class TrainResult:
     resumed_from: int = 0  # steps that were there when this call began
     metrics: dict[str, float] = field(default_factory=dict)  # of the last step
     counts: dict[str, int] = field(default_factory=dict)  # examples, tokens, too long, ...
-    best_path: Path | None = None
+    best_path: Path | None = None  # the policy of the best evaluation, which may be the start
+    best_step: int | None = None  # optimizer steps behind it; 0: the start
+    warning: str = ""
+
+    @property
+    def chosen_path(self) -> Path:
+        """The model that later stages go on from: the best policy where it was kept, else the last."""
+        return self.best_path or self.model_path
 
 
 def write_whole(target: Path, write: Callable[[Path], None]) -> Path:

@@ -16,7 +16,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -162,6 +162,8 @@ def train_grpo(
     if config.evaluation.every and held_out and run.round == 0:
         run.metrics = world.share(evaluator.run(0) if world.first else None)
         judge_progress(run, 0, config)
+        if config.checkpoint.keep_best and world.first:  # training may raise nothing above the start
+            checkpoints.save_best(partial(write_model, policy, tokenizer, dtype=dtype, state=full))
         log.add(0, run.metrics)
         log.publish()
 
@@ -241,6 +243,7 @@ def train_grpo(
         run.round * per_round,
         resumed_from=start,
         metrics=run.metrics,
+        warning=run.warning,
     )
     result.counts = {
         "rounds": run.round,
@@ -250,7 +253,8 @@ def train_grpo(
     if world.first:
         rollouts.seal()
         best = checkpoints.path / "best"
-        result.best_path = best if best.exists() else None
+        if best.exists():
+            result.best_path, result.best_step = best, run.best_step
         inputs = {"model": parent, "problems": list(problems_refs)}
 
         def record() -> None:
@@ -260,6 +264,11 @@ def train_grpo(
             record_model(
                 wh, result, config.name, kind, parent, inputs, config.model_dump(mode="json")
             )
+            if result.best_step and result.best_step != result.steps:
+                kept = replace(result, model_path=best, steps=result.best_step)
+                record_model(
+                    wh, kept, config.name, kind, parent, inputs, config.model_dump(mode="json")
+                )
 
         checkpoints.finish(
             partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record
@@ -499,12 +508,14 @@ def new_reference(
 
 
 def judge_progress(run: Run, step: int, config: GRPOConfig) -> None:
-    """Keep count of the best evaluation, and stop where it has not risen for `patience` evaluations."""
+    """Note the best evaluation; stop when pass@1 has not risen for `patience` evaluations.
+
+    Of two equal evaluations the later one is the best: more training went into it.
+    """
     value = run.metrics["eval_pass@1"]
-    if value > run.best:
-        run.best, run.best_step, run.since_best = value, step, 0
-    else:
-        run.since_best += 1
+    run.since_best = 0 if value > run.best else run.since_best + 1
+    if value >= run.best:
+        run.best, run.best_step = value, step
     run.stopped = bool(config.evaluation.patience) and run.since_best >= config.evaluation.patience
 
 

@@ -97,7 +97,9 @@ def run_grpo(
     version = stored_problems(extra["problems"], context)
     frame = version.read().collect()
     problems = from_rows(frame.filter(frame["split"] == extra["split"]))
-    held_out = from_rows(frame.filter(frame["split"] == "held-out"))[: extra["held_out_limit"]]
+    # The last ones: an evaluation with a limit takes the first, so that the best policy is not
+    # chosen on the problems that measure it.
+    held_out = from_rows(frame.filter(frame["split"] == "held-out").tail(extra["held_out_limit"]))
     remember_base(context.warehouse, model)
     if config.loss.reference:
         reference = resolve_model(config.loss.reference)
@@ -130,6 +132,11 @@ def run_grpo(
     result.facts |= {"traces": config.name, "run_id": made.run_id}
     last = _shown(made.metrics, GRPO_SHOWN)
     result.summary = f"{made.steps} steps, last step: {last}, {_how(made, started)}"
+    if made.best_path and made.best_step != made.steps:
+        kept = f"step {made.best_step}" if made.best_step else "its start"
+        result.summary += f"; kept the best by held-out accuracy, {kept}, not the last"
+    if made.warning:
+        result.summary += "; the policy got worse, see the warning"
     _record(context, kind, config.name, config.model_dump(mode="json"), made, result)
     return result
 
@@ -339,10 +346,12 @@ def _how(made: TrainResult, started: float) -> str:
 
 
 def _result(made: TrainResult, started: float) -> JobResult:
-    result = JobResult(model=str(made.model_path), seconds=time.monotonic() - started)
-    result.facts = {"run_id": made.run_id}
+    result = JobResult(model=str(made.chosen_path), seconds=time.monotonic() - started)
+    result.facts = {"run_id": made.run_id, "last": str(made.model_path)}
     if made.best_path:
         result.facts["best"] = str(made.best_path)
+    if made.warning:
+        result.facts["warning"] = made.warning
     return result
 
 
@@ -361,4 +370,5 @@ def _record(
     if (
         not made.skipped or not (made.model_path / "README.md").exists()
     ):  # killed before it was written
-        write_card(context.warehouse, weights_hash(made.model_path))
+        for path in {made.model_path, made.chosen_path}:
+            write_card(context.warehouse, weights_hash(path))

@@ -195,7 +195,7 @@ def record_model(
         "models",
         name,
         [row],
-        key=[result.run_id, digest(config)],
+        key=[result.run_id, result.steps, digest(config)],
         parents=parents,
         model_hash=row["model_hash"],
     )

@@ -379,7 +379,28 @@ def test_evaluation_keeps_the_best_and_stops_when_it_does_not_rise(
         result.counts["rounds"] == 2
     )  # the start is the best at 0, and two rounds do not rise above it
     assert result.metrics["eval_pass@1"] == 0.0
-    assert result.best_path is None
+
+
+def test_the_start_is_the_best_policy_where_training_raises_nothing(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
+    held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
+    asked: list[int] = []
+
+    def rule(problem: Problem, text: str) -> str:
+        if problem.problem_id != "held":
+            return by_chance(problem, text)
+        asked.append(1)
+        return "correct" if len(asked) == 1 else "wrong"
+
+    settings = config(tiny_dir, steps=2, evaluation={"every": 1, "samples": 1})
+    wh = Warehouse(tmp_path)
+    result = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, held_out=held_out)
+    assert result.best_step == 0
+    assert same_weights(result.chosen_path, tiny_dir)
+    assert not same_weights(result.model_path, tiny_dir)
+    again = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, held_out=held_out)
+    assert (again.skipped, again.chosen_path) == (True, result.chosen_path)
 
 
 def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
@@ -393,11 +414,14 @@ def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any
         return "correct" if len(asked) == 3 else "wrong"  # the third evaluation: after two rounds
 
     settings = config(tiny_dir, steps=4, evaluation={"every": 1, "samples": 1})
-    result = train_grpo(
-        settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out
-    )
+    wh = Warehouse(tmp_path)
+    result = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, held_out=held_out)
     assert result.best_path is not None
+    assert result.chosen_path == result.best_path
     assert not same_weights(result.best_path, result.model_path)
+    models = wh.sql("SELECT step, path FROM models ORDER BY step")
+    assert models["step"].to_list() == [2, 4], "both have a row, so that traces of either have one"
+    assert [wh.root / path for path in models["path"]] == [result.best_path, result.model_path]
     two = train_grpo(
         config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS
     )

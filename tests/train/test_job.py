@@ -15,8 +15,10 @@ torch = pytest.importorskip("torch")
 from curate.engines.testing.tiny import make_tiny_model
 from curate.errors import UsageError
 from curate.job import Context
+from curate.records import Problem
 from curate.train import job as jobs
 from curate.warehouse import Warehouse
+from tests.train.test_grpo import Judge, by_chance
 from tests.train.test_sft import EXACT, corpus
 
 
@@ -82,6 +84,34 @@ def test_each_way_of_distilling_from_a_config(
         else:
             with pytest.raises(UsageError, match=r"do not share a tokenizer.*kind: sequences"):
                 jobs.run("distill", other, context, "distill")
+
+
+def test_later_stages_go_on_from_the_best_policy_and_the_summary_says_so(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+
+    def rule(problem: Problem, text: str) -> str:
+        """Held-out problems are solved by the second evaluation of four, after the first round."""
+        if problem.split != "held-out":
+            return by_chance(problem, text)
+        seen.append(text)
+        return "correct" if len(seen) in (3, 4) else "wrong"
+
+    data = asked("on-policy", tiny_dir, tiny_dir, tmp_path) | {
+        "evaluation": {"every": 1, "samples": 1},
+        "rewards": {"accuracy": 1.0},
+        "steps": 3,
+        "samples": 4,
+    }
+    with Context(Warehouse(tmp_path)) as context:
+        context._pool = Judge(rule)
+        data = {key: value for key, value in data.items() if key not in ("teacher", "kind")}
+        result = jobs.run("grpo", data, context, "grpo")
+        context._pool = None
+    assert result is not None
+    assert result.model == result.facts["best"] != result.facts["last"]
+    assert "kept the best by held-out accuracy, step 1, not the last" in result.summary
 
 
 def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
