@@ -22,7 +22,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -53,6 +53,9 @@ class Reading:
     header: bool | None = None  # of CSV and TSV: whether the first row holds names; null: detect
     rows: str | None = None  # the key of a JSON object that holds the rows; null: the only list
     skip_invalid: bool = False  # leave out lines that are not JSON objects instead of failing
+    # Columns of JSON whose values are also given as JSON text, in columns called `json:NAME`, where
+    # they are nested: Polars makes text of values whose types differ.
+    exact: frozenset[str] = frozenset()
     skipped: int = 0
 
 
@@ -405,7 +408,33 @@ def _json_parts(
             if not lines:
                 continue
             frame = pl.read_ndjson(io.BytesIO(b"".join(lines)), schema=schema)
-        yield frame, numbers
+        yield frame.with_columns(_exact_values(lines, schema, reading.exact)), numbers
+
+
+def _exact_values(
+    lines: Sequence[bytes], schema: pl.Schema, names: Iterable[str]
+) -> list[pl.Series]:
+    data = b"".join(lines)
+    nested = [
+        name
+        for name in names
+        if name in schema
+        and (
+            schema[name].is_nested()
+            or re.search(rb'"%s"\s*:\s*[\[{]' % re.escape(name.encode()), data)
+        )
+    ]
+    if not nested:
+        return []
+    rows = [json.loads(_whole_characters(line), parse_constant=lambda _: None) for line in lines]
+    return [
+        pl.Series(
+            f"json:{name}",
+            [None if row.get(name) is None else json.dumps(row[name]) for row in rows],
+            dtype=pl.String,
+        )
+        for name in nested
+    ]
 
 
 def _chunks(source: _Lines | _Items, limit: int) -> Iterator[tuple[list[bytes], list[int]]]:
@@ -428,28 +457,33 @@ def _chunk_schema(
 ) -> pl.Schema:
     data = _whole_characters(b"".join(lines))
     try:
-        return pl.scan_ndjson(io.BytesIO(data), infer_schema_length=None).collect_schema()
+        return _inferred(data)
     except (pl.exceptions.PolarsError, UnicodeDecodeError):
         lines, _ = _repaired(source, lines, numbers, reading)
     try:
-        if not lines:
-            return pl.Schema()
-        return pl.scan_ndjson(
-            io.BytesIO(b"".join(lines)), infer_schema_length=None
-        ).collect_schema()
+        return _inferred(b"".join(lines)) if lines else pl.Schema()
     except pl.exceptions.PolarsError:
         return _schema_by_column(lines)
 
 
+def _inferred(data: bytes) -> pl.Schema:
+    """The types that Polars finds, once it has read the data by them: not all that it infers
+    holds.
+    """
+    schema = pl.scan_ndjson(io.BytesIO(data), infer_schema_length=None).collect_schema()
+    if any(dtype.is_nested() for dtype in schema.values()):
+        pl.read_ndjson(io.BytesIO(data), schema=schema)
+    return schema
+
+
 def _schema_by_column(lines: list[bytes]) -> pl.Schema:
-    """Types column by column; a column that Polars finds no common type for is JSON text."""
+    """Types column by column; a column that Polars has no common type for is JSON text."""
     rows = [json.loads(line) for line in lines]
     schema: dict[str, pl.DataType] = {}
     for name in dict.fromkeys(name for row in rows for name in row):
         one = "".join(json.dumps({name: row.get(name)}) + "\n" for row in rows)
         try:
-            inferred = pl.scan_ndjson(io.BytesIO(one.encode()), infer_schema_length=None)
-            schema |= inferred.collect_schema()
+            schema |= _inferred(one.encode())
         except pl.exceptions.PolarsError:
             schema[name] = pl.String()
     return pl.Schema(schema)
@@ -555,8 +589,8 @@ def _table_parts(
                     if not reading.skip_invalid:
                         raise UsageError(
                             f"{path}, line {number}: {len(row)} cells, but the first row has "
-                            f"{width}; quote cells that hold the separator, or leave such rows out with "
-                            "skip_invalid=true"
+                            f"{width}; quote cells that hold the separator, or leave such rows "
+                            "out with skip_invalid=true"
                         )
                     reading.skipped += 1
                     continue

@@ -43,7 +43,7 @@ FROM ordered GROUP BY trace_id, attempt;
 -- `annotated` (see curate/warehouse/sql.py) is this, and what the macros derive from it. Each group of signals is joined
 -- by itself: to collect them by GROUP BY first costs several times as much.
 CREATE OR REPLACE VIEW joined AS
-SELECT t.*,
+SELECT t.* REPLACE (t.labels::JSON AS labels),
        p.question, p.source, p.domain, p.reference, p.solution, p.difficulty, p.split, p.target_language, p.verifier,
        v.verdict, v.verified_by, v.extracted, v.verdict_detail, v.judge_verdict, v.coherence_verdict, v.consensus_verdict,
        s.* EXCLUDE (trace_id, attempt), r.* EXCLUDE (trace_id, attempt), l.* EXCLUDE (trace_id, attempt),

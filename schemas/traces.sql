@@ -28,6 +28,9 @@ CREATE TABLE traces (
     temperature          DOUBLE,           -- of sampling
     top_p                DOUBLE,           -- of sampling
     policy_step          INTEGER,          -- optimizer steps the policy had made; null outside RL
+    messages             STRUCT(role VARCHAR, content VARCHAR, reasoning VARCHAR, tool_calls VARCHAR, name VARCHAR)[], -- all turns of an imported conversation (system, user, assistant, tool); completion is the last assistant turn
+    tools                VARCHAR,          -- JSON: the tools that the conversation could call
+    labels               VARCHAR,          -- JSON: labels and scores that came with an imported trace; `labels.NAME` in rules
     parent_trace_id      VARCHAR,          -- the trace this one was made from (a rewrite); null for a sample
     cost                 DOUBLE,           -- what the request cost, in the currency of the engine's prices; null: no prices
     created_at           TIMESTAMPTZ       -- when the completion finished

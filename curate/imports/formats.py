@@ -1,244 +1,572 @@
-"""What foreign trace sets look like, and how each becomes one row a trace in our words.
+"""Formats of foreign trace sets, and how each becomes one row per trace in our columns.
 
-A layout is recognised by its columns:
+    messages      a conversation: OpenAI messages (also with parts, reasoning, tool calls) or
+    ShareGPT turns openr1        problem, answer, generations: a list of traces (OpenR1-Math and
+    its relatives) openthoughts  problem, deepseek_reasoning, deepseek_solution (the metadata of
+    OpenThoughts) preference    chosen and rejected (DPO): two traces per row, told apart by the
+    label `preference` models        struct columns of one type, one per model, each with a
+    completion pairs         a question, and a completion (text, messages or a list), or reasoning
+    and summary apart problems      questions and references without any trace
 
-    openr1        problem, answer, generations: a list of traces, with finish_reasons (OpenR1-Math and its kin)
-    openthoughts  problem, deepseek_reasoning, deepseek_solution (the metadata of OpenThoughts)
-    sharegpt      conversations or messages: a list of turns (`from` and `value`, or `role` and `content`)
-    pairs         one column with the question and one with the completion, or with reasoning and answer apart
-
-Traces come out in our form `r1` (`<think>…</think>` and a summary): thoughts between other delimiters, or in a column
-of their own, are put between ours, and a completion whose opening delimiter stood in its prompt gets it back.
+Traces come out in our form `r1` (`<think>…</think>` and a summary) if they hold reasoning. The
+gold answer never becomes part of a trace. What became of every row is counted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import polars as pl
 
 from curate.errors import UsageError
+from curate.imports.columns import Table, model_columns
+from curate.imports.delimiters import ends_in_opener, form_of, in_our_delimiters, without_opener
+from curate.prompts.conversations import Message, is_rendered, messages_of, object_text
 from curate.prompts.forms import CLOSE, OPEN
 
-Layout = Literal["openr1", "openthoughts", "sharegpt", "pairs"]
+Layout = Literal[
+    "messages", "openr1", "openthoughts", "preference", "models", "pairs", "problems", "sharegpt"
+]
 
-# Our field to the names that it goes by, the likeliest first.
-NAMES: dict[str, tuple[str, ...]] = {
-    "question": ("question", "problem", "prompt", "instruction", "query", "input"),
-    "completion": ("completion", "response", "output", "generation", "trace", "generated_text"),
-    "completions": ("generations", "completions", "responses"),
-    "turns": ("conversations", "conversation", "messages"),
-    "reasoning": (
-        *(
-            "reasoning",
-            "deepseek_reasoning",
-            "thinking",
-            "reasoning_content",
-            "deepseek_thinking_trajectory",
-        ),
-        *("thinking_trajectory", "thinking_trajectories", "cot", "thought"),
-    ),
-    "summary": ("summary", "deepseek_solution", "deepseek_attempt", "attempt", "final_response"),
-    "reference": ("reference", "ground_truth", "gold", "expected_answer", "final_answer", "answer"),
-    "solution": ("solution", "ground_truth_solution", "worked_solution"),
-    "finish_reason": ("finish_reason", "finish_reasons"),
-    "complete": ("is_reasoning_complete",),
-    "completion_tokens": ("completion_tokens", "generated_token_count", "num_tokens"),
-    "model": ("model", "generator", "model_name", "teacher"),
-    "source": ("source", "dataset", "data_source"),
-    "domain": ("domain", "subject", "problem_type", "category"),
-    "difficulty": ("difficulty",),
-    "verifier": ("verifier",),
-    "target_language": ("target_language", "language", "lang"),
-}
-ASKING, ANSWERING = ("human", "user", "prompter"), ("gpt", "assistant", "model", "bot", "chatgpt")
-TEXTS = (
-    "question",
-    "reference",
-    "solution",
-    "model",
-    "source",
-    "domain",
-    "verifier",
-    "target_language",
+MESSAGE = pl.Struct(
+    dict.fromkeys(("role", "content", "reasoning", "tool_calls", "name"), pl.String)
 )
-_BOXED = r"\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+_TRACE: dict[str, Any] = {
+    "row": pl.UInt32,
+    "sample": pl.UInt32,
+    "question": pl.String,
+    "completion": pl.String,
+    "messages": pl.List(MESSAGE),
+    "context": pl.String,
+    "finish_reason": pl.String,
+    "model": pl.String,
+    "preference": pl.String,
+}
+_TEXTS = ("model", "source", "domain", "verifier", "target_language", "split", "solution")
+# How data sets end a worked solution; the first group is the answer.
+_BOXED = r"(?s).*\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
+_ENDINGS = (r"(?m)^\s*####\s*(.+?)\s*\z", _BOXED, r"(?m)^\s*(?:A|Answer|答案)\s*[:：]\s*(.+?)\s*\z")
+_LONG = 200  # characters: an answer that long may be a model's response
 
 
-def mapping(columns: list[str], given: Mapping[str, str], where: str) -> dict[str, str]:
-    """Our field to their column: as given, else by name. UsageError for what is not there."""
-    for ours, theirs in given.items():
-        if ours not in NAMES:
-            raise UsageError(f"columns.{ours}: no such field; there are {', '.join(NAMES)}")
-        if theirs not in columns:
-            raise UsageError(
-                f"columns.{ours}: {where} has no column '{theirs}'; it has {', '.join(columns)}"
-            )
-    taken = set(given.values())
-    found = dict(given)
-    for field, names in NAMES.items():
-        if field not in found:
-            name = next((n for n in names if n in columns and n not in taken), None)
-            if name is not None:
-                found[field] = name
-                taken.add(name)
-    return found
-
-
-def layout_of(
-    found: Mapping[str, str], given: Mapping[str, str], columns: list[str], where: str
-) -> Layout:
-    """Which layout the columns mean; UsageError where they mean none."""
-    if "completion" not in given and "reasoning" not in given:
-        if "completions" in found and "question" in found:
-            return "openr1"
-        if "deepseek_reasoning" in columns and "question" in found:
-            return "openthoughts"
-        if "turns" in found:
-            return "sharegpt"
-    if "question" in found and ("completion" in found or "reasoning" in found):
-        return "pairs"
-    missing = "the question" if "question" not in found else "the trace"
-    raise UsageError(
-        f"{where}: no column is known to hold {missing}; there are {', '.join(columns)}. Say which is which, for "
-        "example columns.question=problem columns.completion=text"
-    )
-
-
-def traces_of(table: pl.DataFrame, layout: Layout, found: Mapping[str, str]) -> pl.DataFrame:
-    """One row a trace: question, completion, finish_reason, completion_tokens, and what is known of the problem.
-
-    Rows without a question or a completion stay, with null in its place.
+@dataclass(frozen=True)
+class Plan:
+    """How a table is read: its format, our fields and labels to its columns, and what the user
+    said.
     """
-    many = layout == "openr1"
-    texts = [_text(table, found[field]).alias(field) for field in TEXTS if field in found]
-    if layout == "sharegpt":
-        texts = [t for t in texts if t.meta.output_name() != "question"]
-        texts += [
-            _turn(table, found["turns"], ASKING, "question"),
-            _turn(table, found["turns"], ANSWERING, "completion"),
-        ]
-    elif many:
-        texts.append(pl.col(found["completions"]).cast(pl.List(pl.String)).alias("completion"))
-    elif layout == "pairs" and "completion" in found:
-        texts.append(_text(table, found["completion"]).alias("completion"))
-    else:
-        texts.append(_joined(table, found).alias("completion"))
-    lists = {"finish_reason": pl.List(pl.String), "complete": pl.List(pl.Boolean)}
-    for field, kind in lists.items():
-        if field in found:
-            texts.append(
-                pl.col(found[field]).cast(kind if many else kind.inner, strict=False).alias(field)
-            )
-    if "completion_tokens" in found and not many:
-        texts.append(
-            pl.col(found["completion_tokens"])
-            .cast(pl.Int32, strict=False)
-            .alias("completion_tokens")
-        )
-    if "difficulty" in found and table.schema[found["difficulty"]].is_numeric():
-        texts.append(pl.col(found["difficulty"]).cast(pl.Float64).alias("difficulty"))
-    frame = table.select(texts)
-    if many:
-        frame = _exploded(frame)
-    return _finished(_references(frame))
+
+    layout: Layout
+    fields: Mapping[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    delimiters: tuple[tuple[str, str], ...] = ()
+    reference_pattern: str | None = None
+    given: frozenset[str] = frozenset()  # fields that the user mapped
+
+    def columns(self) -> list[str]:
+        """Every column that is read."""
+        return [*self.fields.values(), *self.labels.values()]
 
 
-def _text(table: pl.DataFrame, name: str) -> pl.Expr:
-    """A column as text. A list of texts (of a trajectory) gives its first."""
-    kind = table.schema[name]
-    if kind == pl.String:
-        return pl.col(name)
-    if isinstance(kind, pl.List):
-        return pl.col(name).list.first().cast(pl.String)
-    return pl.col(name).cast(pl.String, strict=False)
-
-
-def _turn(table: pl.DataFrame, name: str, roles: tuple[str, ...], field: str) -> pl.Expr:
-    """The first turn of these roles."""
-    kind = table.schema[name]
-    inner = kind.inner if isinstance(kind, pl.List) else None
-    names = [f.name for f in inner.fields] if isinstance(inner, pl.Struct) else []
-    role, text = ("from", "value") if "from" in names else ("role", "content")
-    if role not in names or text not in names:
+def choose_layout(
+    table: Table, fields: Mapping[str, str], given: Mapping[str, str], where: str
+) -> Layout:
+    """Choose the format that the columns mean; `UsageError` names what to write if they mean
+    none.
+    """
+    told = {"completion", "reasoning"} & set(given)
+    if not told and "chosen" in fields and "rejected" in fields:
+        return "preference"
+    if not told and "turns" in fields and not _has_generations(table, fields):
+        return "messages"
+    if "question" not in fields:
         raise UsageError(
-            f"the column '{name}' is no list of turns with `from` and `value`, or `role` and `content`"
+            f"{where}: no column is known to hold the question; there are "
+            f"{', '.join(table.schema)}. Say which one, for example columns.question=problem"
         )
-    turn = pl.element()
-    said = turn.struct.field(role).str.to_lowercase().is_in(roles)
-    return pl.col(name).list.eval(turn.filter(said).struct.field(text)).list.first().alias(field)
+    if not told and "deepseek_reasoning" in table.schema:
+        return "openthoughts"
+    if "completion" in fields:
+        return "openr1" if _has_generations(table, fields) else "pairs"
+    if "reasoning" in fields:
+        return "pairs"
+    if "summary" in fields:  # a prediction with its working, since nothing else holds it
+        return "pairs"
+    if model_columns(table.schema):
+        return "models"
+    _check_no_trace(table, fields, given, where)
+    return "problems"
 
 
-def _joined(table: pl.DataFrame, found: Mapping[str, str]) -> pl.Expr:
-    """Reasoning and answer of two columns as one completion."""
-    reasoning = _text(table, found["reasoning"]).str.strip_chars()
-    answer = next((found[field] for field in ("summary", "reference") if field in found), None)
-    summary = _text(table, answer).fill_null("").str.strip_chars() if answer else pl.lit("")
-    return pl.concat_str(pl.lit(f"{OPEN}\n"), reasoning, pl.lit(f"\n{CLOSE}\n\n"), summary)
+def _has_generations(table: Table, fields: Mapping[str, str]) -> bool:
+    name = fields.get("completion", "")
+    return name in ("generations", "completions", "responses") and "question" in fields
 
 
-def _exploded(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row an element of the lists; lists of another length than the traces tell nothing."""
-    count = pl.col("completion").list.len()
-    lists = [name for name in ("finish_reason", "complete") if name in frame.columns]
-    frame = frame.with_columns(
-        pl.when(pl.col(name).list.len() == count)
-        .then(pl.col(name))
-        .otherwise(pl.lit(None).repeat_by(count))
-        .alias(name)
-        for name in lists
+def _check_no_trace(
+    table: Table, fields: Mapping[str, str], given: Mapping[str, str], where: str
+) -> None:
+    """`UsageError` if a column that no field claims may hold traces, or the reference may be
+    one.
+    """
+    if "reward_model" in table.schema:  # verl: prompts for RL
+        return
+    claimed = {name.split(".")[0] for name in fields.values()}
+    for name in table.schema:
+        if name in claimed or not table.is_text(name) or "question" in name:
+            continue
+        if table.schema[name] == pl.String and table.mean_length(name) > _LONG:
+            raise UsageError(
+                f"{where}: no column is known to hold the trace, and '{name}' holds long texts: "
+                f"say columns.completion={name}, or layout=problems if it holds none; there are "
+                f"{', '.join(table.schema)}"
+            )
+    answer = fields.get("reference")
+    if answer is None or "reference" in given or not table.is_text(answer):
+        return
+    texts = table.text(answer)
+    short = final_answers(texts, None)
+    if (texts.str.len_chars().mean() or 0) > _LONG and (short == texts).mean() == 1:  # type: ignore[operator]
+        raise UsageError(
+            f"{where}: '{answer}' may be the reference or a model's response. Say "
+            f"columns.reference={answer} or columns.completion={answer}"
+        )
+
+
+def read_traces(table: Table, plan: Plan, where: str) -> tuple[pl.DataFrame, Counter[str]]:
+    """One row per trace (or per problem, for `problems`), and counts of what became of the rows.
+
+    Columns: question, completion, form, finish_reason, and, as far as the table has them,
+    messages, tools, context (earlier turns, as JSON), model, labels (JSON) and what is known of
+    the problem.
+    """
+    counts: Counter[str] = Counter()
+    if _is_plain(table, plan):
+        frame = _plain_traces(table, plan, where)
+    else:
+        rows = list(_traces(table, plan, where, counts))
+        frame = pl.DataFrame(rows, schema=_TRACE, orient="row")
+    frame = frame.join(
+        _row_columns(table, plan, where), on="row", how="left", maintain_order="left", suffix="_row"
     )
-    return frame.explode("completion", *lists)
+    if "model_row" in frame.columns:
+        frame = frame.with_columns(pl.coalesce("model", "model_row").alias("model")).drop(
+            "model_row"
+        )
+    frame = _per_sample(table, plan, frame)
+    frame = _with_labels(table, plan, frame)
+    return _finished(frame, plan), counts
 
 
-def _references(frame: pl.DataFrame) -> pl.DataFrame:
-    """A worked solution that ends in a box gives the reference, where there is none."""
-    if "solution" not in frame.columns:
-        return frame
-    boxed = pl.col("solution").str.extract_all(_BOXED).list.last().str.extract(_BOXED, 1)
-    own = [pl.col("reference")] if "reference" in frame.columns else []
-    return frame.with_columns(pl.coalesce(*own, boxed).alias("reference"))
+def _is_plain(table: Table, plan: Plan) -> bool:
+    """Whether question and completion are columns of text, so that no row needs to be looked at."""
+    used = [
+        plan.fields[name]
+        for name in ("question", "completion", "reasoning", "summary")
+        if name in plan.fields
+    ]
+    if plan.layout not in ("pairs", "openthoughts", "problems"):
+        return False
+    if "system" in plan.fields or not all(map(table.is_text, used)):
+        return False
+    return not is_rendered(table.text(plan.fields["question"])).any()
 
 
-def _finished(frame: pl.DataFrame) -> pl.DataFrame:
+def _plain_traces(table: Table, plan: Plan, where: str) -> pl.DataFrame:
+    fields, height = plan.fields, table.frame.height
+    frame = pl.DataFrame(
+        {"row": pl.int_range(height, dtype=pl.UInt32, eager=True), "question": _asked(table, plan)}
+    )
+    if plan.layout == "problems":
+        completion = pl.Series([None] * height, dtype=pl.String)
+    elif plan.layout == "pairs" and "completion" in fields:
+        completion = table.text(fields["completion"])
+        if "reasoning" in fields:
+            completion = _composed(table.text(fields["reasoning"]), completion)
+    elif "reasoning" in fields:
+        _check_summary(table, plan, where)
+        named = "summary" in fields
+        summary = table.text(fields["summary"]) if named else pl.Series([""] * height)
+        completion = _composed(table.text(fields["reasoning"]), summary)
+    else:
+        completion = table.text(fields["summary"])
+    missing = [pl.lit(None, dtype=kind).alias(name) for name, kind in _TRACE.items()]
+    frame = frame.with_columns(completion.alias("completion"), sample=pl.lit(0, dtype=pl.UInt32))
+    return frame.with_columns(
+        column for column in missing if column.meta.output_name() not in frame.columns
+    ).select(list(_TRACE))
+
+
+def _asked(table: Table, plan: Plan) -> pl.Series:
+    """The question; of an instruction (Alpaca), with its input."""
+    name = plan.fields["question"]
+    question = table.text(name)
+    if name == "instruction" and table.schema.get("input") == pl.String:
+        given = table.text("input").fill_null("").str.strip_chars()
+        both = pl.DataFrame({"q": question, "i": given}).select(
+            pl.when(pl.col("i") == "")
+            .then("q")
+            .otherwise(pl.concat_str("q", "i", separator="\n\n"))
+        )
+        return both.to_series()
+    return question
+
+
+def _composed(reasoning: pl.Series, summary: pl.Series) -> pl.Series:
+    """Reasoning and summary as one text; a summary alone where there is no reasoning."""
+    thought = pl.col("reasoning").str.strip_chars()
+    frame = pl.DataFrame(
+        {"reasoning": reasoning, "summary": summary.fill_null("").str.strip_chars()}
+    )
+    whole = pl.concat_str(pl.lit(f"{OPEN}\n"), thought, pl.lit(f"\n{CLOSE}\n\n"), "summary")
+    return frame.select(
+        pl.when(thought.fill_null("") != "").then(whole).otherwise("summary")
+    ).to_series()
+
+
+def _check_summary(table: Table, plan: Plan, where: str) -> None:
+    """`UsageError` if the only answer next to the reasoning may be the gold one."""
+    if "summary" in plan.fields or "reference" not in plan.fields or "reference" in plan.given:
+        return
+    name = plan.fields["reference"]
+    if name in ("answer", "final_answer"):
+        raise UsageError(
+            f"{where}: '{name}' may be the gold answer or what the model answered after "
+            f"'{plan.fields['reasoning']}'. Say columns.reference={name} or columns.summary={name}"
+        )
+
+
+def _traces(
+    table: Table, plan: Plan, where: str, counts: Counter[str]
+) -> Iterator[tuple[Any, ...]]:
+    """The traces of rows with nested values, in the columns of `_TRACE`."""
+    fields = plan.fields
+
+    def column(name: str) -> Sequence[Any]:
+        return table.values(fields[name]) if name in fields else [None] * table.frame.height
+
+    plain = "question" in fields and table.is_text(fields["question"])
+    questions = list(_asked(table, plan)) if plain else column("question")
+    answers = _answers(table, plan)
+    thoughts, turns, systems = column("reasoning"), column("turns"), column("system")
+    if plan.layout in ("messages", "sharegpt"):
+        questions = [None] * table.frame.height
+    for row, question in enumerate(questions):
+        try:
+            prompt = [] if question is None else messages_of(question)
+            if plan.layout in ("messages", "sharegpt") or (
+                plan.layout == "preference" and turns[row] is not None and not prompt
+            ):
+                prompt = messages_of(turns[row] or [])
+            if isinstance(systems[row], str) and systems[row].strip():
+                prompt = [Message("system", systems[row]), *prompt]
+            produced = list(answers(row))
+            if plan.layout in ("messages", "sharegpt"):
+                produced = [_Answer([])]
+            elif plan.layout == "problems":
+                produced = [_Answer([Message("assistant", "")])]
+        except ValueError as error:
+            raise UsageError(f"{where}, row {row + 1}: {error}") from error
+        if not produced:
+            counts["without a completion"] += 1
+        for sample, answer in enumerate(produced):
+            yield _trace(row, sample, prompt, answer, thoughts[row], plan, counts)
+
+
+@dataclass
+class _Answer:
+    """One completion of a row: its messages, and what the row says of it."""
+
+    messages: list[Message]
+    finish_reason: str | None = None
+    model: str | None = None
+    preference: str | None = None
+
+
+def _answers(table: Table, plan: Plan) -> Any:
+    """A function from the number of a row to the completions of that row."""
+    fields = plan.fields
+    if plan.layout == "preference":
+        both = [(name, table.values(fields[name])) for name in ("chosen", "rejected")]
+        return lambda row: (
+            _Answer(_assistant(values[row]), preference=name)
+            for name, values in both
+            if values[row] is not None
+        )
+    if plan.layout == "models":
+        models = model_columns(table.schema)
+        values = {name: table.values(f"{name}.{text}") for name, text in models.items()}
+        return lambda row: (
+            _Answer([Message("assistant", texts[row])], model=name)
+            for name, texts in values.items()
+            if texts[row] is not None
+        )
+    if "completion" in fields:
+        completions = table.values(fields["completion"])
+        return lambda row: _several(completions[row])
+    if "summary" in fields:
+        summaries = table.values(fields["summary"])
+        return lambda row: _several(summaries[row])
+    return lambda row: iter([_Answer([Message("assistant", "")])])
+
+
+def _several(value: Any) -> Iterator[_Answer]:
+    """The completions in a value: text, a message, a conversation, or a list of completions."""
+    if value is None:
+        return
+    if isinstance(value, list) and not (value and _is_turn(value[0])):
+        for item in value:
+            yield from _several(item) if not isinstance(item, list) else [_Answer(_assistant(item))]
+        return
+    reason = value.get("finish_reason") if isinstance(value, Mapping) else None
+    if isinstance(value, Mapping) and isinstance(value.get("message"), Mapping):
+        value = value["message"]
+    yield _Answer(_assistant(value), finish_reason=reason)
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value.get("role") or value.get("from"))
+
+
+def _assistant(value: Any) -> list[Message]:
+    """A completion as messages: text and objects of text are one turn of the assistant."""
+    if isinstance(value, str):
+        return [Message("assistant", value)]
+    if isinstance(value, Mapping) and not _is_turn(value):
+        thought = next(
+            (value[k] for k in ("reasoning_content", "reasoning", "thinking") if value.get(k)), None
+        )
+        return [Message("assistant", object_text(value), thought)]
+    return messages_of(value)
+
+
+def _trace(
+    row: int,
+    sample: int,
+    prompt: list[Message],
+    answer: _Answer,
+    reasoning: Any,
+    plan: Plan,
+    counts: Counter[str],
+) -> tuple[Any, ...]:
+    """One trace, in the columns of `_TRACE`: the last turn of the assistant, and what came before
+    it.
+    """
+    talk = answer.messages
+    if prompt and talk[: len(prompt)] != prompt:  # preference pairs often repeat the prompt
+        talk = [*prompt, *talk]
+    last = next((i for i in range(len(talk) - 1, -1, -1) if talk[i].role == "assistant"), None)
+    before = talk[:last]
+    asked = next((i for i in range(len(before) - 1, -1, -1) if before[i].role == "user"), None)
+    question = before[asked].content if asked is not None else None
+    completion = None
+    if last is None:
+        counts["without a turn of the assistant"] += 1
+    elif asked is None:
+        counts["without a turn of the user"] += 1
+    if last is not None:
+        turn = talk[last]
+        thought = turn.reasoning or (reasoning if isinstance(reasoning, str) else None)
+        completion = turn.text()
+        if thought and OPEN not in completion:
+            completion = f"{OPEN}\n{thought.strip()}\n{CLOSE}\n\n{completion.strip()}"
+    spoken = [message for message in before if message.role != "system"]
+    context = None
+    if len(spoken) > 1:
+        context = json.dumps([message.row() for message in spoken], ensure_ascii=False)
+    _count_turns(talk, last, spoken, plan, counts)
+    kept = [message.row() for message in talk] if len(talk) > 1 or context else None
+    if plan.layout == "problems":
+        completion, kept = None, None
+    return (
+        *(row, sample, question, completion, kept, context),
+        *(answer.finish_reason, answer.model, answer.preference),
+    )
+
+
+def _count_turns(
+    talk: list[Message],
+    last: int | None,
+    spoken: list[Message],
+    plan: Plan,
+    counts: Counter[str],
+) -> None:
+    if plan.layout not in ("messages", "sharegpt", "preference", "pairs") or last is None:
+        return
+    if any(message.role == "tool" or message.tool_calls for message in talk):
+        counts["with tool calls kept as messages"] += 1
+    elif len(spoken) > 1:
+        counts["of several turns kept as messages"] += 1
+    if talk[0].role == "system":
+        counts["with a system message"] += 1
+    if last < len(talk) - 1:
+        counts["with turns after the last one of the assistant"] += 1
+
+
+def _row_columns(table: Table, plan: Plan, where: str) -> pl.DataFrame:
+    """What the table says of each row, apart from question and completion."""
+    columns = [pl.int_range(table.frame.height, dtype=pl.UInt32, eager=True).alias("row")]
+    columns += [
+        table.text(plan.fields[name]).alias(name)
+        for name in _TEXTS
+        if name in plan.fields and table.is_text(plan.fields[name])
+    ]
+    if "tools" in plan.fields:
+        name = plan.fields["tools"]
+        values = table.values(name)
+        texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        columns.append(pl.Series("tools", texts, dtype=pl.String))
+    if "reference" in plan.fields:
+        columns.append(_references(table, plan.fields["reference"], where).alias("reference"))
+    for name, kind in (("difficulty", pl.Float64), ("completion_tokens", pl.Int32)):
+        if name in plan.fields and table.is_text(plan.fields[name]):
+            numbers = table.text(plan.fields[name]).cast(kind, strict=False)
+            columns.append(numbers.alias(name))
+    frame = pl.DataFrame(columns)
+    if "difficulty" in frame.columns:  # ours lies between 0 and 1; other scales are labels
+        inside = pl.col("difficulty").is_between(0, 1).all()
+        frame = frame.with_columns(pl.when(inside).then("difficulty").alias("difficulty"))
+    return _with_answers(frame, plan)
+
+
+def _references(table: Table, name: str, where: str) -> pl.Series:
+    """References as text. A list of one is that one; several are listed; a struct must be taken
+    apart.
+    """
+    if table.is_text(name):
+        return table.text(name)
+    texts: list[str | None] = []
+    for value in table.values(name):
+        if isinstance(value, list) and all(isinstance(v, str | int | float) for v in value):
+            texts.append(", ".join(map(str, value)) or None)
+        elif isinstance(value, Mapping):
+            fields = ", ".join(f"columns.reference={name}.{key}" for key in value)
+            raise UsageError(
+                f"{where}: '{name}' holds objects; say which field is the reference: {fields}"
+            )
+        elif isinstance(value, list):
+            raise UsageError(
+                f"{where}: '{name}' holds lists of objects; say columns.reference={name}.FIELD"
+            )
+        else:
+            texts.append(value if value is None or isinstance(value, str) else str(value))
+    return pl.Series(name, texts, dtype=pl.String)
+
+
+def _with_answers(frame: pl.DataFrame, plan: Plan) -> pl.DataFrame:
+    """References that are worked solutions give way to their final answer, and become solutions."""
+    if "reference" in frame.columns:
+        short = final_answers(frame.get_column("reference"), plan.reference_pattern)
+        changed = short.ne_missing(frame.get_column("reference"))
+        worked = pl.when(changed).then("reference")
+        own = [pl.col("solution")] if "solution" in frame.columns else []
+        frame = frame.with_columns(pl.coalesce(*own, worked).alias("solution"), reference=short)
+    if "solution" in frame.columns:
+        own = [pl.col("reference")] if "reference" in frame.columns else []
+        boxed = pl.col("solution").str.extract(_BOXED, 1)
+        frame = frame.with_columns(pl.coalesce(*own, boxed).alias("reference"))
+    return frame
+
+
+def final_answers(texts: pl.Series, pattern: str | None) -> pl.Series:
+    """The final answer of each reference: the group of `pattern`, else the end of a worked
+    solution.
+    """
+    text = pl.col("text")
+    if pattern is not None:
+        answer = text.str.extract(pattern, 1).str.strip_chars()
+    else:
+        worked = text.str.strip_chars().str.contains("\n") | (text.str.len_chars() > 80)
+        endings = [text.str.strip_chars_end().str.extract(ending, 1) for ending in _ENDINGS]
+        answer = pl.coalesce(pl.when(worked).then(pl.coalesce(endings)), text)
+    return pl.DataFrame({"text": texts}).select(answer).to_series()
+
+
+def _per_sample(table: Table, plan: Plan, frame: pl.DataFrame) -> pl.DataFrame:
+    """How each trace ended: one value per row, or a list with one per trace."""
+    for name in ("finish_reason", "complete"):
+        if name not in plan.fields:
+            continue
+        values = _spread(table.values(plan.fields[name]), frame)
+        kind = pl.Boolean if name == "complete" else pl.String
+        column = pl.Series(name, values, dtype=kind, strict=False)
+        own = [pl.col(name)] if name in frame.columns else []
+        frame = frame.with_columns(pl.coalesce(*own, column).alias(name))
+    return frame
+
+
+def _spread(values: Sequence[Any], frame: pl.DataFrame) -> list[Any]:
+    """The value of each trace: of its row, or of its place in a list with one value per trace."""
+    samples = dict(frame.group_by("row").len().iter_rows())
+    spread: list[Any] = []
+    for row, sample in frame.select("row", "sample").iter_rows():
+        value = values[row]
+        if isinstance(value, list):
+            value = value[sample] if len(value) == samples[row] else None
+        spread.append(value)
+    return spread
+
+
+def _with_labels(table: Table, plan: Plan, frame: pl.DataFrame) -> pl.DataFrame:
+    """Labels and scores of others as JSON objects; null for traces without any."""
+    columns = {
+        name: _spread(_label_values(table, column, frame), frame)
+        for name, column in plan.labels.items()
+    }
+    if plan.layout == "models":
+        for name, text in model_columns(table.schema).items():
+            for label in _other_fields(table, name, text):
+                values = table.values(f"{name}.{label}")
+                mine = columns.setdefault(label, [None] * frame.height)
+                rows = frame.select("row", "model").iter_rows()
+                columns[label] = [
+                    values[row] if model == name else old
+                    for (row, model), old in zip(rows, mine, strict=True)
+                ]
+    if frame.get_column("preference").null_count() < frame.height:
+        columns["preference"] = frame.get_column("preference").to_list()
+    texts = []
+    for row in zip(*columns.values(), strict=True) if columns else []:
+        labels = {n: v for n, v in zip(columns, row, strict=True) if v is not None}
+        texts.append(json.dumps(labels, ensure_ascii=False, default=str) if labels else None)
+    frame = frame.drop("preference")
+    return frame.with_columns(pl.Series("labels", texts, dtype=pl.String)) if texts else frame
+
+
+def _label_values(table: Table, column: str, frame: pl.DataFrame) -> list[Any]:
+    return table.values(column)
+
+
+def _other_fields(table: Table, name: str, text: str) -> list[str]:
+    kind = table.schema[name]
+    assert isinstance(kind, pl.Struct)
+    return [f.name for f in kind.fields if f.name != text and not f.dtype.is_nested()]
+
+
+def _finished(frame: pl.DataFrame, plan: Plan) -> pl.DataFrame:
     """Our delimiters, the form that the text has, and how it ended."""
-    text = pl.col("completion").str.strip_chars()
-    for theirs, ours in (
-        ("<|begin_of_thought|>", OPEN),
-        ("<|end_of_thought|>", CLOSE),
-        ("<|begin_of_solution|>", ""),
-        ("<|end_of_solution|>", ""),
-    ):
-        text = text.str.replace_all(theirs, ours, literal=True)
-    text = text.str.strip_chars()
-    opened, closed = text.str.contains(OPEN, literal=True), text.str.contains(CLOSE, literal=True)
-    text = pl.when(closed & ~opened).then(pl.concat_str(pl.lit(f"{OPEN}\n"), text)).otherwise(text)
-    frame = frame.with_columns(completion=pl.when(text != "").then(text))
-    answered = pl.col("completion").str.contains("<answer>", literal=True)
-    opened, closed = (
-        pl.col("completion").str.contains(mark, literal=True) for mark in (OPEN, CLOSE)
+    opened = frame.select(ends_in_opener(pl.col("question"), plan.delimiters)).to_series()
+    frame = frame.with_columns(
+        in_our_delimiters(frame["completion"], opened, plan.delimiters).alias("completion"),
+        without_opener(pl.col("question"), plan.delimiters).alias("question"),
     )
-    form = (
-        pl.when(opened & answered)
-        .then(pl.lit("r1-zero"))
-        .when(opened)
-        .then(pl.lit("r1"))
-        .otherwise(pl.lit("plain"))
-    )
-    cut = opened & ~closed
+    frame = frame.with_columns(
+        completion=pl.when(pl.col("completion") != "").then("completion"),
+        question=pl.when(pl.col("question").str.strip_chars() != "").then("question"),
+    ).with_columns(form=form_of(pl.col("completion")))
+    text = pl.col("completion")
+    cut = text.str.contains(OPEN, literal=True) & ~text.str.contains(CLOSE, literal=True)
     if "complete" in frame.columns:
         cut |= ~pl.col("complete").fill_null(True)
-    said = (
-        pl.col("finish_reason")
-        if "finish_reason" in frame.columns
-        else pl.lit(None, dtype=pl.String)
-    )
+    given = pl.col("finish_reason")
     reason = (
-        pl.when(said.is_in(["stop", "length"]))
-        .then(said)
+        pl.when(given.is_in(["stop", "length"]))
+        .then(given)
         .when(cut)
         .then(pl.lit("length"))
         .otherwise(pl.lit("stop"))
     )
-    return frame.with_columns(form=form, finish_reason=reason).drop("complete", strict=False)
+    return frame.with_columns(finish_reason=reason).drop("complete", "row", "sample", strict=False)

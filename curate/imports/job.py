@@ -1,65 +1,98 @@
-"""Traces that somebody else made, into the same tables: annotated, filtered and trained on like ours.
+"""Import of existing traces into the tables, where they are annotated, filtered and trained on
+like generated ones.
 
-    curate import traces.jsonl                                  # the layout is recognised by its columns
-    curate import data/ columns.question=task columns.completion=text verifier=math
+    curate import traces.jsonl                                  # the format is detected from the
+    columns curate import data/ columns.question=task columns.completion=text verifier=math
     curate import owner/name subset=default limit=1000
 
-What is read comes in parts: of a large file only the ids of its traces are in memory. A trace is the hash of its
-problem and its text: importing twice, or a file that has grown, adds only what is new.
+Files are read in parts: of a large file only the ids of its traces are in memory. The id of a
+trace is the hash of its data set, problem and text. Importing again, or importing a file that has
+grown, adds only what is new, and the same text in two data sets is two traces.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+import polars as pl
 from pydantic import Field, field_validator
 
 from curate.config import Config, validate
 from curate.errors import CurateError, UsageError
+from curate.files import Reading, data_files, read_parts, stem_of
+from curate.imports.columns import Table, find_columns, find_labels, model_columns
+from curate.imports.formats import Layout, Plan, choose_layout, read_traces
 from curate.job import Context, JobResult, StageKind
+from curate.problems.base import SCHEMA, to_schema
+from curate.problems.hub import opened, saved
+from curate.problems.identity import add_problem_id, add_split
 from curate.progress import duration, say
+from curate.prompts.forms import Form
+from curate.prompts.render import load_template
 from curate.registry import check
 from curate.verify.registry import REGISTRY
 from curate.warehouse import Version
 from curate.warehouse.files import now
 from curate.warehouse.identity import digest
 from curate.warehouse.schemas import shipped_file
+from curate.warehouse.traces import with_parts
 
-if TYPE_CHECKING:
-    import polars as pl
-
-TEMPLATES = {
-    "r1": "r1",
-    "r1-zero": "r1-zero",
-    "plain": "plain",
-}  # what prompts of a corpus are rendered with
+# Form to the template that prompts of a corpus are rendered with.
+TEMPLATES = {"r1": "r1", "r1-zero": "r1-zero", "plain": "plain"}
 
 
 class ImportConfig(Config):
-    """What to import, and what its columns mean where their names do not tell."""
+    """What to import, and what its columns mean if their names do not say so."""
 
-    path: str  # a file, a directory of files, a directory that `save_to_disk` wrote, or a Hub id
-    name: str | None = None  # of the datasets of problems and traces; by default that of the file
-    layout: Literal["auto", "openr1", "openthoughts", "sharegpt", "pairs"] = "auto"
-    columns: dict[str, str] = Field(default_factory=dict)  # our field: their column
-    form: str | None = None  # by default each text's own: r1, r1-zero or plain
-    template: str | None = None  # of prompts made from these traces; by default that of the form
-    model: str | None = None  # who wrote the traces, where no column says so
-    verifier: str | None = None
-    domain: str | None = None
-    target_language: str | None = None
-    source: str | None = None
-    held_out: float = Field(0.0, ge=0, lt=1)  # share of the questions, drawn by hash
-    subset: str | None = None
-    part: str = "train"
-    revision: str | None = None
-    limit: int | None = Field(None, ge=1)  # rows
+    path: str = Field(
+        description="a file, a directory of files, a directory written by save_to_disk, or a Hub id"
+    )
+    name: str | None = Field(
+        None, description="name of the data sets of problems and traces; default: the file's"
+    )
+    layout: Layout | str = Field("auto", description="the format; auto: detected from the columns")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our field: their column (`a.b` for nested ones)"
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="label: column of a judgement or score, for rules (`labels.NAME`)",
+    )
+    form: str | None = Field(None, description="r1, r1-zero or plain; default: each text's own")
+    delimiters: tuple[str, str] | None = Field(
+        None, description="what opens and closes the reasoning, besides the usual ones"
+    )
+    reference_pattern: str | None = Field(
+        None, description="regular expression whose first group is the reference, e.g. '#### (.+)'"
+    )
+    template: str | None = Field(
+        None, description="of prompts made from these traces; default: that of the form"
+    )
+    model: str | None = Field(None, description="who wrote the traces, if no column says so")
+    verifier: str | None = Field(None, description="for problems that name none")
+    domain: str | None = Field(None, description="for problems that name none")
+    target_language: str | None = Field(None, description="for problems that name none")
+    source: str | None = Field(None, description="for problems that name none; default: the name")
+    held_out: float = Field(0.0, ge=0, lt=1, description="share of the questions, drawn by hash")
+    subset: str | None = Field(None, description="of a data set from the Hub")
+    part: str = Field("train", description="split of a data set from the Hub")
+    revision: str | None = Field(None, description="of a data set from the Hub")
+    limit: int | None = Field(None, ge=1, description="only so many rows")
+    header: bool | None = Field(
+        None, description="whether the first row of CSV and TSV files holds names; null: detected"
+    )
+    rows: str | None = Field(None, description="the key of a JSON object that holds the rows")
+    skip_invalid: bool = Field(
+        False, description="leave out lines that are not JSON objects instead of failing"
+    )
 
     @field_validator("verifier")
     @classmethod
@@ -70,30 +103,47 @@ class ImportConfig(Config):
 
     @field_validator("form")
     @classmethod
-    def _known_form(cls, form: str | None) -> str | None:
-        from curate.prompts.forms import Form
-
+    def _valid_form(cls, form: str | None) -> str | None:
         if form is not None:
             Form.of(form)
         return form
 
+    @field_validator("layout")
+    @classmethod
+    def _valid_layout(cls, layout: str) -> str:
+        if layout not in (names := ("auto", *Layout.__args__)):  # type: ignore[attr-defined]
+            raise ValueError(f"choose one of {', '.join(names)}")
+        return layout
+
+    @field_validator("reference_pattern")
+    @classmethod
+    def _one_group(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            try:
+                groups = re.compile(pattern).groups
+            except re.error as error:
+                raise ValueError(f"is not a valid regular expression: {error}") from error
+            if groups < 1:
+                raise ValueError("needs a group (parentheses) around the reference")
+        return pattern
+
 
 @dataclass
 class _Seen:
-    """What is there already, and what this import found."""
+    """Ids that the warehouse holds already, and counts of what this import read."""
 
     traces: set[bytes] = field(default_factory=set)
     problems: set[bytes] = field(default_factory=set)
     samples: dict[bytes, int] = field(default_factory=dict)  # of each problem
+    counts: Counter[str] = field(default_factory=Counter)
     rows: int = 0
-    new: int = 0
-    doubled: int = 0
-    empty: int = 0
-    unjudged: int = 0  # problems without a verifier
+    repeated: int = 0
+    without_reference: int = 0
+    without_verifier: int = 0
 
 
 def run(config: ImportConfig, context: Context) -> JobResult:
-    """Import what is new. The result's versions hold the problems and traces of the file."""
+    """Import what is new. The versions in the result hold the problems and traces of the file."""
     started = time.monotonic()
     name = config.name or _name(config.path)
     where = Path(config.path).expanduser()
@@ -108,96 +158,256 @@ def run(config: ImportConfig, context: Context) -> JobResult:
             f"nothing new: {traces.manifest['rows']} traces of {config.path} are in {traces.ref}"
         )
         return result
-    seen = _known(context, name, version)
-    made = 0
-    for number, table in enumerate(_tables(config, where)):
-        made += _part(config, table, f"{number:05d}", problems, traces, seen)
-    if not seen.rows - seen.empty:
-        raise CurateError(f"{config.path}: {seen.rows} rows, and none with a question and a trace")
+    seen = _stored(context, name, version)
+    reading = Reading(header=config.header, rows=config.rows, skip_invalid=config.skip_invalid)
+    plan: Plan | None = None
+    for number, table in enumerate(_tables(config, where, reading)):
+        plan = plan or _plan(config, table)
+        result.rows += _part(config, table, plan, f"{number:05d}", problems, traces, seen)
+    if plan is None or not seen.counts["imported"] + seen.repeated + seen.counts["problems"]:
+        raise CurateError(
+            f"{config.path}: none of {seen.rows} rows has a question and a trace"
+            + "".join(f"; {n} {what}" for what, n in seen.counts.items() if n)
+        )
     problems.seal()
     traces.seal()
-    result.rows, result.seconds = made, time.monotonic() - started
-    result.summary = (
-        f"{made} traces of {len(seen.problems)} problems in {traces.ref}, {duration(result.seconds)}"
-        + (f"; {seen.doubled} were there already" if seen.doubled else "")
-        + (f"; {seen.empty} rows without a question or a text were left out" if seen.empty else "")
-        + _unjudged(config, seen)
-    )
+    result.seconds = time.monotonic() - started
+    seen.counts["that are not JSON objects"] += reading.skipped
+    result.summary = _summary(config, seen, plan, traces, result)
     context.record(digest(traces.ref)[:24], "import", name, config.model_dump(), result)
     return result
 
 
-def _unjudged(config: ImportConfig, seen: _Seen) -> str:
-    """Why some answers cannot be judged."""
-    if not seen.unjudged:
-        return ""
-    why = (
-        "have no reference"
-        if config.verifier
-        else "have no reference or name no verifier (verifier=math)"
-    )
-    return f"; {seen.unjudged} problems {why}, so that nothing judges their answers"
+def _summary(
+    config: ImportConfig, seen: _Seen, plan: Plan, traces: Version, result: JobResult
+) -> str:
+    """One line for the result, then one for every kind of row that is not a plain new trace."""
+    counts = Counter(seen.counts)
+    skipped = counts.pop("that are not JSON objects", 0)
+    imported, problems = counts.pop("imported", 0), len(seen.problems)
+    counts.pop("problems", 0)
+    left_out = {
+        what: counts.pop(what, 0)
+        for what in list(counts)
+        if what.startswith("without") and counts[what]
+    }
+    if plan.layout == "problems":
+        head = f"{problems} problems, no traces (no column holds any)"
+    else:
+        head = f"{imported} traces of {problems} problems in {traces.ref}"
+    lines = [f"{seen.rows + skipped} rows: {head}, {duration(result.seconds)}"]
+    lines += [f"  {count} {what}" for what, count in counts.items() if count]
+    if seen.repeated:
+        lines.append(
+            f"  {seen.repeated} were there already (stored before, or repeated in the file)"
+        )
+    lines += [f"  left out: {count} rows {what}" for what, count in left_out.items()]
+    if skipped:
+        lines.append(f"  left out: {skipped} lines that are not JSON objects (skip_invalid)")
+    if seen.without_reference:
+        lines.append(
+            f"  {seen.without_reference} problems have no reference: nothing judges their answers"
+        )
+    if seen.without_verifier:
+        lines.append(
+            f"  {seen.without_verifier} problems have a reference but name no verifier: say "
+            "verifier=math (or choice, exact, code) to have their answers judged"
+        )
+    return "\n".join(lines)
 
 
 def _name(path: str) -> str:
-    """A dataset's name from a path or a Hub id."""
-    import re
-
-    stem = Path(path.rstrip("/")).name
-    for suffix in (".parquet", ".jsonl", ".ndjson"):
-        stem = stem.removesuffix(suffix)
-    return re.sub(r"[^A-Za-z0-9._+-]+", "-", stem).strip("-.") or "import"
+    """A data set's name from a path or a Hub id."""
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", stem_of(path.rstrip("/"))).strip("-.") or "import"
 
 
 def _content(config: ImportConfig, where: Path) -> list[Any]:
-    """What determines the rows: the bytes of files, or the name and revision of a Hub dataset."""
-    from curate.files import data_files
-    from curate.problems.hub import saved
-
+    """Hashes of the files that are read, or name and revision of a data set from the Hub."""
     if not where.exists():
         return [config.path, config.subset, config.part, config.revision]
     files = sorted(where.rglob("*.arrow")) if saved(where) else data_files([where])
-    found = []
+    hashes = []
     for path in files:
         with path.open("rb") as stream:
-            found.append(hashlib.file_digest(stream, "blake2b").hexdigest())
-    return found
+            hashes.append(hashlib.file_digest(stream, "blake2b").hexdigest())
+    return hashes
 
 
-def _tables(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
+def _tables(config: ImportConfig, where: Path, reading: Reading) -> Iterator[Table]:
     """The rows in parts, in order, at most `limit` of them."""
-    from curate.files import data_files, read_parts
-    from curate.problems.hub import saved
-
-    left = config.limit or 1 << 60
+    rest = config.limit or 1 << 60
     parts: Iterator[pl.DataFrame]
     if where.exists() and not saved(where):
-        parts = (part for path in data_files([where]) for part in read_parts(path))
+        parts = _file_parts(data_files([where]), config, reading)
     else:
         parts = _datasets(config, where)
     for part in parts:
-        if left <= 0:
+        if rest <= 0:
             return
-        yield part.head(left)
-        left -= part.height
+        if part.height:
+            yield Table(part.head(rest))
+        rest -= part.height
+
+
+def _file_parts(
+    paths: list[Path], config: ImportConfig, reading: Reading
+) -> Iterator[pl.DataFrame]:
+    """Parts of files; of JSON, the nested columns that are needed come with their exact values."""
+    skipped = 0
+    for path in paths:
+        first = next(read_parts(path, reading=reading), None)
+        if first is None:
+            continue
+        names = {
+            column.split(".")[0] for column in _plan(config, Table(first), quiet=True).columns()
+        }
+        reading.exact = frozenset(names & set(first.columns))
+        yield from read_parts(path, reading=reading)
+        skipped += reading.skipped
+    reading.skipped = skipped
 
 
 def _datasets(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
-    """A dataset of the Hub, streamed, or one that `save_to_disk` wrote."""
-    import polars as pl
-
-    from curate.problems.hub import opened
-
+    """A data set of the Hub, streamed, or one that `save_to_disk` wrote."""
     if not where.exists() and config.path.count("/") != 1:
         raise UsageError(
-            f"nothing at '{config.path}': give a JSONL or Parquet file, a directory, or a Hub id"
+            f"nothing at '{config.path}': give a data file, a directory of them, or a Hub id"
         )
     with opened(config.path, config.subset, config.part, config.revision, streaming=True) as data:
         for batch in data.with_format("arrow").iter(batch_size=2_000):
             yield pl.DataFrame(pl.from_arrow(batch))
 
 
-def _known(context: Context, name: str, version: str) -> _Seen:
+def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
+    """How the table is read. Says so, with the first columns, so that a wrong mapping is seen at
+    once.
+    """
+    fields = find_columns(table.schema, config.columns, config.path)
+    if unnamed := _unnamed(table, fields):
+        fields |= unnamed
+    layout = config.layout
+    if layout == "auto":
+        layout = choose_layout(table, fields, config.columns, config.path)
+    layout = "messages" if layout == "sharegpt" else layout
+    taken = list(fields.values())
+    labels = find_labels(table.schema, config.labels, taken, config.path)
+    if "difficulty" in fields and table.is_text(fields["difficulty"]):
+        highest = table.text(fields["difficulty"]).cast(pl.Float64, strict=False).max()
+        if isinstance(highest, float) and highest > 1:  # ours ends at 1
+            labels["difficulty"] = fields.pop("difficulty")
+    fields = {name: column for name, column in fields.items() if name in _used(layout, fields)}
+    plan = Plan(
+        layout,  # type: ignore[arg-type]
+        fields,
+        labels,
+        (config.delimiters,) if config.delimiters else (),
+        config.reference_pattern,
+        frozenset(config.columns),
+    )
+    if not quiet:
+        pairs = [f"{ours} = {theirs}" for ours, theirs in fields.items()]
+        pairs += [f"labels.{name} = {column}" for name, column in labels.items()]
+        say(f"  layout {layout}: {', '.join(pairs)}")
+        used = {column.split(".")[0] for column in plan.columns()}
+        used |= set(model_columns(table.schema)) if layout == "models" else set()
+        if unused := [name for name in table.schema if name not in used]:
+            say(f"  not imported: {', '.join(unused[:20])}{', …' if len(unused) > 20 else ''}")
+    return plan
+
+
+def _unnamed(table: Table, fields: dict[str, str]) -> dict[str, str]:
+    """Two columns without names are a question and its reference, or its trace if they are long."""
+    if list(table.schema) != ["column_1", "column_2"] or fields:
+        return {}
+    second = "reference" if table.mean_length("column_2") <= 60 else "completion"
+    return {"question": "column_1", second: "column_2"}
+
+
+def _used(layout: str, fields: dict[str, str]) -> set[str]:
+    """The fields that a format reads."""
+    unread = {
+        "messages": {"question", "completion", "chosen", "rejected", "reasoning", "summary"},
+        "preference": {"completion", "reasoning", "summary"},
+        "models": {"completion", "turns", "reasoning", "summary"},
+        "problems": {"completion", "turns", "reasoning", "summary", "chosen", "rejected"},
+        "openthoughts": {"completion", "turns", "chosen", "rejected"},
+    }.get(layout, {"turns", "chosen", "rejected"})
+    if layout == "pairs" and "completion" in fields:
+        unread = unread | {"summary"}
+    return set(fields) - unread
+
+
+def _part(
+    config: ImportConfig,
+    table: Table,
+    plan: Plan,
+    number: str,
+    problems: Version,
+    traces: Version,
+    seen: _Seen,
+) -> int:
+    """Publish one part of the file; return how many traces are new."""
+    frame, counts = read_traces(table, plan, config.path)
+    if number == "00000" and frame.height:
+        _show_first(frame)
+    seen.rows += table.frame.height
+    seen.counts.update(counts)
+    missing = pl.col("question").is_null() | (pl.col("question").str.strip_chars() == "")
+    if plan.layout != "problems":
+        missing |= pl.col("completion").is_null()
+    whole = frame.filter(~missing)
+    counted = counts["without a turn of the assistant"] + counts["without a turn of the user"]
+    if (empty := frame.height - whole.height - counted) > 0:
+        seen.counts["without a question or a text"] += empty
+    rows = _problems(config, whole, plan)
+    first = [key not in seen.problems for key in map(bytes.fromhex, rows["problem_id"])]
+    new = rows.filter(pl.Series(first, dtype=pl.Boolean)).unique(
+        "problem_id", keep="first", maintain_order=True
+    )
+    seen.problems.update(map(bytes.fromhex, new["problem_id"]))
+    unjudged = new.filter(pl.col("verifier").is_null())
+    seen.without_reference += unjudged["reference"].null_count()
+    seen.without_verifier += unjudged.height - unjudged["reference"].null_count()
+    problems.publish(number, new.with_columns(verifier=_judging()))
+    if plan.layout == "problems":
+        seen.counts["problems"] += whole.height
+        return 0
+    imported = _traces(config, whole.with_columns(rows["problem_id"]), traces, seen)
+    seen.counts["imported"] += imported.height
+    return imported.height if traces.publish(number, imported) else 0
+
+
+def _judging() -> pl.Expr:
+    """The verifier, of problems that have a reference to judge by."""
+    return pl.when(pl.col("reference").is_not_null()).then("verifier")
+
+
+def _problems(config: ImportConfig, frame: pl.DataFrame, plan: Plan) -> pl.DataFrame:
+    """The problem of each trace, in the columns of `problems`."""
+    usual = "math" if plan.layout in ("openr1", "openthoughts") else None
+    defaults = {
+        "domain": config.domain,
+        "target_language": config.target_language,
+        "source": config.source or _name(config.path),
+    }
+    for column, value in defaults.items():
+        own = [pl.col(column)] if column in frame.columns else []
+        frame = frame.with_columns(pl.coalesce(*own, pl.lit(value, dtype=pl.String)).alias(column))
+    if "reference" not in frame.columns:
+        frame = frame.with_columns(reference=pl.lit(None, dtype=pl.String))
+    mathematics = pl.when(pl.col("domain").str.to_lowercase() == "math").then(pl.lit("math"))
+    own = [pl.col("verifier")] if "verifier" in frame.columns else []
+    verifier = pl.coalesce(*own, pl.lit(config.verifier or usual, dtype=pl.String), mathematics)
+    # Without a reference nothing can be judged, and the id must not depend on a verifier.
+    frame = frame.with_columns(verifier=pl.when(pl.col("reference").is_not_null()).then(verifier))
+    # The same last question after other turns is another problem.
+    frame = frame.with_columns(identity="context")
+    rows = to_schema(frame.select(c for c in (*SCHEMA, "identity") if c in frame.columns))
+    rows, _ = add_split(add_problem_id(rows), float(config.held_out))
+    return rows.select(list(SCHEMA))
+
+
+def _stored(context: Context, name: str, version: str) -> _Seen:
     """Traces of this name that other imports brought."""
     seen = _Seen()
     for other in context.warehouse.versions("traces", name):
@@ -209,9 +419,11 @@ def _known(context: Context, name: str, version: str) -> _Seen:
     return seen
 
 
-def _count(seen: _Seen, trace: bytes, problem: bytes) -> int | None:
-    """The sample index of a trace in its problem; None where it is there already."""
-    if trace in seen.traces:
+def _count(seen: _Seen, trace: bytes, problem: bytes, older: bytes | None = None) -> int | None:
+    """The sample index of a trace in its problem; None if it is stored already, also by its older
+    id.
+    """
+    if trace in seen.traces or older in seen.traces:
         return None
     seen.traces.add(trace)
     index = seen.samples.get(problem, 0)
@@ -219,111 +431,32 @@ def _count(seen: _Seen, trace: bytes, problem: bytes) -> int | None:
     return index
 
 
-def _part(
-    config: ImportConfig,
-    table: pl.DataFrame,
-    number: str,
-    problems: Version,
-    traces: Version,
-    seen: _Seen,
-) -> int:
-    """Commit one part of problems and one of traces; returns how many traces are new."""
-    import polars as pl
-
-    from curate.imports.formats import layout_of, mapping, traces_of
-
-    found = mapping(table.columns, config.columns, config.path)
-    layout = (
-        config.layout
-        if config.layout != "auto"
-        else layout_of(found, config.columns, table.columns, config.path)
-    )
-    frame = traces_of(table, layout, found)
-    if number == "00000":
-        _tell(layout, found, frame)
-    seen.rows += frame.height
-    whole = frame.filter(
-        pl.col("question").str.strip_chars() != "", pl.col("completion").is_not_null()
-    )
-    seen.empty += frame.height - whole.height
-    asked = _problems(config, whole, layout)
-    first = [
-        digest_bytes not in seen.problems
-        for digest_bytes in map(bytes.fromhex, asked["problem_id"])
-    ]
-    new = asked.filter(pl.Series(first, dtype=pl.Boolean)).unique(
-        "problem_id", keep="first", maintain_order=True
-    )
-    seen.problems.update(map(bytes.fromhex, new["problem_id"]))
-    rows = _traces(config, whole.with_columns(asked["problem_id"]), traces, seen)
-    seen.unjudged += new["verifier"].null_count()
-    problems.publish(number, new)
-    return len(rows) if traces.publish(number, rows) else 0
-
-
-def _problems(config: ImportConfig, frame: pl.DataFrame, layout: str) -> pl.DataFrame:
-    """The problem of each trace, in the columns of `problems`."""
-    import polars as pl
-
-    from curate.problems.base import SCHEMA, to_schema
-    from curate.problems.identity import add_problem_id, add_split
-
-    name = config.source or _name(config.path)
-    given = {
-        "verifier": config.verifier or ("math" if layout in ("openr1", "openthoughts") else None),
-        "domain": config.domain,
-        "target_language": config.target_language,
-        "source": name,
-    }
-    for column, value in given.items():
-        own = [pl.col(column)] if column in frame.columns else []
-        frame = frame.with_columns(pl.coalesce(*own, pl.lit(value, dtype=pl.String)).alias(column))
-    if "reference" not in frame.columns:
-        frame = frame.with_columns(reference=pl.lit(None, dtype=pl.String))
-    # nothing can judge an answer without a reference
-    frame = frame.with_columns(
-        verifier=pl.when(pl.col("reference").is_not_null()).then(pl.col("verifier"))
-    )
-    known = to_schema(frame.select(c for c in SCHEMA if c in frame.columns))
-    known, _ = add_split(add_problem_id(known), float(config.held_out))
-    return known.select(list(SCHEMA))
-
-
 def _traces(
     config: ImportConfig, frame: pl.DataFrame, traces: Version, seen: _Seen
 ) -> pl.DataFrame:
-    """Those traces that are not there yet, in columns of `traces`."""
-    import polars as pl
-
-    from curate.prompts.render import load_template
-    from curate.warehouse.traces import with_parts
-
+    """The traces that are not stored yet, in columns of `traces`."""
     if config.form:
         frame = frame.with_columns(form=pl.lit(config.form))
-    pairs = list(frame.select("problem_id", "form", "completion").iter_rows())
-    ids = [digest("import", *pair) for pair in pairs]
+    keys = list(frame.select("problem_id", "form", "completion").iter_rows())
+    ids = [digest("import", traces.dataset, *key) for key in keys]
+    # Before the data set counted, ids left it out: what was imported then is not imported again.
+    older = [digest("import", *key) for key in keys]
     places = [
-        _count(seen, bytes.fromhex(i), bytes.fromhex(p))
-        for i, (p, _, _) in zip(ids, pairs, strict=True)
+        _count(seen, bytes.fromhex(i), bytes.fromhex(key[0]), bytes.fromhex(o))
+        for i, o, key in zip(ids, older, keys, strict=True)
     ]
     frame = frame.with_columns(
         trace_id=pl.Series(ids, dtype=pl.String), sample_index=pl.Series(places, dtype=pl.Int32)
     ).filter(pl.col("sample_index").is_not_null())
-    seen.doubled += len(places) - frame.height
+    seen.repeated += len(places) - frame.height
     labels = {
         form: load_template(config.template or TEMPLATES.get(form, "r1"), form).label()
         for form in frame["form"].unique()
     }
-    model = [pl.col("model")] if "model" in frame.columns else []
-    kept = [
-        "trace_id",
-        "problem_id",
-        "sample_index",
-        "form",
-        "completion",
-        "finish_reason",
-        "completion_tokens",
-    ]
+    kept = (
+        *("trace_id", "problem_id", "sample_index", "form", "completion", "finish_reason"),
+        *("completion_tokens", "messages", "tools", "labels"),
+    )
     return with_parts(frame.with_columns(prompt=pl.lit(None, dtype=pl.String))).select(
         *[column for column in kept if column in frame.columns],
         *["reasoning", "answer"],
@@ -332,20 +465,16 @@ def _traces(
         recipe=pl.lit("import"),
         engine=pl.lit("import"),
         template=pl.col("form").replace_strict(labels, return_dtype=pl.String),
-        model=pl.coalesce(*model, pl.lit(config.model, dtype=pl.String)),
+        model=pl.coalesce("model", pl.lit(config.model, dtype=pl.String)),
         created_at=pl.lit(now()),
     )
 
 
-def _tell(layout: str, found: dict[str, str], frame: pl.DataFrame) -> None:
-    """What the columns were taken for, and the first row: a wrong mapping is seen at once."""
-    pairs = ", ".join(f"{ours} = {theirs}" for ours, theirs in found.items())
-    say(f"  layout {layout}: {pairs}")
-    if frame.height:
-        row = frame.row(0, named=True)
-        say(
-            f"  first trace: {str(row['question'])[:160]!r}\n            -> {str(row['completion'])[:240]!r}"
-        )
+def _show_first(frame: pl.DataFrame) -> None:
+    row = frame.row(0, named=True)
+    say(f"  first row: {str(row['question'])[:160]!r}")
+    if row["completion"] is not None:
+        say(f"          -> {row['completion'][:240]!r}")
 
 
 def _run_stage(config: ImportConfig, context: Context) -> JobResult:

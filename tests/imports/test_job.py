@@ -87,8 +87,8 @@ def bring(context: Context, path: str, **changes):
     [
         (OPENR1, "openr1", {}, ["correct", "wrong", "wrong"]),
         (OPENTHOUGHTS, "openthoughts", {}, ["correct"]),
-        (SHAREGPT, "sharegpt", {}, ["unverifiable"]),
-        (MESSAGES, "sharegpt", {"verifier": "math"}, ["correct"]),
+        (SHAREGPT, "messages", {}, ["unverifiable"]),
+        (MESSAGES, "messages", {"verifier": "math"}, ["correct"]),
         (PAIRS, "pairs", {"verifier": "math"}, ["correct"]),
         (
             BARE,
@@ -141,7 +141,7 @@ def test_a_second_import_adds_nothing_and_a_file_that_has_grown_only_what_is_new
     assert context.warehouse.sql("SELECT count(*) FROM problems").item() == 50
 
 
-def test_an_import_that_was_cut_off_goes_on(context, tmp_path, monkeypatch):
+def test_an_interrupted_import_is_completed_by_the_next_one(context, tmp_path, monkeypatch):
     from curate import files
 
     monkeypatch.setattr(files, "PART_ROWS", 10)
@@ -193,7 +193,7 @@ def test_a_saved_dataset(context, tmp_path):
     assert bring(context, str(tmp_path / "saved"), verifier="math").rows == 0
 
 
-def test_what_cannot_be_read_is_told(context, tmp_path):
+def test_errors_name_the_column_or_the_file(context, tmp_path):
     path = write(tmp_path / "set.jsonl", [{"a": "x", "b": "y"}])
     with pytest.raises(UsageError, match="no column is known to hold the question; there are a, b"):
         bring(context, path)

@@ -1,0 +1,118 @@
+"""Delimiters of reasoning as other models write them, replaced by `<think>` and `</think>`.
+
+A delimiter counts where the text begins with it, or where only its closing half occurs, since the
+prompt may have ended with the opening one. Elsewhere it is text about delimiters and stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import polars as pl
+
+from curate.prompts.forms import ANSWER_OPEN, CLOSE, OPEN
+
+PAIRS = (
+    (OPEN, CLOSE),
+    ("<thinking>", "</thinking>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("Thinking...\n", "...done thinking."),  # what ollama prints
+)
+# Marks around the answer, and the end of the turn where it is not part of the text.
+_SOLUTION = (
+    "<|begin_of_solution|>",
+    "<|end_of_solution|>",
+    "<|START_RESPONSE|>",
+    "<|END_RESPONSE|>",
+)
+_HARMONY = r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>((?:[^<]|<(?!\|(?:end|return|call|start)\|>))*)"
+
+
+def ends_in_opener(prompt: pl.Expr, own: Iterable[tuple[str, str]] = ()) -> pl.Expr:
+    """Whether a prompt ends with an opening delimiter, so that the completion begins with
+    reasoning.
+    """
+    openers = [opener.strip() for opener, _ in (*own, *PAIRS)]
+    return prompt.str.strip_chars_end().str.contains(_any(openers) + r"\z").fill_null(False)
+
+
+def without_opener(prompt: pl.Expr, own: Iterable[tuple[str, str]] = ()) -> pl.Expr:
+    """The prompt without the opening delimiter that it ends with."""
+    openers = [opener.strip() for opener, _ in (*own, *PAIRS)]
+    stripped = prompt.str.strip_chars_end().str.replace(_any(openers) + r"\z", "")
+    return (
+        pl.when(ends_in_opener(prompt, own)).then(stripped.str.strip_chars_end()).otherwise(prompt)
+    )
+
+
+def in_our_delimiters(
+    texts: pl.Series, opened: pl.Series, own: Iterable[tuple[str, str]] = ()
+) -> pl.Series:
+    """Texts with their reasoning between `<think>` and `</think>`; `opened`: the prompt had the
+    opener.
+    """
+    frame = pl.DataFrame({"text": texts.str.strip_chars(), "opened": opened})
+    for opener, closer in (*own, *PAIRS):
+        # A step per delimiter: as one expression, each would hold all others several times.
+        if frame.get_column("text").str.contains(_any((opener, closer))).any():
+            frame = frame.with_columns(text=_replaced(opener, closer))
+    text = pl.col("text")
+    for mark in _SOLUTION:
+        frame = frame.with_columns(text=text.str.replace_all(mark, "", literal=True))
+    if frame.get_column("text").str.contains("<|channel|>", literal=True).any():
+        frame = frame.with_columns(text=text.map_elements(_channels, return_dtype=pl.String))
+    bare = pl.col("opened") & ~text.str.contains(OPEN, literal=True)
+    headed = pl.concat_str(pl.lit(f"{OPEN}\n"), text)
+    return frame.select(pl.when(bare).then(headed).otherwise(text).str.strip_chars()).to_series()
+
+
+def _replaced(opener: str, closer: str) -> pl.Expr:
+    """The column `text` with one pair of delimiters replaced where it delimits."""
+    text = pl.col("text")
+    begins = text.str.starts_with(opener)
+    closes = text.str.contains(closer, literal=True)
+    # The closer without its opener: the prompt ended with that.
+    headless = closes & ~text.str.contains(opener, literal=True)
+    if opener == OPEN:  # whoever writes our own delimiters may break the form, and keeps the text
+        return pl.when(headless).then(pl.concat_str(pl.lit(f"{OPEN}\n"), text)).otherwise(text)
+    inner = pl.when(begins).then(text.str.strip_prefix(opener).str.strip_chars_start())
+    body = inner.otherwise(text).str.replace(closer, CLOSE, literal=True)
+    return pl.when(begins | headless).then(pl.concat_str(pl.lit(f"{OPEN}\n"), body)).otherwise(text)
+
+
+def _channels(text: str | None) -> str | None:
+    """The channels of the harmony format: `analysis` is the reasoning, `final` the answer."""
+    if text is None or "<|channel|>" not in text:
+        return text
+    thoughts: list[str] = []
+    answers: list[str] = []
+    for channel, body in re.findall(_HARMONY, text):
+        (answers if channel == "final" else thoughts).append(body.strip())
+    if not thoughts and not answers:
+        return text
+    closing = f"\n{CLOSE}\n\n" if answers else ""
+    return f"{OPEN}\n" + "\n\n".join(thoughts) + closing + "\n\n".join(answers)
+
+
+def form_of(text: pl.Expr) -> pl.Expr:
+    """The form that a text has: r1-zero, r1 or plain."""
+    opened = text.str.contains(OPEN, literal=True)
+    answered = text.str.contains(ANSWER_OPEN, literal=True)
+    return (
+        pl.when(opened & answered)
+        .then(pl.lit("r1-zero"))
+        .when(opened)
+        .then(pl.lit("r1"))
+        .otherwise(pl.lit("plain"))
+    )
+
+
+def _any(marks: Iterable[str]) -> str:
+    return "(?:" + "|".join(re.escape(mark) for mark in marks) + ")"

@@ -1,0 +1,317 @@
+"""Shapes of foreign rows: which traces they hold, what becomes of each row, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from curate.annotate import job as annotate
+from curate.config import validate
+from curate.errors import UsageError
+from curate.filter.export import FORMATS, export_corpus
+from curate.filter.job import FilterConfig
+from curate.filter.job import run as run_filter
+from curate.imports import job as importing
+from curate.job import Context, JobResult
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Iterator[Context]:
+    with Context(tmp_path / "wh") as opened:
+        yield opened
+
+
+def bring(context: Context, path: Path, rows: Any, **options: Any) -> JobResult:
+    text = (
+        json.dumps(rows) if path.suffix == ".json" else "".join(json.dumps(r) + "\n" for r in rows)
+    )
+    path.write_text(text)
+    config = validate(importing.ImportConfig, {"path": str(path), **options}, "import")
+    return importing.run(config, context)
+
+
+def traces(context: Context, columns: str = "question, completion") -> list[tuple[Any, ...]]:
+    query = f"SELECT {columns} FROM annotated ORDER BY question, sample_index, completion"
+    return context.warehouse.sql(query).rows()
+
+
+def user(content: Any) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": content, **more}
+
+
+THOUGHT = "<think>\nR\n</think>\n\nA"
+CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"prompt": [user("Q")], "completion": [assistant("A")]}, ["A"]),
+        ({"messages": [user("Q"), assistant("A", reasoning_content="R")]}, [THOUGHT]),
+        ({"messages": [user("Q"), assistant({"answer": "A"})]}, ["A"]),
+        ({"messages": [user([{"type": "text", "text": "Q"}]), assistant("A")]}, ["A"]),
+        (
+            {
+                "messages": [
+                    user([{"type": "text", "value": "Q"}]),
+                    assistant([{"type": "reasoning", "value": "R"}, {"type": "text", "value": "A"}]),
+                ]
+            },
+            [THOUGHT],
+        ),
+        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, ["A"]),
+        ({"messages": json.dumps([user("Q"), assistant("A")])}, ["A"]),
+        ({"question": "Q", "response": ["A", "B", "C"]}, ["A", "B", "C"]),
+        ({"problem": "Q", "generations": [{"text": "A", "finish_reason": "stop"}]}, ["A"]),
+        ({"question": "Q", "chosen": "A", "rejected": "B"}, ["A", "B"]),
+        ({"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]}, ["A", "B"]),
+        ({"instruction": "Q", "input": "", "output": "A"}, ["A"]),
+        ({"question": "Q", "m1": {"solution": "A", "ok": True}, "m2": {"solution": "B", "ok": False}}, ["A", "B"]),
+        ({"question": "Q", "reasoning": "R", "prediction": "A", "answer": "51"}, [THOUGHT]),
+        ({"question": "Q", "reasoning": "R", "response": "A"}, [THOUGHT]),
+    ],
+)  # fmt: skip
+def test_every_shape_gives_all_its_traces(
+    context: Context, tmp_path: Path, row: dict[str, Any], expected: list[str]
+) -> None:
+    result = bring(context, tmp_path / "set.jsonl", [row])
+    assert traces(context) == [("Q", completion) for completion in expected]
+    assert result.summary.startswith(f"1 rows: {len(expected)} traces of 1 problems")
+
+
+def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
+    context: Context, tmp_path: Path
+) -> None:
+    system = {"role": "system", "content": "Be brief."}
+    rows = [
+        [system, user("Hi"), assistant("Hello!"), user("Q"), assistant("A")],
+        [user("Add."), assistant("", tool_calls=[CALL]), {"role": "tool", "content": "4"}, assistant("4")],
+        [user("Only a question")],
+        [user("Q"), assistant("A"), user("Thanks")],
+        [assistant("Nobody asked.")],
+    ]  # fmt: skip
+    summary = bring(context, tmp_path / "set.jsonl", [{"messages": row} for row in rows]).summary
+    for line in (
+        "5 rows: 3 traces of 3 problems",
+        "1 with tool calls kept as messages",
+        "1 of several turns kept as messages",
+        "1 with a system message",
+        "1 with turns after the last one of the assistant",
+        "left out: 1 rows without a turn of the assistant",
+        "left out: 1 rows without a turn of the user",
+    ):
+        assert line in summary
+    kept = {row[1]: row for row in traces(context, "question, completion, messages")}
+    assert [m["role"] for m in kept["4"][2]] == ["user", "assistant", "tool", "assistant"]
+    assert json.loads(kept["4"][2][1]["tool_calls"]) == [CALL]
+    # The same last question after other turns is another problem.
+    assert [row[0] for row in traces(context)] == ["Add.", "Q", "Q"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>R</think>A",
+        "<thinking>R</thinking>A",
+        "<reasoning>\nR\n</reasoning>\nA",
+        "[THINK]R[/THINK]A",
+        "◁think▷R◁/think▷A",
+        "<seed:think>R</seed:think>A",
+        "<|begin_of_thought|>R<|end_of_thought|><|begin_of_solution|>A<|end_of_solution|>",
+        "Thinking...\nR\n...done thinking.\n\nA",
+        "<|channel|>analysis<|message|>R<|end|><|start|>assistant<|channel|>final<|message|>A<|return|>",
+        "R</think>A",
+        "R</thinking>A",
+        "<<R>>A",
+    ],
+)
+def test_reasoning_is_told_from_the_answer_whatever_delimits_it(
+    context: Context, tmp_path: Path, text: str
+) -> None:
+    row = {"question": "Q", "completion": text}
+    bring(context, tmp_path / "set.jsonl", [row], delimiters=["<<", ">>"])
+    assert traces(context, "form, reasoning, answer") == [("r1", "R", "A")]
+
+
+def test_delimiters_inside_a_text_are_part_of_it(context: Context, tmp_path: Path) -> None:
+    text = "Write `<reasoning>` before and `</reasoning>` after it."
+    bring(context, tmp_path / "set.jsonl", [{"question": "Q", "completion": text}])
+    assert traces(context, "form, completion") == [("plain", text)]
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["Q\n<think>\n", "<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n<think>\n"],
+)
+def test_the_prompt_may_have_opened_the_reasoning(
+    context: Context, tmp_path: Path, prompt: str
+) -> None:
+    rows = [{"prompt": prompt, "completion": text} for text in ("R</think>A", "cut off")]
+    bring(context, tmp_path / "set.jsonl", rows)
+    assert traces(context, "question, reasoning, answer, finish_reason") == [
+        ("Q", "R", "A", "stop"),
+        ("Q", "cut off", None, "length"),
+    ]
+
+
+def test_a_reference_is_never_taken_for_the_summary(context: Context, tmp_path: Path) -> None:
+    row = {"question": "What is 17*3?", "reasoning": "so 41.", "answer": "51"}
+    with pytest.raises(UsageError, match=r"columns\.reference=answer or columns\.summary=answer"):
+        bring(context, tmp_path / "a.jsonl", [row])
+    bring(context, tmp_path / "b.jsonl", [row], columns={"reference": "answer"}, verifier="math")
+    annotate.run(annotate.AnnotateConfig(signals=[]), context)
+    assert traces(context, "completion, reference, verdict") == [
+        ("<think>\nso 41.\n</think>", "51", "wrong")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer", "pattern", "reference"),
+    [
+        ("Six.\n#### 6", None, "6"),
+        ("6 * 1 = 6\nA: 6", None, "6"),
+        ("So it\nis \\boxed{\\frac{12}{2}}.", None, "\\frac{12}{2}"),
+        ("the result => 6", r"=> (\d+)", "6"),
+        (["6"], None, "6"),
+        (["A", "C"], None, "A, C"),
+        (6.0, None, "6"),
+    ],
+)
+def test_references_are_read_from_worked_solutions_and_lists(
+    context: Context, tmp_path: Path, answer: Any, pattern: str | None, reference: str
+) -> None:
+    row = {"question": "Q", "completion": "6", "answer": answer}
+    bring(context, tmp_path / "set.jsonl", [row], reference_pattern=pattern)
+    assert traces(context, "reference") == [(reference,)]
+
+
+def test_nested_references_are_addressed_or_refused_with_the_option(
+    context: Context, tmp_path: Path
+) -> None:
+    row = {
+        "prompt": [user("Q")],
+        "response": "A",
+        "reward_model": {"ground_truth": {"text": "51", "code": "x"}, "style": "rule"},
+    }
+    message = r"columns\.reference=reward_model\.ground_truth\.text"
+    with pytest.raises(UsageError, match=message):
+        bring(context, tmp_path / "a.jsonl", [row])
+    columns = {"reference": "reward_model.ground_truth.text"}
+    bring(context, tmp_path / "b.jsonl", [row], columns=columns)
+    assert traces(context, "question, completion, reference") == [("Q", "A", "51")]
+
+
+def test_labels_are_kept_and_rules_read_them(context: Context, tmp_path: Path) -> None:
+    rows = [
+        {"question": "Q", "response": ["A", "B"], "score": [0.2, 0.9], "judge": {"by": "x"}},
+        {"question": "P", "response": ["C"], "score": [0.7], "judge": {"by": "y"}},
+    ]
+    bring(context, tmp_path / "set.jsonl", rows, labels={"by": "judge.by"})
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "rules: [{name: good, keep: labels.score > 0.5 AND labels->>'by' = 'x', reason: r}]"
+    )
+    run_filter(FilterConfig(rules=str(rules), corpus="good"), context)
+    assert context.warehouse.sql("SELECT trim(completion) FROM corpora").rows() == [("B",)]
+
+
+def test_a_text_in_two_data_sets_is_two_traces_and_multiplies_nothing(
+    context: Context, tmp_path: Path
+) -> None:
+    row = {"question": "What is 2+2?", "completion": "The answer is \\boxed{4}.", "answer": "4"}
+    for name in ("a", "b", "c"):
+        bring(context, tmp_path / f"{name}.jsonl", [row, row], verifier="math")
+    annotate.run(annotate.AnnotateConfig(), context)
+    counts = "count(*), count(DISTINCT trace_id), count(DISTINCT dataset)"
+    assert traces_count(context, counts) == (3, 3, 3)
+    assert run_filter(FilterConfig(rules="unfiltered"), context).rows == 3
+
+
+def traces_count(context: Context, columns: str) -> tuple[Any, ...]:
+    return context.warehouse.sql(f"SELECT {columns} FROM annotated").row(0)
+
+
+def test_an_export_in_every_format_comes_back_with_the_same_rows(
+    context: Context, tmp_path: Path
+) -> None:
+    rows = [
+        {"question": f"What is {i} + 1?", "completion": f"<think>x</think> \\boxed{{{i + 1}}}", "answer": i + 1}
+        for i in range(5)
+    ]  # fmt: skip
+    talk = [user("Hi"), assistant("Hello"), user("What is 9 + 1?"), assistant("10")]
+    bring(context, tmp_path / "set.jsonl", rows, verifier="math")
+    bring(context, tmp_path / "talk.jsonl", [{"messages": talk}])
+    run_filter(FilterConfig(rules="unfiltered", corpus="all"), context)
+    before = context.warehouse.sql("SELECT question, trim(completion) FROM annotated").rows()
+    for format in FORMATS:
+        path = tmp_path / f"{format}.parquet"
+        export_corpus(context.warehouse, "all", path, format)
+        with Context(tmp_path / f"wh-{format}") as other:
+            config = validate(importing.ImportConfig, {"path": str(path)}, "import")
+            importing.run(config, other)
+            questions = sorted(question for question, _ in before)
+            if format == "verl":  # prompts for RL, without completions
+                found = other.warehouse.sql("SELECT question, reference FROM problems").sort(
+                    "question"
+                )
+                assert found["question"].to_list() == questions
+                continue
+            after = other.warehouse.sql("SELECT question, trim(completion) FROM annotated").rows()
+            assert sorted(text for _, text in after) == sorted(text for _, text in before)
+            if format != "prompt-completion":  # whose prompts are rendered
+                assert sorted(after) == sorted(before)
+
+
+def test_problems_without_traces_are_imported_as_such(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "set.tsv").write_text("What is 2 + 3?\t5\nWhat is 2 + 4?\t6\n")
+    config = validate(
+        importing.ImportConfig, {"path": str(tmp_path / "set.tsv"), "verifier": "math"}, "import"
+    )
+    assert "2 problems, no traces" in importing.run(config, context).summary
+    found = context.warehouse.sql("SELECT question, reference, verifier FROM problems")
+    assert sorted(found.rows())[0] == ("What is 2 + 3?", "5", "math")
+    long = {"question": "Q", "essay": "word " * 100}
+    with pytest.raises(UsageError, match=r"columns\.completion=essay, or layout=problems"):
+        bring(context, tmp_path / "long.jsonl", [long])
+
+
+def test_a_lone_surrogate_becomes_a_replacement_character(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"question": "Q", "completion": "half \\ud83d"}\n')
+    importing.run(importing.ImportConfig(path=str(tmp_path / "a.jsonl")), context)
+    assert traces(context) == [("Q", "half \ufffd")]
+
+
+def test_broken_lines_are_skipped_on_demand_and_counted(context: Context, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"question": "Q", "completion": "A"}\nbroken\n')
+    with pytest.raises(UsageError, match="line 2: not valid JSON"):
+        importing.run(importing.ImportConfig(path=str(path)), context)
+    result = importing.run(importing.ImportConfig(path=str(path), skip_invalid=True), context)
+    assert "2 rows: 1 traces" in result.summary
+    assert "left out: 1 lines that are not JSON objects" in result.summary
+
+
+def test_mixed_shapes_in_one_column_keep_their_meaning(context: Context, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [user("P"), assistant('{"answer": "kept as it is"}')]},
+        {"messages": [user([{"type": "text", "text": "Q"}]), assistant("A")]},
+    ]
+    bring(context, tmp_path / "set.jsonl", rows)
+    assert traces(context) == [("P", '{"answer": "kept as it is"}'), ("Q", "A")]
+
+
+def test_a_list_of_texts_in_parquet_gives_all_of_them(context: Context, tmp_path: Path) -> None:
+    pl.DataFrame({"question": ["Q"], "responses": [["A", "B"]]}).write_parquet(
+        tmp_path / "a.parquet"
+    )
+    importing.run(importing.ImportConfig(path=str(tmp_path / "a.parquet")), context)
+    assert traces(context) == [("Q", "A"), ("Q", "B")]
