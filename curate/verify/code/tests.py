@@ -1,0 +1,188 @@
+"""The tests of a problem, read from the shapes that data sets use into three: `stdio`, `call` and `asserts`."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import json
+from typing import Any
+
+Tests = dict[str, Any]
+
+
+def read_tests(text: str, metadata: str | None = None) -> Tests:
+    """Return tests in one of three shapes. Raises `ValueError` that says what is wrong.
+
+    {"type": "stdio", "cases": [{"input": str, "output": str}]}
+    {"type": "call", "function": str | None, "cases": [{"args": list, "output": value}]}
+    {"type": "asserts", "function": str | None, "code": str, "preamble": str, "functions": [str], "classes": [str]}
+
+    Read as well: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`), CodeContests
+    (`public_tests` and others, each with `input` and `output`), LiveCodeBench (a list with `testtype`), MBPP (a list of
+    assertions, or `test_list` with `test_imports`), HumanEval (`test` with `entry_point`), and plain test functions.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError:
+        if not text.strip() or "assert" not in text:
+            raise ValueError("the problem has no tests, or they are not JSON") from None
+        data = text  # test functions as Python
+    return _asserts(_unpacked(data)) if isinstance(data, str) else _from_json(data, metadata)
+
+
+def _from_json(data: Any, metadata: str | None) -> Tests:
+    if isinstance(data, list) and data and all(isinstance(line, str) for line in data):
+        return _asserts({"code": "\n".join(data)})
+    if isinstance(data, list) and data and all(isinstance(case, dict) for case in data):
+        return _live_code_bench(data, metadata)
+    if not isinstance(data, dict):
+        raise ValueError("the tests are neither an object nor a list")
+    if isinstance(data.get("input_output"), str | dict):
+        inner = data["input_output"]
+        return _from_json(json.loads(inner) if isinstance(inner, str) else inner, metadata)
+    if "type" not in data:
+        if "inputs" in data and "outputs" in data:
+            return _from_lists(data["inputs"], data["outputs"], data.get("fn_name"))
+        if isinstance(data.get("input"), list) and isinstance(data.get("output"), list):
+            return _from_lists(data["input"], data["output"], data.get("fn_name"))
+        groups = [data[key] for key in _CODE_CONTESTS if isinstance(data.get(key), dict)]
+        if groups:
+            inputs = [one for group in groups for one in group.get("input", ())]
+            outputs = [one for group in groups for one in group.get("output", ())]
+            return _from_lists(inputs, outputs, None)
+    kind = data.get("type") or ("asserts" if _unpacked(data).get("code") else None)
+    if kind == "asserts":
+        return _asserts(_unpacked(data))
+    cases = data.get("cases")
+    if kind not in ("stdio", "call") or not isinstance(cases, list) or not cases:
+        raise ValueError("the tests have no cases, or their type is none of stdio, call, asserts")
+    keys = ("input", "output") if kind == "stdio" else ("args", "output")
+    if not all(isinstance(case, dict) and all(key in case for key in keys) for case in cases):
+        raise ValueError(f"every case of type {kind} needs {' and '.join(keys)}")
+    if kind == "call" and not isinstance(data.get("function"), str):
+        raise ValueError("tests of type call need the name of the function")
+    if kind == "stdio" and not all(isinstance(case[key], str) for case in cases for key in keys):
+        raise ValueError("input and output of every case of type stdio must be text")
+    return data
+
+
+_CODE_CONTESTS = ("public_tests", "private_tests", "generated_tests")
+
+
+def _unpacked(data: Any) -> Tests:
+    """Return the code, the function and the preamble of assertions under the names of different data sets."""
+    if isinstance(data, str):
+        return {"code": data}
+    code = data.get("code") or data.get("functional") or data.get("test") or data.get("test_code")
+    if code is None and isinstance(data.get("test_list"), list):
+        imports = data.get("test_imports") or []
+        code = "\n".join([*imports, data.get("test_setup_code") or "", *data["test_list"]])
+    function = data.get("function") or data.get("entry_point")
+    preamble = data.get("preamble") or (data.get("prompt") if "test" in data else "") or ""
+    return {"code": code, "function": function, "preamble": preamble}
+
+
+def _asserts(data: Tests) -> Tests:
+    code, function = data.get("code"), data.get("function")
+    if not isinstance(code, str) or not code.strip():
+        raise ValueError("the tests have no assertions")
+    names, classes = names_under_test(code)
+    functions = [function] if function else names
+    if not functions and not classes and "solution" not in code:
+        raise ValueError("the assertions use nothing of the program: they test nothing")
+    return {
+        "type": "asserts",
+        "function": function,
+        "code": code,
+        "preamble": data.get("preamble") or "",
+        "functions": functions,
+        "classes": [name for name in classes if name not in functions],
+    }
+
+
+def _from_lists(inputs: Any, outputs: Any, function: Any) -> Tests:
+    if isinstance(inputs, str) or isinstance(outputs, str) or len(inputs) != len(outputs):
+        raise ValueError("the tests need one output per input")
+    pairs = list(zip(inputs, outputs, strict=True))
+    if not pairs:
+        raise ValueError("the tests have no cases")
+    if function:
+        cases = [
+            {"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out}
+            for one, out in pairs
+        ]
+        return {"type": "call", "function": str(function), "cases": cases}
+    text = [
+        ["\n".join(map(str, side)) if isinstance(side, list) else str(side) for side in pair]
+        for pair in pairs
+    ]
+    return {"type": "stdio", "cases": [{"input": one, "output": out} for one, out in text]}
+
+
+def _live_code_bench(cases: list[dict[str, Any]], metadata: str | None) -> Tests:
+    if not all(isinstance(case.get("input"), str) and "output" in case for case in cases):
+        raise ValueError("every case needs an input and an output")
+    if any(case.get("testtype") == "functional" for case in cases):
+        try:
+            return {
+                "type": "call",
+                "function": _function_name(cases, metadata),
+                "cases": [
+                    {
+                        "args": [json.loads(line) for line in case["input"].splitlines() if line],
+                        "output": json.loads(case["output"]),
+                    }
+                    for case in cases
+                ],
+            }
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the arguments of a functional test are not JSON: {error}") from error
+    return {
+        "type": "stdio",
+        "cases": [{"input": case["input"], "output": str(case["output"])} for case in cases],
+    }
+
+
+def _function_name(cases: list[dict[str, Any]], metadata: str | None) -> str | None:
+    """Return the name of the function under test; None for the only method of `Solution`."""
+    for source in (cases[0], cases[0].get("metadata"), metadata):
+        try:
+            data = json.loads(source) if isinstance(source, str) else source
+        except ValueError:
+            continue
+        if isinstance(data, dict):
+            for key in ("func_name", "fn_name", "function", "entry_point"):
+                if isinstance(data.get(key), str):
+                    return str(data[key])
+    return None
+
+
+def names_under_test(code: str) -> tuple[list[str], list[str]]:
+    """Return the names that assertions use and neither define nor import: what they call, and what else."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        raise ValueError("the assertions are not Python") from None
+    nodes = list(ast.walk(tree))
+    called = {n.func.id for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    used = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    defined = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    defined |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    defined |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    defined |= {
+        a.asname or a.name.partition(".")[0]
+        for n in nodes
+        if isinstance(n, ast.Import | ast.ImportFrom)
+        for a in n.names
+    }
+    defined |= {n.name for n in nodes if isinstance(n, ast.ExceptHandler) and n.name}
+    known = defined | set(dir(builtins)) | PROVIDED
+    return sorted(called - known), sorted(used - called - known)
+
+
+# Names that the harness makes available to assertions.
+PROVIDED = frozenset(
+    "math re string random itertools functools operator heapq bisect copy collections sys Fraction Decimal date "
+    "Counter OrderedDict defaultdict deque List Dict Set Tuple Optional Union Any Callable Iterable Iterator inf gcd sqrt "
+    "floor ceil comb reduce".split()
+)
