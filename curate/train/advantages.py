@@ -1,35 +1,34 @@
 """From rewards to advantages: each completion against the others of its group.
 
-Pure functions. A reward that is NaN was not to be had (the problem is unverifiable): its row is out of the group.
+Pure functions. NaN marks an unknown reward (an unverifiable problem): its row is excluded from the
+group.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 Scale = Literal["group", "batch", "none"]
 
-TINY = 1e-30  # so that a group without variance divides 0 by something even where epsilon is 0
+TINY = 1e-30  # divides the 0 of a group without variance if epsilon is 0
 
 
 def group_advantages(
     rewards: Tensor, group: Tensor, *, scale: Scale = "group", ddof: int = 1, epsilon: float = 1e-6
 ) -> Tensor:
-    """`[B]` advantages from `[B]` rewards and `[B]` group numbers (int64, 0 … G-1).
+    """Return advantages `[B]` from rewards `[B]` and group numbers `[B]` (int64, 0 … G-1).
 
     scale="group": (r - mean) / (std + epsilon) of the group        (DeepSeekMath, section 4.1.2)
     scale="batch": (r - group mean) / (std of these differences over the batch + epsilon)
     scale="none":  r - mean, without the bias towards groups of low variance (Dr. GRPO, section 3.1)
 
-    The paper does not say which standard deviation: `ddof=1` (the sample's, what the common implementations divide by)
-    or 0 (the population's). A group whose rewards are all equal gives exactly 0, and so does a group with fewer than
-    two rewards, and a row whose reward is NaN.
+    The paper does not state which standard deviation: `ddof=1` is that of the sample, which common
+    implementations divide by, 0 that of the population. The advantage is exactly 0 in a group whose
+    rewards are all equal, in a group with fewer than two rewards, and if the reward is NaN.
     """
-    import torch
-
     rewards = rewards.to(torch.float64)
     known = ~rewards.isnan()
     groups = int(group.max()) + 1 if group.numel() else 0
@@ -40,7 +39,7 @@ def group_advantages(
 
     count = total(known.to(torch.float64))
     difference = values - (total(values) / count.clamp(min=1))[group]
-    # Rounding would leave 1e-17 in a group of equal rewards, and dividing by the deviation would blow it up.
+    # Rounding would leave 1e-17 in a group of equal rewards, which the deviation would blow up.
     difference = torch.where(
         known & ~zero_variance(rewards, group)[group], difference, torch.zeros_like(difference)
     )
@@ -54,9 +53,7 @@ def group_advantages(
 
 
 def zero_variance(rewards: Tensor, group: Tensor) -> Tensor:
-    """`[G]` bool: groups that teach nothing, because their known rewards are all equal or fewer than two."""
-    import torch
-
+    """Return `[G]` bool: groups that teach nothing, with equal or fewer than two known rewards."""
     groups = int(group.max()) + 1 if group.numel() else 0
     known = ~rewards.isnan()
     low = torch.full((groups,), torch.inf, dtype=rewards.dtype, device=rewards.device)

@@ -1,4 +1,4 @@
-"""Configs of the trainers. Unknown keys are errors; every default says where it comes from."""
+"""Configs of the trainers. Unknown keys are errors; every default states its source."""
 
 from __future__ import annotations
 
@@ -10,71 +10,88 @@ from curate.config import Config
 
 
 class LoraConfig(Config):
-    """Low-rank adapters instead of full fine-tuning; merged into the weights wherever a model is written."""
+    """Low-rank adapters instead of full fine-tuning, merged wherever a model is written."""
 
     rank: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
     alpha: int = Field(default=32, ge=1)
+    """An adapter adds alpha / rank times B A."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the adapters."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the adapted modules; all-linear: without head."""
 
 
 class OptimConfig(Config):
-    """AdamW with warm-up and a cosine to a floor. The step size is the same for every parameter."""
+    """AdamW with warm-up and a cosine to a floor. The rate is the same for all parameters."""
 
-    lr: float = Field(default=5e-5, gt=0)  # the R1 report's SFT
-    floor: float = Field(
-        default=0.1, ge=0, le=1
-    )  # last learning rate as a share of `lr`: 5e-5 to 5e-6 in the report
+    lr: float = Field(default=5e-5, gt=0)
+    """Highest learning rate (the R1 report's SFT: 5e-5)."""
+    floor: float = Field(default=0.1, ge=0, le=1)
+    """Last learning rate as a share of lr (the report: 5e-5 to 5e-6)."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: float = Field(
-        default=0.03, ge=0
-    )  # share of all steps where below 1, else number of steps
+    """Course of the learning rate after the warm-up."""
+    warmup: float = Field(default=0.03, ge=0)
+    """Share of all steps if below 1, else number of steps."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's two moments per step."""
     epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
     weight_decay: float = Field(default=0.0, ge=0)
+    """Decay of matrices; norms and biases have none."""
     max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients with a larger norm are scaled down to it."""
 
 
 class ModelConfig(Config):
-    """How the model is held and computed. Weights are kept in fp32 whatever `precision` computes in."""
+    """How the model is held and computed. Weights are fp32 whatever `precision` computes in."""
 
-    precision: Literal["bf16", "fp32", "auto"] = (
-        "auto"  # auto: bf16 where the processor multiplies it natively
-    )
-    layout: Literal["tree", "padded"] = (
-        "tree"  # tree: no padding, shared prefixes computed once; padded: the plain way
-    )
+    precision: Literal["bf16", "fp32", "auto"] = "auto"
+    """Of products; auto: bf16 if the processor multiplies it natively."""
+    layout: Literal["tree", "padded"] = "tree"
+    """`tree`: no padding and shared prefixes computed once, if the model's attention allows it;
+    `padded`: plain rows.
+    """
     lora: LoraConfig | None = None
+    """Train adapters only."""
     gradient_checkpointing: bool = False
-    # Tokens that go through the model at once (shared prefixes counted once): what bounds the memory of a step.
+    """Recompute layers in the backward pass: slower, less memory."""
     micro_batch_tokens: int = Field(default=1280, ge=1)
-    logprob_chunk: int = Field(
-        default=1024, ge=1
-    )  # positions whose logits are computed together, in tiles of 8 MiB
-    fp32_head: bool = False  # logits in fp32: log-probs exact to 1e-5, at three times the cost of the head on a CPU
+    """Tokens that go through the model at once (shared prefixes counted once), which bounds the
+    memory of a step.
+    """
+    logprob_chunk: int = Field(default=1024, ge=1)
+    """Positions whose logits are computed together, in tiles of 8 MiB."""
+    fp32_head: bool = False
+    """Logits in fp32: log-probs exact to 1e-5, at three times the cost of the head on a CPU."""
     device: str = "auto"
-    fsdp: bool = True  # with torchrun: shard weights and optimizer (FSDP2); false: every rank holds all of them
+    """`auto`: this rank's GPU, else the CPU."""
+    fsdp: bool = True
+    """With torchrun, shard weights and optimizer (FSDP2); false: every rank holds all of them."""
 
 
 class CheckpointConfig(Config):
-    every: int = Field(
-        default=5, ge=0
-    )  # steps between checkpoints that a killed run goes on from; 0: only at the end
+    """How often a run is saved, and which models it keeps."""
+
+    every: int = Field(default=5, ge=0)
+    """Steps between checkpoints that a killed run resumes from; 0: only at the end."""
     keep_last: int = Field(default=1, ge=1)
+    """Number of checkpoints to keep."""
     keep_best: bool = True
-    dtype: Literal["auto", "float32", "bfloat16"] = (
-        "auto"  # of the finished model; auto: as the model it started from
-    )
+    """Keep the model of the best evaluation."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the finished model; auto: that of the model it started from."""
 
 
 class Mixture(Config):
     """One corpus in a mixture."""
 
-    corpus: str  # name or name@version
-    weight: float = Field(default=1.0, gt=0)  # multiplies the loss of its rows
-    share: float = Field(
-        default=1.0, gt=0
-    )  # rows taken an epoch, as a share of the corpus; above 1 repeats rows
+    corpus: str
+    """Name or name@version."""
+    weight: float = Field(default=1.0, gt=0)
+    """Multiplies the loss of its rows."""
+    share: float = Field(default=1.0, gt=0)
+    """Rows per epoch as a share of the corpus; above 1 rows are repeated."""
 
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
@@ -84,122 +101,169 @@ class SFTConfig(Config):
     """`curate train sft`: supervised fine-tuning on a corpus, completion tokens only."""
 
     name: str = "sft"
-    model: str  # directory in Hugging Face format
-    corpus: str | list[Mixture]  # name, name@version, or a mixture
-    domain_weights: dict[str, float] = {}  # multiplies the loss of the rows of a domain
-    order: Literal["random", "difficulty"] = "random"  # difficulty: easy first, in the first epoch
-    epochs: float = Field(default=1.0, gt=0)  # the report trains 2-3
-    batch_size: int = Field(default=16, ge=1)  # examples a step
-    max_length: int = Field(default=4096, ge=2)  # tokens of prompt and completion
+    """Name of the model and of its metrics."""
+    model: str
+    """Directory in Hugging Face format."""
+    corpus: str | list[Mixture]
+    """Name, name@version, or a mixture."""
+    domain_weights: dict[str, float] = {}
+    """Multiplies the loss of the rows of a domain."""
+    order: Literal["random", "difficulty"] = "random"
+    """`difficulty`: easiest first in the first epoch."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the corpus (the report: 2-3)."""
+    batch_size: int = Field(default=16, ge=1)
+    """Examples per step."""
+    max_length: int = Field(default=4096, ge=2)
+    """Tokens of prompt and completion."""
     too_long: Literal["truncate", "skip", "fail"] = "skip"
+    """Treatment of rows longer than max_length."""
     trackers: list[Tracker] = []
+    """Services that get the metrics, too."""
     seed: int = 0
+    """Of the order, of adapters and of dropout."""
     optim: OptimConfig = OptimConfig()
     compute: ModelConfig = ModelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig(every=50)
 
 
 class DistillConfig(SFTConfig):
-    """`curate train distill` on a corpus; `kind: on-policy` takes the keys of GRPO instead (see jobs.py)."""
+    """`curate train distill` on a corpus; `kind: on-policy` takes the keys of GRPO instead."""
 
     name: str = "distill"
+    """Name of the model and of its metrics."""
     teacher: str
-    # sequences: SFT on what the teacher wrote, the report's way, with any two tokenizers. The others compare logits, so
-    # teacher and student share a tokenizer: KL(teacher || student), or KL(student || teacher).
+    """Directory in Hugging Face format."""
     kind: Literal["sequences", "forward", "reverse"] = "forward"
-    mix: float = Field(default=0.0, ge=0, le=1)  # share of the plain SFT loss in the whole
+    """`sequences`: SFT on text that the teacher wrote, the report's way, with any two tokenizers.
+    `forward`: KL(teacher || student); `reverse`: KL(student || teacher). These compare logits, so
+    both models need the same tokenizer.
+    """
+    mix: float = Field(default=0.0, ge=0, le=1)
+    """Share of the plain SFT loss."""
     temperature: float = Field(default=1.0, gt=0)
+    """Of both distributions in the KL."""
 
 
 class RewardComponent(Config):
     """One term of a reward: weight times the value of a named component (see curate/rewards.py)."""
 
     weight: float = 1.0
+    """Multiplies the value."""
     options: dict[str, Any] = {}
+    """Arguments of the component."""
 
 
 class LossConfig(Config):
     """The GRPO objective; see `curate.train.losses.policy_loss` for the formulas."""
 
     normalisation: Literal["grpo", "dr_grpo", "dapo"] = "grpo"
-    clip_low: float = Field(default=0.2, ge=0, le=1)  # 1: no lower end
-    clip_high: float = Field(default=0.2, ge=0)  # the report: 10, in its first RL for R1
+    """`grpo`: mean over rows of the mean over tokens; `dapo`: mean over all tokens; `dr_grpo`:
+    divided by a constant length.
+    """
+    clip_low: float = Field(default=0.2, ge=0, le=1)
+    """Ratios are clipped at 1 - clip_low; 1: no lower end."""
+    clip_high: float = Field(default=0.2, ge=0)
+    """Ratios are clipped at 1 + clip_high (the report's first RL for R1: 10)."""
     ratio: Literal["token", "sequence"] = "token"
-    beta: float = Field(default=0.0, ge=0)  # 0 loads no reference; the report's R1-Zero: 0.001
+    """`sequence`: one ratio per completion (GSPO)."""
+    beta: float = Field(default=0.0, ge=0)
+    """Weight of the KL term; 0 loads no reference (the report's R1-Zero: 0.001)."""
     kl: Literal["k1", "k2", "k3"] = "k3"
-    reference: str | None = (
-        None  # model directory of the reference, such as a teacher; null: where training started
-    )
-    reference_every: int = Field(
-        default=0, ge=0
-    )  # steps between replacements of the reference (the report: 400); 0: never
-    sampler_cap: float | None = Field(
-        default=2.0, gt=0
-    )  # truncated importance sampling; null: no correction
+    """Estimator of the KL term."""
+    reference: str | None = None
+    """Model directory of the reference, such as a teacher; null: the start."""
+    reference_every: int = Field(default=0, ge=0)
+    """Rounds between replacements of the reference by the policy (the report: 400 steps); 0: never.
+    """
+    sampler_cap: float | None = Field(default=2.0, gt=0)
+    """Cap of truncated importance sampling between engine and trainer; null: no correction."""
     advantage: Literal["group", "batch", "none"] = "group"
+    """Standard deviation that rewards are divided by."""
     ddof: Literal[0, 1] = 1
-    mask_truncated: bool = (
-        False  # rows cut off by the length limit get no gradient (they stay in the group's mean)
-    )
+    """1: deviation of the sample; 0: of the population."""
+    mask_truncated: bool = False
+    """Rows cut off by the length limit get no gradient, but count in the mean of their group."""
 
 
 class TrainSampling(Config):
-    """How rollouts are sampled. Truncated sampling (top_p, top_k) is left out: its log-probs are not the policy's."""
+    """How rollouts are sampled.
+
+    There is no top_p or top_k: log-probs of truncated sampling are not the policy's.
+    """
 
     temperature: float = Field(default=1.0, gt=0)
+    """Of the rollouts (the report: 1)."""
     max_tokens: int = Field(default=256, ge=1)
+    """Length limit of a completion."""
     stop: list[str] = []
+    """Strings that end a completion."""
 
 
 class EvalConfig(Config):
-    """pass@1, pass@k and cons@k on held-out problems while training runs."""
+    """pass@1, pass@k and cons@k on held-out problems during training."""
 
-    every: int = Field(default=0, ge=0)  # steps; 0: never
+    every: int = Field(default=0, ge=0)
+    """Rounds between evaluations; 0: never."""
     samples: int = Field(default=4, ge=1)
-    temperature: float = Field(default=0.6, ge=0)  # the report's
+    """Completions per problem, k."""
+    temperature: float = Field(default=0.6, ge=0)
+    """Of sampling (the report's)."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    patience: int = Field(
-        default=0, ge=0
-    )  # stop when pass@1 has not risen for so many evaluations; 0: never
+    """Of sampling (the report's)."""
+    patience: int = Field(default=0, ge=0)
+    """Stop after this many evaluations without a better pass@1; 0: never."""
 
 
 class GRPOConfig(Config):
     """`curate train grpo`: reinforcement learning from verifiable rewards."""
 
     name: str = "grpo"
-    model: str  # directory in Hugging Face format
+    """Name of the model, its traces and metrics."""
+    model: str
+    """Directory in Hugging Face format."""
     template: str = "r1-zero"
+    """Prompt template."""
     form: str = "r1-zero"
-    steps: int = Field(
-        default=100, ge=1
-    )  # rollout rounds; each makes mini_batches * epochs optimizer steps
-    prompts: int = Field(default=16, ge=1)  # problems a round (the report: 32)
-    samples: int = Field(default=8, ge=2)  # completions a problem (the report: 16)
-    mini_batches: int = Field(default=1, ge=1)  # optimizer steps a round (the report: 16)
-    epochs: int = Field(default=1, ge=1)  # passes over a round
-    dynamic_sampling: int = Field(
-        default=0, ge=0
-    )  # fresh rounds at most for groups of equal rewards (DAPO); 0: off
+    """Output form that is asked for."""
+    steps: int = Field(default=100, ge=1)
+    """Rounds of rollouts; each makes mini_batches * epochs optimizer steps."""
+    prompts: int = Field(default=16, ge=1)
+    """Problems per round (the report: 32)."""
+    samples: int = Field(default=8, ge=2)
+    """Completions per problem (the report: 16)."""
+    mini_batches: int = Field(default=1, ge=1)
+    """Optimizer steps per round and epoch (the report: 16)."""
+    epochs: int = Field(default=1, ge=1)
+    """Passes over a round."""
+    dynamic_sampling: int = Field(default=0, ge=0)
+    """Fresh rounds at most to replace groups of equal rewards (DAPO); 0: off."""
     rewards: dict[str, float | RewardComponent] = {"accuracy": 1.0, "format": 0.2}
+    """Weights of reward components."""
     sampling: TrainSampling = TrainSampling()
     loss: LossConfig = LossConfig()
-    optim: OptimConfig = OptimConfig(lr=3e-6, schedule="constant", warmup=0)  # the report's R1-Zero
+    optim: OptimConfig = OptimConfig(lr=3e-6, schedule="constant", warmup=0)
+    """The learning rate is that of the report's R1-Zero."""
     compute: ModelConfig = ModelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvalConfig = EvalConfig()
-    show_every: int = Field(default=10, ge=0)  # rounds between completions shown; 0: never
-    # Token ids and log-probs. true: in the traces, for good; false: beside the checkpoints until one covers them; a
-    # number: beside the checkpoints for so many days.
+    show_every: int = Field(default=10, ge=0)
+    """Rounds between printed completions; 0: never."""
     keep_tokens: bool | float = True
+    """Token ids and log-probs. true: in the traces, permanently; false: next to the checkpoints
+    until one covers them; a number: next to the checkpoints for that many days.
+    """
     trackers: list[Tracker] = []
+    """Services that get the metrics, too."""
     seed: int = 0
+    """Of sampling, of the problems' order and of adapters."""
 
     @model_validator(mode="after")
-    def _divisible(self) -> GRPOConfig:
+    def _consistent(self) -> GRPOConfig:
         if self.prompts % self.mini_batches:
             raise ValueError(
-                f"prompts ({self.prompts}) must be a multiple of mini_batches ({self.mini_batches}): "
-                "a group is never cut in two"
+                f"prompts ({self.prompts}) must be a multiple of mini_batches "
+                f"({self.mini_batches}): a group is never cut in two"
             )
         if self.keep_tokens < 0:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""pass@1, pass@k and cons@k on held-out problems while training runs, by the estimators of curate.evaluate."""
+"""pass@1, pass@k and cons@k on held-out problems during training, by the estimators of evaluate."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import polars as pl
+
+from curate.engines.base import encode
+from curate.evaluate.stats import cons_at_k, pass_at_1, pass_at_k
+from curate.prompts.forms import with_opener_expr
 from curate.records import Problem, Request, Sampling
 from curate.train.config import GRPOConfig
+from curate.verify.consensus import cluster_ids
 from curate.warehouse.identity import request_seed
 
 
 @dataclass
 class Evaluator:
-    """Samples held-out problems from the engine as it is."""
+    """Samples held-out problems with the engine's current weights."""
 
     config: GRPOConfig
     engine: Any
@@ -24,22 +31,17 @@ class Evaluator:
     form: str
 
     def run(self, step: int) -> dict[str, float]:
-        """`eval_pass@1`, `eval_pass@k`, `eval_cons@k` (means over problems) with k = `evaluation.samples`."""
-        import numpy as np
-        import polars as pl
+        """Return `eval_pass@1`, `eval_pass@k`, `eval_cons@k` and `eval_truncated`.
 
-        from curate.engines.base import encode
-        from curate.evaluate.stats import cons_at_k, pass_at_1, pass_at_k
-        from curate.prompts.forms import with_opener_expr
-        from curate.verify.consensus import cluster_ids
-
+        All are means over problems, with k = `evaluation.samples`.
+        """
         options, own = self.config.evaluation, self.config.sampling
         sampling = Sampling(
             options.temperature, options.top_p, 0, own.max_tokens, tuple(own.stop), logprobs=False
         )
         prompts = [self.prompt(p) for p in self.problems]
         ids = [encode(self.tokenizer, p) for p in prompts]
-        # The seeds do not move with the step: evaluations differ by the weights alone.
+        # Seeds do not depend on the step: evaluations differ by the weights alone.
         requests = (
             Request(
                 f"{i}:{s}",
@@ -51,19 +53,19 @@ class Evaluator:
             for i, p in enumerate(self.problems)
             for s in range(options.samples)
         )
-        done = sorted(
+        completions = sorted(
             self.engine.generate(requests), key=lambda c: tuple(map(int, c.request_id.split(":")))
         )
-        index = [int(c.request_id.split(":")[0]) for c in done]
-        asked = [self.problems[i] for i in index]
+        index = [int(c.request_id.split(":")[0]) for c in completions]
+        row_problems = [self.problems[i] for i in index]
         frame = pl.DataFrame(
             {
-                "problem_id": [p.problem_id for p in asked],
+                "problem_id": [p.problem_id for p in row_problems],
                 "prompt": [prompts[i] for i in index],
-                "completion": [c.text for c in done],
-                "verifier": [p.verifier for p in asked],
-                "choices": [p.choices for p in asked],
-                "metadata": [p.metadata for p in asked],
+                "completion": [c.text for c in completions],
+                "verifier": [p.verifier for p in row_problems],
+                "choices": [p.choices for p in row_problems],
+                "metadata": [p.metadata for p in row_problems],
             },
             schema_overrides={
                 "verifier": pl.String,
@@ -73,12 +75,12 @@ class Evaluator:
         )
         text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.lit(self.form))
         texts = frame.select(text).to_series().to_list()
-        verdicts = self.pool.verify_batch(asked, texts, forms=[self.form] * len(done))
+        verdicts = self.pool.verify_batch(row_problems, texts, forms=[self.form] * len(completions))
         correct = np.array([v.verdict == "correct" for v in verdicts])
-        known = np.array([v.verdict != "unverifiable" for v in verdicts])
+        judged = np.array([v.verdict != "unverifiable" for v in verdicts])
         problem, size = np.array(index), len(self.problems)
         samples, right = (
-            np.bincount(problem, weights=w, minlength=size) for w in (known, correct & known)
+            np.bincount(problem, weights=w, minlength=size) for w in (judged, correct & judged)
         )
         frame = frame.with_columns(
             pl.Series("extracted", [v.extracted for v in verdicts], dtype=pl.String)
@@ -93,5 +95,5 @@ class Evaluator:
             f"eval_cons@{options.samples}": float(
                 np.nanmean(cons_at_k(problem, clusters, correct.astype(float), size))
             ),
-            "eval_truncated": float(np.mean([c.finish_reason == "length" for c in done])),
+            "eval_truncated": float(np.mean([c.finish_reason == "length" for c in completions])),
         }

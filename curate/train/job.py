@@ -1,6 +1,7 @@
-"""Training as a job: names in a config become a model directory, a corpus, problems and an engine; a bar is drawn.
+"""Training as a job: resolve names in a config, open the engine, show progress, keep records.
 
-Under `torchrun` every rank runs this; only the first draws, opens an engine, and writes to the warehouse.
+Under `torchrun` every rank runs this; only the first prints, opens an engine and writes to the
+warehouse.
 """
 
 from __future__ import annotations
@@ -15,13 +16,17 @@ from curate.config import invalid, validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
 from curate.engines.models import weights_hash
 from curate.engines.registry import check_devices, choose, label, settle
+from curate.engines.vllm_transfer import way_of_weights
 from curate.errors import UsageError
 from curate.job import Context, JobResult
+from curate.problems import ProblemsConfig, from_rows
+from curate.problems.store import stored_problems
 from curate.progress import duration, say, task
 from curate.rewards import components, release
-from curate.train.checkpoints import TrainResult
 from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
-from curate.train.ranks import join_world, leave_world
+from curate.train.on_policy import is_on_policy, on_policy
+from curate.train.ranks import join_ranks, leave_ranks
+from curate.train.result import TrainResult
 from curate.warehouse import Warehouse
 from curate.warehouse.card import write_card
 from curate.warehouse.files import now
@@ -37,11 +42,11 @@ GRPO_SHOWN = (
     "entropy",
     "rollout_tokens_per_second",
 )
-PATIENCE = 30  # seconds
+PATIENCE = 30  # seconds that other ranks wait for the first one to report an error
 
 
 def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
-    """`curate train sft`: `data` is an SFTConfig whose model may be any name that `resolve_model` knows."""
+    """Run `curate train sft`: an SFTConfig whose model is any name that `resolve_model` accepts."""
     from curate.train.sft import train_sft
 
     config, model = _sft_config(data, where)
@@ -49,11 +54,11 @@ def run_sft(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
 
 
 def run_distill(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
-    """`curate train distill`: a DistillConfig, or with `kind: on-policy` a teacher beside the keys of GRPO.
+    """Run `curate train distill`: a DistillConfig, or a teacher and the keys of GRPO (on-policy).
 
-    The teacher, too, may be any name that `resolve_model` knows.
+    Model and teacher are names that `resolve_model` accepts.
     """
-    from curate.train.distill import is_on_policy, on_policy, train_distill
+    from curate.train.distill import train_distill
 
     if is_on_policy(data, where):
         return run_grpo(on_policy(data, where), context, where, kind="distill")
@@ -74,22 +79,20 @@ def _supervised(
     started = time.monotonic()
     remember_base(context.warehouse, model)
     with _bar(config.name, 1, SFT_SHOWN) as progress:
-        made = train(config, context.warehouse, progress, say=say)
-    result = _result(made, started)
+        trained = train(config, context.warehouse, progress, say=say)
+    result = _result(trained, started)
     counts = ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in made.counts.items() if value
+        f"{value:,} {name.replace('_', ' ')}" for name, value in trained.counts.items() if value
     )
-    result.summary = f"{made.steps} steps on {counts}, {_how(made, started)}"
-    _record(context, kind, config.name, config.model_dump(mode="json"), made, result)
+    result.summary = f"{trained.steps} steps on {counts}, {_how(trained, started)}"
+    _record(context, kind, config.name, config.model_dump(mode="json"), trained, result)
     return result
 
 
 def run_grpo(
     data: Mapping[str, Any], context: Context, where: str, kind: str = "grpo"
 ) -> JobResult:
-    """`curate train grpo`: a GRPOConfig, and beside it `problems`, `split` and `engine`."""
-    from curate.problems import from_rows
-    from curate.problems.store import stored_problems
+    """Run `curate train grpo`: a GRPOConfig plus `problems`, `split`, `engine`, held_out_limit."""
     from curate.train.grpo import train_grpo
 
     started = time.monotonic()
@@ -108,15 +111,15 @@ def run_grpo(
             update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})}
         )
     settings = beside_trainer(extra["engine"], config.compute.device)
-    settings = settle(settings, model.path, may_measure=join_world().first)
+    settings = settle(settings, model.path, may_measure=join_ranks().first)
     engine = _LazyEngine(context, settings, model)
     with _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
-            made = train_grpo(
+            trained = train_grpo(
                 config,
                 context.warehouse,
                 engine,
-                context.pool if join_world().first else None,
+                context.pool if join_ranks().first else None,
                 problems,
                 progress,
                 held_out=held_out if config.evaluation.every else (),
@@ -127,17 +130,17 @@ def run_grpo(
             )
         finally:
             release()
-            context.engine.changed()  # the engine holds the trained weights now, whatever it was opened with
-    result = _result(made, started)
-    result.facts |= {"traces": config.name, "run_id": made.run_id}
-    last = _shown(made.metrics, GRPO_SHOWN)
-    result.summary = f"{made.steps} steps, last step: {last}, {_how(made, started)}"
-    if made.best_path and made.best_step != made.steps:
-        kept = f"step {made.best_step}" if made.best_step else "its start"
+            context.engine.changed()  # it holds the trained weights now, not those it opened with
+    result = _result(trained, started)
+    result.facts |= {"traces": config.name, "run_id": trained.run_id}
+    last = _shown(trained.metrics, GRPO_SHOWN)
+    result.summary = f"{trained.steps} steps, last step: {last}, {_how(trained, started)}"
+    if trained.best_path and trained.best_step != trained.steps:
+        kept = f"step {trained.best_step}" if trained.best_step else "its start"
         result.summary += f"; kept the best by held-out accuracy, {kept}, not the last"
-    if made.warning:
+    if trained.warning:
         result.summary += "; the policy got worse, see the warning"
-    _record(context, kind, config.name, config.model_dump(mode="json"), made, result)
+    _record(context, kind, config.name, config.model_dump(mode="json"), trained, result)
     return result
 
 
@@ -149,30 +152,30 @@ RUNS: dict[str, Callable[[Mapping[str, Any], Context, str], JobResult]] = {
 
 
 def run(kind: str, data: Mapping[str, Any], context: Context, where: str) -> JobResult | None:
-    """The training that `curate train KIND` asks for; None on the ranks that have nothing to say."""
+    """Run the training of `curate train KIND`; None on all ranks but the first."""
     try:
         result = RUNS[kind](data, context, where)
     except UsageError:
-        if join_world().first:
+        if join_ranks().first:
             raise
-        # The first rank says the same; torchrun ends all ranks as soon as one has ended, so let it speak.
+        # The first rank reports the same error. torchrun ends all ranks as soon as one ends, so
+        # wait for it.
         time.sleep(PATIENCE)
         raise SystemExit(UsageError.exit_code) from None
-    speaks = join_world().first
-    leave_world()
-    return result if speaks else None
+    first = join_ranks().first
+    leave_ranks()
+    return result if first else None
 
 
 def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -> str:
-    """The resolved plan of a training run, for `--dry-run`."""
-    from curate.problems.store import stored_problems
-    from curate.train.distill import check_same_tokens, is_on_policy, on_policy
-
+    """Return the resolved plan of a training run, for `--dry-run`."""
     if kind == "distill" and is_on_policy(data, where):
         kind, data = "grpo", on_policy(data, where)
     if kind in ("sft", "distill"):
         config, model = _sft_config(data, where, DistillConfig if kind == "distill" else SFTConfig)
         if isinstance(config, DistillConfig) and config.kind != "sequences":
+            from curate.train.distill import check_same_tokens
+
             check_same_tokens(str(resolve_model(config.teacher).path), config.model)
         corpora = (
             [config.corpus]
@@ -181,7 +184,11 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
         )
         rows = sum(context.warehouse.latest("corpora", name).manifest["rows"] for name in corpora)
         steps = -(-round(rows * config.epochs) // config.batch_size)
-        return f"model   {model.name} ({model.hash[:12]})\ncorpus  {', '.join(corpora)}: {rows} rows\nsteps   {steps}"
+        return (
+            f"model   {model.name} ({model.hash[:12]})\n"
+            f"corpus  {', '.join(corpora)}: {rows} rows\n"
+            f"steps   {steps}"
+        )
     grpo, model, extra = _grpo_config(data, where)
     version = stored_problems(extra["problems"], context)
     rollouts = grpo.steps * grpo.prompts * grpo.samples
@@ -201,8 +208,8 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
 
 
 def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
-    """A row of `models` for a model that was not trained here, so that lineage ends in a name."""
-    if not join_world().first:
+    """Write a row of `models` for a model not trained here, so that lineage ends in a name."""
+    if not join_ranks().first:
         return
     query = "SELECT 1 FROM models WHERE model_hash = ? LIMIT 1"
     if not warehouse.exists() or warehouse.sql(query, [model.hash]).is_empty():
@@ -217,13 +224,12 @@ def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
 
 
 def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
-    """The engine's config beside a trainer on `device`.
+    """Return the config of an engine next to a trainer on `device`.
 
-    Where they share a GPU, vLLM must be able to give memory back. On GPUs of its own it is told how weights will come;
-    UsageError where one of them is the trainer's.
+    If they share a GPU, vLLM must be able to free its memory. An engine with its own GPUs is told
+    how weights will arrive. Raises UsageError if one of these is the trainer's.
     """
-    from curate.engines.vllm_transfer import way_of_weights
-    from curate.train.model.policy import pick_device
+    from curate.train.model.devices import pick_device
 
     name, device = choose(engine)[0], pick_device(device)
     check_devices(engine, name)
@@ -233,15 +239,16 @@ def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
     if engine.devices is not None:
         if both := sorted(trainers_gpus(device) & set(engine.devices)):
             raise UsageError(
-                f"engine.devices names GPU {', '.join(map(str, both))}, where the trainer works: give the engine "
-                "others, or leave engine.devices out, and it sleeps while the trainer works"
+                f"engine.devices names GPU {', '.join(map(str, both))}, which the trainer uses: "
+                "give the engine others, or leave engine.devices out: it then sleeps while the "
+                "trainer works"
             )
         return engine.model_copy(update={"transfer": way})
     return engine.model_copy(update={"args": {"enable_sleep_mode": True} | engine.args})
 
 
 def trainers_gpus(device: str) -> set[int]:
-    """Numbers of the GPUs that the ranks of this machine train on; `device` is this rank's."""
+    """Return the GPUs that the ranks of this machine train on; `device` is this rank's."""
     if "LOCAL_WORLD_SIZE" in os.environ:
         return set(range(int(os.environ["LOCAL_WORLD_SIZE"])))
     return {int(device.partition(":")[2] or 0)}
@@ -268,8 +275,8 @@ class _LazyEngine:
 def _bar(
     name: str, total: int, shown: tuple[str, ...]
 ) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """A progress bar that shows some metrics; on the first rank only."""
-    if not join_world().first:
+    """Show a progress bar with some metrics, on the first rank only."""
+    if not join_ranks().first:
         yield lambda *_: None
         return
     with task(name, total) as bar:
@@ -290,9 +297,7 @@ def _sft_config(
 
 
 def check_distill(data: Mapping[str, Any], where: str) -> None:
-    """UsageError where the config of a distillation is wrong."""
-    from curate.train.distill import is_on_policy, on_policy
-
+    """Raise UsageError if the config of a distillation is invalid."""
     if is_on_policy(data, where):
         check_grpo(on_policy(data, where), where)
     else:
@@ -300,9 +305,10 @@ def check_distill(data: Mapping[str, Any], where: str) -> None:
 
 
 def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[str, Any]]:
-    """The config and what stands beside it (problems, split, engine, held_out_limit); UsageError where it is wrong."""
-    from curate.problems import ProblemsConfig
+    """Return the config and the other keys of the job; UsageError if one is invalid.
 
+    These are `problems`, `split`, `engine` and `held_out_limit`.
+    """
     own = dict(data)
     problems = own.pop("problems", None)
     if problems is None:
@@ -318,9 +324,7 @@ def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[st
         "held_out_limit": own.pop("held_out_limit", 64),
     }
     config = validate(GRPOConfig, own, where)
-    components(
-        config.rewards
-    )  # a name or an option that is none is told before anything is sampled
+    components(config.rewards)  # fail on unknown components or options before sampling starts
     return config, extra
 
 
@@ -338,20 +342,20 @@ def _shown(metrics: Mapping[str, float], names: tuple[str, ...]) -> str:
     )
 
 
-def _how(made: TrainResult, started: float) -> str:
-    if made.skipped:
+def _how(trained: TrainResult, started: float) -> str:
+    if trained.skipped:
         return "done before"
-    resumed = f" from step {made.resumed_from}" if made.resumed_from else ""
+    resumed = f" from step {trained.resumed_from}" if trained.resumed_from else ""
     return f"{duration(time.monotonic() - started)}{resumed}"
 
 
-def _result(made: TrainResult, started: float) -> JobResult:
-    result = JobResult(model=str(made.chosen_path), seconds=time.monotonic() - started)
-    result.facts = {"run_id": made.run_id, "last": str(made.model_path)}
-    if made.best_path:
-        result.facts["best"] = str(made.best_path)
-    if made.warning:
-        result.facts["warning"] = made.warning
+def _result(trained: TrainResult, started: float) -> JobResult:
+    result = JobResult(model=str(trained.chosen_path), seconds=time.monotonic() - started)
+    result.facts = {"run_id": trained.run_id, "last": str(trained.model_path)}
+    if trained.best_path:
+        result.facts["best"] = str(trained.best_path)
+    if trained.warning:
+        result.facts["warning"] = trained.warning
     return result
 
 
@@ -360,15 +364,14 @@ def _record(
     kind: str,
     name: str,
     config: dict[str, Any],
-    made: TrainResult,
+    trained: TrainResult,
     result: JobResult,
 ) -> None:
-    if not join_world().first:
+    if not join_ranks().first:
         return
-    if not made.skipped:
-        context.record(digest(made.run_id)[:24], kind, name, config, result)
-    if (
-        not made.skipped or not (made.model_path / "README.md").exists()
-    ):  # killed before it was written
-        for path in {made.model_path, made.chosen_path}:
+    if not trained.skipped:
+        context.record(digest(trained.run_id)[:24], kind, name, config, result)
+    # A finished run without a card was killed before writing it.
+    if not trained.skipped or not (trained.model_path / "README.md").exists():
+        for path in {trained.model_path, trained.chosen_path}:
             write_card(context.warehouse, weights_hash(path))

@@ -1,14 +1,16 @@
-"""One training by several processes: `torchrun` in a child, which runs the command that a user would type.
+"""Training by several processes: `torchrun` runs, as a child, the command that a user would type.
 
     curate train KIND -c CONFIG -w WAREHOUSE      on every rank
 
-The run's identity does not depend on how many ranks there are, so that whoever started the child finds the finished run
-in the warehouse as if it had trained by itself, and another number of ranks goes on where this one was killed.
+A run's id does not depend on the number of ranks. The parent finds the finished run in the
+warehouse as if it had trained by itself, and another number of ranks can resume a killed run.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,14 +26,16 @@ TRAINED = ("sft", "distill", "grpo")
 def launch(
     kind: str, config: Mapping[str, Any], warehouse: Path, processes: int, where: str
 ) -> None:
-    """Train `kind` by so many ranks on this machine, and come back when it is done.
+    """Train `kind` by several ranks on this machine; returns when training is done.
 
-    Raises UsageError where there are fewer GPUs than ranks, CurateError where a rank failed: it has said why.
+    Raises UsageError if there are fewer GPUs than ranks, CurateError if a rank failed (which has
+    printed its error).
     """
     gpus = gpu_count()
     if 0 < gpus < processes:
         raise UsageError(
-            f"{where}: processes is {processes}, and this machine has {gpus} GPUs: name no more than those"
+            f"{where}: processes is {processes}, but this machine has {gpus} GPUs: use at most "
+            f"{gpus} processes"
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
@@ -44,7 +48,7 @@ def launch(
             f"--nproc-per-node={processes}",
         ]
         command = [*ranks, "-m", "curate.cli", "train", kind, "-c", str(path), "-w", str(warehouse)]
-        # What the ranks print goes where progress goes: stdout is for the results of this process.
+        # Ranks print to stderr, like progress: stdout is for the results of this process.
         child = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=_die_with_parent)
         try:
             code = child.wait()
@@ -54,8 +58,9 @@ def launch(
             raise
     if code:
         raise CurateError(
-            f"{where}: training by {processes} processes ended with {code}; the first error above is its cause. What "
-            "was committed is kept: run the same command again, and it goes on from the last checkpoint"
+            f"{where}: training by {processes} processes ended with exit code {code}; the first "
+            "error above is the cause. Committed work is kept: run the same command again to "
+            "resume from the last checkpoint"
         )
 
 
@@ -66,9 +71,9 @@ def gpu_count() -> int:
 
 
 def _die_with_parent() -> None:
-    """Where this process is killed, Linux ends torchrun, and torchrun its ranks: no two runs write one checkpoint."""
-    import ctypes
-    import signal
+    """Have Linux end torchrun, and torchrun its ranks, if this process is killed.
 
+    Otherwise a second run could write the same checkpoint.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

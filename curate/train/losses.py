@@ -1,49 +1,51 @@
 """Losses as pure functions of tensors.
 
-Tokens are flat: `[N]` holds the completion tokens of a micro-batch one after the other, `row` (`[N]`) says which of the
-`[B]` completions each belongs to. There is no padding, so there is no mask to forget.
+Tokens are flat: `[N]` holds the completion tokens of a micro-batch one after the other, and `row`
+(`[N]`) is the completion, of `[B]`, that each belongs to. There is no padding, so there is no mask
+to forget.
 
-Every loss is a sum of token terms times a weight a row, and the weights are computed once for the global batch
-(`row_weights`). How that batch is cut into micro-batches or ranks therefore cannot change a gradient, as long as
-gradients are summed and a completion is never cut in two.
+Every loss is a sum of token terms times a weight per row, and the weights are computed once for the
+global batch (`row_weights`). How that batch is cut into micro-batches or dealt to ranks therefore
+cannot change a gradient, as long as gradients are summed and a completion is never cut in two.
 
-Papers: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO (2507.18071); the estimators of
-KL are Schulman's ("Approximating KL divergence", 2020).
+Papers: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO
+(2507.18071). The KL estimators are Schulman's ("Approximating KL divergence", 2020).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 Normalisation = Literal["grpo", "dr_grpo", "dapo"]
 KLKind = Literal["k1", "k2", "k3"]
+DivergenceKind = Literal["forward", "reverse"]
 
-# exp(20) is 5e8: a ratio beyond it says that something is broken, and a finite number says it better than inf.
+# exp(20) is 5e8: a larger ratio means that something is broken, which a finite number shows as
+# well.
 MAX_LOG_RATIO = 20.0
 
 
 @dataclass
 class PolicyTokens:
-    """One micro-batch. `[N]` tokens of `[B]` completions; log-probs are those of the sampling temperature."""
+    """One micro-batch: `[N]` tokens of `[B]` completions, log-probs at the sampling temperature."""
 
     new: Tensor  # [N] log pi_theta of the sampled tokens, with gradient
     row: Tensor  # [N] int64, the completion each token belongs to
     advantage: Tensor  # [B]
     weight: Tensor  # [B] from `row_weights`; 0 leaves a row out
-    old: Tensor | None = (
-        None  # [N] log pi_old; None: the policy has not moved since sampling, so it is `new`
-    )
+    # [N] log pi_old; None if the policy has not moved since sampling, so that it is `new`
+    old: Tensor | None = None
     ref: Tensor | None = None  # [N] log pi_ref
     sampler: Tensor | None = None  # [N] log-probs that the engine reported
 
 
 @dataclass
 class PolicyLoss:
-    """`loss` is this micro-batch's share of the global loss; `sums` are summed over micro-batches and ranks."""
+    """`loss` is this micro-batch's part of the global loss; `sums` add up over micro-batches."""
 
     loss: Tensor  # scalar
     sums: dict[str, float] = field(default_factory=dict)
@@ -55,16 +57,14 @@ def row_weights(
     normalisation: Normalisation = "grpo",
     max_length: int | None = None,
 ) -> Tensor:
-    """`[R]` weights of the rows of a global batch from their lengths in tokens (`[R]`); rows not `kept` weigh 0.
+    """Return weights `[R]` of the rows of a global batch from their lengths in tokens (`[R]`).
 
     grpo:    1 / (R |o_i|)      mean over rows of the mean over tokens   (DeepSeekMath, eq. 3)
     dapo:    1 / sum_i |o_i|    mean over all tokens                     (DAPO, eq. 8)
     dr_grpo: 1 / (R L)          L = `max_length`, a constant             (Dr. GRPO, section 3.2)
 
-    R counts the kept rows. No kept row at all gives zeros.
+    R counts the kept rows; the others weigh 0.
     """
-    import torch
-
     lengths = lengths.to(torch.float64)
     kept = kept & (lengths > 0)
     rows = kept.sum().clamp(min=1)
@@ -77,14 +77,12 @@ def row_weights(
             raise ValueError("dr_grpo divides by a constant length: give max_length")
         weights = torch.ones_like(lengths) / (rows * max_length)
     else:
-        raise ValueError(f"no normalisation '{normalisation}'")
+        raise ValueError(f"unknown normalisation '{normalisation}'")
     return torch.where(kept, weights, torch.zeros_like(weights))
 
 
 def row_mean(values: Tensor, row: Tensor, rows: int) -> Tensor:
-    """`[rows]` mean over the tokens of each row (`[N]` values); 0 for a row without tokens."""
-    import torch
-
+    """Return the mean `[rows]` over the tokens of each row (`[N]` values); 0 without tokens."""
     total = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(0, row, values)
     count = torch.zeros(rows, dtype=values.dtype, device=values.device).index_add(
         0, row, torch.ones_like(values)
@@ -93,15 +91,14 @@ def row_mean(values: Tensor, row: Tensor, rows: int) -> Tensor:
 
 
 def kl_estimate(new: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
-    """`[N]` estimates of KL(pi_theta || pi_ref) at tokens sampled from pi_theta.
+    """Return estimates `[N]` of KL(pi_theta || pi_ref) at tokens sampled from pi_theta.
 
     k1 = log(pi/ref), k2 = k1^2 / 2, k3 = ref/pi - 1 - log(ref/pi)   (DeepSeekMath, eq. 4)
 
-    The plain gradient of k1 has mean zero, so minimising it regularises nothing. Here k1 keeps its value and takes the
-    score-function gradient, k1 * grad log pi, that of a KL penalty inside the reward (and, as it happens, that of k2).
+    The plain gradient of k1 has mean zero, so minimising it regularises nothing. Here k1 keeps its
+    value and takes the score-function gradient, k1 * grad log pi: that of a KL penalty inside the
+    reward, and the same as that of k2.
     """
-    import torch
-
     difference = (new - ref).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if kind == "k1":
         return difference.detach() * torch.exp(new - new.detach())
@@ -109,7 +106,7 @@ def kl_estimate(new: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
         return 0.5 * difference.square()
     if kind == "k3":
         return torch.expm1(-difference) + difference
-    raise ValueError(f"no KL estimator '{kind}'")
+    raise ValueError(f"unknown KL estimator '{kind}'")
 
 
 def policy_loss(
@@ -124,18 +121,19 @@ def policy_loss(
 ) -> PolicyLoss:
     """The clipped objective with a KL term (DeepSeekMath, eq. 3), negated.
 
-    loss = - sum_i w_i sum_t [ c_t min(r_t A_i, clip(r_t, 1 - clip_low, 1 + clip_high) A_i) - beta KL_t ]
+    loss = - sum_i w_i sum_t [ c_t min(r_t A_i, clip(r_t) A_i) - beta KL_t ]
 
-    r_t = pi_theta / pi_old of a token, or with `ratio="sequence"` exp of the mean log-ratio of its row (GSPO, eq. 7).
-    `clip_high > clip_low` is DAPO's clip-higher. `sampler_cap` C corrects that the engine's probabilities differ from
-    the trainer's by the detached c_t = min(pi_old / pi_sampler, C), truncated importance sampling; None: c_t = 1.
-    Rows of weight 0 get exactly zero gradient, whatever their log-probs hold.
+    clip(r) lies between 1 - clip_low and 1 + clip_high.
+
+    r_t = pi_theta / pi_old of a token, or with `ratio="sequence"` exp of the mean log-ratio of its
+    row (GSPO, eq. 7). `clip_high > clip_low` is DAPO's clip-higher. `sampler_cap` C corrects for
+    the difference between the engine's and the trainer's probabilities by the detached c_t =
+    min(pi_old / pi_sampler, C), truncated importance sampling; None: c_t = 1. Rows of weight 0 get
+    exactly zero gradient, whatever their log-probs hold.
     """
-    import torch
-
     weight, advantage = tokens.weight[tokens.row], tokens.advantage[tokens.row]
     live = weight != 0
-    # Replaced before they are used, not multiplied by 0 after: 0 * inf would be nan.
+    # Replaced before use, not multiplied by 0 afterwards: 0 * inf would be nan.
     new = torch.where(live, tokens.new, torch.zeros_like(tokens.new))
 
     def given(values: Tensor | None) -> Tensor:
@@ -181,26 +179,23 @@ def policy_loss(
 
 
 def sft_loss(new: Tensor, weight: Tensor) -> Tensor:
-    """Negative log-likelihood of the completion tokens: - sum_t w_t log pi_t, for `[N]` log-probs and `[N]` weights.
+    """Return - sum_t w_t log pi_t for log-probs `[N]` and weights `[N]` of completion tokens.
 
-    The weights are 1 / (number of completion tokens in the global batch), times a row's own weight in a mixture.
+    The weights are 1 / (completion tokens in the global batch), times a row's weight in a mixture.
     """
     return -(weight * new).sum()
 
 
-def divergence(
-    student: Tensor, teacher: Tensor, kind: Literal["forward", "reverse"] = "forward"
-) -> Tensor:
-    """`[N]` divergences between two next-token distributions, from their logits `[N, V]`.
+def divergence(student: Tensor, teacher: Tensor, kind: DivergenceKind = "forward") -> Tensor:
+    """Return divergences `[N]` between two next-token distributions from their logits `[N, V]`.
 
-    forward: KL(teacher || student) covers all that the teacher does; reverse: KL(student || teacher) keeps to what
-    the teacher holds likely (MiniLLM, arXiv 2306.08543). Both are exact sums over the vocabulary.
+    forward: KL(teacher || student) covers everything the teacher does. reverse: KL(student ||
+    teacher) keeps to what the teacher finds likely (MiniLLM, arXiv 2306.08543). Both are exact sums
+    over the vocabulary.
     """
-    import torch
-
     s, t = torch.log_softmax(student.float(), -1), torch.log_softmax(teacher.float(), -1)
     if kind == "forward":
         return (t.exp() * (t - s)).sum(-1)
     if kind == "reverse":
         return (s.exp() * (s - t)).sum(-1)
-    raise ValueError(f"no divergence '{kind}': choose forward or reverse")
+    raise ValueError(f"unknown divergence '{kind}': choose forward or reverse")

@@ -1,47 +1,48 @@
-"""What training measured, as parts of the `metrics` table, and the row that makes a trained model known."""
+"""Metrics of training (parts of the table `metrics`) and trained models (rows of `models`)."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import polars as pl
+
+from curate.engines.models import weights_hash
 from curate.rewards import components, does_not_count
+from curate.signals import annotate_frame
 from curate.train.advantages import TINY
-from curate.train.checkpoints import TrainResult
-from curate.train.ranks import World
+from curate.train.config import GRPOConfig
+from curate.train.ranks import Ranks
+from curate.train.result import TrainResult
 from curate.train.trackers import Trackers
+from curate.warehouse import Warehouse
 from curate.warehouse.files import now
 from curate.warehouse.identity import digest
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from curate.train.config import GRPOConfig
-    from curate.warehouse import Warehouse
-
 
 class MetricsLog:
-    """Rows of one run, published in parts named by their steps; a step that is there already is not published again."""
+    """Metrics of one run, published in parts named by their first step, each at most once."""
 
     def __init__(
         self,
         wh: Warehouse,
         name: str,
         run_id: str,
-        world: World,
+        ranks: Ranks,
         trackers: Sequence[str] = (),
         **facts: Any,
     ) -> None:
-        self.run_id, self.world = run_id, world
+        self.run_id, self.ranks = run_id, ranks
         self.version = wh.version("metrics", name, run_id, **facts)
         self.rows: list[dict[str, Any]] = []
-        wanted = trackers if world.first else ()
+        names = trackers if ranks.first else ()
         self.trackers = Trackers(
-            wanted, name, run_id, wh.root / "checkpoints" / run_id, facts.get("config") or {}
+            names, name, run_id, wh.root / "checkpoints" / run_id, facts.get("config") or {}
         )
 
     def add(self, step: int, metrics: dict[str, float]) -> None:
+        """Add the metrics of a step, and send them to the trackers."""
         self.rows += [
             {
                 "run_id": self.run_id,
@@ -55,13 +56,14 @@ class MetricsLog:
         self.trackers.log(step, metrics)
 
     def publish(self) -> None:
-        """Commit what was added since, as one part."""
-        if self.rows and self.world.first and not self.version.sealed:
+        """Commit the metrics added since the last call, as one part."""
+        if self.rows and self.ranks.first and not self.version.sealed:
             self.version.publish(f"step-{self.rows[0]['step']:06d}", self.rows)
         self.rows = []
 
     def seal(self) -> None:
-        if self.world.first:
+        """Seal the version and close the trackers."""
+        if self.ranks.first:
             self.version.seal()
         self.trackers.close()
 
@@ -74,9 +76,9 @@ def advantage_mass(frame: pl.DataFrame, weights: Mapping[str, float]) -> dict[st
     is the sum of these absolute values over that of all components.
     `mass_equal`: share of |advantage| in groups whose accuracy is the same for all completions.
     Nothing can be learnt there about being right, only about form, language and length. Groups
-    without a verdict do not count. All are 0 where no completion has an advantage. A value that is null carries nothing.
+    without a verdict do not count. All are 0 if no completion has an advantage. A null value
+    carries nothing.
     """
-    import polars as pl
 
     def apart(column: str) -> pl.Expr:
         return pl.col(column) - pl.col(column).mean().over("group")
@@ -101,14 +103,10 @@ def advantage_mass(frame: pl.DataFrame, weights: Mapping[str, float]) -> dict[st
 def round_metrics(
     frame: pl.DataFrame, sums: dict[str, float], config: GRPOConfig, updates: int
 ) -> dict[str, float]:
-    """What one round of rollouts and its updates measured; units in docs/train.md."""
-    import polars as pl
-
-    from curate.signals import annotate_frame
-
-    rich = annotate_frame(frame, ["language", "behaviour"])
+    """Return the metrics of one round of rollouts and its updates; units are in docs/train.md."""
+    signals = annotate_frame(frame, ["language", "behaviour"])
     spread = pl.col("reward").drop_nulls().n_unique().over("group")
-    taken = rich.select(
+    means_of_rows = signals.select(
         reward=pl.col("reward").mean(),
         **{name: pl.col(f"reward_{name}").mean() for name in config.rewards},
         unverifiable=pl.col("reward").is_null().mean(),
@@ -144,7 +142,7 @@ def round_metrics(
     mass = advantage_mass(counted, {part.name: part.weight for part in parts})
     return {
         k: float(v)
-        for k, v in {**taken, **mass, **measured, **totals, **means}.items()
+        for k, v in {**means_of_rows, **mass, **measured, **totals, **means}.items()
         if v is not None
     }
 
@@ -152,9 +150,9 @@ def round_metrics(
 def speeds(
     metrics: dict[str, float], rollout: float, train: float, whole: float
 ) -> dict[str, float]:
-    """Seconds of a round's parts, and tokens/s: sampled ones, and those that went through the model in training.
+    """Return the seconds of a round's parts, and tokens per second of sampling and of training.
 
-    A round that was read back, not sampled, has the speed of reading.
+    A round that was read back instead of sampled has the speed of reading.
     """
     return {
         "seconds_rollout": rollout,
@@ -174,9 +172,7 @@ def record_model(
     inputs: dict[str, Any],
     config: dict[str, Any],
 ) -> None:
-    """A row of the `models` table."""
-    from curate.engines.models import weights_hash
-
+    """Write a row of the `models` table."""
     row = {
         "model_hash": weights_hash(result.model_path),
         "name": name,

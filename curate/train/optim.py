@@ -1,19 +1,21 @@
-"""AdamW, its schedule, and one step with clipping that refuses what is not finite."""
+"""AdamW, its schedule, and one clipped step that refuses a gradient that is not finite."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from curate.train.config import OptimConfig
-from curate.train.model.slabs import give_back
-
-if TYPE_CHECKING:
-    from curate.train.model.policy import Policy
+from curate.train.model.policy import Policy
 
 
 def learning_rate(step: int, total: int, config: OptimConfig) -> float:
-    """The rate of step `step` (0 …) of `total`: linear warm-up, then cosine or linear to `floor * lr`, or constant."""
+    """Return the rate of step `step` (0 …) of `total`.
+
+    Linear warm-up, then cosine or linear down to `floor * lr`, or constant.
+    """
     warmup = config.warmup * total if config.warmup < 1 else config.warmup
     warmup = math.ceil(warmup)
     if step < warmup:
@@ -30,9 +32,7 @@ def learning_rate(step: int, total: int, config: OptimConfig) -> float:
 
 
 def make_optimizer(policy: Policy, config: OptimConfig) -> Any:
-    """AdamW over what is trained; vectors (norms, biases) get no weight decay."""
-    import torch
-
+    """Return AdamW over the trainable parameters; norms and biases get no weight decay."""
     parameters = policy.parameters()
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
@@ -45,9 +45,10 @@ def make_optimizer(policy: Policy, config: OptimConfig) -> Any:
 
 
 def optimizer_step(policy: Policy, optimizer: Any, lr: float, max_norm: float) -> float:
-    """Clip, step and clear; returns the gradient's norm before clipping. A norm that is not finite takes no step."""
-    import torch
+    """Clip, step and clear; returns the norm of the gradient before clipping.
 
+    Takes no step if the norm is not finite.
+    """
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), max_norm)
     if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()
@@ -57,5 +58,5 @@ def optimizer_step(policy: Policy, optimizer: Any, lr: float, max_norm: float) -
             group["lr"] = lr
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    give_back(policy.device)
+    policy.release_memory()
     return value

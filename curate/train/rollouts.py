@@ -1,38 +1,44 @@
-"""Rollouts: a round of completions asked, stored as traces, judged, rewarded, and read back by a run that was killed.
+"""Rollouts: a round of completions is sampled, stored as traces, judged and rewarded.
 
-A round is committed in three parts of one name: the traces as soon as they are sampled, then their verdicts, then
-rewards and advantages. Training always goes on from what was committed, read or just written, so that a resumed run
+A round is committed in three parts of one name: the traces as soon as they are sampled, then their
+verdicts, then rewards and advantages. Training always uses what was committed, so a resumed run
 sees the same numbers as an undisturbed one.
 """
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import torch
 
 from curate.atomic import disk_errors, whole_file, write_whole
+from curate.engines.base import encode
 from curate.errors import CurateError
+from curate.prompts.forms import with_opener_expr
+from curate.prompts.render import load_template, render
 from curate.records import Problem, Request, Sampling, Verdict
 from curate.rewards import score
+from curate.train.advantages import group_advantages
 from curate.train.config import GRPOConfig
+from curate.warehouse import Version, Warehouse
 from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.files import now
 from curate.warehouse.identity import digest, request_seed, rollout_trace_id
+from curate.warehouse.traces import trace_frame, with_parts
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from curate.warehouse import Version, Warehouse
-
-EXPIRY = "keep_days"  # file beside private tokens: for how many days they are kept
+EXPIRY = "keep_days"  # file next to private tokens: the number of days they are kept
 
 
 @dataclass
 class Rollouts:
-    """What samples, judges and stores for one training run."""
+    """Samples, judges and stores the rollouts of one training run."""
 
     config: GRPOConfig
     wh: Warehouse
@@ -46,8 +52,6 @@ class Rollouts:
     asleep: bool = False
 
     def __post_init__(self) -> None:
-        from curate.prompts.render import load_template
-
         self.template = load_template(self.config.template, self.config.form)
         self.form = str(self.template.form)
         facts: dict[str, Any] = {
@@ -64,13 +68,12 @@ class Rollouts:
         self.private = self.wh.root / "checkpoints" / self.run_id / "rounds"
 
     def round(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
-        """The rollouts called `name`: read back where they are committed, else sampled and judged now.
+        """Return the rollouts called `name`: read if they are committed, else sampled and judged.
 
-        Columns: those of `traces`, the problem's `question`, `target_language` and `verifier`, `reward`, `advantage`,
-        `group` (number of the problem in the round), and one `reward_<component>` each. Ordered by problem, sample.
+        Columns: those of `traces`, the problem's `question`, `target_language` and `verifier`,
+        `reward`, `advantage`, `group` (number of the problem in the round), and one
+        `reward_<component>` per component. Sorted by problem and sample.
         """
-        import polars as pl
-
         frame = self._read(name)
         if frame is None:
             frame = self._sample(name, policy_step, problems)
@@ -103,35 +106,28 @@ class Rollouts:
         )
         return frame.join(values, on="trace_id", how="left", maintain_order="left")
 
-    # --- the engine beside a trainer on one device
+    # --- the engine next to a trainer on one device
 
     def rest(self) -> None:
-        """The engine gives its memory back while the trainer works."""
+        """Have the engine free its memory while the trainer works."""
         if not self.asleep:
             self.engine.sleep()
             self.asleep = True
 
     def rouse(self) -> None:
+        """Wake the engine, if it sleeps."""
         if self.asleep:
-            import torch
-
-            torch.cuda.empty_cache()  # what the trainer's allocator holds and does not use (nothing without a GPU)
+            torch.cuda.empty_cache()  # unused blocks of the trainer's allocator; a no-op on a CPU
             self.engine.wake()
             self.asleep = False
 
     # --- sampling
 
     def prompt(self, problem: Problem) -> str:
-        from curate.prompts.render import render
-
+        """Return the problem in the template of the config."""
         return render(self.template, problem.question)
 
     def _sample(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
-        import polars as pl
-
-        from curate.engines.base import encode
-        from curate.warehouse.traces import trace_frame, with_parts
-
         config, rows = self.config, []
         prompts = {p.problem_id: self.prompt(p) for p in problems}
         ids = {p.problem_id: encode(self.tokenizer, prompts[p.problem_id]) for p in problems}
@@ -155,8 +151,8 @@ class Rollouts:
             problem_id, sample = keys[done.request_id]
             if done.finish_reason != "error" and done.token_ids is None:
                 raise CurateError(
-                    f"the engine '{self.engine.name}' gives no token ids, and sampled text must not be tokenised anew: "
-                    "train with vllm or transformers"
+                    f"the engine '{self.engine.name}' returns no token ids, and sampled text must "
+                    "not be tokenized again: train with vllm or transformers"
                 )
             rows.append(
                 {
@@ -196,20 +192,21 @@ class Rollouts:
         )
         if config.keep_tokens is not True:
             self._keep_private(name, frame)
-            bare = frame.with_columns(
+            without_tokens = frame.with_columns(
                 pl.lit(None, pl.List(pl.Int32)).alias("completion_token_ids"),
                 pl.lit(None, pl.List(pl.Int32)).alias("prompt_token_ids"),
                 pl.lit(None, pl.List(pl.Float32)).alias("logprobs"),
             )
-            self.traces.publish(name, bare)
+            self.traces.publish(name, without_tokens)
         else:
             self.traces.publish(name, frame)
         return self._read(name)  # type: ignore[return-value]
 
     def _read(self, name: str) -> pl.DataFrame | None:
-        """The committed traces of a round; None where there are none, or their tokens are gone."""
-        import polars as pl
+        """Return the committed traces of a round, or None.
 
+        Raises CurateError if their private tokens have expired.
+        """
         if not self.traces.has(name):
             return None
         if self.config.keep_tokens is True:
@@ -217,12 +214,14 @@ class Rollouts:
         path = self.private / f"{name}.parquet"
         if not path.exists():
             raise CurateError(
-                f"the tokens of the rollouts {name} are gone (keep_tokens={self.config.keep_tokens}), and the run "
-                "needs them to go on: start a new run with another seed"
+                f"the tokens of the rollouts {name} have expired "
+                f"(keep_tokens={self.config.keep_tokens}), and the run needs them to resume: start "
+                "a new run with another seed"
             )
         return pl.read_parquet(path)
 
     def _keep_private(self, name: str, frame: pl.DataFrame) -> None:
+        """Write the frame, with token ids and log-probs, next to the checkpoints."""
         self.private.mkdir(parents=True, exist_ok=True)
         if self.config.keep_tokens and not (self.private / EXPIRY).exists():
             write_whole(self.private / EXPIRY, str(float(self.config.keep_tokens)))
@@ -231,21 +230,21 @@ class Rollouts:
             frame.write_parquet(staged)
 
     def forget_tokens(self) -> None:
-        """Drop the private tokens of rounds that a checkpoint covers, where they are kept for no longer than that."""
+        """Remove private tokens that a checkpoint covers, if they are kept no longer than that."""
         if not self.config.keep_tokens:
             for path in self.private.glob("*.parquet"):
                 path.unlink(missing_ok=True)
 
     def expire_tokens(self) -> None:
-        """Drop private tokens older than their run said, in all runs of the warehouse; what a rerun needs stays."""
+        """Remove expired private tokens of all runs, except those that a resumed run needs."""
         for limit in (self.wh.root / "checkpoints").glob(f"*/rounds/{EXPIRY}"):
             run, oldest = limit.parents[1], time.time() - float(limit.read_text()) * 86_400
             covered = max(
                 (p.name for p in run.glob("step-*") if (p / "trainer.pt").exists()), default=""
             )
             for path in limit.parent.glob("step-*.parquet"):
-                done = path.name < covered or (run / "result.json").exists()
-                if done and path.stat().st_mtime < oldest:
+                covered_or_done = path.name < covered or (run / "result.json").exists()
+                if covered_or_done and path.stat().st_mtime < oldest:
                     path.unlink(missing_ok=True)
 
     # --- judging
@@ -253,20 +252,14 @@ class Rollouts:
     def _judge(
         self, name: str, policy_step: int, frame: pl.DataFrame, problems: Sequence[Problem]
     ) -> pl.DataFrame:
-        """Verdicts, rewards and advantages of a round, committed."""
-        import polars as pl
-        import torch
-
-        from curate.prompts.forms import with_opener_expr
-        from curate.train.advantages import group_advantages
-
+        """Commit verdicts, rewards and advantages of a round; returns its part of `rollouts`."""
         by_id = {p.problem_id: p for p in problems}
-        asked = [by_id[p] for p in frame["problem_id"]]
+        row_problems = [by_id[p] for p in frame["problem_id"]]
         text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
         verdicts = self.pool.verify_batch(
-            asked, frame.select(text).to_series().to_list(), forms=frame["form"].to_list()
+            row_problems, frame.select(text).to_series().to_list(), forms=frame["form"].to_list()
         )
-        self._publish_verdicts(name, frame, asked, verdicts)
+        self._publish_verdicts(name, frame, row_problems, verdicts)
         judged = frame.with_columns(
             verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String)
         )
@@ -293,11 +286,13 @@ class Rollouts:
         return pl.read_parquet(self.rollouts.part(name))
 
     def _publish_verdicts(
-        self, name: str, frame: pl.DataFrame, asked: Sequence[Problem], verdicts: Sequence[Verdict]
+        self,
+        name: str,
+        frame: pl.DataFrame,
+        problems: Sequence[Problem],
+        verdicts: Sequence[Verdict],
     ) -> None:
-        """Where `curate annotate` would put them, so that it finds them done."""
-        import polars as pl
-
+        """Store verdicts where `curate annotate` would, so that it does not judge them again."""
         rows = pl.DataFrame(
             [
                 {
@@ -309,7 +304,7 @@ class Rollouts:
                     "detail": v.detail,
                     "seconds": v.seconds,
                 }
-                for v, p in zip(verdicts, asked, strict=True)
+                for v, p in zip(verdicts, problems, strict=True)
             ],
             schema_overrides={"extracted": pl.String},
         )
@@ -318,15 +313,13 @@ class Rollouts:
         self.verdict_versions |= {version.ref: version for version in versions}
 
     def seal(self) -> None:
+        """Seal all versions of the run."""
         for version in (self.traces, self.rollouts, *self.verdict_versions.values()):
             version.seal()
 
 
 def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:
-    """Columns of numbers as one column of maps from their names."""
-    import numpy as np
-    import pyarrow as pa
-
+    """Return columns of numbers as one column of maps from their names."""
     names = pa.array(list(columns) * rows, pa.string())
     values = np.stack([c.to_numpy() for c in columns.values()], axis=1).reshape(-1)
     missing = np.stack([c.is_null().to_numpy() for c in columns.values()], axis=1).reshape(-1)
@@ -335,12 +328,11 @@ def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:
 
 
 def problem_stream(problems: Sequence[Problem], seed: int, start: int, count: int) -> list[Problem]:
-    """Problems `start` … of an endless stream: all of them shuffled, then shuffled again, and so on.
+    """Return `count` problems of an endless stream from position `start` on.
 
-    A round holds a problem once: where the stream turns over inside a round, those already taken are put off.
+    The stream is all problems shuffled, then shuffled again, and so on. A round holds a problem
+    once: if a shuffle ends inside a round, problems already in the round are skipped.
     """
-    import random
-
     ordered = sorted(problems, key=lambda p: p.problem_id)
     count = min(count, len(ordered))
     taken: dict[str, Problem] = {}
@@ -353,8 +345,3 @@ def problem_stream(problems: Sequence[Problem], seed: int, start: int, count: in
                 taken.setdefault(problem.problem_id, problem)
         epoch, position = epoch + 1, 0
     return list(taken.values())
-
-
-def push_directory(root: Path, run_id: str) -> Path:
-    """Where the weights lie that the engine reads."""
-    return root / "checkpoints" / run_id / "rollout"

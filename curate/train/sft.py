@@ -1,52 +1,49 @@
-"""Supervised fine-tuning on a corpus: the loss is on completions only, and their end token is trained.
+"""Supervised fine-tuning on a corpus: the loss is on completions only, end token included.
 
-    corpus -> token ids -> an order of batches, known in advance -> for each batch: loss, gradient, step
+    corpus -> token ids -> an order of batches, known in advance -> per batch: loss, gradient, step
 
-Departs from the textbook where that is faster and the same: examples lie in one row without padding and see only
-themselves; a beginning that all prompts of a micro-batch share (the template) is computed once; logits exist for a
-chunk of completion positions at a time.
+Departs from the textbook where the result is the same and faster: examples are in one row without
+padding and see only themselves; a beginning that all prompts of a micro-batch share (the template)
+is computed once; logits exist for a chunk of completion positions at a time.
 """
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import polars as pl
+import torch
+from torch import Tensor
+
+from curate.engines.base import encode
+from curate.engines.models import weights_hash
 from curate.errors import CurateError, UsageError
-from curate.train.checkpoints import Checkpoints, TrainResult
+from curate.train.checkpoints import Checkpoints
 from curate.train.config import Mixture, SFTConfig
 from curate.train.losses import sft_loss
-from curate.train.metrics import MetricsLog, record_model
-from curate.train.model.layout import Layout, Sequence_
-from curate.train.model.policy import (
-    Policy,
-    load_policy,
+from curate.train.metrics import MetricsLog
+from curate.train.model.layout import Layout, PromptCompletion
+from curate.train.model.policy import Policy
+from curate.train.optim import learning_rate, optimizer_step
+from curate.train.ranks import Ranks, join_ranks
+from curate.train.result import TrainResult
+from curate.train.runs import (
+    ProgressCallback,
+    check_finite,
+    config_identity,
     memory_errors,
-    seed_everything,
-    weights,
-    write_model,
+    start_run,
 )
-from curate.train.model.slabs import give_back
-from curate.train.optim import learning_rate, make_optimizer, optimizer_step
-from curate.train.ranks import World, join_world, shard
-
-if TYPE_CHECKING:
-    import polars as pl
-    from torch import Tensor
-
-    from curate.warehouse import Version, Warehouse
-
-Progress = Callable[[int, int, dict[str, float]], None]
+from curate.warehouse import Version, Warehouse
+from curate.warehouse.identity import digest
 
 # Raised when the same config would train another model: it is part of the run's id.
 TRAINER_VERSION = 1
-
 
 TAG = r"</?[a-z_]+>"
 
@@ -55,115 +52,84 @@ TAG = r"</?[a-z_]+>"
 class Example:
     """One row of a corpus as token ids; `weight` multiplies its loss."""
 
-    tokens: Sequence_
+    tokens: PromptCompletion
     weight: float
     trace_id: str
     difficulty: float
-    tags: int = 0  # how often its completion opens or closes a tag, such as <think>
+    tags: int = 0  # opening and closing tags in its completion, such as <think>
 
 
-# From the policy, a laid micro-batch and the weight of each token to this micro-batch's share of the loss.
-Objective = Callable[[Policy, Layout, "Tensor"], "Tensor"]
+# From the policy, the layout of a micro-batch and a weight per token to this micro-batch's part of
+# the loss.
+Objective = Callable[[Policy, Layout, Tensor], Tensor]
 
 
 def train_sft(
     config: SFTConfig,
     wh: Warehouse,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     *,
     objective: Objective | None = None,
     kind: str = "sft",
     inputs: dict[str, Any] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainResult:
-    """Fine-tune `config.model` on `config.corpus`; returns at once where the same run is finished.
+    """Fine-tune `config.model` on `config.corpus`; returns at once if the same run has finished.
 
-    `say` is given an example with its mask before the first step. `objective` is another loss than that of SFT,
-    `inputs` what it depends on beside the config (see distill.py). Raises UsageError for a missing corpus, column or
-    model, CurateError for a loss that is not finite.
+    `say` is given an example with its mask before the first step. `objective` replaces the loss of
+    SFT; `inputs` is what it depends on besides the config (see distill.py). Raises UsageError for a
+    missing corpus, column or model, CurateError for a loss that is not finite.
     """
-    from curate.engines.models import weights_hash
-    from curate.warehouse.identity import digest
-
     corpora = [(wh.latest("corpora", part.corpus), part) for part in mixture(config)]
     parent = weights_hash(config.model)
     inputs = {"model": parent, "corpora": [version.ref for version, _ in corpora], **(inputs or {})}
-    run_id = digest(kind, TRAINER_VERSION, identity(config), inputs)[:16]
+    run_id = digest(kind, TRAINER_VERSION, config_identity(config), inputs)[:16]
     checkpoints = Checkpoints(wh.root, run_id, config.checkpoint.keep_last)
-    if done := checkpoints.finished():
-        return done
+    if finished := checkpoints.finished():
+        return finished
 
-    world = join_world()
-    seed_everything(config.seed)
-    start = checkpoints.steps()[-1] if checkpoints.steps() else 0
-    path = checkpoints.directory(start) / "model" if start else config.model
-    policy, tokenizer = load_policy(config.model if config.compute.lora else path, config.compute)
+    ranks = join_ranks()
+    run = start_run(config, wh, checkpoints, ranks)
+    policy, tokenizer = run.policy, run.tokenizer
     examples, counts = load_examples(corpora, config, tokenizer)
-    batches = order(examples, config)
+    batches = batch_order(examples, config)
     for i in batches[0]:
         check_labels(examples[i], tokenizer)
-    if world.first:
-        say(
-            f"the first example; trained is what stands between the marks:\n{show_example(examples[0], tokenizer)}"
-        )
-    total = len(batches)
-    shard(policy, world, config.compute)
-    optimizer = make_optimizer(policy, config.optim)
-    if start:
-        checkpoints.load(start, policy, optimizer, world)
+    if ranks.first:
+        shown = show_example(examples[0], tokenizer)
+        say(f"the first example, trained between the marks:\n{shown}")
     facts = {"parents": inputs["corpora"], "config": config.model_dump(mode="json")}
-    log = MetricsLog(wh, config.name, run_id, world, config.trackers, **facts)
+    log = MetricsLog(wh, config.name, run_id, ranks, config.trackers, **facts)
     metrics: dict[str, float] = {}
 
-    for step in range(start, total):
+    total = len(batches)
+    for step in range(run.start, total):
         began = time.perf_counter()
+        batch = [examples[i] for i in batches[step]]
+        traces = [example.trace_id for example in batch]
         with memory_errors(step + 1):
-            loss, tokens = sft_step(
-                policy, [examples[i] for i in batches[step]], world, objective or likelihood
-            )
-            check_finite(loss, "loss", step + 1, [examples[i] for i in batches[step]])
+            loss, tokens = sft_step(policy, batch, ranks, objective or likelihood)
+            check_finite(loss, "loss", step + 1, traces)
             lr = learning_rate(step, total, config.optim)
-            norm = optimizer_step(policy, optimizer, lr, config.optim.max_grad_norm)
-            check_finite(norm, "gradient", step + 1, [examples[i] for i in batches[step]])
-        seconds = time.perf_counter() - began
-        metrics = {
-            "loss": loss,
-            "grad_norm": norm,
-            "lr": lr,
-            "tokens": tokens,
-            "tokens_per_second": tokens / seconds,
-        }
+            norm = optimizer_step(policy, run.optimizer, lr, config.optim.max_grad_norm)
+            check_finite(norm, "gradient", step + 1, traces)
+        rate = tokens / (time.perf_counter() - began)
+        metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens}
+        metrics["tokens_per_second"] = rate
         log.add(step + 1, metrics)
-        if progress and world.first:
+        if progress and ranks.first:
             progress(step + 1, total, metrics)
-        if (
-            config.checkpoint.every
-            and (step + 1) % config.checkpoint.every == 0
-            and step + 1 < total
-        ):
-            log.publish()  # first: steps that a checkpoint covers are not measured again
-            checkpoints.save(step + 1, policy, tokenizer, optimizer, world)
+        every = config.checkpoint.every
+        if every and (step + 1) % every == 0 and step + 1 < total:
+            # Published first, so that steps before a checkpoint are not measured twice.
+            log.publish()
+            checkpoints.save(step + 1, policy, tokenizer, run.optimizer, ranks)
 
     log.publish()
     log.seal()
-    result = TrainResult(
-        checkpoints.path / "model",
-        run_id,
-        total,
-        resumed_from=start,
-        metrics=metrics,
-        counts=counts,
-    )
-    dtype = final_dtype(config.checkpoint.dtype, config.model)
-    full = weights(policy)
-    if world.first:
-        settings = config.model_dump(mode="json")
-        record = partial(record_model, wh, result, config.name, kind, parent, inputs, settings)
-        checkpoints.finish(
-            partial(write_model, policy, tokenizer, dtype=dtype, state=full), result, record
-        )
-    world.barrier()
-    return result
+    result = TrainResult(checkpoints.path / "model", run_id, total, resumed_from=run.start)
+    result.metrics, result.counts = metrics, counts
+    return run.finish(result, kind, parent, inputs)
 
 
 def likelihood(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
@@ -172,49 +138,41 @@ def likelihood(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
 
 
 def sft_step(
-    policy: Policy, examples: list[Example], world: World, objective: Objective
+    policy: Policy, examples: list[Example], ranks: Ranks, objective: Objective
 ) -> tuple[float, int]:
-    """Gradients of one batch: loss over the whole of it, and tokens that went through the model, over all ranks."""
-    import torch
+    """Gradients of one batch; returns its loss, and the tokens that went through the model.
 
-    # One number for the whole batch, whatever micro-batches and ranks make of it.
+    Both are sums over all ranks.
+    """
+    # One number for the whole batch, however it is cut and dealt to ranks.
     count = sum(e.weight * len(e.tokens.completion) for e in examples)
-    own = world.mine(
-        sorted(examples, key=lambda e: -len(e.tokens.prompt) - len(e.tokens.completion))
-    )
+    own = ranks.mine(sorted(examples, key=lambda e: -len(e.tokens)))
     loss, tokens = 0.0, 0
-    for cut in policy.cut([e.tokens for e in own], world):
-        layout = policy.lay([own[i].tokens for i in cut])
-        weight = torch.tensor([own[i].weight / count for i in cut], device=policy.device)[
-            layout.row
-        ]
-        part = objective(policy, layout, weight)
+    for cut in policy.micro_batches([e.tokens for e in own], ranks):
+        layout = policy.layout([own[i].tokens for i in cut])
+        weights = torch.tensor([own[i].weight / count for i in cut], device=policy.device)
+        part = objective(policy, layout, weights[layout.row])
         part.backward()
-        give_back(policy.device)
+        policy.release_memory()
         loss += float(part.detach())
         tokens += layout.tokens
-    world.reduce_gradients(policy)
-    sums = world.add_up({"loss": loss, "tokens": tokens})
+    ranks.reduce_gradients(policy.parameters())
+    sums = ranks.all_reduce_sums({"loss": loss, "tokens": tokens})
     return sums["loss"], int(sums["tokens"])
 
 
 def mixture(config: SFTConfig) -> list[Mixture]:
-    """The corpora of a config as a mixture; one name is a mixture of one."""
+    """Return the corpora of a config as a mixture; one name is a mixture of one."""
     return [Mixture(corpus=config.corpus)] if isinstance(config.corpus, str) else config.corpus
-
-
-def identity(config: Any) -> dict[str, Any]:
-    """What of a config determines the trained weights: paths and what only says where or how often to save do not."""
-    aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
-    return config.model_dump(mode="json", exclude=aside)
 
 
 def load_examples(
     corpora: list[tuple[Version, Mixture]], config: SFTConfig, tokenizer: Any
 ) -> tuple[list[Example], dict[str, int]]:
-    """Rows of the corpora as token ids, too long ones truncated, skipped or refused; and what was counted."""
-    import polars as pl
+    """Return the rows of the corpora as token ids, and counts.
 
+    Rows that are too long are truncated, skipped or refused, as the config asks.
+    """
     examples: list[Example] = []
     counts = {"examples": 0, "too_long": 0, "tokens": 0}
     for version, part in corpora:
@@ -235,18 +193,21 @@ def load_examples(
                 counts["too_long"] += 1
                 if config.too_long == "fail":
                     raise UsageError(
-                        f"corpus {part.corpus}: trace {trace_id} has {len(prompt) + len(whole)} tokens, more than "
-                        f"max_length={config.max_length}: raise max_length, or set too_long to truncate or skip"
+                        f"corpus {part.corpus}: trace {trace_id} has {len(prompt) + len(whole)} "
+                        f"tokens, more than max_length={config.max_length}: raise max_length, or "
+                        "set too_long to truncate or skip"
                     )
                 whole = whole[: config.max_length - len(prompt)]
                 if config.too_long == "skip" or not whole:
                     continue
-            examples.append(Example(Sequence_(prompt, whole), weight, trace_id, *rest))
+            examples.append(Example(PromptCompletion(prompt, whole), weight, trace_id, *rest))
     if not examples:
         raise UsageError(
-            f"nothing to train on: all {counts['too_long']} rows are longer than max_length={config.max_length} tokens"
+            f"nothing to train on: all {counts['too_long']} rows are longer than "
+            f"max_length={config.max_length} tokens"
             if counts["too_long"]
-            else "the corpus is empty: loosen the rules of the filter that made it (`curate sql` on the table funnel)"
+            else "the corpus is empty: loosen the rules of the filter that made it (`curate sql` "
+            "on the table funnel)"
         )
     counts["examples"] = len(examples)
     counts["tokens"] = sum(len(e.tokens.completion) for e in examples)
@@ -254,14 +215,16 @@ def load_examples(
 
 
 def corpus_rows(version: Version, part: Mixture, config: SFTConfig) -> pl.DataFrame:
-    """Columns `prompt, completion, weight, trace_id, difficulty` of a corpus, weighted by mixture and domain."""
-    import polars as pl
+    """Read `prompt, completion, weight, trace_id, difficulty` of a corpus.
 
+    Weights are the product of those of the row, the mixture and the domain.
+    """
     columns = {"prompt", "completion", "weight", "trace_id", "difficulty", "domain", "problem_id"}
     frame = version.read().collect()
     if missing := {"prompt", "completion"} - set(frame.columns):
         raise UsageError(
-            f"corpus {version.ref} has no column {', '.join(sorted(missing))}: was it made by a filter?"
+            f"corpus {version.ref} has no column {', '.join(sorted(missing))}: was it made by a "
+            "filter?"
         )
     frame = frame.select([c for c in frame.columns if c in columns])
     for name in ("prompt", "completion"):
@@ -290,17 +253,18 @@ def corpus_rows(version: Version, part: Mixture, config: SFTConfig) -> pl.DataFr
 
 
 def encode_all(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
-    """Token ids of prompts, as engines make them: special tokens added, but never a second BOS."""
-    from curate.engines.base import encode
-
+    """Tokenize prompts as engines do: with special tokens, but never a second BOS."""
     cache: dict[str, list[int]] = {}
     return [
         cache.setdefault(p, encode(tokenizer, p)) if p not in cache else cache[p] for p in prompts
     ]
 
 
-def order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
-    """Indices of the examples of every step of all epochs: an own shuffle an epoch, or easy first in the first."""
+def batch_order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
+    """Return the indices of the examples of every step, over all epochs.
+
+    Reshuffled every epoch; with `order: difficulty` the first epoch runs easiest first.
+    """
     wanted = max(1, round(config.epochs * len(examples)))
     indices: list[int] = []
     epoch = 0
@@ -316,7 +280,7 @@ def order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
 
 
 def check_labels(example: Example, tokenizer: Any) -> None:
-    """What is trained must be the completion with all its tags (but for what was truncated). Raises CurateError."""
+    """Raise CurateError if the labels lose tags of the completion, or most of its characters."""
     ids = list(example.tokens.completion)
     text = tokenizer.decode(ids, skip_special_tokens=False)
     if ids and ids[-1] != tokenizer.eos_token_id and len(ids) < 2:
@@ -327,35 +291,19 @@ def check_labels(example: Example, tokenizer: Any) -> None:
     kept = len(re.findall(TAG, written))
     if ids and ids[-1] == tokenizer.eos_token_id and kept < example.tags:
         raise CurateError(
-            f"the tokenizer loses {example.tags - kept} of the {example.tags} tags of trace {example.trace_id}: the "
-            f"model could not learn to write them. It reads {text[:200]!r}: use another tokenizer, or another form"
+            f"the tokenizer loses {example.tags - kept} of the {example.tags} tags of trace "
+            f"{example.trace_id}, so the model could not learn to write them. The labels read "
+            f"{text[:200]!r}: use another tokenizer, or another form"
         )
     unknown = tokenizer.unk_token_id
     if unknown is not None and ids.count(unknown) > len(ids) // 2:
         raise CurateError(
-            f"the tokenizer does not know most of the first completion: it reads {text[:200]!r}"
+            f"the tokenizer has no tokens for most of the first completion: it reads {text[:200]!r}"
         )
 
 
 def show_example(example: Example, tokenizer: Any) -> str:
-    """An example with its mask: what is only read, and between the marks what is trained."""
+    """Return an example as text with its mask: the trained part is between the marks."""
     read = tokenizer.decode(example.tokens.prompt, skip_special_tokens=False)
     trained = tokenizer.decode(example.tokens.completion, skip_special_tokens=False)
     return f"{read}⟦{trained}⟧"
-
-
-def final_dtype(wanted: str, model: str) -> str:
-    from curate.train.model.policy import stored_dtype
-
-    return stored_dtype(model) if wanted == "auto" else wanted
-
-
-def check_finite(value: float, what: str, step: int, examples: list[Example]) -> None:
-    """Raises CurateError for nan or an infinity, with the step and its traces."""
-    if math.isfinite(value):
-        return
-    traces = ", ".join(e.trace_id for e in examples[:8]) + (" ..." if len(examples) > 8 else "")
-    raise CurateError(
-        f"the {what} of step {step} is not finite; its traces: {traces}. No step was made and the last checkpoint is "
-        "intact: lower optim.lr, or try compute.precision=fp32"
-    )

@@ -13,8 +13,8 @@ from curate.problems import ProblemsConfig
 from curate.rewards import components
 from curate.train import toy_base
 from curate.train.config import DistillConfig, GRPOConfig, Mixture, SFTConfig
-from curate.train.distill import is_on_policy, on_policy
 from curate.train.job import run_distill, run_grpo, run_sft
+from curate.train.on_policy import is_on_policy, on_policy
 
 
 class GRPOStage(GRPOConfig):

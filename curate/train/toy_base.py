@@ -1,9 +1,10 @@
-"""A small base model of known faults, for claims that must be testable in minutes on a CPU.
+"""A small base model with known faults, for claims that must be testable in minutes on a CPU.
 
-A Llama of about a million parameters over single characters, pre-trained from nothing on texts that are deliberately
-poor: sums (`chain_sum`) worked step by step, in which steps are wrong, tags are left out and two languages are mixed,
-each at a rate that the config names. What RL or a cold start then changes is known to have been there, and is no matter
-of what a web corpus held. It is a base for experiments: it can do nothing but these sums.
+A Llama of about a million parameters over single characters, pre-trained from scratch on
+deliberately faulty texts: sums (`chain_sum`) worked step by step, in which steps are wrong, tags
+are missing and two languages are mixed, each at a rate that the config sets. So it is known which
+faults RL or a cold start found there, which no web corpus could tell. It is a base for experiments
+and can do nothing but these sums.
 """
 
 from __future__ import annotations
@@ -12,26 +13,26 @@ import random
 import re
 import string
 import time
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from curate.config import Config
+from curate.engines.models import weights_hash
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration, task
+from curate.train.result import TrainResult
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+BASE_VERSION = 1  # raised when the same config would give another model
 
-BASE_VERSION = 1  # raised when the same config would make another model
-
-# Opening, between two steps, closing; the words of curate/problems/solutions.py, so that a cold start on worked
-# solutions speaks of the same things. The last is a check of the step before it.
+# Opening, link between two steps, closing, and a check of the step before. The words are those of
+# curate/problems/solutions.py, so that a cold start on worked solutions uses the same ones.
 PHRASES = {
     "en": ("Step by step: ", ", then ", ". So the result is {}.", ", wait, let me check: "),
     "zh": ("逐步计算：", "，然后 ", "。所以结果是 {}。", "，等等，验算："),
@@ -41,33 +42,48 @@ _SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
 
 
 class BaseConfig(Config):
-    """How large the base is, how long it learns, and what is wrong with the texts it learns from.
+    """How large the base is, how long it trains, and how faulty its texts are.
 
-    The rates are this project's own: they leave pass@1 low and pass@8 well above 0, so that RL has something to find.
+    The rates are this project's own: they leave pass@1 low and pass@8 well above 0, so that RL has
+    something to find.
     """
 
     name: str = "base"
-    problems: str  # stored sums; questions of the training split only
+    """Name of the model."""
+    problems: str
+    """Stored sums; only their training split is used."""
     hidden: int = Field(128, ge=32)
+    """Width of the model."""
     layers: int = Field(4, ge=1)
+    """Decoder layers."""
     heads: int = Field(4, ge=1)
+    """Attention heads."""
     steps: int = Field(700, ge=1)
-    batch_size: int = Field(48, ge=1)  # texts a step
-    lr: float = Field(2e-3, gt=0)
-    wrong: float = Field(0.25, ge=0, le=1)  # chance that a step's result is off by one to three
-    untagged: float = Field(0.5, ge=0, le=1)  # share of texts in which a tag is missing
-    mixed: float = Field(
-        0.5, ge=0, le=1
-    )  # share of texts whose phrases are drawn from both languages
-    checks: float = Field(0.15, ge=0, le=1)  # chance that a step is checked, and then always right
-    max_length: int = Field(512, ge=64)  # positions the model has
+    """Steps of pre-training."""
+    batch_size: int = Field(48, ge=1)
+    """Texts per step."""
+    lr: float = Field(0.002, gt=0)
+    """Highest learning rate."""
+    wrong: float = Field(0.25, ge=0, le=1)
+    """Chance that the result of a step is off by one to three."""
+    untagged: float = Field(0.5, ge=0, le=1)
+    """Share of texts with a missing tag."""
+    mixed: float = Field(0.5, ge=0, le=1)
+    """Share of texts with phrases of both languages."""
+    checks: float = Field(0.15, ge=0, le=1)
+    """Chance that a step is checked, which makes it right."""
+    max_length: int = Field(512, ge=64)
+    """Positions of the model."""
     seed: int = 0
+    """Of the weights and the texts."""
 
 
 def run(config: BaseConfig, context: Context) -> JobResult:
-    """Pre-train the base, or find it made; its directory is `result.model`. A killed run begins again."""
-    from curate.engines.models import weights_hash
-    from curate.train.checkpoints import Checkpoints, TrainResult
+    """Pre-train the base unless it exists; its directory is `result.model`.
+
+    A killed run starts again.
+    """
+    from curate.train.checkpoints import Checkpoints
 
     started = time.monotonic()
     version = context.warehouse.latest(
@@ -75,67 +91,76 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     )
     run_id = digest("base", BASE_VERSION, config.model_dump(mode="json"), version.ref)[:16]
     checkpoints = Checkpoints(context.warehouse.root, run_id)
-    made = checkpoints.finished()
+    trained = checkpoints.finished()
     result = JobResult(refs=[version.ref])
-    if made is None:
+    if trained is None:
         questions = version.read(["question", "target_language", "split"]).collect()
         rows = (
             questions.filter(questions["split"] == "train")
             .select("question", "target_language")
             .rows()
         )
-        asked = [(q, language or "en") for q, language in rows if _SUM.search(q)]
-        if not asked:
+        sums = [(q, language or "en") for q, language in rows if _SUM.search(q)]
+        if not sums:
             raise UsageError(
-                f"base: {version.ref} holds no sums in its training split: it learns chain_sum only"
+                f"base: {version.ref} has no sums in its training split, and the base learns "
+                "only chain_sum"
             )
-        model, tokenizer, loss = pretrain(config, asked)
+        model, tokenizer, loss = pretrain(config, sums)
 
         def write(path: Path) -> None:
             model.save_pretrained(path)
             tokenizer.save_pretrained(path)
 
-        made = TrainResult(checkpoints.path / "model", run_id, config.steps, metrics={"loss": loss})
-        made.counts = {"parameters": sum(p.numel() for p in model.parameters())}
-        remember = partial(_remember, config, made, version.ref, context)
-        checkpoints.finish(write, made, remember)
-        result.rows = len(asked)
-    result.model, result.seconds = str(made.model_path), time.monotonic() - started
-    result.facts = {"run_id": run_id, "model_hash": weights_hash(made.model_path)}
-    result.summary = f"{config.steps} steps on poor traces of sums, {duration(result.seconds)}"
+        trained = TrainResult(checkpoints.path / "model", run_id, config.steps)
+        trained.metrics = {"loss": loss}
+        trained.counts = {"parameters": sum(p.numel() for p in model.parameters())}
+        record = partial(_record_model, config, trained, version.ref, context)
+        checkpoints.finish(write, trained, record)
+        result.rows = len(sums)
+    result.model, result.seconds = str(trained.model_path), time.monotonic() - started
+    result.facts = {"run_id": run_id, "model_hash": weights_hash(trained.model_path)}
+    result.summary = f"{config.steps} steps on faulty traces of sums, {duration(result.seconds)}"
     if result.rows:
         context.record(run_id, "base", config.name, config.model_dump(mode="json"), result)
-    if result.rows or not (made.model_path / "README.md").exists():  # killed before it was written
+    # A finished base without a card was killed before writing it.
+    if result.rows or not (trained.model_path / "README.md").exists():
         write_card(context.warehouse, result.facts["model_hash"])
     return result
 
 
-def _remember(config: BaseConfig, made: Any, problems: str, context: Context) -> None:
+def _record_model(
+    config: BaseConfig, trained: TrainResult, problems: str, context: Context
+) -> None:
     from curate.train.metrics import record_model
 
     inputs = {"problems": [problems]}
     record_model(
-        context.warehouse, made, config.name, "base", "", inputs, config.model_dump(mode="json")
+        context.warehouse, trained, config.name, "base", "", inputs, config.model_dump(mode="json")
     )
 
 
-def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any, Any, float]:
-    """(model, tokenizer, last loss) after `steps` batches of fresh poor traces; the loss is on the whole text."""
+def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, Any, float]:
+    """Pre-train on `steps` batches of fresh faulty traces; the loss is on the whole text.
+
+    Returns model, tokenizer and the last loss. `sums` are questions with their languages.
+    """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
     from curate.engines.testing.tiny import char_tokenizer
 
     letters = string.printable[:95] + "\n" + "".join("".join(p) for p in PHRASES.values())
-    tokenizer = char_tokenizer("".join(dict.fromkeys(letters + "".join(q for q, _ in asked))))
+    tokenizer = char_tokenizer("".join(dict.fromkeys(letters + "".join(q for q, _ in sums))))
     end = tokenizer.eos_token_id
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=3 * config.hidden,
-        num_hidden_layers=config.layers, num_attention_heads=config.heads, num_key_value_heads=config.heads,
-        max_position_embeddings=config.max_length, tie_word_embeddings=True, bos_token_id=None, eos_token_id=end,
+        num_hidden_layers=config.layers, num_attention_heads=config.heads,
+        num_key_value_heads=config.heads, max_position_embeddings=config.max_length,
+        tie_word_embeddings=True, bos_token_id=None, eos_token_id=end,
         pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    dice = random.Random(config.seed)
+    rng = random.Random(config.seed)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = LlamaForCausalLM(shape)
@@ -149,15 +174,15 @@ def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any,
     value = float("nan")
     with task(config.name, config.steps) as bar:
         for step in range(config.steps):
-            texts = [poor_text(*dice.choice(asked), config, dice) for _ in range(config.batch_size)]
+            texts = [faulty_text(*rng.choice(sums), config, rng) for _ in range(config.batch_size)]
             ids = [[*tokenizer.encode(text, add_special_tokens=False), end] for text in texts]
             wide = max(map(len, ids))
             batch = torch.tensor(
                 [row + [tokenizer.pad_token_id] * (wide - len(row)) for row in ids]
             )
-            known = torch.tensor([[1] * len(row) + [0] * (wide - len(row)) for row in ids])
-            labels = batch.masked_fill(known == 0, -100)
-            loss = model(input_ids=batch, attention_mask=known, labels=labels).loss
+            present = torch.tensor([[1] * len(row) + [0] * (wide - len(row)) for row in ids])
+            labels = batch.masked_fill(present == 0, -100)
+            loss = model(input_ids=batch, attention_mask=present, labels=labels).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             rate = min((step + 1) / warm, 1.0) * (1 - 0.9 * step / config.steps)
@@ -170,32 +195,33 @@ def pretrain(config: BaseConfig, asked: Sequence[tuple[str, str]]) -> tuple[Any,
     return model.eval(), tokenizer, value
 
 
-def poor_text(question: str, language: str, config: BaseConfig, dice: random.Random) -> str:
-    """A question and a poor answer to it, as the base reads them; the faults are drawn at the rates of the config."""
-    found = _SUM.search(question)
-    assert found is not None
-    terms = [int(term.replace(" ", "")) for term in _TERM.findall(found.group())]
-    own = language if language in PHRASES else "en"
-    mixed = dice.random() < config.mixed
+def faulty_text(question: str, language: str, config: BaseConfig, rng: random.Random) -> str:
+    """Return a question and a faulty answer, with faults at the rates of the config."""
+    match = _SUM.search(question)
+    assert match is not None
+    terms = [int(term.replace(" ", "")) for term in _TERM.findall(match.group())]
+    native = language if language in PHRASES else "en"
+    mixed = rng.random() < config.mixed
 
     def phrase(number: int) -> str:
-        return PHRASES[dice.choice(list(PHRASES)) if mixed else own][number]
+        return PHRASES[rng.choice(list(PHRASES)) if mixed else native][number]
 
     total, steps = terms[0], phrase(0)
     for number, term in enumerate(terms[1:]):
         right = total + term
-        said = right + dice.choice((-3, -2, -1, 1, 2, 3)) if dice.random() < config.wrong else right
+        wrong = rng.random() < config.wrong
+        written = right + rng.choice((-3, -2, -1, 1, 2, 3)) if wrong else right
         equation = f"{total} {'-' if term < 0 else '+'} {abs(term)} = "
-        steps += (phrase(1) if number else "") + equation + str(said)
-        if dice.random() < config.checks:
-            said = right
-            steps += phrase(3) + equation + str(said)
-        total = said
+        steps += (phrase(1) if number else "") + equation + str(written)
+        if rng.random() < config.checks:
+            written = right
+            steps += phrase(3) + equation + str(written)
+        total = written
     steps += phrase(2).format(total)
-    if dice.random() >= config.untagged:
+    if rng.random() >= config.untagged:
         text = f"<think> {steps} </think> <answer> {total} </answer>"
     else:
-        text = dice.choice((
+        text = rng.choice((
             f"{steps} {total}",
             f"<think> {steps} <answer> {total} </answer>",
             f"<think> {steps} </think> {total}",

@@ -1,4 +1,4 @@
-"""Metrics to TensorBoard, Weights & Biases or trackio, where a config asks; the `metrics` table has them anyway."""
+"""Metrics for TensorBoard, Weights & Biases or trackio, besides the table `metrics`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "trackio": "trackio"
 
 
 class Trackers:
-    """The trackers of one run. A run that goes on continues under its own id."""
+    """The trackers of one run. A resumed run continues under its own id."""
 
     def __init__(
         self, names: Sequence[str], name: str, run_id: str, folder: Path, config: dict[str, Any]
@@ -27,10 +27,11 @@ class Trackers:
                 )
                 self._writers.append(writer)
             elif tracker == "wandb":
-                made = _load("wandb", tracker).init(
-                    project="curate", name=name, id=run_id, resume="allow", config=config
+                self._runs.append(
+                    _load("wandb", tracker).init(
+                        project="curate", name=name, id=run_id, resume="allow", config=config
+                    )
                 )
-                self._runs.append(made)
             else:
                 _load("trackio", tracker).init(
                     project="curate", name=f"{name}-{run_id}", resume="allow", config=config
@@ -56,6 +57,6 @@ def _load(module: str, tracker: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"trackers: {tracker} is not installed: pip install {PACKAGES[tracker]}, or leave it out (the metrics are "
-            "in the warehouse: select * from metrics)"
+            f"trackers: {tracker} is not installed: pip install {PACKAGES[tracker]}, or leave it "
+            "out (the metrics are in the warehouse: select * from metrics)"
         ) from error

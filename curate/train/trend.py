@@ -64,8 +64,8 @@ def falling(levels: Sequence[tuple[float, float]], name: str) -> str | None:
     recent = levels[-MAX_ROUNDS:]
     return (
         f"warning: {name} of the rollouts falls, from {recent[0][0]:.2f} to {recent[-1][0]:.2f} "
-        f"over the last {len(recent)} rounds. Differences between problems do not explain it: training "
-        "makes the policy worse. Lower optim.lr or take more prompts per round; where the metric "
-        "mass_equal is above 0.2, set loss.advantage: none. With evaluation.every and "
+        f"over the last {len(recent)} rounds. Differences between problems do not explain it: "
+        "training makes the policy worse. Lower optim.lr or take more prompts per round; if the "
+        "metric mass_equal is above 0.2, set loss.advantage: none. With evaluation.every and "
         "checkpoint.keep_best the result is the best policy, not the last"
     )

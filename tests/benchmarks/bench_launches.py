@@ -91,7 +91,7 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from curate.train.config import ModelConfig
-    from curate.train.model.layout import Sequence_
+    from curate.train.model.layout import PromptCompletion
     from curate.train.model.policy import Policy
 
     ctypes.CDLL(None).mallopt(
@@ -117,7 +117,7 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
         ModelConfig(precision="bf16", micro_batch_tokens=1 << 20),
         device="cpu",
     )
-    layout = policy.lay([Sequence_(t[:20], t[20:]) for t in tokens])
+    layout = policy.layout([PromptCompletion(t[:20], t[20:]) for t in tokens])
     model, ids = llama(args.layers, True).train(), torch.tensor(tokens)
 
     def plainly() -> Any:
@@ -132,11 +132,11 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
 def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
     """One GRPO update of one group; RMSNorm as our own function, whose operators `main` replaces by three."""
     from curate.train.config import GRPOConfig, ModelConfig
-    from curate.train.grpo import Row, grpo_step
+    from curate.train.grpo import RolloutRow, grpo_step
     from curate.train.model import attention
-    from curate.train.model.layout import Sequence_
+    from curate.train.model.layout import PromptCompletion
     from curate.train.model.policy import Policy
-    from curate.train.ranks import World
+    from curate.train.ranks import Ranks
 
     attention.matmul_attention = attention.sdpa_attention
     policy = Policy(
@@ -144,12 +144,13 @@ def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
     )
     config = GRPOConfig(model="none")
     rows = [
-        Row(Sequence_(t[:20], t[20:]), "", 0, (-1.0) ** i, True, None) for i, t in enumerate(tokens)
+        RolloutRow(PromptCompletion(t[:20], t[20:]), "", 0, (-1.0) ** i, True, None)
+        for i, t in enumerate(tokens)
     ]
 
     def update() -> None:
         policy.model.zero_grad(set_to_none=True)
-        grpo_step(policy, rows, config, World(), 1)
+        grpo_step(policy, rows, config, Ranks(), 1)
 
     return update
 
@@ -173,18 +174,21 @@ def norms(layers: int) -> int:
     """Operators of all our RMSNorms, forward, backward and normalised again, less those a GPU launches for them."""
     import torch
 
-    from curate.train.model.layers import _functions, _normed
+    from curate.train.model.layers import LeanNorm, _normalise
 
     x, weight = torch.randn(1, 5, 64, requires_grad=True), torch.ones(64, requires_grad=True)
-    norm = _functions()[2]
     whole = (
-        sum(counted(lambda: norm.apply(x, weight, 1e-6)[0].backward(torch.ones(1, 5, 64))).values())
+        sum(
+            counted(
+                lambda: LeanNorm.apply(x, weight, 1e-6)[0].backward(torch.ones(1, 5, 64))
+            ).values()
+        )
         - 1
     )
     again = (
         sum(
             counted(
-                lambda: _normed(x.detach(), torch.ones(1, 5, 1), weight.detach(), 1e-6)
+                lambda: _normalise(x.detach(), torch.ones(1, 5, 1), weight.detach(), 1e-6)
             ).values()
         )
         - 1

@@ -95,20 +95,20 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
         trainer.train()
     else:
         from curate.train.config import OptimConfig
-        from curate.train.model.layout import Sequence_
+        from curate.train.model.layout import PromptCompletion
         from curate.train.optim import make_optimizer, optimizer_step
-        from curate.train.ranks import World
+        from curate.train.ranks import Ranks
         from curate.train.sft import Example, likelihood, sft_step
 
         policy = our_policy(contender, args)
         optimizer = make_optimizer(policy, OptimConfig())
         rows = [
-            Example(Sequence_(p, c), 1.0, "", 0.5)
+            Example(PromptCompletion(p, c), 1.0, "", 0.5)
             for p, c in zip(prompts, completions, strict=True)
         ]
         started = time.perf_counter()
         for at in range(0, count, args.batch):
-            sft_step(policy, rows[at : at + args.batch], World(), likelihood)
+            sft_step(policy, rows[at : at + args.batch], Ranks(), likelihood)
             optimizer_step(policy, optimizer, 1e-6, 1.0)
     if args.device == "cuda":
         import torch
@@ -163,22 +163,22 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
             optimizer.zero_grad()
     else:
         from curate.train.config import GRPOConfig
-        from curate.train.grpo import Row, grpo_step
-        from curate.train.model.layout import Sequence_
+        from curate.train.grpo import RolloutRow, grpo_step
+        from curate.train.model.layout import PromptCompletion
         from curate.train.optim import make_optimizer, optimizer_step
-        from curate.train.ranks import World
+        from curate.train.ranks import Ranks
 
         policy = our_policy(contender, args)
         model = policy.model
         config = GRPOConfig(model=str(args.model))
         optimizer = make_optimizer(policy, config.optim)
         rows = [
-            Row(Sequence_(prompt, c), "", 0, a, True, None)
+            RolloutRow(PromptCompletion(prompt, c), "", 0, a, True, None)
             for c, a in zip(completions, advantages, strict=True)
         ]
 
         def update() -> None:
-            grpo_step(policy, rows, config, World(), 1)
+            grpo_step(policy, rows, config, Ranks(), 1)
             optimizer_step(policy, optimizer, 1e-6, 1.0)
 
     parameters = sum(p.numel() for p in model.parameters()) / 2**30
@@ -326,7 +326,7 @@ def our_policy(contender: str, args: argparse.Namespace) -> Any:
     from curate.train.model import policy as model
 
     if contender.startswith("ours-plain"):
-        model.make_lean = lambda *_: None
+        model.use_lean_layers = lambda *_: None
     return model.load_policy(args.model, ModelConfig.model_validate(our_compute(contender, args)))[
         0
     ]

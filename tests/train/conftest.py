@@ -11,7 +11,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from curate.train.model.layout import Sequence_
+from curate.train.model.layout import PromptCompletion
 
 # `CURATE_TEST_DEVICE=cuda pytest tests/train` holds a GPU to the same values.
 DEVICE = os.environ.get("CURATE_TEST_DEVICE", "cpu")
@@ -35,11 +35,11 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sequences() -> list[Sequence_]:
+def sequences() -> list[PromptCompletion]:
     return ragged()
 
 
-def ragged() -> list[Sequence_]:
+def ragged() -> list[PromptCompletion]:
     """Ragged: three prompts with a common beginning of 12 tokens, with 3, 1 and 4 completions of 1 to 9 tokens."""
     dice = random.Random(0)
 
@@ -50,14 +50,14 @@ def ragged() -> list[Sequence_]:
     made = []
     for tail, lengths in ((5, (3, 1, 9)), (2, (6,)), (9, (2, 8, 8, 5))):
         prompt = head + draw(tail)
-        made += [Sequence_(prompt, draw(n)) for n in lengths]
+        made += [PromptCompletion(prompt, draw(n)) for n in lengths]
     return made
 
 
 def policy_of(path: Path, double: bool = True, device: str = DEVICE, **compute: Any) -> Any:
     """A policy in float64 (the model's own arithmetic), or fp32."""
     from curate.train.config import ModelConfig
-    from curate.train.model.policy import load_policy
+    from curate.train.model.loading import load_policy
 
     policy, _ = load_policy(path, ModelConfig(precision="fp32", device=device, **compute))
     if double:

@@ -7,7 +7,7 @@ from typing import Any
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
     """`kind` is sft, bf16 (sft in that precision), lora, grpo or gradients; with `-until-2` all die after step 2."""
-    from curate.train.ranks import leave_world
+    from curate.train.ranks import leave_ranks
     from curate.warehouse import Warehouse
 
     kind, _, dies = kind.partition("-")
@@ -27,7 +27,7 @@ def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
         gradients(model, warehouse, compute)
     else:
         (grpo if kind == "grpo" else sft)(model, Warehouse(warehouse), compute)
-    leave_world()
+    leave_ranks()
 
 
 def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
@@ -38,17 +38,18 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
     import torch
 
     from curate.train.config import GRPOConfig, ModelConfig
-    from curate.train.grpo import Row, grpo_step
-    from curate.train.model.policy import load_policy
-    from curate.train.ranks import join_world, shard
+    from curate.train.grpo import RolloutRow, grpo_step
+    from curate.train.model.loading import load_policy
+    from curate.train.model.sharding import shard
+    from curate.train.ranks import join_ranks
     from curate.train.sft import Example, likelihood, sft_step
     from tests.train.conftest import ragged
 
-    world = join_world()
+    ranks = join_ranks()
     options = ModelConfig.model_validate(compute | {"micro_batch_tokens": 30})
     policy, _ = load_policy(model, options)
     policy.model.double()
-    shard(policy, world, options)
+    shard(policy, ranks, options)
     dice = random.Random(1)
 
     def near(count: int) -> list[float]:
@@ -58,7 +59,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
     for i, tokens in enumerate(ragged()):
         n = len(tokens.completion)
         rows.append(
-            Row(tokens, f"t{i}", i // 4, dice.gauss(0, 1), i != 5, near(n), near(n), near(n))
+            RolloutRow(tokens, f"t{i}", i // 4, dice.gauss(0, 1), i != 5, near(n), near(n), near(n))
         )
         rows[-1].old, rows[-1].ref = (
             torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref)
@@ -67,7 +68,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
     found: dict[str, dict[str, Any]] = {}
     for kind in ("grpo", "dr_grpo", "dapo", "sft"):
         if kind == "sft":
-            sft_step(policy, examples, world, likelihood)
+            sft_step(policy, examples, ranks, likelihood)
         else:
             loss = {
                 "normalisation": kind,
@@ -75,7 +76,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
                 "ratio": "sequence" if kind == "dapo" else "token",
             }
             grpo_step(
-                policy, rows, GRPOConfig.model_validate({"model": model, "loss": loss}), world, 1
+                policy, rows, GRPOConfig.model_validate({"model": model, "loss": loss}), ranks, 1
             )
         found[kind] = {}
         for name, parameter in policy.model.named_parameters():
@@ -84,7 +85,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
                 grad.full_tensor() if hasattr(grad, "full_tensor") else grad
             ).clone()
             parameter.grad = None
-    if world.first:
+    if ranks.first:
         torch.save(found, Path(folder) / "gradients.pt")
 
 
@@ -122,11 +123,11 @@ def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:
     from curate.engines import EngineConfig
     from curate.engines.transformers import TransformersEngine
     from curate.train.grpo import train_grpo
-    from curate.train.ranks import join_world
+    from curate.train.ranks import join_ranks
     from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config
 
     engine = None
-    if join_world().first:
+    if join_ranks().first:
         engine = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), model)
     settings = config(model, steps=2, compute=compute, loss={"beta": 0.1}, mini_batches=2)  # type: ignore[arg-type]
     train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)

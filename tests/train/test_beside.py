@@ -192,8 +192,8 @@ def test_the_engines_config_beside_a_trainer(monkeypatch: pytest.MonkeyPatch) ->
     assert jobs.beside_trainer(EngineConfig(name="transformers"), "cuda:0").args == {}
     apart = jobs.beside_trainer(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
     assert (apart.args, apart.transfer) == ({}, "nccl"), "no need to sleep"
-    with pytest.raises(UsageError, match=r"engine\.devices names GPU 0, where the trainer works"):
+    with pytest.raises(UsageError, match=r"engine\.devices names GPU 0, which the trainer uses"):
         jobs.beside_trainer(EngineConfig(name="vllm", devices=[0, 1]), "cuda:0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match=r"engine\.devices names GPU 1, where the trainer works"):
+    with pytest.raises(UsageError, match=r"engine\.devices names GPU 1, which the trainer uses"):
         jobs.beside_trainer(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")

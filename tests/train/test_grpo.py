@@ -217,14 +217,14 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
 def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
     tiny_dir: Path, tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate.train import grpo
+    from curate.train import runs
 
     def dies(*_: Any) -> None:
         raise KeyboardInterrupt
 
     settings, wh = config(tiny_dir, steps=2), Warehouse(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(grpo, "record_model", dies)
+        patch.setattr(runs, "record_model", dies)
         with pytest.raises(KeyboardInterrupt):
             train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
     result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 from curate.train.advantages import group_advantages
 from curate.train.losses import PolicyTokens, policy_loss, row_weights
-from curate.train.model.layout import Sequence_, padded_layout, tree_layout
+from curate.train.model.layout import PromptCompletion, padded_layout, tree_layout
 from tests.train.conftest import DEVICE, policy_of
 
 ADVANTAGES = torch.tensor([1.0, -0.5, 0.3, 0.8, -1.0, 0.4, 0.7, -0.2], dtype=torch.float64)
@@ -23,7 +23,11 @@ def policy(tiny_dir: Path) -> Any:
 
 
 def gradients(
-    policy: Any, sequences: list[Sequence_], cuts: list[list[int]], lay: Any, normalisation: str
+    policy: Any,
+    sequences: list[PromptCompletion],
+    cuts: list[list[int]],
+    lay: Any,
+    normalisation: str,
 ) -> Any:
     """Loss and gradients of the clipped objective with KL, where old and reference log-probs are made up."""
     policy.model.zero_grad()
@@ -87,7 +91,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("cut", CUTS)
 def test_cutting_and_layout_change_no_gradient(
-    policy: Any, sequences: list[Sequence_], cut: str, layout: str, normalisation: str
+    policy: Any, sequences: list[PromptCompletion], cut: str, layout: str, normalisation: str
 ) -> None:
     policy.model.set_attn_implementation("sdpa")
     plain = gradients(
@@ -99,7 +103,7 @@ def test_cutting_and_layout_change_no_gradient(
 
 @pytest.mark.parametrize("way", ["matmul_attention", "sdpa_attention"])
 def test_both_ways_of_tree_attention_equal_plain_attention(
-    policy: Any, sequences: list[Sequence_], way: str, monkeypatch: pytest.MonkeyPatch
+    policy: Any, sequences: list[PromptCompletion], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curate.train.model import attention
 
@@ -112,7 +116,7 @@ def test_both_ways_of_tree_attention_equal_plain_attention(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_fused_attention_keeps_each_token_once(
-    sequences: list[Sequence_], dtype: Any, monkeypatch: pytest.MonkeyPatch
+    sequences: list[PromptCompletion], dtype: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curate.train.model import attention
 
@@ -120,22 +124,22 @@ def test_fused_attention_keeps_each_token_once(
     tree, g = attention.tree_index(layout), torch.Generator().manual_seed(0)
     given = [torch.randn(heads, layout.tokens, 16, generator=g).to(dtype) for heads in (4, 2, 2)]
     sizes: list[tuple[int, int]] = []
-    forget = attention._Again.forget
+    forget = attention.RegatheredTensors.forget
 
     def watched(self: Any, ours: Any) -> None:
-        kept = list(self.kept)
+        kept = list(self.saved)
         before = sum(t.nbytes for t, _ in kept)
         forget(self, ours)
         sizes.append((before, sum(t.nbytes for t, _ in kept if t is not None)))
 
     def run(way: Any, again: bool) -> Any:
-        tree.again = again
+        tree.regather = again
         q, k, v = (x.clone().requires_grad_() for x in given)
         out = way(q, k, v, tree, 0.25)
         out.float().square().sum().backward()
         return [out.detach(), q.grad, k.grad, v.grad]
 
-    monkeypatch.setattr(attention._Again, "forget", watched)
+    monkeypatch.setattr(attention.RegatheredTensors, "forget", watched)
     plain = run(attention.matmul_attention, True)
     for again in (True, False):  # False: as inside a checkpoint, which has hooks of its own
         for one, other in zip(plain, run(attention.sdpa_attention, again), strict=True):
@@ -150,7 +154,7 @@ def test_fused_attention_keeps_each_token_once(
     assert before > 0
 
 
-def test_a_tree_computes_shared_tokens_once(sequences: list[Sequence_]) -> None:
+def test_a_tree_computes_shared_tokens_once(sequences: list[PromptCompletion]) -> None:
     layout = tree_layout(sequences)
     # the head once, three tails, and each completion without its last token, which predicts nothing
     assert layout.tokens == 12 + (5 + 2 + 9) + sum(len(s.completion) - 1 for s in sequences)
@@ -162,19 +166,19 @@ def test_a_tree_computes_shared_tokens_once(sequences: list[Sequence_]) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        [Sequence_([5], [6])],
-        [Sequence_([5, 6, 7], [8])]
+        [PromptCompletion([5], [6])],
+        [PromptCompletion([5, 6, 7], [8])]
         * 3,  # the same prompt and one-token completions: no segment below the prompt
-        [Sequence_([5, 6], [7, 8]), Sequence_([5, 6], [7, 8])],
+        [PromptCompletion([5, 6], [7, 8]), PromptCompletion([5, 6], [7, 8])],
         [
-            Sequence_(list(range(10, 20)), [7, 8]),
-            Sequence_(list(range(10, 18)), [9, 4, 5]),
+            PromptCompletion(list(range(10, 20)), [7, 8]),
+            PromptCompletion(list(range(10, 18)), [9, 4, 5]),
         ],  # one prompt begins the other
-        [Sequence_([5, 6], [7, 8]), Sequence_([9], [4, 5, 6])],
-        [Sequence_([5, 6], []), Sequence_([5, 6], [7, 8, 9])],
+        [PromptCompletion([5, 6], [7, 8]), PromptCompletion([9], [4, 5, 6])],
+        [PromptCompletion([5, 6], []), PromptCompletion([5, 6], [7, 8, 9])],
     ],
 )
-def test_odd_shapes(policy: Any, odd: list[Sequence_]) -> None:
+def test_odd_shapes(policy: Any, odd: list[PromptCompletion]) -> None:
     policy.model.set_attn_implementation("curate_tree")
     tree = tree_layout(odd).to(policy.device)
     values = policy.logprobs(tree)[0]
@@ -188,10 +192,12 @@ def test_odd_shapes(policy: Any, odd: list[Sequence_]) -> None:
 
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match="prompt without tokens"):
-        tree_layout([Sequence_([], [1, 2])])
+        tree_layout([PromptCompletion([], [1, 2])])
 
 
-def test_gradient_checkpointing_changes_nothing(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    tiny_dir: Path, sequences: list[PromptCompletion]
+) -> None:
     plain = gradients(policy_of(tiny_dir), sequences, CUTS["2x4"], tree_layout, "grpo")
     same(
         gradients(
@@ -205,7 +211,9 @@ def test_gradient_checkpointing_changes_nothing(tiny_dir: Path, sequences: list[
     )
 
 
-def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[Sequence_]) -> None:
+def test_zero_advantage_group_gives_zero_gradient(
+    policy: Any, sequences: list[PromptCompletion]
+) -> None:
     policy.model.set_attn_implementation("curate_tree")
     policy.model.zero_grad()
     layout = tree_layout(sequences[:3]).to(policy.device)
@@ -218,7 +226,7 @@ def test_zero_advantage_group_gives_zero_gradient(policy: Any, sequences: list[S
     )
 
 
-def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> None:
+def test_micro_batches_count_shared_tokens_once(sequences: list[PromptCompletion]) -> None:
     from curate.train.model.layout import micro_batches
 
     for limit in (1, 30, 40, 60, 1000):
@@ -232,7 +240,9 @@ def test_micro_batches_count_shared_tokens_once(sequences: list[Sequence_]) -> N
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: CURATE_TEST_DEVICE=cuda")
-def test_a_gpu_gives_the_gradients_of_the_cpu(tiny_dir: Path, sequences: list[Sequence_]) -> None:
+def test_a_gpu_gives_the_gradients_of_the_cpu(
+    tiny_dir: Path, sequences: list[PromptCompletion]
+) -> None:
     policies = [policy_of(tiny_dir, device=device) for device in (DEVICE, "cpu")]
     found, wanted = (gradients(p, sequences, CUTS["1x8"], tree_layout, "dapo") for p in policies)
     same(found, wanted, 1e-5)  # rotary tables are computed in fp32

@@ -146,7 +146,7 @@ def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
         ("distill model={tiny} teacher={stranger} corpus=sums", "do not share a tokenizer"),
         (
             "distill model={tiny} teacher={tiny} kind=onpolicy",
-            "kind: 'onpolicy'; there are sequences, forward",
+            "kind: 'onpolicy'; choose from sequences, forward",
         ),
         ("distill model={tiny} teacher={tiny} kind=on-policy", "problems: missing"),
         ("grpo model={tiny}", "problems: missing"),

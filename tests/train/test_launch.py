@@ -173,7 +173,7 @@ def alive(word: str) -> list[str]:
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(module, "gpu_count", lambda: 1)
-    with pytest.raises(UsageError, match="processes is 8, and this machine has 1 GPUs"):
+    with pytest.raises(UsageError, match="processes is 8, but this machine has 1 GPUs"):
         module.launch("sft", {}, tmp_path, 8, "stage sft")
 
 

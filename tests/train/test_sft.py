@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 
 from curate.errors import CurateError, UsageError
 from curate.train.config import SFTConfig
-from curate.train.sft import load_examples, mixture, order, show_example, train_sft
+from curate.train.sft import batch_order, load_examples, mixture, show_example, train_sft
 from curate.warehouse import Warehouse
 from tests.train.conftest import DEVICE
 
@@ -176,12 +176,14 @@ def test_order_is_an_own_shuffle_an_epoch_and_easy_first_where_asked(
     made = corpus(wh)
     settings = config(tiny_dir, epochs=2.5)
     examples, _ = load_examples([(made, mixture(settings)[0])], settings, tokenizer)
-    flat = [i for batch in order(examples, settings) for i in batch]
+    flat = [i for batch in batch_order(examples, settings) for i in batch]
     assert len(flat) == 30
     assert sorted(flat[:12]) == sorted(flat[12:24]) == list(range(12))
     assert flat[:12] != flat[12:24]
     assert len(set(flat[24:])) == 6
-    easy = [i for batch in order(examples, config(tiny_dir, order="difficulty")) for i in batch]
+    easy = [
+        i for batch in batch_order(examples, config(tiny_dir, order="difficulty")) for i in batch
+    ]
     levels = [examples[i].difficulty for i in easy]
     assert levels == sorted(levels)
 
@@ -255,7 +257,7 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
 def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from curate.train import sft
+    from curate.train import runs
 
     def dies(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -263,7 +265,7 @@ def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
     wh = Warehouse(tmp_path)
     corpus(wh)
     with monkeypatch.context() as patch:
-        patch.setattr(sft, "record_model", dies)
+        patch.setattr(runs, "record_model", dies)
         with pytest.raises(KeyboardInterrupt):
             train_sft(config(tiny_dir), wh)
     result = train_sft(config(tiny_dir), wh)
@@ -317,8 +319,8 @@ def test_bad_input_says_what_is_wrong(tiny_dir: Path, tmp_path: Path) -> None:
 
 def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
     from curate.train.config import LoraConfig, ModelConfig
-    from curate.train.model.layout import Sequence_
-    from curate.train.model.policy import load_policy, write_model
+    from curate.train.model.layout import PromptCompletion
+    from curate.train.model.loading import load_policy, write_model
 
     policy, tokenizer = load_policy(
         tiny_dir, ModelConfig(precision="fp32", device=DEVICE, lora=LoraConfig(rank=4))
@@ -328,7 +330,7 @@ def test_lora_merged_equals_unmerged(tiny_dir: Path, tmp_path: Path) -> None:
         for name, parameter in policy.model.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
-    sequences = [Sequence_([5, 6, 7], [8, 9, 10, 11])]
+    sequences = [PromptCompletion([5, 6, 7], [8, 9, 10, 11])]
     unmerged = policy.all_logprobs(sequences)[0]
     with policy.without_adapters():
         before = policy.all_logprobs(sequences)[0]

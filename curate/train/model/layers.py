@@ -1,277 +1,288 @@
-"""The same layers with less to remember: what the backward pass can compute again cheaply is not kept for it.
+"""Layers that keep less for the backward pass.
 
-transformers keeps, for every layer, the normalised states beside the states and four tensors of the width of the MLP;
-under autocast also a bf16 copy of each weight, and one of the same input for each of q, k and v. Here a layer keeps its
-input once, the gate and the up projection; weights are cast again when they are needed, and states that a norm gave are
-normalised again. On a CPU values are the same bit for bit; of a gradient only the order of rounding differs. Modules of
-other kinds are left as they are.
+transformers keeps, for every layer, the normalised states next to the states and four tensors as
+wide as the MLP; under autocast also a bf16 copy of each weight, and three of the same input for q,
+k and v. Here a layer keeps its input once, the gate and the up projection. Weights are cast again
+when they are needed, and the output of a norm is normalised again. On a CPU values are the same bit
+for bit; gradients differ only in the order of rounding. Modules that compute anything else are left
+as they are.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from functools import cache
 from itertools import count
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
-from curate.train.model.slabs import gradient, keep
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+from curate.train.model.slabs import Slabs
 
-
-NORMED = "curate_normed"  # on the states a norm gave: the number of the call, epsilon, its input, scale and weight
-
-
-class _LastCast:
-    """The last input that was cast, since q, k and v (gate and up) are given the same one."""
-
-    source: Any = None
-    version = -1
-    result: Any = None
-
-    def __call__(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        if x.dtype == dtype:
-            return x
-        same = self.source is not None and self.source() is x and self.version == x._version
-        if not same or self.result.dtype != dtype:
-            self.source, self.version, self.result = weakref.ref(x), x._version, x.to(dtype)
-        result: Tensor = self.result
-        return result
+# Attribute on the output of a norm, from which a linear layer can normalise again: a `Normed`.
+NORMED = "curate_normed"
 
 
-_cast = _LastCast()
+class Normed(NamedTuple):
+    """One call of a norm: enough to compute its output again."""
+
+    number: int  # of the call, so that q, k and v recognise the same one
+    epsilon: float
+    x: Tensor
+    scale: Tensor | None  # 1 / rms(x); None if PyTorch's own kernel computed the norm
+    weight: Tensor
+
+    def output(self) -> Tensor:
+        return _normalise(self.x, self.scale, self.weight, self.epsilon)
 
 
-class _LastNormed:
-    """The last states that the backward pass normalised again, for the same reason."""
-
-    number: Any = None
-    result: Any = None
-
-    def __call__(self, norm: tuple[int, float], kept: list[Any], dtype: torch.dtype) -> Tensor:
-        number, epsilon = norm
-        if number != self.number or self.result.dtype != dtype:
-            self.number, self.result = number, _normed(kept[0], kept[1], kept[2], epsilon).to(dtype)
-        result: Tensor = self.result
-        return result
-
-
-_again = _LastNormed()
-_numbers = count()
-
-
-def _normed(x: Tensor, scale: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
-    import torch
-
+def _normalise(x: Tensor, scale: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
     if scale is None:
         return torch.nn.functional.rms_norm(x, weight.shape, weight, epsilon)
     return weight * (x.to(scale.dtype) * scale).to(x.dtype)
 
 
-@cache
-def _functions() -> tuple[Any, Any, Any]:
-    import torch
+class LeanLayers:
+    """What the replaced layers of one model share: the dtype of autocast, slabs, and two caches.
 
-    class Linear(torch.autograd.Function):
-        """x `[..., D]` and weight `[E, D]` to `[..., E]`, multiplied in `dtype`.
+    q, k and v (gate and up) are given the same input one after the other, so one cast and one
+    normalisation serve all of them.
+    """
 
-        `normed`: where x comes from a norm, what `_again` takes.
-        """
+    def __init__(self, dtype: torch.dtype | None, slabs: Slabs) -> None:
+        self.dtype, self.slabs = dtype, slabs
+        self.numbers = count()
+        self._cast_source: Any = None
+        self._cast_version = -1
+        self._cast_result: Any = None
+        self._normed_number = -1
+        self._normed_result: Any = None
 
-        @staticmethod
-        def forward(
-            ctx: Any,
-            x: Tensor,
-            weight: Tensor,
-            bias: Tensor | None,
-            dtype: torch.dtype,
-            normed: tuple[Any, ...] = (),
-        ) -> Tensor:
-            low = _cast(x, dtype)
-            ctx.norm = normed[:2]
-            kept = (normed[2:] or (low,)) if ctx.needs_input_grad[1] else (None,)
-            ctx.save_for_backward(weight, *kept)
-            ctx.dtypes = x.dtype, dtype
-            return torch.nn.functional.linear(
-                low, weight.to(dtype), None if bias is None else bias.to(dtype)
-            )
+    def cast(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return `x` in `dtype`; the same tensor as in the last call if `x` has not changed."""
+        if x.dtype == dtype:
+            return x
+        # A weak reference, so that the cache does not keep the input alive.
+        same = self._cast_source is not None and self._cast_source() is x
+        if not (same and self._cast_version == x._version and self._cast_result.dtype == dtype):
+            self._cast_source, self._cast_version = weakref.ref(x), x._version
+            self._cast_result = x.to(dtype)
+        result: Tensor = self._cast_result
+        return result
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-            weight, *kept = ctx.saved_tensors
-            (given, dtype), grad = ctx.dtypes, grads[0]
-            needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
-            dx = (grad @ weight.to(dtype)).to(given) if needs_x else None
-            flat = grad.reshape(-1, grad.shape[-1])
-            dw = None
-            if needs_weight:
-                low: Any = _again(ctx.norm, kept, dtype) if ctx.norm else kept[0]
-                dw = gradient(flat.t() @ low.reshape(-1, low.shape[-1]), weight)
-            return dx, dw, flat.sum(0).to(weight.dtype) if needs_bias else None, None, None
-
-    class Gated(torch.autograd.Function):
-        """(silu(gate) up) weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`. `apart`: see keep.py."""
-
-        @staticmethod
-        def forward(
-            ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, apart: bool = False
-        ) -> Tensor:
-            ctx.save_for_backward(*((keep(gate), keep(up)) if apart else (gate, up)), weight)
-            return (torch.nn.functional.silu(gate) * up) @ weight.to(gate.dtype).t()
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-            gate, up, weight = ctx.saved_tensors
-            grad = grads[0]
-            active = torch.nn.functional.silu(gate)
-            dw = None
-            if ctx.needs_input_grad[2]:
-                inner = (active * up).reshape(-1, up.shape[-1])
-                dw = gradient(grad.reshape(-1, grad.shape[-1]).t() @ inner, weight)
-            d_inner = grad @ weight.to(gate.dtype)
-            return torch.ops.aten.silu_backward(d_inner * up, gate), d_inner.mul_(active), dw, None
-
-    class Norm(torch.autograd.Function):
-        """weight x / rms(x), over the last dimension, in at least fp32; and 1 / rms(x), without gradient.
-
-        `kept`: x for the backward pass, where it lies apart.
-        """
-
-        @staticmethod
-        def forward(
-            ctx: Any, x: Tensor, weight: Tensor, epsilon: float, kept: Tensor | None = None
-        ) -> tuple[Tensor, Tensor]:
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
-            scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
-            ctx.save_for_backward(x if kept is None else kept, scale, weight)
-            ctx.mark_non_differentiable(scale)
-            return weight * (wide * scale).to(x.dtype), scale
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-            x, scale, weight = ctx.saved_tensors
-            unit = x.to(scale.dtype) * scale
-            grad = grads[0].to(scale.dtype)
-            dw = None
-            if ctx.needs_input_grad[1]:
-                dw = (grad * unit).reshape(-1, unit.shape[-1]).sum(0).to(weight.dtype)
-            inner = grad * weight
-            # d/dx of x r(x): r (g - u mean(g u)) with u = x r
-            dx = (inner - unit.mul_((inner * unit).mean(-1, keepdim=True))).mul_(scale)
-            return dx.to(x.dtype), dw, None, None
-
-    return Linear, Gated, Norm
+    def normalise_again(self, norm: Normed, dtype: torch.dtype) -> Tensor:
+        """Return the output of a norm for the backward pass, computed once for all its users."""
+        if norm.number != self._normed_number or self._normed_result.dtype != dtype:
+            self._normed_number, self._normed_result = norm.number, norm.output().to(dtype)
+        result: Tensor = self._normed_result
+        return result
 
 
-def make_lean(model: Any, dtype: torch.dtype | None) -> None:
-    """Replace the forward pass of the layers that are known; `dtype` is that of autocast, None without."""
-    import torch
+class LeanLinear(torch.autograd.Function):
+    """x `[..., D]` and weight `[E, D]` to `[..., E]`, multiplied in `dtype`.
 
+    If `x` is the output of a norm (`normed`), the input of that norm is kept instead of `x`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        layers: LeanLayers,
+        normed: Normed | None = None,
+    ) -> Tensor:
+        low = layers.cast(x, dtype)
+        kept: tuple[Tensor | None, ...] = (None,)
+        if ctx.needs_input_grad[1]:
+            kept = (normed.x, normed.scale, normed.weight) if normed else (low,)
+        ctx.norm = (normed.number, normed.epsilon) if normed else None
+        ctx.save_for_backward(weight, *kept)
+        ctx.layers, ctx.dtypes = layers, (x.dtype, dtype)
+        low_bias = None if bias is None else bias.to(dtype)
+        return torch.nn.functional.linear(low, weight.to(dtype), low_bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        weight, *kept = ctx.saved_tensors
+        (given, dtype), grad = ctx.dtypes, grads[0]
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        dx = (grad @ weight.to(dtype)).to(given) if needs_x else None
+        flat = grad.reshape(-1, grad.shape[-1])
+        dw = None
+        if needs_weight:
+            low = kept[0]
+            if ctx.norm:
+                low = ctx.layers.normalise_again(Normed(*ctx.norm, *kept), dtype)
+            dw = ctx.layers.slabs.gradient(flat.t() @ low.reshape(-1, low.shape[-1]), weight)
+        db = flat.sum(0).to(weight.dtype) if needs_bias else None
+        return dx, dw, db, None, None, None
+
+
+class LeanGatedMLP(torch.autograd.Function):
+    """(silu(gate) * up) @ weight^T: gate and up `[..., F]`, weight `[D, F]` to `[..., D]`.
+
+    With `apart` the gate and the up projection are kept in slabs.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, up: Tensor, weight: Tensor, slabs: Slabs, apart: bool = False
+    ) -> Tensor:
+        kept = (slabs.copy_to_slab(gate), slabs.copy_to_slab(up)) if apart else (gate, up)
+        ctx.save_for_backward(*kept, weight)
+        ctx.slabs = slabs
+        return (torch.nn.functional.silu(gate) * up) @ weight.to(gate.dtype).t()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        gate, up, weight = ctx.saved_tensors
+        grad = grads[0]
+        active = torch.nn.functional.silu(gate)
+        dw = None
+        if ctx.needs_input_grad[2]:
+            inner = (active * up).reshape(-1, up.shape[-1])
+            dw = ctx.slabs.gradient(grad.reshape(-1, grad.shape[-1]).t() @ inner, weight)
+        d_inner = grad @ weight.to(gate.dtype)
+        d_gate = torch.ops.aten.silu_backward(d_inner * up, gate)
+        return d_gate, d_inner.mul_(active), dw, None, None
+
+
+class LeanNorm(torch.autograd.Function):
+    """weight * x / rms(x) over the last dimension, computed in at least fp32.
+
+    Also returns 1 / rms(x), without gradient. `kept` is `x` in a slab, for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, epsilon: float, kept: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+        ctx.save_for_backward(x if kept is None else kept, scale, weight)
+        ctx.mark_non_differentiable(scale)
+        return weight * (wide * scale).to(x.dtype), scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        x, scale, weight = ctx.saved_tensors
+        unit = x.to(scale.dtype) * scale
+        grad = grads[0].to(scale.dtype)
+        dw = None
+        if ctx.needs_input_grad[1]:
+            dw = (grad * unit).reshape(-1, unit.shape[-1]).sum(0).to(weight.dtype)
+        inner = grad * weight
+        # With u = x r and r = 1 / rms(x), the gradient of u is r (g - u mean(g u)).
+        dx = (inner - unit.mul_((inner * unit).mean(-1, keepdim=True))).mul_(scale)
+        return dx.to(x.dtype), dw, None, None
+
+
+def use_lean_layers(model: Any, dtype: torch.dtype | None, slabs: Slabs | None = None) -> None:
+    """Replace the forward pass of known layers; `dtype` is that of autocast, None without it."""
+    layers = LeanLayers(dtype, slabs or Slabs())
     head = model.get_output_embeddings()
     for module in model.modules():
         if is_gated(module):
-            _replace(module, _gated_forward)
+            _replace(module, _gated_forward, layers)
         elif is_norm(module):
-            _replace(module, _norm_forward)
+            _replace(module, _norm_forward, layers)
         elif type(module) is torch.nn.Linear and module is not head:
-            _replace(module, _linear_forward, dtype)
+            _replace(module, _linear_forward, layers)
 
 
-def _replace(module: Any, forward: Callable[..., Tensor], dtype: torch.dtype | None = None) -> None:
-    module.lean_dtype = dtype
+def _replace(module: Any, forward: Callable[..., Tensor], layers: LeanLayers) -> None:
+    module.lean_layers = layers
     module.forward = MethodType(forward, module)
 
 
 def is_gated(module: Any) -> bool:
-    """An MLP of three matrices with SiLU, none of them adapted, told by what it computes: some scale the gate."""
-    import torch
+    """Whether a module is an MLP of three plain matrices with SiLU, and computes exactly that.
 
+    Names are not enough: some models scale the gate.
+    """
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
     if not all(type(part) is torch.nn.Linear and part.bias is None for part in parts):
         return False
     if type(getattr(module, "act_fn", None)).__name__ not in ("SiLU", "SiLUActivation"):
         return False
     with torch.no_grad():
-        x = _probe(module.gate_proj.weight)
-        plain, lean = module(x), _gated_forward(module, x)
+        x = _probe_input(module.gate_proj.weight)
+        gate, up = module.gate_proj(x), module.up_proj(x)
+        plain = module(x)
+        lean = (torch.nn.functional.silu(gate) * up) @ module.down_proj.weight.t()
         return bool(plain.shape == lean.shape and torch.allclose(plain, lean))
 
 
 def is_norm(module: Any) -> bool:
-    """The RMSNorm of Llama and all that copied it, told by what it computes: some add one to the weight, some round
-    after it instead of before."""
-    import torch
+    """Whether a module is Llama's RMSNorm, and computes exactly that.
 
+    Some models of the same name add one to the weight, some round after multiplying by it.
+    """
     if not (type(module).__name__.endswith("RMSNorm") and hasattr(module, "variance_epsilon")):
         return False
     if getattr(module, "weight", None) is None or getattr(module, "bias", None) is not None:
         return False
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16):
-            x = _probe(module.weight).to(dtype)
-            plain, lean = (
-                module(x),
-                _functions()[2].apply(x, module.weight, module.variance_epsilon)[0],
-            )
+            x = _probe_input(module.weight).to(dtype)
+            plain = module(x)
+            lean = LeanNorm.apply(x, module.weight, module.variance_epsilon)[0]
             if plain.dtype != lean.dtype or not torch.equal(plain, lean):
                 return False
     return True
 
 
-def _probe(weight: Tensor) -> Tensor:
-    """`[1, D]` unlike numbers, where `weight` is `[..., D]`."""
-    import torch
-
+def _probe_input(weight: Tensor) -> Tensor:
+    """Return `[1, D]` distinct numbers for a weight `[..., D]`."""
     return torch.linspace(-2, 3, weight.shape[-1], dtype=weight.dtype, device=weight.device)[None]
 
 
 def _linear_forward(self: Any, x: Tensor) -> Tensor:
-    import torch
-
-    normed = getattr(x, NORMED, ())
+    layers: LeanLayers = self.lean_layers
+    normed: Normed | None = getattr(x, NORMED, None)
     if torch.is_autocast_enabled(x.device.type):
-        dtype = self.lean_dtype
-    else:  # a product that rounds differently, or another dtype than was asked for, would be a surprise here
+        dtype = layers.dtype
+    else:
+        # Without autocast only the input of a norm is saved: any other product stays PyTorch's own.
         dtype = x.dtype if normed and x.dtype == self.weight.dtype else None
     if dtype is None:
         return torch.nn.functional.linear(x, self.weight, self.bias)
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = _functions()[0].apply(x, self.weight, self.bias, dtype, normed)
+        result: Tensor = LeanLinear.apply(x, self.weight, self.bias, dtype, layers, normed)
     return result
 
 
 def _gated_forward(self: Any, x: Tensor) -> Tensor:
-    import torch
-
     gate, up = self.gate_proj(x), self.up_proj(x)
+    slabs = self.lean_layers.slabs
     with torch.autocast(x.device.type, enabled=False):
-        result: Tensor = _functions()[1].apply(
-            gate, up, self.down_proj.weight, torch.is_grad_enabled()
+        result: Tensor = LeanGatedMLP.apply(
+            gate, up, self.down_proj.weight, slabs, torch.is_grad_enabled()
         )
     return result
 
 
 def _norm_forward(self: Any, x: Tensor) -> Tensor:
-    import torch
-
+    layers: LeanLayers = self.lean_layers
     scale: Any = None
     result: Tensor
-    kept = keep(x) if torch.is_grad_enabled() else x.detach()
+    kept = layers.slabs.copy_to_slab(x) if torch.is_grad_enabled() else x.detach()
     if _one_kernel(x) and x.dtype == self.weight.dtype == torch.float32:
         result = torch.nn.functional.rms_norm(
             x, self.weight.shape, self.weight, self.variance_epsilon
         )
     else:
-        result, scale = _functions()[2].apply(x, self.weight, self.variance_epsilon, kept)
-    setattr(result, NORMED, (next(_numbers), self.variance_epsilon, kept, scale, self.weight))
+        result, scale = LeanNorm.apply(x, self.weight, self.variance_epsilon, kept)
+    normed = Normed(next(layers.numbers), self.variance_epsilon, kept, scale, self.weight)
+    setattr(result, NORMED, normed)
     return result
 
 
 def _one_kernel(x: Tensor) -> bool:
-    """Whether PyTorch has RMSNorm as one kernel, which keeps its input only. On a GPU a small model waits for every
-    kernel that is launched."""
+    """Whether to use PyTorch's RMSNorm kernel: on a GPU a small model waits for kernel launches."""
     return x.is_cuda

@@ -1,145 +1,133 @@
-"""Log-probs of given tokens from hidden states, in tiles: no `[batch, length, vocabulary]` tensor ever exists.
+"""Log-probs of given tokens from hidden states, in tiles: no `[batch, length, vocabulary]` tensor.
 
-The logits of one chunk of positions and one block of the vocabulary are computed, used and forgotten while they are
-still in the processor's cache; the backward pass computes them again. That costs one more product with the output
-matrix, and saves memory of vocabulary size for every position.
+The logits of one chunk of positions and one block of the vocabulary are computed, used and dropped
+while they are still in the processor's cache; the backward pass computes them again. That costs one
+more product with the output matrix, and saves memory of vocabulary size for every position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-# Logits that exist at once: 8 MiB, what a processor's cache holds; 64 MiB on a GPU, where each tile is some launches.
+from curate.train.losses import DivergenceKind, divergence
+
+# Elements of the logits that exist at once: 8 MiB, which fit a processor's cache; 64 MiB on a GPU,
+# where every tile costs some kernel launches.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 24}
-WHOLE = 1 << 24  # where they cannot be computed in tiles: 64 MiB
-NARROWEST = 256  # columns of a tile: below it a matrix product is all overhead
+WHOLE = 1 << 24  # the same if the head cannot be computed in tiles: 64 MiB
+MIN_COLUMNS = 256  # of a tile: a narrower matrix product is all overhead
 
 
-def _logits(hidden: Tensor, weight: Tensor, scale: float, softcap: float | None) -> Tensor:
-    """`[n, V]` logits in at least fp32; `softcap` as in Gemma 2: c tanh(z / c), before the temperature's `scale`."""
-    import torch
-
-    logits = torch.matmul(hidden, weight.t())
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if softcap:
-        logits = torch.tanh(logits / softcap) * softcap
-    return logits.mul_(scale) if scale != 1.0 else logits
-
-
-def _blocks(
+def _tiles(
     hidden: Tensor, weight: Tensor, target: Tensor, scale: float, chunk: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits `[n, b]` for one block of the vocabulary after the other, the column of each target in it (`[n, 1]`, some
-    column where it is in another block), and whether it is in this one (`[n]`)."""
-    size = max(NARROWEST, TILE.get(hidden.device.type, TILE["cuda"]) // chunk)
-    for begin in range(0, weight.shape[0], size):
-        low = weight[begin : begin + size].to(hidden.dtype)
-        place = (target - begin).clamp(0, low.shape[0] - 1)
-        yield _logits(hidden, low, scale, None), place[:, None], target == place + begin
+    """Yield the logits `[n, b]` (in at least fp32) for one block of the vocabulary after another.
+
+    With each come the column of every target (`[n, 1]`; some column if the target is in another
+    block) and whether the target is in this block (`[n]`).
+    """
+    columns = max(MIN_COLUMNS, TILE.get(hidden.device.type, TILE["cuda"]) // chunk)
+    for begin in range(0, weight.shape[0], columns):
+        low = weight[begin : begin + columns].to(hidden.dtype)
+        column = (target - begin).clamp(0, low.shape[0] - 1)
+        logits = torch.matmul(hidden, low.t())
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        yield (
+            logits.mul_(scale) if scale != 1.0 else logits,
+            column[:, None],
+            target == column + begin,
+        )
 
 
-@cache
-def _function() -> Any:
-    import torch
+class TiledLogProbs(torch.autograd.Function):
+    """hidden `[N, D]`, weight `[V, D]`, target `[N]` to log-probs `[N]` and entropies `[N]`.
 
-    class ChunkedLogProbs(torch.autograd.Function):
-        """hidden `[N, D]`, weight `[V, D]`, target `[N]` to log-probs `[N]` and entropies `[N]` (without gradient).
+    Entropies have no gradient. Products are computed in the dtype of `hidden`. With `in_place` the
+    gradient of the weight is added to `weight.grad` here, as autograd would do, but without a
+    second matrix of its size.
+    """
 
-        The products are computed in the dtype of `hidden`. With `own` the gradient of the weight is added to
-        `weight.grad` here, as autograd would do it, but without a second matrix of its size.
-        """
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        target: Tensor,
+        scale: float,
+        chunk: int,
+        entropy: bool,
+        in_place: bool,
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        logprobs = hidden.new_empty(hidden.shape[0], dtype=wide)
+        log_norm, entropies = torch.empty_like(logprobs), torch.zeros_like(logprobs)
+        for start in range(0, hidden.shape[0], chunk):
+            part = slice(start, start + chunk)
+            # Running values over the blocks of the vocabulary: the largest logit, the sums of
+            # e^(z - top) and of (z - top) e^(z - top), and the target's logit.
+            top: Any = None
+            total: Any = None
+            product: Any = None
+            chosen: Any = None
+            for z, column, here in _tiles(hidden[part], weight, target[part], scale, chunk):
+                candidate = z.gather(1, column)[:, 0]
+                chosen = candidate if chosen is None else torch.where(here, candidate, chosen)
+                highest = z.amax(-1)
+                new_top = highest if top is None else torch.maximum(top, highest)
+                z.sub_(new_top[:, None])
+                p = z.exp() if entropy else z.exp_()
+                new_total: Any = p.sum(-1)
+                new_product: Any = p.mul_(z).sum(-1) if entropy else None
+                if top is not None:
+                    shrink = torch.exp(top - new_top)
+                    if entropy:
+                        new_product += shrink * (product + total * (top - new_top))
+                    new_total += shrink * total
+                top, total, product = new_top, new_total, new_product
+            log_norm[part] = top + torch.log(total)
+            logprobs[part] = chosen - log_norm[part]
+            if entropy:  # H = log Z - E[z]
+                entropies[part] = torch.log(total) - product / total
+        ctx.save_for_backward(hidden, weight, target, log_norm)
+        ctx.scale, ctx.chunk, ctx.weight = scale, chunk, weight if in_place else None
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
 
-        @staticmethod
-        def forward(
-            ctx: Any,
-            hidden: Tensor,
-            weight: Tensor,
-            target: Tensor,
-            scale: float,
-            chunk: int,
-            entropy: bool,
-            own: bool,
-        ) -> tuple[Tensor, Tensor]:
-            empty = hidden.new_empty(
-                hidden.shape[0], dtype=torch.promote_types(hidden.dtype, torch.float32)
-            )
-            out, norm, h = empty, torch.empty_like(empty), torch.zeros_like(empty)
-            for start in range(0, hidden.shape[0], chunk):
-                part = slice(start, start + chunk)
-                # The largest logit so far, the sums of e^(z - top) and of (z - top) e^(z - top), the target's logit.
-                top: Any = None
-                total: Any = None
-                mean: Any = None
-                chosen: Any = None
-                for z, place, here in _blocks(hidden[part], weight, target[part], scale, chunk):
-                    found = z.gather(1, place)[:, 0]
-                    chosen = found if chosen is None else torch.where(here, found, chosen)
-                    highest = z.amax(-1)
-                    new = highest if top is None else torch.maximum(top, highest)
-                    z.sub_(new[:, None])
-                    p = z.exp() if entropy else z.exp_()
-                    sums: Any = p.sum(-1)
-                    products: Any = p.mul_(z).sum(-1) if entropy else None
-                    if top is not None:
-                        shrink = torch.exp(top - new)
-                        if entropy:
-                            products += shrink * (mean + total * (top - new))
-                        sums += shrink * total
-                    top, total, mean = new, sums, products
-                norm[part] = top + torch.log(total)
-                out[part] = chosen - norm[part]
-                if entropy:  # H = log Z - E[z]
-                    h[part] = torch.log(total) - mean / total
-            ctx.save_for_backward(hidden, weight, target, norm)
-            ctx.scale, ctx.chunk, ctx.weight = scale, chunk, weight if own else None
-            ctx.mark_non_differentiable(h)
-            return out, h
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-            hidden, weight, target, norm = ctx.saved_tensors
-            d_hidden = (
-                torch.zeros_like(hidden, dtype=norm.dtype) if ctx.needs_input_grad[0] else None
-            )
-            d_weight: Any = None
-            if ctx.needs_input_grad[1]:
-                # Zeros where there is no position: sharded weights need a gradient on every rank.
-                d_weight = ctx.weight.grad if ctx.weight is not None else None
-                d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
-            for start in range(0, hidden.shape[0], ctx.chunk):
-                part = slice(start, start + ctx.chunk)
-                states, factor = hidden[part], (grads[0][part] * ctx.scale)[:, None]
-                begin = 0
-                for z, place, here in _blocks(states, weight, target[part], ctx.scale, ctx.chunk):
-                    rows = slice(begin, begin + z.shape[1])
-                    # d log p_y / d z = scale (1[y] - p)
-                    z.sub_(norm[part, None]).exp_().neg_().scatter_add_(
-                        1, place, here[:, None].to(z.dtype)
-                    )
-                    d = z.mul_(factor).to(hidden.dtype)
-                    if d_hidden is not None:
-                        d_hidden[part] += torch.matmul(d, weight[rows].to(hidden.dtype))
-                    if d_weight is not None:
-                        d_weight[rows] += torch.matmul(d.t(), states)
-                    begin = rows.stop
-            if ctx.weight is not None:
-                ctx.weight.grad, d_weight = d_weight, None
-            return (
-                None if d_hidden is None else d_hidden.to(hidden.dtype),
-                d_weight,
-                None,
-                None,
-                None,
-                None,
-                None,
-            )
-
-    return ChunkedLogProbs
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, target, log_norm = ctx.saved_tensors
+        d_hidden: Any = None
+        d_weight: Any = None
+        if ctx.needs_input_grad[0]:
+            d_hidden = torch.zeros_like(hidden, dtype=log_norm.dtype)
+        if ctx.needs_input_grad[1]:
+            # Zeros if there is no position at all: sharded weights need a gradient on every rank.
+            d_weight = ctx.weight.grad if ctx.weight is not None else None
+            d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
+        for start in range(0, hidden.shape[0], ctx.chunk):
+            part = slice(start, start + ctx.chunk)
+            states, factor = hidden[part], (grads[0][part] * ctx.scale)[:, None]
+            begin = 0
+            for z, column, here in _tiles(states, weight, target[part], ctx.scale, ctx.chunk):
+                rows = slice(begin, begin + z.shape[1])
+                # d log p_y / d z = scale (1[y] - p)
+                z.sub_(log_norm[part, None]).exp_().neg_()
+                z.scatter_add_(1, column, here[:, None].to(z.dtype))
+                d = z.mul_(factor).to(hidden.dtype)
+                if d_hidden is not None:
+                    d_hidden[part] += torch.matmul(d, weight[rows].to(hidden.dtype))
+                if d_weight is not None:
+                    d_weight[rows] += torch.matmul(d.t(), states)
+                begin = rows.stop
+        if ctx.weight is not None:
+            ctx.weight.grad, d_weight = d_weight, None
+        d_hidden = None if d_hidden is None else d_hidden.to(hidden.dtype)
+        return d_hidden, d_weight, None, None, None, None, None
 
 
 def token_logprobs(
@@ -153,22 +141,23 @@ def token_logprobs(
     bias: Tensor | None = None,
     chunk: int = 1024,
     entropy: bool = False,
-    own: bool = False,
+    in_place: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probs `[N]` of the tokens `target` (`[N]`) and, where asked, entropies `[N]` in nats (else zeros).
+    """Return the log-probs `[N]` of the tokens `target` (`[N]`), and entropies `[N]` in nats.
 
-    `hidden` `[N, D]` are the states that predict them, `weight` `[V, D]` the output matrix. Log-probs are those of
-    softmax(logits * scale / temperature): what an engine samples from at that temperature. `own`: `weight` is a leaf
-    whose gradient may be added to where it lies.
+    Entropies are zeros without `entropy`. `hidden` `[N, D]` are the states that predict the tokens,
+    `weight` `[V, D]` is the output matrix. Log-probs are those of softmax(logits / temperature),
+    which is what an engine samples from at that temperature, with logits = `scale` times the
+    product, capped by `softcap` as in Gemma 2: c tanh(z / c). `in_place`: `weight` is a leaf whose
+    gradient may be summed in place.
     """
     if bias is None and not softcap:
-        own = own and weight.is_leaf and weight.requires_grad
-        return _function().apply(hidden, weight, target, scale / temperature, chunk, entropy, own)
+        in_place = in_place and weight.is_leaf and weight.requires_grad
+        factor = scale / temperature
+        return TiledLogProbs.apply(hidden, weight, target, factor, chunk, entropy, in_place)
     weight = weight.to(hidden.dtype)
 
     def part(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
-
         logits = torch.nn.functional.linear(h, weight, bias)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
         if softcap:
@@ -176,7 +165,7 @@ def token_logprobs(
         logs = torch.log_softmax(logits / temperature, -1)
         return logs.gather(1, y[:, None])[:, 0], -(logs.exp() * logs).sum(-1).detach()
 
-    return _checkpointed(part, hidden, target, _whole(weight, chunk))
+    return _in_chunks(part, hidden, target, _whole_rows(weight, chunk))
 
 
 def token_divergence(
@@ -185,33 +174,28 @@ def token_divergence(
     teacher_hidden: Tensor,
     teacher_weight: Tensor,
     *,
-    kind: str = "forward",
+    kind: DivergenceKind = "forward",
     temperature: float = 1.0,
     chunk: int = 1024,
 ) -> Tensor:
-    """`[N]` divergences between student and teacher at `N` positions, exact over the vocabulary, in chunks."""
+    """Divergences `[N]` between student and teacher, exact over the vocabulary, in chunks."""
 
     def part(h: Tensor, g: Tensor) -> tuple[Tensor]:
-        from curate.train.losses import divergence
-
         student, teacher = h @ weight.t() / temperature, g @ teacher_weight.t() / temperature
-        return (divergence(student, teacher, kind),)  # type: ignore[arg-type]
+        return (divergence(student, teacher, kind),)
 
-    return _checkpointed(part, hidden, teacher_hidden, _whole(weight, chunk))[0]
+    return _in_chunks(part, hidden, teacher_hidden, _whole_rows(weight, chunk))[0]
 
 
-def _whole(weight: Tensor, chunk: int) -> int:
-    """Positions whose logits over the whole vocabulary may exist at once, where they are not computed in tiles."""
+def _whole_rows(weight: Tensor, chunk: int) -> int:
+    """Positions whose logits over the whole vocabulary may exist at once."""
     return max(1, min(chunk, WHOLE // weight.shape[0]))
 
 
-def _checkpointed(
+def _in_chunks(
     part: Callable[..., tuple[Tensor, ...]], hidden: Tensor, other: Tensor, chunk: int
 ) -> Any:
-    """Run `part` chunk by chunk; its logits are computed again for the backward pass."""
-    import torch
-    from torch.utils.checkpoint import checkpoint
-
+    """Run `part` on chunks of positions; its logits are computed again for the backward pass."""
     if hidden.shape[0] == 0:
         return part(hidden, other)
     outs = [

@@ -10,32 +10,42 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from curate.train.config import ModelConfig
-from curate.train.model.layers import _functions, is_gated, is_norm, make_lean
-from curate.train.model.layout import Sequence_
-from curate.train.model.policy import Policy, load_policy
+from curate.train.model.layers import (
+    LeanGatedMLP,
+    LeanLayers,
+    LeanLinear,
+    LeanNorm,
+    is_gated,
+    is_norm,
+    use_lean_layers,
+)
+from curate.train.model.layout import PromptCompletion
+from curate.train.model.loading import load_policy
+from curate.train.model.policy import Policy
+from curate.train.model.slabs import Slabs
 
 
 def outcome(
-    path: Path, sequences: list[Sequence_], lean: bool, monkeypatch: Any, **compute: Any
+    path: Path, sequences: list[PromptCompletion], lean: bool, monkeypatch: Any, **compute: Any
 ) -> Any:
     """Log-probs, gradients, and bytes kept for the backward pass (weights aside)."""
     from curate.train.model import policy as model
 
     with monkeypatch.context() as patch:
         if not lean:
-            patch.setattr(model, "make_lean", lambda *_: None)
+            patch.setattr(model, "use_lean_layers", lambda *_: None)
         policy, _ = load_policy(path, ModelConfig(device="cpu", **compute))
     own = {p.untyped_storage().data_ptr() for p in policy.model.parameters()}
     kept: dict[int, int] = {}
 
-    def keep(tensor: Any) -> Any:
+    def record(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[tensor.data_ptr()] = tensor.nbytes  # of a slab (keep.py) what this tensor takes
+            kept[tensor.data_ptr()] = tensor.nbytes  # of a slab (slabs.py) what this tensor takes
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        values = policy.logprobs(policy.lay(sequences))[0]
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda x: x):
+        values = policy.logprobs(policy.layout(sequences))[0]
     (values * torch.linspace(-1, 1, values.numel())).sum().backward()
     return (
         values.detach(),
@@ -46,7 +56,10 @@ def outcome(
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_values_are_the_same_and_less_is_kept(
-    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch, precision: str
+    tiny_dir: Path,
+    sequences: list[PromptCompletion],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
 ) -> None:
     plain = outcome(tiny_dir, sequences, False, monkeypatch, precision=precision)
     lean = outcome(tiny_dir, sequences, True, monkeypatch, precision=precision)
@@ -59,7 +72,7 @@ def test_values_are_the_same_and_less_is_kept(
 
 
 def test_a_norm_in_one_kernel_as_on_a_gpu(
-    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch
+    tiny_dir: Path, sequences: list[PromptCompletion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curate.train.model import layers as lean
 
@@ -111,10 +124,10 @@ def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(
     plain(x).backward()
     expected = {name: p.grad.clone() for name, p in plain.named_parameters()}
     plain.zero_grad()
-    make_lean(plain, None)
+    use_lean_layers(plain, None)
     calls = []
-    again = lean._normed
-    monkeypatch.setattr(lean, "_normed", lambda *a: calls.append(1) or again(*a))
+    normalise = lean._normalise
+    monkeypatch.setattr(lean, "_normalise", lambda *a: calls.append(1) or normalise(*a))
     plain(x).backward()
     for name, parameter in plain.named_parameters():
         assert torch.allclose(parameter.grad, expected[name], atol=1e-5), name
@@ -122,7 +135,7 @@ def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(
 
 
 def test_adapters_and_checkpointing_work_with_lean_layers(
-    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch
+    tiny_dir: Path, sequences: list[PromptCompletion], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curate.train.config import LoraConfig
 
@@ -152,10 +165,10 @@ def test_gradients_of_each_function_by_finite_differences(index: int) -> None:
     def draw(*shape: int) -> Any:
         return torch.randn(*shape, generator=g, dtype=torch.float64, requires_grad=True)
 
-    function = _functions()[index]
+    function = (LeanLinear, LeanGatedMLP, LeanNorm)[index]
     inputs: list[tuple[Any, ...]] = [
-        (draw(3, 2, 5), draw(4, 5), draw(4), torch.float64),
-        (draw(3, 2, 5), draw(3, 2, 5), draw(4, 5)),
+        (draw(3, 2, 5), draw(4, 5), draw(4), torch.float64, LeanLayers(None, Slabs())),
+        (draw(3, 2, 5), draw(3, 2, 5), draw(4, 5), Slabs()),
         (draw(3, 2, 5), draw(5), 1e-6),
     ]
     assert torch.autograd.gradcheck(function.apply, inputs[index])
@@ -223,13 +236,13 @@ def test_class_and_weight_names_stay_and_a_frozen_layer_keeps_no_input(tiny_dir:
     layer.weight.requires_grad_(False)
     kept: list[Any] = []
 
-    def keep(tensor: Any) -> Any:
+    def record(tensor: Any) -> Any:
         kept.append(tensor)
         return tensor
 
     x = torch.ones(2, layer.in_features, requires_grad=True)
     with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t),
+        torch.autograd.graph.saved_tensors_hooks(record, lambda t: t),
         torch.autocast("cpu", torch.bfloat16),
     ):
         out = layer(x)
@@ -242,7 +255,7 @@ def test_the_same_input_changed_in_place_is_cast_anew() -> None:
     layer = torch.nn.Linear(4, 4)
     model = torch.nn.Module()
     model.layer, model.get_output_embeddings = layer, lambda: None
-    make_lean(model, torch.bfloat16)
+    use_lean_layers(model, torch.bfloat16)
     x = torch.ones(1, 4)
     with torch.autocast("cpu", torch.bfloat16):
         first = layer(x)  # its graph keeps the cast alive
@@ -252,14 +265,14 @@ def test_the_same_input_changed_in_place_is_cast_anew() -> None:
 
 
 def test_summing_into_the_gradient_in_place_is_what_autograd_does(
-    tiny_dir: Path, sequences: list[Sequence_]
+    tiny_dir: Path, sequences: list[PromptCompletion]
 ) -> None:
     found = []
     for own in (True, False):
         policy: Policy = load_policy(tiny_dir, ModelConfig(precision="fp32", device="cpu"))[0]
         policy.module.sharded = not own
         for part in (sequences[:3], sequences[3:]):  # two micro-batches: gradients add up
-            policy.logprobs(policy.lay(part))[0].sum().backward()
+            policy.logprobs(policy.layout(part))[0].sum().backward()
         found.append({n: p.grad for n, p in policy.model.named_parameters()})
     for name, gradient in found[0].items():
         assert torch.allclose(gradient, found[1][name], rtol=1e-5, atol=1e-6), name

@@ -32,7 +32,7 @@ def test_chunked_equals_plain(
     temperature: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logprobs, "NARROWEST", block)
+    monkeypatch.setattr(logprobs, "MIN_COLUMNS", block)
     monkeypatch.setattr(logprobs, "TILE", {"cpu": 1, "cuda": 1})
     hidden, weight, target = inputs()
     logits = hidden @ weight.t() + options.get("bias", 0)

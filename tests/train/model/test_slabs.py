@@ -10,18 +10,18 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from curate.train.config import ModelConfig
-from curate.train.model import attention
-from curate.train.model import layers as lean
-from curate.train.model import slabs as keep
-from curate.train.model.layout import Sequence_
-from curate.train.model.policy import load_policy
+from curate.train.model import slabs as module
+from curate.train.model.layout import PromptCompletion
+from curate.train.model.loading import load_policy
+from curate.train.model.slabs import Slabs, trim_heap
 
 
 def test_copies_are_equal_contiguous_aligned_and_apart() -> None:
+    slabs = Slabs()
     given = [torch.randn(n, 7)[:, ::2] for n in (1, 5, 300)] + [
         torch.randn(3, 3, dtype=torch.float64)
     ]
-    copies = [keep.keep(x) for x in given] + [keep.keep(given[0], torch.bfloat16)]
+    copies = [slabs.copy_to_slab(x) for x in given] + [slabs.copy_to_slab(given[0], torch.bfloat16)]
     for x, copy in zip([*given, given[0].bfloat16()], copies, strict=True):
         assert torch.equal(x, copy)
         assert copy.dtype == x.dtype
@@ -39,23 +39,25 @@ def test_copies_are_equal_contiguous_aligned_and_apart() -> None:
 def test_a_full_slab_is_followed_by_another_and_what_is_larger_stays_where_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(keep, "SLAB", 1 << 12)
-    keep.give_back(torch.device("cpu"))
-    held = [keep.keep(torch.full((300,), float(i))) for i in range(30)]
+    monkeypatch.setattr(module, "SLAB", 1 << 12)
+    slabs = Slabs()
+    held = [slabs.copy_to_slab(torch.full((300,), float(i))) for i in range(30)]
     assert len({x.untyped_storage().data_ptr() for x in held}) == 10  # three of 1,216 bytes in each
     assert all(bool((x == i).all()) for i, x in enumerate(held))
     large = torch.ones(3000, requires_grad=True)
-    assert keep.keep(large).data_ptr() == large.data_ptr()
-    keep.give_back(torch.device("cpu"))
+    assert slabs.copy_to_slab(large).data_ptr() == large.data_ptr()
 
 
 def test_slabs_go_back_to_the_system() -> None:
+    slabs = Slabs()
+
     def resident() -> int:
-        keep.give_back(torch.device("cpu"))
+        slabs.start_new()
+        trim_heap(torch.device("cpu"))
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
     before = resident()
-    held = [keep.keep(torch.ones(1 << 20)) for _ in range(60)]
+    held = [slabs.copy_to_slab(torch.ones(1 << 20)) for _ in range(60)]
     assert resident() - before > 200 << 20
     del held
     assert resident() - before < 60 << 20
@@ -63,27 +65,30 @@ def test_slabs_go_back_to_the_system() -> None:
 
 def test_only_the_first_gradient_of_a_step_is_put_apart() -> None:
     weight, product = torch.nn.Parameter(torch.ones(4, 4)), torch.ones(4, 4)
-    first = keep.gradient(product, weight)
+    slabs = Slabs()
+    first = slabs.gradient(product, weight)
     assert first.data_ptr() != product.data_ptr()
     weight.grad = first
-    assert keep.gradient(product, weight) is product
+    assert slabs.gradient(product, weight) is product
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_keeping_apart_changes_no_bit(
-    tiny_dir: Path, sequences: list[Sequence_], monkeypatch: pytest.MonkeyPatch, precision: str
+    tiny_dir: Path,
+    sequences: list[PromptCompletion],
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
 ) -> None:
     def gradients() -> dict[str, Any]:
         policy, _ = load_policy(tiny_dir, ModelConfig(device="cpu", precision=precision))
         for part in (sequences[:3], sequences[3:]):
-            values = policy.logprobs(policy.lay(part))[0]
+            values = policy.logprobs(policy.layout(part))[0]
             (values * torch.linspace(-1, 1, values.numel())).sum().backward()
         return {name: parameter.grad for name, parameter in policy.model.named_parameters()}
 
     apart = gradients()
-    for module in (lean, attention):
-        monkeypatch.setattr(module, "keep", lambda x: x.detach())
-    monkeypatch.setattr(lean, "gradient", lambda product, weight: product.to(weight.dtype))
+    monkeypatch.setattr(Slabs, "copy_to_slab", lambda _, x: x.detach())
+    monkeypatch.setattr(Slabs, "gradient", lambda _, product, weight: product.to(weight.dtype))
     together = gradients()
     assert apart.keys() == together.keys()
     assert all(torch.equal(apart[name], together[name]) for name in apart)

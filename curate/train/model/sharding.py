@@ -1,0 +1,117 @@
+"""Weights and optimizer over several ranks (FSDP2), and the optimizer's state in checkpoints.
+
+Unsharded state is one dictionary. Sharded state is written and read in parts, so that no rank ever
+holds all of it; PyTorch's distributed checkpoints reshard while loading, so a run may resume with
+another number of ranks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from curate.train.config import ModelConfig
+from curate.train.model.lora import base
+from curate.train.model.policy import Policy
+from curate.train.ranks import Ranks
+
+
+def shard(policy: Policy, ranks: Ranks, compute: ModelConfig) -> None:
+    """Shard weights, gradients and optimizer over the ranks, layer by layer."""
+    if ranks.size == 1 or not compute.fsdp:
+        return
+    from torch.distributed.fsdp import fully_shard
+
+    layers = base(policy.model).base_model.layers
+    for layer in layers:
+        fully_shard(layer)
+    fully_shard(policy.module)
+    for module in (policy.module, *layers):
+        # Sum, not mean: the weights of the loss are global already. Gloo supports sums only.
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)
+    ranks.sharded = policy.module.sharded = True
+
+
+def optimizer_state(policy: Policy, optimizer: Any) -> dict[str, Any]:
+    """Return what resuming needs besides the model: the optimizer, and adapters unmerged.
+
+    Every rank must call this.
+    """
+    names = {id(p): name for name, p in policy.model.named_parameters()}
+
+    def whole(value: Any) -> Any:
+        value = value.full_tensor() if hasattr(value, "full_tensor") else value
+        return value.detach().cpu() if hasattr(value, "detach") else value
+
+    state = {
+        names[id(p)]: {key: whole(value) for key, value in optimizer.state[p].items()}
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if p in optimizer.state
+    }
+    lora = policy.compute.lora is not None
+    adapters = {n: whole(p) for n, p in policy.model.named_parameters() if lora and p.requires_grad}
+    return {"optimizer": state, "adapters": adapters}
+
+
+def restore_optimizer(policy: Policy, optimizer: Any, state: dict[str, Any]) -> None:
+    """Restore the result of `optimizer_state`, on any number of ranks."""
+
+    def placed(value: Any, parameter: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.shape == parameter.shape and hasattr(parameter, "device_mesh"):
+            from torch.distributed.tensor import distribute_tensor
+
+            mesh, placements = parameter.device_mesh, parameter.placements
+            return distribute_tensor(value.to(parameter.device), mesh, placements)
+        # Fused AdamW wants its count of steps on the device of the weights, too.
+        return value.to(parameter.device)
+
+    with torch.no_grad():
+        for name, parameter in policy.model.named_parameters():
+            if name in state["adapters"]:
+                parameter.copy_(placed(state["adapters"][name], parameter))
+            if name in state["optimizer"]:
+                stored = state["optimizer"][name].items()
+                optimizer.state[parameter] = {k: placed(v, parameter) for k, v in stored}
+
+
+def save_shards(policy: Policy, optimizer: Any, path: Path) -> None:
+    """Write moments and step counts by parameter, and adapters. Every rank must call this."""
+    import torch.distributed.checkpoint as dcp
+
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in policy.model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}:{key}"] = value
+        if policy.compute.lora and parameter.requires_grad:
+            tensors[f"{name}:weight"] = parameter.detach()
+    dcp.save(tensors, checkpoint_id=path)
+
+
+def load_shards(policy: Policy, optimizer: Any, path: Path) -> None:
+    """Restore what `save_shards` wrote, by however many ranks. Every rank must call this."""
+    import torch.distributed.checkpoint as dcp
+
+    stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
+    tensors: dict[str, Tensor] = {}
+    parameters = dict(policy.model.named_parameters())
+    for full in stored:
+        name, _, key = full.rpartition(":")
+        parameter = parameters[name].detach()
+        # Step counts are single numbers, everything else has the shape of its parameter.
+        if key == "weight":
+            tensors[full] = parameter
+        else:
+            tensors[full] = torch.zeros(()) if key == "step" else torch.zeros_like(parameter)
+    dcp.load(tensors, checkpoint_id=path, no_dist=not dist.is_initialized())
+    for full, value in tensors.items():
+        name, _, key = full.rpartition(":")
+        if key != "weight":
+            optimizer.state[parameters[name]][key] = value.to(parameters[name].device)

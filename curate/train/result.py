@@ -1,0 +1,27 @@
+"""The result of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class TrainResult:
+    """Where the trained model is, and how training ended."""
+
+    model_path: Path
+    run_id: str
+    steps: int  # optimizer steps
+    skipped: bool = False  # the run had finished before this call
+    resumed_from: int = 0  # steps in the checkpoint that this call started from
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last step
+    counts: dict[str, int] = field(default_factory=dict)  # examples, tokens, too_long, ...
+    best_path: Path | None = None  # the model of the best evaluation, which may be the start
+    best_step: int | None = None  # optimizer steps of that model; 0: the start
+    warning: str = ""
+
+    @property
+    def chosen_path(self) -> Path:
+        """The model that later stages use: the best one if it was kept, else the last."""
+        return self.best_path or self.model_path

@@ -1,0 +1,131 @@
+"""Set-up and finish that the trainers share: a run's checkpoints, its policy and its optimizer."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from curate.errors import CurateError
+from curate.train.checkpoints import Checkpoints
+from curate.train.config import GRPOConfig, SFTConfig
+from curate.train.metrics import record_model
+from curate.train.model.loading import load_policy, stored_dtype, weights, write_model
+from curate.train.model.policy import Policy
+from curate.train.model.sharding import shard
+from curate.train.optim import make_optimizer
+from curate.train.ranks import Ranks
+from curate.train.result import TrainResult
+from curate.warehouse import Warehouse
+
+# Called with (step, all steps, metrics) after each step.
+ProgressCallback = Callable[[int, int, dict[str, float]], None]
+
+
+@dataclass
+class TrainingRun:
+    """One run of a trainer: a policy and its optimizer, where the last checkpoint left them."""
+
+    config: SFTConfig | GRPOConfig
+    wh: Warehouse
+    ranks: Ranks
+    checkpoints: Checkpoints
+    policy: Policy
+    tokenizer: Any
+    optimizer: Any
+    start: int  # steps in the checkpoint that this process started from
+    saved: dict[str, Any] = field(default_factory=dict)  # what the trainer put into it
+
+    @property
+    def export_dtype(self) -> str:
+        """The dtype of the finished model and of the weights that engines get."""
+        dtype = self.config.checkpoint.dtype
+        return stored_dtype(self.config.model) if dtype == "auto" else dtype
+
+    def finish(
+        self,
+        result: TrainResult,
+        kind: str,
+        parent: str,
+        inputs: dict[str, Any],
+        before_record: Callable[[], None] = lambda: None,
+    ) -> TrainResult:
+        """Write the finished model and its row in `models`. Every rank must call this.
+
+        `before_record` runs between the two: the model has its final place by then.
+        """
+        state = weights(self.policy)
+        if self.ranks.first:
+            settings = self.config.model_dump(mode="json")
+
+            def record() -> None:
+                before_record()
+                record_model(self.wh, result, self.config.name, kind, parent, inputs, settings)
+                if result.best_path and result.best_step and result.best_step != result.steps:
+                    best = replace(result, model_path=result.best_path, steps=result.best_step)
+                    record_model(self.wh, best, self.config.name, kind, parent, inputs, settings)
+
+            write = partial(
+                write_model, self.policy, self.tokenizer, dtype=self.export_dtype, state=state
+            )
+            self.checkpoints.finish(write, result, record)
+        self.ranks.barrier()
+        return result
+
+
+def start_run(
+    config: SFTConfig | GRPOConfig, wh: Warehouse, checkpoints: Checkpoints, ranks: Ranks
+) -> TrainingRun:
+    """Load the model, from the last checkpoint if there is one, shard it and make the optimizer."""
+    torch.manual_seed(config.seed)  # the adapters' first weights, and dropout
+    start = checkpoints.steps()[-1] if checkpoints.steps() else 0
+    # Adapters are in the optimizer's part of a checkpoint; its model has them merged.
+    resumed = start and not config.compute.lora
+    path = checkpoints.directory(start) / "model" if resumed else config.model
+    policy, tokenizer = load_policy(path, config.compute)
+    shard(policy, ranks, config.compute)
+    optimizer = make_optimizer(policy, config.optim)
+    saved = checkpoints.load(start, policy, optimizer, ranks) if start else {}
+    return TrainingRun(config, wh, ranks, checkpoints, policy, tokenizer, optimizer, start, saved)
+
+
+def config_identity(config: SFTConfig | GRPOConfig) -> dict[str, Any]:
+    """Return the part of a config that determines the trained weights.
+
+    Models, corpora and data enter a run's id by their hashes, not by their paths.
+    """
+    aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
+    return config.model_dump(mode="json", exclude=aside)
+
+
+def check_finite(value: float, what: str, step: int, trace_ids: Sequence[str]) -> None:
+    """Raise CurateError for nan or an infinity, with the step and its traces."""
+    if math.isfinite(value):
+        return
+    traces = ", ".join(trace_ids[:8]) + " ..." * (len(trace_ids) > 8)
+    raise CurateError(
+        f"the {what} of step {step} is not finite; its traces: {traces}. No step was made and the "
+        "last checkpoint is intact: lower optim.lr, or try compute.precision=fp32"
+    )
+
+
+@contextlib.contextmanager
+def memory_errors(step: int) -> Iterator[None]:
+    """Turn running out of memory into one message that names the settings to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        text = str(error).lower()
+        out_of_memory = "out of memory" in text or "can't allocate memory" in text
+        if not (out_of_memory or isinstance(error, MemoryError)):
+            raise
+        raise CurateError(
+            f"out of memory at step {step}: lower compute.micro_batch_tokens (then "
+            "compute.logprob_chunk), or set compute.gradient_checkpointing=true; the last "
+            "checkpoint is intact"
+        ) from error
