@@ -4,10 +4,11 @@
     with whole_file(path) as staged: ...          a file that some library writes to a path
     with whole_directory(path) as staged: ...     a directory, such as a checkpoint
 
-Data goes to a temporary name in the same directory, is fsynced, and takes its name by one system call; then the directory
-is fsynced, so that the name is durable as well. After a crash the old content or the new is there, never a part of
-either. Temporary names start with a dot, end in `.partial` and carry the machine and the process that write them:
-`is_abandoned` tells what a killed process left behind from what another one is still writing.
+Data goes to a temporary name in the same directory, is fsynced, and takes its name by one system
+call; then the directory is fsynced, so that the name is durable as well. After a crash the old
+content or the new is there, never a part of either. Temporary names start with a dot, end in
+`.partial` and carry the machine and the process that write them: `is_abandoned` tells what a killed
+process left behind from what another one is still writing.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from pathlib import Path
 
 from curate.errors import CurateError
 
-# Temporary files of other machines count as abandoned after this many seconds: nobody can ask whether
-# their process is alive.
+# Temporary files of other machines count as abandoned after this many seconds: nobody can ask
+# whether their process is alive.
 FOREIGN_SECONDS = 24 * 3600.0
 SUFFIX = ".partial"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fs.h
@@ -62,7 +63,8 @@ def temporary_path(target: Path) -> Path:
 
 
 def is_abandoned(path: Path, foreign_seconds: float = FOREIGN_SECONDS) -> bool:
-    """Whether the process that wrote a temporary name is dead; on another machine, whether it is old."""
+    """Whether the process that wrote a temporary name is dead; on another machine, whether it is
+    old."""
     parts = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1].split("-")
     if len(parts) == 3 and parts[0] == machine() and parts[1].isdigit():
         return int(parts[1]) != os.getpid() and not Path(f"/proc/{parts[1]}").exists()
@@ -100,12 +102,14 @@ def disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if disk_full(error):
             raise CurateError(
-                f"the disk that holds {path} is full; what was committed is intact: free some space "
+                f"the disk that holds {path} is full; what was committed is intact: free some "
+                f"space "
                 "and run the same command again"
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise CurateError(
-                f"cannot write to {path}: {error.strerror}; choose a directory that you may write to"
+                f"cannot write to {path}: {error.strerror}; choose a directory that you may write "
+                f"to"
             ) from error
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise CurateError(
@@ -129,8 +133,8 @@ def publish(staged: Path, target: Path, *, overwrite: bool = True) -> None:
 def whole_file(target: Path, *, overwrite: bool = True) -> Iterator[Path]:
     """A temporary path that becomes `target` when the block ends, or vanishes if it raises.
 
-    With `overwrite=False` an existing target stays and FileExistsError is raised (link(2) decides, so
-    that one of several writers wins).
+    With `overwrite=False` an existing target stays and FileExistsError is raised (link(2) decides,
+    so that one of several writers wins).
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = temporary_path(target)
@@ -152,8 +156,8 @@ def write_whole(target: Path, content: str | bytes, *, overwrite: bool = True) -
 def whole_directory(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` when the block ends, or vanishes if it raises.
 
-    An existing directory of that name is replaced: in one system call where the platform has it. Elsewhere a
-    kill between two renames can leave nothing under `target`.
+    An existing directory of that name is replaced: in one system call where the platform has it.
+    Elsewhere a kill between two renames can leave nothing under `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staged, replaced = temporary_path(target), temporary_path(target)
@@ -180,7 +184,8 @@ def whole_directory(target: Path) -> Iterator[Path]:
 def exchange(one: Path, other: Path) -> bool:
     """Swap two paths in one system call (renameat2 with RENAME_EXCHANGE; Linux 3.15, glibc 2.28).
 
-    Returns False where the platform or the file system has no such call; other failures raise OSError.
+    Returns False where the platform or the file system has no such call; other failures raise
+    OSError.
     """
     if sys.platform != "linux":
         return False

@@ -1,4 +1,5 @@
-"""What a person reads of the warehouse in a terminal: results of queries, one trace, a prompt for SQL."""
+"""What a person reads of the warehouse in a terminal: results of queries, one trace, a prompt for
+SQL."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from curate.warehouse.identity import code_version, digest
 
 @dataclass
 class JobResult:
-    """`refs` are the versions the job stands for, made now or before; `rows` what it committed now."""
+    """`refs` are the versions the job stands for, made now or before; `rows` what it committed now.
+    """
 
     refs: list[str] = field(default_factory=list)
     rows: int = 0
@@ -76,7 +77,8 @@ class StageKind:
 
 
 class Context:
-    """The warehouse, and what is expensive to start and is shared by the jobs of one process: engine and verifiers."""
+    """The warehouse, and what is expensive to start and is shared by the jobs of one process:
+    engine and verifiers."""
 
     def __init__(self, warehouse: Warehouse | str | Path = "warehouse") -> None:
         from curate.engines.shared import SharedEngine

@@ -1,4 +1,4 @@
-"""How much memory a job may hold: a setting such as `2GB`, and what is known of the process itself."""
+"""How much memory a job may use: parsing a setting such as `2GB`, and a tuning of the allocator."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from functools import cache
 from curate.errors import UsageError
 
 DEFAULT = "2GB"
-# What Python, Polars, DuckDB and the plugins take before any data is read, in MB.
+# MB that Python, Polars, DuckDB and the plugins take before any data is read.
 BASE = 400
+_M_ARENA_MAX = -8  # malloc.h
 
 
 def megabytes(text: str, least: int) -> float:
-    """MB of `500MB` or `2GB`; `UsageError` for anything else, and below `least`."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MG])i?B\s*", text)
-    if found is None:
+    """Return the MB of `500MB` or `2GB`. UsageError for anything else, and for less than `least`
+    MB."""
+    match = re.fullmatch(r"\s*(\d{1,9}(?:\.\d{1,9})?)\s*([MG])i?B\s*", text)
+    if match is None:
         raise UsageError(f"memory: {text}: write 500MB or 2GB")
-    size = float(found.group(1)) * (1000 if found.group(2) == "G" else 1)
+    size = float(match.group(1)) * (1000 if match.group(2) == "G" else 1)
     if size < least:
         raise UsageError(f"memory: {text}: at least {least}MB are needed")
     return size
 
 
 def text_bytes(memory: str) -> int:
-    """Bytes of text that annotation may hold at once: a part as read, as annotated, as written, and its signals."""
+    """Bytes of text that annotation may hold at once.
+
+    A part exists as read, as annotated and as written, next to its signals: about twelve times its
+    text.
+    """
     return int(min(64 << 20, (megabytes(memory, 600) - BASE) * 1_000_000 / 12))
 
 
 @cache
-def keep_level() -> None:
-    """Lets all threads of this process allocate from two arenas, where the C library is glibc.
+def limit_malloc_arenas() -> None:
+    """Let all threads of this process allocate from two arenas, if the C library is glibc.
 
-    By default each thread may have its own, and what one part of the data freed there is not used for the next: over a
-    hundred parts, annotation grew from 0.8 to 1.4 GB.
+    By default each thread may have its own arena, and memory freed in one is not used by another:
+    over a hundred parts, annotation grew from 0.8 to 1.4 GB.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 2)
-
-
-_M_ARENA_MAX = -8  # malloc.h

@@ -1,4 +1,5 @@
-"""What a person sees of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""What a person sees of long work: a bar with rate and time left on a terminal, plain lines
+elsewhere."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The evaluation job: sample each model on the same held-out problems, judge, and compare.
 
-It is a generation job a model (so it resumes, and what is there is not sampled again), an annotation, and a table.
+It is a generation job a model (so it resumes, and what is there is not sampled again), an
+annotation, and a table.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class EvaluatedModel(Config):
 
 
 class EvaluateConfig(Config):
-    """Which models, on which problems, with how many samples. Sampling defaults to the report's 0.6 and 0.95."""
+    """Which models, on which problems, with how many samples. Sampling defaults to the report's 0.6
+    and 0.95."""
 
     models: list[EvaluatedModel] = Field(min_length=1)
     problems: Any
@@ -95,7 +97,8 @@ def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[
 
 
 def run(config: EvaluateConfig, context: Context) -> JobResult:
-    """Sample, judge, compare; commits the rows of the table `evaluations` and returns them printed in the summary."""
+    """Sample, judge, compare; commits the rows of the table `evaluations` and returns them printed
+    in the summary."""
     from curate.evaluate.table import evaluation_rows, format_table
 
     started = time.monotonic()
@@ -142,7 +145,8 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
 def _samples(
     label: str, family: str, asked: pl.DataFrame, config: EvaluateConfig, context: Context
 ) -> pl.DataFrame:
-    """What the table is made of: one row a sample of the problems asked, with the cluster of its answer."""
+    """What the table is made of: one row a sample of the problems asked, with the cluster of its
+    answer."""
     import polars as pl
 
     from curate.verify.consensus import cluster_ids
@@ -151,7 +155,8 @@ def _samples(
         "SELECT a.model_hash, a.problem_id, a.sample_index, a.verdict, a.extracted, a.well_formed, "
         "a.completion_tokens, a.truncated, a.target_language_share, a.source, a.difficulty, "
         "a.verifier, p.choices, p.metadata "
-        "FROM annotated a LEFT JOIN problems p USING (problem_id) WHERE a.dataset = ? AND a.sample_index < ? "
+        "FROM annotated a LEFT JOIN problems p USING (problem_id) WHERE a.dataset = ? AND "
+        "a.sample_index < ? "
         "ORDER BY a.problem_id, a.sample_index",
         [family, config.samples],
     ).join(asked, on="problem_id", how="semi", maintain_order="left")

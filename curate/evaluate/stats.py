@@ -1,7 +1,8 @@
-"""The numbers of an evaluation as pure functions of arrays: pass@1, pass@k, cons@k, and intervals over problems.
+"""The numbers of an evaluation as pure functions of arrays: pass@1, pass@k, cons@k, and intervals
+over problems.
 
-Every estimate is a mean over problems of one value a problem, so that one bootstrap over problems serves all of them:
-problems are the independent draws, while the k samples of one problem are not.
+Every estimate is a mean over problems of one value a problem, so that one bootstrap over problems
+serves all of them: problems are the independent draws, while the k samples of one problem are not.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ class Estimate:
 
 
 def pass_at_1(samples: ArrayLike, correct: ArrayLike) -> Floats:
-    """Share of the samples of each problem that are right, (problems,): the report's pass@1, section 3.1."""
+    """Share of the samples of each problem that are right, (problems,): the report's pass@1,
+    section 3.1."""
     return pass_at_k(samples, correct, 1)
 
 
 def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
     """Chance that one of k samples is right, unbiased, for each problem: 1 - C(n - c, k) / C(n, k).
 
-    `samples` n and `correct` c are (problems,) counts. Chen et al. 2021, equation 1. A problem with n < k gets pass@n,
-    which is no more than pass@k; one without samples gets NaN.
+    `samples` n and `correct` c are (problems,) counts. Chen et al. 2021, equation 1. A problem with
+    n < k gets pass@n, which is no more than pass@k; one without samples gets NaN.
     """
     n, c = np.asarray(samples, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if k < 1 or np.any(n < 0) or np.any((c < 0) | (c > n)):
@@ -53,11 +55,13 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
 def cons_at_k(
     problem: ArrayLike, cluster: ArrayLike, correct: ArrayLike, problems: int | None = None
 ) -> Floats:
-    """Whether the answer that most samples of a problem agree on is right: majority vote, cons@k of the report.
+    """Whether the answer that most samples of a problem agree on is right: majority vote, cons@k of
+    the report.
 
-    All three are (samples,): index of the problem, id of the cluster of equivalent answers within the problem (negative
-    for a sample without an answer, which has no vote), and whether the sample is right. A tie counts as the expected
-    value of drawing one of the tied answers. Without any answer it is 0; without samples NaN. Returns (problems,).
+    All three are (samples,): index of the problem, id of the cluster of equivalent answers within
+    the problem (negative for a sample without an answer, which has no vote), and whether the sample
+    is right. A tie counts as the expected value of drawing one of the tied answers. Without any
+    answer it is 0; without samples NaN. Returns (problems,).
     """
     index, ids = np.asarray(problem, dtype=np.int64), np.asarray(cluster, dtype=np.int64)
     right = np.asarray(correct, dtype=np.float64)
@@ -67,7 +71,8 @@ def cons_at_k(
     pairs, inverse = np.unique(np.stack([index[votes], ids[votes]]), axis=1, return_inverse=True)
     inverse, owner = inverse.reshape(-1), pairs[0]
     size = np.bincount(inverse, minlength=len(owner)).astype(np.float64)
-    # Members of a cluster have one verdict, unless the verifier is not transitive: then their share counts.
+    # Members of a cluster have one verdict, unless the verifier is not transitive: then their share
+    # counts.
     share = np.bincount(inverse, weights=right[votes], minlength=len(owner)) / np.maximum(size, 1)
     largest = np.zeros(count)
     np.maximum.at(largest, owner, size)
@@ -80,10 +85,12 @@ def cons_at_k(
 def bootstrap(
     values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> list[Estimate]:
-    """Mean over problems of each column of (problems, columns), with the percentile interval of Efron (1979).
+    """Mean over problems of each column of (problems, columns), with the percentile interval of
+    Efron (1979).
 
-    Problems are drawn with replacement, the same draws for all columns. NaN marks a problem that a column says nothing
-    of, and is left out of that column. Fewer than two problems have a mean and no interval.
+    Problems are drawn with replacement, the same draws for all columns. NaN marks a problem that a
+    column says nothing of, and is left out of that column. Fewer than two problems have a mean and
+    no interval.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
@@ -110,17 +117,19 @@ def paired_difference(
     seed: int = 0,
     level: float = LEVEL,
 ) -> Estimate:
-    """Mean over problems of ours - theirs, both (problems,) on the same problems, with its interval.
+    """Mean over problems of ours - theirs, both (problems,) on the same problems, with its
+    interval.
 
-    A problem that is NaN in either is left out. What makes a problem hard for both cancels out, which makes the
-    interval narrower than that of two separate levels.
+    A problem that is NaN in either is left out. What makes a problem hard for both cancels out,
+    which makes the interval narrower than that of two separate levels.
     """
     difference = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
     return bootstrap(difference[:, None], resamples, seed, level)[0]
 
 
 def _resampled_means(filled: Floats, known: Floats, resamples: int, seed: int) -> Floats:
-    """Means of `resamples` draws, (resamples, columns); a few draws at a time, so that memory stays bounded."""
+    """Means of `resamples` draws, (resamples, columns); a few draws at a time, so that memory stays
+    bounded."""
     problems = len(filled)
     if problems == 0:
         return np.full((resamples, filled.shape[1]), np.nan)

@@ -70,13 +70,15 @@ def evaluation_rows(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Levels of each model and paired differences of each (model, baseline), for all problems and by slice.
+    """Levels of each model and paired differences of each (model, baseline), for all problems and
+    by slice.
 
-    `samples` has one row a sample: model, problem_id, sample_index, verdict, and as far as there are any cluster
-    (equivalence class of the answer within its problem; null without an answer), well_formed, target_language_share,
-    completion_tokens, truncated, source, difficulty, model_hash. `k` is the samples asked of a problem, by default the
-    most that one has. Slices are sources, and fifths of difficulty, where there is more than one. The columns that
-    name the evaluation (id, problems, sampling, time) are null, for the caller to fill.
+    `samples` has one row a sample: model, problem_id, sample_index, verdict, and as far as there
+    are any cluster (equivalence class of the answer within its problem; null without an answer),
+    well_formed, target_language_share, completion_tokens, truncated, source, difficulty,
+    model_hash. `k` is the samples asked of a problem, by default the most that one has. Slices are
+    sources, and fifths of difficulty, where there is more than one. The columns that name the
+    evaluation (id, problems, sampling, time) are null, for the caller to fill.
     """
     samples = _checked(samples)
     k = k or int(samples.group_by("model", "problem_id").len()["len"].max() or 1)  # type: ignore[arg-type]
@@ -119,7 +121,8 @@ def _checked(samples: pl.DataFrame) -> pl.DataFrame:
     ).filter(pl.col("verdict").is_not_null())
     if samples.is_empty():
         raise CurateError(
-            "nothing to evaluate: no sample has a verdict. Did every request fail, or was nothing judged?"
+            "nothing to evaluate: no sample has a verdict. Did every request fail, or was nothing "
+            "judged?"
         )
     if samples.select(
         pl.struct("model", "problem_id", "sample_index").is_duplicated().any()
@@ -247,7 +250,8 @@ _PERFECT = {"language": 1.0, "truncated": 0.0}
 
 
 def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
-    """The comparison as plain text, as wide as it needs: a level a model, then the paired differences."""
+    """The comparison as plain text, as wide as it needs: a level a model, then the paired
+    differences."""
     from rich.console import Console
 
     console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
@@ -257,7 +261,8 @@ def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
 
 
 def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
-    """The same for a rich console: levels, differences (where models were compared), and what was left out."""
+    """The same for a rich console: levels, differences (where models were compared), and what was
+    left out."""
     part = rows.filter(pl.col("slice") == slice)
     levels, differences = (
         part.filter(pl.col("baseline").is_null()),
@@ -265,7 +270,8 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
     )
     if levels.is_empty():
         raise CurateError(
-            f"the evaluation has no slice '{slice}': it has {', '.join(rows['slice'].unique().sort())}"
+            f"the evaluation has no slice '{slice}': it has "
+            f"{', '.join(rows['slice'].unique().sort())}"
         )
     k = int(levels["k"].max())  # type: ignore[arg-type]
     count = int(levels["problem_count"].max())  # type: ignore[arg-type]
@@ -280,7 +286,8 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
     if left_out.height:
         problems = round(left_out["value"][0] * left_out["problem_count"][0])
         made.append(
-            f"{problems} problems could not be judged and count in none of pass@1, pass@k and cons@k"
+            f"{problems} problems could not be judged and count in none of pass@1, pass@k and "
+            f"cons@k"
         )
     made.append("In brackets: 95 % bootstrap interval over problems.")
     return made
@@ -291,7 +298,8 @@ def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signe
     from rich.table import Table
 
     own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
-    # A column in which every model is perfect tells nothing: no truncated sample, no word of another language.
+    # A column in which every model is perfect tells nothing: no truncated sample, no word of
+    # another language.
     values = {metric: part.filter(own, pl.col("metric") == metric)["value"] for metric in _SHOWN}
     dull = {
         m: bool(((v - (0.0 if signed else _PERFECT.get(m, np.inf))).abs() < 5e-4).all())

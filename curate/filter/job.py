@@ -17,7 +17,7 @@ from curate.filter.corpus import kept_by_slice, write_corpus
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
 from curate.job import Context, JobResult, StageKind
-from curate.memory import DEFAULT, keep_level, megabytes
+from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
 from curate.progress import duration
 from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.files import STAGING, check_name
@@ -114,7 +114,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     from curate.filter.funnel import print_funnel
 
     started = time.monotonic()
-    keep_level()
+    limit_malloc_arenas()
     rules, where = _prepare(config, context.warehouse)
     name = config.corpus or rules.name
     with (

@@ -20,7 +20,7 @@ from curate.errors import UsageError
 from curate.files import Writer, data_files, read_parts
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet
-from curate.memory import DEFAULT, keep_level, megabytes, text_bytes
+from curate.memory import DEFAULT, limit_malloc_arenas, megabytes, text_bytes
 from curate.signals import column_groups, derived_columns
 from curate.signals.files import annotate_part
 from curate.warehouse.sql import quote
@@ -43,7 +43,7 @@ def filter_files(
     Raises what `apply_rules` raises, and `UsageError` where a rule reads a column that the files have not. `memory`
     bounds what is held at once.
     """
-    keep_level()
+    limit_malloc_arenas()
     size = text_bytes(memory)
     with narrowed(paths, rules, text_column, form, where, memory) as narrow, Writer(out) as writer:
         result = apply_rules(narrow.con, rules, where, slices=narrow, memory=memory)

@@ -115,7 +115,7 @@ class Judge:
         """One row a trace, in order: trace_id, attempt, the columns of its verdict, and `good`."""
         import polars as pl
 
-        from curate.annotate.job import NO_VERIFIER, verdict_rows
+        from curate.annotate.rules import NO_VERIFIER, verdict_rows
         from curate.problems.base import SCHEMA
         from curate.warehouse.traces import trace_frame, with_parts
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from curate.warehouse import Warehouse
 
-# Curves over training: title, SQL over one row of `annotated` joined with its rollout (r), and what it means.
+# Curves over training: title, SQL over one row of `annotated` joined with its rollout (r), and what
+# it means.
 CURVES = (
     ("accuracy", "avg((a.verdict = 'correct')::INT)", "share of rollouts with a right answer"),
     ("reward", "avg(r.reward)", "weighted sum of the run's own components"),
@@ -85,13 +86,16 @@ def curves(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def funnels(con: duckdb.DuckDBPyConnection) -> list[pl.DataFrame]:
-    """The funnel of each corpus version, newest first, summed over sources: corpus, corpus_version, rules, rule, …"""
+    """The funnel of each corpus version, newest first, summed over sources: corpus, corpus_version,
+    rules, rule, …"""
     frame = con.sql(
-        "SELECT f.corpus, f.corpus_version, f.rules, f.position, f.rule, any_value(f.predicate) AS predicate, "
+        "SELECT f.corpus, f.corpus_version, f.rules, f.position, f.rule, any_value(f.predicate) "
+        "AS predicate, "
         "sum(f.traces)::BIGINT AS traces, sum(f.drops_alone)::BIGINT AS drops_alone, "
         "sum(f.drops_first)::BIGINT AS drops_first, sum(f.remaining)::BIGINT AS remaining, "
         "any_value(m.sealed_at) AS sealed_at "
-        "FROM funnel f LEFT JOIN manifests m ON m.ref = 'corpora/' || f.corpus || '/' || f.corpus_version "
+        "FROM funnel f LEFT JOIN manifests m ON m.ref = 'corpora/' || f.corpus || '/' || "
+        "f.corpus_version "
         "GROUP BY f.corpus, f.corpus_version, f.rules, f.position, f.rule"
     ).pl()
     parts = frame.partition_by("corpus", "corpus_version") if frame.height else []
@@ -121,7 +125,8 @@ def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str
 def corpora(
     warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[str] | None = None
 ) -> list[Corpus]:
-    """The newest version of each corpus with the decisions of its rules, asked again of the traces as they are."""
+    """The newest version of each corpus with the decisions of its rules, asked again of the traces
+    as they are."""
     from curate.filter.decide import apply_rules
     from curate.filter.job import FilterConfig, _prepare
 
@@ -155,10 +160,11 @@ def corpora(
 def distributions(
     con: duckdb.DuckDBPyConnection, corpus: Corpus
 ) -> list[tuple[str, list[float], list[int], list[int]]]:
-    """(signal, edges of the bins, kept in each bin, dropped in each bin); signals that never vary are left out.
+    """(signal, edges of the bins, kept in each bin, dropped in each bin); signals that never vary
+    are left out.
 
-    The bins run from the 0.5th to the 99.5th hundredth, so that one long trace does not flatten all others; what lies
-    outside counts in the first and the last bin.
+    The bins run from the 0.5th to the 99.5th hundredth, so that one long trace does not flatten all
+    others; what lies outside counts in the first and the last bin.
     """
     con.register("_decisions", corpus.decisions.to_arrow())
     columns = ", ".join(f"a.{name}::DOUBLE AS {name}" for name in SIGNALS)
@@ -199,13 +205,18 @@ def distributions(
 
 
 TRACE_COLUMNS = (
-    "trace_id, attempt, problem_id, dataset, sample_index, recipe, form, model, model_hash, policy_step, "
-    "finish_reason, error, completion, prompt, reasoning, answer, question, reference, source, domain, "
+    "trace_id, attempt, problem_id, dataset, sample_index, recipe, form, model, model_hash, "
+    "policy_step, "
+    "finish_reason, error, completion, prompt, reasoning, answer, question, reference, source, "
+    "domain, "
     "difficulty, split, coalesce(target_language, question_language) AS target, verdict, "
-    "verified_by, extracted, verdict_detail, judge_verdict, consensus_verdict, completion_tokens, temperature, "
+    "verified_by, extracted, verdict_detail, judge_verdict, consensus_verdict, completion_tokens, "
+    "temperature, "
     "created_at, readable, mixed_language, quality, "
-    "well_formed, truncated, words, step_count, reflection_count, verification_count, backtrack_count, "
-    "target_language_share, dominant_language, dominant_language_share, duplicate_5_gram_share, loop_share, "
+    "well_formed, truncated, words, step_count, reflection_count, verification_count, "
+    "backtrack_count, "
+    "target_language_share, dominant_language, dominant_language_share, duplicate_5_gram_share, "
+    "loop_share, "
     "compression, longest_paragraph, code_blocks, unbalanced_latex"
 )
 
@@ -215,8 +226,8 @@ def picked(
 ) -> tuple[pl.DataFrame, int]:
     """(at most `most` traces that fit a SQL condition over `annotated`, how many fit).
 
-    Problems are drawn by the hash of their id, and up to `each` traces of each, so that two traces of one problem can
-    be read beside each other and the same page is made again.
+    Problems are drawn by the hash of their id, and up to `each` traces of each, so that two traces
+    of one problem can be read beside each other and the same page is made again.
     """
     import duckdb as engine
 

@@ -1,4 +1,5 @@
-"""The pipeline as a drawing: what was made from what, read from the manifests, with row counts on the edges."""
+"""The pipeline as a drawing: what was made from what, read from the manifests, with row counts on
+the edges."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class Graph:
 
 
 def build(warehouse: Warehouse) -> Graph:
-    """Problems, traces, corpora, models and evaluations of the warehouse as a graph without circles."""
+    """Problems, traces, corpora, models and evaluations of the warehouse as a graph without
+    circles."""
     graph = Graph()
     manifests = warehouse.sql(
         'SELECT ref, "table", dataset, version, rows, parents, model_hash, config FROM manifests ORDER BY sealed_at'
@@ -43,13 +45,15 @@ def build(warehouse: Warehouse) -> Graph:
     counts = {
         (row["dataset"], row["version"]): row
         for row in warehouse.sql(
-            "SELECT dataset, version, count(*) AS rows, any_value(recipe) AS recipe, any_value(policy_step) AS step "
+            "SELECT dataset, version, count(*) AS rows, any_value(recipe) AS recipe, "
+            "any_value(policy_step) AS step "
             "FROM traces GROUP BY ALL"
         ).to_dicts()
     }
     names = dict(
         warehouse.sql(
-            "SELECT job_id, any_value(name) FROM jobs WHERE kind IN ('generate', 'import') GROUP BY 1"
+            "SELECT job_id, any_value(name) FROM jobs WHERE kind IN ('generate', 'import') GROUP "
+            "BY 1"
         ).iter_rows()
     )
     keys = {m["ref"]: _key(m, counts) for m in manifests}
@@ -85,7 +89,8 @@ def build(warehouse: Warehouse) -> Graph:
 
 
 def _key(manifest: Mapping[str, Any], counts: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    """Versions of one family of traces are one box; each training run's rollouts are a box of their own."""
+    """Versions of one family of traces are one box; each training run's rollouts are a box of their
+    own."""
     if manifest["table"] == "traces":
         facts = counts.get((manifest["dataset"], manifest["version"]))
         if facts is None or facts["step"] is None:
@@ -159,7 +164,8 @@ def _models(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None
 def _kept(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None:
     """How many rows of each family each corpus holds."""
     rows = warehouse.sql(
-        "SELECT c.corpus, c.version AS corpus_version, t.dataset, t.version, count(*) AS n FROM corpora c "
+        "SELECT c.corpus, c.version AS corpus_version, t.dataset, t.version, count(*) AS n FROM "
+        "corpora c "
         "JOIN traces t ON t.trace_id = c.trace_id AND t.attempt = c.attempt GROUP BY ALL"
     )
     for corpus, version, dataset, part, n in rows.iter_rows():
@@ -171,7 +177,7 @@ def _kept(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None:
             graph.edges[source, target] = (graph.edges.get((source, target)) or 0) + n
 
 
-# -- layout: layers by the longest way from a source, and few crossings ----------------------------------------------
+# -- layout: layers by the longest way from a source, and few crossings --------------------------
 
 
 def _place(graph: Graph) -> None:

@@ -1,7 +1,8 @@
 """HTML from data: one place where text becomes markup, and text is always escaped there.
 
-A `Html` is markup; every other string is text. `tag("p", text)` escapes `text`, whatever it holds, so that model output
-cannot become an element, an attribute or a script. Attributes that could run something are refused by name.
+A `Html` is markup; every other string is text. `tag("p", text)` escapes `text`, whatever it holds,
+so that model output cannot become an element, an attribute or a script. Attributes that could run
+something are refused by name.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ _VOID = {"meta", "br", "input", "circle", "line", "rect", "path", "polyline", "p
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 # Never written, whoever asks: handlers, addresses and inline styles.
 _REFUSED = re.compile(r"on.*|href|src|srcdoc|action|formaction|style|xlink.*", re.IGNORECASE)
-# What no person should meet unseen: control characters, and marks that turn the direction of the text around.
+# What no person should meet unseen: control characters, and marks that turn the direction of the
+# text around.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -40,7 +42,8 @@ def escape(text: object) -> Html:
 
 
 def tag(name: str, /, *children: object, **attributes: Any) -> Html:
-    """An element. `class_` and `data_x` stand for `class` and `data-x`; None leaves an attribute out, True is bare."""
+    """An element. `class_` and `data_x` stand for `class` and `data-x`; None leaves an attribute
+    out, True is bare."""
     if not _NAME.fullmatch(name) or name.lower() == "script":
         raise ValueError(f"no element '{name}'")
     written = ""

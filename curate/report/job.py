@@ -19,7 +19,8 @@ from curate.warehouse.identity import code_version
 
 
 class ReportConfig(Config):
-    """What the page holds. `where` names sets of the trace browser: a label and a SQL condition over `annotated`."""
+    """What the page holds. `where` names sets of the trace browser: a label and a SQL condition
+    over `annotated`."""
 
     out: str | None = None  # file; by default report.html in the warehouse
     title: str = "curate report"
@@ -33,7 +34,8 @@ class ReportConfig(Config):
 
 
 def run(config: ReportConfig, context: Context) -> JobResult:
-    """Write the page, whole or not at all. UsageError where there is no warehouse or a condition is wrong."""
+    """Write the page, whole or not at all. UsageError where there is no warehouse or a condition is
+    wrong."""
     from curate.annotate import job as annotate
     from curate.report.page import document, sections
     from curate.warehouse.sql import connect

@@ -1,7 +1,8 @@
 """LaTeX of a trace to MathML, made beforehand, so that the page needs no script for formulas.
 
-`latex2mathml` converts; what it gives is read as XML and written anew from a list of elements and attributes that only
-show something. A formula that cannot be converted stays as it was written, as code.
+`latex2mathml` converts; what it gives is read as XML and written anew from a list of elements and
+attributes that only show something. A formula that cannot be converted stays as it was written, as
+code.
 """
 
 from __future__ import annotations

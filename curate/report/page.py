@@ -1,7 +1,8 @@
 """The page: one HTML file that loads nothing and runs nothing but its own script.
 
-The policy in its head lets the browser run the one script and apply the one style sheet whose hashes it names; text of
-models is escaped where it becomes markup (html.py), and were something forgotten there, the policy would not run it.
+The policy in its head lets the browser run the one script and apply the one style sheet whose
+hashes it names; text of models is escaped where it becomes markup (html.py), and were something
+forgotten there, the policy would not run it.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def _sha(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-# -- sections --------------------------------------------------------------------------------------------------------
+# -- sections ------------------------------------------------------------------------------------
 
 
 def sections(
@@ -118,7 +119,8 @@ def _evaluation(name: str, rows: pl.DataFrame) -> Html:
     problems = int(levels["problem_count"].max() or 0)  # type: ignore[arg-type]
     said = (
         f"{number(problems)} problems of {first['problems']}, {most!s} samples each, temperature "
-        f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over problems"
+        f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over "
+        f"problems"
     )
     parts = [
         tag("h3", name),
@@ -308,7 +310,8 @@ def _distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -
             parts.append(
                 tag(
                     "p",
-                    "The rules or the verdicts have changed since this corpus was made: what follows is what "
+                    "The rules or the verdicts have changed since this corpus was made: what "
+                    "follows is what "
                     "they decide today.",
                 )
             )

@@ -1,6 +1,7 @@
 """Plots as inline SVG: lines over steps, two histograms on one axis, estimates with intervals.
 
-Series differ in dash and marker as well as in colour, and every plot has its numbers beside it as a table.
+Series differ in dash and marker as well as in colour, and every plot has its numbers beside it as a
+table.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""The text of a trace as HTML: escaped, formulas as MathML, foreign-language and repeated stretches marked.
+"""The text of a trace as HTML: escaped, formulas as MathML, foreign-language and repeated stretches
+marked.
 
-Marks are ranges of characters of the text as it was sampled. Where a formula stands the formula is shown, and what is
-marked of it is marked as a whole.
+Marks are ranges of characters of the text as it was sampled. Where a formula stands the formula is
+shown, and what is marked of it is marked as a whole.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ def _wrap(inside: Html, marks: Sequence[Mark]) -> Html:
 
 
 def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
-    """Stretches of `size` or more words in a row that stood before in the text, as they are read from the left."""
+    """Stretches of `size` or more words in a row that stood before in the text, as they are read
+    from the left."""
     words = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
     seen: set[tuple[str, ...]] = set()
     found: list[tuple[int, int]] = []

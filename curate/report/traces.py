@@ -1,7 +1,7 @@
 """The trace browser: sets of traces chosen when the page is made, each trace rendered beforehand.
 
-No trace is data to a script: the page holds finished, escaped markup in `<template>` elements, and the script only
-shows one or two of them.
+No trace is data to a script: the page holds finished, escaped markup in `<template>` elements, and
+the script only shows one or two of them.
 """
 
 from __future__ import annotations

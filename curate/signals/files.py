@@ -12,7 +12,7 @@ import polars as pl
 
 from curate.errors import UsageError
 from curate.files import SUFFIXES, Writer, data_files, read_parts
-from curate.memory import DEFAULT, keep_level, text_bytes
+from curate.memory import DEFAULT, limit_malloc_arenas, text_bytes
 from curate.prompts.forms import Form
 from curate.signals import annotate_frame, column_groups, derived_columns, with_macros
 
@@ -36,7 +36,7 @@ def annotate_files(
     """
     files = data_files(paths)
     chosen = None if groups is None else list(groups)
-    keep_level()
+    limit_malloc_arenas()
     size = text_bytes(memory)
     total = 0
     if Path(out).suffix in SUFFIXES:

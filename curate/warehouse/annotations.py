@@ -1,14 +1,15 @@
 """Where verdicts and signals are stored, and how a part about traces is published.
 
-A part of traces never changes, so whatever is measured or judged about it is a part of the same name:
+A part of traces never changes, so whatever is measured or judged about it is a part of the same
+name:
 
     traces/<dataset>/<version>/part-<name>.parquet
     signals/<group>@<version>/<dataset>.<version>/part-<name>.parquet
     verdicts/<verifier>@<version>/<dataset>.<version>/part-<name>.parquet
 
-A part that exists is never made again; a new signal or a better verifier has a directory of its own and adds only
-itself. Parts about no single part of traces (a consensus over many) have versions that match none. This module is the
-only one that spells these names.
+A part that exists is never made again; a new signal or a better verifier has a directory of its own
+and adds only itself. Parts about no single part of traces (a consensus over many) have versions
+that match none. This module is the only one that spells these names.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ PartKey = tuple[str, str]  # version and file name of every part about one part 
 
 
 def dataset_name(producer: str, version: str | int | None) -> str:
-    """Directory of a verifier or a group of signals. A dotted path `package.module:Class` loses its colon."""
+    """Directory of a verifier or a group of signals. A dotted path `package.module:Class` loses its
+    colon."""
     return f"{producer.replace(':', '.').replace('/', '.')}@{version or NO_VERSION}"
 
 
@@ -62,7 +64,8 @@ def publish_verdicts(
 ) -> list[Version]:
     """Store the verdicts of one committed part of traces; parts that exist stay as they are.
 
-    `verdicts` has the columns of the table `verdicts`; it may hold several verifiers, one version is returned for each.
+    `verdicts` has the columns of the table `verdicts`; it may hold several verifiers, one version
+    is returned for each.
     """
     versions = []
     for (verifier, version), rows in verdicts.group_by(
@@ -82,7 +85,8 @@ def part_key(traces_part: Path) -> PartKey:
 def parts_about(
     traces_parts: Iterable[Path], annotations: Iterable[Path]
 ) -> dict[PartKey | None, list[Path]]:
-    """Sort parts of verdicts or signals by the part of traces that they are about; None: about no single one."""
+    """Sort parts of verdicts or signals by the part of traces that they are about; None: about no
+    single one."""
     keys = {part_key(part) for part in traces_parts}
     result: dict[PartKey | None, list[Path]] = defaultdict(list)
     for path in annotations:
@@ -108,7 +112,8 @@ def datasets_about(
 
 
 def signals_folder(root: Path, group: str) -> str:
-    """Directory of the newest version of a group of signals, inside `signals/`; older versions do not count."""
+    """Directory of the newest version of a group of signals, inside `signals/`; older versions do
+    not count."""
     numbers = [p.name.rpartition("@")[2] for p in (root / "signals").glob(f"{group}@*")]
     newest = max((int(number) for number in numbers if number.isdigit()), default=None)
     return EMPTY if newest is None else dataset_name(group, newest)

@@ -1,7 +1,8 @@
-"""The card of a model: README.md in its directory, that says what it is, what it was made from and how it was measured.
+"""The card of a model: README.md in its directory, that says what it is, what it was made from and
+how it was measured.
 
-It is written from the tables when training ends, and again when the model was evaluated; a README of somebody else's is
-left as it is.
+It is written from the tables when training ends, and again when the model was evaluated; a README
+of somebody else's is left as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ MARK = "<!-- written by curate: changes are overwritten -->"
 
 
 def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
-    """Write the card of the model with this hash; None where it is not in the warehouse or its README is not ours."""
+    """Write the card of the model with this hash; None where it is not in the warehouse or its
+    README is not ours."""
     found = warehouse.sql(
         "SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash]
     )
@@ -73,9 +75,11 @@ def _name(warehouse: Warehouse, model_hash: str | None) -> str | None:
 
 
 def _measured(warehouse: Warehouse, model_hash: str) -> str:
-    """The newest overall figures of each set of problems, with their 95 % intervals, as a Markdown table."""
+    """The newest overall figures of each set of problems, with their 95 % intervals, as a Markdown
+    table."""
     rows = warehouse.sql(
-        "SELECT problems, metric, k, value, low, high, problem_count FROM evaluations WHERE model_hash = ? "
+        "SELECT problems, metric, k, value, low, high, problem_count FROM evaluations WHERE "
+        "model_hash = ? "
         "AND slice = 'all' AND baseline IS NULL "
         "QUALIFY rank() OVER (PARTITION BY problems ORDER BY created_at DESC) = 1 ORDER BY ALL",
         [model_hash],

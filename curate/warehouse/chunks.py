@@ -1,18 +1,22 @@
 """Exactly once: plans, chunks, claims and logs.
 
-A family is all traces that share what determines their text. Its *plan* is a journal of numbered files, each published
-with link(2), so that two planners cannot both append the same number: whoever loses reads again and plans what is still
-missing. Hence a (problem, sample, attempt) belongs to one chunk for ever, whichever jobs ask for it.
+A family is all traces that share what determines their text. Its *plan* is a journal of numbered
+files, each published with link(2), so that two planners cannot both append the same number: whoever
+loses reads again and plans what is still missing. Hence a (problem, sample, attempt) belongs to one
+chunk for ever, whichever jobs ask for it.
 
-A *chunk* is a unit of commit. Whoever works on one holds a POSIX lock on its claim, which the kernel drops when the
-process dies (and which children do not inherit). Finished rows go to a private log, fsynced within FLUSH_SECONDS; a
-complete chunk becomes one part under its own name. Taking over a chunk begins with replaying its logs.
+A *chunk* is a unit of commit. Whoever works on one holds a POSIX lock on its claim, which the
+kernel drops when the process dies (and which children do not inherit). Finished rows go to a
+private log, fsynced within FLUSH_SECONDS; a complete chunk becomes one part under its own name.
+Taking over a chunk begins with replaying its logs.
 
-An *adaptive* plan holds, for each problem, the most samples it may take. Its owner decides from the rows of the chunk
-how many of them are asked, always the first ones, and commits those; the rest may be planned again later. So a
-decision needs no record of its own: whoever takes the chunk over makes it again from the same rows.
+An *adaptive* plan holds, for each problem, the most samples it may take. Its owner decides from the
+rows of the chunk how many of them are asked, always the first ones, and commits those; the rest may
+be planned again later. So a decision needs no record of its own: whoever takes the chunk over makes
+it again from the same rows.
 
-What is planned and keyed is a *unit*: a problem, or the trace that is rewritten (`parent_trace_id`).
+What is planned and keyed is a *unit*: a problem, or the trace that is rewritten
+(`parent_trace_id`).
 """
 
 from __future__ import annotations
@@ -63,9 +67,11 @@ def unit_expr() -> pl.Expr:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A fixed set of (unit, sample, attempt), committed as one part of one version (of an adaptive one, some of them).
+    """A fixed set of (unit, sample, attempt), committed as one part of one version (of an adaptive
+    one, some of them).
 
-    `places` are the units' places in the frame that `Family.open_rows` was given, where they occur in it.
+    `places` are the units' places in the frame that `Family.open_rows` was given, where they occur
+    in it.
     """
 
     chunk_id: str
@@ -88,7 +94,8 @@ class Chunk:
 
 
 class Family:
-    """The traces that share everything that determines their text: their plan, their parts, their claims."""
+    """The traces that share everything that determines their text: their plan, their parts, their
+    claims."""
 
     def __init__(
         self, warehouse: Warehouse, family: str, facts: dict[str, Any] | None = None
@@ -100,10 +107,11 @@ class Family:
         self.jobs = warehouse.root / "_jobs" / family
         self.logs = warehouse.root / "_logs" / family
 
-    # -- the plan ------------------------------------------------------------------------------------------------
+    # -- the plan --------------------------------------------------------------------------------
 
     def plan(self) -> pl.DataFrame:
-        """All that was ever planned: plan, chunk_id, unit, start, stop, attempt, adaptive (samples start..stop-1)."""
+        """All that was ever planned: plan, chunk_id, unit, start, stop, attempt, adaptive (samples
+        start..stop-1)."""
         import polars as pl
 
         columns: dict[str, Any] = {"plan": pl.Int64, "chunk_id": pl.String, "unit": pl.String}
@@ -119,9 +127,11 @@ class Family:
         return pl.concat(_plan_file(path) for path in files).select(list(columns))
 
     def extend(self, units: pl.Series, samples: int, first: int | None = None) -> int:
-        """Plan samples 0..samples-1 of each unit, as far as no plan holds them. Returns how many are new.
+        """Plan samples 0..samples-1 of each unit, as far as no plan holds them. Returns how many
+        are new.
 
-        `first` makes the plan adaptive: some `first` samples of each unit are expected, and `samples` is the most.
+        `first` makes the plan adaptive: some `first` samples of each unit are expected, and
+        `samples` is the most.
         """
         import polars as pl
 
@@ -142,8 +152,9 @@ class Family:
     def _held(self, planned: pl.DataFrame, adaptive: bool) -> pl.DataFrame:
         """How far each unit is planned: unit, stop.
 
-        What an adaptive chunk left out when it was committed is free again. As long as it is open, nobody knows where
-        it will end, and nothing more of its units is planned; an adaptive plan waits for every chunk of its units.
+        What an adaptive chunk left out when it was committed is free again. As long as it is open,
+        nobody knows where it will end, and nothing more of its units is planned; an adaptive plan
+        waits for every chunk of its units.
         """
         import polars as pl
 
@@ -164,7 +175,8 @@ class Family:
         return pl.concat([waits, done, plain]).group_by("unit").agg(pl.col("stop").max())
 
     def redo(self, keys: pl.DataFrame) -> int:
-        """Plan one more attempt of these (unit, sample_index, attempt: the last one made). Returns how many."""
+        """Plan one more attempt of these (unit, sample_index, attempt: the last one made). Returns
+        how many."""
         import polars as pl
 
         def missing(planned: pl.DataFrame) -> pl.DataFrame:
@@ -218,9 +230,11 @@ class Family:
         return digest(self.family, plan, zlib.crc32(data))[:12]
 
     def open_rows(self, units: pl.Series, samples: int) -> pl.DataFrame:
-        """Rows of the plan whose chunk is not committed and holds something of the wanted units and samples.
+        """Rows of the plan whose chunk is not committed and holds something of the wanted units and
+        samples.
 
-        The column `place` is the unit's place in `units`; null for units of other jobs that share a chunk.
+        The column `place` is the unit's place in `units`; null for units of other jobs that share a
+        chunk.
         """
         import polars as pl
 
@@ -275,8 +289,8 @@ class Family:
         return pl.concat([v.read(columns) for v in versions])
 
     def open_logs(self) -> list[Path]:
-        """Logs of chunks that are not committed. Others, of a process that was killed between the commit and their
-        removal, are removed: their rows stand in a part."""
+        """Logs of chunks that are not committed. Others, of a process that was killed between the
+        commit and their removal, are removed: their rows stand in a part."""
         planned = self.plan().unique("chunk_id")
         done = set(planned.filter(~self._lacking(planned))["chunk_id"])
         left = []
@@ -288,7 +302,8 @@ class Family:
         return left
 
     def seal(self) -> list[Version]:
-        """Seal every plan whose chunks are all committed; returns the versions of the family that are sealed."""
+        """Seal every plan whose chunks are all committed; returns the versions of the family that
+        are sealed."""
         self.open_logs()
         chunks = self.plan().select("plan", "chunk_id").unique()
         sealed = []
@@ -299,7 +314,7 @@ class Family:
                 sealed.append(version)
         return sealed
 
-    # -- claims --------------------------------------------------------------------------------------------------
+    # -- claims ----------------------------------------------------------------------------------
 
     def claim(self, chunk: Chunk) -> ChunkLog | None:
         """Take a chunk over: None where another process has it or it is committed already."""
@@ -333,9 +348,11 @@ def _plan_file(path: Path) -> pl.DataFrame:
 
 
 def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
-    """Gives each (unit, range) a chunk number so that a chunk has about CHUNK_ROWS rows; splits long ranges.
+    """Gives each (unit, range) a chunk number so that a chunk has about CHUNK_ROWS rows; splits
+    long ranges.
 
-    With `first` a unit counts that many rows, and keeps its whole range: its samples are decided on together.
+    With `first` a unit counts that many rows, and keeps its whole range: its samples are decided on
+    together.
     """
     import polars as pl
 
@@ -351,7 +368,7 @@ def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
     return items.with_columns(chunk=(size.cum_sum() - size) // CHUNK_ROWS)
 
 
-# -- locks -------------------------------------------------------------------------------------------------------
+# -- locks ---------------------------------------------------------------------------------------
 
 
 class _Lock:
@@ -364,7 +381,8 @@ class _Lock:
             os.close(self.handle)
 
 
-# POSIX locks do not exclude within one process, and closing any descriptor of the file drops them: hence this set.
+# POSIX locks do not exclude within one process, and closing any descriptor of the file drops them:
+# hence this set.
 _held: set[str] = set()
 _held_guard = threading.Lock()
 
@@ -385,14 +403,15 @@ def _lock(path: Path) -> _Lock | None:
         return _Lock(path, handle)
 
 
-# -- logs --------------------------------------------------------------------------------------------------------
+# -- logs ----------------------------------------------------------------------------------------
 
 
 class ChunkLog:
-    """The rows of a claimed chunk: appended as they finish, durable in time, committed when complete.
+    """The rows of a claimed chunk: appended as they finish, durable in time, committed when
+    complete.
 
-    Rows are not held in memory: long traces with their tokens would fill it. The files are read again when the chunk
-    is committed.
+    Rows are not held in memory: long traces with their tokens would fill it. The files are read
+    again when the chunk is committed.
     """
 
     def __init__(self, family: Family, chunk: Chunk, lock: _Lock) -> None:
@@ -437,7 +456,8 @@ class ChunkLog:
         _flusher.check()
 
     def commit(self, rows: Any) -> bool:
-        """Publish the complete chunk, whose rows the caller has put into columns. False where it was there already."""
+        """Publish the complete chunk, whose rows the caller has put into columns. False where it
+        was there already."""
         published = self.chunk.version.publish(self.chunk.chunk_id, rows)
         self.close()
         for path in self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"):

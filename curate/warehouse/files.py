@@ -32,7 +32,8 @@ def check_name(kind: str, name: str) -> str:
     """Return a name that is safe as a directory and in a glob; raises UsageError for any other."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,120}", name):
         raise UsageError(
-            f"{kind} '{name}': use letters, digits and . _ @ + - only, and begin with a letter or digit"
+            f"{kind} '{name}': use letters, digits and . _ @ + - only, and begin with a letter or "
+            f"digit"
         )
     return name
 
@@ -43,7 +44,8 @@ def part_name(path: Path) -> str:
 
 
 def publish_file(root: Path, target: Path, write: Callable[[Path], Any]) -> bool:
-    """Stage a file, fsync it and link it under its name. Returns False if the name exists; the first one stays."""
+    """Stage a file, fsync it and link it under its name. Returns False if the name exists; the
+    first one stays."""
     staging = root / STAGING
     staging.mkdir(parents=True, exist_ok=True)
     staged = staging / f"{unique_name()}{target.suffix}"

@@ -1,4 +1,5 @@
-"""What makes two things the same: hashes of everything that determines a trace, a version or a seed.
+"""What makes two things the same: hashes of everything that determines a trace, a version or a
+seed.
 
 All ids are the first 16 bytes of BLAKE2b over canonical JSON, in hex.
 """
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 
 def digest(*parts: Any) -> str:
-    """Hash of the parts, each anything JSON can hold; keys are sorted, so order of a mapping does not matter."""
+    """Hash of the parts, each anything JSON can hold; keys are sorted, so order of a mapping does
+    not matter."""
     return hashlib.blake2b(_json(parts), digest_size=16).hexdigest()
 
 
 def digest_listed(part: list[Any]) -> str:
-    """`digest(part)`, where items of the list may be iterators over pieces of longer lists, never held whole."""
+    """`digest(part)`, where items of the list may be iterators over pieces of longer lists, never
+    held whole."""
     result = hashlib.blake2b(b"[[", digest_size=16)
     for number, item in enumerate(part):
         result.update(b"," if number else b"")
@@ -47,7 +50,8 @@ def _json(value: Any) -> bytes:
 
 
 def frame_digest(frame: pl.DataFrame) -> str:
-    """Hash of the rows of a frame, in their order; the same on every machine and with every version of Polars."""
+    """Hash of the rows of a frame, in their order; the same on every machine and with every version
+    of Polars."""
     result = hashlib.blake2b(json.dumps(frame.columns).encode(), digest_size=16)
     for part in frame.iter_slices(50_000):
         result.update(part.write_ndjson().encode())

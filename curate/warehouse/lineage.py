@@ -32,11 +32,13 @@ def _short(value: Any) -> str:
 
 
 def find(warehouse: Warehouse, name: str) -> str:
-    """The reference that a name means: `table/dataset/version`, `model:<hash>`. UsageError where it means none."""
+    """The reference that a name means: `table/dataset/version`, `model:<hash>`. UsageError where it
+    means none."""
     if name.count("/") == 2 and (warehouse.root / name).is_dir():
         return name
     models = warehouse.sql(
-        "SELECT model_hash FROM models WHERE model_hash = ? OR starts_with(model_hash, ?) OR name = ? OR path = ? "
+        "SELECT model_hash FROM models WHERE model_hash = ? OR starts_with(model_hash, ?) OR name "
+        "= ? OR path = ? "
         "ORDER BY created_at DESC LIMIT 1",
         [name, name, name, name],
     )
@@ -53,12 +55,14 @@ def find(warehouse: Warehouse, name: str) -> str:
     if len(traces):
         return "traces/" + "/".join(traces.row(0))
     raise UsageError(
-        f"'{name}' is no model, corpus, trace or version in {warehouse.root}: see `curate sql`, view manifests"
+        f"'{name}' is no model, corpus, trace or version in {warehouse.root}: see `curate sql`, "
+        f"view manifests"
     )
 
 
 def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
-    """What `ref` was made from, depth first: (depth, facts). What was shown before is named again, not walked again."""
+    """What `ref` was made from, depth first: (depth, facts). What was shown before is named again,
+    not walked again."""
     manifests = {
         row["ref"]: row
         for row in warehouse.sql(

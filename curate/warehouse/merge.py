@@ -1,9 +1,11 @@
-"""Merging small parts: the sealed versions of a dataset become one version of large parts, never a mixture.
+"""Merging small parts: the sealed versions of a dataset become one version of large parts, never a
+mixture.
 
-The merged version is built aside, in a copy of the dataset's directory in which the old versions keep their manifests
-(lineage still ends in them) and lose their parts. Then the two directories change places in one system call: no reader
-ever sees a row twice. A reader that lists the dataset in that very moment, or opens files it listed before, may miss
-some and must list again. What was measured of traces moves along, part by part: nothing is annotated again.
+The merged version is built aside, in a copy of the dataset's directory in which the old versions
+keep their manifests (lineage still ends in them) and lose their parts. Then the two directories
+change places in one system call: no reader ever sees a row twice. A reader that lists the dataset
+in that very moment, or opens files it listed before, may miss some and must list again. What was
+measured of traces moves along, part by part: nothing is annotated again.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ Groups = list[list[tuple[str, str]]]  # for each merged part: (old version, part
 def merge(
     warehouse: Warehouse, table: str, dataset: str, part_rows: int = PART_ROWS
 ) -> Version | None:
-    """One version in the place of all sealed ones; None where there is nothing to gain or a job still writes.
+    """One version in the place of all sealed ones; None where there is nothing to gain or a job
+    still writes.
 
     Rows, their order by version and part, and lineage stay.
     """
@@ -79,7 +82,8 @@ def _swap(
     groups: Groups,
     name: str,
 ) -> Version:
-    """Build the dataset's directory anew with a merged version called `name`, and put it in the old one's place.
+    """Build the dataset's directory anew with a merged version called `name`, and put it in the old
+    one's place.
 
     `places` maps versions of this dataset to the versions that `groups` speaks of.
     """
@@ -90,7 +94,8 @@ def _swap(
     aside = root / STAGING / f"merge-{unique_name()}" / table / dataset
     directory = {wanted: live / version for version, wanted in places.items()}
     replaced = [v for v in warehouse.versions(table, dataset) if v.version in places]
-    # built as a version of a warehouse of its own, so that every part is written and sealed by the one way there is
+    # built as a version of a warehouse of its own, so that every part is written and sealed by the
+    # one way there is
     facts = {"parents": [v.ref for v in replaced], "config": {"merged": len(replaced)}}
     built = Version(aside.parent.parent, table, dataset, name, facts)
     with disk_errors(root):
@@ -131,6 +136,7 @@ def _rescue(old: Path, live: Path, replaced: set[str]) -> None:
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories at once; CurateError where that is impossible, and then nothing has changed."""
+    """Swap two directories at once; CurateError where that is impossible, and then nothing has
+    changed."""
     if not exchange(one, other):
         raise CurateError("merging parts needs Linux with glibc 2.28 or newer; nothing was changed")

@@ -1,4 +1,5 @@
-"""The one truth about columns: `schemas/*.sql`, turned by DuckDB into the Arrow schemas that writers must obey."""
+"""The one truth about columns: `schemas/*.sql`, turned by DuckDB into the Arrow schemas that
+writers must obey."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ TABLES = (
 
 
 def data_dir(kind: str) -> Path:
-    """Where shipped `schemas`, `pipelines` or `queries` lie: inside the package of a wheel, beside it in a checkout."""
+    """Where shipped `schemas`, `pipelines` or `queries` lie: inside the package of a wheel, beside
+    it in a checkout."""
     package = Path(curate.__file__).parent
     inside = package / "data" / kind
     if inside.is_dir():
@@ -68,7 +70,8 @@ def comments(table: str) -> dict[str, str]:
 
 @cache
 def arrow_schema(table: str) -> pa.Schema:
-    """The Arrow schema of a table. Every column is nullable in Arrow; `conform` checks those that are NOT NULL."""
+    """The Arrow schema of a table. Every column is nullable in Arrow; `conform` checks those that
+    are NOT NULL."""
     import duckdb
 
     with duckdb.connect() as connection:
@@ -103,10 +106,12 @@ def types(table: str) -> dict[str, str]:
 
 
 def conform(table: str, rows: Any) -> pa.Table:
-    """Rows in the schema of a table: columns in its order, absent ones null, types cast without loss.
+    """Rows in the schema of a table: columns in its order, absent ones null, types cast without
+    loss.
 
-    `rows` is an Arrow table, a Polars frame or an iterable of mappings. Unknown columns and nulls where the
-    schema forbids them raise CurateError: a writer that does not know the schema is a bug, and must not pass silently.
+    `rows` is an Arrow table, a Polars frame or an iterable of mappings. Unknown columns and nulls
+    where the schema forbids them raise CurateError: a writer that does not know the schema is a
+    bug, and must not pass silently.
     """
     import polars as pl
     import pyarrow as pa

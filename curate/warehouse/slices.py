@@ -1,8 +1,10 @@
-"""The view `annotated` a slice of traces at a time, for work whose memory must not grow with the warehouse.
+"""The view `annotated` a slice of traces at a time, for work whose memory must not grow with the
+warehouse.
 
-What was measured and judged of a part of traces is a part of the same name (see annotations.py), so the views
-can be pointed at some parts and at what belongs to them. Parts that belong to no part of traces (a consensus over many
-of them) are in every slice. Joins are by key all the same: a part too many costs time, and changes nothing.
+What was measured and judged of a part of traces is a part of the same name (see annotations.py), so
+the views can be pointed at some parts and at what belongs to them. Parts that belong to no part of
+traces (a consensus over many of them) are in every slice. Joins are by key all the same: a part too
+many costs time, and changes nothing.
 
     for _ in Slices(connection, warehouse):
         connection.sql("SELECT … FROM annotated")     # of one slice; every trace is in one of them
@@ -27,7 +29,8 @@ ROWS = 100_000  # of a slice: hash tables of some 50 MB, and few enough slices t
 
 
 class Slices:
-    """Iterating points the views at one slice after the other; afterwards they show all traces again."""
+    """Iterating points the views at one slice after the other; afterwards they show all traces
+    again."""
 
     def __init__(
         self,
@@ -48,7 +51,8 @@ class Slices:
         self.rows = rows
 
     def without(self, tables: Collection[str]) -> Slices:
-        """The same slices of the same traces, with fewer tables; traces that came in the meantime are in none."""
+        """The same slices of the same traces, with fewer tables; traces that came in the meantime
+        are in none."""
         fewer = copy(self)
         fewer.tables = {name: folder for name, folder in self.tables.items() if name not in tables}
         return fewer

@@ -1,4 +1,5 @@
-"""SQL over the files: views in memory, or in `warehouse.duckdb` for stock clients. Nothing but views is ever stored."""
+"""SQL over the files: views in memory, or in `warehouse.duckdb` for stock clients. Nothing but
+views is ever stored."""
 
 from __future__ import annotations
 
@@ -28,14 +29,15 @@ def connect(
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """An in-memory connection with all views. UsageError where there is no warehouse.
 
-    `without`: groups of signals, or `verdicts`, that nobody will ask for. They are empty, which saves their joins.
-    `views`: also those of `views.sql`, over `annotated`.
+    `without`: groups of signals, or `verdicts`, that nobody will ask for. They are empty, which
+    saves their joins. `views`: also those of `views.sql`, over `annotated`.
     """
     import duckdb
 
     if not warehouse.exists():
         raise UsageError(
-            f"no warehouse at {warehouse.root}: name one with --warehouse, or make one with `curate generate` or "
+            f"no warehouse at {warehouse.root}: name one with --warehouse, or make one with "
+            f"`curate generate` or "
             "`curate import`"
         )
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
@@ -52,7 +54,8 @@ def create_views(
     without: Collection[str] = (),
     views: bool = True,
 ) -> None:
-    """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in `schemas/` build."""
+    """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in
+    `schemas/` build."""
     import duckdb
 
     for group in signal_groups():
@@ -80,8 +83,8 @@ def create_views(
 
 @contextmanager
 def joined_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Joins hash their right side, for queries whose left side is texts: left to itself, DuckDB hashes what it takes
-    to be fewer rows, and may hold the texts of a whole slice."""
+    """Joins hash their right side, for queries whose left side is texts: left to itself, DuckDB
+    hashes what it takes to be fewer rows, and may hold the texts of a whole slice."""
     connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
     try:
         yield
@@ -96,10 +99,11 @@ def table_view(
     empty: bool = False,
     files: Sequence[Path] | None = None,
 ) -> str:
-    """The statement of one table's view. Where versions repeat rows by design, the newest counts (see below).
+    """The statement of one table's view. Where versions repeat rows by design, the newest counts
+    (see below).
 
-    `older`: every file may lack columns that the schema has now; they are null. `empty`: only the part without rows.
-    `files`: only these.
+    `older`: every file may lack columns that the schema has now; they are null. `empty`: only the
+    part without rows. `files`: only these.
     """
     glob = _listed(files) or quote(f"{root}/{table}/{EMPTY if empty else '*'}/*/part-*.parquet")
     columns = schemas.arrow_schema(table).names
@@ -137,7 +141,8 @@ def _with_columns(table: str, scan: str | None) -> str:
 
 
 def signal_groups() -> dict[str, list[str]]:
-    """Group of signals to its columns: the schema says the group of a column in brackets before its comment."""
+    """Group of signals to its columns: the schema says the group of a column in brackets before its
+    comment."""
     groups: dict[str, list[str]] = {}
     for column, comment in schemas.comments("signals").items():
         if comment.startswith("["):
@@ -164,7 +169,8 @@ def group_view(
 
 
 def _signals_view(head: str) -> str:
-    """All groups in one row a trace, for asking the table by itself; `joined` joins them one by one."""
+    """All groups in one row a trace, for asking the table by itself; `joined` joins them one by
+    one."""
     kept = "".join(
         f", any_value({column}) AS {column}"
         for columns in signal_groups().values()
@@ -175,10 +181,12 @@ def _signals_view(head: str) -> str:
 
 
 def _derived(connection: duckdb.DuckDBPyConnection) -> str:
-    """What the macros derive from signals: parameters of a macro are called as the columns they read."""
+    """What the macros derive from signals: parameters of a macro are called as the columns they
+    read."""
     columns = set(schemas.arrow_schema("signals").names)
     rows = connection.execute(
-        "SELECT function_name, parameters FROM duckdb_functions() WHERE function_type = 'macro' AND NOT internal "
+        "SELECT function_name, parameters FROM duckdb_functions() WHERE function_type = 'macro' "
+        "AND NOT internal "
         "ORDER BY function_name"
     ).fetchall()
     return "".join(
@@ -190,8 +198,10 @@ def _derived(connection: duckdb.DuckDBPyConnection) -> str:
 
 def _manifest_view(root: Path) -> str:
     columns = (
-        "{'table': 'VARCHAR', dataset: 'VARCHAR', version: 'VARCHAR', schema_version: 'INTEGER', rows: 'BIGINT', "
-        "parents: 'VARCHAR[]', config: 'JSON', model_hash: 'VARCHAR', seed: 'BIGINT', code_version: 'VARCHAR', "
+        "{'table': 'VARCHAR', dataset: 'VARCHAR', version: 'VARCHAR', schema_version: 'INTEGER', "
+        "rows: 'BIGINT', "
+        "parents: 'VARCHAR[]', config: 'JSON', model_hash: 'VARCHAR', seed: 'BIGINT', "
+        "code_version: 'VARCHAR', "
         "sealed_at: 'TIMESTAMPTZ', facts: 'JSON'}"
     )
     return (
@@ -214,7 +224,8 @@ def check_read_only(query: str) -> None:
     for statement in statements:
         if statement.type not in allowed:
             raise UsageError(
-                f"`curate sql` only reads, and this is a {statement.type.name} statement; to write a result, use "
+                f"`curate sql` only reads, and this is a {statement.type.name} statement; to "
+                f"write a result, use "
                 "--format csv, json or parquet"
             )
 
@@ -222,7 +233,8 @@ def check_read_only(query: str) -> None:
 def write_database(warehouse: Warehouse) -> Path:
     """Rebuild `warehouse.duckdb` (views only) for stock clients, and put it in place by rename.
 
-    Views hold the absolute path of the warehouse: after it moves, any `curate` command that writes rebuilds them.
+    Views hold the absolute path of the warehouse: after it moves, any `curate` command that writes
+    rebuilds them.
     """
     import duckdb
 

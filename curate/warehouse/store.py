@@ -5,8 +5,9 @@
     <root>/_staging/                                          files being written, outside every glob
     <root>/_jobs/, _logs/                                     plans and private logs of running jobs (chunks.py)
 
-A part is written in `_staging`, fsynced, and published with link(2), which never overwrites: a reader sees whole parts
-only, and a second writer of the same part learns that it is there. So writes are idempotent and need no lock.
+A part is written in `_staging`, fsynced, and published with link(2), which never overwrites: a
+reader sees whole parts only, and a second writer of the same part learns that it is there. So
+writes are idempotent and need no lock.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class Version:
     def publish(self, name: str, rows: Any) -> bool:
         """Commit one part: all of it, once. False where a part of that name was there already.
 
-        Raises CurateError on a full disk or rows that do not fit the schema; nothing is half written.
+        Raises CurateError on a full disk or rows that do not fit the schema; nothing is half
+        written.
         """
         target = self.part(check_name("part", name))
         if target.exists():
@@ -105,7 +107,8 @@ class Version:
             )
 
     def seal(self) -> dict[str, Any]:
-        """Write the manifest: the version is complete and never changes again. Sealing twice keeps the first."""
+        """Write the manifest: the version is complete and never changes again. Sealing twice keeps
+        the first."""
         import pyarrow.parquet as pq
 
         if self.sealed:
@@ -147,7 +150,8 @@ class Version:
 
 
 def _write_parquet(data: Any, path: Path) -> None:
-    """A part without rows gets no row group: `datasets` takes the size of the first one as its batch size."""
+    """A part without rows gets no row group: `datasets` takes the size of the first one as its
+    batch size."""
     import pyarrow.parquet as pq
 
     with pq.ParquetWriter(path, data.schema, compression="zstd") as writer:
@@ -156,7 +160,8 @@ def _write_parquet(data: Any, path: Path) -> None:
 
 
 class Warehouse:
-    """A directory of tables. Reading needs nothing running; opening it for the first write lays it out."""
+    """A directory of tables. Reading needs nothing running; opening it for the first write lays it
+    out."""
 
     def __init__(self, root: str | Path = "warehouse") -> None:
         self.root = Path(root).absolute()
@@ -168,7 +173,8 @@ class Warehouse:
         return (self.root / "traces" / EMPTY).is_dir()
 
     def create(self) -> Warehouse:
-        """Lay out the tables, each with an empty part, so that no query over a table without rows fails."""
+        """Lay out the tables, each with an empty part, so that no query over a table without rows
+        fails."""
         if self.exists() and not self._missing_tables():
             return self
         with disk_errors(self.root):
@@ -189,7 +195,8 @@ class Warehouse:
         ]
 
     def version(self, table: str, dataset: str, version: str, **facts: Any) -> Version:
-        """A version to publish into. `facts` (parents, config, model_hash, seed, …) go into its manifest."""
+        """A version to publish into. `facts` (parents, config, model_hash, seed, …) go into its
+        manifest."""
         if table not in schemas.TABLES:
             raise UsageError(f"no table '{table}': choose one of {', '.join(schemas.TABLES)}")
         self.create()
@@ -198,7 +205,8 @@ class Warehouse:
         )
 
     def write(self, table: str, dataset: str, rows: Any, *, key: Any, **facts: Any) -> Version:
-        """A sealed version in one go. Its name is the hash of `key`, which holds all that determines the rows."""
+        """A sealed version in one go. Its name is the hash of `key`, which holds all that
+        determines the rows."""
         version = self.version(table, dataset, digest(key)[:16], **facts)
         if not version.sealed:
             version.publish("0", rows)
@@ -208,7 +216,8 @@ class Warehouse:
     def versions(
         self, table: str, dataset: str | None = None, *, sealed: bool | None = None
     ) -> list[Version]:
-        """Versions that are there, oldest seal first and open ones last; the empty one of each table left out."""
+        """Versions that are there, oldest seal first and open ones last; the empty one of each
+        table left out."""
         found = []
         for path in (self.root / table).glob(f"{dataset or '*'}/*"):
             if path.is_dir() and path.parent.name != EMPTY:
@@ -218,7 +227,8 @@ class Warehouse:
         return sorted(found, key=lambda v: (v.manifest.get("sealed_at", "9"), v.ref))
 
     def latest(self, table: str, dataset: str) -> Version:
-        """The newest sealed version, or the one that `name@version` names. UsageError where there is none."""
+        """The newest sealed version, or the one that `name@version` names. UsageError where there
+        is none."""
         name, _, wanted = dataset.partition("@")
         for version in reversed(self.versions(table, name, sealed=True)):
             if not wanted or version.version.startswith(wanted):
@@ -237,9 +247,11 @@ class Warehouse:
             return connection.sql(query, params=list(params)).pl()
 
     def clean(self, older_than: float = 24 * 3600.0) -> int:
-        """Remove what killed writers left: staged files and trash older than so many seconds. Returns how many.
+        """Remove what killed writers left: staged files and trash older than so many seconds.
+        Returns how many.
 
-        Every job does so when it begins. By age, since a process id says nothing on a directory that machines share.
+        Every job does so when it begins. By age, since a process id says nothing on a directory
+        that machines share.
         """
         limit = time.time() - older_than
         removed = 0

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 @cache
 def trace_types() -> dict[str, pl.DataType]:
-    """Column of `traces` to its Polars type. Without it a column that is null in the first rows is guessed wrong."""
+    """Column of `traces` to its Polars type. Without it a column that is null in the first rows is
+    guessed wrong."""
     import polars as pl
 
     frame = pl.DataFrame(pl.from_arrow(schemas.arrow_schema("traces").empty_table()))

@@ -1,0 +1,132 @@
+"""Verdicts of a model about traces that rules called wrong or unverifiable. They are stored next to
+those of the rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import polars as pl
+
+from curate.config import Config
+from curate.engines import EngineConfig, model_for
+from curate.errors import CurateError
+from curate.progress import task
+from curate.records import Problem
+from curate.verify.models.judge import NO_REPLY, Item, Judge
+from curate.warehouse import Version
+from curate.warehouse.annotations import address
+from curate.warehouse.files import part_name
+
+if TYPE_CHECKING:
+    from curate.job import Context
+
+
+class JudgeConfig(Config):
+    """A model that judges what rules could not settle."""
+
+    model: str
+    """Directory, hub id, or name at a server."""
+    engine: EngineConfig = EngineConfig()
+    """How the model is run."""
+    rubric: Literal["equivalence", "helpfulness", "coherence"] = "equivalence"
+    """Question put to the model."""
+    max_tokens: int = 1024
+    """Longest reply, in tokens."""
+    chat: bool = True
+    """Use the model's chat template; without it the bare text is the prompt."""
+
+
+def annotate_judge(
+    config: JudgeConfig,
+    sources: Sequence[Version],
+    problems: pl.DataFrame,
+    targets: dict[str, list[Version]],
+    context: Context,
+) -> int:
+    """Ask the judge about every part that it has not judged. Returns the number of traces it was
+    asked about."""
+    model = model_for(config.engine, config.model)
+    named = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]  # never asked
+    todo = []
+    for source in sources:
+        target = address(
+            context.warehouse,
+            "verdicts",
+            source,
+            named.name,
+            named.version,
+            parents=[f"model:{model.hash}"],
+        )
+        targets[source.ref].append(target)
+        todo += [(target, part) for part in source.parts() if not target.has(part_name(part))]
+    if not todo:
+        return 0
+    engine = context.engine.get(config.engine, model.path, model.hash)
+
+    def render(message: str) -> str:
+        if not config.chat:
+            return message
+        return str(engine.render_chat([{"role": "user", "content": message}]))
+
+    judge = Judge(engine, model.hash[:12], config.rubric, render, config.max_tokens)
+    verdicts = context.warehouse.sql(
+        "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
+    )
+    judged = 0
+    with task("judge", len(todo)) as bar:
+        for done, (target, part) in enumerate(todo, 1):
+            rows = _judge_part(judge, part, problems, verdicts)
+            if rows and all(str(row["detail"]).startswith(NO_REPLY) for row in rows):
+                raise CurateError(
+                    f"the judge replied to none of {len(rows)} requests ({rows[0]['detail']}): "
+                    f"check that its "
+                    "model or server works, and run the same command again; earlier verdicts are "
+                    "kept"
+                )
+            target.publish(part_name(part), rows)
+            judged += len(rows)
+            bar.update(done, f"{judged} traces judged")
+    return judged
+
+
+def _judge_part(
+    judge: Judge, part: Path, problems: pl.DataFrame, verdicts: pl.DataFrame
+) -> list[dict[str, Any]]:
+    """Rows of the table `verdicts` for one part. `verdicts`: what rules said (trace_id, attempt,
+    verdict)."""
+    columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
+    frame = (
+        pl.read_parquet(part, columns=columns)
+        .join(verdicts, on=["trace_id", "attempt"], how="left", maintain_order="left")
+        .join(problems, on="problem_id", how="inner", maintain_order="left")
+    )
+    fields = list(Problem.__dataclass_fields__)
+    items = [
+        Item(
+            Problem(**{field: row[field] for field in fields}),
+            row["answer"],
+            row["finish_reason"],
+            row["verdict"],
+            row["reasoning"],
+        )
+        for row in frame.iter_rows(named=True)
+    ]
+    return [
+        {
+            "trace_id": trace_id,
+            "attempt": attempt,
+            "verifier": verdict.verifier,
+            "verifier_version": verdict.verifier_version,
+            "kind": "judge",
+            "verdict": verdict.verdict,
+            "extracted": verdict.extracted,
+            "detail": verdict.detail,
+            "seconds": verdict.seconds,
+        }
+        for (trace_id, attempt), verdict in zip(
+            frame.select("trace_id", "attempt").iter_rows(), judge.verdicts(items), strict=True
+        )
+        if verdict is not None
+    ]
