@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from curate.errors import CurateError, UsageError
+from curate.progress import output, say
 
 if TYPE_CHECKING:
     from curate.job import Context
@@ -97,11 +98,11 @@ def generate(
     checked = generate_config(data, str(config or recipe))
     with _context(warehouse) as context:
         if dry_run:
-            print(job.make_plan(checked, context, commit=False).describe())
+            output(job.make_plan(checked, context, commit=False).describe())
             return
         result = job.run(checked, context)
-    print(result.summary)
-    print(f"traces: {result.facts['family']} in {context.warehouse.root}")
+    output(result.summary)
+    output(f"traces: {result.facts['family']} in {context.warehouse.root}")
 
 
 @app.command("import")
@@ -122,7 +123,7 @@ def import_(
         importing.ImportConfig, _read(config, overrides, path=path), str(config or "import")
     )
     with _context(warehouse) as context:
-        print(importing.run(checked, context).summary)
+        output(importing.run(checked, context).summary)
 
 
 @app.command()
@@ -148,10 +149,10 @@ def annotate(
         rows = annotate_files(
             files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory
         )
-        print(f"{rows} rows annotated: {out}")
+        output(f"{rows} rows annotated: {out}")
         return
     with _context(warehouse) as context:
-        print(job.run(checked, context).summary)
+        output(job.run(checked, context).summary)
 
 
 @app.command("filter")
@@ -186,7 +187,7 @@ def filter_(
 
         chosen = load_rules(checked.rules, checked.set)
         if explain:
-            print(
+            output(
                 explain_files(
                     files, chosen, explain, text_column, form, checked.where, checked.memory
                 )
@@ -197,13 +198,13 @@ def filter_(
         )
         print_funnel(found.funnel)
         kept, looked_at, _ = found.counts()
-        print("\n".join([*job.overlap_lines(found), f"{kept} of {looked_at} rows kept: {out}"]))
+        output("\n".join([*job.overlap_lines(found), f"{kept} of {looked_at} rows kept: {out}"]))
         return
     with _context(warehouse) as context:
         if explain:
-            print(job.explain_trace(checked, context, explain))
+            output(job.explain_trace(checked, context, explain))
             return
-        print(job.run(checked, context).summary)
+        output(job.run(checked, context).summary)
 
 
 @app.command()
@@ -225,7 +226,7 @@ def export(
     from curate.filter.export import export_corpus
 
     rows = export_corpus(_context(warehouse).warehouse, corpus, out, format, suffix, push)
-    print(f"{rows} rows: {out}")
+    output(f"{rows} rows: {out}")
 
 
 def _split(arguments: list[str] | None) -> tuple[list[str | Path], list[str]]:
@@ -250,12 +251,12 @@ def _train(
     data = _read(config, overrides)
     with _context(warehouse) as context:
         if dry_run:
-            print(jobs.describe(kind, data, context, str(config or kind)))
+            output(jobs.describe(kind, data, context, str(config or kind)))
             return
         result = jobs.run(kind, data, context, str(config or kind))
     if result:
-        print(result.summary)
-        print(f"model: {result.model}")
+        output(result.summary)
+        output(f"model: {result.model}")
 
 
 @train_app.command()
@@ -321,10 +322,10 @@ def evaluate(
     with _context(warehouse) as context:
         if dry_run:
             for label, one in job.generation_configs(checked).items():
-                print(f"{label}\n{generation.make_plan(one, context, commit=False).describe()}\n")
+                output(f"{label}\n{generation.make_plan(one, context, commit=False).describe()}\n")
             return
         result = job.run(checked, context)
-    print(result.facts["table"])
+    output(result.facts["table"])
 
 
 def _label(model: str) -> str:
@@ -359,21 +360,21 @@ def run(
         if plan:
             from curate.pipeline.drawing import draw, planned
 
-            print(draw(config.name, config.description, planned(line)))
+            output(draw(config.name, config.description, planned(line)))
             return
         done = line.run(only or [])
     tables = [d.facts["table"] for d in done.values() if "table" in d.facts]
     for table in tables:
-        print("\n" + table)
+        output("\n" + table)
     if config.queries and not only:
         where = (
             ""
             if context.warehouse.root == HERE.absolute()
             else f" -w {warehouse or config.warehouse}"
         )
-        print("\nAsk the data yourself:")
+        output("\nAsk the data yourself:")
         for query in config.queries:
-            print(f'  curate sql{where} "{" ".join(query.split())}"')
+            output(f'  curate sql{where} "{" ".join(query.split())}"')
 
 
 @app.command()
@@ -401,7 +402,7 @@ def report(
     if where:
         data["where"] = {**data.get("where", {}), **{condition: condition for condition in where}}
     with _context(warehouse) as context:
-        print(job.run(validate(job.ReportConfig, data, str(config or "report")), context).summary)
+        output(job.run(validate(job.ReportConfig, data, str(config or "report")), context).summary)
 
 
 @app.command()
@@ -415,8 +416,20 @@ def sql(
         Path | None,
         typer.Option("--file", help="Read the query from a file, or a saved query by name."),
     ] = None,
+    allow_files: Annotated[
+        bool, typer.Option("--allow-files", help="Let the query read files outside the warehouse.")
+    ] = False,
+    guard_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--guard-formulas", help="For csv: text that a spreadsheet would run gets a leading '."
+        ),
+    ] = False,
 ) -> None:
-    """Ask the warehouse in SQL (read-only). Views: annotated, problem_rates, policy_steps, lineage and the tables."""
+    """Query the warehouse in SQL. Views: annotated, problem_rates, policy_steps, lineage and the tables.
+
+    A query reads the warehouse and nothing else; it writes nothing.
+    """
     from curate.console import interactive, run_query, saved_query
 
     if format not in ("table", "csv", "json", "parquet"):
@@ -424,9 +437,9 @@ def sql(
     if file:
         query = saved_query(file)
     if query is None:
-        interactive(warehouse)
+        interactive(warehouse, allow_files=allow_files)
     else:
-        run_query(warehouse, query, format)
+        run_query(warehouse, query, format, allow_files=allow_files, guard_formulas=guard_formulas)
 
 
 @app.command()
@@ -437,7 +450,7 @@ def show(
     """One trace: question, completion, verdict and signals."""
     from curate.console import show_trace
 
-    print(show_trace(warehouse, trace_id))
+    output(show_trace(warehouse, trace_id))
 
 
 @app.command()
@@ -457,7 +470,7 @@ def verify(
     """Judge an answer against a reference: correct, wrong or unverifiable."""
     from curate.verify.command import cli_verify
 
-    print(cli_verify(gold, answer, verifier, file, out))
+    output(cli_verify(gold, answer, verifier, file, out))
 
 
 @app.command()
@@ -473,7 +486,35 @@ def lineage(
     """What something was made from: versions, configs, counts and code, down to the problems."""
     from curate.warehouse.lineage import format_lineage
 
-    print(format_lineage(_context(warehouse).warehouse, name))
+    output(format_lineage(_context(warehouse).warehouse, name))
+
+
+@app.command()
+def check(
+    warehouse: WarehouseDir = HERE,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair", help="Move damaged and foreign files away; open what lost a part again."
+        ),
+    ] = False,
+) -> None:
+    """Compare every file of the warehouse with what was written. Exit code 1 if something is wrong.
+
+    After --repair, run the commands that made the data again: they write what is missing.
+    """
+    from curate.warehouse import check as checking
+
+    root = warehouse.absolute()
+    report = checking.check(root)
+    output(checking.describe(report, root))
+    if repair and report.damages:
+        moved = checking.repair(root, report.damages)
+        report = checking.check(root)
+        output(f"{len(moved)} files moved to {root / checking.QUARANTINE}; checked again:")
+        output(checking.describe(report, root))
+    if report.damages:
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -494,7 +535,7 @@ def merge(
         for dataset in sorted({v.dataset for v in wh.versions(name)}):
             merged = merge_dataset(wh, name, dataset)
             if merged:
-                print(
+                output(
                     f"{merged.ref}: {merged.manifest['rows']} rows in {len(merged.parts())} parts"
                 )
 
@@ -504,7 +545,7 @@ def version() -> None:
     """The version of curate."""
     from curate.warehouse.identity import code_version
 
-    print(code_version())
+    output(code_version())
 
 
 def main() -> None:
@@ -516,7 +557,7 @@ def main() -> None:
         sys.exit(code if isinstance(code, int) else 0)
     except CurateError as error:
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(
@@ -546,7 +587,7 @@ def main() -> None:
             if type(error).__name__ == "Exit":
                 sys.exit(getattr(error, "exit_code", 0))
             raise
-        print(f"error: {error.format_message()}; see `curate --help`", file=sys.stderr)
+        say(f"error: {error.format_message()}; see `curate --help`")
         sys.exit(2)
 
 

@@ -1,5 +1,8 @@
-"""What a person sees of long work: a bar with rate and time left on a terminal, plain lines
-elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+All text for a person goes through here, so that nothing of it reaches the terminal as a control
+sequence or as markup.
+"""
 
 from __future__ import annotations
 
@@ -9,53 +12,63 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from curate.visible import one_line, visible
+
 LINE_SECONDS = 15.0
 
 
 def say(text: str = "") -> None:
-    """One line for the user, on stderr: stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line for the user on stderr: stdout is for results."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def output(text: str = "") -> None:
+    """Print a result for a person on stdout."""
+    print(visible(text))
 
 
 def duration(seconds: float) -> str:
-    """`75` as `1m15s`."""
-    seconds = int(max(seconds, 0))
-    hours, rest = divmod(seconds, 3600)
-    minutes, seconds = divmod(rest, 60)
+    """Seconds as text: `75` is `1m15s`."""
+    whole = int(max(seconds, 0))
+    hours, rest = divmod(whole, 3600)
+    minutes, whole = divmod(rest, 60)
     if hours:
         return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
+    return f"{minutes}m{whole:02d}s" if minutes else f"{whole}s"
 
 
 class Task:
-    """One running piece of work. `update` may be called as often as one likes."""
+    """Work in progress. `update` may be called at any rate."""
 
     def __init__(self, name: str, total: int, done: int = 0) -> None:
-        self.name, self.total, self.done, self.first = name, total, done, done
+        self.name, self.total, self.done, self.first = one_line(name), total, done, done
         self.note = ""
         self.started = time.monotonic()
 
     def update(self, done: int, note: str = "") -> None:
-        self.done, self.note = done, note
-        self.show()
+        self.done, self.note = done, one_line(note)
+        self.draw()
 
-    def show(self) -> None:
-        """Draw; the base class draws nothing."""
+    def draw(self) -> None:
+        """Show the present state; the base class shows nothing."""
 
     def line(self) -> str:
-        passed = time.monotonic() - self.started
-        made = self.done - self.first
-        left = duration(passed / made * (self.total - self.done)) if made else "?"
+        elapsed = time.monotonic() - self.started
+        new = self.done - self.first
+        remaining = duration(elapsed / new * (self.total - self.done)) if new else "?"
         note = f", {self.note}" if self.note else ""
         return (
-            f"{self.name}: {self.done}/{self.total}{note}, {duration(passed)} passed, {left} left"
+            f"{self.name}: {self.done}/{self.total}{note}, {duration(elapsed)} passed, "
+            f"{remaining} left"
         )
 
 
 class _Lines(Task):
+    """A line every LINE_SECONDS, and one at the end."""
+
     _next = 0.0
 
-    def show(self) -> None:
+    def draw(self) -> None:
         present = time.monotonic()
         if present >= self._next or self.done >= self.total:
             if self._next or self.done >= self.total:
@@ -64,12 +77,16 @@ class _Lines(Task):
 
 
 class _Bar(Task):
+    """A bar of rich."""
+
     def __init__(self, name: str, total: int, done: int, bar: object, handle: object) -> None:
         super().__init__(name, total, done)
         self.bar, self.handle = bar, handle
 
-    def show(self) -> None:
-        self.bar.update(self.handle, completed=self.done, total=self.total, note=self.note)  # type: ignore[attr-defined]
+    def draw(self) -> None:
+        self.bar.update(  # type: ignore[attr-defined]
+            self.handle, completed=self.done, total=self.total, note=self.note
+        )
 
 
 _current: Task | None = None  # the one that is shown now
@@ -77,7 +94,7 @@ _current: Task | None = None  # the one that is shown now
 
 @contextmanager
 def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
-    """Work of `total` steps, of which `done` were there already."""
+    """Show work of `total` steps, of which `done` were done before."""
     if not sys.stderr.isatty():
         with _shown(_Lines(name, total, done)) as lines:
             yield lines
@@ -92,14 +109,14 @@ def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
     )
 
     columns = (
-        TextColumn("  {task.description}"),
+        TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        handle = bar.add_task(name, total=total, completed=done, note="")
+        handle = bar.add_task(one_line(name), total=total, completed=done, note="")
         with _shown(_Bar(name, total, done, bar, handle)) as shown:
             yield shown
 
@@ -116,9 +133,10 @@ def _shown(work: Task) -> Iterator[Task]:
 
 @contextmanager
 def waiting(what: str) -> Iterator[None]:
-    """Say what is being waited for, keep saying for how long, and how long it took in the end.
+    """Report what is being waited for, and the time that has passed, until the block ends.
 
-    The time stands next to the progress of the running task if there is one, else in a line of its own.
+    The time is shown next to the progress of the running task if there is one, else in a line of
+    its own every LINE_SECONDS.
     """
     started, stop = time.monotonic(), threading.Event()
     say(f"  {what}")
@@ -126,12 +144,12 @@ def waiting(what: str) -> Iterator[None]:
     def tick() -> None:
         following = LINE_SECONDS
         while not stop.wait(1.0):
-            passed = time.monotonic() - started
+            elapsed = time.monotonic() - started
             if isinstance(_current, _Bar):
-                _current.update(_current.done, f"{what}, {duration(passed)}")
-            elif passed >= following:
+                _current.update(_current.done, f"{what}, {duration(elapsed)}")
+            elif elapsed >= following:
                 following += LINE_SECONDS
-                say(f"  {what}, {duration(passed)} so far")
+                say(f"  {what}, {duration(elapsed)} so far")
 
     ticker = threading.Thread(target=tick, daemon=True)
     ticker.start()

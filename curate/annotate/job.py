@@ -153,11 +153,11 @@ def _missing(
 
 
 def _verifiers_by_part(
-    parts: Sequence[Path], problems: pl.DataFrame, alongside: Sequence[str]
+    parts: list[Path], problems: pl.DataFrame, alongside: Sequence[str]
 ) -> dict[str, set[str]]:
     """Name of each part to the verifiers that its problems name, and those to run alongside."""
     pairs = (
-        pl.scan_parquet(parts, include_file_paths="path")
+        pl.scan_parquet(parts, include_file_paths="path", glob=False)
         .select("path", "problem_id")
         .join(problems.lazy().select("problem_id", "verifier"), on="problem_id", how="left")
         .select("path", pl.col("verifier").fill_null(NO_VERIFIER))

@@ -98,7 +98,7 @@ def _judge_part(
     verdict)."""
     columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
     frame = (
-        pl.read_parquet(part, columns=columns)
+        pl.read_parquet(part, columns=columns, glob=False)
         .join(verdicts, on=["trace_id", "attempt"], how="left", maintain_order="left")
         .join(problems, on="problem_id", how="inner", maintain_order="left")
     )

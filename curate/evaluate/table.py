@@ -26,6 +26,7 @@ from curate.evaluate.stats import (
     pass_at_1,
     pass_at_k,
 )
+from curate.visible import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -296,6 +297,7 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
 def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signed: bool) -> Table:
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
     # A column in which every model is perfect tells nothing: no truncated sample, no word of
@@ -307,7 +309,11 @@ def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signe
     }
     shown = [m for m in _SHOWN if len(values[m]) and not (m in _PERFECT and dull[m])]
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=Text(one_line(title)),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column(" - ".join(names), no_wrap=True)
     for metric in shown:
@@ -316,7 +322,7 @@ def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signe
     for rows in part.filter(own).partition_by(*names, maintain_order=True):
         cells = {row["metric"]: _cell(row, signed) for row in rows.iter_rows(named=True)}
         table.add_row(
-            " - ".join(rows[name][0] for name in names),
+            Text(one_line(" - ".join(rows[name][0] for name in names))),
             *(cells.get(metric, "") for metric in shown),
         )
     return table

@@ -5,8 +5,10 @@ from __future__ import annotations
 import polars as pl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from curate.filter.rules import STEPS, RuleSet
+from curate.visible import one_line
 
 BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
 
@@ -120,9 +122,9 @@ def print_funnel(
         pl.col("drops_first").sum(),
         pl.col("remaining").sum(),
     )
-    table = Table(
-        title=f"Funnel of {funnel['rules'][0]}" if funnel.height else "Funnel", title_justify="left"
-    )
+    # Names are a user's text, not rich's markup.
+    title = f"Funnel of {funnel['rules'][0]}" if funnel.height else "Funnel"
+    table = Table(title=Text(one_line(title)), title_justify="left")
     for name in keys[1:]:
         table.add_column(name)
     for name in ("traces", "drops alone", "drops first", "remaining"):
@@ -130,5 +132,5 @@ def print_funnel(
     for row in summed.sort(keys, nulls_last=True).iter_rows(named=True):
         numbers = [row["traces"], row["drops_alone"], row["drops_first"], row["remaining"]]
         shown = ["–" if number is None else f"{number:,}" for number in numbers]
-        table.add_row(*[str(row[name]) for name in keys[1:]], *shown)
+        table.add_row(*[Text(one_line(row[name])) for name in keys[1:]], *shown)
     (console or Console()).print(table)

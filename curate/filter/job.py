@@ -18,7 +18,7 @@ from curate.filter.decide import FilterResult, apply_rules, columns_read, explai
 from curate.filter.rules import RuleSet, load_rules
 from curate.job import Context, JobResult, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
-from curate.progress import duration
+from curate.progress import duration, output
 from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.files import STAGING, check_name
 from curate.warehouse.slices import Slices
@@ -100,7 +100,7 @@ def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
     """Why one trace was kept or dropped, as text."""
     rules, where = _prepare(config, context.warehouse)
     with (
-        connect(context.warehouse, unread(rules, where), views=False) as connection,
+        connect(context.warehouse.root, unread(rules, where), views=False) as connection,
         bounded(connection, config.memory, context.warehouse.root),
     ):
         return str(explain(connection, rules, trace_id, where))
@@ -118,10 +118,10 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     rules, where = _prepare(config, context.warehouse)
     name = config.corpus or rules.name
     with (
-        connect(context.warehouse, unread(rules, where), views=False) as connection,
+        connect(context.warehouse.root, unread(rules, where), views=False) as connection,
         bounded(connection, config.memory, context.warehouse.root),
     ):
-        slices = Slices(connection, context.warehouse, unread(rules, where))
+        slices = Slices(connection, context.warehouse.root, unread(rules, where))
         found = apply_rules(
             connection,
             rules,
@@ -132,10 +132,10 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         )
         print_funnel(found.funnel)
         for line in overlap_lines(found):
-            print(line)
+            output(line)
         # Writing reads texts only: without this, every batch of them would join all signals again.
         unmeasured = {"verdicts", *signal_groups()}
-        create_views(connection, context.warehouse, unmeasured, views=False)
+        create_views(connection, context.warehouse.root, unmeasured, views=False)
         slices = slices.without(unmeasured)
         version = write_corpus(
             context.warehouse,

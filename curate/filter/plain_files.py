@@ -96,7 +96,9 @@ class Narrow:
         )
 
     def ids(self, number: int) -> pl.Series:
-        return pl.read_parquet(self.files[number], columns=["trace_id"]).get_column("trace_id")
+        return pl.read_parquet(self.files[number], columns=["trace_id"], glob=False).get_column(
+            "trace_id"
+        )
 
 
 @contextmanager
@@ -163,7 +165,7 @@ def _write_parts(
     whole = pl.concat(shapes, how="vertical_relaxed").schema
     for file, shape in zip(files, shapes, strict=True):
         if shape.schema != whole:  # another file has the column in a wider type
-            pl.read_parquet(file).cast(whole).write_parquet(file, compression="lz4")
+            pl.read_parquet(file, glob=False).cast(whole).write_parquet(file, compression="lz4")
     return files, named
 
 

@@ -63,7 +63,7 @@ class Judge:
         if self.rules is None:
             return {}
         self.context.warehouse.create()
-        with connect(self.context.warehouse) as connection:
+        with connect(self.context.warehouse.root) as connection:
             try:
                 connection.sql(f"SELECT {good_sql(self.rules)} FROM annotated LIMIT 0").fetchall()
             except duckdb.Error as error:

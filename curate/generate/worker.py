@@ -426,6 +426,12 @@ class Worker:
         plan, sampling, log = self.plan, self.config.sampling, made.log
         order = {key: place for place, key in enumerate(log.chunk.keys)}
         rows = sorted(log.rows(), key=lambda row: order[key_of(row)])
+        if len(rows) < len(log.done) and log.chunk.committed:
+            # Locks do not exclude each other here (some network file systems): another process has
+            # committed the chunk and removed its logs.
+            del self.opened[log.chunk.chunk_id]
+            log.close()
+            return
         frame = with_parts(trace_frame(rows)).with_columns(
             recipe=pl.lit(self.config.recipe),
             model=pl.lit(plan.model.name if plan.model else None, pl.String),

@@ -81,7 +81,7 @@ class Pipeline:
             say(f"nothing to do: all {skipped} stages were done before ({seconds})")
         else:
             say(f"{len(done) - skipped} stages run, {skipped} skipped, in {seconds}")
-            write_database(self.context.warehouse)
+            write_database(self.context.warehouse.root)
         return done
 
     def _before(self, names: Sequence[str]) -> set[str]:

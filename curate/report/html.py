@@ -11,6 +11,8 @@ import html
 import re
 from typing import Any
 
+from curate.visible import visible
+
 
 class Html(str):
     """A string that is markup already."""
@@ -22,16 +24,6 @@ _VOID = {"meta", "br", "input", "circle", "line", "rect", "path", "polyline", "p
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
 # Never written, whoever asks: handlers, addresses and inline styles.
 _REFUSED = re.compile(r"on.*|href|src|srcdoc|action|formaction|style|xlink.*", re.IGNORECASE)
-# What no person should meet unseen: control characters, and marks that turn the direction of the
-# text around.
-_CONTROL = re.compile(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
-)
-
-
-def visible(text: str) -> str:
-    """The text with control and direction characters shown as ⟨U+202E⟩."""
-    return _CONTROL.sub(lambda found: f"⟨U+{ord(found.group()):04X}⟩", text)
 
 
 def escape(text: object) -> Html:

@@ -50,7 +50,7 @@ def run(config: ReportConfig, context: Context) -> JobResult:
     if target.is_dir():
         raise UsageError(f"{target} is a folder: name a file, such as {target / 'report.html'}")
     conditions = dict(config.where) or {"all traces": "TRUE"}
-    with connect(wh) as con:
+    with connect(wh.root) as con:
         parts = sections(wh, con, config.corpora, conditions, config.traces)
         made = document(config.title, _subtitle(con), parts)
     write_whole(target, made)

@@ -94,7 +94,7 @@ class Rollouts:
             "group", "sample_index"
         )
         if self.rollouts.has(name):
-            judged = pl.read_parquet(self.rollouts.part(name))
+            judged = pl.read_parquet(self.rollouts.part(name), glob=False)
         else:
             judged = self._judge(name, policy_step, frame, problems)
         names = list(self.config.rewards)
@@ -210,7 +210,7 @@ class Rollouts:
         if not self.traces.has(name):
             return None
         if self.config.keep_tokens is True:
-            return pl.read_parquet(self.traces.part(name))
+            return pl.read_parquet(self.traces.part(name), glob=False)
         path = self.private / f"{name}.parquet"
         if not path.exists():
             raise CurateError(
@@ -218,7 +218,7 @@ class Rollouts:
                 f"(keep_tokens={self.config.keep_tokens}), and the run needs them to resume: start "
                 "a new run with another seed"
             )
-        return pl.read_parquet(path)
+        return pl.read_parquet(path, glob=False)
 
     def _keep_private(self, name: str, frame: pl.DataFrame) -> None:
         """Write the frame, with token ids and log-probs, next to the checkpoints."""
@@ -283,7 +283,7 @@ class Rollouts:
         parts = {n.removeprefix("reward_"): scored[n] for n in scored.columns if n != "reward"}
         table = rows.to_arrow().append_column("components", _map_array(parts, len(rows)))
         self.rollouts.publish(name, table)
-        return pl.read_parquet(self.rollouts.part(name))
+        return pl.read_parquet(self.rollouts.part(name), glob=False)
 
     def _publish_verdicts(
         self,

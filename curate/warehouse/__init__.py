@@ -1,4 +1,4 @@
-"""Tables as plain Parquet: commits, versions, lineage, SQL. The only part that writes data files."""
+"""Tables as plain Parquet: commits, versions, lineage, SQL. The only package that writes tables."""
 
 from curate.warehouse.store import Version, Warehouse
 

@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
 from curate.warehouse.files import EMPTY
-from curate.warehouse.store import Version, Warehouse
+
+if TYPE_CHECKING:
+    from curate.warehouse.store import Version, Warehouse
 
 Table = Literal["verdicts", "signals"]
 TABLES: tuple[Table, ...] = ("verdicts", "signals")

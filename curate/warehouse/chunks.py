@@ -1,22 +1,21 @@
 """Exactly once: plans, chunks, claims and logs.
 
-A family is all traces that share what determines their text. Its *plan* is a journal of numbered
-files, each published with link(2), so that two planners cannot both append the same number: whoever
-loses reads again and plans what is still missing. Hence a (problem, sample, attempt) belongs to one
-chunk for ever, whichever jobs ask for it.
+A *family* is all traces that share everything that determines their text. Its *plan* is a journal
+of numbered files, each published with link(2), so that two planners cannot both append the same
+number: the loser reads the journal again and plans what is still missing. Hence a (problem, sample,
+attempt) belongs to one chunk for ever, whichever jobs request it.
 
-A *chunk* is a unit of commit. Whoever works on one holds a POSIX lock on its claim, which the
-kernel drops when the process dies (and which children do not inherit). Finished rows go to a
-private log, fsynced within FLUSH_SECONDS; a complete chunk becomes one part under its own name.
-Taking over a chunk begins with replaying its logs.
+A *chunk* is a unit of commit. A process that works on one holds a POSIX lock on its claim, which
+the kernel drops when the process dies (children do not inherit it). Finished rows go to a private
+log, fsynced within FLUSH_SECONDS; a complete chunk becomes one part, named after the chunk. A
+process that takes over a chunk first replays its logs.
 
-An *adaptive* plan holds, for each problem, the most samples it may take. Its owner decides from the
-rows of the chunk how many of them are asked, always the first ones, and commits those; the rest may
-be planned again later. So a decision needs no record of its own: whoever takes the chunk over makes
-it again from the same rows.
+An *adaptive* plan holds the maximum number of samples of each problem. The process that works on a
+chunk decides from its rows how many samples are requested, always the first ones, and commits
+those; the rest may be planned again later. A decision needs no record: whoever takes over the chunk
+makes it again from the same rows.
 
-What is planned and keyed is a *unit*: a problem, or the trace that is rewritten
-(`parent_trace_id`).
+Plans and keys are about *units*: a problem, or the trace that is rewritten (`parent_trace_id`).
 """
 
 from __future__ import annotations
@@ -33,16 +32,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from curate.atomic import disk_errors, fsync_dir, unique_name
 from curate.errors import CurateError
-from curate.warehouse.files import publish_file
+from curate.warehouse.files import part_name, publish_file
 from curate.warehouse.identity import digest
+from curate.warehouse.parts import damaged
 from curate.warehouse.store import Version, Warehouse
-
-if TYPE_CHECKING:
-    import polars as pl
 
 # Rows are durable at most this long after they finish (the contract is two seconds).
 FLUSH_SECONDS = 1.0
@@ -53,6 +52,16 @@ Row = dict[str, Any]
 Key = tuple[str, int, int]  # unit, sample_index, attempt
 FOREVER = 1 << 60
 
+PLAN_COLUMNS = {
+    "plan": pl.Int64(),
+    "chunk_id": pl.String(),
+    "unit": pl.String(),
+    "start": pl.Int64(),
+    "stop": pl.Int64(),
+    "attempt": pl.Int64(),
+    "adaptive": pl.Boolean(),
+}
+
 
 def key_of(row: Row) -> Key:
     return row.get("parent_trace_id") or row["problem_id"], row["sample_index"], row["attempt"]
@@ -60,18 +69,14 @@ def key_of(row: Row) -> Key:
 
 def unit_expr() -> pl.Expr:
     """The unit of each row of `traces`."""
-    import polars as pl
-
     return pl.coalesce("parent_trace_id", "problem_id").alias("unit")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A fixed set of (unit, sample, attempt), committed as one part of one version (of an adaptive
-    one, some of them).
+    """A fixed set of (unit, sample, attempt), committed as one part; of an adaptive chunk, some.
 
-    `places` are the units' places in the frame that `Family.open_rows` was given, where they occur
-    in it.
+    `places` maps units to their index in the series given to `Family.open_rows`, if they occur.
     """
 
     chunk_id: str
@@ -94,8 +99,7 @@ class Chunk:
 
 
 class Family:
-    """The traces that share everything that determines their text: their plan, their parts, their
-    claims."""
+    """Plan, parts and claims of the traces that share everything that determines their text."""
 
     def __init__(
         self, warehouse: Warehouse, family: str, facts: dict[str, Any] | None = None
@@ -110,30 +114,18 @@ class Family:
     # -- the plan --------------------------------------------------------------------------------
 
     def plan(self) -> pl.DataFrame:
-        """All that was ever planned: plan, chunk_id, unit, start, stop, attempt, adaptive (samples
-        start..stop-1)."""
-        import polars as pl
-
-        columns: dict[str, Any] = {"plan": pl.Int64, "chunk_id": pl.String, "unit": pl.String}
-        columns |= {
-            "start": pl.Int64,
-            "stop": pl.Int64,
-            "attempt": pl.Int64,
-            "adaptive": pl.Boolean,
-        }
+        """Everything that was ever planned: PLAN_COLUMNS, of samples start to stop - 1."""
         files = sorted(self.jobs.glob("plan-*.parquet"))
         if not files:
-            return pl.DataFrame(schema=columns)
-        return pl.concat(_plan_file(path) for path in files).select(list(columns))
+            return pl.DataFrame(schema=PLAN_COLUMNS)
+        return pl.concat(_plan_file(path) for path in files).select(list(PLAN_COLUMNS))
 
     def extend(self, units: pl.Series, samples: int, first: int | None = None) -> int:
-        """Plan samples 0..samples-1 of each unit, as far as no plan holds them. Returns how many
-        are new.
+        """Plan samples 0 to samples - 1 of each unit, except those planned before.
 
-        `first` makes the plan adaptive: some `first` samples of each unit are expected, and
-        `samples` is the most.
+        Returns the number of new samples. `first` makes the plan adaptive: about `first` samples of
+        each unit are expected, and at most `samples`.
         """
-        import polars as pl
 
         def missing(planned: pl.DataFrame) -> pl.DataFrame:
             held = self._held(planned.filter(pl.col("attempt") == 0), first is not None)
@@ -152,32 +144,27 @@ class Family:
     def _held(self, planned: pl.DataFrame, adaptive: bool) -> pl.DataFrame:
         """How far each unit is planned: unit, stop.
 
-        What an adaptive chunk left out when it was committed is free again. As long as it is open,
-        nobody knows where it will end, and nothing more of its units is planned; an adaptive plan
-        waits for every chunk of its units.
+        Samples that an adaptive chunk left out when it was committed are free again. While it is
+        open its end is unknown, and nothing more of its units is planned; an adaptive plan waits
+        for all chunks of its units.
         """
-        import polars as pl
-
         if not adaptive and not planned["adaptive"].any():
             return planned.group_by("unit").agg(pl.col("stop").max())
         open_ended = self._lacking(planned) & (pl.lit(adaptive) | pl.col("adaptive"))
         waits = planned.filter(open_ended).select("unit", stop=pl.lit(FOREVER, pl.Int64))
-        asked = self.committed(["problem_id", "parent_trace_id", "sample_index", "attempt"])
-        asked = (
-            asked.filter(pl.col("attempt") == 0)
+        done = (
+            self.committed(["problem_id", "parent_trace_id", "sample_index", "attempt"])
+            .filter(pl.col("attempt") == 0)
             .group_by(unit_expr())
             .agg(pl.col("sample_index").max())
-        )
-        done = asked.select("unit", stop=pl.col("sample_index").cast(pl.Int64) + 1).collect(
-            engine="streaming"
+            .select("unit", stop=pl.col("sample_index").cast(pl.Int64) + 1)
+            .collect(engine="streaming")
         )
         plain = planned.filter(~pl.col("adaptive")).select("unit", "stop")
         return pl.concat([waits, done, plain]).group_by("unit").agg(pl.col("stop").max())
 
     def redo(self, keys: pl.DataFrame) -> int:
-        """Plan one more attempt of these (unit, sample_index, attempt: the last one made). Returns
-        how many."""
-        import polars as pl
+        """Plan one more attempt of these (unit, sample_index, last attempt). Returns how many."""
 
         def missing(planned: pl.DataFrame) -> pl.DataFrame:
             wanted = keys.select(
@@ -194,8 +181,6 @@ class Family:
         return self._append(missing)
 
     def _append(self, missing: Any, first: int | None = None) -> int:
-        import polars as pl
-
         self.jobs.mkdir(parents=True, exist_ok=True)
         while True:
             planned = self.plan()
@@ -226,18 +211,14 @@ class Family:
         )
 
     def _plan_hash(self, plan: int) -> str:
-        data = (self.jobs / f"plan-{plan:06d}.parquet").read_bytes()
-        return digest(self.family, plan, zlib.crc32(data))[:12]
+        return plan_hash(self.jobs / f"plan-{plan:06d}.parquet")
 
     def open_rows(self, units: pl.Series, samples: int) -> pl.DataFrame:
-        """Rows of the plan whose chunk is not committed and holds something of the wanted units and
-        samples.
+        """Rows of the plan in open chunks that hold any of these units and samples.
 
-        The column `place` is the unit's place in `units`; null for units of other jobs that share a
-        chunk.
+        The column `place` is the index of the unit in `units`; null for units of other jobs that
+        share a chunk.
         """
-        import polars as pl
-
         planned = self.plan()
         wanted = pl.DataFrame({"unit": units}, schema={"unit": pl.String}).with_row_index("place")
         planned = planned.filter(self._lacking(planned)).join(
@@ -252,21 +233,15 @@ class Family:
 
     def _lacking(self, planned: pl.DataFrame) -> pl.Expr:
         """Whether the chunk of a row of the plan is not committed yet."""
-        import polars as pl
-
         versions = {plan: self.version(plan) for plan in planned["plan"].unique().sort()}
-        # the parts of a sealed version may have been merged into another
+        # The parts of a sealed version may have been merged into another one.
         sealed = [plan for plan, version in versions.items() if version.sealed]
-        there = [v for plan, v in versions.items() if plan not in set(sealed)]
-        done = pl.Series(
-            [p.stem.removeprefix("part-") for v in there for p in v.parts()], dtype=pl.String
-        )
+        unsealed = [v for plan, v in versions.items() if plan not in set(sealed)]
+        done = pl.Series([part_name(p) for v in unsealed for p in v.parts()], dtype=pl.String)
         return ~pl.col("chunk_id").is_in(done.implode()) & ~pl.col("plan").is_in(sealed)
 
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
         """The chunks of these rows of the plan, in its order, one at a time."""
-        import polars as pl
-
         versions = {plan: self.version(plan) for plan in rows["plan"].unique()}
         # the rows of a chunk stand together
         bounds = rows.select(pl.col("chunk_id").rle()).unnest("chunk_id")["len"].to_list()
@@ -281,29 +256,29 @@ class Family:
 
     def committed(self, columns: list[str]) -> pl.LazyFrame:
         """Committed rows of the whole family."""
-        import polars as pl
-
         versions = self.warehouse.versions("traces", self.family)
         if not versions:
             return Version(self.warehouse.root, "traces", self.family, "none").read(columns)
         return pl.concat([v.read(columns) for v in versions])
 
     def open_logs(self) -> list[Path]:
-        """Logs of chunks that are not committed. Others, of a process that was killed between the
-        commit and their removal, are removed: their rows stand in a part."""
+        """Logs of chunks that are not committed.
+
+        Other logs are removed: a process was killed between the commit and their removal, and their
+        rows are in a part.
+        """
         planned = self.plan().unique("chunk_id")
         done = set(planned.filter(~self._lacking(planned))["chunk_id"])
-        left = []
+        remaining = []
         for path in self.logs.glob("*.lo*"):
             if path.name.partition(".")[0] in done:
                 path.unlink(missing_ok=True)
             elif path.suffix == ".log":
-                left.append(path)
-        return left
+                remaining.append(path)
+        return remaining
 
     def seal(self) -> list[Version]:
-        """Seal every plan whose chunks are all committed; returns the versions of the family that
-        are sealed."""
+        """Seal every plan whose chunks are all committed. Returns all sealed versions."""
         self.open_logs()
         chunks = self.plan().select("plan", "chunk_id").unique()
         sealed = []
@@ -317,9 +292,10 @@ class Family:
     # -- claims ----------------------------------------------------------------------------------
 
     def claim(self, chunk: Chunk) -> ChunkLog | None:
-        """Take a chunk over: None where another process has it or it is committed already."""
-        self.logs.mkdir(parents=True, exist_ok=True)
-        lock = _lock(self.logs / f"{chunk.chunk_id}.lock")
+        """Claim a chunk. Returns None if another process holds it or it is committed already."""
+        with disk_errors(self.warehouse.root):
+            self.logs.mkdir(parents=True, exist_ok=True)
+            lock = _lock(self.logs / f"{chunk.chunk_id}.lock")
         if lock is None:
             return None
         if chunk.committed:
@@ -328,9 +304,15 @@ class Family:
         return ChunkLog(self, chunk, lock)
 
 
+def plan_hash(path: Path) -> str:
+    """Hash of a plan file `<family>/plan-<number>.parquet`, in the name of its version."""
+    number = int(path.stem.removeprefix("plan-"))
+    return digest(path.parent.name, number, zlib.crc32(path.read_bytes()))[:12]
+
+
 @cache
 def _allow_files() -> None:
-    """Enough open files: where lengths vary hundreds of chunks are open at once, two files each."""
+    """Raise the limit of open files: if lengths vary, hundreds of chunks are open, two files each."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -339,23 +321,21 @@ def _allow_files() -> None:
 
 
 def _plan_file(path: Path) -> pl.DataFrame:
-    """One plan; those of earlier versions call the unit `problem_id` and know no adaptive chunks."""
-    import polars as pl
-
-    frame = pl.read_parquet(path)
+    """One plan file. Those of earlier versions call the unit `problem_id`; none is adaptive."""
+    try:
+        frame = pl.read_parquet(path, glob=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise damaged(path, "the plan cannot be read") from error
     frame = frame.rename({"problem_id": "unit"}, strict=False)
     return frame if "adaptive" in frame.columns else frame.with_columns(adaptive=pl.lit(False))
 
 
 def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
-    """Gives each (unit, range) a chunk number so that a chunk has about CHUNK_ROWS rows; splits
-    long ranges.
+    """Give each (unit, range) a chunk number, so that chunks have about CHUNK_ROWS rows.
 
-    With `first` a unit counts that many rows, and keeps its whole range: its samples are decided on
-    together.
+    Long ranges are split. With `first` they are not, since the samples of a unit are decided
+    together; a unit then counts as `first` rows.
     """
-    import polars as pl
-
     size = pl.col("stop") - pl.col("start")
     if first is not None:
         size = pl.min_horizontal(size, pl.lit(first, pl.Int64))
@@ -372,6 +352,8 @@ def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
 
 
 class _Lock:
+    """An exclusive lock on a file, held until `release` or the end of the process."""
+
     def __init__(self, path: Path, handle: int) -> None:
         self.path, self.handle = path, handle
 
@@ -381,13 +363,14 @@ class _Lock:
             os.close(self.handle)
 
 
-# POSIX locks do not exclude within one process, and closing any descriptor of the file drops them:
-# hence this set.
+# POSIX locks do not exclude each other within one process, and closing any descriptor of the file
+# drops them: this set keeps track of those that this process holds.
 _held: set[str] = set()
 _held_guard = threading.Lock()
 
 
 def _lock(path: Path) -> _Lock | None:
+    """Lock a file; None if another thread or process holds it."""
     with _held_guard:
         if str(path) in _held:
             return None
@@ -407,21 +390,21 @@ def _lock(path: Path) -> _Lock | None:
 
 
 class ChunkLog:
-    """The rows of a claimed chunk: appended as they finish, durable in time, committed when
-    complete.
+    """Rows of a claimed chunk: appended as they finish, soon durable, committed when complete.
 
-    Rows are not held in memory: long traces with their tokens would fill it. The files are read
-    again when the chunk is committed.
+    Rows are not held in memory, which long traces with their tokens would fill. The files are read
+    again for the commit.
     """
 
     def __init__(self, family: Family, chunk: Chunk, lock: _Lock) -> None:
-        self.family, self.chunk, self._lock = family, chunk, lock
+        self.family, self.chunk = family, chunk
+        self._lock: _Lock | None = lock
         self.path = family.logs / f"{chunk.chunk_id}.{unique_name()}.log"
         self._handle: int | None = None
         self.done: set[Key] = {key_of(row) for row in self.rows()}
 
     def rows(self) -> Iterator[Row]:
-        """The finished rows of the chunk, by whichever process; the first row of a key counts."""
+        """The finished rows of the chunk, from all processes; the first row of a key counts."""
         files = sorted(self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"))
         wanted = set(self.chunk.keys) if files else set()
         for row in replay(files):
@@ -438,7 +421,7 @@ class ChunkLog:
         return len(self.done) == sum(stop - start for _, start, stop, _ in self.chunk.items)
 
     def append(self, row: Row) -> None:
-        """Keep a finished row. The first row of a key stays."""
+        """Store a finished row. The first row of a key counts; later ones are ignored."""
         if key_of(row) in self.done:
             return
         body = encoded(row)
@@ -456,8 +439,7 @@ class ChunkLog:
         _flusher.check()
 
     def commit(self, rows: Any) -> bool:
-        """Publish the complete chunk, whose rows the caller has put into columns. False where it
-        was there already."""
+        """Publish the rows of the complete chunk. Returns False if another process had done so."""
         published = self.chunk.version.publish(self.chunk.chunk_id, rows)
         self.close()
         for path in self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"):
@@ -466,38 +448,44 @@ class ChunkLog:
         return published
 
     def close(self) -> None:
-        """Make what is there durable and let go of the chunk."""
-        if self._handle is not None:
-            _flusher.remove(self._handle)
-            with disk_errors(self.family.warehouse.root):
-                os.fsync(self._handle)
-            os.close(self._handle)
-            self._handle = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None  # type: ignore[assignment]
+        """Make all appended rows durable and release the claim."""
+        handle, lock = self._handle, self._lock
+        self._handle = self._lock = None
+        try:
+            if handle is not None:
+                _flusher.remove(handle)
+                with disk_errors(self.family.warehouse.root):
+                    os.fsync(handle)
+        finally:
+            if handle is not None:
+                os.close(handle)
+            if lock is not None:
+                lock.release()
 
 
 def encoded(row: Row) -> bytes:
-    """A row as JSON. Half a surrogate pair is no UTF-8, and no column could hold it."""
+    """A row as JSON. Lone surrogates, which UTF-8 and columns cannot hold, become question marks."""
     return json.dumps(row, separators=(",", ":"), ensure_ascii=False, default=str).encode(
         "utf-8", "replace"
     )
 
 
 def replay(paths: Iterable[Path]) -> Iterator[Row]:
-    """The whole rows of logs; a torn or damaged line is left out, as it was never acknowledged."""
+    """The whole rows of logs. A torn or damaged line is skipped: its row is generated again."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError), open(path, "rb") as handle:
             for line in handle:
-                if len(line) > 10 and line.endswith(b"\n"):
-                    body = line[9:-1]
-                    if line[:8] == b"%08x" % zlib.crc32(body):
-                        yield json.loads(body)
+                if is_whole(line):
+                    yield json.loads(line[9:-1])
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line of a log is as it was written: checksum, a space, JSON, a line break."""
+    return len(line) > 10 and line.endswith(b"\n") and line[:8] == b"%08x" % zlib.crc32(line[9:-1])
 
 
 class _Flusher:
-    """One thread that fsyncs the logs with unsynced rows, every FLUSH_SECONDS."""
+    """A thread that makes all open logs durable every FLUSH_SECONDS."""
 
     def __init__(self) -> None:
         self._handles: dict[int, bool] = {}
@@ -518,7 +506,7 @@ class _Flusher:
             self._handles.pop(handle, None)
 
     def check(self) -> None:
-        """Raise what fsync met: a row that cannot be made durable must stop the job."""
+        """Re-raise a failure of the thread: the job must stop if rows cannot be made durable."""
         if self._error is not None:
             error, self._error = self._error, None
             raise CurateError(
@@ -528,8 +516,13 @@ class _Flusher:
     def _run(self) -> None:
         stop = threading.Event()
         while not stop.wait(FLUSH_SECONDS):
+            handles = []
             with self._guard:
-                handles = [os.dup(h) for h in self._handles]
+                for handle in self._handles:
+                    try:
+                        handles.append(os.dup(handle))
+                    except OSError as error:  # too many open files
+                        self._error = error
             for handle in handles:
                 try:
                     os.fdatasync(handle)

@@ -23,6 +23,11 @@ TRASH = "_trash"
 EMPTY = "_empty"
 
 
+def is_warehouse(root: Path) -> bool:
+    """Whether a directory is laid out as a warehouse."""
+    return (root / "traces" / EMPTY).is_dir()
+
+
 def now() -> dt.datetime:
     """The current time in UTC."""
     return dt.datetime.now(dt.UTC)

@@ -12,12 +12,11 @@ import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 import curate
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 def digest(*parts: Any) -> str:

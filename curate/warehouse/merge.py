@@ -1,11 +1,10 @@
-"""Merging small parts: the sealed versions of a dataset become one version of large parts, never a
-mixture.
+"""Merging small parts: the sealed versions of a dataset become one version of large parts.
 
 The merged version is built aside, in a copy of the dataset's directory in which the old versions
 keep their manifests (lineage still ends in them) and lose their parts. Then the two directories
 change places in one system call: no reader ever sees a row twice. A reader that lists the dataset
-in that very moment, or opens files it listed before, may miss some and must list again. What was
-measured of traces moves along, part by part: nothing is annotated again.
+at that very moment, or opens files it listed before, may miss some and must list again. Annotations
+of traces are merged part by part in the same way: nothing is annotated again.
 """
 
 from __future__ import annotations
@@ -14,11 +13,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import polars as pl
+
 from curate.atomic import disk_errors, exchange, fsync_dir, unique_name
 from curate.errors import CurateError
 from curate.warehouse.annotations import datasets_about
-from curate.warehouse.files import STAGING, TRASH
+from curate.warehouse.files import STAGING, TRASH, part_name
 from curate.warehouse.identity import digest
+from curate.warehouse.parts import MANIFEST, footer
 from curate.warehouse.store import Version, Warehouse
 
 # Rows of a merged part: large enough to scan well, small enough to hold in memory with their text.
@@ -30,46 +32,43 @@ Groups = list[list[tuple[str, str]]]  # for each merged part: (old version, part
 def merge(
     warehouse: Warehouse, table: str, dataset: str, part_rows: int = PART_ROWS
 ) -> Version | None:
-    """One version in the place of all sealed ones; None where there is nothing to gain or a job
-    still writes.
+    """Replace all sealed versions of a dataset by one with large parts, and return it.
 
-    Rows, their order by version and part, and lineage stay.
+    Returns None if nothing can be merged, or a job is still writing (an open version of the dataset
+    or of annotations about it). Rows, their order by version and part, and lineage stay.
     """
     versions = [v for v in warehouse.versions(table, dataset) if v.parts()]
-    parts = [(v.version, p.stem.removeprefix("part-")) for v in versions for p in v.parts()]
+    parts = [path for version in versions for path in version.parts()]
     if len(parts) < 2 or not all(v.sealed for v in versions):
         return None
     groups = _grouped(versions, part_rows)
     if len(groups) >= len(parts):
         return None
     name = "merged-" + digest([v.ref for v in versions])[:16]
-    merged = _swap(
-        warehouse, table, dataset, {v.version: v.version for v in versions}, groups, name
-    )
-    if table == "traces":
-        for annotations, places in datasets_about(
-            warehouse, dataset, [v.version for v in versions]
-        ):
-            found = [v for v in annotations if v.parts()]
-            if found and all(v.sealed for v in found):
-                first = found[0]
-                _swap(warehouse, first.table, first.dataset, places, groups, f"{dataset}.{name}")
-    return merged
+    names = [v.version for v in versions]
+    about = list(datasets_about(warehouse, dataset, names)) if table == "traces" else []
+    if not all(version.sealed for about_traces, _ in about for version in about_traces):
+        return None
+    # Annotations first: a run that is killed in between merges the rest when it is repeated. The
+    # other way round the traces would be done, and their annotations be left as they were.
+    for about_traces, places in about:
+        if any(version.parts() for version in about_traces):
+            first = about_traces[0]
+            _swap(warehouse, first.table, first.dataset, places, groups, f"{dataset}.{name}")
+    return _swap(warehouse, table, dataset, {n: n for n in names}, groups, name)
 
 
 def _grouped(versions: Sequence[Version], part_rows: int) -> Groups:
-    """Neighbouring parts together, up to `part_rows` rows."""
-    import pyarrow.parquet as pq
-
+    """Group neighbouring parts up to `part_rows` rows."""
     groups: Groups = []
     rows = part_rows
     for version in versions:
         for path in version.parts():
-            count = pq.read_metadata(path).num_rows
+            count = footer(path).rows
             if rows + count > part_rows or not groups:
                 groups.append([])
                 rows = 0
-            groups[-1].append((version.version, path.stem.removeprefix("part-")))
+            groups[-1].append((version.version, part_name(path)))
             rows += count
     return groups
 
@@ -82,20 +81,16 @@ def _swap(
     groups: Groups,
     name: str,
 ) -> Version:
-    """Build the dataset's directory anew with a merged version called `name`, and put it in the old
-    one's place.
+    """Build the directory of a dataset anew with a merged version, and swap it with the old one.
 
-    `places` maps versions of this dataset to the versions that `groups` speaks of.
+    `places` maps versions of this dataset to the versions that `groups` names.
     """
-    import polars as pl
-
     root = warehouse.root
     live = root / table / dataset
     aside = root / STAGING / f"merge-{unique_name()}" / table / dataset
-    directory = {wanted: live / version for version, wanted in places.items()}
+    directory = {version: live / place for place, version in places.items()}
     replaced = [v for v in warehouse.versions(table, dataset) if v.version in places]
-    # built as a version of a warehouse of its own, so that every part is written and sealed by the
-    # one way there is
+    # Built as a version of another warehouse, so that parts are written and sealed as everywhere.
     facts = {"parents": [v.ref for v in replaced], "config": {"merged": len(replaced)}}
     built = Version(aside.parent.parent, table, dataset, name, facts)
     with disk_errors(root):
@@ -107,16 +102,19 @@ def _swap(
             ]
             paths = [path for path in paths if path.exists()]
             if paths:
-                built.publish(f"{number:05d}", pl.read_parquet(paths))
+                built.publish(f"{number:05d}", pl.read_parquet(paths, glob=False))
         built.seal()
         for old in live.iterdir():
             (aside / old.name).mkdir(exist_ok=True)
             for path in old.iterdir():
-                if old.name not in places or path.name == "manifest.json":
+                if old.name not in places or path.name == MANIFEST:
                     os.link(path, aside / old.name / path.name)
             fsync_dir(aside / old.name)
         fsync_dir(aside)
-        _exchange(aside, live)
+        if not exchange(aside, live):
+            raise CurateError(
+                "merging parts needs Linux with glibc 2.28 or newer; nothing was changed"
+            )
         fsync_dir(live.parent)
         _rescue(aside, live, set(places))
         trash = root / TRASH / f"{table}-{dataset}-{unique_name()}"
@@ -126,17 +124,10 @@ def _swap(
 
 
 def _rescue(old: Path, live: Path, replaced: set[str]) -> None:
-    """Parts that another job published into the old directory while it was being copied."""
+    """Link parts that another job published into the old directory while it was being copied."""
     for version in old.iterdir():
         for path in version.iterdir() if version.name not in replaced else []:
             target = live / version.name / path.name
             if not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 os.link(path, target)
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories at once; CurateError where that is impossible, and then nothing has
-    changed."""
-    if not exchange(one, other):
-        raise CurateError("merging parts needs Linux with glibc 2.28 or newer; nothing was changed")

@@ -1,5 +1,5 @@
-"""The one truth about columns: `schemas/*.sql`, turned by DuckDB into the Arrow schemas that
-writers must obey."""
+"""Columns of all tables, as `schemas/*.sql` declares them: DuckDB turns the statements into the
+Arrow schemas that writers must obey."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import duckdb
+import polars as pl
+import pyarrow as pa
 
 import curate
 from curate.errors import CurateError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 TABLES = (
     "problems",
@@ -32,8 +33,8 @@ TABLES = (
 
 
 def data_dir(kind: str) -> Path:
-    """Where shipped `schemas`, `pipelines` or `queries` lie: inside the package of a wheel, beside
-    it in a checkout."""
+    """Directory of the shipped `schemas`, `pipelines` or `queries`: inside the package of a wheel,
+    next to the package in a checkout."""
     package = Path(curate.__file__).parent
     inside = package / "data" / kind
     if inside.is_dir():
@@ -56,10 +57,10 @@ def statement(table: str) -> str:
 @cache
 def schema_version(table: str) -> int:
     """The version that the first line of the file declares."""
-    found = re.match(r"-- version: (\d+)", statement(table))
-    if found is None:
-        raise CurateError(f"schemas/{table}.sql does not begin with '-- version: N'")
-    return int(found.group(1))
+    match = re.match(r"-- version: (\d+)", statement(table))
+    if match is None:
+        raise CurateError(f"schemas/{table}.sql does not start with '-- version: N'")
+    return int(match.group(1))
 
 
 @cache
@@ -72,19 +73,14 @@ def comments(table: str) -> dict[str, str]:
 def arrow_schema(table: str) -> pa.Schema:
     """The Arrow schema of a table. Every column is nullable in Arrow; `conform` checks those that
     are NOT NULL."""
-    import duckdb
-
     with duckdb.connect() as connection:
         connection.execute(statement(table))
-        found = connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema
-    return found
+        return connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema
 
 
 @cache
 def required(table: str) -> tuple[str, ...]:
     """Columns that must not be null."""
-    import duckdb
-
     with duckdb.connect() as connection:
         connection.execute(statement(table))
         rows = connection.execute(
@@ -97,25 +93,23 @@ def required(table: str) -> tuple[str, ...]:
 @cache
 def types(table: str) -> dict[str, str]:
     """Column name to its SQL type."""
-    import duckdb
-
     with duckdb.connect() as connection:
         connection.execute(statement(table))
-        query = "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
-        return dict(connection.execute(query, [table]).fetchall())
+        rows = connection.execute(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? "
+            "ORDER BY column_index",
+            [table],
+        ).fetchall()
+    return dict(rows)
 
 
 def conform(table: str, rows: Any) -> pa.Table:
-    """Rows in the schema of a table: columns in its order, absent ones null, types cast without
-    loss.
+    """Bring rows into the schema of a table: columns in order, absent ones null, lossless casts.
 
-    `rows` is an Arrow table, a Polars frame or an iterable of mappings. Unknown columns and nulls
-    where the schema forbids them raise CurateError: a writer that does not know the schema is a
-    bug, and must not pass silently.
+    `rows` is an Arrow table, a Polars frame or an iterable of mappings. Unknown columns, and nulls
+    in columns that must not be null, raise CurateError: a writer that does not match the schema is
+    a bug, and must not pass silently.
     """
-    import polars as pl
-    import pyarrow as pa
-
     schema = arrow_schema(table)
     if isinstance(rows, pl.LazyFrame):
         rows = rows.collect()
@@ -144,8 +138,6 @@ def conform(table: str, rows: Any) -> pa.Table:
 
 
 def _from_mappings(table: str, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
     rows = list(rows)
     unknown = sorted({name for row in rows for name in row} - set(schema.names))
     if unknown:

@@ -1,77 +1,232 @@
-"""SQL over the files: views in memory, or in `warehouse.duckdb` for stock clients. Nothing but
-views is ever stored."""
+"""SQL over the files: views in memory, or in `warehouse.duckdb` for stock clients.
+
+Nothing but views is ever stored. Two kinds of connection:
+
+    connect(root)      for this package's own statements: may set options and register frames
+    query(root, text)  for text of a user or a file: reads the warehouse and nothing else
+
+The second is closed by DuckDB's own settings (no access to files outside the warehouse, no loading
+of extensions, options locked), and every statement must be a query by its parse tree, so that
+nothing is written inside the warehouse either.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from curate.atomic import disk_errors, whole_file
+import duckdb
+import polars as pl
+
+from curate.atomic import disk_errors, unique_name, whole_file
 from curate.errors import CurateError, UsageError
 from curate.warehouse import schemas
 from curate.warehouse.annotations import signals_folder
-from curate.warehouse.files import EMPTY
-from curate.warehouse.store import Warehouse
-
-if TYPE_CHECKING:
-    import duckdb
+from curate.warehouse.files import EMPTY, is_warehouse
+from curate.warehouse.parts import empty_part, find_damage, parts, table_parts
 
 
 def quote(text: str) -> str:
+    """A SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def escape_glob(path: str | Path) -> str:
+    """A path in which characters of globs stand for themselves."""
+    return re.sub(r"([*?\[\]])", r"[\1]", str(path))
 
 
 @contextmanager
 def connect(
-    warehouse: Warehouse, without: Collection[str] = (), views: bool = True
+    root: Path, without: Collection[str] = (), views: bool = True
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """An in-memory connection with all views. UsageError where there is no warehouse.
+    """Open an in-memory connection with all views. UsageError if there is no warehouse.
 
-    `without`: groups of signals, or `verdicts`, that nobody will ask for. They are empty, which
-    saves their joins. `views`: also those of `views.sql`, over `annotated`.
+    `without` names groups of signals, or `verdicts`, that no statement will read: they become empty
+    views, which avoids their joins. `views`: also create those of `views.sql`, over `annotated`.
+    A part that is missing, changed or foreign raises CurateError.
     """
-    import duckdb
-
-    if not warehouse.exists():
+    if not is_warehouse(root):
         raise UsageError(
-            f"no warehouse at {warehouse.root}: name one with --warehouse, or make one with "
-            f"`curate generate` or "
-            "`curate import`"
+            f"no warehouse at {root}: name one with --warehouse, or create one with "
+            "`curate generate` or `curate import`"
         )
+    spill = Path(tempfile.gettempdir()) / f"curate-{unique_name()}"
     with duckdb.connect(config={"autoinstall_known_extensions": False}) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        # Parts never change, and every view on a view opens them anew: their footers are read once.
+        connection.execute(f"SET temp_directory = {quote(str(spill))}")
+        # Parts never change, and every view on a view opens them again: read their footers once.
         connection.execute("SET parquet_metadata_cache = true")
-        create_views(connection, warehouse, without, views)
+        try:
+            with damage_reported(root):
+                create_views(connection, root, without, views)
+                yield connection
+        finally:
+            shutil.rmtree(spill, ignore_errors=True)
+
+
+@contextmanager
+def connect_read_only(root: Path, allow_files: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a connection for statements of others: it reads files of the warehouse and no others.
+
+    `allow_files` lets it read any file that this process may read. Pass each statement through
+    `check_read_only` first: the settings alone do not prevent writing inside the warehouse.
+    """
+    with connect(root) as connection:
+        if not allow_files:
+            roots = {f"{path}/" for path in (root, root.resolve())}
+            roots |= {escape_glob(path) for path in roots}  # how the views spell it
+            listed = ", ".join(quote(path) for path in sorted(roots))
+            connection.execute(f"SET allowed_directories = [{listed}]")
+            connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
         yield connection
+
+
+def query(
+    root: Path, text: str, params: Sequence[Any] = (), allow_files: bool = False
+) -> pl.DataFrame:
+    """Return the result of a query, of the last one if there are several. Nothing is written."""
+    check_read_only(text)
+    with connect_read_only(root, allow_files) as connection:
+        result = connection.sql(text, params=list(params))
+        return result.pl() if result is not None else pl.DataFrame()
+
+
+@contextmanager
+def damage_reported(root: Path) -> Iterator[None]:
+    """Turn an error of DuckDB that a damaged part causes into one message that names the part."""
+    try:
+        yield
+    except duckdb.Error as error:
+        if may_be_damage(error) and (found := find_damage(root)) is not None:
+            raise found from error
+        raise
+
+
+def may_be_damage(error: duckdb.Error) -> bool:
+    """Whether an error can come from damaged bytes. DuckDB has no class of its own for those."""
+    kinds = (
+        duckdb.IOException,
+        duckdb.InvalidInputException,
+        duckdb.InternalException,
+        duckdb.FatalException,
+        duckdb.OutOfMemoryException,  # a damaged length of a page
+    )
+    return type(error) is duckdb.Error or isinstance(error, kinds)
+
+
+# -- statements of others ------------------------------------------------------------------------
+
+# Nodes of a parse tree that change something, were they to occur inside a query.
+_WRITES = ("INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "CREATE", "DROP", "ALTER", "TRUNCATE")
+
+
+def check_read_only(text: str) -> None:
+    """UsageError unless every statement is a query: SELECT, DESCRIBE, SHOW, SUMMARIZE, or EXPLAIN
+    of one."""
+    try:
+        statements = duckdb.extract_statements(text)
+    except duckdb.Error as error:
+        raise UsageError(f"the query is not valid SQL: {str(error).strip()}") from error
+    if not statements:
+        raise UsageError("the query is empty")
+    for statement in statements:
+        kind, source = statement.type, statement.query
+        if kind == duckdb.StatementType.EXPLAIN:
+            kind, source = _explained(source)
+        if kind != duckdb.StatementType.SELECT or not _is_query(source):
+            raise UsageError(
+                f"`curate sql` only reads, and this is not a query ({kind.name}): "
+                f"{source.strip()[:80]}. To save a result, use --format csv, json or parquet"
+            )
+
+
+def _explained(statement: str) -> tuple[duckdb.StatementType, str]:
+    """Kind and text of the statement that EXPLAIN [ANALYZE] would run."""
+    match = re.match(r"\s*EXPLAIN\s+(?:ANALYZE\s+)?(.*)", statement, re.IGNORECASE | re.DOTALL)
+    if match is None:  # comments or options between the words: refused, as nothing needs them
+        return duckdb.StatementType.EXPLAIN, statement
+    try:
+        inner = duckdb.extract_statements(match.group(1))
+    except duckdb.Error:
+        return duckdb.StatementType.EXPLAIN, statement
+    return (
+        (inner[0].type, inner[0].query)
+        if len(inner) == 1
+        else (
+            duckdb.StatementType.EXPLAIN,
+            statement,
+        )
+    )
+
+
+def _is_query(statement: str) -> bool:
+    """Whether the parse tree of a statement is that of a query, with nothing in it that writes."""
+    tree = parse_tree(statement)
+    return tree is not None and not any(
+        str(node.get("type", "")).startswith(_WRITES) for node in _nodes(tree)
+    )
+
+
+def parse_tree(statement: str) -> dict[str, Any] | None:
+    """DuckDB's parse tree of a query; None of a statement that is no query, or of no valid SQL."""
+    row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
+    tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
+    return None if tree.get("error") else tree
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, dict):
+            yield node
+            stack.extend(node.values())
+        elif isinstance(node, list):
+            stack.extend(node)
+
+
+@cache
+def _parser() -> duckdb.DuckDBPyConnection:
+    """One connection for all parsing: opening one takes longer than parsing."""
+    return duckdb.connect()
+
+
+# -- views ---------------------------------------------------------------------------------------
 
 
 def create_views(
     connection: duckdb.DuckDBPyConnection,
-    warehouse: Warehouse,
+    root: Path,
     without: Collection[str] = (),
     views: bool = True,
+    globs: bool = False,
 ) -> None:
-    """A view a table over its part files, then what `macros.sql`, `joined.sql` and `views.sql` in
-    `schemas/` build."""
-    import duckdb
+    """Create one view per table, then those of `macros.sql`, `joined.sql` and `views.sql`.
 
-    for group in signal_groups():
-        try:
-            connection.execute(group_view(warehouse.root, group, empty=group in without))
-        except duckdb.BinderException:
-            connection.execute(
-                group_view(warehouse.root, group, older=True, empty=group in without)
-            )
-    for table in schemas.TABLES:
-        empty = table in without
-        try:
-            connection.execute(table_view(warehouse.root, table, empty=empty))
-        except duckdb.BinderException:  # written before a column was added
-            connection.execute(table_view(warehouse.root, table, older=True, empty=empty))
-    connection.execute(_manifest_view(warehouse.root))
+    Views read the parts that exist now, checked. `globs`: they match files when they are read, and
+    check nothing; for clients that keep the views.
+    """
+
+    tables = [table for table in schemas.TABLES if table != "signals"]
+    for name in [*signal_groups(), *tables]:
+        if globs:
+            files = None
+        elif name in without:
+            files = [empty_part(root, table_of(name))]
+        else:
+            files = view_parts(root, name)
+        point(connection, root, name, files)
+    connection.execute(_signals_view())
+    connection.execute(_manifest_view(root))
     connection.execute(schemas.statement("macros"))
     connection.execute(schemas.statement("joined"))
     derived = _derived(connection)
@@ -81,10 +236,42 @@ def create_views(
         connection.execute(schemas.statement("views"))
 
 
+def point(
+    connection: duckdb.DuckDBPyConnection, root: Path, name: str, files: Sequence[Path] | None
+) -> None:
+    """Create the view of a table or a group of signals over these parts; None: over a glob."""
+    view = group_view if name in signal_groups() else table_view
+    try:
+        connection.execute(view(root, name, files))
+    except duckdb.BinderException:  # all of them were written before a column was added
+        connection.execute(view(root, name, files, older=True))
+
+
+def table_of(name: str) -> str:
+    """The table that holds what a view shows: `signals` for a group of signals."""
+    return "signals" if name in signal_groups() else name
+
+
+def view_parts(root: Path, name: str) -> list[Path]:
+    """All parts that the view of a table, or of a group of signals, shows now; checked.
+
+    Only the newest version of a group counts. The part without rows is always among them.
+    """
+    if name not in signal_groups():
+        return table_parts(root, name)
+    folder = root / "signals" / signals_folder(root, name)
+    directories = sorted(path for path in folder.glob("*") if path.is_dir())
+    paths = [part for directory in directories for part in parts(directory)]
+    return paths or [empty_part(root, "signals")]
+
+
 @contextmanager
 def joined_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Joins hash their right side, for queries whose left side is texts: left to itself, DuckDB
-    hashes what it takes to be fewer rows, and may hold the texts of a whole slice."""
+    """Make joins hash their right side, for queries whose left side holds texts.
+
+    Left to itself, DuckDB hashes the side for which it estimates fewer rows, and may hold the texts
+    of a whole slice in memory.
+    """
     connection.execute("SET disabled_optimizers = 'build_side_probe_side'")
     try:
         yield
@@ -93,56 +280,65 @@ def joined_as_written(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 
 
 def table_view(
-    root: Path,
-    table: str,
-    older: bool = False,
-    empty: bool = False,
-    files: Sequence[Path] | None = None,
+    root: Path, table: str, files: Sequence[Path] | None = None, older: bool = False
 ) -> str:
-    """The statement of one table's view. Where versions repeat rows by design, the newest counts
-    (see below).
+    """The statement of the view of a table over these parts; None: over a glob.
 
-    `older`: every file may lack columns that the schema has now; they are null. `empty`: only the
-    part without rows. `files`: only these.
+    `older`: all of them may lack columns of today's schema, which are null then.
     """
-    glob = _listed(files) or quote(f"{root}/{table}/{EMPTY if empty else '*'}/*/part-*.parquet")
     columns = schemas.arrow_schema(table).names
     names = ", ".join(columns)
-    # dataset and version are the two directories above the part
+    # The dataset and the version of a part are the two directories above it.
     place = "parse_path(filename)[-3] AS dataset, parse_path(filename)[-2] AS version"
-    scan = f"read_parquet({glob}, union_by_name = true, filename = true, hive_partitioning = false)"
-    if older:
-        scan = _with_columns(table, scan)
-    if not (root / table).is_dir():  # a warehouse written before there was such a table
+    if files or (files is None and (root / table).is_dir()):
+        scan = _scan(files, f"{escape_glob(root)}/{table}/*/*/part-*.parquet", "filename = true")
+        if older:
+            scan = _with_columns(table, scan)
+    else:  # the warehouse is older than the table
         scan = f"(SELECT *, '' AS filename FROM {_with_columns(table, None)})"
     head = f"CREATE OR REPLACE VIEW {table} AS"
-    if table == "problems":  # the same problem may be in several versions of a source
-        kept = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
-        return f"{head} SELECT problem_id, {kept} FROM {scan} GROUP BY problem_id"
-    if table == "signals":
-        return _signals_view(head)
+    if table == "problems":  # several versions of a source may hold the same problem
+        values = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
+        return f"{head} SELECT problem_id, {values} FROM {scan} GROUP BY problem_id"
     if table in ("corpora", "traces"):
         return f"{head} SELECT {names}, {place} FROM {scan}"
     return f"{head} SELECT {names} FROM {scan}"
 
 
-def _listed(files: Sequence[Path] | None) -> str:
-    return f"[{', '.join(quote(str(path)) for path in files)}]" if files else ""
-
-
-def _with_columns(table: str, scan: str | None) -> str:
-    """The scan (or nothing) with every column of the schema, by a union with no row."""
-    nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schemas.types(table).items())
+def group_view(
+    root: Path, group: str, files: Sequence[Path] | None = None, older: bool = False
+) -> str:
+    """The statement of the view of one group of signals (see `table_view`)."""
+    folder = f"{escape_glob(root)}/signals/{signals_folder(root, group)}"
+    scan = _scan(files, f"{folder}/*/part-*.parquet")
+    if older:
+        scan = _with_columns("signals", scan)
+    columns = ", ".join(signal_groups()[group])
     return (
-        f"(SELECT {nothing} WHERE FALSE)"
-        if scan is None
-        else (f"(SELECT * FROM {scan} UNION ALL BY NAME SELECT {nothing} WHERE FALSE)")
+        f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, {columns} FROM {scan}"
     )
 
 
+def _scan(files: Sequence[Path] | None, glob: str, *options: str) -> str:
+    if files is None:
+        source = quote(glob)
+    else:
+        source = f"[{', '.join(quote(escape_glob(path)) for path in files)}]"
+    arguments = [source, "union_by_name = true", "hive_partitioning = false", *options]
+    return f"read_parquet({', '.join(arguments)})"
+
+
+def _with_columns(table: str, scan: str | None) -> str:
+    """The scan (or nothing) with every column of the schema, by a union with a query of no rows."""
+    nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in schemas.types(table).items())
+    if scan is None:
+        return f"(SELECT {nothing} WHERE FALSE)"
+    return f"(SELECT * FROM {scan} UNION ALL BY NAME SELECT {nothing} WHERE FALSE)"
+
+
+@cache
 def signal_groups() -> dict[str, list[str]]:
-    """Group of signals to its columns: the schema says the group of a column in brackets before its
-    comment."""
+    """Each group of signals with its columns: comments of the schema start with `[group]`."""
     groups: dict[str, list[str]] = {}
     for column, comment in schemas.comments("signals").items():
         if comment.startswith("["):
@@ -150,44 +346,27 @@ def signal_groups() -> dict[str, list[str]]:
     return groups
 
 
-def group_view(
-    root: Path,
-    group: str,
-    older: bool = False,
-    empty: bool = False,
-    files: Sequence[Path] | None = None,
-) -> str:
-    """The statement of the view of one group of signals (see `table_view`)."""
-    folder = EMPTY if empty else signals_folder(root, group)
-    glob = _listed(files) or quote(f"{root}/signals/{folder}/*/part-*.parquet")
-    scan = f"read_parquet({glob}, union_by_name = true, hive_partitioning = false)"
-    scan = _with_columns("signals", scan) if older else scan
-    columns = ", ".join(signal_groups()[group])
-    return (
-        f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, {columns} FROM {scan}"
-    )
-
-
-def _signals_view(head: str) -> str:
-    """All groups in one row a trace, for asking the table by itself; `joined` joins them one by
-    one."""
-    kept = "".join(
+def _signals_view() -> str:
+    """All groups in one row per trace, for queries of the table; `joined` joins each group."""
+    values = "".join(
         f", any_value({column}) AS {column}"
         for columns in signal_groups().values()
         for column in columns
     )
     union = " UNION ALL BY NAME ".join(f"FROM signals_{group}" for group in signal_groups())
-    return f"{head} SELECT trace_id, attempt{kept} FROM ({union}) GROUP BY trace_id, attempt"
+    return (
+        f"CREATE OR REPLACE VIEW signals AS SELECT trace_id, attempt{values} FROM ({union}) "
+        "GROUP BY trace_id, attempt"
+    )
 
 
 def _derived(connection: duckdb.DuckDBPyConnection) -> str:
-    """What the macros derive from signals: parameters of a macro are called as the columns they
-    read."""
+    """Columns that macros derive from signals: a macro's parameters are named after the columns it
+    reads."""
     columns = set(schemas.arrow_schema("signals").names)
     rows = connection.execute(
-        "SELECT function_name, parameters FROM duckdb_functions() WHERE function_type = 'macro' "
-        "AND NOT internal "
-        "ORDER BY function_name"
+        "SELECT function_name, parameters FROM duckdb_functions() "
+        "WHERE function_type = 'macro' AND NOT internal ORDER BY function_name"
     ).fetchall()
     return "".join(
         f", {name}({', '.join(parameters)}) AS {name}"
@@ -197,60 +376,45 @@ def _derived(connection: duckdb.DuckDBPyConnection) -> str:
 
 
 def _manifest_view(root: Path) -> str:
-    columns = (
-        "{'table': 'VARCHAR', dataset: 'VARCHAR', version: 'VARCHAR', schema_version: 'INTEGER', "
-        "rows: 'BIGINT', "
-        "parents: 'VARCHAR[]', config: 'JSON', model_hash: 'VARCHAR', seed: 'BIGINT', "
-        "code_version: 'VARCHAR', "
-        "sealed_at: 'TIMESTAMPTZ', facts: 'JSON'}"
-    )
+    types = {
+        "table": "VARCHAR",
+        "dataset": "VARCHAR",
+        "version": "VARCHAR",
+        "schema_version": "INTEGER",
+        "rows": "BIGINT",
+        "parents": "VARCHAR[]",
+        "config": "JSON",
+        "model_hash": "VARCHAR",
+        "seed": "BIGINT",
+        "code_version": "VARCHAR",
+        "sealed_at": "TIMESTAMPTZ",
+        "facts": "JSON",
+    }
+    columns = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
+    files = quote(f"{escape_glob(root)}/*/*/*/manifest.json")
     return (
         "CREATE OR REPLACE VIEW manifests AS "
         "SELECT \"table\" || '/' || dataset || '/' || version AS ref, * "
-        f"FROM read_json({quote(f'{root}/*/*/*/manifest.json')}, columns = {columns}, "
-        f"maximum_object_size = 1073741824) WHERE dataset <> '{EMPTY}'"
+        f"FROM read_json({files}, columns = {{{columns}}}, maximum_object_size = 1073741824) "
+        f"WHERE dataset <> '{EMPTY}'"
     )
 
 
-def check_read_only(query: str) -> None:
-    """UsageError unless every statement only reads: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN."""
-    import duckdb
+def write_database(root: Path) -> Path:
+    """Rebuild `warehouse.duckdb` (views only) for stock clients.
 
-    try:
-        statements = duckdb.extract_statements(query)
-    except duckdb.Error as error:
-        raise UsageError(f"the query could not be read: {error}") from error
-    allowed = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
-    for statement in statements:
-        if statement.type not in allowed:
-            raise UsageError(
-                f"`curate sql` only reads, and this is a {statement.type.name} statement; to "
-                f"write a result, use "
-                "--format csv, json or parquet"
-            )
-
-
-def write_database(warehouse: Warehouse) -> Path:
-    """Rebuild `warehouse.duckdb` (views only) for stock clients, and put it in place by rename.
-
-    Views hold the absolute path of the warehouse: after it moves, any `curate` command that writes
-    rebuilds them.
+    Its views hold the absolute path of the warehouse: after the warehouse has moved, any `curate`
+    command that writes rebuilds them.
     """
-    import duckdb
-
-    target = warehouse.root / "warehouse.duckdb"
+    target = root / "warehouse.duckdb"
     try:
-        with (
-            disk_errors(warehouse.root),
-            whole_file(target) as staged,
-            duckdb.connect() as connection,
-        ):
+        with disk_errors(root), whole_file(target) as staged, duckdb.connect() as connection:
             # the storage version that clients since 1.0 can open
             connection.execute(f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')")
             connection.execute("USE views")
-            create_views(connection, warehouse)
+            create_views(connection, root, globs=True)
             connection.execute("USE memory")
             connection.execute("DETACH views")
     except duckdb.Error as error:
-        raise CurateError(f"could not write {target}: {error}") from error
+        raise CurateError(f"cannot write {target}: {str(error).strip()}") from error
     return target

@@ -1,13 +1,13 @@
 """Versions of datasets: directories of immutable Parquet parts, and a manifest that seals them.
 
     <root>/<table>/<dataset>/<version>/part-<name>.parquet    whole at every instant
-                                       manifest.json          written last: the version is complete
-    <root>/_staging/                                          files being written, outside every glob
-    <root>/_jobs/, _logs/                                     plans and private logs of running jobs (chunks.py)
+                                       manifest.json          written last: it seals the version
+    <root>/_staging/               files being written, outside every glob
+    <root>/_jobs/, _logs/          plans and private logs of running jobs (chunks.py)
 
 A part is written in `_staging`, fsynced, and published with link(2), which never overwrites: a
-reader sees whole parts only, and a second writer of the same part learns that it is there. So
-writes are idempotent and need no lock.
+reader sees whole parts only, and a second writer of the same part learns that it exists. So writes
+are idempotent and need no lock.
 """
 
 from __future__ import annotations
@@ -17,26 +17,42 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from curate.atomic import disk_errors, is_abandoned
 from curate.errors import CurateError, UsageError
+from curate.warehouse import parts as part_files
 from curate.warehouse import schemas
-from curate.warehouse.files import EMPTY, STAGING, TRASH, check_name, now, publish_file
+from curate.warehouse.files import (
+    EMPTY,
+    STAGING,
+    TRASH,
+    check_name,
+    is_warehouse,
+    now,
+    publish_file,
+)
 from curate.warehouse.identity import code_version, digest
+from curate.warehouse.parts import MANIFEST, PLACE_KEY
+from curate.warehouse.sql import query
 
-if TYPE_CHECKING:
-    import polars as pl
-
-# 20,000 rows a row group: one huge group cannot be scanned in parallel.
+# Rows per row group: a single huge group cannot be scanned in parallel.
 ROW_GROUP = 20_000
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version of one dataset of a table: `traces/<dataset>/<version>`."""
+    """One version of one dataset of a table: `traces/<dataset>/<version>`.
+
+    `facts` (parents, config, model_hash, seed, …) go into the manifest.
+    """
 
     root: Path
     table: str
@@ -46,7 +62,7 @@ class Version:
 
     @property
     def ref(self) -> str:
-        """How parents and lineage name it."""
+        """Name of the version in parents and lineage."""
         return f"{self.table}/{self.dataset}/{self.version}"
 
     @property
@@ -55,15 +71,12 @@ class Version:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What seals the version; empty while it is open."""
-        try:
-            return json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
+        """The manifest that seals the version; empty while it is open."""
+        return part_files.read_manifest(self.path)
 
     @property
     def sealed(self) -> bool:
-        return (self.path / "manifest.json").exists()
+        return (self.path / MANIFEST).exists()
 
     def part(self, name: str) -> Path:
         return self.path / f"part-{name}.parquet"
@@ -72,55 +85,54 @@ class Version:
         return self.part(name).exists()
 
     def parts(self) -> list[Path]:
-        """The committed parts, by name."""
-        return sorted(self.path.glob("part-*.parquet"))
+        """The committed parts, by name. CurateError if one is missing, damaged or foreign."""
+        return part_files.parts(self.path)
 
     def read(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
-        """All committed rows; an open version gives those so far."""
-        import polars as pl
-
+        """All committed rows; of an open version, the rows so far."""
         parts = self.parts()
         if parts:
-            frame = pl.scan_parquet(parts, missing_columns="insert", extra_columns="ignore")
+            frame = pl.scan_parquet(
+                parts, missing_columns="insert", extra_columns="ignore", glob=False
+            )
         else:
-            frame = pl.from_arrow(schemas.arrow_schema(self.table).empty_table()).lazy()  # type: ignore[union-attr]
+            empty = pl.from_arrow(schemas.arrow_schema(self.table).empty_table())
+            frame = pl.DataFrame(empty).lazy()
         return frame.select(columns) if columns else frame
 
     def publish(self, name: str, rows: Any) -> bool:
-        """Commit one part: all of it, once. False where a part of that name was there already.
+        """Commit one part: all of it, once. Returns False if a part of that name exists already.
 
-        Raises CurateError on a full disk or rows that do not fit the schema; nothing is half
+        Raises CurateError on a full disk or rows that do not fit the schema; no part is ever half
         written.
         """
         target = self.part(check_name("part", name))
         if target.exists():
             return False
         if self.sealed:
-            raise CurateError(f"{self.ref} is sealed: a new part makes a new version")
+            raise CurateError(f"{self.ref} is sealed: a new part needs a new version")
         data = schemas.conform(self.table, rows)
+        place = f"{self.ref}/{target.name}"
         with disk_errors(self.root):
             self.path.mkdir(parents=True, exist_ok=True)
             return publish_file(
-                self.root,
-                target,
-                lambda staged: _write_parquet(data, staged),
+                self.root, target, lambda staged: _write_parquet(data, place, staged)
             )
 
     def seal(self) -> dict[str, Any]:
-        """Write the manifest: the version is complete and never changes again. Sealing twice keeps
-        the first."""
-        import pyarrow.parquet as pq
+        """Write the manifest: the version is complete and never changes again.
 
+        Sealing a second time keeps the first manifest. Returns it.
+        """
         if self.sealed:
             return self.manifest
         with disk_errors(self.root):
             self.path.mkdir(parents=True, exist_ok=True)
             if not self.parts():
                 self.publish("empty", [])
-            parts = [
-                {"name": p.name, "rows": pq.read_metadata(p).num_rows, "bytes": p.stat().st_size}
-                for p in self.parts()
-            ]
+            with ThreadPoolExecutor(4) as threads:  # hashing releases the lock of the interpreter
+                parts = list(threads.map(_part_facts, self.parts()))
+            facts = dict(self.facts)
             manifest = {
                 "table": self.table,
                 "dataset": self.dataset,
@@ -128,40 +140,44 @@ class Version:
                 "schema_version": schemas.schema_version(self.table),
                 "rows": sum(p["rows"] for p in parts),
                 "parts": parts,
-                "parents": list(self.facts.get("parents", [])),
-                "config": self.facts.get("config"),
-                "model_hash": self.facts.get("model_hash"),
-                "seed": self.facts.get("seed"),
+                "parents": list(facts.pop("parents", [])),
+                "config": facts.pop("config", None),
+                "model_hash": facts.pop("model_hash", None),
+                "seed": facts.pop("seed", None),
                 "code_version": code_version(),
                 "sealed_at": now().isoformat(),
-                "facts": {
-                    k: v
-                    for k, v in self.facts.items()
-                    if k not in ("parents", "config", "model_hash", "seed")
-                },
+                "facts": facts,
             }
             text = json.dumps(manifest, indent=1, default=str)
             publish_file(
-                self.root,
-                self.path / "manifest.json",
-                lambda staged: staged.write_text(text, "utf-8"),
+                self.root, self.path / MANIFEST, lambda staged: staged.write_text(text, "utf-8")
             )
         return self.manifest
 
 
-def _write_parquet(data: Any, path: Path) -> None:
-    """A part without rows gets no row group: `datasets` takes the size of the first one as its
-    batch size."""
-    import pyarrow.parquet as pq
+def _part_facts(path: Path) -> dict[str, Any]:
+    return {
+        "name": path.name,
+        "rows": part_files.footer(path).rows,
+        "bytes": path.stat().st_size,
+        "checksum": part_files.checksum(path),
+    }
 
-    with pq.ParquetWriter(path, data.schema, compression="zstd") as writer:
+
+def _write_parquet(data: pa.Table, place: str, path: Path) -> None:
+    """Write a part that names its own place, with a checksum per page.
+
+    A part without rows gets no row group: `datasets` takes the size of the first group as its batch
+    size.
+    """
+    schema = data.schema.with_metadata({PLACE_KEY: place.encode("utf-8")})
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         if data.num_rows:
-            writer.write_table(data, row_group_size=ROW_GROUP)
+            writer.write_table(data.cast(schema), row_group_size=ROW_GROUP)
 
 
 class Warehouse:
-    """A directory of tables. Reading needs nothing running; opening it for the first write lays it
-    out."""
+    """A directory of tables. Reading needs no server; the first write lays the directory out."""
 
     def __init__(self, root: str | Path = "warehouse") -> None:
         self.root = Path(root).absolute()
@@ -170,16 +186,15 @@ class Warehouse:
         return f"Warehouse({str(self.root)!r})"
 
     def exists(self) -> bool:
-        return (self.root / "traces" / EMPTY).is_dir()
+        return is_warehouse(self.root)
 
     def create(self) -> Warehouse:
-        """Lay out the tables, each with an empty part, so that no query over a table without rows
-        fails."""
+        """Lay out the tables, each with a part without rows, so that no query finds no files."""
         if self.exists() and not self._missing_tables():
             return self
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
-            # traces last: its empty part says that the rest is there
+            # traces last: `exists` looks for its empty part
             for table in sorted(self._missing_tables(), key=lambda t: t == "traces"):
                 version = Version(self.root, table, EMPTY, "0")
                 version.path.mkdir(parents=True, exist_ok=True)
@@ -188,25 +203,21 @@ class Warehouse:
         return self
 
     def _missing_tables(self) -> list[str]:
-        return [
-            t
-            for t in schemas.TABLES
-            if not (self.root / t / EMPTY / "0" / "manifest.json").exists()
-        ]
+        return [t for t in schemas.TABLES if not (self.root / t / EMPTY / "0" / MANIFEST).exists()]
 
     def version(self, table: str, dataset: str, version: str, **facts: Any) -> Version:
-        """A version to publish into. `facts` (parents, config, model_hash, seed, …) go into its
-        manifest."""
+        """A version to publish into. Creates the warehouse if necessary."""
         if table not in schemas.TABLES:
             raise UsageError(f"no table '{table}': choose one of {', '.join(schemas.TABLES)}")
         self.create()
-        return Version(
-            self.root, table, check_name("dataset", dataset), check_name("version", version), facts
-        )
+        names = check_name("dataset", dataset), check_name("version", version)
+        return Version(self.root, table, *names, facts)
 
     def write(self, table: str, dataset: str, rows: Any, *, key: Any, **facts: Any) -> Version:
-        """A sealed version in one go. Its name is the hash of `key`, which holds all that
-        determines the rows."""
+        """Write and seal a version in one go.
+
+        Its name is the hash of `key`, which holds everything that determines the rows.
+        """
         version = self.version(table, dataset, digest(key)[:16], **facts)
         if not version.sealed:
             version.publish("0", rows)
@@ -216,42 +227,39 @@ class Warehouse:
     def versions(
         self, table: str, dataset: str | None = None, *, sealed: bool | None = None
     ) -> list[Version]:
-        """Versions that are there, oldest seal first and open ones last; the empty one of each
-        table left out."""
-        found = []
-        for path in (self.root / table).glob(f"{dataset or '*'}/*"):
-            if path.is_dir() and path.parent.name != EMPTY:
+        """Versions of a table or dataset: by time of sealing, open ones last.
+
+        The empty version of each table is left out.
+        """
+        versions = []
+        for path in part_files.version_directories(self.root, table):
+            if path.parent.name != EMPTY and dataset in (None, path.parent.name):
                 version = Version(self.root, table, path.parent.name, path.name)
                 if sealed is None or version.sealed == sealed:
-                    found.append(version)
-        return sorted(found, key=lambda v: (v.manifest.get("sealed_at", "9"), v.ref))
+                    versions.append(version)
+        return sorted(versions, key=lambda v: (v.manifest.get("sealed_at", "9"), v.ref))
 
     def latest(self, table: str, dataset: str) -> Version:
-        """The newest sealed version, or the one that `name@version` names. UsageError where there
-        is none."""
-        name, _, wanted = dataset.partition("@")
+        """The newest sealed version, or the one that `name@version` names. UsageError if absent."""
+        name, _, prefix = dataset.partition("@")
         for version in reversed(self.versions(table, name, sealed=True)):
-            if not wanted or version.version.startswith(wanted):
+            if not prefix or version.version.startswith(prefix):
                 return version
-        known = sorted({v.dataset for v in self.versions(table, sealed=True)})
+        names = sorted({v.dataset for v in self.versions(table, sealed=True)})
         raise UsageError(
             f"no {table} called '{dataset}' in {self.root}"
-            + (f": there are {', '.join(known[:12])}" if known else f": the table {table} is empty")
+            + (f": there are {', '.join(names[:12])}" if names else f": the table {table} is empty")
         )
 
-    def sql(self, query: str, params: Sequence[Any] = ()) -> pl.DataFrame:
-        """The answer to one read-only query over the views (see warehouse/sql.py)."""
-        from curate.warehouse.sql import connect
-
-        with connect(self) as connection:
-            return connection.sql(query, params=list(params)).pl()
+    def sql(self, text: str, params: Sequence[Any] = ()) -> pl.DataFrame:
+        """The result of one read-only query over the views, which reads nothing else."""
+        return query(self.root, text, params)
 
     def clean(self, older_than: float = 24 * 3600.0) -> int:
-        """Remove what killed writers left: staged files and trash older than so many seconds.
-        Returns how many.
+        """Remove what killed writers left: staged files and trash. Returns the number of files.
 
-        Every job does so when it begins. By age, since a process id says nothing on a directory
-        that machines share.
+        Every job does so when it starts. Files whose writer is alive stay; files of other machines
+        go when they are older than `older_than` seconds.
         """
         limit = time.time() - older_than
         removed = 0

@@ -172,10 +172,10 @@ def decide(warehouse: Path) -> None:
             started = time.monotonic()
             rules = load_rules(name)
             with (
-                connect(Warehouse(warehouse), unread(rules, None), views=False) as connection,
+                connect(Warehouse(warehouse).root, unread(rules, None), views=False) as connection,
                 bounded(connection, "2GB", warehouse),
             ):
-                slices = Slices(connection, Warehouse(warehouse), unread(rules, None))
+                slices = Slices(connection, Warehouse(warehouse).root, unread(rules, None))
                 result = apply_rules(connection, rules, slices=slices)
             times.append(time.monotonic() - started)
         shown = ", ".join(f"{t:.2f}" for t in times)

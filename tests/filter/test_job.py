@@ -135,11 +135,11 @@ def test_a_pipeline_filters_the_versions_that_its_stages_gave() -> None:
 @pytest.mark.parametrize("rules", ["cold-start", "rejection", "unfiltered"])
 def test_what_is_not_read_changes_nothing(warehouse: Warehouse, rules: str) -> None:
     chosen = load_rules(rules)
-    with connect(warehouse) as con:
+    with connect(warehouse.root) as con:
         whole = apply_rules(con, chosen)
     skipped = unread(chosen, None)
     assert "behaviour" in skipped
-    with connect(warehouse, skipped) as con:
+    with connect(warehouse.root, skipped) as con:
         narrow = apply_rules(con, chosen)
     assert narrow.decisions.sort("trace_id").equals(whole.decisions.sort("trace_id"))
     assert narrow.kept.sort("trace_id").equals(whole.kept.sort("trace_id"))

@@ -54,7 +54,7 @@ def test_every_hostile_trace_can_be_read(hostile):
 def test_a_dropped_trace_names_its_rule_and_sets_are_counted(hostile):
     made = page(hostile, traces=10)
     assert "dropped by <b>cold</b>, rule <b>" in made
-    with connect(hostile) as con:
+    with connect(hostile.root) as con:
         corpus = data.corpora(hostile, con)[0]
     kept = corpus.decisions["dropped_by"].null_count()
     assert f"kept by cold ({min(kept, 10)} of {kept})" in made
@@ -85,7 +85,7 @@ def test_curves_are_means_over_the_rollouts_of_a_step(hostile):
         for i, t in enumerate(ids["trace_id"])
     ]
     hostile.write("rollouts", "grpo", rows, key=3)
-    with connect(hostile) as con:
+    with connect(hostile.root) as con:
         found = data.curves(con)
     even = ids.gather_every(2)
     assert found["policy_step"].to_list() == [0, 1]
@@ -97,7 +97,7 @@ def test_curves_are_means_over_the_rollouts_of_a_step(hostile):
 
 
 def test_distributions_count_every_trace_once(hostile):
-    with connect(hostile) as con:
+    with connect(hostile.root) as con:
         corpus = data.corpora(hostile, con)[0]
         found = data.distributions(con, corpus)
     kept = corpus.decisions["dropped_by"].null_count()
@@ -141,7 +141,7 @@ def test_a_gap_in_a_curve_stays_a_gap():
 
 
 def test_problems_are_drawn_so_that_two_traces_of_one_can_be_compared(hostile):
-    with connect(hostile) as con:
+    with connect(hostile.root) as con:
         frame, total = data.picked(con, "TRUE", most=6, each=3)
     assert total == 2 * len(HOSTILE)
     assert frame.group_by("problem_id").len()["len"].to_list() == [3, 3]

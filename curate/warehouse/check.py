@@ -1,0 +1,380 @@
+"""`curate check`: compare every file of a warehouse with what was written, and mend what can be.
+
+Checked are parts (present, whole, in their place, unchanged by checksum), manifests, plans, logs of
+running jobs, lineage, and that no row occurs twice. Repair never deletes: what is damaged or
+foreign moves to `_quarantine/`, under the same relative path. A version that lost a part is opened
+again, so that the command that wrote it writes the part anew; annotations about lost traces go with
+them, because a trace that is sampled again may have another text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curate.atomic import disk_errors, write_whole
+from curate.errors import CurateError, UsageError
+from curate.warehouse import schemas
+from curate.warehouse.annotations import TABLES as ANNOTATIONS
+from curate.warehouse.annotations import part_key
+from curate.warehouse.chunks import PLAN_COLUMNS, is_whole, plan_hash
+from curate.warehouse.files import EMPTY, is_warehouse
+from curate.warehouse.parts import (
+    MANIFEST,
+    checksum,
+    footer,
+    foreign,
+    is_replaced,
+    read_manifest,
+    version_directories,
+)
+from curate.warehouse.sql import connect
+
+QUARANTINE = "_quarantine"
+_PLANNED = re.compile(r"(\d{6})-([0-9a-f]{12})")  # a version that holds the chunks of a plan
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is wrong. `moves` go to quarantine on repair; without any it cannot be mended.
+
+    `lost`: a part of traces whose rows are gone, so that its annotations must go too.
+    """
+
+    path: Path
+    what: str
+    moves: tuple[Path, ...] = ()
+    lost: Path | None = None
+    rewrite: bool = False  # a log, whose whole lines stay
+    advice: str = ""
+
+    @property
+    def mendable(self) -> bool:
+        return bool(self.moves) or self.rewrite
+
+
+@dataclass
+class Report:
+    """What a check found, and how much it looked at."""
+
+    damages: list[Damage] = field(default_factory=list)
+    versions: int = 0
+    parts: int = 0
+    unsummed: int = 0  # parts of manifests that hold no checksums yet
+
+
+def check(root: Path) -> Report:
+    """Verify a warehouse. Reads every byte of it. UsageError if there is none."""
+    if not is_warehouse(root):
+        raise UsageError(f"no warehouse at {root}: name one with --warehouse")
+    report = Report()
+    for table in schemas.TABLES:
+        report.damages += _strays(root, table)
+        for directory in version_directories(root, table):
+            report.damages += _version(directory, report)
+    report.damages += _plans(root)
+    report.damages += _logs(root)
+    report.damages += _lineage(root)
+    report.damages += _records(root)
+    if not report.damages:  # rows can be counted only if all parts can be read
+        report.damages += _duplicates(root)
+    return report
+
+
+def describe(report: Report, root: Path) -> str:
+    """One line per problem, and a summary."""
+    lines = [f"{_relative(d.path, root)}: {d.what}{_advice(d)}" for d in report.damages]
+    summary = f"{report.versions} versions, {report.parts} parts"
+    if report.unsummed:
+        summary += f" ({report.unsummed} written without a checksum)"
+    lines.append(f"{summary}: {len(report.damages) or 'no'} problems")
+    return "\n".join(lines)
+
+
+def _advice(damage: Damage) -> str:
+    if damage.advice:
+        return f"; {damage.advice}"
+    return "" if damage.mendable else "; restore it from a copy"
+
+
+# -- versions ------------------------------------------------------------------------------------
+
+
+def _strays(root: Path, table: str) -> Iterator[Damage]:
+    """Files where only directories belong."""
+    for path in sorted([*(root / table).glob("*"), *(root / table).glob("*/*")]):
+        if path.is_file() or path.is_symlink():
+            yield Damage(path, "a foreign file", (path,))
+
+
+def _version(directory: Path, report: Report) -> Iterator[Damage]:
+    report.versions += 1
+    manifest_path = directory / MANIFEST
+    try:
+        manifest = read_manifest(directory)
+    except CurateError as error:
+        yield Damage(manifest_path, _reason(error), (manifest_path,))
+        manifest = {}
+    present = sorted(directory.iterdir())
+    for path in present:
+        if path.name != MANIFEST and not re.fullmatch(r"part-.+\.parquet", path.name):
+            yield Damage(path, "a foreign file", (path,))
+    paths = [path for path in present if re.fullmatch(r"part-.+\.parquet", path.name)]
+    report.parts += len(paths)
+    if not manifest:
+        yield from _open_version(paths)
+        return
+    ref, place = "/".join(_names(manifest)), "/".join(directory.parts[-3:])
+    if ref != place:
+        yield Damage(directory, f"a foreign directory: its manifest is that of {ref}", (directory,))
+        return
+    newest = schemas.schema_version(directory.parts[-3])
+    if int(manifest.get("schema_version") or 0) > newest:
+        advice = "update curate"
+        yield Damage(manifest_path, "written by a newer version of curate", advice=advice)
+        return
+    if not paths and is_replaced(directory):
+        return
+    yield from _sealed_version(directory, manifest, paths, report)
+
+
+def _names(manifest: dict[str, Any]) -> list[str]:
+    return [str(manifest.get(key)) for key in ("table", "dataset", "version")]
+
+
+def _open_version(paths: Iterable[Path]) -> Iterator[Damage]:
+    for path in paths:
+        try:
+            reason = foreign(path)
+        except CurateError as error:
+            yield Damage(path, _reason(error), (path,), lost=path)
+            continue
+        if reason is not None:
+            yield Damage(path, f"a foreign file: {reason}", (path,))
+
+
+def _sealed_version(
+    directory: Path, manifest: dict[str, Any], paths: list[Path], report: Report
+) -> Iterator[Damage]:
+    listed = {str(part["name"]): part for part in manifest.get("parts", [])}
+    for path in paths:
+        if path.name not in listed:
+            yield Damage(path, "a foreign file: the manifest does not list it", (path,))
+    for name, part in listed.items():
+        path = directory / name
+        reason = _changed(path, part)
+        report.unsummed += "checksum" not in part
+        if reason is not None:
+            yield Damage(path, reason, *_reopened(directory, manifest, path))
+
+
+def _changed(path: Path, part: dict[str, Any]) -> str | None:
+    """How a part differs from its entry in the manifest; None if it does not."""
+    if not path.is_file() or path.is_symlink():
+        return "the part is missing"
+    size = path.stat().st_size
+    if size != part["bytes"]:
+        return f"the part has {size} bytes, and {part['bytes']} were written"
+    if part.get("checksum") not in (None, checksum(path)):
+        return "the bytes of the part have changed"
+    try:
+        rows = footer(path).rows
+    except CurateError as error:
+        return _reason(error)
+    return None if rows == part["rows"] else f"the part has {rows} rows, not {part['rows']}"
+
+
+def _reopened(
+    directory: Path, manifest: dict[str, Any], part: Path
+) -> tuple[tuple[Path, ...], Path | None]:
+    """What moves to quarantine so that a version can be written again; nothing if that is unsafe."""
+    lost = part if directory.parts[-3] == "traces" else None
+    moves = [part] if part.exists() or part.is_symlink() else []
+    if "merged" not in (manifest.get("config") or {}):
+        return (*moves, directory / MANIFEST), lost
+    if len(manifest["parts"]) > 1:
+        # Chunks were merged across plans: opening them again would write the other parts twice.
+        return (), None
+    root = directory.parents[2]
+    replaced = [root / ref / MANIFEST for ref in manifest.get("parents", [])]
+    return (directory, *(path for path in replaced if path.exists())), lost
+
+
+def _reason(error: CurateError) -> str:
+    """The middle of a message `<path>: <reason>. See …`."""
+    return str(error).split(": ", 1)[-1].split(". See all damage", 1)[0]
+
+
+# -- plans, logs, lineage, rows ------------------------------------------------------------------
+
+
+def _plans(root: Path) -> Iterator[Damage]:
+    """Plans are numbered without a gap, readable, and those that the versions were written for."""
+    for family in sorted(path for path in (root / "_jobs").glob("*") if path.is_dir()):
+        chunks: dict[int, set[str]] = {}
+        files = sorted(family.glob("plan-*.parquet"))
+        for number, path in enumerate(files, 1):
+            if path.name != f"plan-{number:06d}.parquet":
+                yield Damage(path, f"plan {number} of the family is missing")
+                break
+            try:
+                frame = pl.read_parquet(path, glob=False)
+                absent = set(PLAN_COLUMNS) - {"adaptive", "unit"} - set(frame.columns)
+            except (pl.exceptions.PolarsError, OSError) as error:
+                yield Damage(path, f"the plan cannot be read ({str(error).splitlines()[0]})")
+                continue
+            if absent:
+                yield Damage(path, f"the plan has no column {', '.join(sorted(absent))}")
+                continue
+            chunks[number] = set(frame["chunk_id"])
+        for directory in sorted((root / "traces" / family.name).glob("*")):
+            match = _PLANNED.fullmatch(directory.name)
+            if match is not None:
+                yield from _planned_version(family, directory, int(match.group(1)), chunks)
+
+
+def _planned_version(
+    family: Path, directory: Path, number: int, chunks: dict[int, set[str]]
+) -> Iterator[Damage]:
+    path = family / f"plan-{number:06d}.parquet"
+    if not path.exists():
+        yield Damage(directory, f"its plan {path.name} is missing")
+    elif number in chunks:
+        if plan_hash(path) != directory.name.partition("-")[2]:
+            yield Damage(path, f"the plan is not the one that {directory.name} was written for")
+            return
+        for part in sorted(directory.glob("part-*.parquet")):
+            name = part.stem.removeprefix("part-")
+            if name != "empty" and name not in chunks[number]:
+                yield Damage(part, "a foreign file: the plan has no such chunk", (part,))
+
+
+def _logs(root: Path) -> Iterator[Damage]:
+    """Lines of logs are whole. A torn last line is what a killed process leaves."""
+    for path in sorted((root / "_logs").glob("*/*.log")):
+        with open(path, "rb") as handle:
+            whole = [is_whole(line) for line in handle]
+        bad = [number for number, good in enumerate(whole[:-1], 1) if not good]
+        if bad:
+            what = f"{len(bad)} of {len(whole)} lines are damaged, the first one is line {bad[0]}"
+            yield Damage(path, what, rewrite=True)
+
+
+def _lineage(root: Path) -> Iterator[Damage]:
+    """Every version that another one was made from still has its manifest or is being written."""
+    for path in sorted(root.glob("*/*/*/" + MANIFEST)):
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError):
+            continue  # reported with its version
+        for parent in manifest.get("parents") or [] if isinstance(manifest, dict) else []:
+            names = str(parent).split("/")
+            if len(names) == 3 and names[0] in schemas.TABLES and not (root / parent).is_dir():
+                yield Damage(path, f"made from {parent}, which is not in the warehouse")
+
+
+def _records(root: Path) -> Iterator[Damage]:
+    """Records of finished stages of pipelines are JSON. Without one its stage runs again."""
+    for path in sorted((root / "_runs").glob("*/*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            yield Damage(path, f"the record of a stage cannot be read ({error})", (path,))
+
+
+def _duplicates(root: Path) -> Iterator[Damage]:
+    """No trace occurs twice, and no verifier of one version judges it twice."""
+    keys = {
+        "traces": "trace_id, attempt",
+        "verdicts": "trace_id, attempt, verifier, verifier_version",
+    }
+    with connect(root, views=False) as connection:
+        for table, key in keys.items():
+            rows = connection.execute(
+                f"SELECT count(*), any_value(trace_id) FROM "
+                f"(SELECT {key} FROM {table} GROUP BY ALL HAVING count(*) > 1)"
+            ).fetchone()
+            if rows and rows[0]:
+                yield Damage(
+                    root / table, f"{rows[0]} rows occur more than once, such as of trace {rows[1]}"
+                )
+
+
+# -- repair --------------------------------------------------------------------------------------
+
+
+def repair(root: Path, damages: Iterable[Damage]) -> list[Path]:
+    """Move what is damaged or foreign to quarantine; open versions again that lost a part.
+
+    Returns the paths that were moved or rewritten. Damage without a remedy is left alone.
+    """
+    moved = []
+    for damage in damages:
+        if damage.rewrite:
+            _rewrite_log(root, damage.path)
+            moved.append(damage.path)
+        moves = list(damage.moves)
+        if damage.lost is not None:
+            moves += _annotations_of(root, damage.lost)
+        moves += _stage_records(root, moves)
+        for path in moves:
+            if path.exists() or path.is_symlink():
+                _quarantine(root, path)
+                moved.append(path)
+    return moved
+
+
+def _annotations_of(root: Path, part: Path) -> Iterator[Path]:
+    """Parts of annotations about a lost part of traces, and the manifests that seal them."""
+    version, name = part_key(part)
+    for table in ANNOTATIONS:
+        for directory in sorted((root / table).glob(f"*/{version}")):
+            if directory.parent.name != EMPTY and (directory / name).exists():
+                yield from (directory / name, directory / MANIFEST)
+
+
+def _stage_records(root: Path, moves: Iterable[Path]) -> list[Path]:
+    """Records of pipeline stages whose result is opened again: they would count it as done."""
+    refs = {
+        "/".join(path.parent.relative_to(root).parts) for path in moves if path.name == MANIFEST
+    }
+    records = sorted((root / "_runs").glob("*/*.json"))
+    return [
+        path
+        for path in records
+        if any(ref in path.read_text(encoding="utf-8", errors="replace") for ref in refs)
+    ]
+
+
+def _quarantine(root: Path, path: Path) -> None:
+    target = root / QUARANTINE / path.relative_to(root)
+    with disk_errors(root):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while target.exists() or target.is_symlink():
+            target = target.with_name(f"{path.name}.{number}")
+            number += 1
+        os.rename(path, target)
+
+
+def _rewrite_log(root: Path, path: Path) -> None:
+    """Keep the whole lines of a log; the damaged file goes to quarantine."""
+    with open(path, "rb") as handle:
+        content = b"".join(line for line in handle if is_whole(line))
+    copy = root / QUARANTINE / path.relative_to(root)
+    with disk_errors(root):
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+    write_whole(path, content)
+
+
+def _relative(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path

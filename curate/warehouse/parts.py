@@ -1,0 +1,204 @@
+"""The parts of a version, checked on every reading against what its manifest says.
+
+A sealed version holds exactly the parts of its manifest, each with its size. An open one holds
+parts that name their own place in their footer. Anything else (a part that is missing, cut off,
+copied from elsewhere, or not ours) raises one CurateError instead of changing a count silently.
+Checksums are compared by `curate check`, which reads every byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from curate.errors import CurateError
+from curate.warehouse import schemas
+from curate.warehouse.files import EMPTY
+
+MANIFEST = "manifest.json"
+PLACE_KEY = b"curate.part"  # in the footer: <table>/<dataset>/<version>/<file>
+
+
+@dataclass(frozen=True)
+class Footer:
+    """Facts that the footer of a part states. `place` is None in parts of older versions."""
+
+    rows: int
+    columns: frozenset[str]
+    place: str | None
+
+
+def damaged(path: Path, what: str) -> CurateError:
+    """The error about a file of a warehouse that is not as it was written."""
+    return CurateError(
+        f"{path}: {what}. See all damage with `curate check`, and mend what can be mended with "
+        "`curate check --repair`"
+    )
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a version directory; empty for an open version. CurateError if unreadable."""
+    path = directory / MANIFEST
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    return _manifest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _manifest(path: Path, size: int, mtime_ns: int) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"the manifest cannot be read ({error})") from error
+    if not isinstance(manifest, dict):
+        raise damaged(path, "the manifest is not a JSON object")
+    return manifest
+
+
+def place_of(path: Path) -> str:
+    """`<table>/<dataset>/<version>/<file>`, from the path of a part."""
+    return "/".join(path.parts[-4:])
+
+
+def footer(path: Path) -> Footer:
+    """Read the footer of a part. CurateError if it is not whole Parquet."""
+    stat = path.stat()
+    return _footer(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=65536)
+def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
+    try:
+        metadata = pq.read_metadata(path)
+        schema = metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from error
+    place = (metadata.metadata or {}).get(PLACE_KEY)
+    return Footer(
+        metadata.num_rows, frozenset(schema.names), place.decode("utf-8") if place else None
+    )
+
+
+def foreign(path: Path) -> str | None:
+    """Why a part does not belong where it lies, judged by its footer; None if it does."""
+    facts, table = footer(path), path.parts[-4]
+    if facts.place is not None and facts.place != place_of(path):
+        return f"a copy of {facts.place}"
+    absent = sorted(set(schemas.required(table)) - facts.columns)
+    if absent:
+        return f"not a part of the table {table}: it has no column {', '.join(absent)}"
+    return None
+
+
+def parts(directory: Path) -> list[Path]:
+    """The committed parts of a version directory, by name.
+
+    Raises CurateError about the first part that is missing, changed or foreign.
+    """
+    manifest = read_manifest(directory)
+    present = sorted(directory.glob("part-*.parquet"))
+    if not manifest:
+        for path in present:
+            if reason := foreign(path):
+                raise damaged(path, f"a foreign file ({reason})")
+        return present
+    listed = _listed(directory, manifest)
+    if not present and is_replaced(directory):
+        return []
+    if [path.name for path in present] != sorted(listed):
+        # Others may have merged the dataset between the two readings.
+        manifest, present = read_manifest(directory), sorted(directory.glob("part-*.parquet"))
+        if not present and is_replaced(directory):
+            return []
+    for path in present:
+        if path.name not in listed:
+            raise damaged(path, "a foreign file: the manifest of the version does not list it")
+    for name, size in listed.items():
+        _check_size(directory / name, size)
+    return present
+
+
+def _listed(directory: Path, manifest: dict[str, Any]) -> dict[str, int]:
+    """File name to bytes, as the manifest lists them; it must be the manifest of this directory."""
+    place = "/".join(directory.parts[-3:])
+    ref = "/".join(str(manifest.get(key)) for key in ("table", "dataset", "version"))
+    try:
+        listed = {str(part["name"]): int(part["bytes"]) for part in manifest["parts"]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise damaged(directory / MANIFEST, "the manifest lists no parts") from error
+    if ref != place:
+        raise damaged(directory / MANIFEST, f"a foreign file (it is the manifest of {ref})")
+    return listed
+
+
+def _check_size(path: Path, size: int) -> None:
+    try:
+        actual = path.stat().st_size
+    except FileNotFoundError:
+        raise damaged(path, "the part is missing") from None
+    if actual != size:
+        raise damaged(path, f"the part has {actual} bytes, and {size} were written")
+
+
+def is_replaced(directory: Path) -> bool:
+    """Whether a merged version next to this one holds its rows (see merge.py)."""
+    ref = "/".join(directory.parts[-3:])
+    for other in directory.parent.iterdir():
+        if other == directory or not other.is_dir():
+            continue
+        manifest = read_manifest(other)
+        if ref in (manifest.get("parents") or []) and "merged" in (manifest.get("config") or {}):
+            return True
+    return False
+
+
+def find_damage(root: Path) -> CurateError | None:
+    """The error about the first damaged part of a warehouse; None if all are as written.
+
+    Reads every byte of sealed versions, so it is for the case that something failed already.
+    """
+    try:
+        for table in schemas.TABLES:
+            for directory in version_directories(root, table):
+                sums = {
+                    part["name"]: part.get("checksum")
+                    for part in read_manifest(directory).get("parts", [])
+                }
+                for path in parts(directory):
+                    footer(path)
+                    if sums.get(path.name) not in (None, checksum(path)):
+                        return damaged(path, "the bytes of the part have changed")
+    except CurateError as error:
+        return error
+    return None
+
+
+def version_directories(root: Path, table: str) -> list[Path]:
+    """The version directories of a table, the one without rows included."""
+    return sorted(path for path in (root / table).glob("*/*") if path.is_dir())
+
+
+def table_parts(root: Path, table: str) -> list[Path]:
+    """All parts of a table, checked, with the part without rows."""
+    return [part for directory in version_directories(root, table) for part in parts(directory)]
+
+
+def empty_part(root: Path, table: str) -> Path:
+    """The part without rows that every table has."""
+    return root / table / EMPTY / "0" / "part-empty.parquet"
+
+
+def checksum(path: Path) -> str:
+    """Hash of a file's bytes: BLAKE2b, 16 bytes, in hex, after its name."""
+    with open(path, "rb") as handle:
+        digest = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16))
+    return f"blake2b:{digest.hexdigest()}"
