@@ -1,5 +1,4 @@
-"""What `curate sql` and `curate show` print: results of queries, one trace, and a prompt for SQL.
-"""
+"""Printing for `curate sql` and `curate show`: results of queries, one trace, a prompt for SQL."""
 
 from __future__ import annotations
 

@@ -203,9 +203,14 @@ def _reopened(
     if len(manifest["parts"]) > 1:
         # Chunks were merged across plans: opening them again would write the other parts twice.
         return (), None
+    return _with_replaced(directory, manifest), lost
+
+
+def _with_replaced(directory: Path, manifest: dict[str, Any]) -> tuple[Path, ...]:
+    """A merged version, and the manifests of the versions that it replaced."""
     root = directory.parents[2]
     replaced = [root / ref / MANIFEST for ref in manifest.get("parents", [])]
-    return (directory, *(path for path in replaced if path.exists())), lost
+    return (directory, *(path for path in replaced if path.exists()))
 
 
 def _reason(error: CurateError) -> str:
@@ -337,7 +342,12 @@ def _annotations_of(root: Path, part: Path) -> Iterator[Path]:
     version, name = part_key(part)
     for table in ANNOTATIONS:
         for directory in sorted((root / table).glob(f"*/{version}")):
-            if directory.parent.name != EMPTY and (directory / name).exists():
+            if directory.parent.name == EMPTY or not (directory / name).exists():
+                continue
+            manifest = read_manifest(directory)
+            if "merged" in (manifest.get("config") or {}):
+                yield from _with_replaced(directory, manifest)
+            else:
                 yield from (directory / name, directory / MANIFEST)
 
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from curate.errors import CurateError
-from curate.warehouse import Warehouse
+from curate.warehouse import Warehouse, schemas
 from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.check import QUARANTINE, check, describe, repair
 from curate.warehouse.chunks import Family
@@ -49,9 +49,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
         publish_verdicts(wh, version, chunk, verdicts(range(64 * number, 64 + 36 * number)))
     family.seal()
     wh.versions("verdicts")[0].seal()
-    corpus = {"corpus": "c", "trace_id": "t1", "attempt": 0, "problem_id": "p1"}
-    columns = wh.sql("SELECT * FROM corpora").columns
-    row = {name: value for name, value in corpus.items() if name in columns}
+    row = dict.fromkeys(schemas.required("corpora"), "x") | {"trace_id": "t1"}
+    kinds = schemas.types("corpora")
+    row = {n: 0 if kinds[n].endswith("INTEGER") else v for n, v in row.items()}
     wh.write("corpora", "c", [row], key=1, parents=[version.ref])
     return wh.root
 
