@@ -145,7 +145,7 @@ def _stage(
             f"{where}: processes: {processes!r}; give a number of ranks, and only to a stage that trains"
         )
     if "engine" in kind.takes:
-        body["engine"] = merge(pipeline.engine, body.get("engine", {}))
+        body["engine"] = _engine(pipeline.engine, body.get("engine", {}))
     if "seed" in kind.takes:
         body.setdefault("seed", pipeline.seed)
     needs = tuple(dict.fromkeys([*stage_names(body), *after]))
@@ -156,6 +156,12 @@ def _stage(
     stage = Stage(name, do, body, kind.config(body, where), needs, processes)
     check_outputs(stage, before, where)
     return stage
+
+
+def _engine(default: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The engine of a stage: its own keys over those of the pipeline. `args` are only for the engine they were given to."""
+    other = own.get("name") not in (None, default.get("name"))
+    return merge({k: v for k, v in default.items() if not (other and k == "args")}, own)
 
 
 def unroll(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
