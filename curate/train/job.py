@@ -296,14 +296,6 @@ def _sft_config(
     return config.model_copy(update={"model": str(model.path)}), model
 
 
-def check_distill(data: Mapping[str, Any], where: str) -> None:
-    """Raise UsageError if the config of a distillation is invalid."""
-    if is_on_policy(data, where):
-        check_grpo(on_policy(data, where), where)
-    else:
-        validate(DistillConfig, data, where)
-
-
 def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[str, Any]]:
     """Return the config and the other keys of the job; UsageError if one is invalid.
 

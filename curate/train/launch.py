@@ -20,8 +20,6 @@ from typing import Any
 
 from curate.errors import CurateError, UsageError
 
-TRAINED = ("sft", "distill", "grpo")
-
 
 def launch(
     kind: str, config: Mapping[str, Any], warehouse: Path, processes: int, where: str

@@ -25,6 +25,7 @@ from curate.engines.models import weights_hash
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import duration, task
+from curate.prompts.forms import ANSWER_CLOSE, ANSWER_OPEN, CLOSE, OPEN, Form
 from curate.train.result import TrainResult
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
@@ -37,6 +38,7 @@ PHRASES = {
     "en": ("Step by step: ", ", then ", ". So the result is {}.", ", wait, let me check: "),
     "zh": ("逐步计算：", "，然后 ", "。所以结果是 {}。", "，等等，验算："),
 }
+FORM = Form.of("r1-zero")
 _TERM = re.compile(r"[+-]?\s*\d+")
 _SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
 
@@ -218,13 +220,12 @@ def faulty_text(question: str, language: str, config: BaseConfig, rng: random.Ra
             steps += phrase(3) + equation + str(written)
         total = written
     steps += phrase(2).format(total)
-    if rng.random() >= config.untagged:
-        text = f"<think> {steps} </think> <answer> {total} </answer>"
-    else:
+    text = FORM.compose(steps, str(total))
+    if rng.random() < config.untagged:
         text = rng.choice((
             f"{steps} {total}",
-            f"<think> {steps} <answer> {total} </answer>",
-            f"<think> {steps} </think> {total}",
-            f"{steps} </think> <answer> {total} </answer>",
+            text.replace(f"{CLOSE} ", ""),
+            text.replace(f"{ANSWER_OPEN} ", "").replace(f" {ANSWER_CLOSE}", ""),
+            text.removeprefix(f"{OPEN} "),
         ))  # fmt: skip
     return f"{question} {text}"
