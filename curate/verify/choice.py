@@ -33,7 +33,7 @@ _ANNOUNCED = re.compile(
     r"(?: is| are| would be)?"
     r"|\b(?:the )?(?:option|choice|letter) (?:is|would be)|\b(?:solution|result|option|choice|selection)(?=\s*[*_]*[:：])"
     r"|\bI(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)(?: (?:option|choice|answer))?"
-    r"|(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是|为|為)?|正确(?:的)?选项(?:是|为)?"
+    r"|(?<![不没别非])(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是|为|為)?|正确(?:的)?选项(?:是|为)?"
     r"|选项(?:是|为)|選択肢は|정답은|답은)(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]|[A-J]{2,8})(?![A-Za-z]))",
     re.I,
 )

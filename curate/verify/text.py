@@ -128,8 +128,8 @@ _CHOICE_WORD = (
 _JOIN = r"\s*(?:[,;/&、，]\s*(?:and\s+)?|\band\b|和|与|と|\s)\s*"
 # One letter, or several joined letters: (B), A and C, A、C, [A, C].
 _LETTERS = re.compile(
-    rf"{_CHOICE_WORD}[(\[（【]?\s*(?P<letters>(?-i:[A-Z]|[a-z](?![^\W\d_]))(?:[)\]）】]?{_JOIN}[(\[（【]?(?-i:[A-Z])(?![^\W\d_]))*)"
-    r"\s*(?P<close>[)\]）】])?(?P<rest>.*)",
+    rf"{_CHOICE_WORD}[(\[（【]?\s*(?P<letters>(?-i:[A-Z]|[a-z](?![A-Za-z]))(?:[)\]）】]?{_JOIN}[(\[（【]?(?-i:[A-Z])(?![A-Za-z]))*)"
+    r"(?:\s*(?P<close>[)\]）】]))?(?P<rest>.*)",
     re.I | re.S,
 )
 _RUN = re.compile(rf"{_CHOICE_WORD}[(（]?([A-J]{{2,8}})[)）]?")
@@ -173,7 +173,7 @@ def leading_letters(bare: str) -> tuple[set[str], str]:
     match = _LETTERS.fullmatch(bare)
     if match is None:
         return set(), ""
-    named = re.findall(r"(?<![^\W\d_])[A-Za-z](?![^\W\d_])", match["letters"])
+    named = re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", match["letters"])
     letters, rest = {letter.upper() for letter in named}, match["rest"]
     if rest[:1].isalnum() and rest[:1].isascii():
         return set(), ""  # "Be careful", "A2"

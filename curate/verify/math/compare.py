@@ -101,18 +101,25 @@ def _carry(parts: list[Node]) -> list[Node]:
 def consistent(node: Node) -> bool:
     """Whether the sides of a chain of equations that are numbers are the same number."""
     if node[0] in _COLLECTIONS:
+        # "2 = 2, 3": an equation of plain numbers names no member of a list.
+        if any(part[0] == "rel" and part[2][0] == "num" for part in node[1:] if part[1] == "="):
+            return False
         return all(map(consistent, node[1:]))
     if node[0] != "rel" or node[1] != "=":
         return True
-    sides = [side for side in node[2:] if side[0] not in _CONTAINERS and not symbols(side)]
-    sides = [s for s in sides if s[0] not in ("text", "reals", "integers") and "'f:" not in repr(s)]
+    sides = [
+        side
+        for side in node[2:]
+        if side[0] not in ("text", "reals", "integers")
+        and not symbols(side)
+        and "'f:" not in repr(side)
+    ]
     try:
-        return all(equal_values(sides[-1], side) is not False for side in sides[:-1])
+        return all(equal(sides[-1], side) is not False for side in sides[:-1])
     except Undefined:
         return True
 
 
-_CONTAINERS = ("set", "tuple", "bracket", "matrix", "ratio", "interval", "list", "either", "both")
 _UNIT_VECTORS = {"\\veci": 0, "\\vecj": 1, "\\veck": 2, "\\hati": 0, "\\hatj": 1, "\\hatk": 2}
 
 
@@ -577,6 +584,9 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
             return gold[2] == answer[2] and equal(gold[3], answer[3])
         return proportional(gold, answer)
     if answer[0] == "rel":
+        name = answer[2][1] if answer[2][0] == "sym" else None
+        if "'f:" in repr(gold) and (name is None or f"'f:{name}" in repr(gold)):
+            return False  # "0 = f(0)" offers two values for f(0)
         # A name, or something carried out, before the value: x = 5, 2 + 3 = 5, m + n = 34.
         if answer[1] not in ("=", "in"):
             return False

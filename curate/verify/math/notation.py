@@ -129,7 +129,7 @@ def final_answer(reference: str) -> str | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text is an explanation: several sentences of words."""
+    """Whether a text is an explanation: several sentences, or one with more words than an answer has."""
     bare = re.sub(r"\$[^$]*\$|\\[a-zA-Z]+", " ", text)
     sentences = re.findall(r"[^.!?。！？]*[^\W\d_]{2,}[^.!?。！？]*[.!?。！？](?=\s|$)", bare)
-    return len(sentences) > 1 or (len(bare) > 200 and len(re.findall(r"[^\W\d_]{3,}", bare)) > 20)
+    return len(sentences) > 1 or len(re.findall(r"[^\W\d_]{2,}", bare)) > 12

@@ -189,7 +189,8 @@ class _Parser:
             found.append(self.relation())
         if len(found) == 1:
             return found[0]
-        return ("either" if "or" in between else "both" if between == {"and"} else "list", *found)
+        # "1, 2 or 3" is a list; only "1 or 2" offers alternatives that may be the same twice.
+        return ("either" if between == {"or"} else "both" if between == {"and"} else "list", *found)
 
     def relation(self) -> Node:
         """a = b, a < b < c (as "both"), x in S."""

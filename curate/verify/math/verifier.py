@@ -330,7 +330,15 @@ def _mixes_words(tree: Node) -> bool:
 def equal_spelling(reference: str, answer: str) -> bool:
     """Whether two texts differ only in spaces, in braces around one sign, or in a name that only one of them gives."""
     first, second = _squeezed(reference), _squeezed(answer)
-    return first == second or _NAMED.sub("", first) == second or first == _NAMED.sub("", second)
+    return first == second or _unnamed(first) == second or first == _unnamed(second)
+
+
+def _unnamed(text: str) -> str:
+    """Strip the name in "x = 5", unless the value uses it again: "f = f(0)"."""
+    name = _NAMED.match(text)
+    if name is None or text[0] in text[name.end() :]:
+        return text
+    return text[name.end() :]
 
 
 def _squeezed(text: str) -> str:
