@@ -182,7 +182,7 @@ def filter_(
     )
     if files:
         from curate.filter.funnel import print_funnel
-        from curate.filter.plain_files import explain_files, filter_files
+        from curate.filter.plain_files import explain_files, filter_files, overlaps_file
         from curate.filter.rules import load_rules
 
         chosen = load_rules(checked.rules, checked.set)
@@ -198,7 +198,8 @@ def filter_(
         )
         print_funnel(found.funnel)
         kept, looked_at, _ = found.counts()
-        output("\n".join([*job.overlap_lines(found), f"{kept} of {looked_at} rows kept: {out}"]))
+        lines = job.overlap_lines(found, table=overlaps_file(_needed_out(out)))
+        output("\n".join([*lines, f"{kept} of {looked_at} rows kept: {out}"]))
         return
     with _context(warehouse) as context:
         if explain:

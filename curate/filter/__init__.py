@@ -1,7 +1,8 @@
-"""Rules decide which traces make a corpus: YAML of SQL predicates, selection, and the funnel that shows what each did.
+"""Rules decide which traces make a corpus: YAML of SQL predicates, selection, and the funnel that
+shows what each did.
 
-In order: `load_rules`, `apply_rules` over a connection with the view `annotated`, `print_funnel`, `explain` for one
-trace, and `write_corpus` for the sealed result.
+In order: `load_rules`, `apply_rules` over a connection with the view `annotated`, `print_funnel`,
+`explain` for one trace, and `write_corpus` for the sealed result.
 """
 
 from curate.filter.corpus import corpus_rows, write_corpus

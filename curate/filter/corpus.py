@@ -1,6 +1,8 @@
-"""From decisions to a sealed corpus: the kept rows, with prompts rendered anew and completions in the corpus's form.
+"""From decisions to a sealed corpus: the kept rows, with prompts rendered anew and completions in
+the corpus's form.
 
-Rows come in the order of their ids, and texts are read slice by slice, each once: between the two lie files.
+Rows come in the order of their ids, and texts are read slice by slice, each once: between the two
+lie files.
 """
 
 from __future__ import annotations
@@ -45,11 +47,13 @@ def write_corpus(
     view: str = "annotated",
     slices: Iterable[Any] = (),
 ) -> Version:
-    """Seal `corpora/<name>/<version>` and its funnel; returns the corpus version (the same one when nothing changed).
+    """Seal `corpora/<name>/<version>` and its funnel; returns the corpus version (the same one
+    when nothing changed).
 
-    Prompts are rendered anew, without worked examples, by `template` (a name or a path), else by the rule set's, else
-    by the one that each trace was asked with. The version is the hash of the rule set, the kept traces, the text of the
-    templates and `key` (whatever else determines the rows). `slices`: as `apply_rules` was given, over the same traces.
+    Prompts are rendered anew, without worked examples, by `template` (a name or a path), else by
+    the rule set's, else by the one that each trace was asked with. The version is the hash of the
+    rule set, the kept traces, the text of the templates and `key` (whatever else determines the
+    rows). `slices`: as `apply_rules` was given, over the same traces.
     """
     from curate.warehouse.identity import digest_listed
 
@@ -84,7 +88,9 @@ def write_corpus(
 def _write_overlaps(
     warehouse: Warehouse, result: FilterResult, name: str, version: Version
 ) -> None:
-    """What contaminated problems share with the benchmarks, where the rule set looks for that and found any."""
+    """What contaminated problems share with the benchmarks, where the rule set looks for that and
+    found any.
+    """
     step = result.rules.select.contamination
     if step is None or result.overlaps.is_empty():
         return
@@ -109,7 +115,9 @@ def corpus_rows(
     part_rows: int = PART_ROWS,
     slices: Iterable[Any] = (),
 ) -> Iterator[pl.DataFrame]:
-    """The kept rows in the columns of schemas/corpora.sql, in the order of their ids, `part_rows` at a time."""
+    """The kept rows in the columns of schemas/corpora.sql, in the order of their ids, `part_rows`
+    at a time.
+    """
     templates = _templates(con, result, template, view)
     known = {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
     texts = [column for column in _TEXTS if column in known]
@@ -128,7 +136,9 @@ def corpus_rows(
 
 
 def kept_by_slice(result: FilterResult, slices: Iterable[Any]) -> Iterator[pl.DataFrame]:
-    """The kept rows of each slice, while the view shows it; all of them, one after the other, where it shows all."""
+    """The kept rows of each slice, while the view shows it; all of them, one after the other,
+    where it shows all.
+    """
     numbers = range(result.rows.parts)
     if not slices or result.rows.parts == 1:
         yield from map(result.rows.kept, numbers)
@@ -217,7 +227,8 @@ def _shape_rows(
     rows = rows.join(asked, on=["template", "question"], how="left", maintain_order="left")
     if output.form is not None:
         rows = rows.with_columns(completion=_in_form(output.form), form=pl.lit(output.form))
-    # As sampled completions begin (see curate.prompts.render.join): one space, unless the prompt ends in white space.
+    # As sampled completions begin (see curate.prompts.render.join): one space, unless the prompt
+    # ends in white space.
     text = pl.col("completion").str.strip_chars()
     gap = pl.when(pl.col("prompt").str.contains(r"\s\z")).then(pl.lit("")).otherwise(pl.lit(" "))
     rows = rows.with_columns(completion=gap + text, _text=text)
@@ -246,7 +257,8 @@ def _turn(role: str, content: pl.Expr) -> pl.Expr:
 
 
 def _in_form(form: str) -> pl.Expr:
-    """The completion in `form`: unchanged if the trace was requested in it, else composed from its parts.
+    """The completion in `form`: unchanged if the trace was requested in it, else composed from its
+    parts.
 
     A plain completion is the answer alone.
     """

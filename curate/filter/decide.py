@@ -1,8 +1,10 @@
-"""Rules over the `annotated` view: which traces are kept, what every rule did, and why one trace fell.
+"""Rules over the `annotated` view: which traces are kept, what every rule did, and why one trace
+fell.
 
-DuckDB evaluates each predicate once over the narrow columns that it names, a slice of traces at a time, which gives a
-frame of booleans; the funnel counts them, and the selection is Polars over a few numbers of each trace that passed. The
-rows wait in files. No text is read unless a rule names a text column.
+DuckDB evaluates each predicate once over the narrow columns that it names, a slice of traces at a
+time, which gives a frame of booleans; the funnel counts them, and the selection is Polars over a
+few numbers of each trace that passed. The rows wait in files. No text is read unless a rule names
+a text column.
 """
 
 from __future__ import annotations
@@ -46,8 +48,10 @@ class FilterResult:
     """What a rule set made of the traces.
 
     funnel: the columns of schemas/funnel.sql without corpus and corpus_version.
-    overlaps: problem_id, tokens, overlap (the words shared with a benchmark); one row a contaminated problem.
-    rows: every trace with what became of it, slice by slice; `kept` and `decisions` hold them all at once.
+    overlaps: problem_id, tokens, overlap (the words shared with a benchmark); one row a
+    contaminated problem.
+    rows: every trace with what became of it, slice by slice; `kept` and `decisions` hold them all
+    at once.
     """
 
     rules: RuleSet
@@ -57,12 +61,16 @@ class FilterResult:
 
     @property
     def kept(self) -> pl.DataFrame:
-        """trace_id, attempt, problem_id, source, domain, recipe, difficulty, quality; one row a kept trace."""
+        """trace_id, attempt, problem_id, source, domain, recipe, difficulty, quality; one row a
+        kept trace.
+        """
         return pl.concat([self.rows.kept(number) for number in range(self.rows.parts)])
 
     @property
     def decisions(self) -> pl.DataFrame:
-        """trace_id, attempt, dropped_by (the rule or selection step a trace fell to; null: kept); one row a trace."""
+        """trace_id, attempt, dropped_by (the rule or selection step a trace fell to; null: kept);
+        one row a trace.
+        """
         return pl.concat([self.rows.decided(number) for number in range(self.rows.parts)])
 
     def counts(self) -> tuple[int, int, int]:
@@ -73,7 +81,9 @@ class FilterResult:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a trace was kept or fell. `rules`: one row a rule with rule, keep, passed, reason and values."""
+    """Why a trace was kept or fell. `rules`: one row a rule with rule, keep, passed, reason and
+    values.
+    """
 
     trace_id: str
     dropped_by: str | None
@@ -106,14 +116,17 @@ def apply_rules(
     folder: Path | None = None,
     memory: str | None = None,
 ) -> FilterResult:
-    """Decide over every trace of `view`, narrowed to `where` (a SQL expression). A null predicate does not pass.
+    """Decide over every trace of `view`, narrowed to `where` (a SQL expression). A null predicate
+    does not pass.
 
-    `slices`: iterating points the view at one slice of the traces after the other (see curate/warehouse/slices.py).
-    `folder`: where the rows lie as long as the result is used; by default the system's for temporary files.
-    `memory`: the bound of the whole process (`2GB`); by default there is none.
+    `slices`: iterating points the view at one slice of the traces after the other (see
+    curate/warehouse/slices.py). `folder`: where the rows lie as long as the result is used; by
+    default the system's for temporary files. `memory`: the bound of the whole process (`2GB`); by
+    default there is none.
 
-    Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, or telling how much memory choosing
-    among so many traces takes, and `CurateError` naming the rule that dropped most where nothing is kept.
+    Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, or telling how much
+    memory choosing among so many traces takes, and `CurateError` naming the rule that dropped most
+    where nothing is kept.
     """
     rows, counts, overlaps = _decide(con, rules, where, view, slices, folder, memory)
     if not rows.total:
@@ -131,7 +144,9 @@ def apply_rules(
 
 
 def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
-    """Every column that deciding reads, with the rule or the step of the selection that reads it (carried ones: '')."""
+    """Every column that deciding reads, with the rule or the step of the selection that reads it
+    (carried ones: '').
+    """
     read = dict.fromkeys((*CARRIED, "attempt"), "")
     expressions = rules.predicates() | ({"--where": where} if where else {})
     for name, sql in expressions.items():
@@ -158,7 +173,8 @@ def explain(
     where: str | None = None,
     view: str = "annotated",
 ) -> Explanation:
-    """Which rules a trace passed, with the values of the columns that each rule reads. `trace_id` may be shortened.
+    """Which rules a trace passed, with the values of the columns that each rule reads. `trace_id`
+    may be shortened.
 
     Raises `UsageError` where no trace or several begin with `trace_id`.
     """
@@ -225,7 +241,8 @@ def _decide(
     folder: Path | None = None,
     memory: str | None = None,
 ) -> tuple[Rows, list[pl.DataFrame], pl.DataFrame]:
-    """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that leaves it out.
+    """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that
+    leaves it out.
 
     Beside them what the rules did to each slice (for the funnel), and the overlaps with benchmarks.
     """
@@ -250,9 +267,11 @@ def _decide(
 
 
 def _check_memory(rows: Rows, rules: RuleSet, limit: float) -> None:
-    """`UsageError` where choosing among the traces that passed would hold more MB than `limit` leaves.
+    """`UsageError` where choosing among the traces that passed would hold more MB than `limit`
+    leaves.
 
-    Sorting a million traces holds their numbers up to five times. `TEXT_BYTES` were measured of distinct texts.
+    Sorting a million traces holds their numbers up to five times. `TEXT_BYTES` were measured of
+    distinct texts.
     """
     each = TEXT_BYTES if rules.select.duplicates else 0
     need = (rows.left.estimated_size() * 5 + rows.left.height * each) / 1e6
@@ -273,7 +292,9 @@ def _evaluate(
     view: str,
     slices: Iterable[Any] = (),
 ) -> Iterator[pl.DataFrame]:
-    """A frame a slice, one row a trace: the carried columns, `rule:NAME`, and what the selection reads (with `_`)."""
+    """A frame a slice, one row a trace: the carried columns, `rule:NAME`, and what the selection
+    reads (with `_`).
+    """
     if where is not None:
         check_expression(where, "where")
     there = _columns(con, view)
@@ -333,7 +354,9 @@ def _wanted(rules: RuleSet) -> dict[str, str]:
 def _rates(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, within: str, view: str, slices: Iterable[Any]
 ) -> pl.DataFrame | None:
-    """problem_id and `_band`: 1 - pass rate of the model that the band of difficulty names; None without one."""
+    """problem_id and `_band`: 1 - pass rate of the model that the band of difficulty names; None
+    without one.
+    """
     band = rules.select.difficulty
     if band is None or band.model is None:
         return None
@@ -350,7 +373,9 @@ _NAMES = ("source", "domain", "recipe", "_balance")
 
 
 def _draw(rules: RuleSet) -> str:
-    """A number for each trace that the selection can meet: md5, the same on every machine and in every version."""
+    """A number for each trace that the selection can meet: md5, the same on every machine and in
+    every version.
+    """
     if rules.select == Selection(seed=rules.select.seed):
         return "NULL::UBIGINT"
     passed = " AND ".join(_name(f"rule:{rule.name}") for rule in rules.rules) or "TRUE"

@@ -1,9 +1,11 @@
-"""A sealed corpus in the formats that trainers elsewhere read, with a card that tells where it comes from.
+"""A sealed corpus in the formats that trainers elsewhere read, with a card that tells where it
+comes from.
 
 messages           TRL: {"messages": [{"role", "content"}, …]}
 prompt-completion  TRL: {"prompt", "completion"}
 sharegpt           {"conversations": [{"from": "human" | "gpt", "value"}, …]}
-verl               {"data_source", "prompt": [message], "ability", "reward_model": {"style", "ground_truth"}, …}
+verl               {"data_source", "prompt": [message], "ability", "reward_model": {"style",
+"ground_truth"}, …}
 """
 
 from __future__ import annotations
@@ -73,10 +75,11 @@ def export_corpus(
 ) -> int:
     """Write a corpus (`name` or `name@version`) with its card; returns its rows.
 
-    `out` that ends in .parquet or .jsonl is one file, with the card beside it (`x.jsonl`, `x.md`). Any other is a
-    folder with `data/train-00000.parquet`, … (or .jsonl, as `suffix` says) and `README.md`, as the Hub has it. `push`
-    names a data set on the Hugging Face Hub (owner/name) and needs a folder; the token comes from the environment.
-    Raises `UsageError` for an unknown corpus or format, and for a folder that holds something else.
+    `out` that ends in .parquet or .jsonl is one file, with the card beside it (`x.jsonl`, `x.md`).
+    Any other is a folder with `data/train-00000.parquet`, … (or .jsonl, as `suffix` says) and
+    `README.md`, as the Hub has it. `push` names a data set on the Hugging Face Hub (owner/name)
+    and needs a folder; the token comes from the environment. Raises `UsageError` for an unknown
+    corpus or format, and for a folder that holds something else.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}': choose from {', '.join(FORMATS)}")
@@ -130,7 +133,9 @@ def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.Da
 
 
 def card(warehouse: Warehouse, version: Version, format: str, files: str = "data/train-*") -> str:
-    """The data set's card: counts, funnel, lineage. `files` are its data, from where the card lies."""
+    """The data set's card: counts, funnel, lineage. `files` are its data, from where the card
+    lies.
+    """
     counts = (
         version.read(["source", "domain", "problem_id"])
         .group_by("source", "domain")
@@ -180,7 +185,9 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
 
 
 def _ancestors(warehouse: Warehouse, version: Version) -> list[str]:
-    """Everything the corpus was made from, the nearest first: traces, models, what those were trained on, problems."""
+    """Everything the corpus was made from, the nearest first: traces, models, what those were
+    trained on, problems.
+    """
     rows = warehouse.sql(
         "SELECT ancestor FROM ancestry WHERE ref = ? ORDER BY depth, ancestor", [version.ref]
     )

@@ -14,7 +14,9 @@ BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
 
 
 def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """What each rule did to a slice of traces, by source and band (`_fifth`): drops_first and drops_alone by number."""
+    """What each rule did to a slice of traces, by source and band (`_fifth`): drops_first and
+    drops_alone by number.
+    """
     source = (
         pl.col("source").cast(pl.String)
         if "source" in frame.columns
@@ -69,7 +71,9 @@ def funnel_of(counts: list[pl.DataFrame], rules: RuleSet) -> pl.DataFrame:
 
 
 def band_of(difficulty: str) -> pl.Expr:
-    """The fifth of the range of difficulty that a trace's problem lies in; `unknown` where it has none."""
+    """The fifth of the range of difficulty that a trace's problem lies in; `unknown` where it has
+    none.
+    """
     fifth = (pl.col(difficulty) * 5).floor().clip(0, 4).cast(pl.Int32)
     named = fifth.replace_strict(
         dict(enumerate(BANDS)), default=None, return_dtype=pl.String
@@ -112,7 +116,9 @@ def _selection(rules: RuleSet) -> dict[str, str]:
 def print_funnel(
     funnel: pl.DataFrame, console: Console | None = None, by: str | None = None
 ) -> None:
-    """Print a funnel, summed over sources and difficulties, or by one of them (`source`, `difficulty`)."""
+    """Print a funnel, summed over sources and difficulties, or by one of them (`source`,
+    `difficulty`).
+    """
     keys = ["position", "rule", *([by] if by else [])]
     summed = funnel.group_by(keys).agg(
         pl.col("traces").sum(),

@@ -1,4 +1,6 @@
-"""The filter job: rules over annotated traces to a sealed, versioned corpus, with its funnel stored beside it."""
+"""The filter job: rules over annotated traces to a sealed, versioned corpus, with its funnel
+stored beside it.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 
 class FilterConfig(Config):
-    """Which rules, over which traces (`family` or `family/version` of the table; all by default), to which corpus."""
+    """Which rules, over which traces (`family` or `family/version` of the table; all by default),
+    to which corpus.
+    """
 
     rules: str
     corpus: str | None = None  # name of the corpus; by default that of the rule set
@@ -54,7 +58,9 @@ def _prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str |
 
 
 def _chosen(name: str, warehouse: Warehouse) -> str:
-    """The SQL condition of a family of traces, or of one version of it; `UsageError` where there is none."""
+    """The SQL condition of a family of traces, or of one version of it; `UsageError` where there
+    is none.
+    """
     family, _, version = name.partition("/")
     known = [
         v
@@ -70,7 +76,9 @@ def _chosen(name: str, warehouse: Warehouse) -> str:
 
 
 def unread(rules: RuleSet, where: str | None) -> set[str]:
-    """Groups of signals, and `verdicts`, that a rule set does not ask for, directly or by a macro."""
+    """Groups of signals, and `verdicts`, that a rule set does not ask for, directly or by a
+    macro.
+    """
     read = {name.lower() for name in columns_read(rules, where)}
     for name, call in derived_columns().items():
         if name in read:
@@ -85,7 +93,9 @@ def unread(rules: RuleSet, where: str | None) -> set[str]:
 
 @contextmanager
 def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> Iterator[None]:
-    """Half of `memory` for DuckDB, which spills to the staging folder; the frames in Python need the rest."""
+    """Half of `memory` for DuckDB, which spills to the staging folder; the frames in Python need
+    the rest.
+    """
     size = megabytes(memory, 200)
     spill = root / STAGING / f"spill-{unique_name()}"
     connection.execute(f"SET temp_directory = {quote(str(spill))}")
@@ -109,7 +119,8 @@ def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
 def run(config: FilterConfig, context: Context) -> JobResult:
     """Decide, print the funnel, and seal the corpus.
 
-    Raises CurateError naming the rule that dropped most where nothing is kept; then no corpus is made.
+    Raises CurateError naming the rule that dropped most where nothing is kept; then no corpus is
+    made.
     """
     from curate.filter.funnel import print_funnel
 
@@ -159,21 +170,32 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     return result
 
 
-def overlap_lines(found: FilterResult, most: int = 5) -> list[str]:
-    """What was found to be in a benchmark, for the eye: the longest overlaps first."""
-    count = found.overlaps.height
+def overlap_lines(
+    result: FilterResult, most: int = 5, table: str | Path = "the table contamination"
+) -> list[str]:
+    """Problems that are in a benchmark as text to print, the most similar first.
+
+    `table`: where all of them are.
+    """
+    count = result.overlaps.height
     if not count:
         return []
-    step = found.rules.select.contamination
-    lines = [
-        f"{count} problems share {step.n if step else 0} words in a row or more with the benchmarks:"
-    ]
-    for row in found.overlaps.sort("tokens", descending=True).head(most).iter_rows(named=True):
-        text = row["overlap"] if len(row["overlap"]) <= 160 else row["overlap"][:157] + "..."
-        lines.append(f"  {row['problem_id'][:60]}: {row['tokens']} words: {text}")
-    return lines + (
-        [f"  and {count - most} more: see the table contamination"] if count > most else []
-    )
+    lines = [f"{count} problems are in the benchmarks:"]
+    ordered = result.overlaps.sort("similarity", "tokens", descending=True)
+    for row in ordered.head(most).iter_rows(named=True):
+        lines += [
+            f"  similarity {row['similarity']:.2f}, {row['tokens']} words in a row:",
+            f"    problem:   {_shortened(row['question'])}",
+            f"    benchmark: {_shortened(row['item'])}",
+        ]
+    if count > most:
+        lines.append(f"  and {count - most} more: see {table}")
+    return lines
+
+
+def _shortened(text: str, most: int = 160) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult, slices: Slices) -> list[str]:

@@ -1,8 +1,8 @@
 """Rules over plain Parquet and JSONL files, without a warehouse.
 
-The files are read twice: once for the narrow columns that the rules name (annotated on the way where a rule reads a
-signal that the file lacks), once to write the kept rows. The narrow columns wait in a temporary folder, and text is in
-memory part by part only.
+The files are read twice: once for the narrow columns that the rules name (annotated on the way
+where a rule reads a signal that the file lacks), once to write the kept rows. The narrow columns
+wait in a temporary folder, and text is in memory part by part only.
 """
 
 from __future__ import annotations
@@ -38,9 +38,11 @@ def filter_files(
     where: str | None = None,
     memory: str = DEFAULT,
 ) -> FilterResult:
-    """Write the rows that `rules` keep, with the columns of the input, to one Parquet or JSONL file.
+    """Write the rows that `rules` keep, with the columns of the input, to one Parquet or JSONL
+    file.
 
-    Raises what `apply_rules` raises, and `UsageError` where a rule reads a column that the files have not. `memory`
+    Problems found in benchmarks are written next to it (see `overlaps_file`). Raises what
+    `apply_rules` raises, and `UsageError` if a rule reads a column that the files lack. `memory`
     bounds what is held at once.
     """
     limit_malloc_arenas()
@@ -54,7 +56,17 @@ def filter_files(
             writer.write(
                 part.filter(narrow.ids(number).is_in(kept.get_column("trace_id").implode()))
             )
+    if result.overlaps.height:
+        with Writer(overlaps_file(out)) as writer:
+            writer.write(result.overlaps)
     return result
+
+
+def overlaps_file(out: str | Path) -> Path:
+    """Where problems found in benchmarks are written: `kept.contamination.jsonl` for
+    `kept.jsonl`.
+    """
+    return Path(out).with_suffix(f".contamination{Path(out).suffix}")
 
 
 def explain_files(
@@ -66,7 +78,9 @@ def explain_files(
     where: str | None = None,
     memory: str = DEFAULT,
 ) -> str:
-    """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called `row-000000000`, …"""
+    """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called
+    `row-000000000`, …
+    """
     with narrowed(paths, rules, text_column, form, where, memory) as narrow:
         return str(explain(narrow.con, rules, trace_id, where))
 
@@ -112,9 +126,10 @@ def narrowed(
 ) -> Iterator[Narrow]:
     """One row a row of the files, in order, with the columns that the rules read.
 
-    Rows without a column `trace_id` are called by their number over all files (`row-000000000`); rows without
-    `problem_id` share a problem where their `question` is the same, else each is its own. Columns of traces and
-    problems that the files lack are null; a missing verdict, or an unknown column, is a `UsageError` naming the rule.
+    Rows without a column `trace_id` are called by their number over all files (`row-000000000`);
+    rows without `problem_id` share a problem where their `question` is the same, else each is its
+    own. Columns of traces and problems that the files lack are null; a missing verdict, or an
+    unknown column, is a `UsageError` naming the rule.
     """
     import duckdb
 

@@ -1,7 +1,9 @@
-"""Rule sets: YAML of named SQL predicates, what is selected from the traces that pass them, and the corpus they make.
+"""Rule sets: YAML of named SQL predicates, what is selected from the traces that pass them, and
+the corpus they make.
 
-A predicate says what to keep. It is one SQL expression over one row of the `annotated` view, and it only reads:
-statements, subqueries and functions that answer differently twice are refused, so that a corpus can be made again.
+A predicate says what to keep. It is one SQL expression over one row of the `annotated` view, and
+it only reads: statements, subqueries and functions that answer differently twice are refused, so
+that a corpus can be made again.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class Rule(Config):
-    """Keeps the traces for which `keep` is true. `reason` says why, for whoever reads the funnel."""
+    """Keeps the traces for which `keep` is true. `reason` says why, for whoever reads the
+    funnel.
+    """
 
     name: str = Field(min_length=1)
     keep: str = Field(min_length=1)
@@ -43,10 +47,12 @@ class Pick(Config):
 
 
 class PerProblem(Config):
-    """How traces are chosen among those of one problem that passed the rules; at most one of the four.
+    """How traces are chosen among those of one problem that passed the rules; at most one of the
+    four.
 
-    random: as the hash of seed and trace falls. shortest: by characters of the completion. diverse: the best by
-    `quality`, then each time the one whose step count, length and reflection lie farthest from those chosen.
+    random: as the hash of seed and trace falls. shortest: by characters of the completion.
+    diverse: the best by `quality`, then each time the one whose step count, length and reflection
+    lie farthest from those chosen.
     """
 
     best: Best | None = None
@@ -71,9 +77,11 @@ class PerProblem(Config):
 
 
 class Difficulty(Config):
-    """A band of difficulty, both ends included. `by` is a SQL expression of difficulty between 0 (easy) and 1 (hard).
+    """A band of difficulty, both ends included. `by` is a SQL expression of difficulty between 0
+    (easy) and 1 (hard).
 
-    With `model` the difficulty is 1 - pass rate of that model's traces on the problem, as the traces at hand show it.
+    With `model` the difficulty is 1 - pass rate of that model's traces on the problem, as the
+    traces at hand show it.
     """
 
     low: float = Field(default=0.0, ge=0, le=1)
@@ -96,26 +104,36 @@ class Balance(Config):
 
 
 class Duplicates(Config):
-    """Of texts that are the same once folded, or (`near`) share most word 3-grams, only the best by `by` is kept.
+    """Of texts that are the same once folded, or (`near`) share most word 3-grams, only the best
+    by `by` is kept.
 
-    over: `completion` compares traces; `question` compares problems, and drops every trace of the lesser ones.
-    within: SQL of what two texts must share to be compared (`source`, `problem_id`, `dataset`); by default all are.
+    over: `completion` compares traces; `question` compares problems, and drops every trace of the
+    lesser ones.
+    within: SQL of what two texts must share to be compared (`source`, `problem_id`, `dataset`); by
+    default all are.
     threshold: the least Jaccard similarity of near duplicates.
+    merge_templates: near duplicates among questions may differ in numbers, signs and relations.
     """
 
     over: Literal["completion", "reasoning", "question"] = "completion"
     near: bool = True
     threshold: float = Field(default=0.8, gt=0, le=1)
+    merge_templates: bool = False
     by: str = "quality"
     within: str | None = None
 
 
 class Contamination(Config):
-    """Drops problems that share `n` words in a row with an item of the benchmark files (Parquet, JSONL, .txt lines)."""
+    """Drop problems that are items of benchmark files (data files, or .txt with an item per line).
+
+    `n` words in a row, a rare run of three words or the same numbers make two texts worth
+    comparing; both are the same problem from `similarity` on (see curate/filter/contamination.py).
+    """
 
     benchmarks: list[str] = Field(min_length=1)
     column: str | None = None
     n: int = Field(default=10, ge=4)
+    similarity: float = Field(default=0.6, gt=0, le=1)
 
 
 class Selection(Config):
@@ -131,7 +149,9 @@ class Selection(Config):
 
 
 class Output(Config):
-    """How prompts of the corpus are rendered anew: output form and prompt template. None: those of the trace."""
+    """How prompts of the corpus are rendered anew: output form and prompt template. None: those of
+    the trace.
+    """
 
     form: str | None = None
     template: str | None = None
@@ -188,10 +208,11 @@ STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", 
 
 
 def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:
-    """The rule set in a YAML file, or the shipped one of that name (`cold-start`, `rejection`, `unfiltered`).
+    """The rule set in a YAML file, or the shipped one of that name (`cold-start`, `rejection`,
+    `unfiltered`).
 
-    `overrides` lays values over dotted places: {"select.per_problem.best.k": 2}. Raises `UsageError` with the file
-    and the place for anything that is wrong with it.
+    `overrides` lays values over dotted places: {"select.per_problem.best.k": 2}. Raises
+    `UsageError` with the file and the place for anything that is wrong with it.
     """
     path = _find(path_or_name)
     content = read_yaml(path)
@@ -224,7 +245,9 @@ def _find(path_or_name: str | Path) -> Path:
 
 
 def _laid_over(old: Any, new: Any) -> Any:
-    """Mappings are merged key by key; of the ways to choose per problem, the new one takes the place of the old."""
+    """Mappings are merged key by key; of the ways to choose per problem, the new one takes the
+    place of the old.
+    """
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     ways = set(PerProblem.model_fields)
@@ -240,7 +263,8 @@ def _laid_over(old: Any, new: Any) -> Any:
 def check_expression(sql: str, name: str) -> tuple[str, ...]:
     """The names that a SQL expression reads, as they occur; `UsageError` if it does more than read.
 
-    A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses it; nothing is run.
+    A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses it;
+    nothing is run.
     """
     tree = _parse(sql, name)
     columns: dict[str, None] = {}
@@ -334,10 +358,12 @@ _ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS", "TIME WITH TIME ZONE")
 
 
 def _unsteady() -> set[str]:
-    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval, getenv, ...
+    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval,
+    getenv, ...
 
-    A form of a function that takes times with a time zone also reads the setting TimeZone, and is marked for that since
-    DuckDB 2.0.1, `-` and `+` among them. It does not make the function unsteady: most of its forms take no such time.
+    A form of a function that takes times with a time zone also reads the setting TimeZone, and is
+    marked for that since DuckDB 2.0.1, `-` and `+` among them. It does not make the function
+    unsteady: most of its forms take no such time.
     """
     if not _UNSTEADY:
         import duckdb

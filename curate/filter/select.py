@@ -1,7 +1,9 @@
-"""Selection among the traces that passed the rules: difficulty band, k of each problem, balance, total budget.
+"""Selection among the traces that passed the rules: difficulty band, k of each problem, balance,
+total budget.
 
-Each step writes its name into `dropped_by` of the rows that fall to it. Ties, and everything random, are decided by a
-hash of seed and trace id (`_draw`): the same traces give the same corpus, in whatever order they come.
+Each step writes its name into `dropped_by` of the rows that fall to it. Ties, and everything
+random, are decided by a hash of seed and trace id (`_draw`): the same traces give the same corpus,
+in whatever order they come.
 """
 
 from __future__ import annotations
@@ -58,7 +60,9 @@ def _drop(frame: pl.DataFrame, step: str, falls: pl.Expr | pl.Series) -> pl.Data
 
 
 def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> pl.Series:
-    """Place of each row that is left among those of its group, from 0; a large number for rows that are not left."""
+    """Place of each row that is left among those of its group, from 0; a large number for rows
+    that are not left.
+    """
     places = (
         frame.lazy()
         .with_row_index("_at")
@@ -73,9 +77,11 @@ def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> p
 
 
 def _spread(frame: pl.DataFrame, k: int) -> pl.Series:
-    """Which rows are chosen by farthest-point selection in each problem, beginning with the best by `_by`.
+    """Which rows are chosen by farthest-point selection in each problem, beginning with the best
+    by `_by`.
 
-    Distance is Euclidean over `_shape` (logarithms of steps, characters and reflections). The loop is over k, not rows.
+    Distance is Euclidean over `_shape` (logarithms of steps, characters and reflections). The loop
+    is over k, not rows.
     """
     axes = [f"_x{i}" for i in range(3)]
     rows = (

@@ -1,6 +1,9 @@
-"""Tokens of many texts in one long column, and hashes of n tokens: what duplicates and contamination are found with.
+"""Tokens of many texts in one long column, and hashes of n tokens: what duplicates and
+contamination are found by.
 
-A token is a word, or a single Chinese or Japanese character, of text that was folded: NFKC, lower case, no punctuation.
+Text is folded first: NFKC, lower case, no punctuation. A token is a word, a number, or a single
+Chinese or Japanese character; for duplicates also an operator, relation or bracket, since "3 + 4"
+and "3 - 4" are two problems.
 """
 
 from __future__ import annotations
@@ -11,12 +14,21 @@ import numpy as np
 import polars as pl
 
 CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}ー々]"
-TOKEN = rf"{CJK}|[\w--{CJK}]+"
+WORD = rf"{CJK}|[\w--{CJK}]+"
+# Numbers with their decimal point, ratio or factorial; primes of functions; signs that carry
+# meaning.
+SIGN = r"'+\(|[\p{Sm}\-*/^%!°√()\[\]]"
+MEANING = rf"\d+(?:[.,:]\d+)*!*|\b[a-z]!+|{CJK}|[\w--{CJK}--\d][\w--{CJK}]*|{SIGN}"
+# Hyphens inside words, emphasis of Markdown, and marks that end a sentence are no signs.
+_MINUS, _HYPHEN, _EMPHASIS = "[−﹣－]", r"(\p{L}{2})-(\p{L}{2})", r"\*\*+|(?m:^\s*[-*]\s)"
+_EXCLAIMED = r"(\p{L}{2}\s*|[\s.,;:?])!+|(=\s*-?[\d.,]+\s*)!+(\s*\z)"
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """`text`, `code` (hash) and `row` (index of the text it is from), one entry a token; `count`: number of texts."""
+    """`text`, `code` (hash) and `row` (index of the text) of each token; `count`: number of
+    texts.
+    """
 
     text: pl.Series
     code: np.ndarray
@@ -24,7 +36,10 @@ class Tokens:
     count: int
 
     def windows(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hash of the `size` tokens that begin at each place, and whether they lie in one text. Shorter by size - 1."""
+        """Hash of the `size` tokens from each place on, and whether they lie in one text.
+
+        Shorter than the tokens by size - 1.
+        """
         number = len(self.code) - size + 1
         if number <= 0:
             return np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=bool)
@@ -35,28 +50,21 @@ class Tokens:
         return hashed, self.row[:number] == self.row[size - 1 :]
 
     def lengths(self) -> np.ndarray:
-        """Tokens of each text."""
+        """Number of tokens of each text."""
         return np.bincount(self.row, minlength=self.count)
 
 
 def folded(text: pl.Expr) -> pl.Expr:
-    """Text as it is compared: NFKC, lower case, its tokens with one space between."""
-    return text.str.normalize("NFKC").str.to_lowercase().str.extract_all(TOKEN).list.join(" ")
+    """Text as duplicates are compared: its tokens, signs included, separated by single spaces."""
+    return _tokens_of(text, MEANING).list.join(" ")
 
 
-def tokens(texts: pl.Series) -> Tokens:
+def tokens(texts: pl.Series, pattern: str = WORD) -> Tokens:
     """The tokens of folded texts. Null texts have none."""
     frame = (
         pl.DataFrame({"text": texts.cast(pl.String)})
         .with_row_index("row")
-        .select(
-            "row",
-            pl.col("text")
-            .str.normalize("NFKC")
-            .str.to_lowercase()
-            .str.extract_all(TOKEN)
-            .alias("token"),
-        )
+        .select("row", _tokens_of(pl.col("text"), pattern).alias("token"))
         .explode("token")
         .drop_nulls("token")
     )
@@ -67,3 +75,11 @@ def tokens(texts: pl.Series) -> Tokens:
         frame.get_column("row").to_numpy().astype(np.int64),
         len(texts),
     )
+
+
+def _tokens_of(text: pl.Expr, pattern: str) -> pl.Expr:
+    text = text.str.normalize("NFKC").str.to_lowercase()
+    if pattern == MEANING:
+        text = text.str.replace_all(_MINUS, "-").str.replace_all(_EMPHASIS, " ")
+        text = text.str.replace_all(_HYPHEN, "$1 $2").str.replace_all(_EXCLAIMED, "$1$2$3")
+    return text.str.extract_all(pattern)

@@ -1,7 +1,8 @@
 """Decided rows in files: what deciding holds in memory must not grow with the traces.
 
-`Rows` keeps every slice of traces as a file, and of the traces that passed the rules only the numbers by which the
-selection chooses, some 30 bytes each. `Ordered` puts frames in the order of their ids by way of files (an external
+`Rows` keeps every slice of traces as a file, and of the traces that passed the rules only the
+numbers by which the selection chooses, some 30 bytes each. `Ordered` puts frames in the order of
+their ids by way of files (an external
 sort: ranges of ids are written apart, and each is sorted when it is read).
 """
 
@@ -27,12 +28,16 @@ _KEYS = ("trace_id", "attempt")
 
 
 def problem_key() -> pl.Expr:
-    """64 bits in the place of a problem's id: two of a million problems share theirs with a chance of 3 in 10^8."""
+    """64 bits in the place of a problem's id: two of a million problems share theirs with a chance
+    of 3 in 10^8.
+    """
     return pl.col("problem_id").hash(0)
 
 
 def numbers_read(selection: Selection) -> list[str]:
-    """What the selection reads of each trace that passed the rules, besides its problem, source and band."""
+    """What the selection reads of each trace that passed the rules, besides its problem, source
+    and band.
+    """
     ways = selection.per_problem
     read = ["_draw"] if ways.ways() or selection.balance or selection.budget else []
     read += ["_by"] if ways.best or ways.shortest or ways.diverse else []
@@ -42,10 +47,12 @@ def numbers_read(selection: Selection) -> list[str]:
 
 
 class Rows:
-    """All rows of a decision, in the order in which they were looked at. The files go with the object.
+    """All rows of a decision, in the order in which they were looked at. The files go with the
+    object.
 
-    left: one row a trace that passed the rules, in order: problem_id (see `problem_key`), source, difficulty (its band,
-    see curate/filter/funnel.py), what `numbers_read` names, and dropped_by, which the selection fills in.
+    left: one row a trace that passed the rules, in order: problem_id (see `problem_key`), source,
+    difficulty (its band, see curate/filter/funnel.py), what `numbers_read` names, and dropped_by,
+    which the selection fills in.
     """
 
     def __init__(
@@ -63,7 +70,9 @@ class Rows:
         self.left = pl.DataFrame()
 
     def add(self, frame: pl.DataFrame) -> None:
-        """One slice, with `dropped_by` (the first rule that a trace fails) and `_fifth` (the band of difficulty)."""
+        """One slice, with `dropped_by` (the first rule that a trace fails) and `_fifth` (the band
+        of difficulty).
+        """
         frame = frame.with_columns(pl.col("dropped_by").cast(self.steps))
         hidden = [
             name
@@ -100,14 +109,18 @@ class Rows:
         return self.folder / f"slice-{number:05d}.arrow"
 
     def passed(self, number: int) -> pl.DataFrame:
-        """The traces of a slice that passed the rules, each with its place in `left` as `_at`, and `dropped_by`."""
+        """The traces of a slice that passed the rules, each with its place in `left` as `_at`, and
+        `dropped_by`.
+        """
         first, end = self._starts[number], self._starts[number + 1]
         rows = pl.read_ipc(self._file(number)).filter(pl.col("dropped_by").is_null())
         fate = self.left.get_column("dropped_by").slice(first, end - first)
         return rows.with_columns(fate, _at=pl.int_range(first, end, dtype=pl.UInt32))
 
     def kept(self, number: int) -> pl.DataFrame:
-        """The traces of a slice that the rules and the selection keep, in the columns of `FilterResult.kept`."""
+        """The traces of a slice that the rules and the selection keep, in the columns of
+        `FilterResult.kept`.
+        """
         rows = self.passed(number).filter(pl.col("dropped_by").is_null())
         return rows.select(
             name for name in rows.columns if name != "dropped_by" and not name.startswith("_")
@@ -127,7 +140,9 @@ _TEXT_STEPS = ("_best", "_within")
 
 
 class Ordered:
-    """Frames with trace_id and attempt, given in any order and read in the order of these, in ranges of ids."""
+    """Frames with trace_id and attempt, given in any order and read in the order of these, in
+    ranges of ids.
+    """
 
     def __init__(self, bounds: pl.Series, folder: Path) -> None:
         self.bounds = bounds
@@ -150,7 +165,8 @@ class Ordered:
         place = self.bounds.search_sorted(frame.get_column("trace_id"), side="right")
         frame = frame.with_columns(_range=place).sort("_range")
         runs = frame.get_column("_range").rle().struct.unnest()
-        # In the oldest layout a slice is written without the texts around it; views would carry them all along.
+        # In the oldest layout a slice is written without the texts around it; views would carry
+        # them all along.
         table = frame.drop("_range").to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
         at = 0
         for count, number in runs.iter_rows():
@@ -189,7 +205,9 @@ def bounds_of(parts: Iterable[pl.DataFrame], rows: int) -> pl.Series:
 def in_chunks(
     parts: Iterable[pl.DataFrame], rows: int, size: int, text: str
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `parts` in frames of `rows`, or of fewer where the column `text` reaches `size` bytes before."""
+    """The rows of `parts` in frames of `rows`, or of fewer where the column `text` reaches `size`
+    bytes before.
+    """
     held = pl.DataFrame()
     for part in parts:
         held = pl.concat([held, part]) if held.height else part

@@ -1,6 +1,8 @@
-"""The two selection steps that read text: contamination and duplicates. They read only what the rules left.
+"""The two selection steps that read text: contamination and duplicates. They read only what the
+rules left.
 
-Text comes from the view in batches; what stays in memory of a text is its ids and its signature (21 numbers).
+Text comes from the view in batches; what stays in memory of a text is its ids and its signature
+(21 numbers).
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from curate.filter.contamination import contaminated, read_benchmark
+from curate.filter.duplicates import duplicates, salted, signatures
 from curate.filter.rules import Contamination, Duplicates, Selection
 from curate.filter.spill import Rows, problem_key
 from curate.warehouse.sql import joined_as_written
@@ -19,7 +23,14 @@ if TYPE_CHECKING:
 
 _BATCH = 25_000  # texts in memory at once
 _LEFT = pl.col("dropped_by").is_null()
-_OVERLAPS = {"problem_id": pl.String, "tokens": pl.Int64, "overlap": pl.String}
+_OVERLAPS = {
+    "problem_id": pl.String,
+    "question": pl.String,
+    "item": pl.String,
+    "similarity": pl.Float64,
+    "tokens": pl.Int64,
+    "overlap": pl.String,
+}
 
 
 def drop_by_text(
@@ -29,7 +40,7 @@ def drop_by_text(
     view: str,
     slices: Iterable[Any] = (),
 ) -> pl.DataFrame:
-    """Fills in `dropped_by` of `rows.left`; returns the overlaps with benchmarks (problem_id, tokens, overlap)."""
+    """Fills in `dropped_by` of `rows.left`; returns the overlaps with benchmarks."""
     overlaps = pl.DataFrame(schema=_OVERLAPS)
     if selection.contamination is not None:
         overlaps = _contaminated(con, rows, selection.contamination, view, slices)
@@ -56,35 +67,41 @@ def _contaminated(
     view: str,
     slices: Iterable[Any],
 ) -> pl.DataFrame:
-    from curate.filter.contamination import contaminated, read_benchmark
-
     benchmark = read_benchmark(step.benchmarks, step.column, step.n)
-    found = []
+    overlaps = []
     for part, texts in _texts(con, _units(rows, "question"), "question", view, slices):
-        hits = contaminated(texts, benchmark)
-        asked = part.select(pl.col("trace_id", "attempt", "problem_id").gather(hits["at"]))
-        found.append(asked.hstack(hits.select("tokens", "overlap")))
-    if not found:
+        hits = contaminated(texts, benchmark, step.similarity)
+        overlaps.append(
+            part.select(
+                pl.col("trace_id", "attempt", "problem_id").gather(hits["at"])
+            ).with_columns(
+                texts.gather(hits["at"]).alias("question"),
+                benchmark.texts.gather(hits["item"]).alias("item"),
+                *hits.select("similarity", "tokens", "overlap"),
+            )
+        )
+    if not overlaps:
         return pl.DataFrame(schema=_OVERLAPS)
-    return pl.concat(found).sort("trace_id", "attempt").select(list(_OVERLAPS))
+    return pl.concat(overlaps).sort("trace_id", "attempt").select(list(_OVERLAPS))
 
 
 def _duplicates(
     con: duckdb.DuckDBPyConnection, rows: Rows, step: Duplicates, view: str, slices: Iterable[Any]
 ) -> pl.Expr:
     """Which rows of `rows.left` are the lesser of two that are alike."""
-    from curate.filter.duplicates import apart, duplicates, signatures
-
+    facts = step.over == "question" and not step.merge_templates
     units = _units(rows, step.over)
     if units.is_empty():
         return pl.lit(False)
     read = list(
-        _texts(con, units, step.over, view, slices, lambda texts: signatures(texts, step.near))
+        _texts(
+            con, units, step.over, view, slices, lambda texts: signatures(texts, step.near, facts)
+        )
     )
     order = pl.concat([part for part, _ in read]).with_row_index("_n").sort("trace_id", "attempt")
     units, marks = order.drop("_n"), pl.concat([marks for _, marks in read])[order["_n"]]
     if step.within is not None:
-        marks = apart(marks, units["_within"])
+        marks = salted(marks, units["_within"])
 
     def fetch(at: pl.Series) -> pl.Series:
         wanted = units.select(pl.all().gather(at))
@@ -98,9 +115,11 @@ def _duplicates(
 
 
 def _units(rows: Rows, over: str) -> pl.DataFrame:
-    """What is compared: the traces that are left, or (for questions) one trace of each of their problems.
+    """What is compared: the traces that are left, or (for questions) one trace of each of their
+    problems.
 
-    Each with its ids, its slice as `_slice`, its place in `rows.left` as `_at`, and what the step reads of it.
+    Each with its ids, its slice as `_slice`, its place in `rows.left` as `_at`, and what the step
+    reads of it.
     """
     found = []
     for number in range(rows.parts):
@@ -133,7 +152,9 @@ def _texts(
     slices: Iterable[Any] = (),
     then: Any = None,
 ) -> Iterator[tuple[pl.DataFrame, Any]]:
-    """Batches of units with their texts, or with what `then` makes of these; without slices, in the order of units."""
+    """Batches of units with their texts, or with what `then` makes of these; without slices, in
+    the order of units.
+    """
     for number, _ in enumerate(slices or (0,)):
         mine = units.filter(pl.col("_slice") == number) if slices else units
         for part in mine.iter_slices(_BATCH):

@@ -1,4 +1,6 @@
-"""A small annotated view: 4 problems with 6 traces each, every column that the shipped rules read."""
+"""A small annotated view: 4 problems with 6 traces each, every column that the shipped rules
+read.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from curate.signals import annotate_frame, with_macros
 
 
 def traces(problems: int = 4, samples: int = 6) -> pl.DataFrame:
-    """Sample 0 is wrong, 1 truncated in a loop, 2 without tags, 3 mixes languages, 4 and 5 are right and clean."""
+    """Sample 0 is wrong, 1 truncated in a loop, 2 without tags, 3 mixes languages, 4 and 5 are
+    right and clean.
+    """
     rows = []
     for p in range(problems):
         total = p + 7

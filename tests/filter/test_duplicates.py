@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 
 import polars as pl
 import pytest
 
 from curate.errors import UsageError
 from curate.filter.contamination import benchmark_of, contaminated, read_benchmark
-from curate.filter.duplicates import duplicate_of
+from curate.filter.duplicates import duplicates, signatures
 from curate.filter.shingles import folded
 
 STEMS = (
@@ -32,6 +33,17 @@ def sentence(rng: random.Random, length: int = 60) -> list[str]:
     return [rng.choice(STEMS) + str(rng.randint(0, 200)) for _ in range(length)]
 
 
+def duplicate_of(
+    texts: pl.Series,
+    score: pl.Series | None = None,
+    near: bool = True,
+    threshold: float = 0.8,
+    facts: bool = False,
+) -> pl.DataFrame:
+    """Duplicates of texts in memory."""
+    return duplicates(signatures(texts, near, facts), texts.gather, score, threshold)
+
+
 def test_folding() -> None:
     texts = pl.Series(["Hello,  WORLD!", "ｈｅｌｌｏ world", "今天，天气。", None])
     assert pl.select(folded(texts)).to_series().to_list() == [
@@ -48,6 +60,45 @@ def test_exact_duplicates_keep_the_best() -> None:
     assert found["original"].to_list() == [1, 1, 2, 1, 4, 5]
     assert found["kind"].to_list() == ["exact", None, None, "exact", None, None]
     assert duplicate_of(texts)["original"].to_list() == [0, 0, 2, 0, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "problems",
+    [
+        ["What is 3 + 4?", "What is 3 - 4?", "What is 3 * 4?", "What is 4 + 3?", "What is 3/4?"],
+        ["x + 3 > 5", "x + 3 < 5", "x + 3 = 5", "x + 3 ≤ 5"],
+        ["\\arcsin 1", "\\arcsin (-1)", "\\arcsin 0.1"],
+        ["计算 3+4", "计算 3-4", "计算 3×4"],
+        ["Compute 5!.", "Compute 5.", "Compute 5!!."],
+        ["f'(0) = 1", "f(0) = 1"],
+        ["x in [0,1)", "x in (0,1]"],
+        ["(2 + 3) * 4", "2 + (3 * 4)"],
+    ],
+)
+def test_signs_digits_and_order_tell_problems_apart(problems: list[str]) -> None:
+    assert duplicate_of(pl.Series(problems), facts=True)["kind"].is_null().all()
+
+
+def test_the_same_problem_in_other_typography_is_one() -> None:
+    texts = pl.Series(["Solve  x − 3 = 5!", "solve x - 3 = 5.", "**Solve** x － 3 ＝ 5"])
+    assert duplicate_of(texts, facts=True)["original"].to_list() == [0, 0, 0]
+
+
+def test_problems_of_one_pattern_are_merged_on_demand_only() -> None:
+    pattern = (
+        "A shop sells {} red pens and {} blue pens every day of the week, and each of the pens that the "
+        "shop sells costs exactly {} dollars. How much money does the shop take in during one whole week?"
+    )
+    rng = random.Random(1)
+    texts = [pattern.format(*(rng.randint(2, 99) for _ in range(3))) for _ in range(40)]
+    reworded = [
+        text.replace("shop takes in", "store earns").replace("whole ", "") for text in texts
+    ]
+    apart = duplicate_of(pl.Series(texts + reworded), threshold=0.7, facts=True)[
+        "original"
+    ].to_list()
+    assert apart == [*range(40), *range(40)]
+    assert len(set(duplicate_of(pl.Series(texts), threshold=0.6)["original"].to_list())) < 40
 
 
 def test_short_texts_are_not_all_alike() -> None:
@@ -103,6 +154,38 @@ def test_planted_benchmarks_are_found_with_the_overlap(n: int) -> None:
     assert contaminated(
         pl.Series([" ".join(QUESTION.split()[: n - 1])]), benchmark_of(pl.Series(items), n)
     ).is_empty()
+
+
+BOILERPLATE = "where $m$ and $n$ are relatively prime positive integers. Find $m+n$."
+
+
+def aime_like(rng: random.Random) -> str:
+    """A competition problem of random content in the phrases that all of them share."""
+    words = " ".join(sentence(rng, 25))
+    return f"Let ${rng.randint(2, 99)}$ {words} ${rng.randint(2, 999)}$, {BOILERPLATE}"
+
+
+@pytest.mark.parametrize(("texts", "items"), [(200, 30), (20, 5), (1, 1)])
+def test_boilerplate_alone_is_no_contamination(texts: int, items: int) -> None:
+    rng = random.Random(1)
+    benchmark = benchmark_of(pl.Series([aime_like(rng) for _ in range(items)]))
+    problems = pl.Series([aime_like(rng) for _ in range(texts)])
+    assert contaminated(problems, benchmark).is_empty()
+
+
+def test_light_paraphrases_are_found_if_the_numbers_stay() -> None:
+    rng = random.Random(2)
+    items = [aime_like(rng) for _ in range(40)]
+    reworded = []
+    for item in items:
+        words = item.split(" ")
+        for place in rng.sample(range(3, 25), 5):
+            words[place] = f"reworded{place}"
+        reworded.append(" ".join(words))
+    hits = contaminated(pl.Series(reworded), benchmark_of(pl.Series(items)))
+    assert hits["at"].to_list() == hits["item"].to_list() == list(range(40))
+    renumbered = pl.Series([re.sub(r"\$\d+", "$1234", item) for item in items])
+    assert contaminated(renumbered, benchmark_of(pl.Series(items))).is_empty()
 
 
 def test_short_items_and_chinese() -> None:

@@ -1,4 +1,6 @@
-"""The filter job on a warehouse: which traces it looks at, and that what it does not read changes nothing."""
+"""The filter job on a warehouse: which traces it looks at, and that what it does not read changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def traces(name: str, problems: list[str]) -> pl.DataFrame:
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
-    """A family of two versions (problems p0 and p1, then p2), and another family; sample 1 is wrong."""
+    """A family of two versions (problems p0 and p1, then p2), and another family; sample 1 is
+    wrong.
+    """
     wh = Warehouse(tmp_path / "wh")
     asked = [
         {"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"}
@@ -64,7 +68,8 @@ def warehouse(tmp_path: Path) -> Warehouse:
             verdict=right,
         )  # fmt: skip
         wh.version("verdicts", "math@1", f"{family}.{version}").publish("0", said)
-        # another verifier, run beside the problems' own and of a higher version, has a verdict too: it does not count
+        # another verifier, run beside the problems' own and of a higher version, has a verdict
+        # too: it does not count
         beside = said.with_columns(
             verifier=pl.lit("exact"), verifier_version=pl.lit("9"), verdict=pl.lit("wrong")
         )

@@ -1,4 +1,4 @@
-"""What the text steps find is told, stored and confined: overlaps with benchmarks, duplicates within a value."""
+"""Steps that read text: overlaps are shown and stored, duplicates are confined to a value."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def rows() -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("n", [8, 10, 13])
-def test_overlaps_of_a_file_are_told_with_their_text(tmp_path: Path, n: int) -> None:
+def test_overlaps_of_a_file_are_shown_and_written_with_both_texts(tmp_path: Path, n: int) -> None:
     rows().write_parquet(tmp_path / "in.parquet")
     benchmark = tmp_path / "bench.jsonl"
     benchmark.write_text(
@@ -56,11 +56,15 @@ def test_overlaps_of_a_file_are_told_with_their_text(tmp_path: Path, n: int) -> 
     )
     assert found.overlaps["tokens"].to_list() == [20]
     shown = "\n".join(overlap_lines(found))
-    assert "1 problems share" in shown
-    assert "all but nine of them run away over the hill" in shown
+    assert "1 problems are in the benchmarks" in shown
+    assert shown.lower().count("all but nine of them run away over the hill") == 2
+    table = pl.read_parquet(tmp_path / "out.contamination.parquet").row(0, named=True)
+    assert table["question"] == QUESTION
+    assert QUESTION.upper() in table["item"]
+    assert table["similarity"] > 0.8
 
 
-def test_overlaps_are_stored_beside_the_corpus(
+def test_overlaps_are_stored_with_the_corpus(
     tmp_path: Path, con: duckdb.DuckDBPyConnection
 ) -> None:
     benchmark = tmp_path / "bench.txt"
@@ -71,9 +75,10 @@ def test_overlaps_are_stored_beside_the_corpus(
     warehouse = Warehouse(tmp_path / "wh")
     version = write_corpus(warehouse, con, found, "mine")
     stored = warehouse.sql(
-        "SELECT corpus, corpus_version, problem_id, n, tokens, overlap FROM contamination"
+        "SELECT corpus, corpus_version, problem_id, n, tokens, overlap, item FROM contamination"
     ).rows()
-    assert stored == [("mine", version.version, "p2", 10, 5, "what is 2 4 3")]
+    item = "What is 2 + 4 + 3?"
+    assert stored == [("mine", version.version, "p2", 10, 5, "what is 2 4 3", item)]
     assert warehouse.sql("SELECT count(*) FROM corpora WHERE problem_id = 'p2'").item() == 0
 
 

@@ -1,4 +1,6 @@
-"""What others read of an export, with `datasets` itself; what is sent to the Hub, with a fake in the place of it."""
+"""What others read of an export, with `datasets` itself; what is sent to the Hub, with a fake in
+the place of it.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,9 @@ def test_datasets_loads_every_format(
 def test_push_sends_the_folder_with_its_card(
     stored: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No hub is asked: a fake takes the place of `huggingface_hub.HfApi` and notes what it is told."""
+    """No hub is asked: a fake takes the place of `huggingface_hub.HfApi` and notes what it is
+    told.
+    """
     hub = pytest.importorskip("huggingface_hub")
     told: list[tuple[str, dict[str, Any]]] = []
 

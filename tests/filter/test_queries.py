@@ -1,4 +1,6 @@
-"""Every saved query runs, on a warehouse with rows in its tables and on an empty one; the views tell the truth."""
+"""Every saved query runs, on a warehouse with rows in its tables and on an empty one; the views
+tell the truth.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ MIXED = "<think>First I add the two numbers together, 然后我们再把最后�
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
-    """Two problems with two traces each by each of two models; trace 0 has a second attempt, trace 3 two verdicts."""
+    """Two problems with two traces each by each of two models; trace 0 has a second attempt, trace
+    3 two verdicts.
+    """
     wh = Warehouse(tmp_path_factory.mktemp("wh"))
     asked = [
         {"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"}

@@ -1,3 +1,3 @@
--- Problems that filters found in benchmarks, with the text that they share.
-SELECT corpus, corpus_version, problem_id, n, tokens, overlap, benchmarks
-FROM contamination ORDER BY corpus, corpus_version, tokens DESC, problem_id;
+-- Problems that filters found in benchmarks, next to the item that they resemble.
+SELECT corpus, corpus_version, problem_id, similarity, question, item, tokens, overlap, benchmarks
+FROM contamination ORDER BY corpus, corpus_version, similarity DESC, problem_id;
