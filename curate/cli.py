@@ -350,11 +350,19 @@ def run(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Run this stage only (may be repeated).")
     ] = None,
+    no_code: Annotated[
+        bool, typer.Option("--no-code", help="Refuse a pipeline that names code to import.")
+    ] = False,
 ) -> None:
     """Run the stages of a pipeline; what is done already is skipped."""
-    from curate.pipeline.config import load_pipeline
+    from curate.pipeline.config import code_of, load_pipeline
     from curate.pipeline.runner import Pipeline
 
+    if code := code_of(pipeline, overrides or []):
+        names = ", ".join(code)
+        if no_code:
+            raise UsageError(f"{pipeline} names code, and --no-code refuses it: {names}")
+        say(f"{pipeline} imports and runs code: {names} (--no-code refuses such a pipeline)")
     config, stages = load_pipeline(pipeline, overrides or [])
     with _context(warehouse or Path(config.warehouse)) as context:
         line = Pipeline(config, stages, context)

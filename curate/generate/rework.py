@@ -39,6 +39,7 @@ def parents(
     """
     import polars as pl
 
+    from curate.filter.rules import check_expression
     from curate.generate.background import predicate
 
     known = context.warehouse.sql(
@@ -54,9 +55,12 @@ def parents(
         raise UsageError(
             f"rework: the traces {names} have no verdicts yet: run `curate annotate` first"
         )
+    for key, condition in (("rework.where", config.where), ("where", where)):
+        if condition:
+            check_expression(condition, key)
     conditions = ["list_contains(?, dataset)", predicate(config.rules), "completion IS NOT NULL"]
-    conditions += [f"({config.where})"] if config.where else []
-    conditions += [f"({where})"] if where else []
+    conditions += [f"({config.where}\n)"] if config.where else []
+    conditions += [f"({where}\n)"] if where else []
     found = context.warehouse.sql(
         "SELECT trace_id AS unit, problem_id, coalesce(reasoning, completion) AS notes, "
         "coalesce(extracted, answer) AS answer, coalesce(target_language, question_language) AS language "

@@ -13,6 +13,7 @@ round.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,27 @@ def load_pipeline(
         where = f"{path}: stage {name}"
         stages[name] = _stage(name, fill(raw, config.vars, where), config, stages, where)
     return config, list(stages.values())
+
+
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def code_of(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """Dotted paths `module:name` in a pipeline file and its overrides, sorted. Imports nothing.
+
+    Whatever looks like one is listed, wherever it stands: checking it means importing it.
+    """
+    stack: list[Any] = [override(read_yaml(find_pipeline(path)), overrides)]
+    found: set[str] = set()
+    while stack:
+        value = stack.pop()
+        if isinstance(value, Mapping):
+            stack += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            stack += value
+        elif isinstance(value, str) and _DOTTED.fullmatch(value):
+            found.add(value)
+    return sorted(found)
 
 
 def find_pipeline(path: str | Path) -> Path:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from curate.atomic import disk_errors, is_abandoned, whole_directory, write_whole
+from curate.errors import CurateError
 from curate.train.model.loading import weights, write_model
 from curate.train.model.policy import Policy
 from curate.train.model.sharding import (
@@ -84,9 +85,15 @@ class Checkpoints:
 
     def load(self, step: int, policy: Policy, optimizer: Any, ranks: Ranks) -> dict[str, Any]:
         """Restore optimizer, adapters and random states; returns what else was saved."""
-        state = torch.load(
-            self.directory(step) / "trainer.pt", map_location="cpu", weights_only=False
-        )
+        path = self.directory(step) / "trainer.pt"
+        try:
+            # Tensors and plain values only: a file of somebody else must not run code.
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises whatever its reader meets
+            raise CurateError(
+                f"{path} cannot be read ({type(error).__name__}): it is damaged, or holds more "
+                f"than tensors. Delete {path.parent} to resume from the step before it"
+            ) from error
         shards = self.directory(step) / "shards"
         if shards.exists():
             load_shards(policy, optimizer, shards)
