@@ -32,6 +32,14 @@ from pydantic import Field
 
 from curate.config import Config, validate
 from curate.engines.base import EngineConfig, check_sampling, failed
+from curate.engines.limits import (
+    capped_client,
+    check_server_url,
+    count,
+    logprobs,
+    token_ids,
+    wait_limit,
+)
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
 
@@ -73,6 +81,10 @@ class OpenAIArgs(Config):
     rpm: float | None = Field(default=None, gt=0, description="requests a minute")
     tpm: float | None = Field(
         default=None, gt=0, description="tokens a minute, prompt and completion"
+    )
+    max_body: int = Field(default=64_000_000, ge=1000, description="bytes of one answer, decoded")
+    max_retry_after: float = Field(
+        default=600.0, ge=0, description="seconds that a server can make us wait at most"
     )
     retries: int = Field(default=6, ge=0)
     timeout: float = Field(default=600.0, gt=0, description="seconds for one try")
@@ -310,7 +322,10 @@ class OpenAIEngine:
                     "the engine 'openai' is not installed: pip install 'curate[openai]'"
                 ) from error
             self._client = AsyncOpenAI(
-                api_key=self._key, base_url=self.base_url, timeout=self.args.timeout, max_retries=0
+                api_key=self._key,
+                base_url=self.base_url,
+                max_retries=0,
+                http_client=capped_client(self.args.max_body, self.args.timeout),
             )
             self._loop = asyncio.new_event_loop()
             threading.Thread(
@@ -334,7 +349,8 @@ class OpenAIEngine:
             await self._turn(job)
             start = time.monotonic()
             try:
-                answer = await self._call(job.request)
+                async with asyncio.timeout(self.args.timeout):  # httpx limits each read only
+                    answer = await self._call(job.request)
                 return self._completion(job, answer, time.monotonic() - start)
             except (
                 openai.APIConnectionError,
@@ -342,11 +358,14 @@ class OpenAIEngine:
                 openai.APIResponseValidationError,
             ) as error:
                 wait = self._judge(job, error)
+            except TimeoutError:
+                wait = self._again(job, f"no answer in {self.args.timeout:g} s", None)
             except (
                 ValueError,
                 AttributeError,
                 TypeError,
                 IndexError,
+                RecursionError,
             ) as error:  # not what the protocol says
                 wait = self._again(
                     job, f"an answer that cannot be read ({type(error).__name__}: {error})", None
@@ -406,7 +425,7 @@ class OpenAIEngine:
                 f"{self.base_url} answered {status} for model '{self.model}': {why} ({message})"
             )
         if status is None or status in (408, 409, 425, 429) or status >= 500:
-            asked = retry_after(error)
+            asked = wait_limit(retry_after(error), self.args.max_retry_after)
             if status == 429 and asked is not None:
                 self._hold_until = max(self._hold_until, time.monotonic() + asked)
             return self._again(job, f"{status or type(error).__name__}: {message}", asked)
@@ -429,9 +448,16 @@ class OpenAIEngine:
     def _completion(self, job: Job, answer: Any, seconds: float) -> Completion:
         request, choice, used = job.request, answer.choices[0], answer.usage
         text, refusal = text_of(choice, self.args.reasoning)
-        prompt_tokens = int(getattr(used, "prompt_tokens", 0) or 0)
-        completion_tokens = int(getattr(used, "completion_tokens", 0) or 0)
-        cached = int(getattr(getattr(used, "prompt_tokens_details", None), "cached_tokens", 0) or 0)
+        prompt_tokens = count(getattr(used, "prompt_tokens", None), "prompt tokens")
+        completion_tokens = count(getattr(used, "completion_tokens", None), "completion tokens")
+        details = getattr(used, "prompt_tokens_details", None)
+        cached = min(count(getattr(details, "cached_tokens", None), "cached tokens"), prompt_tokens)
+        prompt_ids = token_ids(
+            getattr(choice, "prompt_token_ids", None) or getattr(answer, "prompt_token_ids", None)
+        )
+        ids = token_ids(getattr(choice, "token_ids", None))
+        probs = logprobs(logprobs_of(choice), ids)
+        text = str(text)
         cost = self._cost(prompt_tokens, cached, completion_tokens)
         self._count(job, prompt_tokens, completion_tokens, cost)
         error = refusal
@@ -451,10 +477,9 @@ class OpenAIEngine:
             request.request_id,
             text,
             "error" if error else choice.finish_reason,
-            prompt_token_ids=getattr(choice, "prompt_token_ids", None)
-            or getattr(answer, "prompt_token_ids", None),
-            token_ids=getattr(choice, "token_ids", None),
-            logprobs=logprobs_of(choice),
+            prompt_token_ids=prompt_ids,
+            token_ids=ids,
+            logprobs=probs,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
             error=error,
@@ -482,7 +507,8 @@ class OpenAIEngine:
 
 
 def server_url(args: OpenAIArgs) -> str:
-    return args.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    url = args.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1"
+    return check_server_url(url)
 
 
 def identity(args: OpenAIArgs, model: str) -> str:
