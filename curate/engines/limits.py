@@ -131,10 +131,11 @@ def logprobs(values: Sequence[object] | None, ids: Sequence[int] | None) -> list
         return None
     result = []
     for value in values:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value > 1e-3:  # type: ignore[arg-type]
+        if isinstance(value, bool) or not isinstance(value, int | float):
             raise BadAnswer(f"the server's log-prob is not one: {str(value)[:40]}")
-        result.append(min(float(value), 0.0))  # type: ignore[arg-type]
+        if not math.isfinite(value) or value > 1e-3:
+            raise BadAnswer(f"the server's log-prob is not one: {value:.4g}")
+        result.append(min(float(value), 0.0))
     if ids is not None and len(result) != len(ids):
         raise BadAnswer(f"the server gives {len(result)} log-probs for {len(ids)} tokens")
     return result

@@ -36,7 +36,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.leave()
 
     def spoil(self, fault: Any) -> bool:
-        """Does what `fault` says: status (code, headers), drop, hang (seconds), slow (seconds), garbage."""
+        """Does what `fault` says: status (code, headers), drop, hang (seconds), slow (seconds), garbage, raw (body,
+        headers), drip (seconds per byte)."""
         kind = fault[0]
         if kind == "slow":
             time.sleep(fault[1])
@@ -48,6 +49,17 @@ class Handler(BaseHTTPRequestHandler):
             return True
         if kind == "garbage":
             self.reply(200, b'{"choices": []}')
+            return True
+        if kind == "raw":
+            self.reply(200, fault[1], fault[2])
+            return True
+        if kind == "drip":
+            self.send_response(200)
+            self.send_header("content-length", "1000")
+            self.end_headers()
+            for _ in range(1000):
+                self.wfile.write(b" ")
+                time.sleep(fault[1])
             return True
         _, status, headers = fault
         message = headers.pop("message", "injected")
