@@ -78,10 +78,39 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+# A config of a person is far below both. Ours.
+YAML_CHARACTERS = 10_000_000
+EXPANDED_NODES = 1_000_000
+
+
+def _expanded(value: Any, sizes: dict[int, int]) -> int:
+    """Number of values that a YAML value holds if each alias counts as a copy."""
+    if not isinstance(value, Mapping | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = EXPANDED_NODES + 1  # a value that holds itself has no end
+        items = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
+        sizes[id(value)] = 1 + sum(_expanded(item, sizes) for item in items)
+    return sizes[id(value)]
+
+
 def parse_yaml(text: str, where: str | Path) -> Any:
-    """The value of a YAML text. UsageError gives the file and the line of a mistake."""
+    """The value of a YAML text. UsageError gives the file and the line of a mistake.
+
+    Texts that are too long, nested too deeply, or that aliases would expand to more than
+    EXPANDED_NODES values are refused.
+    """
+    if len(text) > YAML_CHARACTERS:
+        raise UsageError(f"{where}: a config has at most {YAML_CHARACTERS:,} characters")
     try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        if _expanded(value, {}) > EXPANDED_NODES:
+            raise UsageError(f"{where}: aliases make it more than {EXPANDED_NODES:,} values")
+        return value
+    except RecursionError:
+        raise UsageError(f"{where}: nested too deeply") from None
+    except ValueError as error:  # such as a number of thousands of digits
+        raise UsageError(f"{where}: not valid YAML: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark else str(where)
@@ -119,9 +148,9 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
                 f"override '{item}': write key=value, for example sampling.temperature=0.6"
             )
         try:
-            value = yaml.load(text, _Loader)
-        except yaml.YAMLError as error:
-            raise UsageError(f"override '{item}': the value is not valid YAML") from error
+            value = parse_yaml(text, "value")
+        except UsageError as error:
+            raise UsageError(f"override '{item[:80]}': {error}") from error
         group, last = group_at(result, key, f"override '{item}'")
         group[last] = value
     return result

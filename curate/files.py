@@ -143,6 +143,8 @@ def read_numbered(
             data_files([path])
     except (OSError, EOFError, zlib.error) as error:
         raise CurateError(f"cannot read {path}: {error}") from error
+    except RecursionError:
+        raise CurateError(f"cannot read {path}: its JSON is nested too deeply") from None
 
 
 def column_expr(schema: pl.Schema, name: str) -> tuple[pl.Expr, pl.DataType] | None:

@@ -107,7 +107,7 @@ def wait_for_work(root: Path, running: list[subprocess.Popen[bytes]]) -> None:
 
 def works(root: Path, process: subprocess.Popen[bytes]) -> bool:
     """Whether rows of this process are on their way."""
-    return any(root.glob(f"_logs/*/*.{process.pid}-*.log"))
+    return any(root.glob(f"_logs/*/*-{process.pid}-*.log"))
 
 
 def kill(process: subprocess.Popen[bytes]) -> int:
