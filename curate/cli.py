@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,17 +32,21 @@ ConfigFile = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="key=value laid over the config.", metavar="[KEY=VALUE]..."),
+    typer.Argument(help="key=value replaces a value of the config.", metavar="[KEY=VALUE]..."),
 ]
 WarehouseDir = Annotated[
     Path, typer.Option("--warehouse", "-w", envvar="CURATE_WAREHOUSE", help="Where the data is.")
 ]
 FilesAndOverrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Parquet or JSONL files instead of a warehouse, and key=value."),
+    typer.Argument(
+        help="Files to read instead of a warehouse, and key=value.",
+        metavar="[FILE | KEY=VALUE]...",
+    ),
 ]
 TextColumn = Annotated[
-    str, typer.Option("--text-column", help="For files: the column that holds the text.")
+    str | None,
+    typer.Option("--text-column", help="For files: the column of the text [completion]."),
 ]
 Form = Annotated[
     str | None,
@@ -78,16 +83,18 @@ def generate(
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many problems.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Use only the first N problems.")] = None,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Ask again what failed.")
+        bool, typer.Option("--retry-failed", help="Send failed requests again.")
     ] = False,
 ) -> None:
-    """Sample traces by a recipe; run it again to go on where it was."""
+    """Sample traces by a recipe. Run the same command again to resume."""
     from curate.generate import job
     from curate.generate.config import generate_config
 
     if recipe.endswith((".yaml", ".yml")):
+        if config:
+            raise UsageError(f"two configs are given, {recipe} and --config {config}: give one")
         data = _read(Path(recipe), overrides)
     else:
         data = _read(config, overrides, recipe=recipe)
@@ -115,7 +122,7 @@ def import_(
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
 ) -> None:
-    """Bring traces that somebody else made into the tables; the layout is told by their columns."""
+    """Import existing traces; the format is detected from their columns."""
     from curate.config import validate
     from curate.imports import job as importing
 
@@ -131,13 +138,13 @@ def annotate(
     arguments: FilesAndOverrides = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
-    text_column: TextColumn = "completion",
+    text_column: TextColumn = None,
     form: Form = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="For files: where the annotated rows go.")
+        Path | None, typer.Option("--out", help="For files: where to write the annotated rows.")
     ] = None,
 ) -> None:
-    """Add verdicts and signals to all traces that lack them, or signals to files; nothing is dropped."""
+    """Add verdicts and signals to traces that lack them, or signals to files; nothing is dropped."""
     from curate.annotate import job
     from curate.config import validate
 
@@ -146,11 +153,11 @@ def annotate(
     if files:
         from curate.signals.files import annotate_files
 
-        rows = annotate_files(
-            files, _needed_out(out), text_column, form, checked.signals, memory=checked.memory
-        )
+        target, column = _needed_out(out, files), text_column or "completion"
+        rows = annotate_files(files, target, column, form, checked.signals, memory=checked.memory)
         output(f"{rows} rows annotated: {out}")
         return
+    _for_files_only(out, text_column, form)
     with _context(warehouse) as context:
         output(job.run(checked, context).summary)
 
@@ -166,13 +173,13 @@ def filter_(
     explain: Annotated[
         str | None, typer.Option(metavar="TRACE_ID", help="Why a trace was kept or dropped.")
     ] = None,
-    text_column: TextColumn = "completion",
+    text_column: TextColumn = None,
     form: Form = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="For files: where the kept rows go.")
+        Path | None, typer.Option("--out", help="For files: where to write the kept rows.")
     ] = None,
 ) -> None:
-    """Decide by SQL rules which traces make a corpus, or which rows of files stay, and print the funnel."""
+    """Decide by SQL rules which traces make a corpus, or which rows of files stay."""
     from curate.config import validate
     from curate.filter import job
 
@@ -186,21 +193,18 @@ def filter_(
         from curate.filter.rules import load_rules
 
         chosen = load_rules(checked.rules, checked.set)
+        how = (text_column or "completion", form, checked.where, checked.memory)
         if explain:
-            output(
-                explain_files(
-                    files, chosen, explain, text_column, form, checked.where, checked.memory
-                )
-            )
+            output(explain_files(files, chosen, explain, *how))
             return
-        found = filter_files(
-            files, chosen, _needed_out(out), text_column, form, checked.where, checked.memory
-        )
-        print_funnel(found.funnel)
-        kept, looked_at, _ = found.counts()
-        lines = job.overlap_lines(found, table=overlaps_file(_needed_out(out)))
-        output("\n".join([*lines, f"{kept} of {looked_at} rows kept: {out}"]))
+        target = _needed_out(out, files)
+        result = filter_files(files, chosen, target, *how)
+        print_funnel(result.funnel)
+        kept, total, _ = result.counts()
+        lines = job.overlap_lines(result, table=overlaps_file(target))
+        output("\n".join([*lines, f"{kept} of {total} rows kept: {out}"]))
         return
+    _for_files_only(out, text_column, form)
     with _context(warehouse) as context:
         if explain:
             output(job.explain_trace(checked, context, explain))
@@ -219,11 +223,11 @@ def export(
     ] = "messages",
     suffix: Annotated[str, typer.Option("--suffix", help=".parquet or .jsonl.")] = ".parquet",
     push: Annotated[
-        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Send it to the Hub, too.")
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Push it to the Hub as well.")
     ] = None,
     warehouse: WarehouseDir = HERE,
 ) -> None:
-    """Write a corpus in the shape that other trainers read, with a card that tells where it came from."""
+    """Write a corpus in the format that other trainers read, with a card about its origin."""
     from curate.filter.export import export_corpus
 
     rows = export_corpus(_context(warehouse).warehouse, corpus, out, format, suffix, push)
@@ -236,12 +240,29 @@ def _split(arguments: list[str] | None) -> tuple[list[str | Path], list[str]]:
     return [a for a in given if "=" not in a], [a for a in given if "=" in a]
 
 
-def _needed_out(out: Path | None) -> Path:
+def _needed_out(out: Path | None, files: Sequence[str | Path]) -> Path:
     if out is None:
         raise UsageError(
-            "files were given: say where the result goes with --out FILE.parquet (or .jsonl)"
+            f"files are given ({files[0]}): say where to write the result with --out FILE.parquet (or .jsonl)"
         )
+    _check_out(out, files)
     return out
+
+
+def _check_out(out: Path, files: Sequence[str | Path]) -> None:
+    """UsageError if the result would replace an input."""
+    for file in files:
+        if Path(file).exists() and out.exists() and out.samefile(file):
+            raise UsageError(f"--out {out} is an input: name another file, so that nothing is lost")
+
+
+def _for_files_only(out: Path | None, text_column: str | None, form: str | None) -> None:
+    options = {"--out": out, "--text-column": text_column, "--form": form}
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(
+            f"{' and '.join(given)}: only for files, and none is given. Without files the traces of the warehouse "
+            "are read; name files as arguments"
+        )
 
 
 def _train(
@@ -278,7 +299,7 @@ def distill(
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a student on a corpus towards the distributions of a teacher that shares its tokenizer."""
+    """Distil a teacher into a student, on a corpus or on the student's own samples."""
     _train("distill", overrides, config, warehouse, dry_run)
 
 
@@ -289,7 +310,7 @@ def grpo(
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
 ) -> None:
-    """Group-relative policy optimisation on problems with rule rewards; rollouts are stored as traces."""
+    """Group-relative policy optimisation with rule rewards; rollouts are stored as traces."""
     _train("grpo", overrides, config, warehouse, dry_run)
 
 
@@ -301,12 +322,12 @@ def evaluate(
     problems: Annotated[
         str | None, typer.Option("--problems", "-p", help="Stored problems: name or name@version.")
     ] = None,
-    samples: Annotated[int | None, typer.Option("-k", help="Samples a problem.")] = None,
+    samples: Annotated[int | None, typer.Option("-k", help="Samples per problem.")] = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
 ) -> None:
-    """pass@1, pass@k, cons@k and more on held-out problems, with 95 % intervals and paired differences."""
+    """Compare models on held-out problems: pass@1, pass@k, cons@k, with intervals and differences."""
     from curate.config import validate
     from curate.evaluate import job
     from curate.generate import job as generation
@@ -317,7 +338,7 @@ def evaluate(
         data["models"] = [{"label": _label(m), "model": m} for m in named]
     if problems:
         data["problems"] = problems
-    if samples:
+    if samples is not None:
         data["samples"] = samples
     checked = validate(job.EvaluateConfig, data, str(config or "evaluate"))
     with _context(warehouse) as context:
@@ -345,7 +366,7 @@ def run(
         Path | None, typer.Option("--warehouse", "-w", help="Where the data is.")
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", "--dry-run", help="Show the stages and their state, run none.")
+        bool, typer.Option("--plan", "--dry-run", help="Show and check the stages, run none.")
     ] = False,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="Run this stage only (may be repeated).")
@@ -354,7 +375,7 @@ def run(
         bool, typer.Option("--no-code", help="Refuse a pipeline that names code to import.")
     ] = False,
 ) -> None:
-    """Run the stages of a pipeline; what is done already is skipped."""
+    """Run the stages of a pipeline; finished stages are skipped."""
     from curate.pipeline.config import code_of, load_pipeline
     from curate.pipeline.runner import Pipeline
 
@@ -381,7 +402,7 @@ def run(
             if context.warehouse.root == HERE.absolute()
             else f" -w {warehouse or config.warehouse}"
         )
-        output("\nAsk the data yourself:")
+        output("\nQuery the data yourself:")
         for query in config.queries:
             output(f'  curate sql{where} "{" ".join(query.split())}"')
 
@@ -392,14 +413,14 @@ def report(
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The file; by default report.html there.")
+        Path | None, typer.Option("--out", help="The file [report.html in the warehouse].")
     ] = None,
     corpus: Annotated[
         list[str] | None, typer.Option("--corpus", help="Only this corpus (may be repeated).")
     ] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="Traces to read: a SQL condition (may be repeated)."),
+        typer.Option("--where", help="Traces to show: a SQL condition (may be repeated)."),
     ] = None,
 ) -> None:
     """Write one HTML page: pipeline, evaluation, training, funnel, signals, and traces to read."""
@@ -444,6 +465,8 @@ def sql(
     if format not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"--format {format}: choose table, csv, json or parquet")
     if file:
+        if query is not None:
+            raise UsageError("give a query or --file, not both")
         query = saved_query(file)
     if query is None:
         interactive(warehouse, allow_files=allow_files)
@@ -453,10 +476,10 @@ def sql(
 
 @app.command()
 def show(
-    trace_id: Annotated[str, typer.Argument(help="The id, or how it begins.")],
+    trace_id: Annotated[str, typer.Argument(help="The id, or its beginning.")],
     warehouse: WarehouseDir = HERE,
 ) -> None:
-    """One trace: question, completion, verdict and signals."""
+    """Show one trace: question, completion, verdict and signals."""
     from curate.console import show_trace
 
     output(show_trace(warehouse, trace_id))
@@ -479,6 +502,10 @@ def verify(
     """Judge an answer against a reference: correct, wrong or unverifiable."""
     from curate.verify.command import cli_verify
 
+    if file and out:
+        _check_out(out, [file])
+    if out and not file:
+        raise UsageError("--out goes with a file of answers")
     output(cli_verify(gold, answer, verifier, file, out))
 
 
@@ -492,7 +519,7 @@ def lineage(
     ],
     warehouse: WarehouseDir = HERE,
 ) -> None:
-    """What something was made from: versions, configs, counts and code, down to the problems."""
+    """Show what something was made from: versions, configs, counts and code."""
     from curate.warehouse.lineage import format_lineage
 
     output(format_lineage(_context(warehouse).warehouse, name))
@@ -531,7 +558,7 @@ def merge(
     warehouse: WarehouseDir = HERE,
     table: Annotated[str | None, typer.Option("--table", help="Only this table.")] = None,
 ) -> None:
-    """Merge small Parquet parts of finished jobs into large ones; no row changes, and nothing is annotated again."""
+    """Merge small Parquet parts of finished jobs into large ones; no row changes."""
     from curate.warehouse import schemas
     from curate.warehouse.merge import merge as merge_dataset
 
@@ -551,17 +578,31 @@ def merge(
 
 @app.command()
 def version() -> None:
-    """The version of curate."""
-    from curate.warehouse.identity import code_version
+    """Print the version of curate."""
+    from curate.version import code_version
 
     output(code_version())
 
 
+# Packages of the extras: what a command needs is known when it is imported.
+EXTRAS = {
+    "torch": "train",
+    "transformers": "train",
+    "peft": "train",
+    "safetensors": "train",
+    "vllm": "vllm",
+    "openai": "openai",
+    "datasets": "hub",
+    "reasoning_gym": "quickstart",
+    "gguf": "quickstart",
+}
+
+
 def main() -> None:
-    """Entry point: errors a user can cause are one message and an exit code."""
+    """Entry point: an error that a user can cause is one message and an exit code."""
     try:
-        code = app(standalone_mode=False)
-        if code == 130:  # how typer tells of Ctrl-C
+        code = app(prog_name="curate", standalone_mode=False)
+        if code == 130:  # typer's exit code for Ctrl-C
             raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except CurateError as error:
@@ -570,34 +611,53 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print(
-            "\ninterrupted: what finished is committed; run the same command to go on",
+            "\ninterrupted: what finished is committed; run the same command to resume",
             file=sys.stderr,
         )
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
-    except OSError as error:
-        from curate.atomic import disk_full
-
-        if not disk_full(error):
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
             raise
-        print(
-            f"error: the disk is full ({error.filename or 'while writing'}); what was committed is intact: free some "
-            "space and run the same command again",
-            file=sys.stderr,
-        )
+        say(f"error: this needs the package '{package}': pip install 'curate[{EXTRAS[package]}]'")
+        sys.exit(1)
+    except OSError as error:
+        if (message := _os_message(error)) is None:
+            raise
+        say(f"error: {message}")
         sys.exit(1)
     except Exception as error:
-        # typer vendors click: its usage errors are told by what they carry
+        # typer vendors click: its exceptions are recognised by duck typing
+        name = type(error).__name__
+        if name == "Abort":
+            sys.exit(1)
+        if name == "Exit":
+            sys.exit(getattr(error, "exit_code", 0))
         if not hasattr(error, "format_message"):
-            if type(error).__name__ == "Abort":
-                sys.exit(1)
-            if type(error).__name__ == "Exit":
-                sys.exit(getattr(error, "exit_code", 0))
             raise
-        say(f"error: {error.format_message()}; see `curate --help`")
+        if name == "NoArgsIsHelpError":
+            print(error.format_message())
+            sys.exit(2)
+        command = getattr(getattr(error, "ctx", None), "command_path", None) or "curate"
+        say(f"error: {error.format_message().rstrip('.')}; see `{command} --help`")
         sys.exit(2)
+
+
+def _os_message(error: OSError) -> str | None:
+    """What a failure of the file system means to the user, or None if it is not the user's to mend."""
+    from curate.atomic import disk_full
+
+    name = error.filename or "while writing"
+    if disk_full(error):
+        return f"the disk is full ({name}); what was committed is intact: free some space and run the same command again"
+    if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
+        return f"{name}: a file is where a folder is needed, or the reverse; name another place"
+    if isinstance(error, PermissionError):
+        return f"{name}: permission denied"
+    return None
 
 
 if __name__ == "__main__":

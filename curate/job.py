@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from curate.progress import say
+from curate.version import code_version
 from curate.warehouse import Warehouse
 from curate.warehouse.files import now
-from curate.warehouse.identity import code_version, digest
+from curate.warehouse.identity import digest
 
 
 @dataclass

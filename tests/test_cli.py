@@ -84,13 +84,21 @@ def test_sql_imports_no_model_library(made):
         (["generate", "r1-zero", "model=m", "problems=x", "smaples=2"], 2, "smaples: no such key"),
         (["generate", "missing.yaml"], 2, "no config file missing.yaml"),
         (["generate", "r1-zero", "model=m", "oops"], 2, "override 'oops': write key=value"),
-        (["run", "missing.yaml"], 2, "no config file missing.yaml"),
+        (["run", "missing.yaml"], 2, "no pipeline missing.yaml"),
+        (["run", "quikstart"], 2, "did you mean 'quickstart'?"),
         (["sql", "select 1"], 2, "no warehouse at"),
         (["filter", "nothing"], 2, "no rule set 'nothing'"),
         (["train", "sft", "model=m"], 2, "corpus: "),
         (["train", "grpo", "model=m"], 2, "problems: missing"),
         (["evaluate"], 2, "models"),
-        (["nonsense"], 2, "No such command"),
+        (["nonsense"], 2, "No such command 'nonsense'; see `curate --help`"),
+        (["export", "x", "--outt", "y"], 2, "see `curate export --help`"),
+        (["evaluate", "m", "-p", "x", "-k", "0"], 2, "samples: Input should be greater than"),
+        (["sql", ""], 2, "the query is empty"),
+        (["sql", "select 1", "--file", "recipes"], 2, "give a query or --file, not both"),
+        (["filter", "rejection", "--out", "kept.jsonl"], 2, "--out: only for files"),
+        (["annotate", "--text-column", "text"], 2, "--text-column: only for files"),
+        (["verify", "--gold", "1", "--answer", "1", "--out", "x"], 2, "--out goes with a file"),
         (["sql", "--format", "xml", "select 1"], 2, "choose table, csv, json or parquet"),
     ],
 )
@@ -99,6 +107,61 @@ def test_errors_are_one_message_and_a_code(tmp_path, arguments, code, message):
     assert done.returncode == code, done.stderr
     assert message in done.stderr
     assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_curate_alone_prints_its_help():
+    done = curate()
+    assert done.returncode == 2
+    assert done.stdout.lstrip().startswith("Usage: ")
+    assert "error" not in done.stdout + done.stderr
+
+
+def test_two_configs_for_one_job_are_refused(tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).write_text("recipe: r1-zero\n")
+    done = curate("generate", "a.yaml", "-c", "b.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "two configs are given" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["annotate"], ["filter", "unfiltered"], ["verify"]])
+def test_an_input_is_never_overwritten(tmp_path, command):
+    path = tmp_path / "a.jsonl"
+    text = '{"completion": "4", "gold": "4", "prediction": "4"}\n'
+    path.write_text(text)
+    done = curate(*command, path, "--out", tmp_path / ".." / tmp_path.name / "a.jsonl")
+    assert done.returncode == 2
+    assert "is an input" in done.stderr
+    assert path.read_text() == text
+
+
+def test_a_warehouse_that_is_a_file_is_one_message(tmp_path, sums):
+    (tmp_path / "x.txt").write_text("")
+    source = {"source": "files", "path": sums, "verifier": "math"}
+    stages = {"problems": {"do": "problems", "sources": [source]}}
+    (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))
+    done = curate("run", tmp_path / "p.yaml", "-w", tmp_path / "x.txt")
+    assert done.returncode == 1
+    assert "a file is where a folder is needed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "sft", "model=m", "corpus=c"], ["train", "grpo", "model=m", "problems=p"]],
+)
+def test_a_missing_package_is_named_with_its_extra(tmp_path, arguments):
+    code = (
+        f"import sys; sys.argv = ['curate', *{arguments!r}]\n"
+        "for name in ('torch', 'transformers', 'safetensors', 'peft'): sys.modules[name] = None\n"
+        "from curate.cli import main\n"
+        "main()"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pip install 'curate[train]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 

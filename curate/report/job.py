@@ -14,8 +14,8 @@ from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult, StageKind
 from curate.progress import duration
+from curate.version import code_version
 from curate.warehouse.files import now
-from curate.warehouse.identity import code_version
 
 
 class ReportConfig(Config):

@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import polars as pl
-
-import curate
 
 
 def digest(*parts: Any) -> str:
@@ -91,24 +86,3 @@ def rollout_trace_id(run_id: str, policy_step: int, problem_id: str, sample_inde
 def request_seed(seed: int, problem_id: str, sample_index: int) -> int:
     """Seed of one request, in [0, 2^31): the same whatever else the job holds."""
     return int(digest("seed", seed, problem_id, sample_index)[:8], 16) & 0x7FFFFFFF
-
-
-@cache
-def code_version() -> str:
-    """Version of the package, with the commit where it runs from a git checkout."""
-    root = Path(curate.__file__).parent.parent
-    if not (root / ".git").exists():
-        return curate.__version__
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return curate.__version__
-    commit = found.stdout.strip()
-    return (
-        f"{curate.__version__}+{commit}" if found.returncode == 0 and commit else curate.__version__
-    )

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from curate.atomic import disk_errors, is_abandoned
 from curate.errors import CurateError, UsageError
+from curate.version import code_version
 from curate.warehouse import parts as part_files
 from curate.warehouse import schemas
 from curate.warehouse.files import (
@@ -39,7 +40,7 @@ from curate.warehouse.files import (
     now,
     publish_file,
 )
-from curate.warehouse.identity import code_version, digest
+from curate.warehouse.identity import digest
 from curate.warehouse.parts import MANIFEST, PLACE_KEY
 from curate.warehouse.sql import query
 
