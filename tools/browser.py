@@ -1,4 +1,5 @@
-"""Installs a Chromium for the browser test of the report where Debian's apt may be used; else says why not.
+"""Installs a Chromium for the browser test of the report where Debian's apt may be used; else says
+why not.
 
 python tools/browser.py
 """
@@ -32,7 +33,8 @@ def main() -> int:
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
             print(
-                f"browser: {' '.join(command[:2])} failed ({last}): the browser test will be skipped"
+                f"browser: {' '.join(command[:2])} failed ({last}): the browser test will be "
+                "skipped"
             )
             return 0
     print(f"browser: {shutil.which('chromium')}")
