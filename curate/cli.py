@@ -105,7 +105,7 @@ def generate(
     checked = generate_config(data, str(config or recipe))
     with _context(warehouse) as context:
         if dry_run:
-            output(job.make_plan(checked, context, commit=False).describe())
+            output(job.describe(job.make_plan(checked, context, commit=False)))
             return
         result = job.run(checked, context)
     output(result.summary)
@@ -344,7 +344,8 @@ def evaluate(
     with _context(warehouse) as context:
         if dry_run:
             for label, one in job.generation_configs(checked).items():
-                output(f"{label}\n{generation.make_plan(one, context, commit=False).describe()}\n")
+                plan = generation.make_plan(one, context, commit=False)
+                output(f"{label}\n{generation.describe(plan)}\n")
             return
         result = job.run(checked, context)
     output(result.facts["table"])

@@ -26,6 +26,9 @@ from curate.warehouse.identity import digest
 @dataclass
 class JobResult:
     """`refs` are the versions the job stands for, made now or before; `rows` what it committed now.
+
+    rate: samples per second of sampling alone, without starting an engine; None if nothing was
+        sampled now.
     """
 
     refs: list[str] = field(default_factory=list)
@@ -34,6 +37,7 @@ class JobResult:
     seconds: float = 0.0
     model: str | None = None
     summary: str = ""
+    rate: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 

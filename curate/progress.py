@@ -40,8 +40,9 @@ def duration(seconds: float) -> str:
 class Task:
     """Work in progress. `update` may be called at any rate."""
 
-    def __init__(self, name: str, total: int, done: int = 0) -> None:
+    def __init__(self, name: str, total: int, done: int = 0, unit: str = "") -> None:
         self.name, self.total, self.done, self.first = one_line(name), total, done, done
+        self.unit = unit
         self.note = ""
         self.started = time.monotonic()
 
@@ -56,9 +57,10 @@ class Task:
         elapsed = time.monotonic() - self.started
         new = self.done - self.first
         remaining = duration(elapsed / new * (self.total - self.done)) if new else "?"
+        unit = f" {self.unit}" if self.unit else ""
         note = f", {self.note}" if self.note else ""
         return (
-            f"{self.name}: {self.done}/{self.total}{note}, {duration(elapsed)} passed, "
+            f"{self.name}: {self.done}/{self.total}{unit}{note}, {duration(elapsed)} passed, "
             f"{remaining} left"
         )
 
@@ -79,8 +81,10 @@ class _Lines(Task):
 class _Bar(Task):
     """A bar of rich."""
 
-    def __init__(self, name: str, total: int, done: int, bar: object, handle: object) -> None:
-        super().__init__(name, total, done)
+    def __init__(
+        self, name: str, total: int, done: int, unit: str, bar: object, handle: object
+    ) -> None:
+        super().__init__(name, total, done, unit)
         self.bar, self.handle = bar, handle
 
     def draw(self) -> None:
@@ -93,10 +97,10 @@ _current: Task | None = None  # the one that is shown now
 
 
 @contextmanager
-def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
-    """Show work of `total` steps, of which `done` were done before."""
+def task(name: str, total: int, done: int = 0, unit: str = "") -> Iterator[Task]:
+    """Show work of `total` units (named `unit`), of which `done` were done before."""
     if not sys.stderr.isatty():
-        with _shown(_Lines(name, total, done)) as lines:
+        with _shown(_Lines(name, total, done, unit)) as lines:
             yield lines
         return
     from rich.console import Console
@@ -112,12 +116,13 @@ def task(name: str, total: int, done: int = 0) -> Iterator[Task]:
         TextColumn("  {task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}", markup=False),
         TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        handle = bar.add_task(one_line(name), total=total, completed=done, note="")
-        with _shown(_Bar(name, total, done, bar, handle)) as shown:
+        handle = bar.add_task(one_line(name), total=total, completed=done, unit=unit, note="")
+        with _shown(_Bar(name, total, done, unit, bar, handle)) as shown:
             yield shown
 
 

@@ -1,11 +1,11 @@
-"""The one contract of all engines: requests in, completions out in the order in which they finish.
+"""The contract of all engines: requests in, completions out, in the order in which they finish.
 
     engine = open_engine(EngineConfig(), model_dir)
-    for completion in engine.generate(requests):  # lazily: a window of requests is in flight, never all of them
+    for completion in engine.generate(requests):  # lazy: a window of requests is in flight
         ...
 
-A request that cannot be completed (too long, empty, refused) is a completion with `finish_reason = 'error'` and the
-reason: `generate` raises only where the engine itself is lost.
+A request that cannot be completed (too long, empty, refused) becomes a completion with
+`finish_reason = 'error'` and the reason. `generate` raises only if the engine itself is lost.
 """
 
 from __future__ import annotations
@@ -25,53 +25,61 @@ from curate.records import Completion, Request
 
 
 class EngineConfig(Config):
-    """How an engine is opened. What only one backend knows goes into `args`, which it takes as they are."""
+    """How an engine is opened.
+
+    Settings that only one backend has go into `args`, which it gets as they are.
+    """
 
     name: str = Field(
         default="auto",
         description="auto, vllm, transformers, openai, stub, or your own as 'package.module:name'",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="auto: as the weights are"
+        default="auto",
+        description="auto: as the weights are, or float32 on a CPU that lacks the format",
     )
     max_model_len: int | None = Field(
-        default=None, ge=2, description="prompt and completion together; None: what the model has"
+        default=None,
+        ge=2,
+        description="tokens of prompt and completion together; None: the length of the model",
     )
     memory: float | None = Field(
         default=None,
         gt=0,
-        description="GiB for the key-value cache; None: chosen from what is free where the engine runs",
+        description="GiB for the key-value cache; None: chosen from what is free on the device",
     )
     seed: int = Field(
-        default=0, ge=0, description="of the engine; each request has a seed of its own besides"
+        default=0, ge=0, description="of the engine; each request also has its own seed"
     )
     tensor_parallel_size: int = Field(
-        default=1, ge=1, description="GPUs that one copy of the model is split over"
+        default=1, ge=1, description="GPUs across which one copy of the model is split"
     )
     replicas: int = Field(
         default=1,
         ge=1,
-        description="copies of the model, each on GPUs of its own, fed from one queue",
+        description="copies of the model, each on its own GPUs, fed from one queue",
     )
     devices: list[int] | None = Field(
         default=None,
-        description="GPUs of its own, as this process numbers them (2,3); None: all it sees",
+        description="GPUs reserved for the engine, as this process numbers them (2,3); None: all",
     )
     transfer: Literal["auto", "nccl", "files"] = Field(
         default="auto",
-        description="how a trainer's weights arrive; auto: nccl between GPUs (vLLM's own), else files",
+        description="how a trainer sends weights; auto: nccl between GPUs (vLLM's own), else files",
     )
     in_flight: int | None = Field(
-        default=None, ge=1, description="requests held at once; None: twice what runs at once"
+        default=None,
+        ge=1,
+        description="requests in flight; None: twice the number that runs at once",
     )
     args: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the backend as they are"
+        default_factory=dict, description="passed to the backend unchanged"
     )
 
     @field_validator("devices", mode="before")
     @classmethod
     def _numbers(cls, value: Any) -> Any:
-        """`2,3` and `2` are lists, too."""
+        """Read `2,3` and `2` as lists."""
         numbers = (
             [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
         )
@@ -81,13 +89,13 @@ class EngineConfig(Config):
     @classmethod
     def _distinct(cls, value: list[int] | None) -> list[int] | None:
         if value is not None and (not value or min(value) < 0 or len(set(value)) < len(value)):
-            raise ValueError(f"{value} is no list of different GPUs: write them as 2,3")
+            raise ValueError(f"{value}: give distinct GPU ids, e.g. 2,3")
         return value
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Who completes a prompt. Of one engine only one `generate` runs at a time."""
+    """Completes prompts. One engine runs one `generate` at a time."""
 
     name: str
     model_path: Path
@@ -96,32 +104,35 @@ class Engine(Protocol):
 
     @property
     def model_hash(self) -> str:
-        """Hash of the weights (of the server and the model's name, where the weights cannot be seen)."""
+        """Hash of the weights; for a remote model, of the server and its name for the model."""
 
     @property
     def tokenizer(self) -> Any:
-        """The Hugging Face tokenizer, or None where the backend has none."""
+        """The Hugging Face tokenizer, or None if the backend has none."""
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """Completions in the order in which they finish; `requests` is read as room becomes free.
 
-        A None among the requests means "none now, ask again after the next completion": so a caller can decide what to
-        ask by what came back. Closing the iterator early aborts what is in flight.
+        None among the requests means "none now, ask again after the next completion", so that a
+        caller can base its next requests on results. Closing the iterator early aborts what is in
+        flight.
         """
 
     def render_chat(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The messages as one prompt, by the model's chat template. `UsageError` where it has none."""
+        """The messages as one prompt, by the model's chat template. UsageError if it has none."""
 
     def update_weights(self, directory: str | Path) -> str:
-        """New weights of the same architecture, in place. Returns the fingerprint read back from the engine.
+        """Load weights of the same architecture in place. Returns the fingerprint read back from
+        the engine.
 
-        Raises `CurateError` where what the engine then holds differs from the files. Prefix caches are emptied.
+        Raises CurateError if the engine then holds something else than the files. Prefix caches are
+        emptied.
         """
 
     def sleep(self) -> None:
-        """Gives memory back for a trainer, where the backend can; `wake` takes it again."""
+        """Release memory for a trainer, if the backend can; `wake` takes it again."""
 
     def wake(self) -> None: ...
 
@@ -129,7 +140,9 @@ class Engine(Protocol):
 
 
 class ModelDirectory:
-    """What every engine over a local model directory shares: tokenizer, end tokens, lengths, checks of a request."""
+    """Base of engines over a local model directory: tokenizer, end tokens, lengths, checks of
+    requests.
+    """
 
     name = ""
 
@@ -138,18 +151,20 @@ class ModelDirectory:
         self.tokenizer: Any = load_tokenizer(Path(model_dir))
         self._encode = lru_cache(maxsize=1024)(self._encode_text)
         self._adopt(Path(model_dir))
-        known = model_length(self.model_path)
-        self.max_model_len = min(config.max_model_len or known, known)
+        longest = model_length(self.model_path)
+        self.max_model_len = min(config.max_model_len or longest, longest)
 
     def _adopt(self, model_dir: Path) -> None:
-        """Takes over what the files of `model_dir` say."""
+        """Read from the files in `model_dir` what depends on them."""
         self.model_path = model_dir
         self._hash: str | None = None
         self.end_token_ids = end_tokens(model_dir, self.tokenizer)
 
     @property
     def model_hash(self) -> str:
-        """Hash of the weights, computed when it is first asked for: a trainer that updates each step may never ask."""
+        """Hash of the weights, computed on first use: a trainer that updates them each step may
+        never need it.
+        """
         if self._hash is None:
             self._hash = weights_hash(self.model_path)
         return self._hash
@@ -163,7 +178,9 @@ class ModelDirectory:
         return encode(self.tokenizer, prompt)
 
     def prepare(self, request: Request) -> tuple[list[int], str | None]:
-        """The prompt's token ids, and why the request cannot be completed (None if it can)."""
+        """Token ids of the prompt, and the reason why the request cannot be completed (None if it
+        can).
+        """
         sampling_fault = check_sampling(request)
         if sampling_fault:
             return [], sampling_fault
@@ -173,16 +190,14 @@ class ModelDirectory:
                 if request.prompt_token_ids is not None
                 else self._encode(request.prompt)
             )
-        except (
-            Exception
-        ) as error:  # a tokenizer refuses some byte sequences; that is the request's fault
+        except Exception as error:  # tokenizers refuse some byte sequences: only this request fails
             return [], f"the prompt cannot be tokenised: {error}"
         if not ids:
             return ids, "the prompt is empty"
         if len(ids) >= self.max_model_len:
             return (
                 ids,
-                f"the prompt has {len(ids)} tokens; the model takes at most {self.max_model_len} in all",
+                f"the prompt has {len(ids)} tokens; the model takes {self.max_model_len} in all",
             )
         highest = max(ids)
         if min(ids) < 0 or highest >= max(len(self.tokenizer), self.vocab_size):
@@ -194,7 +209,7 @@ class ModelDirectory:
         return int(read_config(self.model_path).get("vocab_size") or 0)
 
     def check_same_architecture(self, directory: Path) -> None:
-        """Weights can be exchanged in place only within one architecture and one vocabulary."""
+        """CurateError if the weights in `directory` have another architecture or vocabulary."""
         old, new = read_config(self.model_path), read_config(directory)
         keys = (
             "architectures",
@@ -206,8 +221,9 @@ class ModelDirectory:
         for key in (*keys, "num_key_value_heads", "intermediate_size", "tie_word_embeddings"):
             if old.get(key) != new.get(key):
                 raise CurateError(
-                    f"the weights of '{directory}' do not fit the running engine: {key} is {new.get(key)} there and "
-                    f"{old.get(key)} in '{self.model_path}'. Close this engine and open one on that model"
+                    f"the weights in '{directory}' do not fit the running engine: {key} is "
+                    f"{new.get(key)} there and {old.get(key)} in '{self.model_path}'. "
+                    "Close this engine and open one for that model"
                 )
 
     def sleep(self) -> None:
@@ -221,22 +237,25 @@ class ModelDirectory:
 
 
 def load_tokenizer(model_dir: Path) -> Any:
-    """The tokenizer of a model directory. `UsageError` where there is none."""
+    """The tokenizer of a model directory. UsageError if there is none."""
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(model_dir)
     except Exception as error:
         raise UsageError(
-            f"the model in '{model_dir}' has no tokenizer that loads ({str(error).splitlines()[0][:200]}): "
-            "a directory with config.json, *.safetensors, tokenizer.json and tokenizer_config.json is needed"
+            f"the tokenizer in '{model_dir}' does not load ({str(error).splitlines()[0][:200]}): "
+            "the "
+            "directory needs config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
         ) from error
 
 
 def encode(tokenizer: Any, prompt: str) -> list[int]:
-    """Token ids of a prompt, with the special tokens the tokenizer adds, but never a second BOS.
+    """Token ids of a prompt, with the special tokens that the tokenizer adds, but never a second
+    BOS.
 
-    Chat templates write BOS into the text; a tokenizer that adds one too would give the model a prompt it never saw.
+    Chat templates write BOS into the text. A tokenizer that adds another would give a prompt unlike
+    any in training.
     """
     bos = tokenizer.bos_token
     return list(tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos))))
@@ -248,7 +267,8 @@ def render_chat(
     """The messages as text, by the tokenizer's chat template."""
     if not getattr(tokenizer, "chat_template", None):
         raise UsageError(
-            f"the model '{where}' has no chat template: it is a base model. Use a template of plain text"
+            f"the model '{where}' has no chat template: it is a base model. Use a plain-text "
+            "template"
         )
     text = tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -257,7 +277,7 @@ def render_chat(
 
 
 def read_config(model_dir: str | Path) -> dict[str, Any]:
-    """config.json of a model; the text model's part where there are several."""
+    """config.json of a model; of a multimodal model, the part of its text model."""
     try:
         config = json.loads((Path(model_dir) / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -268,12 +288,12 @@ def read_config(model_dir: str | Path) -> dict[str, Any]:
 
 
 def model_length(model_dir: str | Path) -> int:
-    """Tokens the model was made for; 2048 where it does not say."""
+    """Context length of the model, in tokens; 2048 if its config does not give it."""
     return int(read_config(model_dir).get("max_position_embeddings") or 2048)
 
 
 def check_sampling(request: Request) -> str | None:
-    """Why the sampling settings of a request make no sense (None if they do)."""
+    """The reason why the sampling settings of a request are invalid; None if they are valid."""
     sampling = request.sampling
     if sampling.max_tokens < 1:
         return f"max_tokens is {sampling.max_tokens}; at least 1 is needed"
@@ -291,7 +311,7 @@ def check_sampling(request: Request) -> str | None:
 
 
 def failed(request: Request, reason: str, ids: list[int] | None = None) -> Completion:
-    """The completion of a request that could not be completed."""
+    """The completion that stands for a request that failed."""
     return Completion(
         request.request_id,
         "",
@@ -303,6 +323,6 @@ def failed(request: Request, reason: str, ids: list[int] | None = None) -> Compl
 
 
 def cut_at_stop(text: str, stops: tuple[str, ...]) -> tuple[str, bool]:
-    """The text up to the first stop string and with it, and whether there was one."""
-    found = [(at, len(stop)) for stop in stops if stop and (at := text.find(stop)) >= 0]
-    return (text[: sum(min(found))], True) if found else (text, False)
+    """The text up to and including the first stop string, and whether it has one."""
+    matches = [(at, len(stop)) for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return (text[: sum(min(matches))], True) if matches else (text, False)

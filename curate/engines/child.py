@@ -1,11 +1,13 @@
-"""A backend in a process of its own: requests go over a socket, completions come back.
+"""A backend in its own process: requests go over a socket, completions come back.
 
-Why a process: vLLM binds memory to one NUMA node, patches torch's thread control and opens torch.distributed, all
-of which would hobble a trainer in the same process; a backend that crashes takes only itself down and is started again;
-several of them are data-parallel replicas; and the engine computes while the caller writes files.
+Why a process: vLLM binds memory to one NUMA node, patches torch's thread control and opens
+torch.distributed, all of which would slow down a trainer in the same process. A backend that
+crashes takes only itself down and is started again. Several of them are data-parallel replicas. And
+the engine computes while the caller writes files.
 
-The parent's death ends the child within about a second (it looks whose child it is), so that a SIGKILL leaves nothing
-behind. A child is started with a plain `python -m`, never by fork or by importing the caller's script.
+The child ends within about a second of its parent's death (it polls its parent's pid), so a SIGKILL
+leaves nothing behind. It is started with a plain `python -m`, never by fork or by importing the
+caller's script.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 import weakref
 from importlib import import_module
 from multiprocessing.connection import Connection
@@ -30,15 +33,15 @@ from curate.records import Completion, Request
 
 Job = tuple[
     int, list[int], Request
-]  # the child's own number for the request, its prompt ids, the request
+]  # the child's number for the request, its prompt ids, the request
 Done = tuple[int, Completion]
 
 
 class Core(Protocol):
-    """What a backend offers inside the child. It is stepped, so that completions leave as they finish."""
+    """A backend inside the child. It is stepped, so that completions leave as they finish."""
 
     def info(self) -> dict[str, Any]: ...
-    def add(self, job: Job) -> Done | None: ...  # a completion at once means: refused
+    def add(self, job: Job) -> Done | None: ...  # an immediate completion means that it is refused
     def busy(self) -> bool: ...
     def step(self) -> list[Done]: ...
     def abort(self) -> None: ...
@@ -84,16 +87,16 @@ class Child:
         self.conn.send((core, model_dir, config))
 
     def ready(self) -> dict[str, Any]:
-        """What the backend says of itself, once it runs. `CurateError` where it did not start."""
+        """What the backend reports once it runs. CurateError if it did not start."""
         while self.info is None:
             try:
                 kind, value = self.conn.recv()
             except (EOFError, OSError) as error:
                 raise CurateError(
-                    f"the engine did not start; its last words:\n{self.last_words()}"
+                    f"the engine did not start; the end of its log:\n{self.log_tail()}"
                 ) from error
             if kind == "raised":
-                raise CurateError(f"the engine did not start: {value}\n{self.last_words()}")
+                raise CurateError(f"the engine did not start: {value}\n{self.log_tail()}")
             self.info = value
         return self.info
 
@@ -104,11 +107,14 @@ class Child:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether something that finished is here already, so that `receive` will not wait."""
+        """Whether completions are here already, so that `receive` does not wait."""
         return bool(self._arrived)
 
     def receive(self) -> list[Done]:
-        """What finished, waiting for the next message. EOFError or OSError where the child is gone."""
+        """Completions of the next message, waiting for it.
+
+        EOFError or OSError if the child is gone.
+        """
         if self._arrived:
             done, self._arrived = self._arrived, []
         else:
@@ -120,7 +126,7 @@ class Child:
         return done
 
     def call(self, method: str, *args: Any) -> Any:
-        """A method of the backend, after everything sent before it."""
+        """Call a method of the backend, after everything sent before."""
         self.ready()
         try:
             self.conn.send(("call", (method, args)))
@@ -132,20 +138,20 @@ class Child:
                 break
         except (EOFError, OSError) as error:
             raise CurateError(
-                f"the engine died during {method}; its last words:\n{self.last_words()}"
+                f"the engine died during {method}; the end of its log:\n{self.log_tail()}"
             ) from error
         if kind == "raised":
             raise CurateError(f"{method} failed in the engine: {value}")
         return value
 
     def abort(self) -> None:
-        """Forgets everything in flight, in the child and here."""
+        """Drop everything in flight, in the child and here."""
         self.call("abort")
         self.in_flight.clear()
         self._arrived.clear()
 
-    def last_words(self, lines: int = 15) -> str:
-        """The end of what the child printed."""
+    def log_tail(self, lines: int = 15) -> str:
+        """The last lines that the child printed."""
         try:
             with open(self.log.name, errors="replace") as stream:
                 return "".join(stream.readlines()[-lines:]).strip() or "(it printed nothing)"
@@ -153,9 +159,8 @@ class Child:
             return "(its log is gone)"
 
     def close(self, seconds: float = 10.0) -> None:
-        if (
-            self.info is not None
-        ):  # one that is still starting reads nothing, and has nothing to tidy up
+        # A child that is still starting does not read messages, and has nothing to clean up.
+        if self.info is not None:
             try:
                 self.conn.send(("close", None))
                 self.process.wait(seconds)
@@ -178,9 +183,7 @@ def _end(process: subprocess.Popen[bytes], conn: Connection) -> None:
 def main() -> None:
     conn = Connection(int(sys.argv[1]))
     parent = int(sys.argv[2])
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the parent's to handle; it then closes us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and closes this child
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     outbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     sender = threading.Thread(target=_send_all, args=(conn, outbox), daemon=True)
@@ -194,21 +197,18 @@ def main() -> None:
     except (EOFError, OSError):
         pass  # the parent has gone
     except BaseException as error:
-        import traceback
-
         traceback.print_exc()
         outbox.put(("raised", f"{type(error).__name__}: {error}"))
     outbox.put(None)
     sender.join(5)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        0
-    )  # a backend's own exit handlers can hang, and there is nothing left that they should save
+    # A backend's own exit handlers can hang, and nothing is left for them to save.
+    os._exit(0)
 
 
 def serve(core: Core, conn: Connection, outbox: queue.SimpleQueue[Any]) -> None:
-    """Takes what came, makes one step, hands out what finished; for ever."""
+    """Take messages, make one step, send completions, until the parent closes the connection."""
     while True:
         while not core.busy() or conn.poll(0):
             kind, value = conn.recv()
@@ -229,7 +229,9 @@ def serve(core: Core, conn: Connection, outbox: queue.SimpleQueue[Any]) -> None:
 
 
 def _send_all(conn: Connection, outbox: queue.SimpleQueue[Any]) -> None:
-    """Sends from a thread of its own: a caller that does not read for a while must not stop the engine."""
+    """Send from a separate thread: a caller that does not read for a while must not stop the
+    engine.
+    """
     while (message := outbox.get()) is not None:
         try:
             conn.send_bytes(pickle.dumps(message, protocol=5))

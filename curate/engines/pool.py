@@ -1,4 +1,6 @@
-"""One queue over several child processes: feeds the least loaded, streams what finishes, restarts what dies."""
+"""One queue over several child processes: feed the least loaded, stream completions, restart what
+dies.
+"""
 
 from __future__ import annotations
 
@@ -15,46 +17,47 @@ from curate.errors import CurateError
 from curate.progress import say
 from curate.records import Completion, Request
 
-RESTARTS = 5  # deaths without one completion between them, after which the engine is given up
-SUSPECT = 2  # deaths that a request was in flight at, after which it is asked alone; one more, and it has failed
-PAUSE = 0.01  # seconds between two looks at a source that has nothing now
+RESTARTS = 5  # deaths in a row, without a completion in between, after which the engine is given up
+SUSPECT = 2  # deaths with a request in flight after which it runs alone; at the next one it fails
+PAUSE = 0.01  # seconds until a source that has nothing now is asked again
 
 
 @dataclass
 class Flight:
-    """What one `generate` has under way."""
+    """The requests of one `generate`.
+
+    suspects: jobs that may have killed the engine; they run one at a time, with nothing else.
+    """
 
     source: Iterator[Request | None]
     started: dict[int, Request] = field(default_factory=dict)
-    suspects: list[Job] = field(
-        default_factory=list
-    )  # may have killed the engine: asked one at a time, nothing beside
+    suspects: list[Job] = field(default_factory=list)
     at_once: list[Completion] = field(default_factory=list)
     exhausted: bool = False
 
 
 class PooledEngine(ModelDirectory):
-    """An engine whose backend runs in `config.replicas` child processes. Subclasses name the `core` that runs there."""
+    """An engine whose backend, the `core` of a subclass, runs in `config.replicas` child
+    processes.
+    """
 
     core = ""
 
     def __init__(self, config: EngineConfig, model_dir: str | Path) -> None:
         super().__init__(config, model_dir)
-        self._weights = self.model_path  # what a restarted child must load
+        self._weights = self.model_path  # loaded by a child that is restarted
         self._number = 0
         self._generating = False
         self._deaths = 0  # since the last completion
-        self._died_with: dict[
-            int, int
-        ] = {}  # job number -> deaths of the engine while it was in flight
+        self._died_with: dict[int, int] = {}  # deaths of the engine by the jobs in flight
         self._lost = False
         self.restarts = 0
         self._children: list[Child] = [self._start(i) for i in range(config.replicas)]
 
-    # --- what a subclass may change
+    # --- for subclasses to override
 
     def child_config(self) -> dict[str, Any]:
-        # never longer than the model knows: a backend would refuse to start
+        # Never longer than the model's own length: a backend would refuse to start.
         length = self.max_model_len if self.config.max_model_len else None
         return {
             **self.config.model_dump(),
@@ -68,7 +71,10 @@ class PooledEngine(ModelDirectory):
     # --- the contract
 
     def wait_ready(self) -> None:
-        """Waits until every replica runs; they start in parallel, and while the caller does other things."""
+        """Wait until every replica runs.
+
+        They start in parallel, while the caller does other things.
+        """
         for child in self._children:
             info = child.ready()
             self.max_model_len = min(
@@ -77,7 +83,7 @@ class PooledEngine(ModelDirectory):
 
     @property
     def window(self) -> int:
-        """Requests held at once: enough that the engine's own queue never runs dry."""
+        """Requests in flight: enough that the backend's queue never runs dry."""
         return self.config.in_flight or 2 * sum(
             c.ready().get("max_num_seqs", 64) for c in self._children
         )
@@ -118,7 +124,7 @@ class PooledEngine(ModelDirectory):
                 time.sleep(PAUSE)
 
     def _feed(self, flight: Flight, window: int) -> None:
-        """Fills the window; what cannot be completed is set aside as failed at once."""
+        """Fill the window. Requests that cannot be completed fail at once."""
         jobs: list[Job] = []
         while (
             not flight.exhausted and len(flight.started) < window and len(flight.at_once) < window
@@ -140,7 +146,10 @@ class PooledEngine(ModelDirectory):
         self._share(flight, jobs)
 
     def _share(self, flight: Flight, jobs: list[Job]) -> None:
-        """Gives each job to the replica with the least to do. Runs of one prompt stay together, for their prefix."""
+        """Give each job to the least loaded replica.
+
+        Neighbours with one prompt stay together, to share its prefix.
+        """
         shares: dict[int, list[Job]] = {}
         load = [len(child.in_flight) for child in self._children]
         last: tuple[str, int] | None = None
@@ -158,13 +167,11 @@ class PooledEngine(ModelDirectory):
         for index, share in shares.items():
             try:
                 self._children[index].add(share)
-            except (
-                OSError
-            ) as error:  # it died: the jobs are in its book, and go on in its successor
+            except OSError as error:  # it died with the jobs in flight; its successor gets them
                 self._recover(flight, index, error)
 
     def _ask_suspect(self, flight: Flight) -> None:
-        """The next suspect, once nothing else is in flight."""
+        """Start the next suspect, once nothing else is in flight."""
         if not any(child.in_flight for child in self._children):
             self._share(flight, [flight.suspects.pop(0)])
 
@@ -190,19 +197,19 @@ class PooledEngine(ModelDirectory):
                 self._restart(index, error)
 
     def _recover(self, flight: Flight, index: int, why: BaseException) -> None:
-        """Restarts a dead child and asks its requests again, with the same seeds.
+        """Restart a dead child and send its requests again, with the same seeds.
 
-        One bad request must not kill the job: a request that was there at `SUSPECT` deaths is asked alone, and has
-        failed if the engine dies of it once more.
+        One bad request must not end the job: a request in flight at `SUSPECT` deaths runs alone,
+        and fails if the engine dies once more.
         """
         pending = list(self._children[index].in_flight.values())
-        words = self._restart(index, why)
+        log = self._restart(index, why)
         again: list[Job] = []
         for job in pending:
             deaths = self._died_with[job[0]] = self._died_with.get(job[0], 0) + 1
             if deaths > SUSPECT and len(pending) == 1:
                 del flight.started[job[0]]
-                reason = f"the engine died {deaths} times of this request: {words.splitlines()[-1]}"
+                reason = f"the engine died {deaths} times of this request: {log.splitlines()[-1]}"
                 flight.at_once.append(failed(job[2], reason, job[1]))
             elif deaths >= SUSPECT:
                 flight.suspects.append(job)
@@ -212,21 +219,21 @@ class PooledEngine(ModelDirectory):
             self._children[index].add(again)
 
     def _restart(self, index: int, why: BaseException) -> str:
-        """A new child in the place of a dead one. Returns the last words of the dead."""
+        """Replace a dead child. Returns the tail of its log."""
         dead = self._children[index]
-        words = dead.last_words()
+        log = dead.log_tail()
         dead.close(0)
         self._deaths += 1
         if self._deaths > RESTARTS:
             self._lost = True
             raise CurateError(
-                f"the engine died {self._deaths} times in a row ({why}); its last words:\n{words}"
+                f"the engine died {self._deaths} times in a row ({why}); the end of its log:\n{log}"
             )
         self.restarts += 1
-        say(f"  the engine died and is started again; its last words: {words.splitlines()[-1]}")
+        say(f"  the engine died and is started again; the end of its log: {log.splitlines()[-1]}")
         self._children[index] = self._start(index)
         self._children[index].ready()
-        return words
+        return log
 
     def _start(self, replica: int) -> Child:
         return Child(self.core, str(self._weights), self.child_config(), self.child_env(replica))
@@ -235,17 +242,18 @@ class PooledEngine(ModelDirectory):
         directory = Path(directory).resolve()
         if self._generating:
             raise CurateError(
-                "weights cannot change while requests are in flight: finish or close the iterator first"
+                "weights cannot change while requests are in flight: finish or close the iterator "
+                "first"
             )
         self.check_same_architecture(directory)
-        seen = {child.call("update_weights", str(directory)) for child in self._children}
-        if len(seen) != 1:
+        hashes = {child.call("update_weights", str(directory)) for child in self._children}
+        if len(hashes) != 1:
             raise CurateError(
                 f"the replicas hold different weights after the update to '{directory}'"
             )
         self._weights = directory
         self._adopt(directory)
-        return seen.pop()
+        return hashes.pop()
 
     def sleep(self) -> None:
         for child in self._children:

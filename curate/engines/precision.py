@@ -1,7 +1,8 @@
 """The number format a model is computed in. Engines and trainers share this one answer.
 
-bfloat16 halves the memory traffic of float32, which makes it faster wherever the processor multiplies it natively. A CPU
-without such instructions emulates it, at a third of the speed of float32 or less.
+bfloat16 halves the memory traffic of float32, which makes it faster wherever the processor
+multiplies it natively. A CPU without such instructions emulates it, at a third of the speed of
+float32 or less.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from curate.engines.base import EngineConfig, read_config
 def fast_bf16(device: Any) -> bool:
     """Whether a `torch.device` multiplies bfloat16 natively.
 
-    On a CPU that takes AVX512-BF16, AMX or SVE-BF16. `ATEN_CPU_CAPABILITY` can take them away, so torch is asked too.
+    On a CPU that takes AVX512-BF16, AMX or SVE-BF16. `ATEN_CPU_CAPABILITY` can take them away, so
+    torch is asked too.
     """
     import torch
 
@@ -43,10 +45,12 @@ def _cpu_flags() -> set[str]:
 
 
 def resolve_dtype(config: EngineConfig, name: str, model_dir: str | Path) -> str:
-    """The dtype in which engine `name` computes the model; `auto` follows the weights as far as the device allows.
+    """The dtype in which engine `name` computes the model; `auto` follows the weights as far as the
+    device allows.
 
-    On a CPU without native bfloat16, half-precision weights are computed in float32. On a GPU without it they are
-    computed in float16, and vLLM, whose attention kernels want 16 bits, rounds float32 weights.
+    On a CPU without native bfloat16, half-precision weights are computed in float32. On a GPU
+    without it they are computed in float16, and vLLM, whose attention kernels want 16 bits, rounds
+    float32 weights.
     """
     if config.dtype != "auto":
         return config.dtype
@@ -64,7 +68,9 @@ def resolve_dtype(config: EngineConfig, name: str, model_dir: str | Path) -> str
 
 
 def weights_dtype(model_dir: str | Path) -> str:
-    """The dtype of the weights in a directory, as its config.json records it; float32 if it does not."""
+    """The dtype of the weights in a directory, as its config.json records it; float32 if it does
+    not.
+    """
     config = read_config(model_dir)
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return stored if stored in ("float32", "float16", "bfloat16") else "bfloat16"

@@ -1,7 +1,8 @@
 """Which engine a config means: by name, or for `auto` the faster one here; and how it is opened.
 
-`settle` is the one place where `name: auto` and `dtype: auto` become a definite engine and precision. Both are part of
-what determines a trace, so a job settles them before it plans, and its traces never mix with those of another engine.
+`settle` is the one place where `name: auto` and `dtype: auto` become a definite engine and
+precision. Both are part of what determines a trace, so a job settles them before it plans, and its
+traces never mix with those of another engine.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ NUMERIC_ARGS = ("quantization", "kv_cache_dtype", "hf_overrides", "extra_body")
 def choose(config: EngineConfig, model_dir: str | Path | None = None) -> tuple[str, str]:
     """(engine, why) that the config means, without measuring anything.
 
-    For `auto` with both engines on a CPU, a remembered measurement of the model decides; before there is one, vllm.
+    For `auto` with both engines on a CPU, a remembered measurement of the model decides; before
+    there is one, vllm.
     """
     if config.name != "auto":
         return config.name, "named in the config"
@@ -65,8 +67,8 @@ def undecided(config: EngineConfig) -> bool:
 def settle(config: EngineConfig, model_dir: str | Path, may_measure: bool = True) -> EngineConfig:
     """The config with a definite engine and, for a local one, a definite precision.
 
-    With `may_measure`, an `auto` that nothing has decided yet is decided by generating with both engines for some
-    seconds; the result is printed and remembered.
+    With `may_measure`, an `auto` that nothing has decided yet is decided by generating with both
+    engines for some seconds; the result is printed and remembered.
     """
     name, _ = choose(config, model_dir)
     if may_measure and undecided(config):
@@ -75,7 +77,9 @@ def settle(config: EngineConfig, model_dir: str | Path, may_measure: bool = True
 
 
 def alternatives(config: EngineConfig, model_dir: str | Path) -> list[EngineConfig]:
-    """Every engine and precision that the config could have meant on some machine, as far as it runs on this one."""
+    """Every engine and precision that the config could have meant on some machine, as far as it
+    runs on this one.
+    """
     if config.name == "auto":
         names = [name for name in LOCAL if find_spec(name) is not None]
     else:
@@ -118,7 +122,9 @@ def need(name: str) -> None:
 
 
 def label(config: EngineConfig) -> str:
-    """The part of a settled engine that determines a text: name, precision, and arguments that change the numbers."""
+    """The part of a settled engine that determines a text: name, precision, and arguments that
+    change the numbers.
+    """
     parts = [config.name] + ([config.dtype] if config.dtype != "auto" else [])
     parts += [f"{key}={config.args[key]}" for key in NUMERIC_ARGS if config.args.get(key)]
     if adapter := config.args.get("lora_path"):
@@ -141,7 +147,10 @@ def describe_choice(config: EngineConfig | None = None, model_dir: str | Path | 
 
 
 def open_engine(config: EngineConfig, model_dir: str | Path) -> Engine:
-    """A running engine over the model in `model_dir`. Raises UsageError if the config does not fit it."""
+    """A running engine over the model in `model_dir`.
+
+    Raises UsageError if the config does not fit it.
+    """
     return create(settle(config, model_dir), model_dir)
 
 
@@ -154,7 +163,9 @@ def create(config: EngineConfig, model_dir: str | Path) -> Engine:
 
 
 def model_for(config: EngineConfig, spec: str) -> ModelRef:
-    """The model called `spec`, as the engine of `config` means it: files on this machine, or a server's model."""
+    """The model called `spec`, as the engine of `config` means it: files on this machine, or a
+    server's model.
+    """
     name, _ = choose(config)
     if name != "openai":
         return resolve_model(spec)

@@ -1,6 +1,8 @@
-"""One engine at a time, used by job after job: a model of the same architecture gets its weights into the running one.
+"""One engine at a time, shared by consecutive jobs: weights of the same architecture go into the
+running engine.
 
-Starting vLLM takes longer than many small jobs; putting new weights into it takes less than a second.
+Starting vLLM takes longer than many small jobs; loading new weights into it takes less than a
+second.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from curate.engines.registry import LOCAL, create, settle
 from curate.errors import CurateError
 from curate.progress import waiting
 
-# Keys of config.json that say nothing of the shape of the model.
+# Keys of config.json that do not affect the shape of the model.
 _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"}
 
 
 class SharedEngine:
-    """Holds at most one open engine. `get` gives one with the wanted weights; `close` ends it."""
+    """Holds at most one open engine. `get` returns it with the wanted weights; `close` ends it."""
 
     def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
         self._say = say
@@ -32,7 +34,9 @@ class SharedEngine:
         self._hash: str = ""
 
     def get(self, config: Any, path: Path, weights: str) -> Any:
-        """The engine of `config` with the weights in `path`, whose hash is `weights`."""
+        """The engine of `config` with the weights in `path`, whose hash is `weights`; started if
+        need be.
+        """
         config = settle(config, path)
         settings, shape = config.model_dump_json(), architecture(path)
         if self._engine is not None and (settings, shape) == (self._settings, self._shape):
@@ -43,7 +47,8 @@ class SharedEngine:
                     return self._engine
                 except (CurateError, NotImplementedError) as error:
                     self._say(
-                        f"the running engine could not take the new weights ({error}); starting another"
+                        f"the running engine cannot load the new weights ({error}); starting "
+                        "another"
                     )
             else:
                 return self._engine
@@ -62,7 +67,9 @@ class SharedEngine:
             return engine
 
     def changed(self, weights: str = "") -> None:
-        """Tell that somebody else (a trainer) put weights into the engine, so that the next `get` sets its own."""
+        """Note that a trainer put other weights into the engine, so that the next `get` loads its
+        own.
+        """
         self._hash = weights
 
     def close(self) -> None:
@@ -79,16 +86,18 @@ def shown_name(path: Path) -> str:
 
 
 def architecture(path: Path) -> str:
-    """What two models must share to swap weights: config without volatile keys, and the tokenizer."""
+    """Hash of what two models must share to swap weights: the shape in config.json, and the
+    tokenizer.
+    """
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return str(path)
-    kept = {k: v for k, v in config.items() if k not in _VOLATILE}
-    digest = hashlib.blake2b(json.dumps(kept, sort_keys=True).encode(), digest_size=16)
+    shape = {k: v for k, v in config.items() if k not in _VOLATILE}
+    digest = hashlib.blake2b(json.dumps(shape, sort_keys=True).encode(), digest_size=16)
     tokenizer = path / "tokenizer.json"
     if tokenizer.exists():
-        # vocabulary and merges; a checkpoint may store padding settings differently
+        # Vocabulary and merges only: a checkpoint may store padding settings differently.
         model = json.loads(tokenizer.read_text(encoding="utf-8")).get("model")
         digest.update(json.dumps(model, sort_keys=True).encode())
     return digest.hexdigest()

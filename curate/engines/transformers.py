@@ -1,16 +1,18 @@
 """The fallback engine: a plain sampling loop over `transformers`, with continuous batching.
 
-A batch of rows is stepped one token at a time. Rows that ended leave, waiting requests of like length take their place,
-and samples of one prompt share its prefill. Each row draws from a generator of its own seed and turns one uniform
-number into a token by the inverse of the cumulative distribution, so that its text does not depend on who is in the
-batch with it, but for the last bits of the logits.
+A batch of rows is stepped one token at a time. Rows that ended leave, waiting requests of similar
+length take their place, and samples of one prompt share its prefill. Each row has a generator with
+its own seed and turns one uniform number into a token by inverse transform sampling, so its text
+depends on the other rows of the batch only through the last bits of the logits.
 
-Departs from `model.generate`: the key-value cache grows in steps instead of being copied each token; log-probs are
-those of the distribution sampled from, after temperature, top-k and top-p; at temperature 0 they are the model's own.
+Unlike in `model.generate`, the key-value cache grows in steps instead of being copied for each
+token, and log-probs are those of the distribution sampled from, after temperature, top-k and top-p;
+at temperature 0 they are the model's own.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,15 +23,13 @@ from curate.engines.base import EngineConfig, ModelDirectory, cut_at_stop, faile
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
 
-CPU_ROWS, GPU_ROWS = (
-    32,
-    128,
-)  # rows stepped together; two cores gain nothing above 32 with a 135M model
+# Rows stepped together. With a 135M model two cores gain nothing above 32.
+CPU_ROWS, GPU_ROWS = 32, 128
 PREFILL_TOKENS = 4096  # prompt tokens (padding included) in one forward pass, to bound its memory
 GROWTH = 64  # tokens by which the cache grows
-REFILL = 0.25  # of the rows must be free before new ones are taken in: each refill copies the cache
-DRAWS = 256  # uniform numbers drawn at once for a row
-PAUSE = 0.001  # seconds between two looks at a source that has nothing now
+REFILL = 0.25  # share of rows that must be free before new ones enter: each refill copies the cache
+DRAWS = 256  # uniform numbers drawn at once per row
+PAUSE = 0.001  # seconds until a source that has nothing now is asked again
 ATTENTION = {"full_attention", "sliding_attention"}
 
 
@@ -45,7 +45,7 @@ class Row:
     ended: str | None = None
 
     def draw(self) -> float:
-        """The next uniform number in [0, 1) of this row: a function of its seed and position only."""
+        """The next uniform number in [0, 1) of this row; it depends on seed and position only."""
         import torch
 
         if not self.draws:
@@ -66,12 +66,15 @@ class TransformersEngine(ModelDirectory):
 
         if config.tensor_parallel_size > 1 or config.replicas > 1:
             raise UsageError(
-                "the engine 'transformers' runs one copy on one device: use engine.name=vllm for more"
+                "the engine 'transformers' runs one copy on one device: for more, use "
+                "engine.name=vllm"
             )
         types = set(read_config(self.model_path).get("layer_types") or ATTENTION)
         if types - ATTENTION:
             raise UsageError(
-                f"the engine 'transformers' knows no {', '.join(sorted(types - ATTENTION))}: use vllm"
+                "the engine 'transformers' does not support "
+                f"{', '.join(sorted(types - ATTENTION))}: "
+                "use engine.name=vllm"
             )
         options = dict(config.args)
         self.device = torch.device(
@@ -92,7 +95,7 @@ class TransformersEngine(ModelDirectory):
             )
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(
-                f"the model in '{model_dir}' does not load: {str(error).splitlines()[0][:300]}"
+                f"cannot load the model in '{model_dir}': {str(error).splitlines()[0][:300]}"
             ) from error
         return model.to(device=self.device).eval().requires_grad_(False)
 
@@ -166,7 +169,8 @@ class TransformersEngine(ModelDirectory):
         directory = Path(directory).resolve()
         if self._generating:
             raise CurateError(
-                "weights cannot change while requests are in flight: finish or close the iterator first"
+                "weights cannot change while requests are in flight: finish or close the iterator "
+                "first"
             )
         self.check_same_architecture(directory)
         fingerprint = copy_weights(self.model, directory)
@@ -178,7 +182,9 @@ class TransformersEngine(ModelDirectory):
 
 
 def _like(waiting: list[Row], count: int) -> list[Row]:
-    """Takes out of `waiting` the oldest row and those nearest to it in length: little padding, none starves."""
+    """Take the oldest row out of `waiting`, and those nearest to it in length: little padding, none
+    starves.
+    """
     first = len(waiting[0].prompt)
     order = sorted(range(len(waiting)), key=lambda i: (abs(len(waiting[i].prompt) - first), i))[
         :count
@@ -189,7 +195,7 @@ def _like(waiting: list[Row], count: int) -> list[Row]:
 
 
 class Batch:
-    """Rows that are stepped together, and their key-value cache, padded on the left to one length."""
+    """Rows stepped together, and their key-value cache, left-padded to one length."""
 
     def __init__(self, engine: TransformersEngine) -> None:
         self.engine = engine
@@ -200,7 +206,7 @@ class Batch:
         self.logits: Any = None  # [rows, vocabulary] of the next token
 
     def admit(self, new: list[Row]) -> None:
-        """Prefills the prompts of `new`, each distinct one once, and joins them to the batch."""
+        """Prefill the prompts of `new`, each distinct one once, and add them to the batch."""
         import torch
 
         self._drop_ended()
@@ -231,7 +237,10 @@ class Batch:
         return cache, lengths, logits
 
     def _forward(self, ids: Any, positions: Any, lengths: Any, total: int, cache: Any) -> Any:
-        """Logits [n, vocabulary] after `ids` [n, t]; `lengths` [n] of the `total` cache places are real."""
+        """Logits [n, vocabulary] after `ids` [n, t].
+
+        The last `lengths` [n] of the `total` cache positions are real.
+        """
         import torch
 
         mask = torch.arange(total, device=ids.device)[None] >= (total - lengths)[:, None]
@@ -271,7 +280,7 @@ class Batch:
         select(self.cache, index, keep=int(self.lengths.max()))
 
     def step(self) -> list[Row]:
-        """Samples one token for each row and steps the model; returns the rows that ended."""
+        """Sample one token for each row and step the model. Returns the rows that ended."""
         import torch
 
         chosen, logprobs = sample(self.logits, self.rows)
@@ -300,7 +309,8 @@ class Batch:
             return "stop"
         stops = row.request.sampling.stop
         if stops:
-            # Only the tail can hold a stop string that is new; a token may be a fraction of a character.
+            # A new stop string can only be in the tail. A token may be a fraction of a character,
+            # hence the 4.
             tail = row.tokens[-(max(map(len, stops)) * 4 + 4) :]
             if cut_at_stop(self.engine.tokenizer.decode(tail, skip_special_tokens=True), stops)[1]:
                 return "stop"
@@ -308,7 +318,7 @@ class Batch:
 
 
 def _chunks(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Prompts, sorted by length, in runs of at most PREFILL_TOKENS with their padding."""
+    """Prompts, sorted by length, in groups of at most PREFILL_TOKENS including padding."""
     chunk: list[tuple[int, ...]] = []
     for prompt in prompts:
         if chunk and (len(chunk) + 1) * len(prompt) > PREFILL_TOKENS:
@@ -320,7 +330,10 @@ def _chunks(prompts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
 
 
 def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
-    """One token [n] a row and its log-prob [n] under what it was drawn from; `logits` [n, vocabulary]."""
+    """One token per row [n], and its log-prob [n] under the distribution drawn from.
+
+    `logits` [n, vocabulary].
+    """
     import torch
 
     settings = [row.request.sampling for row in rows]
@@ -336,7 +349,8 @@ def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
         device=device,
         dtype=torch.float64,
     )
-    # the last entry is the true total, a hair off 1; a draw stays below it, and so the found token is possible
+    # The last entry is the true total, a hair off 1. Scaled by it, a draw stays below, so the token
+    # has mass.
     drawn = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0]
     greedy = torch.tensor([s.temperature == 0 for s in settings], device=device)
     chosen = torch.where(greedy, logits.argmax(-1), drawn.clamp(max=logits.shape[-1] - 1))
@@ -344,7 +358,9 @@ def sample(logits: Any, rows: list[Row]) -> tuple[Any, Any]:
 
 
 def truncate(logits: Any, top_k: list[int], top_p: list[float]) -> Any:
-    """Logits [n, vocabulary] with what is outside top-k, then outside the smallest set of mass top-p, at -inf."""
+    """Set logits [n, vocabulary] outside top-k, then outside the smallest set of mass top-p, to
+    -inf.
+    """
     import torch
 
     ordered, order = logits.sort(-1, descending=True)
@@ -353,7 +369,7 @@ def truncate(logits: Any, top_k: list[int], top_p: list[float]) -> Any:
     limit = torch.tensor([k or size for k in top_k], device=logits.device)[:, None]
     ordered = ordered.masked_fill(ranks >= limit, float("-inf"))
     probs = ordered.softmax(-1)
-    before = probs.cumsum(-1) - probs  # mass of the likelier tokens
+    before = probs.cumsum(-1) - probs  # mass of all likelier tokens
     mass = torch.tensor(top_p, device=logits.device)[:, None]
     ordered = ordered.masked_fill((before >= mass) & (ranks > 0), float("-inf"))
     return torch.full_like(logits, float("-inf")).scatter(-1, order, ordered)
@@ -363,7 +379,7 @@ def truncate(logits: Any, top_k: list[int], top_p: list[float]) -> Any:
 
 
 def new_cache() -> Any:
-    """A cache that grows in steps: `torch.cat` at each token would copy all of it each time."""
+    """A cache that grows in steps: `torch.cat` would copy all of it for each token."""
     import torch
     from transformers.cache_utils import Cache, DynamicLayer
 
@@ -394,21 +410,23 @@ def new_cache() -> Any:
             return self.keys, self.values
 
         def put(self, keys: Any, values: Any) -> None:
-            """Other rows in the place of what was there."""
+            """Replace the rows."""
             self.keys, self.values, self.room = keys, values, []
 
     return Cache(layer_class_to_replicate=GrowingLayer)
 
 
 def select(cache: Any, index: Any, keep: int | None = None) -> None:
-    """Keeps the rows `index` [n] of a cache, and the last `keep` places (the rest is padding for all)."""
+    """Keep the rows `index` [n] of a cache, and its last `keep` positions (the others are padding
+    in all rows).
+    """
     for layer in cache.layers:
         start = 0 if keep is None else max(0, layer.keys.shape[-2] - keep)
         layer.put(layer.keys[index, :, start:], layer.values[index, :, start:])
 
 
 def join(cache: Any, other: Any) -> None:
-    """Adds the rows of `other` to `cache`, the shorter padded on the left."""
+    """Add the rows of `other` to `cache`, left-padding the shorter one."""
     import torch
     from torch.nn.functional import pad
 
@@ -421,12 +439,12 @@ def join(cache: Any, other: Any) -> None:
 
 
 def copy_weights(model: Any, directory: Path) -> str:
-    """Copies the tensors of safetensors files into `model`, reads them back, and returns the hash of what was read.
+    """Copy the tensors of safetensors files into `model`, read them back, and return the hash of
+    what was read.
 
-    Raises `CurateError` where a tensor is missing, has another shape, or differs from the file afterwards.
+    Raises CurateError if a tensor is missing, has another shape, or differs from the file
+    afterwards.
     """
-    import hashlib
-
     import torch
     from safetensors import safe_open
 
@@ -439,12 +457,14 @@ def copy_weights(model: Any, directory: Path) -> str:
             if name in tied:
                 continue
             raise CurateError(
-                f"'{directory}' has no tensor '{name}', which the running model needs"
+                f"'{directory}' lacks the tensor '{name}', which the running model has"
             )
         expected = where[name].get_tensor(name).to(parameter.dtype)
         if expected.shape != parameter.shape:
             raise CurateError(
-                f"'{name}' has shape {list(expected.shape)} in '{directory}', not {list(parameter.shape)}"
+                f"'{name}' has shape {list(expected.shape)} in '{directory}', and the running "
+                "model "
+                f"needs {list(parameter.shape)}"
             )
         with torch.no_grad():
             parameter.copy_(expected)

@@ -1,8 +1,9 @@
-"""vLLM: the fast engine. Each replica is one `LLMEngine`, stepped in a process of its own (see `child.py` for why).
+"""vLLM. Each replica is one `LLMEngine`, stepped in its own process (`child.py` says why).
 
-Departs from vLLM's defaults: the core runs inside our child instead of in two more processes; on a CPU nothing is
-compiled and the key-value cache has an explicit size, so that it starts in seconds; log-probs are those sampled from.
-Every engine argument can be given in `EngineConfig.args` and wins over what is chosen here.
+Differences from vLLM's defaults: the core runs inside our child process instead of in two more; on
+a CPU nothing is compiled and the key-value cache has a fixed size, so that it starts in seconds;
+log-probs are those of the distribution sampled from. Any engine argument in `EngineConfig.args`
+overrides the choices made here.
 """
 
 from __future__ import annotations
@@ -27,15 +28,16 @@ QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CONFIGURE_LOGGING": "1",
-    "HF_HUB_OFFLINE": "1",  # the model is a directory by now: nothing to ask a hub for
+    "HF_HUB_OFFLINE": "1",  # the model is a directory by now, so nothing has to be fetched
     "TOKENIZERS_PARALLELISM": "false",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
-# How long threads wait awake before they sleep: as long as most gaps between the parallel regions of a step.
-# By default they spin some hundred times longer, and where anything else wants the cores (a trainer, verifiers) burn
-# the time that the slowest of them needs. Output tokens/s on two cores with none, one and four busy processes beside:
-# by default 485, 68, 14; after 1000 turns 425, 140, 49; asleep at once 335, 171, 53.
+# How long threads spin before they sleep: as long as most gaps between the parallel regions of a
+# step. By default they spin some hundred times longer, and if anything else needs the cores (a
+# trainer, verifiers) they burn the time that the slowest of them needs. Output tokens/s on two
+# cores with 0, 1 and 4 other busy processes: by default 485, 68, 14; spinning 1,000 times 425, 140,
+# 49; asleep at once 335, 171, 53.
 WAITING = {"GOMP_SPINCOUNT": "4000", "KMP_BLOCKTIME": "1"}
 WAIT_KEYS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
@@ -48,7 +50,7 @@ class VllmEngine(PooledEngine):
         if config.devices is not None:
             self.devices = own_devices(config, visible_devices())
         self._sender: Sender | None = None
-        self._sent: dict[str, Tensor] = {}  # what the children hold and no file has
+        self._sent: dict[str, Tensor] = {}  # weights that the children hold and no file has
         super().__init__(config, model_dir)
 
     def child_env(self, replica: int) -> dict[str, str]:
@@ -63,19 +65,20 @@ class VllmEngine(PooledEngine):
 
     # --- weights without files: a trainer on other GPUs
 
-    # Passed on to vLLM's sending side.
+    # Options of vLLM's sending side.
     transfer_options: Mapping[str, Any] = {}
 
     @property
     def transfers(self) -> bool:
-        """Whether new weights come by `receive_weights`."""
+        """Whether new weights arrive by `receive_weights` instead of as files."""
         return self.config.transfer == "nccl"
 
     def receive_weights(self, tensors: Mapping[str, Tensor], device: Any) -> str:
-        """Weights by their names in a checkpoint, sent from `device`; returns the fingerprint read back.
+        """Load weights (by their names in a checkpoint), sent from `device`. Returns the
+        fingerprint read back.
 
-        Raises `CurateError` where a child dies or holds something else afterwards. They are kept until the next come:
-        a child that dies later starts again from them.
+        Raises CurateError if a child dies or holds something else afterwards. A copy is kept until
+        the next update, from which a child that dies later is started again.
         """
         import torch
 
@@ -83,7 +86,8 @@ class VllmEngine(PooledEngine):
 
         if self._generating:
             raise CurateError(
-                "weights cannot change while requests are in flight: finish or close the iterator first"
+                "weights cannot change while requests are in flight: finish or close the iterator "
+                "first"
             )
         self.wait_ready()
         dtype = getattr(torch, self._children[0].ready()["dtype"])
@@ -110,7 +114,7 @@ class VllmEngine(PooledEngine):
     def _start(self, replica: int) -> Child:
         if not self._sent:
             return super()._start(replica)
-        # It died, and what the others were sent is in no file that it could load: for its start there is one.
+        # The child died, and the weights that it was sent are in no file. Write one for its start.
         from safetensors.torch import save_file
 
         with tempfile.TemporaryDirectory(prefix="curate-weights-") as folder:
@@ -123,7 +127,7 @@ class VllmEngine(PooledEngine):
             )
             child = Child(self.core, folder, self.child_config(), self.child_env(replica))
             child.ready()
-        if self._sender is not None:  # it connected processes of which one is gone
+        if self._sender is not None:  # its connection included the dead process
             self._sender.client.children = [c for i, c in enumerate(self._children) if i != replica]
             self._sender.client.shutdown()
             self._sender = None
@@ -131,7 +135,7 @@ class VllmEngine(PooledEngine):
 
 
 def visible_devices() -> list[str]:
-    """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them; in the order in which torch numbers them."""
+    """GPUs that this process sees, by their names in CUDA_VISIBLE_DEVICES, in torch's numbering."""
     import torch
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -139,31 +143,38 @@ def visible_devices() -> list[str]:
 
 
 def own_devices(config: EngineConfig, visible: list[str]) -> list[str]:
-    """Names of the GPUs of `engine.devices`; UsageError where one is not there or they are too few."""
+    """Names of the GPUs of `engine.devices`.
+
+    UsageError if one does not exist or they are too few.
+    """
     wanted = config.devices or []
     if missing := [number for number in wanted if number >= len(visible)]:
         there = ", ".join(map(str, range(len(visible)))) if visible else "none"
         raise UsageError(
-            f"engine.devices names GPU {', '.join(map(str, missing))}; this process sees {there}: name others, or "
-            "leave engine.devices out"
+            f"engine.devices names GPU {', '.join(map(str, missing))}, but this process sees "
+            f"{there}: "
+            "name others, or leave engine.devices out"
         )
     needed = config.replicas * config.tensor_parallel_size
     if len(wanted) < needed:
         raise UsageError(
-            f"engine.devices names {len(wanted)} GPUs; {config.replicas} replicas of tensor_parallel_size "
-            f"{config.tensor_parallel_size} need {needed}: name more, or lower one of the two"
+            f"engine.devices names {len(wanted)} GPUs; {config.replicas} replicas with "
+            f"tensor_parallel_size {config.tensor_parallel_size} need {needed}: name more, or "
+            "lower "
+            "one of the two"
         )
     return [visible[number] for number in wanted]
 
 
 def devices_of(replica: int, size: int, devices: list[str]) -> dict[str, str]:
-    """Which of the `devices` a replica sees: `size` of them. Nothing where there is no GPU."""
+    """Environment that shows a replica its `size` of the `devices`; empty if there is no GPU."""
     if not devices:
         return {}
     mine = devices[replica * size : (replica + 1) * size]
     if len(mine) < size:
         raise UsageError(
-            f"replica {replica + 1} of tensor_parallel_size {size} needs GPU {(replica + 1) * size}; "
-            f"there are {len(devices)}: lower engine.replicas or engine.tensor_parallel_size"
+            f"replica {replica + 1} with tensor_parallel_size {size} needs GPU "
+            f"{(replica + 1) * size}, "
+            f"and there are {len(devices)}: lower engine.replicas or engine.tensor_parallel_size"
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}

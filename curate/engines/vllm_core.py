@@ -1,4 +1,4 @@
-"""The part of the vLLM engine that runs in the child: one `LLMEngine`, fed and stepped."""
+"""The part of the vLLM engine that runs in the child process: one `LLMEngine`, fed and stepped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from curate.engines.vllm_transfer import PROOF_BYTES, hash_of
 from curate.records import Completion, Request
 
 GIB = 1 << 30
-CPU_SHARE = 0.25  # of the free memory of our NUMA node: a trainer and the verifiers live on the same machine
+CPU_SHARE = 0.25  # of the free memory of our NUMA node: a trainer and verifiers share the machine
 CPU_CACHE_MAX = 4.0  # GiB: 180,000 tokens of a 135M model; more does not make two cores faster
-GPU_SHARE = 0.9  # of what is free on the GPU when the engine starts
+GPU_SHARE = 0.9  # of the memory that is free on the GPU when the engine starts
 
 
 class VllmCore:
@@ -24,7 +24,8 @@ class VllmCore:
 
         self.cpu = current_platform.is_cpu()
         if self.cpu:
-            # Although eager is asked for, vLLM compiles one kernel (the rank of a sampled token): 35 s of g++.
+            # Even in eager mode vLLM compiles one kernel (the rank of a sampled token): 35 s of
+            # g++.
             os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
         from vllm import SamplingParams
         from vllm.engine.arg_utils import EngineArgs
@@ -54,7 +55,8 @@ class VllmCore:
         if self.cpu:
             size = config["memory"] or min(CPU_CACHE_MAX, CPU_SHARE * free_cpu_memory() / GIB)
             chosen |= {"enforce_eager": True, "kv_cache_memory_bytes": int(size * GIB)}
-            # A prompt prefilled in two steps makes vLLM set a seeded generator back, which a CPU generator cannot.
+            # After a partial prefill vLLM rewinds a seeded generator, which is impossible for one
+            # on a CPU.
             chosen |= {
                 "enable_chunked_prefill": False,
                 "max_num_batched_tokens": max(
@@ -70,7 +72,7 @@ class VllmCore:
         return chosen | config["args"]
 
     def _lora(self, arguments: dict[str, Any]) -> Any:
-        """An adapter directory in `args.lora_path` is used for every request."""
+        """The adapter in `args.lora_path`, for every request; None without one."""
         path = arguments.pop("lora_path", None)
         if path is None:
             return None
@@ -115,7 +117,7 @@ class VllmCore:
             self.engine.add_request(
                 str(number), {"prompt_token_ids": ids}, params, lora_request=self.lora
             )
-        except Exception as error:  # of a dozen kinds; each is about this request
+        except Exception as error:  # vLLM raises a dozen kinds; each is about this request only
             return number, Completion(
                 request.request_id,
                 "",
@@ -152,15 +154,15 @@ class VllmCore:
         return self.prove_weights(directory)
 
     def prove_weights(self, directory: str) -> str:
-        """The fingerprint of the engine's tensors, once they have been found equal to the files."""
+        """The fingerprint of the engine's tensors; RuntimeError if they differ from the files."""
         return self._proved(compare_weights, directory, f"'{directory}'")
 
     def transfer(self, method: str, *args: Any) -> None:
-        """One of the calls of vLLM's own weight transfer, in every worker (see `vllm_transfer.Children`)."""
+        """Make a call of vLLM's weight transfer in every worker (see `vllm_transfer.Children`)."""
         self.engine.collective_rpc(method, args=args)
 
     def prove_transfer(self, expected: dict[str, dict[str, Any]]) -> str:
-        """As `prove_weights`, by the hashes of what was sent (`vllm_transfer.expected_hashes`)."""
+        """Like `prove_weights`, by the hashes of what was sent (`vllm_transfer.expected_hashes`)."""
         self.engine.reset_prefix_cache()
         return self._proved(compare_hashes, expected, "what the trainer sent")
 
@@ -187,7 +189,7 @@ class VllmCore:
 
 
 def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
-    """vLLM's output as ours. An output it aborted by itself is an error, not a text."""
+    """Convert vLLM's output. One that vLLM aborted by itself is an error, not a text."""
     one = output.outputs[0]
     tokens = list(one.token_ids)
     reason = one.finish_reason
@@ -198,9 +200,8 @@ def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
         "error" if error else reason,
         prompt_token_ids=ids,
         token_ids=tokens,
-        logprobs=list(one.logprobs.logprobs)
-        if one.logprobs is not None
-        else None,  # one a position: the sampled token's
+        # One per position: the log-prob of the sampled token.
+        logprobs=list(one.logprobs.logprobs) if one.logprobs is not None else None,
         prompt_tokens=len(ids),
         completion_tokens=len(tokens),
         error=error,
@@ -212,7 +213,9 @@ def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
 
 
 def free_cpu_memory() -> int:
-    """Bytes free on the NUMA node the engine will be bound to: a share of the whole machine can be more than it has."""
+    """Bytes free on the NUMA node that the engine binds to, which may be less than a share of the
+    machine.
+    """
     from vllm.utils.cpu_resource_utils import (
         get_allowed_cpu_list,
         get_memory_node_info,
@@ -224,7 +227,7 @@ def free_cpu_memory() -> int:
 
 
 def free_gpu_share() -> float:
-    """The share of one GPU's memory that vLLM may take, where other processes may hold some already."""
+    """The share of one GPU's memory that vLLM may take, given what other processes hold."""
     import torch
 
     free, total = torch.cuda.mem_get_info()
@@ -235,10 +238,11 @@ FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj
 
 
 def read_back(worker: Any, known: Container[str]) -> Iterator[tuple[str, list[str], Any]]:
-    """The tensors of a worker's model: name, the names of the tensors it is made of in a checkpoint, and what it holds.
+    """The tensors of a worker's model: name, the names of its parts in a checkpoint, and the
+    parameter.
 
-    vLLM fuses tensors: the two common fusions are told apart. One of which a part is not in `known` is left out, and of
-    a model above `PROOF_BYTES` all but an even sample.
+    vLLM fuses tensors; the two common fusions are taken apart. Tensors with a part that is not in
+    `known` are left out. A model above `PROOF_BYTES` is sampled evenly.
     """
     parameters = list(worker.get_model().named_parameters())
     size = sum(p.numel() * p.element_size() for _, p in parameters)
@@ -252,11 +256,12 @@ def read_back(worker: Any, known: Container[str]) -> Iterator[tuple[str, list[st
 
 
 def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
-    """Reads tensors back from a worker's model and compares them with the files, bit for bit in the engine's dtype.
+    """Read tensors back from a worker's model and compare them with the files, bit for bit in the
+    engine's dtype.
 
-    Of a tensor that is split over ranks this rank's part is compared; what still has another shape (padded, packed,
-    quantised) is left out of the count.
-    Returns `digest` of what was read, `wrong` names, and how many `matrices` were equal.
+    If a tensor is split over ranks, this rank's part is compared. One that still has another shape
+    (padded, packed, quantised) is not counted. Returns `digest` of what was read, `wrong` names,
+    and how many `matrices` were equal.
     """
     import torch
     from safetensors import safe_open
@@ -283,7 +288,7 @@ def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
 
 
 def compare_hashes(worker: Any, expected: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """As `compare_weights`, against hashes of tensors in the engine's dtype."""
+    """Like `compare_weights`, against hashes of tensors in the engine's dtype."""
     from vllm.distributed import (
         get_tensor_model_parallel_rank,
         get_tensor_model_parallel_world_size,
@@ -309,7 +314,9 @@ def compare_hashes(worker: Any, expected: dict[str, dict[str, Any]]) -> dict[str
 
 
 def _part(whole: Any, shape: Any, rank: int, ranks: int) -> str | None:
-    """Which part of a tensor this rank holds, as `expected_hashes` names it; None where its shape says neither."""
+    """The part of a tensor that this rank holds, as `expected_hashes` names it; None if its shape
+    fits none.
+    """
     if tuple(whole) == tuple(shape):
         return ""
     for dim, (a, b) in enumerate(zip(whole, shape)):
@@ -319,7 +326,7 @@ def _part(whole: Any, shape: Any, rank: int, ranks: int) -> str | None:
 
 
 def unpadded(parameter: Any, shape: Any) -> Any:
-    """What a parameter holds, on the CPU, without the rows that round a vocabulary up to more than `shape` has."""
+    """A parameter on the CPU, without the rows that pad the vocabulary beyond `shape`."""
     held = parameter.detach().cpu()
     if held.ndim == 2 and held.shape[0] > shape[0] and held.shape[1:] == tuple(shape[1:]):
         held = held[: shape[0]]
@@ -327,7 +334,7 @@ def unpadded(parameter: Any, shape: Any) -> Any:
 
 
 class Proof:
-    """What reading tensors back showed."""
+    """Result of reading tensors back."""
 
     def __init__(self) -> None:
         import hashlib
@@ -352,7 +359,7 @@ class Proof:
 
 
 def _shard(tensor: Any, shape: Any, rank: int, ranks: int) -> Any:
-    """This rank's part of a tensor that tensor parallelism split along one dimension."""
+    """This rank's part of a tensor that tensor parallelism splits along one dimension."""
     for dim, (whole, part) in enumerate(zip(tensor.shape, shape)):
         if whole == part * ranks:
             return tensor.narrow(dim, rank * part, part)

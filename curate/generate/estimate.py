@@ -1,4 +1,7 @@
-"""What a job is going to take, for `--dry-run`: requests, tokens and cost, and the first prompt. Nothing is written."""
+"""Size of a job, for `--dry-run`: requests, tokens and cost, and the first prompt.
+
+Nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from curate.generate.plan import Plan
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SAMPLE = 200  # prompts that are counted
-CHARS_PER_TOKEN = 4  # of English text, where there is no tokenizer to ask
+SAMPLE = 200  # prompts whose tokens are counted
+CHARS_PER_TOKEN = 4  # of English text, if there is no tokenizer
 SHOWN = 600  # characters of the first prompt
 
 
@@ -28,7 +31,8 @@ def describe(plan: Plan) -> str:
     if plan.simple is not None:
         count = int(plan.units["simple"].sum())
         lines.append(
-            f"          {count} of the problems are asked simply: template {plan.simple.name}"
+            f"          {count} simple problems without a chain of thought: template "
+            f"{plan.simple.name}"
         )
     lines.append(f"model     {model}, {_engine(plan)}" if plan.model else f"model     {model}")
     what = "traces to rewrite, of" if config.source == "rework" else "problems of"
@@ -63,37 +67,40 @@ def _engine(plan: Plan) -> str:
 def _samples(plan: Plan) -> str:
     config, units = plan.config, len(plan.units)
     if config.adaptive is None or not config.adapts:
-        return f"samples   {config.samples} a problem, {plan.requests} in all"
+        return f"samples   {config.samples} per problem, {plan.requests} in all"
     least = units * min(config.adaptive.first, config.samples)
     rules = f" and kept by the rules {config.adaptive.rules}" if config.adaptive.rules else ""
     return (
-        f"samples   until {config.adaptive.keep} of a problem are correct{rules}, at most {config.samples}: "
+        f"samples   until {config.adaptive.keep} per problem are correct{rules}, at most "
+        f"{config.samples}: "
         f"{least:,} to {plan.requests:,} in all"
     )
 
 
 def _tokens(plan: Plan) -> list[str]:
-    """Tokens and cost of all requests of the job (those that are done already among them)."""
+    """Tokens and cost of all requests of the job, including those that are done."""
     limit = plan.config.sampling.max_tokens
     count, how = _counter(plan)
     shown = [plan.prompt(row, None) for row in plan.units.head(SAMPLE).iter_rows(named=True)]
     prompt = sum(map(count, shown)) / len(shown)
-    found = _usual_length(plan)
-    usual = min(found[0], limit) if found else float(limit)
+    typical = _typical_length(plan)
+    usual = min(typical[0], limit) if typical else float(limit)
     lines = [
-        f"tokens    prompts about {prompt * plan.requests:,.0f} ({prompt:.0f} each, {how}); completions at most "
-        f"{plan.requests * limit:,} ({limit} a completion)"
+        f"tokens    prompts about {prompt * plan.requests:,.0f} ({prompt:.0f} each, {how}); "
+        "completions at most "
+        f"{plan.requests * limit:,} ({limit} each)"
     ]
-    if found:
+    if typical:
         lines.append(
-            f"          about {plan.requests * usual:,.0f} of completions, at the {usual:.0f} of {found[1]}"
+            f"          completions about {plan.requests * usual:,.0f}, at the {usual:.0f} of "
+            f"{typical[1]}"
         )
     lines += _cost(plan, prompt, usual)
     return lines
 
 
 def _counter(plan: Plan) -> tuple[Callable[[str], float], str]:
-    """Tokens of a text, and how they are counted."""
+    """A function that counts the tokens of a text, and how it does."""
     assert plan.model is not None
     path = plan.model.path / "tokenizer.json"
     if path.is_file():
@@ -102,20 +109,18 @@ def _counter(plan: Plan) -> tuple[Callable[[str], float], str]:
 
             tokenizer = Tokenizer.from_file(str(path))
             return lambda text: len(tokenizer.encode(text).ids), "by its tokenizer"
-        except (
-            Exception
-        ):  # a file that this version of the library cannot read is no reason to show nothing
+        except Exception:  # this version of the library cannot read the file; an estimate is enough
             pass
-    return lambda text: len(text) / CHARS_PER_TOKEN, f"at {CHARS_PER_TOKEN} characters a token"
+    return lambda text: len(text) / CHARS_PER_TOKEN, f"at {CHARS_PER_TOKEN} characters per token"
 
 
-def _usual_length(plan: Plan) -> tuple[float, str] | None:
-    """Mean tokens of a completion in stored traces that are like these, and which those are."""
+def _typical_length(plan: Plan) -> tuple[float, str] | None:
+    """Mean tokens per completion of similar stored traces, and which those are."""
     wh, model = plan.context.warehouse, plan.model
     if model is None or not wh.exists():
         return None
     for where, value, what in (
-        ("dataset = ?", plan.family.family, "traces this job has already"),
+        ("dataset = ?", plan.family.family, "traces that this job has already"),
         ("model_hash = ? AND recipe <> 'grpo'", model.hash, "other traces of this model"),
     ):
         query = (
@@ -128,7 +133,7 @@ def _usual_length(plan: Plan) -> tuple[float, str] | None:
 
 
 def _cost(plan: Plan, prompt: float, usual: float) -> list[str]:
-    """Cost by the prices of the engine; nothing where it has none."""
+    """Cost by the prices of the engine; nothing if it has none."""
     args = plan.config.engine.args
     price_in, price_out = float(args.get("price_in") or 0), float(args.get("price_out") or 0)
     if not price_in and not price_out:
@@ -138,7 +143,8 @@ def _cost(plan: Plan, prompt: float, usual: float) -> list[str]:
     lines = [f"cost      at most {most:,.4g}"]
     if usual < limit:
         lines[0] += (
-            f", about {requests * (prompt * price_in + usual * price_out) / 1e6:,.4g} at the usual length"
+            f", about {requests * (prompt * price_in + usual * price_out) / 1e6:,.4g} at the usual "
+            "length"
         )
     if args.get("budget"):
         lines[0] += f"; the job stops at its budget of {float(args['budget']):g}"

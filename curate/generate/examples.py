@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from curate.errors import UsageError
 from curate.generate.config import ExamplesConfig
+from curate.job import Context
+from curate.problems.store import ProblemStore
 from curate.prompts.forms import Form
 from curate.prompts.render import Example, worked_completion
 from curate.records import Problem
-
-if TYPE_CHECKING:
-    from curate.job import Context
-    from curate.problems.store import ProblemStore
 
 
 def load_examples(
     config: ExamplesConfig, form: Form, context: Context, problems: ProblemStore
 ) -> tuple[Example, ...]:
-    """The examples, in the form that is asked for. UsageError where there are fewer than asked for."""
+    """The examples, in the form that is asked for.
+
+    UsageError where there are fewer than asked for.
+    """
     if config.file is not None:
         found = _of_file(config.file, form)
     elif config.traces is not None:
@@ -34,8 +37,6 @@ def load_examples(
 
 
 def _of_solutions(config: ExamplesConfig, form: Form, problems: ProblemStore) -> list[Example]:
-    import polars as pl
-
     assert config.problems is not None  # the config checks it
     shown = (
         problems.load(config.problems)
@@ -54,11 +55,15 @@ def _of_solutions(config: ExamplesConfig, form: Form, problems: ProblemStore) ->
 
 
 def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Example]:
-    """The best by quality, one a problem, of traces that are correct and in the form, on training problems."""
+    """The best by quality, one a problem, of traces that are correct and in the form, on training
+    problems.
+    """
     rows = context.warehouse.sql(
         "SELECT question, any_value(reasoning ORDER BY quality DESC, trace_id) AS reasoning, "
-        "any_value(answer ORDER BY quality DESC, trace_id) AS answer, max(quality) AS best FROM annotated "
-        "WHERE list_contains(?, dataset) AND verdict = 'correct' AND well_formed AND split = 'train' "
+        "any_value(answer ORDER BY quality DESC, trace_id) AS answer, max(quality) AS best FROM "
+        "annotated "
+        "WHERE list_contains(?, dataset) AND verdict = 'correct' AND well_formed AND split = "
+        "'train' "
         "AND reasoning IS NOT NULL GROUP BY question ORDER BY best DESC, question LIMIT ?",
         [config.traces, config.count],
     )
@@ -69,14 +74,17 @@ def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Exa
 
 
 def _of_file(name: str, form: Form) -> list[Example]:
-    """JSON Lines with `question` and `completion`, or with `question`, `reasoning` and `summary` (or `answer`)."""
+    """JSON Lines with `question` and `completion`, or with `question`, `reasoning` and `summary`
+    (or `answer`).
+    """
     shipped = files("curate.generate") / "examples" / f"{name}.jsonl"
     if not Path(name).is_file() and not shipped.is_file():
         known = sorted(
             f.name.removesuffix(".jsonl") for f in (files("curate.generate") / "examples").iterdir()
         )
         raise UsageError(
-            f"examples.file: no file '{name}'; give JSON Lines, or one that ships: {', '.join(known)}"
+            f"examples.file: no file '{name}'; give JSON Lines, or one that ships: "
+            f"{', '.join(known)}"
         )
     text = Path(name).read_text("utf-8") if Path(name).is_file() else shipped.read_text("utf-8")
     return [
@@ -101,6 +109,7 @@ def _example(line: str, where: str, form: Form) -> Example:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{where}: a worked example is a JSON object with `question` and `completion`, or with `question`, "
+            f"{where}: a worked example is a JSON object with `question` and `completion`, or with "
+            "`question`, "
             "`reasoning` and `summary`"
         ) from error

@@ -1,20 +1,15 @@
-"""What a job has already: asked of the committed rows, lazily, so that memory does not grow with their number."""
+"""Queries of a job's committed rows. They are lazy, so memory does not grow with the rows."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import polars as pl
 
 from curate.generate.plan import Plan
 from curate.warehouse.chunks import replay, unit_expr
 
-if TYPE_CHECKING:
-    import polars as pl
-
 
 def _wanted(plan: Plan, columns: list[str]) -> pl.LazyFrame:
-    """Committed rows of the units and samples that the job wants: unit, sample_index, attempt and `columns`."""
-    import polars as pl
-
+    """Committed rows of the job's units and samples: unit, sample_index, attempt, `columns`."""
     keys = ["problem_id", "parent_trace_id", "sample_index", "attempt"]
     rows = plan.family.committed([*keys, *columns]).filter(
         pl.col("sample_index") < plan.config.samples
@@ -26,17 +21,13 @@ def _wanted(plan: Plan, columns: list[str]) -> pl.LazyFrame:
 
 
 def _redone(rows: pl.LazyFrame) -> pl.DataFrame:
-    """The last attempt of each sample that was asked more than once; these are few."""
-    import polars as pl
-
+    """The last attempt of each sample with more than one; these are few."""
     again = rows.filter(pl.col("attempt") > 0).collect(engine="streaming")
     return again.sort("attempt").unique(["unit", "sample_index"], keep="last", maintain_order=True)
 
 
 def _last(rows: pl.LazyFrame, which: pl.Expr) -> pl.DataFrame:
-    """Last attempts, as far as `which` picks them."""
-    import polars as pl
-
+    """The last attempts that `which` selects."""
     redone = _redone(rows)
     first = rows.filter(pl.col("attempt") == 0, which).collect(engine="streaming")
     first = first.join(redone, on=["unit", "sample_index"], how="anti")
@@ -44,9 +35,9 @@ def _last(rows: pl.LazyFrame, which: pl.Expr) -> pl.DataFrame:
 
 
 def to_redo(plan: Plan, retry_failed: bool) -> pl.DataFrame:
-    """Truncated rows whose limit was lower than the one asked for now; failed ones where that is wanted."""
-    import polars as pl
-
+    """Rows truncated at a lower limit than the present one; with `retry_failed`, failed rows
+    too.
+    """
     which = (pl.col("finish_reason") == "length") & (
         pl.col("max_tokens") < plan.config.sampling.max_tokens
     )
@@ -56,27 +47,23 @@ def to_redo(plan: Plan, retry_failed: bool) -> pl.DataFrame:
 
 
 def outcome(plan: Plan) -> dict[str, int]:
-    """How many of the wanted rows ended how."""
-    import polars as pl
-
+    """Number of rows by finish reason, over the units and samples of the job."""
     rows = _wanted(plan, ["finish_reason"])
     redone = _redone(rows)
     first = rows.filter(pl.col("attempt") == 0)
     if len(redone):
         first = first.join(redone.lazy(), on=["unit", "sample_index"], how="anti")
     counts = first.group_by("finish_reason").len().collect(engine="streaming")
-    found: dict[str, int] = dict(counts.iter_rows())
+    by_reason: dict[str, int] = dict(counts.iter_rows())
     for reason, count in redone["finish_reason"].value_counts().iter_rows():
-        found[reason] = found.get(reason, 0) + count
-    return found
+        by_reason[reason] = by_reason.get(reason, 0) + count
+    return by_reason
 
 
 def errors(plan: Plan) -> list[tuple[str, int]]:
-    """Reasons of failure and how often, the commonest first."""
-    import polars as pl
-
+    """Reasons of failure with their counts, the most frequent first."""
     failed = _last(_wanted(plan, ["finish_reason", "error"]), pl.col("finish_reason") == "error")
-    # numbers (lengths, ports, times) do not make another reason
+    # Messages that differ only in numbers (lengths, ports, times) count as one reason.
     reason = pl.col("error").fill_null("no reason given").str.replace_all(r"\d+", "N").alias("kind")
     counts = failed.group_by(reason).agg(pl.col("error").first(), pl.len().alias("count"))
     return list(
@@ -85,9 +72,7 @@ def errors(plan: Plan) -> list[tuple[str, int]]:
 
 
 def spent(plan: Plan) -> float:
-    """What the requests of this family have cost so far, those of unfinished chunks included."""
-    import polars as pl
-
+    """Cost of this family's requests so far, including those of unfinished chunks."""
     committed = (
         plan.family.committed(["cost"])
         .select(pl.col("cost").sum())

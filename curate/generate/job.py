@@ -2,8 +2,10 @@
 
     plan what is missing ─▶ claim chunks ─▶ engine ─▶ logs ─▶ commit ─▶ seal
 
-The parts: plan.py resolves the config, worker.py feeds the engine and commits, adaptive.py decides who gets more,
-good.py judges on the way, state.py asks what is there, and curate/warehouse/chunks.py keeps the promise of once.
+plan.py resolves the config; worker.py feeds the engine and commits; steering.py, by the rule of
+adaptive.py, decides which problems get more samples; background.py verifies meanwhile; meter.py
+shows progress; history.py reads what is committed; and curate/warehouse/chunks.py guarantees that
+each sample is made once.
 """
 
 from __future__ import annotations
@@ -13,25 +15,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from curate.errors import CurateError
-from curate.generate import history as state
-from curate.generate.background import standing
+from curate.generate import history
+from curate.generate.adaptive import next_round
+from curate.generate.background import committed_progress
 from curate.generate.config import GenerateConfig, generate_config
+from curate.generate.estimate import describe
 from curate.generate.plan import Plan, make_plan
 from curate.generate.worker import Worker
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration, say
 
-__all__ = ["Plan", "make_plan", "run"]
+__all__ = ["Plan", "describe", "make_plan", "run"]
 
-REASONS = 10  # reasons of failure that are told one by one
+REASONS = 10  # reasons of failure that are listed one by one
 _WORDS = {"stop": "complete", "length": "truncated", "error": "failed"}
 
 
 def run(config: GenerateConfig, context: Context) -> JobResult:
     """Generate what is missing. Returns the versions that hold the wanted rows.
 
-    Raises CurateError where more requests failed than `max_failed` allows, or where the budget is spent; what finished
-    is kept.
+    Raises CurateError if more requests failed than `max_failed` allows, or if the budget is spent.
+    What finished is kept in either case.
     """
     plan = make_plan(config, context)
     started = time.monotonic()
@@ -42,8 +46,9 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
         worker.close()
         result = JobResult(rows=worker.committed, seconds=time.monotonic() - started)
     result.refs = [v.ref for v in plan.family.seal()]
+    result.rate = worker.meter.rate
     result.facts = {"family": plan.family.family, "value": plan.family.family}
-    rows = state.outcome(plan)
+    rows = history.outcome(plan)
     result.failed = rows.get("error", 0)
     total = sum(rows.values())
     result.summary = _summary(plan, worker, rows, result.seconds)
@@ -51,30 +56,35 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
         context.record(
             plan.job_id, "generate", config.label or config.recipe, config.model_dump(), result
         )
-    _tell_failures(plan, result.failed)
+    _say_failures(plan, result.failed)
     if total and result.failed / total > config.max_failed:
         raise CurateError(
-            f"{result.failed} of {total} requests failed, more than max_failed = {config.max_failed:g} allows; all "
-            'rows are committed. See `curate sql "select error, count(*) from traces group by 1"`, mend the cause and '
-            "run again with --retry-failed"
+            f"{result.failed} of {total} requests failed, more than max_failed = "
+            f"{config.max_failed:g} allows; "
+            'all rows are committed. See `curate sql "select error, count(*) from traces group by '
+            '1"`, '
+            "remove the cause and run again with --retry-failed"
         )
     return result
 
 
 def _until_done(plan: Plan, worker: Worker) -> None:
-    """Plan and work until nothing is missing: first what is to be redone, then what was never asked."""
+    """Plan and work until nothing is missing: first what is to be redone, then what was never
+    requested.
+    """
     config, family = plan.config, plan.family
     first = True
     while True:
         units = plan.units["unit"]
-        again = state.to_redo(plan, retry_failed=config.retry_failed and first)
+        again = history.to_redo(plan, retry_failed=config.retry_failed and first)
         if config.adaptive is not None and config.adapts:
-            worker.standing = standing(
+            assert worker.steering is not None
+            worker.steering.progress_by_unit = committed_progress(
                 plan.context, family.family, config.samples, config.adaptive.rules
             )
-            units = units.filter(~units.is_in(_enough(plan, worker)))
+            units = units.filter(~units.is_in(_settled(plan, worker)))
             failed = again["finish_reason"] == "error"
-            # of problems that are solved, truncated traces need no second try
+            # Truncated traces of solved problems need no second try.
             again = again.filter(again["unit"].is_in(units.implode()) | failed)
         added = family.redo(again)
         # A redone trace may turn out good, and then fewer new ones are needed.
@@ -86,16 +96,15 @@ def _until_done(plan: Plan, worker: Worker) -> None:
         first = False
 
 
-def _enough(plan: Plan, worker: Worker) -> list[str]:
-    """Units of which no more is to be asked, by what is committed of them."""
-    from curate.generate.adaptive import next_round
-
+def _settled(plan: Plan, worker: Worker) -> list[str]:
+    """Units that need no more samples, by their committed traces."""
     config = plan.config
     assert config.adaptive is not None
+    assert worker.steering is not None
     return [
         unit
-        for unit, (asked, good, judged) in worker.standing.items()
-        if next_round(asked, good, judged, config.samples, config.adaptive) == 0
+        for unit, (samples, good, verified) in worker.steering.progress_by_unit.items()
+        if next_round(samples, good, verified, config.samples, config.adaptive) == 0
     ]
 
 
@@ -104,30 +113,30 @@ def _summary(plan: Plan, worker: Worker, rows: dict[str, int], seconds: float) -
     text = f"{total} traces ({worker.committed} new): "
     text += ", ".join(f"{count} {_WORDS[reason]}" for reason, count in sorted(rows.items()))
     if worker.committed:
-        text += f"; {worker.tokens:,} tokens in {duration(seconds)}"
-    if worker.cost:
-        text += f", cost {worker.cost:.4g}"
+        text += f"; {worker.meter.tokens:,} tokens in {duration(seconds)}"
+    if worker.meter.cost:
+        text += f", cost {worker.meter.cost:.4g}"
     config = plan.config
-    if config.adaptive is not None and config.adapts:
-        there = [worker.standing.get(unit, (0, 0, 0)) for unit in plan.units["unit"]]
-        solved = sum(good >= config.adaptive.keep for _, good, _ in there)
-        some = sum(0 < good < config.adaptive.keep for _, good, _ in there)
-        text += f"; of {len(there)} problems {solved} have the good ones wanted ({config.adaptive.keep}), {some} have "
-        text += f"fewer, {len(there) - solved - some} none"
+    if config.adaptive is not None and worker.steering is not None:
+        progress = worker.steering.progress_by_unit
+        goods = [progress.get(unit, (0, 0, 0))[1] for unit in plan.units["unit"]]
+        keep = config.adaptive.keep
+        solved, some = sum(g >= keep for g in goods), sum(0 < g < keep for g in goods)
+        text += f"; of {len(goods)} problems, {solved} have {keep} good traces, {some} have fewer, "
+        text += f"{len(goods) - solved - some} have none"
     return text
 
 
-def _tell_failures(plan: Plan, failed: int) -> None:
-    """Count of each reason of failure."""
+def _say_failures(plan: Plan, failed: int) -> None:
+    """Print how often each reason of failure occurred."""
     if not failed:
         return
-    reasons = state.errors(plan)
+    reasons = history.errors(plan)
     for reason, count in reasons[:REASONS]:
         say(f"  failed {count} times: {reason}")
     if len(reasons) > REASONS:
-        say(
-            f"  failed {sum(count for _, count in reasons[REASONS:])} times for {len(reasons) - REASONS} other reasons"
-        )
+        rest = reasons[REASONS:]
+        say(f"  failed {sum(count for _, count in rest)} times for {len(rest)} other reasons")
 
 
 # -- as a stage ----------------------------------------------------------------------------------

@@ -1,40 +1,49 @@
-"""What a job will do, resolved before any model is loaded: units to ask, prompts, model, the family of its traces."""
+"""What a job will do, resolved before any model is loaded: units, prompts, model, engine, the
+family of its traces.
+
+A unit is a problem to sample, or a trace to rewrite.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from curate.engines import EngineConfig, model_for
+import duckdb
+import polars as pl
+
+from curate.engines import EngineConfig, ModelRef, model_for
 from curate.engines.registry import alternatives, settle
 from curate.engines.registry import label as engine_label
 from curate.errors import UsageError
+from curate.filter.rules import check_expression, load_rules
+from curate.generate import rework
 from curate.generate.config import GenerateConfig
+from curate.generate.examples import load_examples
 from curate.job import Context
 from curate.problems.store import ProblemStore
 from curate.progress import say
+from curate.prompts.render import Chat, Example, Template, load_template, render
 from curate.records import Problem
+from curate.verify.registry import verifier_named
 from curate.warehouse.chunks import Family
 from curate.warehouse.identity import digest, family_id
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from curate.engines.models import ModelRef
-    from curate.prompts.render import Chat, Example, Template
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job will do. `units` has one row a problem (or a trace to rewrite): `unit` and the columns of problems."""
+    """What a job will do.
+
+    `units` has one row per unit: its id `unit`, and the columns of `problems`.
+    """
 
     config: GenerateConfig
     context: Context
     units: pl.DataFrame
-    source: str  # where the units come from, for the reader
+    source: str  # where the units come from, in words
     template: Template
     simple: Template | None
     examples: tuple[Example, ...]
@@ -49,25 +58,20 @@ class Plan:
 
     @property
     def requests(self) -> int:
-        """Samples asked, or the most that can be."""
+        """Samples of the job, at most."""
         return len(self.units) * self.config.samples
 
-    def describe(self) -> str:
-        """The plan as `--dry-run` prints it."""
-        from curate.generate.estimate import describe
-
-        return describe(self)
-
     def unit(self, place: int | None, unit: str) -> Row:
-        """The row of a unit; one that another job planned (no place in `units`) is looked up."""
+        """The row of a unit.
+
+        One that another job planned has no place in `units` and is looked up.
+        """
         if place is not None:
             return self.units.row(place, named=True)
-        from curate.generate import rework
-
         if self.config.source == "rework":
             return rework.fetch(self.context, unit)
-        found = self.context.warehouse.sql("SELECT * FROM problems WHERE problem_id = ?", [unit])
-        return {"unit": unit, "simple": False, **found.row(0, named=True)}
+        rows = self.context.warehouse.sql("SELECT * FROM problems WHERE problem_id = ?", [unit])
+        return {"unit": unit, "simple": False, **rows.row(0, named=True)}
 
     def template_of(self, row: Row) -> Template:
         return self.simple if self.simple is not None and row["simple"] else self.template
@@ -76,18 +80,12 @@ class Plan:
         """What the column `template` holds for this unit."""
         template = self.template_of(row)
         if self.config.source == "rework":
-            from curate.generate import rework
-
             return f"{template.label()}+{rework.label()}"
         return template.label(() if template is self.simple else self.examples)
 
     def prompt(self, row: Row, chat: Chat | None) -> str:
-        """The prompt of one unit, as the engine is to see it."""
-        from curate.prompts.render import render
-
+        """The prompt of one unit, as the engine gets it."""
         if self.config.source == "rework":
-            from curate.generate import rework
-
             text = rework.prompt(row, self.template.form)
             return chat([{"role": "user", "content": text}]) if chat else text
         template = self.template_of(row)
@@ -101,25 +99,24 @@ def as_problem(row: Row) -> Problem:
 
 
 def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> Plan:
-    """Resolve problems, template, examples and model. Raises UsageError for what is missing; loads no model.
+    """Resolve problems, template, examples, model and engine, without loading the model.
 
-    Without `commit` nothing is written, not even problems that the config brings along.
+    Without `commit` nothing is written (not even problems whose sources are in the config) and no
+    engine is measured. Raises UsageError for what is missing.
     """
-    from curate.prompts.render import load_template
-
     template = load_template(config.template, config.form)
     simple = load_template(config.simple.template) if config.simple else None
     problems = ProblemStore(context, commit)
     examples: tuple[Example, ...] = ()
     if config.examples:
-        from curate.generate.examples import load_examples
-
         examples = load_examples(config.examples, template.form, context, problems)
     units, source, parents = _units(config, context, problems, examples)
     if config.adapts and not units["verifier"].is_not_null().any():
         raise UsageError(
-            f"adaptive: none of the {len(units)} problems names a verifier, so that no answer can be judged: set "
-            "`verifier: math` (or code, choice, procedural) on their source, or ask a fixed number with adaptive=null"
+            f"adaptive: none of the {len(units)} problems names a verifier, so no answer can be "
+            "judged: set "
+            "`verifier: math` (or code, choice, procedural) on their source, or take a fixed "
+            "number of samples with adaptive=null"
         )
     model = (
         model_for(config.engine, config.model)
@@ -129,8 +126,6 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
     weights = model.hash if model else digest("solutions", source.split("/")[1].split(" ")[0])
     label = template.label(examples) + ("+chat" if config.chat else "")
     if config.source == "rework":
-        from curate.generate import rework
-
         label += f"+{rework.label()}"
     if config.simple and simple:
         label += f"+{simple.label()} where {config.simple.where}"
@@ -184,8 +179,9 @@ def _engine(
 ) -> EngineConfig:
     """The engine and precision of the job, which are part of what determines its traces.
 
-    An `auto` stays with the engine that this job's stored traces are from, so that a second run on another machine, or
-    after a faster engine was installed, asks nothing twice. Otherwise the faster engine here is taken.
+    An `auto` stays with the engine that this job's stored traces are from, so that a second run on
+    another machine, or after a faster engine was installed, asks nothing twice. Otherwise the
+    faster engine here is taken.
     """
     if model is None:
         return config
@@ -206,27 +202,23 @@ def _engine(
 
 
 def _judged_by(config: GenerateConfig, units: pl.DataFrame) -> dict[str, str]:
-    """Name and version of what decides which traces are good: they steer what is asked, so they belong to the job."""
-    from curate.filter.rules import load_rules
-    from curate.verify.registry import verifier_named
+    """Name and version of what decides which traces are good.
 
+    It decides on samples too, so it belongs to the job.
+    """
     names = units["verifier"].drop_nulls().unique().sort()
-    found = {str(name): verifier_named(name).version for name in names}
+    versions = {str(name): verifier_named(name).version for name in names}
     if config.adaptive is not None and config.adaptive.rules:
         rules = load_rules(config.adaptive.rules)
-        found[f"rules {rules.name}"] = digest(rules.model_dump(mode="json"))[:12]
-    return found
+        versions[f"rules {rules.name}"] = digest(rules.model_dump(mode="json"))[:12]
+    return versions
 
 
 def _units(
     config: GenerateConfig, context: Context, problems: ProblemStore, examples: tuple[Example, ...]
 ) -> tuple[pl.DataFrame, str, list[str]]:
-    """What is asked, where it comes from, and the versions it was made from."""
-    import polars as pl
-
+    """The units of the job, where they come from, and the versions they were made from."""
     if config.rework is not None:
-        from curate.generate import rework
-
         frame = rework.parents(config.rework, context, config.split, config.where)
         versions = [
             v.ref
@@ -263,20 +255,14 @@ def _units(
 
 
 def _meets(frame: pl.DataFrame, condition: str, key: str) -> pl.Series:
-    """Which problems meet a SQL condition on their columns. UsageError where it cannot be asked."""
-    import duckdb
-
-    from curate.filter.rules import check_expression
-
+    """Which problems meet a SQL condition on their columns. UsageError if DuckDB refuses it."""
     check_expression(condition, key)
     with duckdb.connect() as connection:
         connection.register("problems", frame.with_row_index("_row").to_arrow())
         try:
-            found = connection.sql(
-                f"SELECT (({condition}\n) IS TRUE) AS met FROM problems ORDER BY _row"
-            ).pl()
+            query = f"SELECT (({condition}\n) IS TRUE) AS met FROM problems ORDER BY _row"
+            return connection.sql(query).pl()["met"]
         except duckdb.Error as error:
             raise UsageError(
-                f"{key}: the condition '{condition}' cannot be asked of problems: {error}"
+                f"{key}: the condition '{condition}' cannot be evaluated on problems: {error}"
             ) from error
-    return found["met"]

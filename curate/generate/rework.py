@@ -1,8 +1,9 @@
-"""Rewriting traces for the cold start: readable R1-Zero output to a readable CoT with a summary (report, 2.3.1).
+"""Rewrite readable R1-Zero traces into a CoT with a summary, for the cold start (report, 2.3.1).
 
-The report refined its R1-Zero samples by hand. Here a model rewrites them: the best correct and readable trace of a
-problem goes into a prompt, with the language of the question to write in; the rewrite is verified like any trace and
-asked again where it lost the answer (`adaptive.keep: 1`). `parent_trace_id` says which trace a rewrite was made from.
+The report refined its R1-Zero samples by hand. Here a model rewrites them: the best correct and
+readable trace of a problem goes into a prompt, with the language of the question to write in. The
+rewrite is verified like any trace and requested again if it lost the answer (`adaptive.keep: 1`).
+`parent_trace_id` is the trace that a rewrite was made from.
 """
 
 from __future__ import annotations
@@ -12,46 +13,52 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from curate.errors import UsageError
+from curate.filter.rules import check_expression
+from curate.generate.background import predicate
 from curate.generate.config import ReworkConfig
+from curate.job import Context
 from curate.prompts.forms import Form
 
-if TYPE_CHECKING:
-    import polars as pl
-
-    from curate.job import Context
-
 LANGUAGES = {
-    "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "ru": "Russian", "ar": "Arabic", "de": "German",
-    "fr": "French", "es": "Spanish", "pt": "Portuguese", "it": "Italian", "nl": "Dutch", "sv": "Swedish",
-    "tr": "Turkish", "vi": "Vietnamese", "hi": "Hindi",
+    "en": "English", "zh": "Chinese", "ja": "Japanese", "ko": "Korean", "ru": "Russian",
+    "ar": "Arabic", "de": "German", "fr": "French", "es": "Spanish", "pt": "Portuguese",
+    "it": "Italian", "nl": "Dutch", "sv": "Swedish", "tr": "Turkish", "vi": "Vietnamese",
+    "hi": "Hindi",
 }  # fmt: skip
+
+# What a rewrite needs of a trace.
+UNIT = (
+    "trace_id AS unit, problem_id, coalesce(reasoning, completion) AS notes, "
+    "coalesce(extracted, answer) AS answer, "
+    "coalesce(target_language, question_language) AS language"
+)
 
 
 def parents(
     config: ReworkConfig, context: Context, split: str | None, where: str | None
 ) -> pl.DataFrame:
-    """The traces to rewrite: unit (trace_id), notes, answer, language, and the columns of their problems.
+    """The traces to rewrite: unit (trace_id), notes, answer, language, and the columns of their
+    problems.
 
-    Raises UsageError where the traces are not there or not annotated, or where none passes.
+    Raises UsageError if the traces do not exist, are not annotated, or if none passes.
     """
-    import polars as pl
-
-    from curate.filter.rules import check_expression
-    from curate.generate.background import predicate
-
-    known = context.warehouse.sql(
-        "SELECT count(*) AS n, count(verdict) AS judged FROM annotated WHERE list_contains(?, dataset)",
+    counts = context.warehouse.sql(
+        "SELECT count(*) AS traces, count(verdict) AS verified FROM annotated "
+        "WHERE list_contains(?, dataset)",
         [config.traces],
     ).row(0, named=True)
     names = ", ".join(config.traces)
-    if not known["n"]:
+    if not counts["traces"]:
         raise UsageError(
-            f"rework.traces: there are no traces called {names}; see `select distinct dataset from traces`"
+            f"rework.traces: there are no traces called {names}; "
+            "see `select distinct dataset from traces`"
         )
-    if not known["judged"]:
+    if not counts["verified"]:
         raise UsageError(
             f"rework: the traces {names} have no verdicts yet: run `curate annotate` first"
         )
@@ -61,44 +68,37 @@ def parents(
     conditions = ["list_contains(?, dataset)", predicate(config.rules), "completion IS NOT NULL"]
     conditions += [f"({config.where}\n)"] if config.where else []
     conditions += [f"({where}\n)"] if where else []
-    found = context.warehouse.sql(
-        "SELECT trace_id AS unit, problem_id, coalesce(reasoning, completion) AS notes, "
-        "coalesce(extracted, answer) AS answer, coalesce(target_language, question_language) AS language "
-        f"FROM annotated WHERE {' AND '.join(conditions)} QUALIFY row_number() OVER "
-        "(PARTITION BY problem_id ORDER BY quality DESC, trace_id) <= ? ORDER BY problem_id, quality DESC, trace_id",
+    units = context.warehouse.sql(
+        f"SELECT {UNIT} FROM annotated WHERE {' AND '.join(conditions)} QUALIFY row_number() OVER "
+        "(PARTITION BY problem_id ORDER BY quality DESC, trace_id) <= ? "
+        "ORDER BY problem_id, quality DESC, trace_id",
         [config.traces, config.per_problem],
     )
     problems = context.warehouse.sql("SELECT * FROM problems")
     if split:
         problems = problems.filter(pl.col("split") == split)
-    found = found.join(problems, on="problem_id", how="inner", maintain_order="left")
-    if found.is_empty():
+    units = units.join(problems, on="problem_id", how="inner", maintain_order="left")
+    if units.is_empty():
+        extra = f" and {config.where}" if config.where else ""
         raise UsageError(
-            f"rework: none of the {known['n']} traces of {names} passes the rules '{config.rules}'"
-            + (f" and {config.where}" if config.where else "")
-            + f"; `curate filter {config.rules or 'unfiltered'} traces=[{names}]` tells why"
+            f"rework: none of the {counts['traces']} traces of {names} passes the rules "
+            f"'{config.rules}'{extra}; `curate filter {config.rules or 'unfiltered'} "
+            f"traces=[{names}]` shows why"
         )
-    return found
+    return units
 
 
 def fetch(context: Context, trace_id: str) -> dict[str, Any]:
     """One trace to rewrite that another job chose, in the columns of `parents`."""
-    import polars as pl
-
-    found = context.warehouse.sql(
-        "SELECT trace_id AS unit, problem_id, coalesce(reasoning, completion) AS notes, "
-        "coalesce(extracted, answer) AS answer, coalesce(target_language, question_language) AS language "
-        "FROM annotated WHERE trace_id = ?",
-        [trace_id],
-    )
+    unit = context.warehouse.sql(f"SELECT {UNIT} FROM annotated WHERE trace_id = ?", [trace_id])
     problem = context.warehouse.sql(
-        "SELECT * FROM problems WHERE problem_id = ?", [found["problem_id"][0]]
+        "SELECT * FROM problems WHERE problem_id = ?", [unit["problem_id"][0]]
     )
-    return pl.concat([found, problem.drop("problem_id")], how="horizontal").row(0, named=True)
+    return pl.concat([unit, problem.drop("problem_id")], how="horizontal").row(0, named=True)
 
 
 def prompt(row: Mapping[str, Any], form: Form) -> str:
-    """What the model is asked for one trace (a row of `parents`)."""
+    """The prompt that asks for a rewrite of one trace (a row of `parents`)."""
     language = str(row["language"] or "en")
     values = {
         "question": str(row["question"]).strip(),
@@ -108,12 +108,12 @@ def prompt(row: Mapping[str, Any], form: Form) -> str:
         "open": form.open,
         "close": form.close,
     }
-    # in one pass: what is put in may hold braces itself
-    return re.sub(r"\{(\w+)\}", lambda found: values.get(found[1], found[0]), _text(language))
+    # In one pass, because the values may contain braces themselves.
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), _text(language))
 
 
 def label() -> str:
-    """Hash of the texts that ask for a rewrite."""
+    """Name and hash of the prompts for rewriting."""
     texts = [_text(language) for language in ("en", "zh")]
     return "rework@" + hashlib.blake2b("\x1f".join(texts).encode(), digest_size=6).hexdigest()
 

@@ -214,7 +214,8 @@ def test_cost_counts_cached_tokens_and_the_budget_stops_cleanly() -> None:
             back += engine.generate(ask(100, "x" * 2998, max_tokens=200))
         engine.close()
     assert all(c.extra["cost"] == pytest.approx(0.0036) for c in back)
-    # sent only while the worst case (1000 prompt tokens uncached, 200 completion tokens: 0.004) still fits
+    # sent only while the worst case (1000 prompt tokens uncached, 200 completion tokens: 0.004)
+    # still fits
     assert len(back) == len(server.seen) == 11
     assert engine.usage.cost == pytest.approx(0.0396)
 

@@ -1,4 +1,6 @@
-"""Real vLLM on a tiny model: streaming, seeds, log-probs, end tokens, weights, adapters, crashes; and its server."""
+"""Real vLLM on a tiny model: streaming, seeds, log-probs, end tokens, weights, adapters,
+crashes; and its server.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,9 @@ def texts(completions: Any) -> dict[str, str]:
 def test_logprobs_are_those_of_a_plain_forward_pass(
     engine: VllmEngine, tiny: Path, temperature: float
 ) -> None:
-    """vLLM against transformers in float32 on the same tokens, under the distribution sampled from."""
+    """vLLM against transformers in float32 on the same tokens, under the distribution sampled
+    from.
+    """
     worst = 0.0
     for completion in engine.generate(ask(16, temperature=temperature)):
         expected = plain_logprobs(tiny, completion, temperature)
@@ -213,7 +217,8 @@ def test_an_adapter_changes_the_text(engine: VllmEngine, tiny: Path, tmp_path: P
 def test_a_killed_parent_leaves_no_engine(tiny: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from tests.engines.test_vllm import ask, open_vllm\n"
-        "engine = open_vllm(Path(sys.argv[1])); stream = engine.generate(ask(10**5, max_tokens=200)); next(stream)\n"
+        "engine = open_vllm(Path(sys.argv[1])); stream = engine.generate(ask(10**5, "
+        "max_tokens=200)); next(stream)\n"
         "print(engine._children[0].process.pid, flush=True)\n"
         "for _ in stream: pass"
     )
@@ -354,7 +359,9 @@ def test_the_server_refuses_too_long_a_prompt(vllm_server: str) -> None:
 
 
 def test_a_bad_network_in_front_of_the_server_loses_and_doubles_nothing(vllm_server: str) -> None:
-    """429 with Retry-After, 500, hanging and dropped connections in turn, on half of the requests."""
+    """429 with Retry-After, 500, hanging and dropped connections in turn, on half of the
+    requests.
+    """
     faults: list[Any] = [
         ("status", 429, {"retry-after": "0.2"}),
         ("status", 500, {}),

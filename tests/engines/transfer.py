@@ -1,6 +1,8 @@
-"""vLLM's own weight transfer on a CPU: both of its ends as they are, only NCCL's broadcast goes over a TCP store.
+"""vLLM's own weight transfer on a CPU: both of its ends as they are, only NCCL's broadcast goes
+over a TCP store.
 
-`main` is the trainer's process: an engine in its child, new weights sent without a file, and what came of it, as JSON.
+`main` is the trainer's process: an engine in its child, new weights sent without a file, and what
+came of it, as JSON.
 """
 
 from __future__ import annotations

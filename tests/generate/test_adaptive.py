@@ -1,4 +1,6 @@
-"""Results steer what is asked: solved problems stop, hard ones get more, and a kill changes no decision."""
+"""Results steer what is asked: solved problems stop, hard ones get more, and a kill changes no
+decision.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,8 @@ def by_problem(context: Context) -> pl.DataFrame:
     return context.warehouse.sql(
         "SELECT problem_id, count(*) AS asked, max(sample_index) + 1 AS last, "
         "count(DISTINCT sample_index) AS different, "
-        "count(*) FILTER (verdict = 'correct') AS good, list(verdict ORDER BY sample_index) AS verdicts "
+        "count(*) FILTER (verdict = 'correct') AS good, list(verdict ORDER BY sample_index) AS "
+        "verdicts "
         "FROM annotated GROUP BY 1 ORDER BY 1"
     )
 
@@ -72,7 +75,7 @@ def test_solved_problems_stop_and_hard_ones_get_more(context, stub_model, sums):
     settings = AdaptiveConfig(**KEEP)
     assert rows["asked"].to_list() == [rounds(v, 12, settings) for v in rows["verdicts"].to_list()]
     solved = int((rows["good"] >= 2).sum())
-    assert f"of 40 problems {solved} have the good ones wanted (2)" in made.summary
+    assert f"of 40 problems, {solved} have 2 good traces" in made.summary
 
 
 def test_a_second_run_asks_nothing_and_annotation_finds_the_verdicts(context, stub_model, sums):
@@ -121,15 +124,18 @@ def test_steering_counts_what_an_unsteered_job_made(context, stub_model, sums):
 def test_rules_decide_too(context, stub_model, sums, tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text(
-        "name: opening\nrules:\n  - {name: opening, keep: \"completion LIKE '%left to right%'\", reason: a test}\n"
-        '  - {name: plain, keep: "readable AND NOT mixed_language AND quality > 0.5", reason: a test}\n'
+        "name: opening\nrules:\n  - {name: opening, keep: \"completion LIKE '%left to right%'\", "
+        "reason: a test}\n"
+        '  - {name: plain, keep: "readable AND NOT mixed_language AND quality > 0.5", reason: a '
+        "test}\n"
     )
     made = job.run(
         config(stub_model, sums, right=1.0, adaptive={**KEEP, "rules": str(rules)}), context
     )
     annotate.run(annotate.AnnotateConfig(), context)
     rows = context.warehouse.sql(
-        "SELECT count(*) AS asked, count(*) FILTER (completion LIKE '%left to right%' AND readable) AS good "
+        "SELECT count(*) AS asked, count(*) FILTER (completion LIKE '%left to right%' AND "
+        "readable) AS good "
         "FROM annotated GROUP BY problem_id"
     )
     assert made.rows > 80, "all are correct: only the rules can have asked for more"
@@ -144,7 +150,8 @@ def test_problems_that_nothing_can_judge(context, stub_model, sums, tmp_path):
         )
     mixed = tmp_path / "mixed.jsonl"
     mixed.write_text(
-        '{"question": "What is 2 + 2?", "reference": "4"}\n{"question": "What is the sum 3 + 4?", "reference": ""}\n'
+        '{"question": "What is 2 + 2?", "reference": "4"}\n{"question": "What is the sum 3 + 4?", '
+        '"reference": ""}\n'
     )
     sources = [{"source": "files", "path": str(mixed), "verifier": "math"}]
     job.run(
@@ -174,7 +181,9 @@ def test_failed_requests_do_not_eat_the_budget_and_are_asked_again_when_told(
 
 
 def test_decisions_of_a_job_that_was_cut_off_are_made_again(context, stub_model, sums, tmp_path):
-    """An engine that dies after so many completions, again and again, ends with what an undisturbed job has."""
+    """An engine that dies after so many completions, again and again, ends with what an
+    undisturbed job has.
+    """
 
     class Cut(Exception):
         pass

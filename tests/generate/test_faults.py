@@ -63,7 +63,9 @@ def logged(root: Path) -> set[str]:
 
 
 def check(root: Path, kills: int = 0) -> None:
-    """Each (problem, sample) once, with the text that an undisturbed run gives; read by three clients."""
+    """Each (problem, sample) once, with the text that an undisturbed run gives; read by three
+    clients.
+    """
     wh = Warehouse(root)
     rows = wh.sql(
         "SELECT trace_id, problem_id, sample_index, attempt, completion, prompt, seed FROM traces"
@@ -87,7 +89,8 @@ def check(root: Path, kills: int = 0) -> None:
     ]
     assert pl.scan_parquet(glob).select(pl.len()).collect().item() == rows.height
     assert not list(root.glob("_logs/*/*.log"))
-    # a kill between writing and linking leaves its staged file, outside every glob; at most one a kill, gone with age
+    # a kill between writing and linking leaves its staged file, outside every glob; at most one a
+    # kill, gone with age
     assert len(list(root.glob("_staging/*"))) <= kills
     old = time.time() - 25 * 3600
     for staged in root.glob("_staging/*"):
@@ -182,7 +185,8 @@ def test_kills_change_no_decision_where_results_steer(tmp_path, stub_model, sums
     assert last.returncode == 0, last.stderr
     (tmp_path / "undisturbed").mkdir()
     subprocess.run(generate(tmp_path / "undisturbed", config), check=True, capture_output=True)
-    query = "SELECT trace_id, problem_id, sample_index, attempt, completion FROM traces ORDER BY trace_id, attempt"
+    columns = "trace_id, problem_id, sample_index, attempt, completion"
+    query = f"SELECT {columns} FROM traces ORDER BY trace_id, attempt"
     rows = Warehouse(root).sql(query)
     assert rows.equals(Warehouse(tmp_path / "undisturbed" / "wh").sql(query))
     assert known <= set(rows["trace_id"])
@@ -308,7 +312,9 @@ def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, 
 
 
 def test_complete_chunks_can_be_read_while_a_job_runs(tmp_path, stub_model, sums):
-    """By stock DuckDB, Polars and Hugging Face datasets on the files as they lie, and by our views."""
+    """By stock DuckDB, Polars and Hugging Face datasets on the files as they lie, and by our
+    views.
+    """
     import datasets
 
     arguments, root = command(tmp_path, stub_model, sums, slow=0.005), tmp_path / "wh"

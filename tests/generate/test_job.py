@@ -7,7 +7,10 @@ from curate.generate import job
 from curate.generate.config import generate_config
 from curate.job import Context
 
-ALL = "SELECT problem_id, sample_index, attempt, completion, finish_reason, max_tokens, error, trace_id FROM traces"
+COLUMNS = (
+    "problem_id, sample_index, attempt, completion, finish_reason, max_tokens, error, trace_id"
+)
+ALL = f"SELECT {COLUMNS} FROM traces"
 
 
 @pytest.fixture
@@ -217,7 +220,7 @@ def test_what_is_missing_is_told_before_anything_runs(context, stub_model, sums)
 
 
 def test_the_plan_is_told_without_a_model_being_loaded(context, stub_model, sums):
-    text = job.make_plan(config(stub_model, sums), context).describe()
+    text = job.describe(job.make_plan(config(stub_model, sums), context))
     assert "120 in all" in text
     assert "at most 30,720" in text
     assert not context.warehouse.versions("traces")

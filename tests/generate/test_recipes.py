@@ -1,4 +1,6 @@
-"""The recipes beside plain sampling: rewritten traces, worked examples, simple queries, and what a dry run says."""
+"""The recipes beside plain sampling: rewritten traces, worked examples, simple queries, and
+what a dry run says.
+"""
 
 from __future__ import annotations
 
@@ -56,12 +58,14 @@ def test_correct_traces_are_rewritten_with_their_parent_and_verified_again(
     family = harvest(context, stub_model, sums)
     made = job.run(rework(family, stub_model, sums), context)
     rows = context.warehouse.sql(
-        "SELECT r.*, h.verdict AS parent_verdict, h.completion AS notes, h.problem_id AS parent_problem "
+        "SELECT r.*, h.verdict AS parent_verdict, h.completion AS notes, h.problem_id AS "
+        "parent_problem "
         "FROM annotated r JOIN annotated h ON h.trace_id = r.parent_trace_id WHERE r.dataset = ?",
         [made.facts["family"]],
     )
     solved = context.warehouse.sql(
-        f"SELECT count(DISTINCT problem_id) FROM annotated WHERE dataset = '{family}' AND verdict = 'correct'"
+        f"SELECT count(DISTINCT problem_id) FROM annotated WHERE dataset = '{family}' AND verdict "
+        "= 'correct'"
     )
     assert rows.height == made.rows == solved.item() > 20
     assert set(rows["verdict"]) == set(rows["parent_verdict"]) == {"correct"}
@@ -81,7 +85,8 @@ def test_a_rewrite_that_loses_the_answer_is_asked_again(context, stub_model, sum
     made = job.run(rework(family, stub_model, sums, right=0.5, samples=6), context)
     annotate.run(annotate.AnnotateConfig(), context)
     rows = context.warehouse.sql(
-        "SELECT parent_trace_id, count(*) AS asked, count(*) FILTER (verdict = 'correct') AS good FROM annotated "
+        "SELECT parent_trace_id, count(*) AS asked, count(*) FILTER (verdict = 'correct') AS good "
+        "FROM annotated "
         f"WHERE dataset = '{made.facts['family']}' GROUP BY 1"
     )
     assert rows["asked"].max() > 1
@@ -157,7 +162,8 @@ def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(
             context,
         )
         rows = context.warehouse.sql(
-            f"SELECT prompt, template, question FROM annotated WHERE dataset = '{done.facts['family']}'"
+            "SELECT prompt, template, question FROM annotated WHERE dataset = "
+            f"'{done.facts['family']}'"
         )
         assert rows.height == 3
         assert rows["prompt"].str.contains(text, literal=True).all()
@@ -246,7 +252,7 @@ def test_a_dry_run_writes_nothing_and_estimates_tokens_and_cost(
     asked = config(
         "distill", "owner/name", sums, engine={"name": "openai", "args": prices}, split=None
     )
-    text = job.make_plan(asked, context, commit=False).describe()
+    text = job.describe(job.make_plan(asked, context, commit=False))
     assert not (tmp_path / "wh").exists()
     # 40 problems, 4 samples, 512 tokens at 2 a million, and the prompts
     assert "completions at most 81,920" in text

@@ -1,14 +1,18 @@
-"""An engine without a model: deterministic and instant, or as slow and as faulty as a test asks for.
+"""An engine without a model: deterministic and instant, or as slow and as faulty as a test asks
+for.
 
-The text is a function of (prompt, seed) alone, so that any order, batching, restart or second process gives the same.
-`EngineConfig.args`:
+The text is a function of (prompt, seed) alone, so that any order, batching, restart or second
+process gives the same. `EngineConfig.args`:
 
-    style     'sums' (default): `<think>…</think> <answer>N</answer>` for a sum in the prompt; 'words': words that mean
-              nothing; 'echo': the prompt. Any other text is a pattern with {prompt}, {seed}, {answer} in it
+    style     'sums' (default): `<think>…</think> <answer>N</answer>` for a sum in the prompt;
+    'words': words that mean
+              nothing; 'echo': the prompt. Any other text is a pattern with {prompt}, {seed},
+              {answer} in it
     right     share of the sums that are right (0.5), decided by (prompt, seed)
     slow      seconds that each completion takes (0), of which `at_once` run beside each other (1)
     shuffle   completions leave in an order other than asked, if above 1: within so many (1)
-    fail      every so many-th distinct (prompt, seed) fails (0: none); `flaky` true: only the first time it is asked
+    fail      every so many-th distinct (prompt, seed) fails (0: none); `flaky` true: only the first
+    time it is asked
     stall     seconds to hang before the completion number `stall_at` (counted from 0)
     die_at    the process is killed (SIGKILL) instead of giving completion number so-and-so
 """
@@ -86,7 +90,9 @@ class StubEngine:
         self.model_hash = hashlib.sha256(str(model_dir).encode()).hexdigest()[:16]
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """One completion a request; with `shuffle`, the order within a window is another but always the same."""
+        """One completion a request; with `shuffle`, the order within a window is another but always
+        the same.
+        """
         waiting: list[Request] = []
         source = iter(requests)
         exhausted = False
@@ -125,7 +131,8 @@ class StubEngine:
         )
         prompt_ids = request.prompt_token_ids or list(request.prompt.encode())
         if not reason and len(prompt_ids) >= self.max_model_len:
-            reason = f"the prompt has {len(prompt_ids)} tokens; the model takes at most {self.max_model_len} in all"
+            length = self.max_model_len
+            reason = f"the prompt has {len(prompt_ids)} tokens; the model takes {length} in all"
         reason = reason or self._fault(request)
         if reason:
             return failed(request, reason)

@@ -1,4 +1,6 @@
-"""A tiny Llama with random weights and a tokenizer of single characters: for tests that need a model and no sense."""
+"""A tiny Llama with random weights and a tokenizer of single characters: for tests that need a
+model and no sense.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ TURNS = (
 
 
 def char_tokenizer(characters: str = CHARACTERS) -> Any:
-    """A Hugging Face tokenizer with one token a character. Special tokens: <pad> 0, <eos> 1, <end> 2, <unk> 3.
+    """A Hugging Face tokenizer with one token a character. Special tokens: <pad> 0, <eos> 1, <end>
+    2, <unk> 3.
 
     Unknown characters are <unk>; decoding gives every known text back unchanged.
     """
@@ -55,8 +58,10 @@ def make_tiny_model(
 ) -> Path:
     """Writes a Llama of random weights in Hugging Face format to `directory` and returns that.
 
-    The head size is hidden / heads (vLLM on a CPU wants a multiple of 32). `scale` is the standard deviation of the
-    weights: at 0.02 the next character is nearly uniform. generation_config names two end tokens, <eos> and <end>.
+    The head size is hidden / heads (vLLM on a CPU wants a multiple of 32). `scale` is the standard
+        deviation of the
+    weights: at 0.02 the next character is nearly uniform. generation_config names two end tokens,
+        <eos> and <end>.
     `end_bias` above 0 makes end tokens likelier, so that completions end before their limit.
     """
     import torch
@@ -97,7 +102,9 @@ def make_tiny_model(
 
 
 def _favour(model: Any, tokens: list[int], bias: float) -> None:
-    """Adds about `bias` to the logits of `tokens`: a constant channel of the last norm's output feeds only them."""
+    """Adds about `bias` to the logits of `tokens`: a constant channel of the last norm's output
+    feeds only them.
+    """
     import torch
 
     with torch.no_grad():

@@ -1,26 +1,23 @@
 """Cold start: readable long chains of thought (report, section 2.3.1), from four sources.
 
-A strong model or a later checkpoint asked for them (source: model), R1-Zero traces rewritten by a model (source:
-rework, see rework.py), and worked solutions that came with the problems (source: solutions).
+A strong model or a later checkpoint asked for them (source: model), R1-Zero traces rewritten by a
+model (source: rework, see rework.py), and worked solutions that came with the problems (source:
+solutions).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import polars as pl
 
 from curate.generate import Recipe
-
-if TYPE_CHECKING:
-    import polars as pl
+from curate.prompts.render import worked_completion
+from curate.records import Problem
 
 
 def from_solutions(problems: pl.DataFrame, form: str) -> pl.DataFrame:
-    """One trace a problem that came with a worked solution: its text in the form, as if it had been sampled."""
-    import polars as pl
-
-    from curate.prompts.render import worked_completion
-    from curate.records import Problem
-
+    """One trace a problem that came with a worked solution: its text in the form, as if it had been
+    sampled.
+    """
     solved = problems.filter(pl.col("solution").is_not_null() & pl.col("reference").is_not_null())
     texts = [worked_completion(Problem(**row), form) for row in solved.iter_rows(named=True)]
     return solved.select("problem_id").with_columns(pl.Series("completion", texts, dtype=pl.String))
@@ -28,14 +25,15 @@ def from_solutions(problems: pl.DataFrame, form: str) -> pl.DataFrame:
 
 RECIPE = Recipe(
     name="cold-start",
-    doc="readable long CoT: a strong model's, harvested traces rewritten (source: rework), or worked solutions that "
-    "came with the problems (source: solutions)",
+    doc="readable long CoT from a strong model, by rewriting harvested traces (source: rework), or "
+    "from worked solutions of the problems (source: solutions)",
     defaults={
         "template": "r1",
         "samples": 1,
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8192},
     },
-    # Rewriting follows a text: a low temperature keeps to it. A rewrite that loses the answer is tried again.
+    # Rewriting follows a text: a low temperature keeps to it. A rewrite that loses the answer is
+    # tried again.
     by_source={
         "rework": {
             "samples": 4,

@@ -1,7 +1,9 @@
-"""Distillation corpora: the traces of a larger model, for a smaller one to learn from (section 2.4).
+"""Distillation corpora: the traces of a larger model, for a smaller one to learn from (section
+2.4).
 
-Prompts that are no reasoning problems belong to it, too: `simple.where` names those that are answered without a chain
-of thought, as the report does for simple queries (section 2.3.3, non-reasoning data).
+Prompts that are no reasoning problems belong to it, too: `simple.where` names those that are
+answered without a chain of thought, as the report does for simple queries (section 2.3.3,
+non-reasoning data).
 """
 
 from curate.generate import Recipe

@@ -1,4 +1,6 @@
-"""R1-Zero harvest: any base model or checkpoint, the report's template, temperature 1 (report, section 2.2)."""
+"""R1-Zero harvest: any base model or checkpoint, the report's template, temperature 1 (report,
+section 2.2).
+"""
 
 from curate.generate import Recipe
 
@@ -8,7 +10,8 @@ RECIPE = Recipe(
     defaults={
         "template": "r1-zero",
         "samples": 16,
-        # A base model goes on with the next turn after its answer: its own end token is not to be relied on.
+        # A base model goes on with the next turn after its answer: its own end token is not to be
+        # relied on.
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8192, "stop": ["</answer>"]},
     },
 )

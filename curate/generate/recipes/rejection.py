@@ -1,14 +1,16 @@
-"""Rejection sampling: many samples a problem from a checkpoint; all are kept, a filter picks the best (2.3.3).
+"""Rejection sampling: many samples a problem from a checkpoint; all are kept, a filter picks the
+best (2.3.3).
 
-The report says neither how many it samples nor how many it keeps. Ours: a problem is asked until four of its samples
-are right, as many as the rule set `rejection` keeps of a problem, and at most 16 times, as often as a group of its RL.
+The report says neither how many it samples nor how many it keeps. Ours: a problem is asked until
+four of its samples are right, as many as the rule set `rejection` keeps of a problem, and at most
+16 times, as often as a group of its RL.
 """
 
 from curate.generate import Recipe
 
 RECIPE = Recipe(
     name="rejection",
-    doc="sample completions of each problem from a trained model until enough are right, to keep the best by a filter",
+    doc="sample each problem from a trained model until enough are right; a filter keeps the best",
     defaults={
         "template": "r1-zero",
         "samples": 16,
