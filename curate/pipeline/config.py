@@ -22,8 +22,8 @@ from pydantic import Field
 
 from curate.config import Config, did_you_mean, merge, override, read_yaml, validate
 from curate.engines import EngineConfig
-from curate.engines.registry import choose
 from curate.errors import UsageError
+from curate.pipeline.budget import BudgetConfig, check_budget
 from curate.pipeline.references import check_outputs, fill, rename, stage_names, variables
 from curate.pipeline.stages import KINDS, Stage, stage_kind
 from curate.registry import add_folder
@@ -47,8 +47,8 @@ class PipelineConfig(Config):
     """Variables: `$name` as a value in a stage stands for one of them."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """The stages by name, in order; `do` is the kind of stage, the other keys are its config."""
-    presets: dict[str, dict[str, Any]] = {}
-    """Keys that replace those of the file when `engine.name: auto` chooses the engine of that name."""
+    budget: BudgetConfig | None = None
+    """Minutes that the pipeline may take, and the stages that shrink to fit."""
     queries: list[str] = []
     """SQL that is suggested at the end of a run."""
 
@@ -80,19 +80,18 @@ def load_pipeline(
     file = find_pipeline(path)
     add_folder(file.parent)
     data = read_yaml(file)
-    config = validate(PipelineConfig, override(data, overrides), str(path))
-    engine = validate(EngineConfig, config.engine, f"{path}: engine")
-    if config.presets:
-        chosen, _ = choose(engine)
-        if chosen in config.presets:
-            data = merge(data, config.presets[chosen])
-            where = f"{path} with the preset {chosen}"
-            config = validate(PipelineConfig, override(data, overrides), where)
+    changed = override(data, overrides)
+    if changed.get("budget"):
+        changed["budget"] = fill(changed["budget"], changed.get("vars") or {}, f"{path}: budget")
+    config = validate(PipelineConfig, changed, str(path))
+    validate(EngineConfig, config.engine, f"{path}: engine")
     _check_overrides(data, overrides, str(path))
     stages: dict[str, Stage] = {}
     for name, raw in unroll(config.stages, str(path)).items():
         where = f"{path}: stage {name}"
         stages[name] = _stage(name, fill(raw, config.vars, where), config, stages, where)
+    if config.budget is not None:
+        check_budget(config.budget, list(stages.values()), str(path))
     return config, list(stages.values())
 
 

@@ -42,6 +42,7 @@ def planned(pipeline: Pipeline) -> list[Planned]:
     for stage in pipeline.stages:
         earlier = None
         if all(name in done for name in stage.needs):
+            stage = pipeline.fitted(stage, done)
             earlier = pipeline.find(stage, pipeline.key(stage, done))
         size = stage.kind.size(stage.checked, rows_of)
         rows[stage.name] = size.rows

@@ -14,6 +14,7 @@ from pathlib import Path
 from curate.atomic import disk_errors
 from curate.errors import UsageError
 from curate.job import Context
+from curate.pipeline.budget import Budget
 from curate.pipeline.config import PipelineConfig
 from curate.pipeline.references import resolve, versions
 from curate.pipeline.stages import Done, Stage
@@ -30,11 +31,18 @@ class Pipeline:
     def __init__(self, config: PipelineConfig, stages: list[Stage], context: Context) -> None:
         self.config, self.stages, self.context = config, stages, context
         self.folder = context.warehouse.root / "_runs" / config.name
+        self.budget = Budget(config.budget, stages, self.folder) if config.budget else None
 
     def key(self, stage: Stage, done: Mapping[str, Done]) -> str:
         """Hash of everything that determines what the stage gives."""
         resolved = resolve(stage.config, done, stage.name)
         return digest(stage.do, resolved, [(n, done[n].digest) for n in stage.needs])[:24]
+
+    def fitted(self, stage: Stage, done: Mapping[str, Done], decide: bool = False) -> Stage:
+        """The stage with the values that the time budget leaves it; as written without a budget or a decision."""
+        if self.budget is None:
+            return stage
+        return self.budget.fitted(stage, self.key(stage, done), done, decide)
 
     def find(self, stage: Stage, key: str) -> Done | None:
         """What the stage gave under this key, if that still exists."""
@@ -62,6 +70,7 @@ class Pipeline:
             if stage.name not in wanted:
                 continue
             head = f"[{number}/{len(self.stages)}] {stage.name}"
+            stage = self.fitted(stage, done, decide=not only or stage.name in only)
             key = self.key(stage, done)
             earlier = self.find(stage, key)
             if earlier is not None:
@@ -114,7 +123,8 @@ class Pipeline:
             facts["model"] = result.model
         value = str(facts.pop("value", result.model or ""))
         seconds = round(time.monotonic() - started, 1)
-        finished = Done(key, value, facts, result.refs, result.summary, seconds)
+        summary, rate = result.summary, result.rate
+        finished = Done(key, value, facts, result.refs, summary, seconds, rate)
         self._remember(stage, finished)
         return finished
 

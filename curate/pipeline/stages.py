@@ -58,7 +58,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Done:
-    """What a finished stage gave; read back when the stage is skipped."""
+    """What a finished stage gave; read back when the stage is skipped.
+
+    rate: samples per second, if it sampled. How fast the machine was is not part of the digest.
+    """
 
     key: str
     value: str
@@ -66,6 +69,7 @@ class Done:
     refs: list[str]
     summary: str
     seconds: float
+    rate: float | None = None
 
     @property
     def digest(self) -> str:
