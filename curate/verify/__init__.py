@@ -1,9 +1,10 @@
-"""Is the answer right: mathematics, choices, text, procedural, code, a model as judge, and consensus.
+"""Is the answer right: mathematics, choices, text, procedural, code, a model as judge, and
+consensus.
 
 from curate.verify import verify, verify_answers, VerifierPool
 
-verify(problem, completion)              # -> Verdict(verdict="correct" | "wrong" | "unverifiable", ...)
-verify_answers(["1/2"], ["\\\\boxed{0.5}"])  # plain pairs
+verify(problem, completion)              # -> Verdict(verdict="correct" | "wrong" | "unverifiable",
+...) verify_answers(["1/2"], ["\\\\boxed{0.5}"])  # plain pairs
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ __all__ = [
 
 
 def verify(problem: Problem, completion: str, delimiters: tuple[str, str] = THINK) -> Verdict:
-    """The verdict of the problem's own verifier on a completion. Safe from threads; seconds as in `VerifierPool`."""
+    """The verdict of the problem's own verifier on a completion. Safe from threads; seconds as in
+    `VerifierPool`.
+    """
     return default_pool().verify(problem, completion, delimiters)
 
 

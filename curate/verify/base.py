@@ -1,8 +1,9 @@
 """The contract of a verifier: a name, a version, and three steps from a completion to a judgement.
 
-`extract` finds the answer in the text, `quick` decides what can be decided in microseconds with bounded work (it runs
-in the caller), `check` decides the rest (it runs in a worker that may be killed). Your own verifier is a subclass of
-`Verifier`, named by an entry point (`curate.verifier`) or as `package.module:Class`.
+`extract` finds the answer in the text, `quick` decides what can be decided in microseconds with
+bounded work (it runs in the caller), `check` decides the rest (it runs in a worker that may be
+killed). Your own verifier is a subclass of `Verifier`, named by an entry point (`curate.verifier`)
+or as `package.module:Class`.
 """
 
 from __future__ import annotations
@@ -23,22 +24,28 @@ class Judgement(NamedTuple):
 CORRECT = Judgement("correct")
 WRONG = Judgement("wrong")
 
-# A longer text is not a final answer, and not worth the time to read it. Characters; ours, not a paper's.
+# A longer text is not a final answer, and not worth the time to read it. Characters; ours, not a
+# paper's.
 MAX_ANSWER = 4096
 
 
 class Verifier:
-    """The contract. Subclasses set `name` and `version`; raise the version whenever a verdict could change."""
+    """The contract. Subclasses set `name` and `version`; raise the version whenever a verdict could
+    change.
+    """
 
     name = ""
     version = "1"
-    # "worker": `check` runs in a worker process with limits. "thread": it guards itself (the code sandbox).
+    # "worker": `check` runs in a worker process with limits. "thread": it guards itself (the code
+    # sandbox).
     runs_in = "worker"
     # False if the same answer may be judged differently twice.
     cacheable = True
 
     def load(self) -> None:
-        """Import what `check` needs. A worker calls this before the clock of its first item starts."""
+        """Import what `check` needs. A worker calls this before the clock of its first item
+        starts.
+        """
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         """Return the final answer of a completion; `answer` is None if there is none."""
@@ -49,7 +56,9 @@ class Verifier:
         return None if (problem.reference or "").strip() else "no reference answer"
 
     def quick(self, problem: Problem, answer: str) -> Judgement | None:
-        """Judge in bounded microseconds, or return None to leave it to `check`. Must not raise or run away."""
+        """Judge in bounded microseconds, or return None to leave it to `check`. Must not raise or
+        run away.
+        """
         return None
 
     def check(self, problem: Problem, answer: str) -> Judgement:

@@ -1,7 +1,8 @@
 """Multiple choice: the letter, the text of the choice, or both.
 
-`problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index written as one ("0"), the
-text of the right choice, or several letters ("A,C") if more than one choice is right: then exactly those must be named.
+`problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index
+written as one ("0"), the text of the right choice, or several letters ("A,C") if more than one
+choice is right: then exactly those must be named.
 """
 
 from __future__ import annotations
@@ -29,22 +30,29 @@ from curate.verify.text import leading_letters, normal, text_of_choice, without_
 
 # Phrases that announce a choice; the letter follows. Those of `extract.ANNOUNCE` count as well.
 _ANNOUNCED = re.compile(
-    r"(?P<phrase>\b(?:the |my |our )?(?:(?:correct|right|best|final|appropriate) )+(?:option|choice|letter|statement)s?"
+    r"(?P<phrase>\b(?:the |my |our )?(?:(?:correct|right|best|final|appropriate) )+(?:option"
+    r"|choice|letter|statement)s?"
     r"(?: is| are| would be)?"
-    r"|\b(?:the )?(?:option|choice|letter) (?:is|would be)|\b(?:solution|result|option|choice|selection)(?=\s*[*_]*[:：])"
-    r"|\bI(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)(?: (?:option|choice|answer))?"
+    r"|\b(?:the )?(?:option|choice|letter) (?:is|would be)|\b(?:solution|result|option|choice"
+    r"|selection)(?=\s*[*_]*[:：])"
+    r"|\bI(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)(?: (?:option"
+    r"|choice|answer))?"
     r"|(?<![不没别非])(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是|为|為)?|正确(?:的)?选项(?:是|为)?"
-    r"|选项(?:是|为)|選択肢は|정답은|답은)(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]|[A-J]{2,8})(?![A-Za-z]))",
+    r"|选项(?:是|为)|選択肢は|정답은|답은)(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]"
+    r"|[A-J]{2,8})(?![A-Za-z]))",
     re.I,
 )
 # "Option C is correct.", "(C) is the right answer"
 _IS_CORRECT = re.compile(
-    r"(?:^|[.!?\n,;]\s*|\b(?:so|thus|hence|therefore|only)\s+)(?i:(?:option|choice|answer|statement)\s+)?[(\[*$]*"
-    r"(?P<letter>[A-J])[)\]*$]*\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?"
+    r"(?:^|[.!?\n,;]\s*|\b(?:so|thus|hence|therefore|only)\s+)(?i:(?:option|choice|answer"
+    r"|statement)\s+)?[(\[*$]*"
+    r"(?P<letter>[A-J])[)\]*$]*\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option"
+    r"|choice|one))?"
     r"(?P<after>[^\n]*)"
 )
 _LAST_LINE = re.compile(
-    r"(?:(?:so|thus|hence|therefore|因此|所以|故)[,:，：]?\s*)?(?P<answer>[(\[（【*$`\\]*[A-J](?![A-Za-z]).*)",
+    r"(?:(?:so|thus|hence|therefore|因此|所以"
+    r"|故)[,:，：]?\s*)?(?P<answer>[(\[（【*$`\\]*[A-J](?![A-Za-z]).*)",
     re.I | re.S,
 )
 
@@ -74,7 +82,9 @@ class ChoiceVerifier(Verifier):
 
 
 def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> Extracted:
-    """Return the answer to a multiple-choice question: like `find_answer`, with the phrases that name a choice."""
+    """Return the answer to a multiple-choice question: like `find_answer`, with the phrases that
+    name a choice.
+    """
     visible = after_reasoning(without_end_tokens(text), delimiters)
     if visible is None or "<answer>" in visible:
         return find_answer(text, delimiters)
@@ -177,7 +187,9 @@ def _letters_of_text(text: str, choices: list[str]) -> set[str]:
 
 
 def matches_choice(choice: str, answer: str) -> bool:
-    """Whether an answer is the text of a choice: the same words, or the same mathematical object."""
+    """Whether an answer is the text of a choice: the same words, or the same mathematical
+    object.
+    """
     first, second = normal(choice), normal(answer)
     if first == second or first.removeprefix("it ") == second:
         return True

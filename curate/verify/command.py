@@ -27,11 +27,13 @@ def cli_verify(
     file: str | Path | None = None,
     out: str | Path | None = None,
 ) -> str:
-    """The text to print: the verdict of one pair, or the counts of a file whose verdicts were written to `out`.
+    """The text to print: the verdict of one pair, or the counts of a file whose verdicts were
+    written to `out`.
 
-    A file (any that `curate.files` reads) has the columns `gold` and `prediction`; a column `verifier` wins over the argument,
-    `choices` (a list, or JSON of one), `metadata` and `tests` give what a verifier needs beside the gold.
-    What is written is the file with `verdict`, `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
+    A file (any that `curate.files` reads) has the columns `gold` and `prediction`; a column
+    `verifier` wins over the argument, `choices` (a list, or JSON of one), `metadata` and `tests`
+    give what a verifier needs beside the gold. What is written is the file with `verdict`,
+    `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
     """
     verifier_named(verifier)
     if file is not None:

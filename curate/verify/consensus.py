@@ -1,8 +1,9 @@
-"""What most samples of a problem agree on: answers clustered by equivalence, not by their characters.
+"""What most samples of a problem agree on: answers clustered by equivalence, not by their
+characters.
 
-For cons@k (majority vote), and as a pseudo-reference where a problem has none: marked as such, and never mixed in.
-Answers are compared in rounds: the first answer of each problem that is in no cluster yet is compared with all later
-ones, those of all problems in one batch.
+For cons@k (majority vote), and as a pseudo-reference where a problem has none: marked as such, and
+never mixed in. Answers are compared in rounds: the first answer of each problem that is in no
+cluster yet is compared with all later ones, those of all problems in one batch.
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ def clusters(
     problem: Problem | None = None,
     pool: VerifierPool | None = None,
 ) -> list[Cluster]:
-    """Clusters of one problem's answers, the largest first (of equal ones, the one that came first).
+    """Clusters of one problem's answers, the largest first (of equal ones, the one that came
+    first).
 
-    `answers` are extracted answers; None has no vote. `problem` gives the choices or metadata that a verifier needs.
+    `answers` are extracted answers; None has no vote. `problem` gives the choices or metadata that
+    a verifier needs.
     """
     ids = _cluster([list(answers)], [_asked(verifier, problem)], pool or default_pool())[0]
     members: dict[int, list[int]] = {}
@@ -66,8 +69,8 @@ def cluster_ids(
 ) -> list[int | None]:
     """For each row the number of its answer's cluster within its problem (None without an answer).
 
-    Columns: problem_id, extracted; model, model_hash, policy_step, verifier, choices and metadata are used where they
-    are present.
+    Columns: problem_id, extracted; model, model_hash, policy_step, verifier, choices and metadata
+    are used where they are present.
     """
     keys = [
         name
@@ -102,11 +105,13 @@ def cluster_ids(
 def consensus_frame(
     frame: pl.DataFrame, share: float = 0.5, samples: int = 2, pool: VerifierPool | None = None
 ) -> pl.DataFrame:
-    """Verdicts of kind `consensus` on whole traces, one row a trace, in the columns of the table `verdicts`.
+    """Verdicts of kind `consensus` on whole traces, one row a trace, in the columns of the table
+    `verdicts`.
 
-    Columns: trace_id, attempt, problem_id, text (the completion, its reasoning opened), form, and those of problems;
-    model_hash and policy_step tell apart whose samples they are. An answer is correct where it is in the largest
-    cluster of its problem, and that holds `share` of at least `samples` samples; unverifiable where there is none.
+    Columns: trace_id, attempt, problem_id, text (the completion, its reasoning opened), form, and
+    those of problems; model_hash and policy_step tell apart whose samples they are. An answer is
+    correct where it is in the largest cluster of its problem, and that holds `share` of at least
+    `samples` samples; unverifiable where there is none.
     """
     pool = pool or default_pool()
     fields = [name for name in Problem.__dataclass_fields__ if name in frame.columns]
@@ -153,7 +158,9 @@ def consensus_frame(
 
 
 def _asked(verifier: str, problem: Problem | None) -> Problem:
-    """What is compared by: equivalence of answers. A procedural score says nothing about two answers; text does."""
+    """What is compared by: equivalence of answers. A procedural score says nothing about two
+    answers; text does.
+    """
     name = verifier if verifier in ("math", "choice", "exact", "text") else "text"
     return replace(problem or Problem(""), verifier=name)
 

@@ -1,12 +1,13 @@
 """Find the answer in a completion.
 
-In order: the `<answer>…</answer>` block; the last balanced `\\boxed{…}`; an announced final answer ("the answer is …",
-in the languages of `_WORDS`); a JSON object with the key `answer`; a completion that is one short line; a last line
-that is nothing but a value. Only text after the end of the reasoning counts.
+In order: the `<answer>…</answer>` block; the last balanced `\\boxed{…}`; an announced final answer
+("the answer is …", in the languages of `_WORDS`); a JSON object with the key `answer`; a completion
+that is one short line; a last line that is nothing but a value. Only text after the end of the
+reasoning counts.
 
-An announcement is read with its whole sentence: what denies, supposes or doubts it makes it no announcement, words after
-the value stay part of the answer (so that a verifier refuses them), and an answer that the following text takes back is
-no answer. Work is linear in the length of the text.
+An announcement is read with its whole sentence: what denies, supposes or doubts it makes it no
+announcement, words after the value stay part of the answer (so that a verifier refuses them), and
+an answer that the following text takes back is no answer. Work is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import NamedTuple
 
 THINK = ("<think>", "</think>")
 
-# Only the end of a text announces its answer; a megabyte of prose is not searched. Characters; ours.
+# Only the end of a text announces its answer; a megabyte of prose is not searched. Characters;
+# ours.
 TAIL = 20_000
 # Number of boxes to look at, from the last one back.
 MAX_BOXES = 20
@@ -35,7 +37,8 @@ class Extracted(NamedTuple):
 
 # Marks of chat templates for the end of a turn. They are not part of any answer.
 _END_TOKENS = re.compile(
-    r"</s>|<eo[as]>|<end_of_turn>|<\|(?:im_end|eot_id|eom_id|end|eos|endoftext|end_of_text|end_of_turn)\|>"
+    r"</s>|<eo[as]>|<end_of_turn>|<\|(?:im_end|eot_id|eom_id|end|eos|endoftext|end_of_text"
+    r"|end_of_turn)\|>"
     r"|<｜end▁of▁sentence｜>"
 )
 
@@ -44,23 +47,31 @@ _WORDS = {
     r"(?: to (?:the|this) (?:question|problem))?"
     r"(?: is| equals| (?:would|should|must|will)(?: then| thus| therefore)? be| comes out to| =)"
     r"|(?:the |my |our )?(?:final |correct )*answer|final result",
-    "ja": r"(?:最終的な|最終|正しい)?(?:答え|解答|答(?!案)|回答|正解)(?:は|が)|(?:最終)?(?:答え|解答|答(?!案)|回答|正解)",
-    "zh": r"(?:最终|最后|正确|因此|所以|故)?的?(?:答案|結果|结果|答)(?:应该|應該|就)?(?:是|为|為|等于|等於)|(?:最终|最后|正确)?(?:答案|答)",
+    "ja": r"(?:最終的な|最終|正しい)?(?:答え|解答|答(?!案)|回答|正解)(?:は|が)"
+    r"|(?:最終)?(?:答え|解答|答(?!案)|回答|正解)",
+    "zh": r"(?:最终|最后|正确|因此|所以|故)?的?(?:答案|結果|结果|答)(?:应该|應該|就)?"
+    r"(?:是|为|為|等于|等於)|(?:最终|最后|正确)?(?:答案|答)",
     "ko": r"(?:최종 ?|따라서 ?)?(?:정답|답|답변)(?:은|는|이)|(?:최종 ?)?(?:정답|답변|답)",
-    "es": r"(?:la )?respuesta(?: final| correcta)?(?: es| sería)|(?:la )?respuesta(?: final| correcta)?|(?:la )?solución es",
-    "fr": r"(?:la )?réponse(?: finale| correcte)?(?: est| serait)|(?:la )?réponse(?: finale| correcte)?|(?:la )?solution est",
-    "de": r"(?:die )?(?:endgültige |richtige |finale )?antwort(?: ist| lautet)|(?:die )?(?:endgültige |richtige |finale )?antwort"
+    "es": r"(?:la )?respuesta(?: final| correcta)?(?: es| sería)|(?:la )?respuesta(?: final| "
+    r"correcta)?|(?:la )?solución es",
+    "fr": r"(?:la )?réponse(?: finale| correcte)?(?: est| serait)|(?:la )?réponse(?: finale| "
+    r"correcte)?|(?:la )?solution est",
+    "de": r"(?:die )?(?:endgültige |richtige |finale )?antwort(?: ist| lautet)|(?:die "
+    r")?(?:endgültige |richtige |finale )?antwort"
     r"|(?:das )?ergebnis (?:ist|lautet|beträgt)|(?:die )?lösung (?:ist|lautet)",
     "pt": r"(?:a )?resposta(?: final| correta)?(?: é| seria)|(?:a )?resposta(?: final| correta)?",
-    "it": r"(?:la )?risposta(?: finale| corretta)?(?: è| sarebbe)|(?:la )?risposta(?: finale| corretta)?",
+    "it": r"(?:la )?risposta(?: finale| corretta)?(?: è| sarebbe)|(?:la )?risposta(?: finale| "
+    r"corretta)?",
     "nl": r"(?:het )?(?:juiste )?antwoord(?: is| luidt)|(?:het )?antwoord",
     "pl": r"(?:ostateczna )?odpowiedź(?: to| brzmi)|odpowiedź",
-    "ru": r"(?:окончательный |правильный |верный )?ответ(?: равен| это| есть)|(?:окончательный |правильный )?ответ",
+    "ru": r"(?:окончательный |правильный |верный )?ответ(?: равен| это| есть)|(?:окончательный "
+    r"|правильный )?ответ",
     "uk": r"(?:остаточна |правильна )?відповідь(?: це| дорівнює)|відповідь",
     "tr": r"(?:doğru |nihai |son )?(?:cevap|yanıt)",
     "vi": r"(?:đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?(?: là)|(?:đáp án|đáp số)",
     "id": r"(?:jawaban)(?: akhir(?:nya)?)?(?:nya)?(?: adalah| ialah)|jawaban(?: akhir)?",
-    "ar": r"(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية| الصحيحة)?(?: هو| هي)|(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية)?",
+    "ar": r"(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية| الصحيحة)?(?: هو| هي)|(?:الجواب"
+    r"|الإجابة|الاجابة)(?: النهائي| النهائية)?",
     "sv": r"(?:det )?(?:slutliga |rätta )?svaret (?:är|er|blir)|(?:slutligt )?svar",
     "cs": r"(?:konečná |správná )?odpověď(?: je| zní)|(?:konečná )?odpověď",
     "fi": r"(?:lopullinen |oikea )?vastaus(?: on)?",
@@ -72,17 +83,22 @@ _WORDS = {
     "fa": r"(?:پاسخ|جواب)(?: نهایی| صحیح)?",
     "hi": r"(?:अंतिम |सही )?(?:उत्तर|जवाब)",
 }
-# A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or a heading's line end.
+# A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or a
+# heading's line end.
 _VERB = re.compile(
-    r"(?: is| equals| be| comes out to| =|是|为|為|等于|等於|は|が|은|는|이| es| sería| est| serait| ist| lautet"
-    r"| beträgt| é| seria| è| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| adalah| ialah"
+    r"(?: is| equals| be| comes out to| =|是|为|為|等于|等於|は|が|은|는|이"
+    r"| es| sería| est| serait| ist| "
+    r"lautet"
+    r"| beträgt| é| seria| è| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| "
+    r"adalah| ialah"
     r"| هو| هي| är| er| blir| je| zní| on| este| είναι|คือ| היא)$",
     re.I,
 )
 ANNOUNCE = re.compile(
     r"(?P<phrase>"
     + "|".join(f"(?:{pattern})" for pattern in _WORDS.values())
-    + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:】[ \t]*[:：]?|[:：=]|[-–—](?=[ \t])|है)?[ \t]*[*_]{0,3}[:：]?[ \t]*)",
+    + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:】[ \t]*[:：]?|[:：=]|[-–—](?=[ \t])|है)?[ "
+    r"\t]*[*_]{0,3}[:：]?[ \t]*)",
     re.I,
 )
 
@@ -90,23 +106,34 @@ ANNOUNCE = re.compile(
 
 # The word right before "answer is" must be one of these: "the naive answer is 5" announces nothing.
 _ALLOWED_BEFORE = frozenset(
-    "so thus hence therefore then and that is be the my our your a an final correct right best true actual real exact "
-    "overall numeric numerical required desired simplified complete unique only short calculated computed resulting "
-    "ultimate we get have find obtain conclude see know shows show gives give means implies with to of as in now here "
+    "so thus hence therefore then and that is be the my our your a an final correct right best "
+    "true actual real exact "
+    "overall numeric numerical required desired simplified complete unique only short calculated "
+    "computed resulting "
+    "ultimate we get have find obtain conclude see know shows show gives give means implies with "
+    "to of as in now here "
     "finally ultimately consequently accordingly i think believe say state submit "
-    "la el le les il lo o os en un una une eine der die das den also somit daher folglich entonces luego donc alors "
-    "ainsi então logo quindi dunque dus de het correcta final finale correcte correta corretta richtige endgültige "
+    "la el le les il lo o os en un una une eine der die das den also somit daher folglich entonce"
+    "s luego donc alors "
+    "ainsi então logo quindi dunque dus de het correcta final finale correcte correta corretta "
+    "richtige endgültige "
     "juiste svaret slutliga rätta odpověď konečná správná".split()
 )
 _CLAUSE_START = re.compile(
-    r"[,;:，；：—]|\b(?:so|thus|hence|therefore|then|and|but|which means|implies|means|because)\b|所以|因此|故|那么",
+    r"[,;:，；：—]|\b(?:so|thus|hence|therefore|then|and|but|which means|implies|means|because)\b"
+    r"|所以"
+    r"|因此|故|那么",
     re.I,
 )
-# In the clause around an announcement these make it a denial, a doubt, a supposition, or somebody else's answer.
+# In the clause around an announcement these make it a denial, a doubt, a supposition, or somebody
+# else's answer.
 _DENIED = re.compile(
-    r"\b(?:not|never|no|nor|wrong|incorrect|false|doubt\w*|den(?:y|ies)|impossible|unlikely|suppos\w+|assum\w+|if|unless"
-    r"|whether|imagine|pretend|might|may|maybe|perhaps|possibly|naive|claim\w*|someone|student\w*|says|said|thought"
-    r"|hoped?|wonder\w*|falsche?n?|nicht|wenn|falls|angenommen|faux|fausse|pas|supposons|falsa|incorrecta|si"
+    r"\b(?:not|never|no|nor|wrong|incorrect|false|doubt\w*|den(?:y|ies)|impossible|unlikely"
+    r"|suppos\w+|assum\w+|if|unless"
+    r"|whether|imagine|pretend|might|may|maybe|perhaps|possibly|naive|claim\w*|someone|student\w*"
+    r"|says|said|thought"
+    r"|hoped?|wonder\w*|falsche?n?|nicht|wenn|falls|angenommen|faux|fausse|pas|supposons|falsa"
+    r"|incorrecta|si"
     r"|supongamos|errad[ao]|sbagliata)\b|n['’]t\b|['’]s\s*$"
     r"|错误|不正确|假设|如果|假如|若|怀疑|可能|也许|不是|未必|学生|間違|誤|もし|仮に|틀린|만약|잘못|неправильн|неверн|если|предполож",
     re.I,
@@ -114,10 +141,13 @@ _DENIED = re.compile(
 _SUPPOSED = re.compile(r"\s*(?:suppose|assume|imagine|pretend|say|if|unless)\b(?!.*\bthen\b)", re.I)
 # What follows an answer and takes it back.
 _TAKEN_BACK = re.compile(
-    r"(?:^\s*|[.!?…。！？,;]\s*|\n\s*|\)\s*|[-–—]\s*)(?:wait|no(?=[,.!;:\s])(?!\s+(?:other|more|further|need|matter))"
-    r"|nope|oops|sorry|just kidding|kidding|scratch that|hold on|correction|on second thought|i mean(?:t)?"
+    r"(?:^\s*|[.!?…。！？,;]\s*|\n\s*|\)\s*|[-–—]\s*)(?:wait|no(?=[,.!;:\s])(?!\s+(?:other|more"
+    r"|further|need|matter))"
+    r"|nope|oops|sorry|just kidding|kidding|scratch that|hold on|correction|on second thought|i "
+    r"mean(?:t)?"
     r"|actually|or (?:maybe|perhaps|possibly|rather|else)|(?:maybe|perhaps|possibly)\b"
-    r"|(?:but |and |no,? )?(?:that|this|it|which)(?:['’]s| is| was| seems)(?: probably| clearly| obviously)? "
+    r"|(?:but |and |no,? )?(?:that|this|it|which)(?:['’]s| is| was| seems)(?: probably| clearly| "
+    r"obviously)? "
     r"(?:wrong|incorrect|false|not (?:right|correct|true|the answer)|a (?:joke|mistake|lie))"
     r"|(?:but |or )(?:it|that|this) (?:could|might|may)(?: also)? be"
     r"|nein|nicht|stimmt nicht|non|no es|不对|不是|错了|等等|等一下|いや|違|아니)",
@@ -133,37 +163,44 @@ _DENIED_AFTER = re.compile(
 )
 # Right before a box: "it is not \\boxed{5}".
 _DENIED_BEFORE = re.compile(
-    r"(?:\b(?:not|never|neither|nor|isn['’]t|aren['’]t|cannot be|can['’]t be|wrong answer(?: is)?|incorrect answer(?: is)?"
+    r"(?:\b(?:not|never|neither|nor|isn['’]t|aren['’]t|cannot be|can['’]t be|wrong answer(?: is)?"
+    r"|incorrect answer(?: is)?"
     r"|except|doubt(?: that)?(?: it is)?|maybe|perhaps|possibly|nicht|pas|kein)|不是|并非|不为|не)"
     r"[\s:$*(\\\[]*$",
     re.I,
 )
 # Explanations that may be cut off behind a value; `_DOUBT` in one of them keeps it on.
 _EXPLANATION = re.compile(
-    r"[,;]?\s+(?:because|since|porque|weil|denn)\b|[,;，]\s*(?:because|since|as|so that|given that|which|where|for"
-    r"|and not|not|rather than|instead of|car|parce que|因为|porque|weil|denn)(?![^\W\d_\u4e00-\u9fff])|因为|而不是",
+    r"[,;]?\s+(?:because|since|porque|weil|denn)\b|[,;，]\s*(?:because|since|as|so that|given that"
+    r"|which|where|for"
+    r"|and not|not|rather than|instead of|car|parce que|因为|porque|weil"
+    r"|denn)(?![^\W\d_\u4e00-\u9fff])|因为|而不是",
     re.I,
 )
 _DOUBT = re.compile(
-    r"\b(?:wrong|incorrect|false|maybe|perhaps|possibly|doubt\w*|guess\w*|unless|otherwise|kidding|not (?:sure|right|true)"
+    r"\b(?:wrong|incorrect|false|maybe|perhaps|possibly|doubt\w*|guess\w*|unless|otherwise|kidding"
+    r"|not (?:sure|right|true)"
     r"|could|might)\b|错|不对|也许|可能",
     re.I,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*_\"'”)]|</)|[。！？…]")
 _ADVERB = re.compile(
-    r"(?:thus|simply|exactly|precisely|indeed|then|therefore|hence|just|clearly|definitely|certainly|equal to|given by"
+    r"(?:thus|simply|exactly|precisely|indeed|then|therefore|hence|just|clearly|definitely"
+    r"|certainly|equal to|given by"
     r"|found to be|obviously|now)\b[,:]?\s*",
     re.I,
 )
 # "So 7 is the answer.": the other way round, in the last sentence.
 _BACKWARDS = re.compile(
-    r"(?:^|[.!?\n]\s+)(?:(?:so|hence|thus|therefore)\b,?\s+)?([^!?\n]{1,80}?)\s+is\s+(?:the|our|my)\s+"
+    r"(?:^|[.!?\n]\s+)(?:(?:so|hence|thus|therefore)\b,?\s+)?([^!?\n]{1,80}?)\s+is\s+(?:the|our"
+    r"|my)\s+"
     r"(?:(?:final|correct|right)\s+)*answer[ .!*]*$",
     re.I,
 )
 _GSM = re.compile(r"^####[ \t]*(\S.*)$", re.M)  # GSM8K's own marker
 _JSON = re.compile(
-    r"\{[^{}]*?\"(?:final[_ ]?)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|-?\d[\d.eE+-]*|true|false)[^{}]*\}\s*(?:```)?\s*$",
+    r"\{[^{}]*?\"(?:final[_ ]?)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|-?\d[\d.eE+-]*|true"
+    r"|false)[^{}]*\}\s*(?:```)?\s*$",
     re.I,
 )
 _BRACE = re.compile(r"\\.|[{}]", re.S)
@@ -172,7 +209,8 @@ _MATH_SPAN = re.compile(r"\$\$.+?\$\$|(?<!\\)\$(?:\\.|[^$\\])+\$|\\\(.+?\\\)|\\\
 _DISPLAY = re.compile(r"\s*(?:\$\$(.+?)\$\$|\\\[(.+?)\\\])", re.S)
 # A sentence around the value: "the largest n is 34", "there are 34 ways".
 _SUBJECT_IS = re.compile(
-    r"(?:that\s+)?(?P<subject>[^.;!?=]{2,120}?)\s(?:is|are|was|equals|is equal to|will be)\s+(?:exactly |only )?"
+    r"(?:that\s+)?(?P<subject>[^.;!?=]{2,120}?)\s(?:is|are|was|equals|is equal to|will "
+    r"be)\s+(?:exactly |only )?"
     r"(?P<value>[*_]*[$\\(]*[-+]?(?:\\?\$)?[\d\\].{0,80})",
     re.S,
 )
@@ -181,17 +219,22 @@ _THERE_ARE = re.compile(
     re.I | re.S,
 )
 _HEDGED_SUBJECT = re.compile(
-    r"\b(?:not|no|if|than|least|most|maybe|perhaps|possibly|or|either|neither|nor|between|wrong|incorrect|unless|when"
+    r"\b(?:not|no|if|than|least|most|maybe|perhaps|possibly|or|either|neither|nor|between|wrong"
+    r"|incorrect|unless|when"
     r"|doubt)\b|n['’]t\b",
     re.I,
 )
 # Lines that are nothing but a value.
 _VALUE_LINE = re.compile(
-    r"[*_]{2}(?P<bold>[^*\n]{1,100})[*_]{2}\.?|(?P<math>\$[^$\n]+\$|\\\([^\n]+\\\)|\\\[[^\n]+\\\])\.?"
-    r"|(?P<letter>\([A-Z]\)|[A-Z])\.?|(?P<number>[-+]?[$€£]?\d[\d,]*(?:[./]\d+)?\s?%?(?:\s[a-z]{1,12})?)\.?"
-    r"|(?P<equation>[^\W\d][\w ]{0,40}\s*=\s*[-+]?[$€£]?\d[\d,]*(?:[./]\d+)?\s?%?(?:\s[a-z]{1,12})?)\.?"
+    r"[*_]{2}(?P<bold>[^*\n]{1,100})[*_]{2}\.?|(?P<math>\$[^$\n]+\$|\\\([^\n]+\\\)"
+    r"|\\\[[^\n]+\\\])\.?"
+    r"|(?P<letter>\([A-Z]\)|[A-Z])\.?"
+    r"|(?P<number>[-+]?[$€£]?\d[\d,]*(?:[./]\d+)?\s?%?(?:\s[a-z]{1,12})?)\.?"
+    r"|(?P<equation>[^\W\d][\w "
+    r"]{0,40}\s*=\s*[-+]?[$€£]?\d[\d,]*(?:[./]\d+)?\s?%?(?:\s[a-z]{1,12})?)\.?"
     r"|A[*_]*[:：][*_]*\s*(?P<short>[-+$\\\d(].{0,100})"
-    r"|(?:Ans|ANS|Answer|Solution|Total|Sum|Result|Output|Count|Value)[*_]*[.:：][*_]*\s*(?P<labelled>\S.{0,100})"
+    r"|(?:Ans|ANS|Answer|Solution|Total|Sum|Result|Output|Count"
+    r"|Value)[*_]*[.:：][*_]*\s*(?P<labelled>\S.{0,100})"
 )
 _BOLD_AT_END = re.compile(
     r"(?P<subject>.*)\s(?:is|are|equals|=)\s*(?P<value>\*\*[^*]+\*\*)[.!]?", re.S
@@ -251,7 +294,9 @@ def inner(block: str) -> str:
 
 
 def after_reasoning(text: str, delimiters: tuple[str, str]) -> str | None:
-    """Return the text after the end of the reasoning; None if the reasoning was opened and never closed."""
+    """Return the text after the end of the reasoning; None if the reasoning was opened and never
+    closed.
+    """
     opening, closing = delimiters
     at = text.rfind(closing)
     rest = text[at + len(closing) :] if at >= 0 else text
@@ -315,7 +360,9 @@ def value_at_end(line: str) -> str | None:
 
 
 def in_prose(text: str) -> Extracted | None:
-    """Return the last box, or an announced answer; a plain value announced after the last box corrects it."""
+    """Return the last box, or an announced answer; a plain value announced after the last box
+    corrects it.
+    """
     box = last_boxes(text)
     if box is None:
         return announced(text)
@@ -349,12 +396,14 @@ class _Box(NamedTuple):
 
 _JOINER_WORDS = frozenset("and or und oder et ou y и или и和及与或".split())
 _CORRECTION = re.compile(
-    r"\b(?:no|wait|wrong|incorrect|correct\w*|actually|rather|instead|should|mistake|but|however|final(?:ly)?|let me|not)\b"
+    r"\b(?:no|wait|wrong|incorrect|correct\w*|actually|rather|instead|should|mistake|but|however"
+    r"|final(?:ly)?|let me|not)\b"
     r"|不对|错|更正|最终|最后",
     re.I,
 )
 _SENTENCE_BETWEEN = re.compile(
-    r"[^\W\d_]{2,}\W+[^\W\d_]{2,}.*[.!?。！？\n]|[.!?。！？\n]\W*[^\W\d_]{2,}\W+[^\W\d_]{2,}\W+[^\W\d_]{2,}",
+    r"[^\W\d_]{2,}\W+[^\W\d_]{2,}.*[.!?。！？\n]"
+    r"|[.!?。！？\n]\W*[^\W\d_]{2,}\W+[^\W\d_]{2,}\W+[^\W\d_]{2,}",
     re.S,
 )
 _NAME_BEFORE = re.compile(r"(?:^|[\s$(\\])([A-Za-z](?:_\{?\w+\}?)?)\s*=\s*$")
@@ -366,14 +415,16 @@ _OR_JOINER = re.compile(
     re.I,
 )
 _NAMED_LIST = re.compile(
-    r"(?:[\s$]|\\[)\]])*(?:\\text\s*\{)?\s*(?:[^\W\d_]+\s+){0,4}(?:\(\w\)\s*)?[,;]?\s*(?:and|,|;)\s*\}?[\s$]*"
+    r"(?:[\s$]|\\[)\]])*(?:\\text\s*\{)?\s*(?:[^\W\d_]+\s+){0,4}(?:\(\w\)\s*)?[,;]?\s*(?:and|,"
+    r"|;)\s*\}?[\s$]*"
     r"(?:\\[(\[]\s*)?(?:[A-Za-z](?:_\{?\w+\}?)?\s*=\s*)?[\s$]*(?:\\[(\[])?\s*"
 )
 _HEDGE = re.compile(r"\b(?:maybe|perhaps|possibly|else|either|vs|versus|or|not)\b", re.I)
 
 
 def last_boxes(text: str) -> _Box | None:
-    """Return the last balanced box, joined with those before it unless a sentence comes between them.
+    """Return the last balanced box, joined with those before it unless a sentence comes between
+    them.
 
     Between two boxes with no sentence in between there is no correction: both were offered.
     """
@@ -404,7 +455,9 @@ def _belong_together(between: str) -> bool:
 
 
 def _joined(text: str, spans: list[tuple[int, int, int]]) -> str:
-    """Return the contents of boxes as one answer; with anything but a list between them it is unreadable on purpose."""
+    """Return the contents of boxes as one answer; with anything but a list between them it is
+    unreadable on purpose.
+    """
     contents = [text[start:end].strip() for _, start, end in spans]
     if len(set(contents)) == 1:
         return contents[0]
@@ -430,7 +483,9 @@ def _joined(text: str, spans: list[tuple[int, int, int]]) -> str:
 
 
 def closing_brace(text: str, start: int) -> int:
-    """Return the index of the brace that closes the one before `start`, or -1. Escaped braces do not count."""
+    """Return the index of the brace that closes the one before `start`, or -1. Escaped braces do
+    not count.
+    """
     depth = 1
     for match in _BRACE.finditer(text, start, start + TAIL):
         sign = match.group()
@@ -470,7 +525,9 @@ def announced(text: str) -> Extracted | None:
 
 
 def _statement(text: str, match: re.Match[str]) -> tuple[str, str] | None:
-    """Return the value that an announcement states and the text after it; None if it announces nothing."""
+    """Return the value that an announcement states and the text after it; None if it announces
+    nothing.
+    """
     start = match.start()
     phrase, mark = match["phrase"], match["mark"]
     if start and text[start - 1].isalpha() and text[start].isascii():
@@ -526,7 +583,9 @@ def value_of(line: str, following: str = "") -> tuple[str, str]:
 
 
 def value_in_sentence(sentence: str) -> str:
-    """Return the value of "the largest n is 34" or "there are 34 ways"; any other sentence as it is."""
+    """Return the value of "the largest n is 34" or "there are 34 ways"; any other sentence as it
+    is.
+    """
     bare = sentence.strip(" *_")
     if there := _THERE_ARE.fullmatch(bare):
         return there["value"]
@@ -538,7 +597,9 @@ def value_in_sentence(sentence: str) -> str:
 
 
 def is_denied(before: str, phrase: str) -> bool:
-    """Whether the words before an announcement deny it, doubt it, suppose it, or say it is somebody else's."""
+    """Whether the words before an announcement deny it, doubt it, suppose it, or say it is somebody
+    else's.
+    """
     line = before[-BARE:].rpartition("\n")[2]
     sentence = re.split(r"(?<=[.!?。！？])\s*", line)[-1]
     clause = _CLAUSE_START.split(sentence)[-1]

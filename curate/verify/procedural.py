@@ -1,10 +1,11 @@
 """Procedural problems: `reasoning-gym` scores the answer, and only a full score counts.
 
-Its default score gives partial credit for containing the answer, some of its generators reward any text, some raise,
-and some run the answer as code (`eval`, `sympy.parse_expr`); so only the generators in `ALLOWED` are judged: those
-whose stored answer scores 1.0, that give no constant wrong answer a full score, that neither raise nor evaluate, and
-whose entries survive JSON (probed in the tests). Generators whose answer is one integer are judged here, without
-importing `reasoning_gym` (about two seconds).
+Its default score gives partial credit for containing the answer, some of its generators reward any
+text, some raise, and some run the answer as code (`eval`, `sympy.parse_expr`); so only the
+generators in `ALLOWED` are judged: those whose stored answer scores 1.0, that give no constant
+wrong answer a full score, that neither raise nor evaluate, and whose entries survive JSON (probed
+in the tests). Generators whose answer is one integer are judged here, without importing
+`reasoning_gym` (about two seconds).
 """
 
 from __future__ import annotations
@@ -74,7 +75,9 @@ ALLOWED = INTEGER | SCORED
 
 
 class ProceduralVerifier(Verifier):
-    """Reads `problem.metadata`: JSON with `dataset` (generator name) and `entry` (the generator's entry)."""
+    """Reads `problem.metadata`: JSON with `dataset` (generator name) and `entry` (the generator's
+    entry).
+    """
 
     name = "procedural"
     version = "2"

@@ -1,4 +1,6 @@
-"""The verifiers that ship, by name. A further one: one file, and one line here (or an entry point)."""
+"""The verifiers that ship, by name. A further one: one file, and one line here (or an entry
+point).
+"""
 
 from __future__ import annotations
 

@@ -27,10 +27,14 @@ _MARKDOWN = re.compile(r"(?<![\w*])(\*{1,3}|_{1,3})(?=\S)(.+?)(?<=\S)\1(?![\w*])
 _SYNONYMS = {
     "是": "yes", "是的": "yes", "oui": "yes", "sí": "yes", "ja": "yes", "да": "yes", "はい": "yes",
     "否": "no", "不是": "no", "不": "no", "non": "no", "nein": "no", "нет": "no", "いいえ": "no",
-    "对": "true", "正确": "true", "真": "true", "wahr": "true", "vrai": "true", "错": "false", "错误": "false", "假": "false",
-    "falsch": "false", "faux": "false", "无解": "no solution", "no solutions": "no solution", "no real solution": "no solution",
-    "no real solutions": "no solution", "none": "no solution", "不存在": "does not exist", "dne": "does not exist",
-    "doesn't exist": "does not exist", "undefined": "undefined", "无穷": "infinity", "偶数": "even", "奇数": "odd",
+    "对": "true", "正确": "true", "真": "true", "wahr": "true", "vrai": "true", "错": "false",
+    "错误": "false", "假": "false",
+    "falsch": "false", "faux": "false", "无解": "no solution", "no solutions": "no solution",
+    "no real solution": "no solution",
+    "no real solutions": "no solution", "none": "no solution", "不存在": "does not exist",
+    "dne": "does not exist",
+    "doesn't exist": "does not exist", "undefined": "undefined", "无穷": "infinity",
+    "偶数": "even", "奇数": "odd",
     "东": "east", "南": "south", "西": "west", "北": "north",
 }  # fmt: skip
 _DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
@@ -44,8 +48,8 @@ _SYNONYMS |= {
 def normal(text: str) -> str:
     """Casefold a text and drop what changes no answer.
 
-    NFKC (superscripts stay apart), no LaTeX text commands, quotes, markdown, outer punctuation, "there is", leading
-    article or double spaces.
+    NFKC (superscripts stay apart), no LaTeX text commands, quotes, markdown, outer punctuation,
+    "there is", leading article or double spaces.
     """
     for _ in range(3):
         text = _COMMAND.sub(r"\1", text)
@@ -71,7 +75,8 @@ def _with_carets(text: str) -> str:
     return _SCRIPT.sub(lambda run: ("^" if run[1] else "_") + run.group(), text)
 
 
-# Words that mean the same in any case; a short word in capitals may be a name or a product (NO, Aa, AA and aa).
+# Words that mean the same in any case; a short word in capitals may be a name or a product (NO, Aa,
+# AA and aa).
 _ANY_CASE = frozenset(
     [
         *_SYNONYMS,
@@ -93,7 +98,9 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def equal_words(first: str, second: str) -> bool:
-    """Whether two texts are words (no formulas) and the same ones. Case counts where letters rather than words stand."""
+    """Whether two texts are words (no formulas) and the same ones. Case counts where letters rather
+    than words stand.
+    """
     for _ in range(3):
         first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
     if not (
@@ -119,16 +126,20 @@ def _equal_case(one: str, other: str) -> bool:
 
 
 _STYLE = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*{1,3}|__|[$`\"“”「」『』]|\\[()\[\]]"
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mbox|boxed)\s*\{([^{}]*)\}|\*{1,3}|__"
+    r"|[$`\"“”「」『』]|\\[()\[\]]"
 )
 _CHOICE_WORD = (
-    r"(?:(?:the |our )?(?:(?:correct|right|best|final) )*(?:options?|choices?|answers?|letters?|选项|选择|选|答案|opción"
+    r"(?:(?:the |our )?(?:(?:correct|right|best|final) )*(?:options?|choices?|answers?|letters?"
+    r"|选项"
+    r"|选择|选|答案|opción"
     r"|choix|antwort|вариант|選択肢|보기)(?: is| are)?\s*[:：]?\s*)?"
 )
 _JOIN = r"\s*(?:[,;/&、，]\s*(?:and\s+)?|\band\b|和|与|と|\s)\s*"
 # One letter, or several joined letters: (B), A and C, A、C, [A, C].
 _LETTERS = re.compile(
-    rf"{_CHOICE_WORD}[(\[（【]?\s*(?P<letters>(?-i:[A-Z]|[a-z](?![A-Za-z]))(?:[)\]）】]?{_JOIN}[(\[（【]?(?-i:[A-Z])(?![A-Za-z]))*)"
+    rf"{_CHOICE_WORD}[(\[（【]?\s*(?P<letters>(?-i:[A-Z]|[a-z](?![A-Za-z]))(?:[)\]）】]?{_JOIN}[(\[（【]"
+    rf"?(?-i:[A-Z])(?![A-Za-z]))*)"
     r"(?:\s*(?P<close>[)\]）】]))?(?P<rest>.*)",
     re.I | re.S,
 )
@@ -136,14 +147,17 @@ _RUN = re.compile(rf"{_CHOICE_WORD}[(（]?([A-J]{{2,8}})[)）]?")
 # A mark and the text of the choice ("B. Meiosis"), the end, or a reason.
 _TEXT_OF_CHOICE = re.compile(r"\s*[.:：)、]\s*(?P<text>.*)|\s*[-–—]\s+(?P<dashed>.*)", re.S)
 _REASON = re.compile(
-    r"\s*[,;，]?\s*(?:because|since|as|for|weil|porque|因为|which is (?:the )?(?:right|correct))\b.*"
+    r"\s*[,;，]?\s*(?:because|since|as|for|weil|porque|因为"
+    r"|which is (?:the )?(?:right|correct))\b.*"
     r"|\s*[,;，]\s*(?:and )?(?:not|rather than|instead of)\s+\(?[A-Z]\)?\s*"
-    r"|\s*(?:is|are)\s+(?:the\s+)?(?:(?:right|correct|best|final)\s*)+(?:answers?|options?|choices?|ones?)?\s*"
+    r"|\s*(?:is|are)\s+(?:the\s+)?(?:(?:right|correct|best|final)\s*)+(?:answers?|options?"
+    r"|choices?|ones?)?\s*"
     r"|(?:です|だ|である|입니다|이다|。)+\s*",
     re.I | re.S,
 )
 _OTHER_OFFER = re.compile(
-    r"(?-i:\b[B-HJ-Z]\b|\(A\))|\b(?:or|maybe|perhaps|possibly|unless|otherwise|else|wrong|incorrect|not|no|false|if|then"
+    r"(?-i:\b[B-HJ-Z]\b|\(A\))|\b(?:or|maybe|perhaps|possibly|unless|otherwise|else|wrong"
+    r"|incorrect|not|no|false|if|then"
     r"|only|either|neither|doubt\w*|could|might)\b|n['’]t\b|不|错|或|吗|非",
     re.I,
 )
@@ -158,7 +172,9 @@ def without_style(text: str) -> str:
 
 
 def bare_letters(text: str) -> set[str]:
-    """Return the letters of choices that a text names, without knowing the choices; empty if it says anything more."""
+    """Return the letters of choices that a text names, without knowing the choices; empty if it
+    says anything more.
+    """
     if len(text) > 10_000:
         return set()
     letters, rest = leading_letters(without_style(text))
@@ -182,7 +198,9 @@ def leading_letters(bare: str) -> tuple[set[str], str]:
 
 
 def text_of_choice(rest: str) -> str | None:
-    """Return the text after a letter ("B. Meiosis"), "" for a reason; None if it says something else."""
+    """Return the text after a letter ("B. Meiosis"), "" for a reason; None if it says something
+    else.
+    """
     if not rest.strip(" .。") and not rest.strip().startswith(".."):
         return ""
     if _REASON.fullmatch(rest.removeprefix(")")):
@@ -206,7 +224,8 @@ class ExactVerifier(Verifier):
             return extracted
         raw = extracted.answer.strip()
         if extracted.where in ("announced", "bare"):
-            # The full stop and the marks of a sentence are not part of the answer, unless the reference has them.
+            # The full stop and the marks of a sentence are not part of the answer, unless the
+            # reference has them.
             text = after_reasoning(without_end_tokens(completion), delimiters) or ""
             whole = text.strip() if extracted.where == "bare" else raw
             reference = (problem.reference or "").strip()
@@ -218,7 +237,9 @@ class ExactVerifier(Verifier):
 
 
 class TextVerifier(Verifier):
-    """Accepts the same text after `normal`. A reference may offer several spellings, one per line."""
+    """Accepts the same text after `normal`. A reference may offer several spellings, one per
+    line.
+    """
 
     name = "text"
     version = "3"

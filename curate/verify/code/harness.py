@@ -1,8 +1,9 @@
-"""The two scripts that run inside sandboxes: `SERVE` answers calls to a program, `ASSERT` runs the tests that make them.
+"""The two scripts that run inside sandboxes: `SERVE` answers calls to a program, `ASSERT` runs the
+tests that make them.
 
-They talk over pipes in JSON; nothing is ever unpickled. A value that JSON cannot hold stays with the program, and the
-tests get a handle to it: they can call it, ask for its attributes and its items, but never let it decide an equality
-with a value of their own.
+They talk over pipes in JSON; nothing is ever unpickled. A value that JSON cannot hold stays with
+the program, and the tests get a handle to it: they can call it, ask for its attributes and its
+items, but never let it decide an equality with a value of their own.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def encode(v, handles=False):
     ):
         for base in (bool, int, float, str, list, tuple, set):
             if isinstance(v, base): return encode(base(v), handles)
-    if hasattr(v, "__next__") and not handles: return [encode(x) for x in itertools.islice(v, 100000)]
+    if hasattr(v, "__next__") and not handles:
+        return [encode(x) for x in itertools.islice(v, 100000)]
     if handles:
         HANDLES.append(v)
         mro = [c.__name__ for c in type(v).__mro__]
@@ -70,7 +72,8 @@ encode, decode = _codec["encode"], _codec["decode"]
 
 # What graders of competition sites make available to a function without an import.
 PRELUDE = """
-import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re, string, sys
+import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re
+import string, sys
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter, OrderedDict, defaultdict, deque
 from functools import cache, cmp_to_key, lru_cache, reduce
@@ -123,7 +126,8 @@ for line in calls:
 """
 )
 
-# In the tests' sandbox: names under test are calls over the pipe. Says the secret word if all assertions held.
+# In the tests' sandbox: names under test are calls over the pipe. Says the secret word if all
+# assertions held.
 ASSERT = (
     CODEC
     + """
@@ -148,7 +152,8 @@ def ship(v):
 def ask(kind, name, args, kwargs):
     global made
     made += 1
-    calls.write(json.dumps([kind, name, [ship(a) for a in args], {"d": [[k, ship(v)] for k, v in kwargs.items()]}, True]) + "\\n")
+    named = {"d": [[k, ship(v)] for k, v in kwargs.items()]}
+    calls.write(json.dumps([kind, name, [ship(a) for a in args], named, True]) + "\\n")
     calls.flush()
     line = replies.readline()
     if not line: raise SystemExit("the program ended early")
@@ -168,7 +173,8 @@ def refresh(before, after):
 
 class Remote:
     def __init__(self, number, mro, name=""):
-        for key, value in (("_number", number), ("_mro", mro), ("_name", name)): object.__setattr__(self, key, value)
+        for key, value in (("_number", number), ("_mro", mro), ("_name", name)):
+            object.__setattr__(self, key, value)
     def __getattr__(self, name):
         if name.startswith("__"): raise AttributeError(name)
         return ask("get", name, [self], {})
@@ -176,21 +182,27 @@ class Remote:
     def __call__(self, *args, **kwargs): return ask("apply", "", [self, *args], kwargs)
     def __eq__(self, other):
         if isinstance(other, Remote):
-            if object.__getattribute__(self, "_number") == object.__getattribute__(other, "_number"): return True
+            if hash(self) == hash(other): return True
             raise Undecidable("two objects of the program are compared by the program itself")
         return False
     def __ne__(self, other): return not self == other
     def __hash__(self): return hash(object.__getattribute__(self, "_number"))
     def __instancecheck__(self, other):
         name = object.__getattribute__(self, "_name")
-        return isinstance(other, Remote) and bool(name) and name in object.__getattribute__(other, "_mro")
+        if not isinstance(other, Remote): return False
+        return bool(name) and name in object.__getattribute__(other, "_mro")
 
-for special in "len iter next getitem setitem delitem contains str repr bool add sub mul truediv floordiv mod neg abs int float enter exit radd rmul index".split():
+SPECIAL = (
+    "len iter next getitem setitem delitem contains str repr bool add sub mul truediv floordiv mod "
+    "neg abs int float enter exit radd rmul index"
+)
+for special in SPECIAL.split():
     def method(self, *args, _name="__" + special + "__"):
         return ask("method", _name, [self, *args], {})
     setattr(Remote, "__" + special + "__", method)
 for special in "lt le gt ge".split():
-    def ordered(self, other): raise Undecidable("objects of the program are ordered by the program itself")
+    def ordered(self, other):
+        raise Undecidable("objects of the program are ordered by the program itself")
     setattr(Remote, "__" + special + "__", ordered)
 
 def remote(name):

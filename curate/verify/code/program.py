@@ -1,4 +1,6 @@
-"""Find the program in a completion: the right one of several code blocks, however its fence is written."""
+"""Find the program in a completion: the right one of several code blocks, however its fence is
+written.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ _READS_INPUT = re.compile(
     r"\binput\s*\(|sys\.stdin|\bstdin\b|open\(0\)|fileinput|os\.read\(0|/dev/stdin"
 )
 _OUTPUT_HEADING = re.compile(
-    r"(?i)(?:output|input|example|sample|result|prints?|run|console|expected)s?\b[^\n]{0,60}[:：.]?[*_\s]*$"
+    r"(?i)(?:output|input|example|sample|result|prints?|run|console"
+    r"|expected)s?\b[^\n]{0,60}[:：.]?[*_\s]*$"
 )
 
 
@@ -28,8 +31,9 @@ class Block(NamedTuple):
 def find_program(text: str, functions: tuple[str, ...] = ()) -> str | None:
     """Return the Python program of a text, or None. `functions` are names that the tests call.
 
-    Of several blocks: the last that defines one of `functions`; for programs that read their input, the last that does
-    so; otherwise the last that is more than a usage example. Without a fence the whole text is the program.
+    Of several blocks: the last that defines one of `functions`; for programs that read their input,
+    the last that does so; otherwise the last that is more than a usage example. Without a fence the
+    whole text is the program.
     """
     blocks = code_blocks(text)
     candidates = [block for block in blocks if block.language in PYTHON]

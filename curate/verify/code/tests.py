@@ -1,4 +1,6 @@
-"""The tests of a problem, read from the shapes that data sets use into three: `stdio`, `call` and `asserts`."""
+"""The tests of a problem, read from the shapes that data sets use into three: `stdio`, `call` and
+`asserts`.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,14 @@ Tests = dict[str, Any]
 def read_tests(text: str, metadata: str | None = None) -> Tests:
     """Return tests in one of three shapes. Raises `ValueError` that says what is wrong.
 
-    {"type": "stdio", "cases": [{"input": str, "output": str}]}
-    {"type": "call", "function": str | None, "cases": [{"args": list, "output": value}]}
-    {"type": "asserts", "function": str | None, "code": str, "preamble": str, "functions": [str], "classes": [str]}
+    {"type": "stdio", "cases": [{"input": str, "output": str}]} {"type": "call", "function": str |
+    None, "cases": [{"args": list, "output": value}]} {"type": "asserts", "function": str | None,
+    "code": str, "preamble": str, "functions": [str], "classes": [str]}
 
-    Read as well: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`), CodeContests
-    (`public_tests` and others, each with `input` and `output`), LiveCodeBench (a list with `testtype`), MBPP (a list of
-    assertions, or `test_list` with `test_imports`), HumanEval (`test` with `entry_point`), and plain test functions.
+    Read as well: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`),
+    CodeContests (`public_tests` and others, each with `input` and `output`), LiveCodeBench (a list
+    with `testtype`), MBPP (a list of assertions, or `test_list` with `test_imports`), HumanEval
+    (`test` with `entry_point`), and plain test functions.
     """
     try:
         data = json.loads(text)
@@ -70,7 +73,9 @@ _CODE_CONTESTS = ("public_tests", "private_tests", "generated_tests")
 
 
 def _unpacked(data: Any) -> Tests:
-    """Return the code, the function and the preamble of assertions under the names of different data sets."""
+    """Return the code, the function and the preamble of assertions under the names of different
+    data sets.
+    """
     if isinstance(data, str):
         return {"code": data}
     code = data.get("code") or data.get("functional") or data.get("test") or data.get("test_code")
@@ -158,7 +163,9 @@ def _function_name(cases: list[dict[str, Any]], metadata: str | None) -> str | N
 
 
 def names_under_test(code: str) -> tuple[list[str], list[str]]:
-    """Return the names that assertions use and neither define nor import: what they call, and what else."""
+    """Return the names that assertions use and neither define nor import: what they call, and what
+    else.
+    """
     try:
         tree = ast.parse(code)
     except SyntaxError:
@@ -182,7 +189,9 @@ def names_under_test(code: str) -> tuple[list[str], list[str]]:
 
 # Names that the harness makes available to assertions.
 PROVIDED = frozenset(
-    "math re string random itertools functools operator heapq bisect copy collections sys Fraction Decimal date "
-    "Counter OrderedDict defaultdict deque List Dict Set Tuple Optional Union Any Callable Iterable Iterator inf gcd sqrt "
+    "math re string random itertools functools operator heapq bisect copy collections sys Fractio"
+    "n Decimal date "
+    "Counter OrderedDict defaultdict deque List Dict Set Tuple Optional Union Any Callable "
+    "Iterable Iterator inf gcd sqrt "
     "floor ceil comb reduce".split()
 )

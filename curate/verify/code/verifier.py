@@ -1,8 +1,9 @@
 """Code: a program is right if it does what its tests say, in the sandbox.
 
-`tests.read_tests` lists the shapes of `problem.tests`. What the program prints or returns is compared outside of it.
-Assertions run in a second sandbox that knows the expected values and talks to the program over a pipe; the program never
-sees them, so leaving early with status 0 passes nothing.
+`tests.read_tests` lists the shapes of `problem.tests`. What the program prints or returns is
+compared outside of it. Assertions run in a second sandbox that knows the expected values and talks
+to the program over a pipe; the program never sees them, so leaving early with status 0 passes
+nothing.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ class CodeVerifier(Verifier):
             if asserting is None and served is not None:
                 end(served)
         try:
-            outcome = watch(asserting, b"", self.limits)
+            outcome = watch(asserting, b"", self.limits, served)
             started = _wait_for_start(served)
         finally:
             end(served)
@@ -199,7 +200,9 @@ def _judge_asserts(outcome: Outcome, word: str, started: bool) -> Judgement:
 
 
 def with_preamble(program: str, tests: Tests) -> str:
-    """Return the program with what comes before it: helpers, or the head of the function that it completes."""
+    """Return the program with what comes before it: helpers, or the head of the function that it
+    completes.
+    """
     preamble, function = tests.get("preamble") or "", tests.get("function")
     if not preamble:
         return textwrap.dedent(program)
@@ -218,8 +221,8 @@ def with_preamble(program: str, tests: Tests) -> str:
 def equal_output(expected: str, printed: str) -> bool:
     """Whether two outputs have the same lines; numbers written with a point agree within 1e-6.
 
-    White space at the ends of lines and empty lines at the end do not count. White space at the start of lines does if
-    the expected output has any; between words its amount does not.
+    White space at the ends of lines and empty lines at the end do not count. White space at the
+    start of lines does if the expected output has any; between words its amount does not.
     """
     first, second = _lines(expected), _lines(printed)
     if len(first) != len(second):
@@ -262,7 +265,9 @@ def _equal_tokens(expected: str, printed: str) -> bool:
 
 
 def equal_result(expected: Any, given: Any) -> bool:
-    """Whether two values are equal; a tuple is a list (JSON has no tuples), floats agree within 1e-6."""
+    """Whether two values are equal; a tuple is a list (JSON has no tuples), floats agree within
+    1e-6.
+    """
     if isinstance(expected, bool) or isinstance(given, bool) or expected is None or given is None:
         return expected is given
     if isinstance(expected, int | float) and isinstance(given, int | float):

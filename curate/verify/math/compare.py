@@ -1,7 +1,8 @@
-"""Whether two trees are the same answer: numbers, sets, tuples, intervals, matrices, relations, expressions, words.
+"""Whether two trees are the same answer: numbers, sets, tuples, intervals, matrices, relations,
+expressions, words.
 
-The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is no tuple, alternatives are no single answer.
-`None` means that this comparison cannot tell; `math-verify` is asked then.
+The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is no tuple, alternatives
+are no single answer. `None` means that this comparison cannot tell; `math-verify` is asked then.
 """
 
 from __future__ import annotations
@@ -11,20 +12,19 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from curate.verify.math.intervals import Piece, region, symbolic_pieces
-from curate.verify.math.numbers import RELATIVE, Number, close_values, equal_numbers
-from curate.verify.math.numeric import (
+from curate.verify.math.exact import (
     NoValue,
     TooLarge,
     Undefined,
-    context,
-    equal_at_points,
     exact,
-    logarithm,
-    number,
+    substituted,
     symbols,
 )
+from curate.verify.math.intervals import Piece, region, symbolic_pieces
+from curate.verify.math.numbers import RELATIVE, Number, close_values, equal_numbers
+from curate.verify.math.numeric import context, equal_at_points, logarithm, number
 from curate.verify.math.parser import Node
+from curate.verify.math.polynomials import solution_pieces
 from curate.verify.text import equal_words
 
 _COLLECTIONS = ("list", "either", "both")
@@ -40,6 +40,9 @@ def equal(gold: Node, answer: Node) -> bool | None:
         return match_in_order(*pair)
     if answer[0] == "rel" and answer[1] == "~" and gold[0] != "rel":
         return _about(gold, answer)
+    for one, other in ((gold, answer), (answer, gold)):  # {x | x^2 = 4}
+        if one[0] == "rel" and one[1] == "=" and "" in symbols(one) and other[0] == "set":
+            return _equal_to_solutions(gold, answer)
     if gold[0] == "text" or answer[0] == "text":  # words answer no formula
         return gold[0] == answer[0] and equal_words(gold[1], answer[1])
     if "cong" in (gold[0], answer[0]) and "rel" in (gold[0], answer[0]):
@@ -124,7 +127,9 @@ _UNIT_VECTORS = {"\\veci": 0, "\\vecj": 1, "\\veck": 2, "\\hati": 0, "\\hatj": 1
 
 
 def vectors(gold: Node, answer: Node) -> tuple[list[Node], list[Node]] | None:
-    """Return the coordinates of both if one is written in unit vectors (i + 2j) and the other in brackets."""
+    """Return the coordinates of both if one is written in unit vectors (i + 2j) and the other in
+    brackets.
+    """
     for one, other in ((gold, answer), (answer, gold)):
         rows = grid(other) if other[0] in ("tuple", "matrix", "bracket") else None
         if rows is None or one[0] not in ("add", "sub", "mul", "neg", "sym", "div"):
@@ -359,9 +364,11 @@ def _named_apart(node: Node) -> bool:
 
 
 def solutions(gold: Node, answer: Node) -> tuple[list[Node], list[Node]] | None:
-    """Return both as lists of tuples if they are solutions in several unknowns; None if they are not.
+    """Return both as lists of tuples if they are solutions in several unknowns; None if they are
+    not.
 
-    (x, y) = (1, 2), "x = 1, y = 2", "(1, 2)" and "p = 5, q = 2; p = 7, q = 2" all become tuples ordered by name.
+    (x, y) = (1, 2), "x = 1, y = 2", "(1, 2)" and "p = 5, q = 2; p = 7, q = 2" all become tuples
+    ordered by name.
     """
     first, second = _assignments(gold), _assignments(answer)
     names = None
@@ -385,7 +392,9 @@ def solutions(gold: Node, answer: Node) -> tuple[list[Node], list[Node]] | None:
 
 
 def _assignments(node: Node) -> list[dict[str, Node]] | None:
-    """Return the solutions that a node writes with names, one mapping from name to value each; None if it has none."""
+    """Return the solutions that a node writes with names, one mapping from name to value each; None
+    if it has none.
+    """
     if node[0] == "rel" and node[1] in ("=", "in") and node[2][0] == "tuple":
         names = [part[1] for part in node[2][1:] if part[0] == "sym"]
         if len(names) != len(node[2]) - 1:
@@ -418,7 +427,8 @@ def _assignments(node: Node) -> list[dict[str, Node]] | None:
 def values(node: Node) -> list[Node]:
     """The values of a collection; x = 1 counts as 1 where all of them are about the same symbol.
 
-    Members of a set, alternatives and solutions of one unknown count once; what a bare list repeats is meant twice.
+    Members of a set, alternatives and solutions of one unknown count once; what a bare list repeats
+    is meant twice.
     """
     parts = list(node[1:]) if node[0] in ("set", "bracket", *_COLLECTIONS) else [node]
     if all(assigned(part) for part in parts) and len({part[2] for part in parts}) == 1:
@@ -548,7 +558,9 @@ _ANGLE_FUNCTIONS = frozenset("sin cos tan cot sec csc".split())
 
 
 def is_quantity(node: Node) -> bool:
-    """Whether a node names a quantity and is no equation to be solved: f(2), sin A, AB/BC, S_1 : S."""
+    """Whether a node names a quantity and is no equation to be solved: f(2), sin A, AB/BC, S_1 :
+    S.
+    """
     if node[0] == "text":
         return True
     names = symbols(node)
@@ -600,7 +612,9 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
 
 
 def _function_definitions(gold: Node, answer: Node) -> tuple[Node, Node] | None:
-    """Return the right sides of f(x) = … and f(t) = … (or y = …) in the same variable; None if they are not such."""
+    """Return the right sides of f(x) = … and f(t) = … (or y = …) in the same variable; None if they
+    are not such.
+    """
     if not _defines_function(gold):
         return None
     variable = gold[2][2]
@@ -632,24 +646,16 @@ def _with_the_same_constant(gold: Node, answer: Node, variable: str) -> tuple[No
     return gold, answer
 
 
-def substituted(node: Node, name: str, value: Node) -> Node:
-    """Return the tree with a symbol replaced."""
-    if node == ("sym", name):
-        return value
-    return tuple(
-        substituted(part, name, value) if isinstance(part, tuple) and part else part
-        for part in node
-    )
-
-
 # Names that a family of solutions or an antiderivative may choose freely.
 _COUNTERS = frozenset("k n m l j".split())
 
 
 def with_dummy_renamed(gold: Node, answer: Node, is_family: bool) -> Node | None:
-    """Return the answer with its counter or constant named as in the reference: 2n pi for 2k pi, + c for + C.
+    """Return the answer with its counter or constant named as in the reference: 2n pi for 2k pi, +
+    c for + C.
 
-    A counter is only free in a family of solutions (`is_family`: the text says it is a whole number) or beside pi.
+    A counter is only free in a family of solutions (`is_family`: the text says it is a whole
+    number) or beside pi.
     """
     here, there = symbols(gold) - symbols(answer), symbols(answer) - symbols(gold)
     if len(here) != 1 or len(there) != 1:
@@ -683,7 +689,9 @@ def proportional(gold: Node, answer: Node) -> bool | None:
 
 
 def regional(node: Node) -> bool:
-    """Whether it can only be read as a region: an interval, a union, an inequality, the reals, no solution."""
+    """Whether it can only be read as a region: an interval, a union, an inequality, the reals, no
+    solution.
+    """
     if node[0] in ("interval", "union", "minus", "cap", "reals") or node == ("set",):
         return True
     if node[0] == "rel":
@@ -708,8 +716,46 @@ def equal_regions(gold: Node, answer: Node) -> bool | None:
             return _equal_pieces(here, there) or bool(_equal_inequalities(gold, answer))
         if gold in (("reals",), ("set",)):
             return False  # x^2 >= 0 restates the question
+        solved = _equal_to_solutions(gold, answer)
+        if solved is not None:
+            return solved
         return _equal_inequalities(gold, answer)
     return _equal_pieces(first, second)
+
+
+def _equal_to_solutions(gold: Node, answer: Node) -> bool | None:
+    """Compare a polynomial inequality with a region of the line: x^2 < 4 and -2 < x < 2; None if
+    SymPy has to.
+    """
+    for relation, other in ((gold, answer), (answer, gold)):
+        if relation[0] != "rel" or relation[1] == "in":
+            continue
+        pieces = solution_pieces(relation)
+        if pieces is None:
+            continue
+        try:
+            written = region(other)
+        except Undefined:
+            return None
+        if written is None or len(written) != len(pieces):
+            return None if written is None else False
+        name = min(symbols(relation[2]) | symbols(relation[3]))
+        difference = ("sub", relation[2], relation[3])
+        for (low, low_open, high, high_open), piece in zip(pieces, written, strict=True):
+            if (low_open, high_open) != (piece[1], piece[3]):
+                return False
+            for root, end in ((low, piece[0]), (high, piece[2])):
+                if (root is None) != (end is None):
+                    return False
+                if end is None:
+                    continue
+                # Near the root, and exactly a root.
+                near = abs(number(end, {}) - root) <= (1 + abs(root)) * 1e-15
+                zero = ("num", Number(Fraction(0)))
+                if not near or not equal(zero, substituted(difference, name, end)):
+                    return False
+        return True
+    return None
 
 
 def _equal_pieces(first: Sequence[Piece], second: Sequence[Piece]) -> bool:

@@ -28,7 +28,9 @@ _TIME = re.compile(
 
 
 class DateOrTime(NamedTuple):
-    """A date (year 0 where none is given), or a time of day; `half` is "a", "p" or "" where it is not said."""
+    """A date (year 0 where none is given), or a time of day; `half` is "a", "p" or "" where it is
+    not said.
+    """
 
     year: int = 0
     month: int = 0

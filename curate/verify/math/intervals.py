@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from curate.verify.math.numeric import Undefined, context, number, symbols
+from curate.verify.math.exact import Undefined, symbols
+from curate.verify.math.numeric import context, number
 from curate.verify.math.parser import Node
 
 Piece = tuple[
@@ -72,7 +73,9 @@ def _is_name(node: Node) -> bool:
 
 
 def symbolic_pieces(node: Node) -> list[Piece] | None:
-    """Return the pieces of a region whose ends are letters, as they are written; None if they cannot be read so."""
+    """Return the pieces of a region whose ends are letters, as they are written; None if they
+    cannot be read so.
+    """
     kind = node[0]
     if kind == "interval":
         return [_ends(node[3], node[1] == "(", node[4], node[2] == ")")]

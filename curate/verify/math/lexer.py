@@ -1,6 +1,7 @@
 """Mathematical text to tokens: the many ways to write one sign become one.
 
-Kinds of tokens: num, sym (one letter or a Greek one), fn (a function), cmd (a LaTeX command), op, text (words), env, row.
+Kinds of tokens: num, sym (one letter or a Greek one), fn (a function), cmd (a LaTeX command), op,
+text (words), env, row.
 """
 
 from __future__ import annotations
@@ -20,38 +21,57 @@ class Excessive(Unreadable):
 
 # Names are easier to read and to extend as a line of words.
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs max min gcd lcm floor ceil "
+    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt abs max min "
+    "gcd lcm floor ceil "
     "asin acos atan re im cbrt".split()
 )
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
-    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell hbar".split()
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
+    "rho sigma tau "
+    "upsilon phi varphi chi psi omega Gamma Delta Theta Lambda "
+    "Xi Pi Sigma Phi Psi Omega ell hbar".split()
 )
 _SIGNS = {
-    "≤": "<=", "⩽": "<=", "≦": "<=", "≥": ">=", "⩾": ">=", "≧": ">=", "≠": "!=", "√": "\\sqrt", "∞": "\\infty", "π": "\\pi",
-    "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp", "°": "^\\circ", "ℝ": "\\mathbb{R}",
-    "∖": "\\setminus", "≈": "\\approx", "θ": "\\theta", "α": "\\alpha", "β": "\\beta", "λ": "\\lambda", "∧": " and ", "∨": " or ",
-    "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]", "｛": "\\{", "｝": "\\}", "〈": "(",
+    "≤": "<=", "⩽": "<=", "≦": "<=", "≥": ">=", "⩾": ">=", "≧": ">=", "≠": "!=", "√": "\\sqrt",
+    "∞": "\\infty", "π": "\\pi",
+    "∪": "\\cup", "∩": "\\cap", "∅": "\\emptyset", "∈": "\\in", "±": "\\pm", "∓": "\\mp",
+    "°": "^\\circ", "ℝ": "\\mathbb{R}",
+    "∖": "\\setminus", "≈": "\\approx", "θ": "\\theta", "α": "\\alpha", "β": "\\beta",
+    "λ": "\\lambda", "∧": " and ", "∨": " or ",
+    "、": ",", "，": ",", "；": ";", "：": ":", "（": "(", "）": ")", "【": "[", "】": "]",
+    "｛": "\\{", "｝": "\\}", "〈": "(",
     "∛": "\\sqrt[3]", "∜": "\\sqrt[4]", "…": "\\ldots", "⋯": "\\ldots",
     "〉": ")", "⟨": "(", "⟩": ")", "∠": "\\angle", "△": "\\triangle",
 }  # fmt: skip
 _ALIAS = {
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/",
-    "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=", "\\geqslant": ">=", "\\lt": "<", "\\gt": ">",
-    "\\neq": "!=", "\\ne": "!=", "\\approx": "~", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lbrack": "[", "\\rbrack": "]",
-    "\\langle": "(", "\\rangle": ")", "\\varnothing": "\\emptyset", "\\setminus": "\\minus", "\\backslash": "\\minus",
-    "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
-    "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom", "\\isin": "\\in", "==": "=",
-    "\\arg": "\\operatorname", "\\iff": "\\unknown", "\\equiv": "≡", "\\mod": "\\bmod", "\\measuredangle": "\\angle",
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\cdot": "*", "\\times": "*",
+    "\\ast": "*", "\\div": "/",
+    "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=",
+    "\\geqslant": ">=", "\\lt": "<", "\\gt": ">",
+    "\\neq": "!=", "\\ne": "!=", "\\approx": "~", "\\lbrace": "\\{", "\\rbrace": "\\}",
+    "\\lbrack": "[", "\\rbrack": "]",
+    "\\langle": "(", "\\rangle": ")", "\\varnothing": "\\emptyset", "\\setminus": "\\minus",
+    "\\backslash": "\\minus",
+    "\\land": "and", "\\wedge": "and", "\\lor": "or", "\\vee": "or", "\\lvert": "|",
+    "\\rvert": "|", "\\vert": "|", "\\mid": "|",
+    "\\degree": "°", "\\colon": ":", "**": "^", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
+    "\\isin": "\\in", "==": "=",
+    "\\arg": "\\operatorname", "\\iff": "\\unknown", "\\equiv": "≡", "\\mod": "\\bmod",
+    "\\measuredangle": "\\angle",
 }  # fmt: skip
 _SKIP = re.compile(
-    r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|,|;|!|:|>| |quad|qquad|hspace\{[^{}]*\})(?![a-zA-Z])|~|&nbsp;"
+    r"\s+|\\(?:left|right|[bB]ig+[lrm]?|displaystyle|textstyle|limits|nolimits|quad|qquad"
+    r"|hspace\{[^{}]*\})(?![a-zA-Z])|\\[,;!:> ]|~|&nbsp;"
 )
 _TOKEN = re.compile(
-    r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
-    r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|boldsymbol|bm|mathit|mathsf|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
-    r"|(?P<env>\\(?:begin|end)\s*\{[a-zA-Z*]+\}(?:\{[clr|]*\})?)|(?P<bb>\\mathbb\s*\{?\s*[A-Z]\s*\}?)"
-    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|(?<![\d)])!=|==|\*\*|=<|[-+*/^_=<>()\[\]{}|,;:!'%°&≡])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
+    r"(?P<num>\d+(?:(?:\{,\}|\\,|\\!,|,\\!)\d{3})+(?:\.\d+)?(?!\d)|\d+\.\d*\\(?:overline|bar"
+    r"|dot)\s*\{\d+\}|\d*\.\d+\(\d+\)(?!\()|(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+(?![\da-zA-Z]))?)"
+    r"|(?P<text>\\(?:text|textbf|textit|textrm|mbox|mathrm|mathbf|boldsymbol|bm|mathit|mathsf"
+    r"|mathcal|rm|bf|operatorname\*?)\s*\{(?P<inner>[^{}]*)\})"
+    r"|(?P<env>\\(?:begin|end)\s*\{[a-zA-Z*]+\}(?:\{[clr|]*\})?)"
+    r"|(?P<bb>\\mathbb\s*\{?\s*[A-Z]\s*\}?)"
+    r"|(?P<row>\\\\)|(?P<cmd>\\[a-zA-Z]+|\\[{}|%$])|(?P<op><=|>=|(?<![\d)])!=|==|\*\*|=<"
+    r"|[-+*/^_=<>()\[\]{}|,;:!'%°&≡])|(?P<word>[a-zA-Z]+)|(?P<han>[\u4e00-\u9fff]+)"
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _WORDS = {
@@ -72,7 +92,8 @@ _WORDS = {
 
 # A number or a sign set in another type is the number or the sign.
 _STYLED = re.compile(
-    r"\\(?:text|textbf|mathrm|mathbf|mathit|bf|rm|boldsymbol|bm|displaystyle)\s*\{\s*([-+.,/\d]+)\s*\}"
+    r"\\(?:text|textbf|mathrm|mathbf|mathit|bf|rm|boldsymbol|bm"
+    r"|displaystyle)\s*\{\s*([-+.,/\d]+)\s*\}"
 )
 
 
@@ -98,7 +119,9 @@ def unwrap(text: str) -> str:
 
 
 def _closes_at_end(text: str) -> bool:
-    """Whether the first brace of a text closes with its last character: not so in \\boxed{2}, \\boxed{3}."""
+    """Whether the first brace of a text closes with its last character: not so in \\boxed{2},
+    \\boxed{3}.
+    """
     depth = 0
     for at, sign in enumerate(text):
         depth += (sign == "{") - (sign == "}")
@@ -214,7 +237,9 @@ def _command(value: str) -> tuple[str, str]:
 
 
 def _words(value: str, command: str) -> list[tuple[str, str]]:
-    """A run of letters: a connective, a function, a known constant, single-letter symbols, or text."""
+    """A run of letters: a connective, a function, a known constant, single-letter symbols, or
+    text.
+    """
     word = value.strip()
     if not word or re.fullmatch(r"[\s.,]*", word):
         return []

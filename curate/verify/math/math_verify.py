@@ -1,7 +1,9 @@
-"""Ask `math-verify` what the parser of this package does not know: integrals, sums, limits, inequalities to solve.
+"""Ask `math-verify` what the parser of this package does not know: integrals, sums, limits,
+inequalities to solve.
 
-It sees bare answers only, in a worker, and is guarded against what it gets wrong: commands that it drops, numbers that
-it rounds or picks out of prose, containers that it confuses, relations that it compares in one direction only.
+It sees bare answers only, in a worker, and is guarded against what it gets wrong: commands that it
+drops, numbers that it rounds or picks out of prose, containers that it confuses, relations that it
+compares in one direction only.
 """
 
 from __future__ import annotations
@@ -13,26 +15,36 @@ from curate.verify.base import Judgement
 from curate.verify.math.lexer import unwrap
 from curate.verify.math.numbers import RELATIVE
 
-# Commands that its parser gives their meaning. It drops others without a word: an angle would be a product.
+# Commands that its parser gives their meaning. It drops others without a word: an angle would be a
+# product.
 _MEANT = frozenset(
-    "frac dfrac tfrac cfrac sqrt int iint oint sum prod lim to rightarrow infty pi cdot times div pm mp le leq leqslant ge geq "
-    "geqslant lt gt ne neq approx sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp max min gcd lcm det "
-    "cup cap setminus in notin mathbb emptyset varnothing binom dbinom tbinom left right begin end lfloor rfloor lceil rceil "
-    "lvert rvert vert mid quad qquad displaystyle limits partial prime mathrm land lor wedge vee operatorname "
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi "
-    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega circ cdotp colon big Big bigg Bigg".split()
+    "frac dfrac tfrac cfrac sqrt int iint oint sum prod lim to rightarrow infty pi cdot times div "
+    "pm mp le leq leqslant ge geq "
+    "geqslant lt gt ne neq approx sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln "
+    "log lg exp max min gcd lcm det "
+    "cup cap setminus in notin mathbb emptyset varnothing binom dbinom tbinom left right begin en"
+    "d lfloor rfloor lceil rceil "
+    "lvert rvert vert mid quad qquad displaystyle limits partial prime mathrm land lor wedge vee "
+    "operatorname "
+    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
+    "rho sigma tau upsilon phi "
+    "varphi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega circ cdotp colon big "
+    "Big bigg Bigg".split()
 )
 
 
-# What this package does not read and SymPy does: integrals, sums, limits, derivatives, determinants, inequalities that
-# have to be solved.
+# What this package does not read and SymPy does: integrals, sums, limits, derivatives,
+# determinants, inequalities that have to be solved.
 _FOR_SYMPY = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|det|partial|max|min|gcd|lcm|cases)(?![a-zA-Z])|[vV]matrix|\\frac\s*\{\s*d\b"
-    r"|[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|mid|cap|cup)(?![a-zA-Z])|[≤≥∫∑∏]|\\begin"
+    r"\\(?:int|iint|oint|sum|prod|lim|det|partial|max|min|gcd|lcm|cases)(?![a-zA-Z])|[vV]matrix"
+    r"|\\frac\s*\{\s*d\b"
+    r"|[<>]|\\(?:le|ge|leq|geq|lt|gt|leqslant|geqslant|in|notin|mid|cap|cup)(?![a-zA-Z])|[≤≥∫∑∏]"
+    r"|\\begin"
 )
 _PROSE = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{3,}|[^\W\d_\x00-\x7f\u0370-\u03ff]")
 _KNOWN_WORDS = re.compile(
-    r"(?<![a-zA-Z\\])(?:and|or|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arcsin|arccos|arctan|log|exp|sqrt|max|min|gcd|lcm|det"
+    r"(?<![a-zA-Z\\])(?:and|or|sin|cos|tan|cot|sec|csc|sinh|cosh|tanh|arcsin|arccos|arctan|log|exp"
+    r"|sqrt|max|min|gcd|lcm|det"
     r"|lim|mod|pmatrix|bmatrix|vmatrix|matrix|cases|array|aligned|infty)(?![a-zA-Z])"
 )
 
@@ -58,7 +70,9 @@ def _ignored_command(text: str) -> str | None:
 
 
 def ask_math_verify(reference: str, answer: str) -> Judgement:
-    """Return the verdict of `math-verify` on bare answers, guarded against what it is known to get wrong."""
+    """Return the verdict of `math-verify` on bare answers, guarded against what it is known to get
+    wrong.
+    """
     if ignored := _ignored_command(reference):
         return Judgement("unverifiable", f"the reference cannot be parsed: {ignored}")
     if ignored := _ignored_command(answer):
@@ -89,7 +103,9 @@ def ask_math_verify(reference: str, answer: str) -> Judgement:
 
 
 def _value_carried_out(answer: str) -> str | None:
-    """Return the right side of "integral = value"; "" if the two sides are different numbers; None of anything else."""
+    """Return the right side of "integral = value"; "" if the two sides are different numbers; None
+    of anything else.
+    """
     left, equals, right = answer.rpartition("=")
     if (
         not equals
@@ -106,7 +122,8 @@ def _value_carried_out(answer: str) -> str | None:
 
 
 def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
-    """Whether two numbers agree, to `RELATIVE` where one was written as a decimal; None where one of them is no number.
+    """Whether two numbers agree, to `RELATIVE` where one was written as a decimal; None where one
+    of them is no number.
 
     `math-verify` rounds to places, so that 1e-7 is 2e-7 to it.
     """

@@ -1,7 +1,9 @@
-"""Typesetting that changes nothing: one way to write what LaTeX, Unicode and markdown write in many.
+"""Typesetting that changes nothing: one way to write what LaTeX, Unicode and markdown write in
+many.
 
-`clean` is applied to a reference and to an answer before they are read. It drops colour, size and invisible
-characters, but nothing that hides or adds something on the page (`\\phantom`, `\\cancel`, white text).
+`clean` is applied to a reference and to an answer before they are read. It drops colour, size and
+invisible characters, but nothing that hides or adds something on the page (`\\phantom`, `\\cancel`,
+white text).
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from curate.verify.extract import Extracted, announced, last_boxes, tidy
 
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _SIZE = re.compile(
-    r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf|tt|bfseries|itshape"
-    r"|displaystyle|textstyle|scriptstyle|hfill|hfil|boldmath|limits|nolimits|strut|noindent)(?![a-zA-Z])"
+    r"\\(?:tiny|scriptsize|footnotesize|small|normalsize|large|Large|LARGE|huge|Huge|bf|rm|it|sf"
+    r"|tt|bfseries|itshape"
+    r"|displaystyle|textstyle|scriptstyle|hfill|hfil|boldmath|limits|nolimits|strut"
+    r"|noindent)(?![a-zA-Z])"
 )
 _COLOUR = re.compile(r"\\(?:text)?color\s*\{(?!\s*(?:white|transparent))[^{}]*\}")
 _LINE = re.compile(r"\\(?:underline|uline|ensuremath)\s*(?=\{)")
 _TEXT = re.compile(
-    r"\\(?:textbf|textit|textrm|textsf|texttt|textsl|textup|textmd|textnormal|emph|mbox|hbox)(?=\s*\{)"
+    r"\\(?:textbf|textit|textrm|textsf|texttt|textsl|textup|textmd|textnormal|emph|mbox"
+    r"|hbox)(?=\s*\{)"
 )
 _STYLED_SIGN = re.compile(
     r"\\(?:mathbf|mathrm|mathit|mathsf|boldsymbol|bm)\s*(?:\{\s*([-+.,/\d]+)\s*\}|(\d))"
@@ -38,11 +43,13 @@ _DOLLARS = re.compile(r"(?<!\\)\$\$?\s*((?:\\.|[^$\\])*?[^\s$\\])\s*(?<!\\)\$\$?
 _BRACKETS = re.compile(r"\\[()]|\\\[|\\\](?!\s*\\\\)")
 _SINGLE_COMMAND = re.compile(r"(?<!\\)\\(?![\\\s])")
 _SYSTEM = re.compile(
-    r"\\left\s*\\\{\s*\\begin\{(?:array|aligned|matrix)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array|aligned|matrix)\}\s*\\right\s*\.",
+    r"\\left\s*\\\{\s*\\begin\{(?:array|aligned|matrix)\}(?:\{[lcr|]*\})?(.*?)\\end\{(?:array"
+    r"|aligned|matrix)\}\s*\\right\s*\.",
     re.S,
 )
 _COMBINATION = re.compile(
-    r"(?<![\w.])(?:\{\}\s*_\s*|\{\}\s*\^\s*|\^\s*)?\{?(\d+)\}?\s*(?:\\mathrm\s*\{([CP])\}|([CP]))\s*_?\s*\{?(\d+)\}?(?![\w.])"
+    r"(?<![\w.])(?:\{\}\s*_\s*|\{\}\s*\^\s*|\^\s*)?\{?(\d+)\}?\s*(?:\\mathrm\s*\{([CP])\}"
+    r"|([CP]))\s*_?\s*\{?(\d+)\}?(?![\w.])"
 )
 _CHINESE_COMBINATION = re.compile(r"\\(?:mathrm|text|rm)\s*\{([CA])\}(?=\s*[_^])")
 
@@ -110,7 +117,9 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 @lru_cache(maxsize=8192)
 def final_answer(reference: str) -> str | None:
-    """Return the answer that a reference states; None if it is a worked solution without a readable final answer."""
+    """Return the answer that a reference states; None if it is a worked solution without a readable
+    final answer.
+    """
     reference = reference.strip()
     if "####" in reference:
         reference = _ANNOTATION.sub("", reference)
@@ -129,7 +138,9 @@ def final_answer(reference: str) -> str | None:
 
 
 def _is_prose(text: str) -> bool:
-    """Whether a text is an explanation: several sentences, or one with more words than an answer has."""
+    """Whether a text is an explanation: several sentences, or one with more words than an answer
+    has.
+    """
     bare = re.sub(r"\$[^$]*\$|\\[a-zA-Z]+", " ", text)
     sentences = re.findall(r"[^.!?。！？]*[^\W\d_]{2,}[^.!?。！？]*[.!?。！？](?=\s|$)", bare)
     return len(sentences) > 1 or len(re.findall(r"[^\W\d_]{2,}", bare)) > 12

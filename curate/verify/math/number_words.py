@@ -1,4 +1,5 @@
-"""Numbers in words: Chinese numerals, English number words, and scales after digits (2 million, 3.5万).
+"""Numbers in words: Chinese numerals, English number words, and scales after digits (2 million,
+3.5万).
 
 Values are exact fractions. A decimal in words keeps how many digits it was written with.
 """
@@ -69,7 +70,10 @@ def _han_integer(text: str) -> int | None:
     return total + section + digit
 
 
-_UNITS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen"
+)
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _ENGLISH = {word: i for i, word in enumerate(f"{_UNITS} eighteen nineteen".split())}
 _ENGLISH |= {word: 10 * i for i, word in enumerate(_TENS.split(), 2)}
@@ -142,7 +146,9 @@ _SCALED = re.compile(
 
 
 def scaled(text: str) -> tuple[str, Fraction, str] | None:
-    """Return the number before a scale, the scale, and what follows: 2 million dollars -> ("2", 1000000, "dollars")."""
+    """Return the number before a scale, the scale, and what follows: 2 million dollars -> ("2",
+    1000000, "dollars").
+    """
     match = _SCALED.match(text)
     if match is None:
         return None

@@ -1,8 +1,10 @@
-"""Plain numbers, exactly: text to a `Fraction`, with what was written beside it (percent, unit, decimals).
+"""Plain numbers, exactly: text to a `Fraction`, with what was written beside it (percent, unit,
+decimals).
 
-Reads integers, decimals, fractions, mixed numbers, percent, thousands separators, scientific notation, repeating decimals,
-full-width digits, Chinese numerals, units, currency and degrees. It knows no variables and never evaluates a power
-beyond `10^k`, so its work is bounded by the length of the text.
+Reads integers, decimals, fractions, mixed numbers, percent, thousands separators, scientific
+notation, repeating decimals, full-width digits, Chinese numerals, units, currency and degrees. It
+knows no variables and never evaluates a power beyond `10^k`, so its work is bounded by the length
+of the text.
 """
 
 from __future__ import annotations
@@ -25,15 +27,18 @@ from curate.verify.math.units import (
 MAX_NUMBER = 120
 MAX_EXPONENT = 400
 
-# Numbers that are not equal agree within this relative error (the noise of floating point), or where a decimal with at
-# least so many significant digits is the other number rounded or cut off. Ours; see docs/verify.md.
+# Numbers that are not equal agree within this relative error (the noise of floating point), or
+# where a decimal with at least so many significant digits is the other number rounded or cut off.
+# Ours; see docs/verify.md.
 RELATIVE = Fraction(1, 10**9)
 SIGNIFICANT = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact value and how it was written. `value` has percent not applied; `unit` is a canonical name or ''."""
+    """An exact value and how it was written. `value` has percent not applied; `unit` is a canonical
+    name or ''.
+    """
 
     value: Fraction
     percent: bool = False
@@ -45,7 +50,8 @@ class Number:
 
 
 _VULGAR = {
-    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5", "⅘": "4/5", "⅙": "1/6",
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5", "⅗": "3/5",
+    "⅘": "4/5", "⅙": "1/6",
     "⅚": "5/6", "⅐": "1/7", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8", "⅑": "1/9", "⅒": "1/10",
 }  # fmt: skip
 _SUB = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
@@ -70,7 +76,8 @@ _PLAIN = str.maketrans(
 _LATEX = (
     (
         re.compile(
-            r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|,|;|!|:|quad|qquad| )(?![a-zA-Z])"
+            r"\\(?:left|right|big|Big|bigg|Bigg|displaystyle|textstyle|,|;|!|:|quad|qquad| "
+            r")(?![a-zA-Z])"
         ),
         " ",
     ),
@@ -81,7 +88,9 @@ _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)\Z")
 
 
 def plain(text: str) -> str:
-    """NFKC without its traps (½ after a digit, superscripts), and one minus, one times sign, one slash."""
+    """NFKC without its traps (½ after a digit, superscripts), and one minus, one times sign, one
+    slash.
+    """
     if text.isascii():
         return text
     for sign, fraction in _VULGAR.items():
@@ -98,34 +107,45 @@ _THOUSANDS = re.compile(
 _SEPARATOR = re.compile(r"\{,\}|\\,|\\!|,|'|\s")
 _EUROPEAN = re.compile(r"([+-]?\d{1,3}(?:\.\d{3})+),(\d+)\Z")
 _SCIENTIFIC = re.compile(
-    r"(?P<m>[+-]?(?:\d+\.?\d*|\.\d+))(?:[eE](?P<e>[+-]?\d+)|\s*(?:\*|\\times|\\cdot|x)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<b>[+-]?\d+)\s*\}|(?P<c>[+-]?\d+)|\((?P<p>[+-]?\d+)\)))\Z"
+    r"(?P<m>[+-]?(?:\d+\.?\d*|\.\d+))(?:[eE](?P<e>[+-]?\d+)|\s*(?:\*|\\times|\\cdot"
+    r"|x)\s*10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<b>[+-]?\d+)\s*\}|(?P<c>[+-]?\d+)"
+    r"|\((?P<p>[+-]?\d+)\)))\Z"
 )
 _TEN = re.compile(r"(?P<s>[+-]?)10\s*(?:\^|\*\*)\s*(?:\{\s*(?P<b>[+-]?\d+)\s*\}|(?P<c>[+-]?\d+))\Z")
 _REPEAT = re.compile(
-    r"(?P<s>[+-]?)(?P<i>\d*)\.(?P<d>\d*)(?:\\overline\s*\{?\s*(?P<r>\d+)\s*\}?|\\bar\s*\{?\s*(?P<r2>\d+)\s*\}?|\((?P<r3>\d+)\)|\\dot\s*\{?(?P<r4>\d)\}?(?:(?P<r4m>\d*)\\dot\s*\{?(?P<r5>\d)\}?)?)(?:\.\.\.|\\ldots|\\dots)?\Z"
+    r"(?P<s>[+-]?)(?P<i>\d*)\.(?P<d>\d*)(?:\\overline\s*\{?\s*(?P<r>\d+)\s*\}?"
+    r"|\\bar\s*\{?\s*(?P<r2>\d+)\s*\}?|\((?P<r3>\d+)\)"
+    r"|\\dot\s*\{?(?P<r4>\d)\}?(?:(?P<r4m>\d*)\\dot\s*\{?(?P<r5>\d)\}?)?)(?:\.\.\.|\\ldots"
+    r"|\\dots)?\Z"
 )
 _DOTS = re.compile(
     r"(?P<s>[+-]?)(?P<i>\d*)\.(?P<d>\d{2,40})\s*(?:\.\.\.|\\ldots|\\dots|\\cdots|…)\Z"
 )
 _FRAC = re.compile(
-    r"(?P<s>[+-]?)\s*(?P<w>\d+)?\s*(?:\\frac\s*(?:\{\s*(?P<a>[+-]?[\d.]+)\s*\}|(?P<a1>\d))\s*(?:\{\s*(?P<b>[+-]?[\d.]+)\s*\}|(?P<b1>\d)))\Z"
+    r"(?P<s>[+-]?)\s*(?P<w>\d+)?\s*(?:\\frac\s*(?:\{\s*(?P<a>[+-]?[\d.]+)\s*\}"
+    r"|(?P<a1>\d))\s*(?:\{\s*(?P<b>[+-]?[\d.]+)\s*\}|(?P<b1>\d)))\Z"
 )
 _SLASH = re.compile(
-    r"\(?(?P<s>[+-]?)\s*(?:(?P<w>\d+)(?:\s+|\s*-\s*|\s+and\s+))?(?P<a>[\d.]+)\)?\s*/\s*\(?(?P<b>[+-]?[\d.]+)\)?\Z"
+    r"\(?(?P<s>[+-]?)\s*(?:(?P<w>\d+)(?:\s+|\s*-\s*"
+    r"|\s+and\s+))?(?P<a>[\d.]+)\)?\s*/\s*\(?(?P<b>[+-]?[\d.]+)\)?\Z"
 )
 _UNIT_TAIL = re.compile(
-    r"(?P<n>.*?[\d)}\]])(?P<gap>(?:\s|~|\\[ ,;!])*)(?:\\(?:text|mathrm|mbox|textrm|rm|operatorname)\s*\{[\s~]*(?P<t>[^{}]*)\}(?P<te>\s*\^\s*\{?\s*-?[23]\s*\}?)?"
-    r"|(?P<w>[^\W\d_](?:[^\d{}\\()\[\],;=+*<>^]|\^\s*\{?-?[23]\}?)*)|(?P<d>\^?\s*\{?\s*(?:°|\\circ|\\degree)\s*\}?\s*(?:\\?(?:text|mathrm)?\s*\{?[CF]\}?)?))\.?\s*\Z",
+    r"(?P<n>.*?[\d)}\]])(?P<gap>(?:\s|~|\\[ ,;!])*)(?:\\(?:text|mathrm|mbox|textrm|rm"
+    r"|operatorname)\s*\{[\s~]*(?P<t>[^{}]*)\}(?P<te>\s*\^\s*\{?\s*-?[23]\s*\}?)?"
+    r"|(?P<w>[^\W\d_](?:[^\d{}\\()\[\],;=+*<>^]|\^\s*\{?-?[23]\}?)*)|(?P<d>\^?\s*\{?\s*(?:°|\\circ"
+    r"|\\degree)\s*\}?\s*(?:\\?(?:text|mathrm)?\s*\{?[CF]\}?)?))\.?\s*\Z",
     re.S,
 )
 _CURRENCY = re.compile(
-    r"(?P<s>[+-]?)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩|\\pounds|\\euro|(?:Rs|USD|US\$|EUR|GBP)\.?(?=\s*\d))\s*(?P<n>[-+.\d].*)\Z",
+    r"(?P<s>[+-]?)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩|\\pounds|\\euro|(?:Rs|USD|US\$|EUR"
+    r"|GBP)\.?(?=\s*\d))\s*(?P<n>[-+.\d].*)\Z",
     re.S,
 )
 _CURRENCY_TAIL = re.compile(r"(?P<n>.*\d)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩)\Z", re.S)
 _NAMES = {"\\$": "$", "us$": "$", "\\pounds": "£", "\\euro": "€"}
 _ABOUT = re.compile(
-    r"(?:\\approx|\\simeq|\\sim|≈|≃|~|about|approximately|approx\.|roughly|around|大约|大約|约为|约|約)\s*(?=[-+.$\\\d])",
+    r"(?:\\approx|\\simeq|\\sim|≈|≃|~|about|approximately|approx\.|roughly|around|大约|大約|约为|约"
+    r"|約)\s*(?=[-+.$\\\d])",
     re.I,
 )
 _PERCENT = (
@@ -263,7 +283,7 @@ def _bare(text: str) -> Number | None:
         return None
     if text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
         text = text[1:-1].strip()
-    if text[0] in "+-" and len(text) > 1 and text[1] == " ":
+    if text and text[0] in "+-" and len(text) > 1 and text[1] == " ":
         text = text[0] + text[1:].lstrip()
     if not text:
         return None
@@ -336,7 +356,8 @@ def _repeating(text: str) -> Number | None:
         whole, written = match["i"] or "0", match["d"]
         for size in range(1, len(written) // 2 + 1):
             cycle = written[-size:]
-            # two rounds make a cycle where nothing else was written; a single digit in a longer tail needs three
+            # two rounds make a cycle where nothing else was written; a single digit in a longer
+            # tail needs three
             times = 3 if size == 1 and written.strip(cycle) else 2
             if len(written) >= size * times and written.endswith(cycle * times):
                 digits = written
@@ -380,7 +401,9 @@ def equal_numbers(gold: Number, answer: Number) -> tuple[bool, str]:
 
 
 def close_values(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool:
-    """Whether two scaled values agree: exactly, within `RELATIVE`, or as one rounded or cut off to the other."""
+    """Whether two scaled values agree: exactly, within `RELATIVE`, or as one rounded or cut off to
+    the other.
+    """
     if g == a:
         return True
     if gold.decimals is None and answer.decimals is None:
@@ -392,7 +415,8 @@ def close_values(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool
     difference = abs(g - a)
     if difference <= abs(g) * RELATIVE:
         return True
-    # The value of one unit in the last place of each decimal; that of the one with fewer decimals counts.
+    # The value of one unit in the last place of each decimal; that of the one with fewer decimals
+    # counts.
     places = [
         (Fraction(1, 10) ** n.decimals * abs(scaled / n.value), n.significant)
         for n, scaled in ((answer, a), (gold, g))

@@ -1,39 +1,35 @@
-"""What a tree is worth: exactly where it is rational, else to forty digits, at the values given to its symbols.
+"""What a tree is worth: exactly where it is rational, else to forty digits, at the values given to
+its symbols.
 
-Two expressions are equal when they agree at random points (Schwartz and Zippel): a wrong one agrees at none of them
-to 25 digits. Sizes are bounded before anything is computed: a tower of powers raises `TooLarge` at once.
+Two expressions are equal when they agree at random points (Schwartz and Zippel): a wrong one agrees
+at none of them to 25 digits. Sizes are bounded before anything is computed: a tower of powers
+raises `TooLarge` at once.
 """
 
 from __future__ import annotations
 
-import math
 import threading
 import zlib
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
+from curate.verify.math.exact import (
+    MAX_FACTORIAL,
+    MAX_LOG10,
+    NoValue,
+    TooLarge,
+    Uncomputable,
+    Undefined,
+    exact,
+    symbols,
+)
 from curate.verify.math.numbers import Number
 from curate.verify.math.parser import Node
 
 DIGITS = 40
 ONE = Number(Fraction(1))
 AGREE = 1e-25  # relative
-MAX_BITS = 20_000  # of an exact integer
-MAX_LOG10 = 100_000  # of a magnitude
-MAX_FACTORIAL = 1_000
-
-
-class TooLarge(ValueError):
-    """A number too large to be worth computing."""
-
-
-class Undefined(ValueError):
-    """No value: an unknown function, a division by zero, a container."""
-
-
-class NoValue(Undefined):
-    """A division by zero, the logarithm of zero: not a value of anything."""
 
 
 _local = threading.local()
@@ -47,88 +43,6 @@ def context() -> Any:
         _local.mp = mpmath.MPContext()
         _local.mp.dps = DIGITS
     return _local.mp
-
-
-def symbols(node: Node) -> set[str]:
-    """Names of the free symbols."""
-    if node[0] == "sym":
-        return {node[1]}
-    found: set[str] = set()
-    for part in node[1:]:
-        if isinstance(part, tuple):
-            found |= (
-                symbols(part)
-                if part and isinstance(part[0], str)
-                else set().union(*map(symbols, part), set())
-            )
-    return found
-
-
-def exact(node: Node) -> Fraction | None:
-    """The rational value of a tree without symbols, or None where it is not plainly rational."""
-    kind = node[0]
-    if kind == "num":
-        number = node[1]
-        return number.value / 100 if number.percent else Fraction(number.value)
-    if kind == "neg":
-        value = exact(node[1])
-        return None if value is None else -value
-    if kind in ("add", "sub", "mul", "div", "pow", "mod"):
-        a = exact(node[1])
-        b = exact(node[2]) if a is not None else None
-        if a is None or b is None:
-            return None
-        return _arithmetic(kind, a, b)
-    if kind == "call" and node[1] in ("factorial", "binom", "perm", "abs", "floor", "ceil"):
-        values = [exact(part) for part in node[2:]]
-        if any(value is None for value in values):
-            return None
-        return _function(node[1], [value for value in values if value is not None])
-    return None
-
-
-def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
-    if kind == "add":
-        return a + b
-    if kind == "sub":
-        return a - b
-    if kind == "mul":
-        return a * b
-    if kind == "div":
-        if not b:
-            raise NoValue("division by zero")
-        return a / b
-    if kind == "mod":
-        if b <= 0 or b.denominator != 1:
-            raise NoValue("a modulus that is no positive integer")
-        return a % b if a.denominator == 1 else None
-    if b.denominator != 1:
-        return None
-    bits = max(a.numerator.bit_length(), a.denominator.bit_length())
-    if abs(a) != 1 and a and bits * abs(b.numerator) > MAX_BITS:
-        if bits * abs(b.numerator) > MAX_LOG10 * 4:
-            raise TooLarge("a power too large to compute")
-        return None
-    if not a and b <= 0:
-        raise NoValue("zero to no positive power")
-    return Fraction(a**b.numerator) if abs(a) != 1 else (a if b.numerator % 2 else Fraction(1))
-
-
-def _function(name: str, values: list[Fraction]) -> Fraction:
-    if name == "abs":
-        return abs(values[0])
-    if name in ("floor", "ceil"):
-        return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
-    if any(value.denominator != 1 or value < 0 for value in values):
-        raise NoValue(f"{name} of no natural number")
-    if any(value > MAX_FACTORIAL for value in values):
-        raise TooLarge(f"a {name} too large to compute")
-    numbers = [value.numerator for value in values]
-    if name == "perm":
-        return Fraction(math.perm(numbers[0], numbers[1]))
-    return Fraction(
-        math.factorial(numbers[0]) if name == "factorial" else math.comb(numbers[0], numbers[1])
-    )
 
 
 def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
@@ -171,18 +85,55 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
         return _opaque(node[1], [number(part, point, log10) for part in node[2:]])
     if kind == "call":
         return _call(node[1], [number(part, point, log10) for part in node[2:]], log10)
+    if kind in ("sum", "prod", "integral"):
+        return _over_range(node, point, log10)
     raise Undefined(f"no value of a {kind}")
 
 
+def _over_range(node: Node, point: Mapping[str, Any], log10: bool) -> Any:
+    """Return the value of a sum, a product or an integral with few terms; raises `Undefined` for
+    what SymPy must do.
+    """
+    mp = context()
+    kind, name, low, high, body = node
+    if not symbols(node):
+        value = exact(node)
+        if value is not None:
+            return mp.mpf(value.numerator) / value.denominator
+    first, last = (_whole(bound, point, log10) for bound in (low, high))
+    if kind == "integral" or first is None or last is None:
+        raise Uncomputable(f"a {kind} to be carried out")
+    if last - first > 200:
+        raise Uncomputable(f"a {kind} to be carried out")
+    total = mp.mpf(0 if kind == "sum" else 1)
+    for k in range(first, last + 1):
+        term = number(body, {**point, name: mp.mpf(k)}, log10)
+        total = total + term if kind == "sum" else total * term
+    return total
+
+
+def _whole(bound: Node, point: Mapping[str, Any], log10: bool) -> int | None:
+    """Return the bound of a sum at a point if it is a whole number."""
+    try:
+        value = number(bound, point, log10)
+    except Undefined:  # infinity
+        return None
+    return int(value) if context().im(value) == 0 and value == int(value) else None
+
+
 def _opaque(name: str, values: list[Any]) -> Any:
-    """Return the value of an unknown function: the same for the same arguments, and for no others."""
+    """Return the value of an unknown function: the same for the same arguments, and for no
+    others.
+    """
     mp = context()
     key = name + "".join(mp.nstr(value, 15) for value in values)
     return mp.mpf("0.3") + mp.mpf(zlib.crc32(key.encode())) / 0xFFFFFFFF
 
 
 def logarithm(node: Node) -> Any:
-    """Return the natural logarithm of a positive product, quotient, power or factorial; None of anything else."""
+    """Return the natural logarithm of a positive product, quotient, power or factorial; None of
+    anything else.
+    """
     mp = context()
     kind = node[0]
     if kind == "pow":
@@ -310,12 +261,15 @@ def _root(x: Any, degree: Any) -> Any:
 # Symbols that count something when they stand beside pi in a sine or above -1.
 _COUNTS = frozenset("n k m j l".split())
 _WHOLE_POINTS = (1, 2, 3, 4, 7, 10)
-# Signs and magnitudes of the points: all positive, larger, mixed, negative. The values come from the symbols' names.
+# Signs and magnitudes of the points: all positive, larger, mixed, negative. The values come from
+# the symbols' names.
 _RANGES = ((0.3, 1.7), (1.2, 3.9), (0.1, 0.9), (-1.9, 1.9), (-2.7, -0.2), (-0.9, 0.9))
 
 
 def points(names: set[str], whole: set[str] | frozenset[str] = frozenset()) -> list[dict[str, Any]]:
-    """Return values for the symbols: the same in every process, different for every symbol; `whole` are integers."""
+    """Return values for the symbols: the same in every process, different for every symbol; `whole`
+    are integers.
+    """
     mp = context()
     found = []
     for index, (low, high) in enumerate(_RANGES):
@@ -331,8 +285,12 @@ def points(names: set[str], whole: set[str] | frozenset[str] = frozenset()) -> l
 
 
 def whole_symbols(node: Node) -> set[str]:
-    """Return the symbols that stand for whole numbers: n in (-1)^n, in sin(n pi), in a factorial."""
+    """Return the symbols that stand for whole numbers: n in (-1)^n, in sin(n pi), in a
+    factorial.
+    """
     whole: set[str] = set()
+    if node[0] in ("sum", "prod"):
+        whole |= symbols(node[2]) | symbols(node[3])
     if node[0] == "pow" and node[1] in (("neg", ("num", ONE)), ("const", "i")):
         whole |= symbols(node[2]) & _COUNTS
     if node[0] == "call" and node[1] in ("sin", "cos", "tan") and _has_pi(node):
@@ -362,7 +320,9 @@ def agree(a: Any, b: Any) -> bool:
 
 
 def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) -> bool:
-    """Whether two expressions agree wherever both are real (or, where they never are, everywhere)."""
+    """Whether two expressions agree wherever both are real (or, where they never are,
+    everywhere).
+    """
     names = symbols(a) | symbols(b)
     if _equal_at_points(a, b, names, relation, False):
         return relation is not agree or _stays_equal(a, b, names, False)
@@ -372,7 +332,8 @@ def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agr
     return relation is not agree or _stays_equal(a, b, names, True)
 
 
-# Digits of the second and third look, and how much smaller rounding noise must have become in between. Ours.
+# Digits of the second and third look, and how much smaller rounding noise must have become in
+# between. Ours.
 MORE_DIGITS = (150, 1200)
 NOISE = "1e-100"
 
@@ -380,8 +341,8 @@ NOISE = "1e-100"
 def _stays_equal(a: Node, b: Node, names: set[str], log10: bool) -> bool:
     """Whether the difference vanishes as the precision grows.
 
-    A difference that is only rounding noise shrinks with every digit; 1 and 1 - e^{-100} agree to 43 digits and differ
-    for ever after.
+    A difference that is only rounding noise shrinks with every digit; 1 and 1 - e^{-100} agree to
+    43 digits and differ for ever after.
     """
     mp = context()
     looks = 0
@@ -416,6 +377,8 @@ def _equal_at_points(
     for point in points(names, whole_symbols(a) | whole_symbols(b)) if names else [{}]:
         try:
             first, second = number(a, point, log10), number(b, point, log10)
+        except Uncomputable:
+            raise
         except (Undefined, ZeroDivisionError, OverflowError):
             continue
         if _real(mp, first) and _real(mp, second):

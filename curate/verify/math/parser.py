@@ -3,14 +3,17 @@
 A node is a tuple whose first field says what it is:
 
     ("num", Number)  ("sym", name)  ("text", words)  ("const", "pi" | "e" | "i" | "inf")
-    ("add" | "sub" | "mul" | "div" | "pow", a, b)  ("neg", a)  ("pm", sign, a | None, b)  ("call", function, *arguments)
-    ("list", *items)  ("either", *items)  ("both", *items): items with commas, "or", "and" between them
-    ("tuple" | "bracket" | "set", *items)  ("interval", opening, closing, a, b)  ("matrix", *rows)
-    ("rel", operator, a, b)  ("mod", a, m)  ("cong", a | None, b, m): a = b modulo m  ("base", digits, base)
-    ("union" | "minus" | "cap", a, b)  ("ratio", *items)  ("reals",)
+    ("add" | "sub" | "mul" | "div" | "pow", a, b)  ("neg", a)  ("pm", sign, a | None, b)
+    ("call", function, *arguments); "f:" in front of the name of an unknown function
+    ("sum" | "prod" | "integral", name, low, high, body)
+    ("list", *items)  ("either", *items)  ("both", *items): with commas, "or", "and" between them
+    ("tuple" | "bracket" | "set", *items)  ("interval", opening, closing, a, b)
+    ("matrix", *rows)  ("ratio", *items)  ("union" | "minus" | "cap", a, b)
+    ("rel", operator, a, b, *between)  ("mod", a, m)  ("base", digits, base)
+    ("cong", a | None, b, m): a = b modulo m  ("reals",)  ("integers",)
 
-Length and depth are bounded, so that reading takes bounded time. What is not understood raises `Unreadable`: sums,
-integrals, limits, prose. Those are left to `math-verify`.
+Length and depth are bounded, so that reading takes bounded time. What is not understood raises
+`Unreadable`: limits, derivatives, prose. Some of it is left to `math-verify`.
 """
 
 from __future__ import annotations
@@ -29,8 +32,22 @@ Node = tuple[Any, ...]
 
 MAX_DEPTH = 40  # ours
 
+_RANGES = {"\\sum": "sum", "\\prod": "prod", "\\int": "integral"}
 FACTORS = frozenset(
-    ["\\frac", "\\sqrt", "\\pi", "\\infty", "\\binom", "\\lfloor", "\\lceil", "\\|", "\\imath"]
+    [
+        "\\frac",
+        "\\sqrt",
+        "\\pi",
+        "\\infty",
+        "\\binom",
+        "\\lfloor",
+        "\\lceil",
+        "\\|",
+        "\\imath",
+        "\\sum",
+        "\\prod",
+        "\\int",
+    ]
 )
 # What makes another symbol of one (a vector, a mean), and what names a figure by its points.
 MARKS = frozenset(
@@ -58,10 +75,12 @@ _FUNCTION_LETTERS = frozenset("h F G H P E phi varphi psi Phi Psi".split())
 
 
 def applied_names(gold: str, answer: str) -> frozenset[str]:
-    """Return the letters that a pair of texts uses as functions: f in f(0), I in I(0)e^{-t}, but not k in k(x+1).
+    """Return the letters that a pair of texts uses as functions: f in f(0), I in I(0)e^{-t}, but
+    not k in k(x+1).
 
-    A letter in front of brackets is a function if the brackets hold one number, one symbol or a list, and otherwise if
-    it is a letter that usually is one and stands nowhere without an argument.
+    A letter in front of brackets is a function if the brackets hold one number, one symbol or a
+    list, and otherwise if it is a letter that usually is one and stands nowhere without an
+    argument.
     """
     simple: set[str] = set()
     compound: set[str] = set()
@@ -120,7 +139,8 @@ def _after_marks(found: list[tuple[str, str]], at: int) -> int:
 
 
 def parse(text: str, functions: frozenset[str] = frozenset()) -> Node:
-    """Return the tree of an expression, a list or a relation; `functions` are letters that take arguments.
+    """Return the tree of an expression, a list or a relation; `functions` are letters that take
+    arguments.
 
     Raises `Unreadable`.
     """
@@ -539,6 +559,8 @@ class _Parser:
                 self.need("]")
                 return ("call", "root", self.argument(), degree)
             return ("call", "sqrt", self.argument())
+        if value in _RANGES:
+            return self.over_range(_RANGES[value])
         if value in MARKS:
             return self.marked(value)
         if value in FIGURES:
@@ -568,6 +590,45 @@ class _Parser:
             return self.atom()
         raise Unreadable(f"unknown command {value}")
 
+    def over_range(self, kind: str) -> Node:
+        """A sum or a product over whole numbers, or a definite integral: kind, bound name, low,
+        high, body.
+        """
+        low: Node | None = None
+        high: Node | None = None
+        while self.follows("_", "^"):
+            lower = self.take("_")
+            if not lower:
+                self.need("^")
+            # Only the next sign or group: in \\int_0^3 the exponent belongs to the integral.
+            bound = ("neg", self.argument()) if self.take("-") else self.argument()
+            low, high = (bound, high) if lower else (low, bound)
+        if low is None or high is None:
+            raise Unreadable("a sum or an integral without bounds")
+        if kind != "integral":
+            if low[0] != "rel" or low[1] != "=" or low[2][0] != "sym":
+                raise Unreadable("a sum over something else than a range")
+            # A sum takes the product after it; what is added behind it is not part of it.
+            return (kind, low[2][1], low[3], high, self.product())
+        end = next(
+            (
+                i
+                for i in range(self.at, len(self.tokens) - 1)
+                if self.tokens[i] == ("sym", "d") and self.tokens[i + 1][0] == "sym"
+            ),
+            None,
+        )
+        if end is None:
+            raise Unreadable("an integral over nothing")
+        inner = _Parser(self.tokens[self.at : end], self.functions)
+        inner.depth = self.depth
+        body = inner.sum() if inner.tokens else ("num", Number(Fraction(1)))
+        if inner.at < len(inner.tokens):
+            raise Unreadable("an integral of something else than an expression")
+        name = self.tokens[end + 1][1]
+        self.at = end + 2
+        return (kind, name, low, high, body)
+
     def marked(self, mark: str) -> Node:
         """\\vec{a}, \\bar x, \\overline{AB}: a symbol of its own, told apart by its mark."""
         start = self.at
@@ -581,7 +642,9 @@ class _Parser:
         return ("sym", mark + "".join(sorted(letters) if segment else letters))
 
     def figure(self, kind: str) -> Node:
-        """An angle or a triangle named by its points, up to three; an angle reads the same backwards."""
+        """An angle or a triangle named by its points, up to three; an angle reads the same
+        backwards.
+        """
         start = self.at
         while (
             self.peek()[0] == "sym"
@@ -687,7 +750,9 @@ class _Parser:
 
 
 def _chosen(name: str, below: Node | None, above: Node) -> Node | None:
-    """C_5^2 as a number of combinations, A_5^2 and P(5,2) of permutations; None if it cannot be meant."""
+    """C_5^2 as a number of combinations, A_5^2 and P(5,2) of permutations; None if it cannot be
+    meant.
+    """
     if below is None:
         return None
     n, k = ((part[1].value if part[0] == "num" else None) for part in (below, above))

@@ -1,7 +1,8 @@
 """Units: what stands beside a number, as powers of dimensions and an exact factor.
 
-A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says what is counted (7 apples). Words that say
-more than that (a negation, a comparison, a second answer) are no unit: then the text is no number.
+A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says what is counted (7
+apples). Words that say more than that (a negation, a comparison, a second answer) are no unit: then
+the text is no number.
 """
 
 from __future__ import annotations
@@ -109,48 +110,66 @@ _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 MAX_WORDS = 5
 # Words that name no counted thing: what they say changes the number.
 _NO_NOUN = frozenset(
-    "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps possibly probably wrong "
-    "incorrect impossible false right correct true minus plus times divided over more less fewer greater smaller than if "
-    "when where unless mod modulo to through until between least most only squared cubed percent percents percentage half "
-    "hundred hundreds thousand thousands million millions billion billions trillion trillions dozen dozens hence so then "
-    "because since wait actually rather instead fold double doubled triple tripled halved factorial factorials reciprocal "
-    "reciprocals inverse inverses negative negatives opposite below above under beyond excluded excluding including never "
-    "always sometimes besides across towards versus vs this thus its us as has does yes minus plus lakh lakhs crore crores "
-    "infinity infinities zero power powers exponent root-of cube-root square-root base bases digit-sum nan none null "
-    "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan atau bukan".split()
+    "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps "
+    "possibly probably wrong "
+    "incorrect impossible false right correct true minus plus times divided over more less fewer "
+    "greater smaller than if "
+    "when where unless mod modulo to through until between least most only squared cubed percent "
+    "percents percentage half "
+    "hundred hundreds thousand thousands million millions billion billions trillion trillions "
+    "dozen dozens hence so then "
+    "because since wait actually rather instead fold double doubled triple tripled halved "
+    "factorial factorials reciprocal "
+    "reciprocals inverse inverses negative negatives opposite below above under beyond excluded "
+    "excluding including never "
+    "always sometimes besides across towards versus vs this thus its us as has does yes minus plu"
+    "s lakh lakhs crore crores "
+    "infinity infinities zero power powers exponent root-of cube-root square-root base bases "
+    "digit-sum nan none null "
+    "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan "
+    "atau bukan".split()
 )
 # Names of symbols and functions: "2 log n" and "5 alpha" are products.
 _MATHEMATICS = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi psi "
-    "omega sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp sqrt cbrt max min gcd lcm mod det "
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigm"
+    "a tau upsilon phi chi psi "
+    "omega sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp sqrt cbrt ma"
+    "x min gcd lcm mod det "
     "inf infty sins logs".split()
 )
 _FRACTION_WORD = re.compile(
-    r"(?:hal(?:f|ves)|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand|million|billion"
+    r"(?:hal(?:f|ves)|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred"
+    r"|thousand|million|billion"
     r"|twentie|thirtie|fortie|fiftie)ths?)$"
 )
 # Anywhere in a text: "0 halves", "two thirds".
 FRACTION_WORDS = re.compile(rf"(?i)\b{_FRACTION_WORD.pattern[:-1]}\b")
 # Plurals that do not end in s, and counted things in languages whose plurals do not.
 _IRREGULAR = frozenset(
-    "people men women children feet teeth mice geese sheep fish deer oxen dice data persons-of firemen policemen fishermen "
+    "people men women children feet teeth mice geese sheep fish deer oxen dice data persons-of "
+    "firemen policemen fishermen "
     "ways wins sq series species cattle staff dollars-per unit units "
-    "äpfel stunden minuten sekunden tage wochen monate jahre personen kinder schüler meter kilometer zentimeter euro bücher "
+    "äpfel stunden minuten sekunden tage wochen monate jahre personen kinder schüler meter "
+    "kilometer zentimeter euro bücher "
     "stück punkte seiten möglichkeiten mele ore giorni mesi anni persone libri punti modi metri "
     "рублей рубля яблок яблока часов часа дней дня метров человек книг минут штук раз см км кг м "
     "jabłek godzin dni minut osób".split()
 )
 # 5 feet tall is 5 feet.
 _DIMENSION_WORDS = frozenset(
-    "tall long wide high deep thick old each away apart altogether total left remaining in-total overall".split()
+    "tall long wide high deep thick old each away apart altogether total left remaining in-total "
+    "overall".split()
 )
 _NO_HAN = re.compile(
     r"[不非或没无未是否和与错对倍百千万亿以上下多余内外的方幂约左右几半之负至到折成]"
 )
 _SHORT = frozenset(
-    "ant ants bag bags bar bars bat bats bed beds bee bees bird book box boy boys bus buses cab cabs can cans cap caps car "
-    "cars cat cats cow cows cup cups day days dog dogs egg eggs fox hat hats hen hens jar jars job jobs jug jugs key keys "
-    "kid kids log man mug mugs nut nuts pan pans pea peas pen pens pie pies pig pigs pot pots rat rats row rows set sets "
+    "ant ants bag bags bar bars bat bats bed beds bee bees bird book box boy boys bus buses cab "
+    "cabs can cans cap caps car "
+    "cars cat cats cow cows cup cups day days dog dogs egg eggs fox hat hats hen hens jar jars jo"
+    "b jobs jug jugs key keys "
+    "kid kids log man mug mugs nut nuts pan pans pea peas pen pens pie pies pig pigs pot pots rat "
+    "rats row rows set sets "
     "toy toys way ways win wins".split()
 )
 _CLASSIFIER = frozenset(
@@ -161,7 +180,9 @@ _POLITE = re.compile(r"\s*(?:です|である|だ|となります|になりま�
 
 @lru_cache(maxsize=4096)
 def measure(unit: str) -> Measure | None:
-    """The powers of dimensions and the factor of a unit: km/h, m/s^2, square feet; None where it is not known."""
+    """The powers of dimensions and the factor of a unit: km/h, m/s^2, square feet; None where it is
+    not known.
+    """
     text = re.sub(r"\bper\b|每", "/", unit)
     text = _SQUARED.sub(lambda m: f"{next(filter(None, m.groups()))}^2", text)
     text = _CUBED.sub(lambda m: f"{next(filter(None, m.groups()))}^3", text)
@@ -190,9 +211,11 @@ def measure(unit: str) -> Measure | None:
 
 @lru_cache(maxsize=4096)
 def unit_named(text: str, one: bool = False) -> str | None:
-    """Return a unit or a counted noun in the form that is compared; None if the words may change the number.
+    """Return a unit or a counted noun in the form that is compared; None if the words may change
+    the number.
 
-    "" for words that say nothing (12th). `one`: the number is 1, so a singular noun is a counted thing.
+    "" for words that say nothing (12th). `one`: the number is 1, so a singular noun is a counted
+    thing.
     """
     text = _POLITE.sub("", " ".join(text.split()).strip(". "))
     if text in ("", "st", "nd", "rd", "th"):
@@ -217,7 +240,9 @@ def unit_named(text: str, one: bool = False) -> str | None:
 
 
 def _is_counted(words: list[str], one: bool) -> bool:
-    """Whether the head of a noun phrase is a plural or a unit: "red balls", "cups of flour", "dollars per day"."""
+    """Whether the head of a noun phrase is a plural or a unit: "red balls", "cups of flour",
+    "dollars per day".
+    """
     head = words[-1]
     for i, word in enumerate(words):
         if i and word in ("of", "per", "a", "an", "in", "from", "for", "on"):
@@ -237,7 +262,7 @@ def _is_counted(words: list[str], one: bool) -> bool:
 
 
 def _is_counted_han(text: str) -> bool:
-    """Whether Chinese or Japanese words are a classifier, perhaps with its noun: 个, 个苹果, 名学生."""
+    """Whether Chinese or Japanese words are a classifier, perhaps with its noun: 个苹果."""
     if text in _CLASSIFIER:
         return True
     if any("\u3040" <= sign <= "\u30ff" for sign in text):
@@ -250,19 +275,25 @@ def _is_word(word: str) -> bool:
 
 
 def is_unit_after_number(word: str, gap: str) -> bool:
-    """Whether a short word after a number is a unit and no factor: 5 cm and 3 m, not 3m and not 2ab."""
+    """Whether a short word after a number is a unit and no factor: 5 cm and 3 m, not 3m and not
+    2ab.
+    """
     if word in ("st", "nd", "rd", "th") or word.lower() in _SHORT:
         return True
     return measure(word) is not None and (len(word) > 1 or bool(gap))
 
 
 def counted(text: str) -> str | None:
-    """The unit after a number in Chinese characters (五个, 三小时): only a known one, or a classifier."""
+    """The unit after a number in Chinese characters (五个, 三小时): only a known one, or a
+    classifier.
+    """
     return text if text in _CLASSIFIER or measure(text) is not None else None
 
 
 def unit_factors(gold: str, answer: str) -> tuple[Fraction, Fraction] | None:
-    """What to multiply two values with so that they compare; None where the units are not of one kind."""
+    """What to multiply two values with so that they compare; None where the units are not of one
+    kind.
+    """
     if not gold or not answer or gold == answer:
         return Fraction(1), Fraction(1)
     first, second = measure(gold), measure(answer)

@@ -1,7 +1,9 @@
-"""Mathematics: an exact path for plain numbers, a comparison of trees, and `math-verify` with SymPy behind them.
+"""Mathematics: an exact path for plain numbers, a comparison of trees, and `math-verify` with SymPy
+behind them.
 
-The reference decides what is asked for; a reference that cannot be read makes the problem unverifiable. Most answers
-are decided in the caller within bounded work; what needs SymPy is decided in a worker that may be killed.
+The reference decides what is asked for; a reference that cannot be read makes the problem
+unverifiable. Most answers are decided in the caller within bounded work; what needs SymPy is
+decided in a worker that may be killed.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ from curate.records import Problem
 from curate.verify.base import CORRECT, MAX_ANSWER, WRONG, Judgement, Verifier
 from curate.verify.math.compare import equal, with_dummy_renamed
 from curate.verify.math.dates import equal_dates, parse_date_or_time
+from curate.verify.math.exact import NoValue, TooLarge, Undefined, symbols
 from curate.verify.math.math_verify import ask_math_verify, is_for_math_verify
 from curate.verify.math.notation import clean, final_answer
 from curate.verify.math.numbers import equal_numbers, parse_number, plain
-from curate.verify.math.numeric import NoValue, TooLarge, Undefined, number, symbols
+from curate.verify.math.numeric import number
 from curate.verify.math.parser import (
     Excessive,
     Node,
@@ -34,8 +37,10 @@ from curate.verify.text import bare_letters, equal_words, normal
 MAX_QUICK = 300
 
 _NO_ANSWER = re.compile(
-    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|proofs?\.?|omitted|varies|tbd"
-    r"|to be determined|answers? (?:may )?var(?:y|ies)|see (?:the )?(?:solution|above|below|text|proof|explanation|figure|answer)"
+    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|proofs?\.?"
+    r"|omitted|varies|tbd"
+    r"|to be determined|answers? (?:may )?var(?:y|ies)|see (?:the )?(?:solution|above|below|text"
+    r"|proof|explanation|figure|answer)"
     r"|as above|见解析|略|证明略|见上|如图|见答案)\W*$"
 )
 _EMPTY_SET = re.compile(r"\\\{\s*\\\}|∅|\\(?:emptyset|varnothing)")
@@ -50,7 +55,8 @@ _LABEL = re.compile(
 )
 _TRAILING_UNIT = re.compile(
     r"\s*(?:\\[,;! ]\s*|~)*"
-    r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
+    r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b"
+    r"|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
 )
 # A unit in plain letters after an expression: 8\pi cm^2, \sqrt{2} km/h
 _BARE_UNIT = re.compile(
@@ -156,7 +162,9 @@ def _unreadable(reference: str) -> str | None:
 
 
 def _is_readable(reference: str) -> bool:
-    """Whether this package reads a reference without help, so that only the answer can be at fault."""
+    """Whether this package reads a reference without help, so that only the answer can be at
+    fault.
+    """
     try:
         tree, _ = read_answer(clean(reference))
     except Excessive:
@@ -166,7 +174,9 @@ def _is_readable(reference: str) -> bool:
 
 @lru_cache(maxsize=8192)
 def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Node | None, str]:
-    """Return the tree of an answer (None if it is unreadable) and the unit written after it. Raises `Excessive`."""
+    """Return the tree of an answer (None if it is unreadable) and the unit written after it. Raises
+    `Excessive`.
+    """
     bare = _WHOLE.sub("", unwrap(text))
     if (region := _REGIONS.get(normal(bare))) is not None:
         return region, ""
@@ -230,7 +240,8 @@ def compare_answers(reference: str, answer: str) -> Judgement | None:
     try:
         given, given_unit = read_answer(answer, functions)
     except Excessive as error:
-        # A long reference may have a long answer; next to a plain one it is only meant to be expensive.
+        # A long reference may have a long answer; next to a plain one it is only meant to be
+        # expensive.
         return None if len(answer) <= 4 * len(reference) else Judgement("wrong", str(error))
     if is_words(reference, gold):
         # Words were asked for; anything else is another answer.
@@ -328,7 +339,9 @@ def _mixes_words(tree: Node) -> bool:
 
 
 def equal_spelling(reference: str, answer: str) -> bool:
-    """Whether two texts differ only in spaces, in braces around one sign, or in a name that only one of them gives."""
+    """Whether two texts differ only in spaces, in braces around one sign, or in a name that only
+    one of them gives.
+    """
     first, second = _squeezed(reference), _squeezed(answer)
     return first == second or _unnamed(first) == second or first == _unnamed(second)
 

@@ -1,13 +1,17 @@
-"""Which completion of a group a judge prefers: the reward for open questions, that no rule can judge.
+"""Which completion of a group a judge prefers: the reward for open questions, that no rule can
+judge.
 
-    rewards: {accuracy: 1.0, format: 1.0, preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}}
+    rewards:
+      accuracy: 1.0
+      preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}
 
-The completions of one question stand in a ring, and each is compared with its neighbours, once as the first and once
-as the second of the two, so that a judge that likes a place gains nothing. A completion's value is its share of the
-points: 1 for a comparison won, 1/2 for a tie. The judge sees the question and the two answers, never the reasoning (the
-R1 report, 2.3.4: for helpfulness the final summary alone). An answer that talks to the judge is not shown to it and
-loses, like one that was cut off or is empty. The report's helpfulness model was trained on pairs; ring, points and
-rubric are ours.
+The completions of one question stand in a ring, and each is compared with its neighbours, once as
+the first and once as the second of the two, so that a judge that likes a place gains nothing. A
+completion's value is its share of the
+points: 1 for a comparison won, 1/2 for a tie. The judge sees the question and the two answers,
+never the reasoning (the R1 report, 2.3.4: for helpfulness the final summary alone). An answer that
+talks to the judge is not shown to it and loses, like one that was cut off or is empty. The report's
+helpfulness model was trained on pairs; ring, points and rubric are ours.
 """
 
 from __future__ import annotations
@@ -37,10 +41,14 @@ MAX_SHOWN = 2 * MAX_ANSWER  # characters of each answer; an answer to an open qu
 
 RUBRIC = Rubric(
     "preference",
-    "Decide which of two answers, the FIRST or the SECOND, helps the person who asked the QUESTION more.\n"
-    "Helpful: it addresses what was asked, is right as far as you can tell, is complete and clear, in the language of "
-    "the question. Length, politeness, confidence and the order in which the two are shown count for nothing.\n"
-    "FIRST: the first helps more. SECOND: the second does. TIE: neither does, or it cannot be told.",
+    "Decide which of two answers, the FIRST or the SECOND, helps the person who asked the QUESTIO"
+    "N more.\n"
+    "Helpful: it addresses what was asked, is right as far as you can tell, is complete and clear"
+    ", in the language of "
+    "the question. Length, politeness, confidence and the order in which the two are shown count "
+    "for nothing.\n"
+    "FIRST: the first helps more. SECOND: the second does. TIE: neither does, or it cannot be "
+    "told.",
     ("FIRST", "SECOND", "TIE"),
     ("question", "first", "second"),
 )
@@ -53,7 +61,9 @@ def is_open(verifier: pl.Expr) -> pl.Expr:
 
 
 class Preference:
-    """Compares answers with one engine; `model` names the judge, `render` makes the engine's prompt of the message."""
+    """Compares answers with one engine; `model` names the judge, `render` makes the engine's prompt
+    of the message.
+    """
 
     def __init__(
         self,
@@ -74,9 +84,11 @@ class Preference:
     def values(
         self, groups: Sequence[tuple[str, Sequence[str | None]]]
     ) -> list[list[float | None]]:
-        """For each (question, answers): a value in [0, 1] an answer; None where no reply about it could be read.
+        """For each (question, answers): a value in [0, 1] an answer; None where no reply about it
+        could be read.
 
-        An answer of None was cut off or is none: it loses. Raises CurateError where the judge answered nothing at all.
+        An answer of None was cut off or is none: it loses. Raises CurateError where the judge
+        answered nothing at all.
         """
         points: dict[tuple[int, int], list[float]] = {
             (g, i): [] for g, (_, answers) in enumerate(groups) for i in range(len(answers))
@@ -109,8 +121,10 @@ class Preference:
                 failures.append(str(completion.error))
         if requests and len(failures) == len(requests):
             raise CurateError(
-                f"the judge of the reward 'preference' replied to none of {len(requests)} requests ({failures[0]}): "
-                "see that its model or server works, and run the same command again; it goes on where it was"
+                f"the judge of the reward 'preference' replied to none of {len(requests)} request"
+                f"s ({failures[0]}): "
+                "see that its model or server works, and run the same command again; it goes on "
+                "where it was"
             )
         return [
             [
@@ -140,7 +154,7 @@ def both_ways(count: int, opponents: int) -> Iterator[tuple[int, int]]:
         yield pair[1], pair[0]
 
 
-# -- as a reward -----------------------------------------------------------------------------------------------------
+# -- as a reward
 
 _engines: dict[
     str, tuple[Any, str]
@@ -155,10 +169,12 @@ def preference(
     max_tokens: int = 1024,
     opponents: int = 1,
 ) -> pl.Series:
-    """Share of points of each trace against others of its problem; null where the problem is no open question.
+    """Share of points of each trace against others of its problem; null where the problem is no
+    open question.
 
-    `frame` has `problem_id, question, verifier, answer, finish_reason`. `model` is any name that engines know, `engine`
-    an engine's config; `chat: false` sends the message without the model's chat template.
+    `frame` has `problem_id, question, verifier, answer, finish_reason`. `model` is any name that
+    engines know, `engine` an engine's config; `chat: false` sends the message without the model's
+    chat template.
     """
     import polars as pl
 
@@ -188,7 +204,9 @@ def preference(
 
 
 def judge_engine(model: str, engine: Mapping[str, Any]) -> tuple[Any, str]:
-    """The judge's engine, opened once a process and kept until `release`, and a name of its model."""
+    """The judge's engine, opened once a process and kept until `release`, and a name of its
+    model.
+    """
     from curate.config import validate
     from curate.engines import EngineConfig, model_for, open_engine
 

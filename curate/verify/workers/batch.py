@@ -1,7 +1,8 @@
 """One batch of checks: feed workers, collect judgements, replace workers that fail.
 
-Items go out in groups. A verdict comes back for each item as soon as it is known, so the parent knows which item
-a worker was at when it failed: that item gets a judgement, and the rest of its group goes to another worker.
+Items go out in groups. A verdict comes back for each item as soon as it is known, so the parent
+knows which item a worker was at when it failed: that item gets a judgement, and the rest of its
+group goes to another worker.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ class Batch:
     def _fail(self, worker: Worker, why: str, retry: bool = False) -> None:
         """Kill a worker, judge the item it was at (or try it once more), hand the others back.
 
-        What the machine did to an item (a kill, a wall-clock overrun) is worth a second try; an item that used up
-        its processor time would do so again.
+        What the machine did to an item (a kill, a wall-clock overrun) is worth a second try; an
+        item that used up its processor time would do so again.
         """
         self._detach(worker)
         self.pool.discard(worker)
@@ -160,7 +161,9 @@ class Batch:
 
 
 def _without_verdict(job: Job, why: str) -> Judgement:
-    """The judgement on an item whose check used up its limits or raised, as its verifier sees it."""
+    """The judgement on an item whose check used up its limits or raised, as its verifier sees
+    it.
+    """
     _, name, problem, answer = job
     verdict, detail = verifier_named(name).failed(problem, answer, why)
     return Judgement(verdict, f"limit: {detail}")

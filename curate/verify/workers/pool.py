@@ -1,8 +1,9 @@
 """Judge many answers: quick cases in the caller, the rest in warm worker processes.
 
-A worker is a fresh interpreter (`python -m curate.verify.workers.worker`), never a fork: it inherits no thread, no
-lock and no CUDA context. Callers take idle workers, drive them from their own thread (`batch.py`) and put them back,
-so the pool needs no threads of its own and can be used from any.
+A worker is a fresh interpreter (`python -m curate.verify.workers.worker`), never a fork: it
+inherits no thread, no lock and no CUDA context. Callers take idle workers, drive them from their
+own thread (`batch.py`) and put them back, so the pool needs no threads of its own and can be used
+from any.
 """
 
 from __future__ import annotations
@@ -36,11 +37,13 @@ CACHED_LENGTH = 1024  # characters; longer answers are not remembered
 
 
 class VerifierPool:
-    """Judges completions with warm worker processes. Safe to share between threads; close it, or use it in `with`.
+    """Judges completions with warm worker processes. Safe to share between threads; close it, or
+    use it in `with`.
 
-    `workers`: number of processes (default: one per core). `time_limit`: seconds of processor time per item; by the
-    clock an item gets thirty times that, and a second try, so the load of the machine changes no verdict.
-    `memory_limit`: bytes of address space of a worker. `cache`: judgements to remember (0: none).
+    `workers`: number of processes (default: one per core). `time_limit`: seconds of processor time
+    per item; by the clock an item gets thirty times that, and a second try, so the load of the
+    machine changes no verdict. `memory_limit`: bytes of address space of a worker. `cache`:
+    judgements to remember (0: none).
     """
 
     def __init__(
@@ -52,7 +55,8 @@ class VerifierPool:
     ) -> None:
         if sys.platform != "linux":
             raise CurateError(
-                "verification needs Linux: its workers rely on memory limits that other systems lack"
+                "verification needs Linux: its workers rely on memory limits that other systems "
+                "lack"
             )
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be at least 1, not {workers}")
@@ -84,15 +88,17 @@ class VerifierPool:
         delimiters: tuple[str, str] = THINK,
         forms: Sequence[str | None] | None = None,
     ) -> list[Verdict]:
-        """Return verdicts in the order of the input. Raises only on wrong use; a hostile input costs its own verdict.
+        """Return verdicts in the order of the input. Raises only on wrong use; a hostile input
+        costs its own verdict.
 
-        `delimiters` enclose the reasoning. `forms` (names of output forms, one per completion) take precedence: in
-        the form `r1` a completion without the closing delimiter never ended its reasoning, even if the prompt opened
-        it.
+        `delimiters` enclose the reasoning. `forms` (names of output forms, one per completion) take
+        precedence: in the form `r1` a completion without the closing delimiter never ended its
+        reasoning, even if the prompt opened it.
         """
         if forms is not None and len(forms) != len(completions):
             raise UsageError(
-                f"{len(completions)} completions and {len(forms)} forms: give one form per completion"
+                f"{len(completions)} completions and {len(forms)} forms: give one form per "
+                f"completion"
             )
 
         def extract(i: int, verifier: Verifier) -> Extracted:
@@ -104,7 +110,9 @@ class VerifierPool:
     def answers(
         self, problems: Sequence[Problem], completions: Sequence[str], forms: Sequence[str | None]
     ) -> list[str | None]:
-        """Return the answers that `verify_batch` would judge (None for completions without one); judge nothing."""
+        """Return the answers that `verify_batch` would judge (None for completions without one);
+        judge nothing.
+        """
         verifiers = [_verifier(problem.verifier) or verifier_named("text") for problem in problems]
         delimiters = [THINK] * len(problems)
         return [
@@ -112,7 +120,9 @@ class VerifierPool:
         ]
 
     def judge_answers(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """Return verdicts on answers that were extracted before; nothing is searched for in them."""
+        """Return verdicts on answers that were extracted before; nothing is searched for in
+        them.
+        """
         return self._judge(problems, answers, lambda i, _: Extracted(answers[i]))
 
     def verify_answers(
@@ -121,13 +131,16 @@ class VerifierPool:
         """Return verdicts for plain pairs; a prediction is a whole completion or a bare answer."""
         if len(golds) != len(predictions):
             raise UsageError(
-                f"{len(golds)} golds and {len(predictions)} predictions: give one prediction per gold"
+                f"{len(golds)} golds and {len(predictions)} predictions: give one prediction per "
+                f"gold"
             )
         verifier_named(verifier)  # an unknown name is an error here, not a verdict
         return self.verify_batch([Problem("", gold, verifier) for gold in golds], predictions)
 
     def warm(self, verifiers: Sequence[str] = ("math",)) -> None:
-        """Start every worker and import what these verifiers need, so that later calls do not wait for it."""
+        """Start every worker and import what these verifiers need, so that later calls do not wait
+        for it.
+        """
         jobs: list[Job] = [
             (i, name, Problem("", "x", name), "y")
             for i in range(self.workers)
@@ -169,7 +182,8 @@ class VerifierPool:
             )
         verdicts: list[Verdict | None] = [None] * len(problems)
         answers: list[str] = [""] * len(problems)
-        # Equal pairs of problem and answer are checked once: key -> indices of the rows that share it.
+        # Equal pairs of problem and answer are checked once: key -> indices of the rows that share
+        # it.
         rows_by_key: dict[tuple[Any, ...], list[int]] = {}
         jobs: list[Job] = []
         for i, problem in enumerate(problems):
