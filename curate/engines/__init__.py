@@ -1,4 +1,4 @@
-"""Engines complete prompts: vLLM, any OpenAI-compatible server, transformers, or a stub for tests."""
+"""Engines complete prompts: vLLM, OpenAI-compatible servers, transformers, a stub for tests."""
 
 from curate.engines.base import Engine, EngineConfig
 from curate.engines.models import ModelRef, resolve_model, weights_hash

@@ -218,7 +218,7 @@ class OpenAIEngine:
     # --- the contract
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """Raises `BudgetReached` after what was in flight has been handed out, `CurateError` where
+        """Raises `BudgetReached` after what was in flight has been handed out, `CurateError` if
         all would fail.
         """
         loop, source = self._start(), iter(requests)

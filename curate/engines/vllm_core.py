@@ -162,7 +162,7 @@ class VllmCore:
         self.engine.collective_rpc(method, args=args)
 
     def prove_transfer(self, expected: dict[str, dict[str, Any]]) -> str:
-        """Like `prove_weights`, by the hashes of what was sent (`vllm_transfer.expected_hashes`)."""
+        """Like `prove_weights`, by the hashes of `vllm_transfer.expected_hashes`."""
         self.engine.reset_prefix_cache()
         return self._proved(compare_hashes, expected, "what the trainer sent")
 

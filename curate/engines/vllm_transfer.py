@@ -1,15 +1,16 @@
-"""Weights from a trainer on one GPU into vLLM on others, by vLLM's own transfer (NCCL), without a
-file between.
+"""Send weights from a trainer on one GPU into vLLM on others by vLLM's own transfer (NCCL), without
+files.
 
     trainer (rank 0) ──broadcast──▶ workers of replica 1 (ranks 1 …), workers of replica 2, …
 
-vLLM has both ends of it (`vllm.distributed.weight_transfer`); here is what it leaves to its caller:
-the messages to our children, the tensors to send, and the proof that they arrived, by hashes that
-each worker takes of what it then holds.
+vLLM has both ends (`vllm.distributed.weight_transfer`) and leaves to its caller what is here: the
+messages to our children, the tensors to send, and the proof that they arrived, by hashes that each
+worker computes of the tensors it then holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,32 +25,28 @@ if TYPE_CHECKING:
 
     from curate.engines.child import Child
 
-PROOF_BYTES = (
-    2 << 30
-)  # all tensors are proved up to this size of a model, else an even sample of them
+# Up to this size of a model all tensors are proved; of a larger one, an even sample.
+PROOF_BYTES = 2 << 30
 
 
 def way_of_weights(config: EngineConfig, name: str, device: str) -> Literal["nccl", "files"]:
     """How new weights reach the engine `name` from a trainer on `device` (cpu, cuda:0, …).
 
-    nccl needs vLLM on GPUs of its own, since NCCL joins no two processes on one GPU. Raises
-    UsageError where `engine.transfer` asks for what cannot be.
+    nccl needs vLLM on its own GPUs, because NCCL cannot join two processes on one GPU. Raises
+    UsageError if `engine.transfer` asks for the impossible.
     """
     possible = name == "vllm" and config.devices is not None and device.startswith("cuda")
     if config.transfer == "nccl" and not possible:
         raise UsageError(
-            "engine.transfer=nccl needs vLLM on GPUs of its own (engine.devices) and a trainer on "
-            "a GPU; the engine "
-            f"is {name}, engine.devices {config.devices}, the trainer on {device}: use "
-            "engine.transfer=files"
+            "engine.transfer=nccl needs vLLM on its own GPUs (engine.devices) and a trainer on a "
+            f"GPU; the engine is {name}, engine.devices is {config.devices} and the trainer is on "
+            f"{device}: use engine.transfer=files"
         )
     return "nccl" if possible and config.transfer != "files" else "files"
 
 
 class Children:
-    """The four calls that vLLM's trainer side makes, to all replicas at once: each blocks until all
-    have come.
-    """
+    """The four calls of vLLM's trainer side, sent to all replicas; each blocks until all return."""
 
     def __init__(self, children: list[Child], size: int) -> None:
         self.children, self.size = children, size
@@ -86,7 +83,7 @@ class Children:
 
 
 class State:
-    """A state dict as vLLM reads it from a trainer: what comes, then the tensors, one by one on the
+    """A state dict as vLLM reads it from a trainer: metadata, then tensors one by one, on the
     sending device.
     """
 
@@ -138,9 +135,7 @@ class Sender:
 
 
 def _current(device: Any) -> Any:
-    """A context in which the device is the one that NCCL takes."""
-    import contextlib
-
+    """A context in which `device` is the current one, which is the one that NCCL uses."""
     import torch
 
     return (
@@ -151,28 +146,29 @@ def _current(device: Any) -> Any:
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 # --- the proof
 
 
 def hash_of(tensor: Tensor) -> str:
-    """Of the bytes of a tensor on the CPU."""
+    """Hash of a CPU tensor's bytes."""
     import torch
 
     return sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def expected_hashes(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, dict[str, Any]]:
-    """By name the `shape` and the `hashes` of a tensor: of the whole (""), and of the parts
-    ("dimension:rank") that tensor parallelism over `ranks` may hold. Of a large model an even
-    sample of its tensors."""
+    """`shape` and `hashes` of each tensor, by name: of the whole (""), and of the parts
+    ("dimension:rank") that tensor parallelism over `ranks` may hold. A large model is sampled
+    evenly.
+    """
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     every = max(1, -(-size // PROOF_BYTES))
-    found: dict[str, dict[str, Any]] = {}
+    expected: dict[str, dict[str, Any]] = {}
     for name, tensor in list(tensors.items())[::-1][::every]:
         hashes = {"": hash_of(tensor)}
         for dim in range(min(2, tensor.ndim)) if ranks > 1 else ():
@@ -181,5 +177,5 @@ def expected_hashes(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, dict
                     f"{dim}:{rank}": hash_of(part)
                     for rank, part in enumerate(tensor.chunk(ranks, dim))
                 }
-        found[name] = {"shape": tuple(tensor.shape), "hashes": hashes}
-    return found
+        expected[name] = {"shape": tuple(tensor.shape), "hashes": hashes}
+    return expected

@@ -114,7 +114,7 @@ class BackgroundVerifier:
             self._running = [(key, len(rows)) for key, rows in batch], future
 
     def assess(self, pairs: Sequence[tuple[Row, Problem]]) -> pl.DataFrame:
-        """One row per trace, in order: trace_id, attempt, the columns of its verdict, and `good`."""
+        """One row per trace, in order: trace_id, attempt, columns of its verdict, and `good`."""
         traces = with_parts(trace_frame(row for row, _ in pairs))
         by_id = {problem.problem_id: problem for _, problem in pairs}
         records = [{name: getattr(p, name) for name in SCHEMA} for p in by_id.values()]

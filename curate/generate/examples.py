@@ -21,19 +21,16 @@ from curate.records import Problem
 def load_examples(
     config: ExamplesConfig, form: Form, context: Context, problems: ProblemStore
 ) -> tuple[Example, ...]:
-    """The examples, in the form that is asked for.
-
-    UsageError where there are fewer than asked for.
-    """
+    """The examples, in the output form of the job. UsageError if there are too few."""
     if config.file is not None:
-        found = _of_file(config.file, form)
+        examples = _of_file(config.file, form)
     elif config.traces is not None:
-        found = _of_traces(config, form, context)
+        examples = _of_traces(config, form, context)
     else:
-        found = _of_solutions(config, form, problems)
-    if len(found) < config.count:
-        raise UsageError(f"examples: {config.count} were asked for, and there are {len(found)}")
-    return tuple(found[: config.count])
+        examples = _of_solutions(config, form, problems)
+    if len(examples) < config.count:
+        raise UsageError(f"examples.count is {config.count}, and there are {len(examples)}")
+    return tuple(examples[: config.count])
 
 
 def _of_solutions(config: ExamplesConfig, form: Form, problems: ProblemStore) -> list[Example]:
@@ -55,16 +52,13 @@ def _of_solutions(config: ExamplesConfig, form: Form, problems: ProblemStore) ->
 
 
 def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Example]:
-    """The best by quality, one a problem, of traces that are correct and in the form, on training
-    problems.
-    """
+    """The best traces by quality, one per training problem, that are correct and well-formed."""
     rows = context.warehouse.sql(
         "SELECT question, any_value(reasoning ORDER BY quality DESC, trace_id) AS reasoning, "
-        "any_value(answer ORDER BY quality DESC, trace_id) AS answer, max(quality) AS best FROM "
-        "annotated "
-        "WHERE list_contains(?, dataset) AND verdict = 'correct' AND well_formed AND split = "
-        "'train' "
-        "AND reasoning IS NOT NULL GROUP BY question ORDER BY best DESC, question LIMIT ?",
+        "any_value(answer ORDER BY quality DESC, trace_id) AS answer, max(quality) AS best "
+        "FROM annotated WHERE list_contains(?, dataset) AND verdict = 'correct' AND well_formed "
+        "AND split = 'train' AND reasoning IS NOT NULL "
+        "GROUP BY question ORDER BY best DESC, question LIMIT ?",
         [config.traces, config.count],
     )
     return [
@@ -74,17 +68,16 @@ def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Exa
 
 
 def _of_file(name: str, form: Form) -> list[Example]:
-    """JSON Lines with `question` and `completion`, or with `question`, `reasoning` and `summary`
-    (or `answer`).
+    """Examples from JSON Lines, with `question` and `completion`, or with `question`, `reasoning`
+    and `summary` (or `answer`).
     """
     shipped = files("curate.generate") / "examples" / f"{name}.jsonl"
     if not Path(name).is_file() and not shipped.is_file():
-        known = sorted(
-            f.name.removesuffix(".jsonl") for f in (files("curate.generate") / "examples").iterdir()
-        )
+        folder = files("curate.generate") / "examples"
+        names = sorted(file.name.removesuffix(".jsonl") for file in folder.iterdir())
         raise UsageError(
             f"examples.file: no file '{name}'; give JSON Lines, or one that ships: "
-            f"{', '.join(known)}"
+            f"{', '.join(names)}"
         )
     text = Path(name).read_text("utf-8") if Path(name).is_file() else shipped.read_text("utf-8")
     return [
@@ -110,6 +103,5 @@ def _example(line: str, where: str, form: Form) -> Example:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{where}: a worked example is a JSON object with `question` and `completion`, or with "
-            "`question`, "
-            "`reasoning` and `summary`"
+            "`question`, `reasoning` and `summary`"
         ) from error

@@ -1,20 +1,7 @@
-"""An engine without a model: deterministic and instant, or as slow and as faulty as a test asks
-for.
+"""An engine without a model: deterministic and instant, or as slow and faulty as a test needs.
 
-The text is a function of (prompt, seed) alone, so that any order, batching, restart or second
-process gives the same. `EngineConfig.args`:
-
-    style     'sums' (default): `<think>…</think> <answer>N</answer>` for a sum in the prompt;
-    'words': words that mean
-              nothing; 'echo': the prompt. Any other text is a pattern with {prompt}, {seed},
-              {answer} in it
-    right     share of the sums that are right (0.5), decided by (prompt, seed)
-    slow      seconds that each completion takes (0), of which `at_once` run beside each other (1)
-    shuffle   completions leave in an order other than asked, if above 1: within so many (1)
-    fail      every so many-th distinct (prompt, seed) fails (0: none); `flaky` true: only the first
-    time it is asked
-    stall     seconds to hang before the completion number `stall_at` (counted from 0)
-    die_at    the process is killed (SIGKILL) instead of giving completion number so-and-so
+The text is a function of (prompt, seed) alone, so any order, batching, restart or second process
+gives the same. `EngineConfig.args` are the fields of `StubArgs`.
 """
 
 from __future__ import annotations
@@ -37,39 +24,35 @@ from curate.prompts.forms import Form
 from curate.records import Completion, Request
 
 SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
-WORDS = (
-    "the",
-    "sum",
-    "of",
-    "terms",
-    "is",
-    "so",
-    "wait",
-    "let",
-    "me",
-    "check",
-    "that",
-    "again",
-    "first",
-    "then",
-    "we",
-    "get",
-)
+WORDS = "the sum of terms is so wait let me check that again first then we get".split()
 MAX_MODEL_LEN = 1 << 20
 FORM = Form.of("r1-zero")
 
 
 class StubArgs(Config):
+    """How the stub behaves."""
+
     style: str = "sums"
+    """sums: `<think>…</think> <answer>N</answer>` for a sum in the prompt. words: random words.
+    echo: the prompt. Any other text is a pattern with {prompt}, {seed} and {answer}."""
     right: float = Field(0.5, ge=0, le=1)
+    """Share of the sums that are right, decided by (prompt, seed)."""
     slow: float = Field(0.0, ge=0)
+    """Seconds that each completion takes."""
     at_once: int = Field(1, ge=1)
+    """Completions that run at the same time, if they are slow."""
     shuffle: int = Field(1, ge=1)
+    """Above 1, completions within a window of this size leave in another order."""
     fail: int = Field(0, ge=0)
+    """Every so many-th distinct (prompt, seed) fails; 0: none."""
     flaky: bool = False
+    """Failing requests fail only the first time."""
     stall: float = Field(0.0, ge=0)
+    """Seconds to hang before completion number `stall_at`."""
     stall_at: int = 0
+    """Counted from 0."""
     die_at: int | None = None
+    """The process is killed (SIGKILL) instead of giving the completion of this number."""
 
 
 class StubEngine:

@@ -1,6 +1,4 @@
-"""A tiny Llama with random weights and a tokenizer of single characters: for tests that need a
-model and no sense.
-"""
+"""A tiny Llama with random weights and a tokenizer of characters, for tests that need any model."""
 
 from __future__ import annotations
 
@@ -16,10 +14,10 @@ TURNS = (
 
 
 def char_tokenizer(characters: str = CHARACTERS) -> Any:
-    """A Hugging Face tokenizer with one token a character. Special tokens: <pad> 0, <eos> 1, <end>
-    2, <unk> 3.
+    """A Hugging Face tokenizer with one token per character.
 
-    Unknown characters are <unk>; decoding gives every known text back unchanged.
+    Special tokens: <pad> 0, <eos> 1, <end> 2, <unk> 3. Unknown characters become <unk>; any other
+    text decodes to itself.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

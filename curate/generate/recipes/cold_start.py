@@ -1,8 +1,7 @@
 """Cold start: readable long chains of thought (report, section 2.3.1), from four sources.
 
-A strong model or a later checkpoint asked for them (source: model), R1-Zero traces rewritten by a
-model (source: rework, see rework.py), and worked solutions that came with the problems (source:
-solutions).
+A strong model or a later checkpoint (source: model), R1-Zero traces rewritten by a model (source:
+rework, see rework.py), and worked solutions of the problems (source: solutions).
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from curate.records import Problem
 
 
 def from_solutions(problems: pl.DataFrame, form: str) -> pl.DataFrame:
-    """One trace a problem that came with a worked solution: its text in the form, as if it had been
-    sampled.
-    """
+    """One trace per problem with a worked solution: the solution in the form, as if sampled."""
     solved = problems.filter(pl.col("solution").is_not_null() & pl.col("reference").is_not_null())
     texts = [worked_completion(Problem(**row), form) for row in solved.iter_rows(named=True)]
     return solved.select("problem_id").with_columns(pl.Series("completion", texts, dtype=pl.String))

@@ -1,9 +1,7 @@
-"""Distillation corpora: the traces of a larger model, for a smaller one to learn from (section
-2.4).
+"""Distillation corpora: traces of a larger model that a smaller one learns from (section 2.4).
 
-Prompts that are no reasoning problems belong to it, too: `simple.where` names those that are
-answered without a chain of thought, as the report does for simple queries (section 2.3.3,
-non-reasoning data).
+They include prompts that are not reasoning problems: `simple.where` selects those that are answered
+without a chain of thought, as the report does for simple queries (section 2.3.3).
 """
 
 from curate.generate import Recipe

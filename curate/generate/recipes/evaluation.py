@@ -1,4 +1,4 @@
-"""Samples for an evaluation: temperature 0.6 and top_p 0.95, as the report evaluates (section 3)."""
+"""Samples for an evaluation: temperature 0.6 and top_p 0.95, as in the report (section 3)."""
 
 from curate.generate import Recipe
 

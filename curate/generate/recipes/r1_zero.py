@@ -1,6 +1,4 @@
-"""R1-Zero harvest: any base model or checkpoint, the report's template, temperature 1 (report,
-section 2.2).
-"""
+"""R1-Zero harvest: a base model or checkpoint in the report's template, temperature 1 (2.2)."""
 
 from curate.generate import Recipe
 
@@ -10,8 +8,8 @@ RECIPE = Recipe(
     defaults={
         "template": "r1-zero",
         "samples": 16,
-        # A base model goes on with the next turn after its answer: its own end token is not to be
-        # relied on.
+        # A base model continues with the next turn after its answer: it may never sample an end
+        # token.
         "sampling": {"temperature": 1.0, "top_p": 1.0, "max_tokens": 8192, "stop": ["</answer>"]},
     },
 )

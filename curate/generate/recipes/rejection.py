@@ -1,9 +1,9 @@
-"""Rejection sampling: many samples a problem from a checkpoint; all are kept, a filter picks the
-best (2.3.3).
+"""Rejection sampling: many samples per problem from a checkpoint, of which a filter picks the best
+(2.3.3). All of them are stored.
 
-The report says neither how many it samples nor how many it keeps. Ours: a problem is asked until
-four of its samples are right, as many as the rule set `rejection` keeps of a problem, and at most
-16 times, as often as a group of its RL.
+The report says neither how many it samples nor how many it keeps. Ours: a problem is sampled until
+four samples are right, which is what the rule set `rejection` keeps per problem, and at most 16
+times, the group size of the report's RL.
 """
 
 from curate.generate import Recipe
