@@ -9,7 +9,6 @@ a text column.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import ceil
@@ -19,12 +18,15 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from curate.errors import CurateError, UsageError
+from curate.filter.clauses import columns_in, failed_clauses, show
+from curate.filter.expressions import check_expression, columns_of, reads_other_rows
 from curate.filter.funnel import band_of, count_rules, count_steps, funnel_of
-from curate.filter.rules import STEPS, RuleSet, Selection, check_expression
+from curate.filter.rules import STEPS, RuleSet, Selection
 from curate.filter.select import select
 from curate.filter.spill import Rows, numbers_read
 from curate.filter.text_steps import drop_by_text
 from curate.memory import BASE, megabytes
+from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:
     import duckdb
@@ -99,6 +101,7 @@ class Explanation:
             lines.append(f"  {mark} {row['rule']}: {row['keep']}")
             if not row["passed"]:
                 lines.append(f"           values: {row['values']}")
+                lines += [f"           {clause}" for clause in row["clauses"]]
                 lines.append(f"           reason: {row['reason']}")
         if self.dropped_by and self.dropped_by not in set(self.rules["rule"]):
             lines.append(
@@ -150,7 +153,7 @@ def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
     read = dict.fromkeys((*CARRIED, "attempt"), "")
     expressions = rules.predicates() | ({"--where": where} if where else {})
     for name, sql in expressions.items():
-        for column in check_expression(sql, name):
+        for column in columns_of(sql, name):
             read.setdefault(column, name)
     chosen = rules.select
     if chosen.per_problem.shortest is not None or chosen.per_problem.diverse is not None:
@@ -185,9 +188,11 @@ def explain(
             f"{how} an id that begins with '{trace_id}': see `select trace_id from {view}`"
         )
     full = found[0]
-    columns = _columns(con, view)
-    one = f"trace_id = {_quote(full)}"
+    columns = columns_in(con, view)
+    one = f"trace_id = {quote(full)}"
     frame = next(_evaluate(con, rules, one, view))
+    # Read clause by clause, which the view would join anew each time.
+    con.execute(f"CREATE OR REPLACE TEMP TABLE _explained AS SELECT * FROM {view} WHERE {one}")
     rows = []
     for rule in rules.rules:
         read = [name for name in check_expression(rule.keep, rule.name) if name in columns]
@@ -200,9 +205,10 @@ def explain(
                 "keep": rule.keep,
                 "passed": frame[f"rule:{rule.name}"][0] if frame.height else None,
                 "reason": rule.reason,
-                "values": ", ".join(
-                    f"{n} = {_show(v)}" for n, v in zip(read, values, strict=False)
-                ),
+                "clauses": failed_clauses(con, "_explained", "TRUE", rule.keep)
+                if frame.height and not frame[f"rule:{rule.name}"][0]
+                else [],
+                "values": ", ".join(f"{n} = {show(v)}" for n, v in zip(read, values, strict=False)),
             }
         )
     return Explanation(
@@ -210,12 +216,13 @@ def explain(
     )
 
 
-_EXPLAINED = {
+_EXPLAINED: dict[str, Any] = {
     "rule": pl.String,
     "keep": pl.String,
     "passed": pl.Boolean,
     "reason": pl.String,
     "values": pl.String,
+    "clauses": pl.List(pl.String),
 }
 
 
@@ -246,9 +253,9 @@ def _decide(
 
     Beside them what the rules did to each slice (for the funnel), and the overlaps with benchmarks.
     """
-    # A window looks at other traces, which may lie in other slices.
-    asked = " ".join([*rules.predicates().values(), where or ""])
-    slices = () if re.search(r"\bover\b", asked, re.IGNORECASE) else slices
+    # A window looks at other traces, which may be in other slices.
+    expressions = [*rules.predicates().values(), *([where] if where else [])]
+    slices = () if any(map(reads_other_rows, expressions)) else slices
     failed = [pl.when(~pl.col(f"rule:{rule.name}")).then(pl.lit(rule.name)) for rule in rules.rules]
     rows = Rows([*(rule.name for rule in rules.rules), *STEPS], numbers_read(rules.select), folder)
     counts = []
@@ -297,7 +304,7 @@ def _evaluate(
     """
     if where is not None:
         check_expression(where, "where")
-    there = _columns(con, view)
+    there = columns_in(con, view)
     carried = [name for name in CARRIED if name in there]
     wanted = _wanted(rules)
     within = (
@@ -362,7 +369,7 @@ def _rates(
         return None
     asked = (
         "SELECT problem_id, sum((verdict = 'correct')::INT)::BIGINT AS solved, count(verdict) AS judged "
-        f"FROM {view} WHERE {within} AND model = {_quote(band.model)} GROUP BY problem_id"
+        f"FROM {view} WHERE {within} AND model = {quote(band.model)} GROUP BY problem_id"
     )
     rates = pl.concat([con.sql(asked).pl() for _ in slices or (0,)]).group_by("problem_id").sum()
     judged = pl.when(pl.col("judged") > 0).then("judged")
@@ -438,25 +445,10 @@ def _nothing_left(funnel: pl.DataFrame, rules: RuleSet) -> CurateError:
 
 
 def _ids(con: duckdb.DuckDBPyConnection, prefix: str, view: str) -> list[str]:
-    query = f"SELECT DISTINCT trace_id FROM {view} WHERE starts_with(trace_id, {_quote(prefix)}) LIMIT 10"
+    query = f"SELECT DISTINCT trace_id FROM {view} WHERE starts_with(trace_id, {quote(prefix)}) LIMIT 10"
     found = [str(row[0]) for row in con.sql(query).fetchall()]
     return [prefix] if prefix in found else found
 
 
-def _columns(con: duckdb.DuckDBPyConnection, view: str) -> set[str]:
-    return {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
-
-
-def _quote(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
-
-
 def _name(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
-
-
-def _show(value: Any) -> str:
-    if value is None:
-        return "null"
-    text = f"{value:.4g}" if isinstance(value, float) else repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

@@ -18,6 +18,7 @@ import polars as pl
 
 from curate.errors import UsageError
 from curate.files import Writer, data_files, read_parts
+from curate.filter.clauses import macro_columns
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes, text_bytes
@@ -81,8 +82,16 @@ def explain_files(
     """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called
     `row-000000000`, …
     """
-    with narrowed(paths, rules, text_column, form, where, memory) as narrow:
-        return str(explain(narrow.con, rules, trace_id, where))
+    for clauses in (True, False):
+        try:
+            with narrowed(paths, rules, text_column, form, where, memory, clauses) as narrow:
+                return str(explain(narrow.con, rules, trace_id, where))
+        except UsageError:
+            if (
+                not clauses
+            ):  # files with a macro's column, but not with all that it was derived from
+                raise
+    raise AssertionError
 
 
 class Narrow:
@@ -123,6 +132,7 @@ def narrowed(
     form: str | None = None,
     where: str | None = None,
     memory: str = DEFAULT,
+    clauses: bool = False,
 ) -> Iterator[Narrow]:
     """One row a row of the files, in order, with the columns that the rules read.
 
@@ -135,9 +145,16 @@ def narrowed(
 
     folder = Path(tempfile.mkdtemp(prefix="curate-"))
     try:
-        files, named = _write_parts(
-            paths, columns_read(rules, where), text_column, form, text_bytes(memory), folder
-        )
+        needed = columns_read(rules, where)
+        if clauses:  # the columns that the macros of the rules read
+            read = {
+                name
+                for macro in needed
+                if macro in derived_columns()
+                for name in macro_columns(macro)
+            }
+            needed |= dict.fromkeys(read & set(column_groups()), "--explain")
+        files, named = _write_parts(paths, needed, text_column, form, text_bytes(memory), folder)
         with duckdb.connect() as con:
             con.execute(f"SET temp_directory = {quote(str(folder / 'spill'))}")
             con.execute(f"SET memory_limit = '{round(megabytes(memory, 200) / 2)}MB'")

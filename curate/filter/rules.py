@@ -8,8 +8,6 @@ that a corpus can be made again.
 
 from __future__ import annotations
 
-import json
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,10 +15,11 @@ from pydantic import Field, field_validator, model_validator
 
 from curate.config import Config, group_at, read_yaml, validate
 from curate.errors import UsageError
+from curate.filter.expressions import check_expression
 from curate.warehouse.schemas import data_dir
 
 if TYPE_CHECKING:
-    import duckdb
+    pass
 
 
 class Rule(Config):
@@ -257,124 +256,3 @@ def _laid_over(old: Any, new: Any) -> Any:
         if key in new or not (set(new) & ways and key in ways)
     }
     return kept | {key: _laid_over(old.get(key), value) for key, value in new.items()}
-
-
-@cache
-def check_expression(sql: str, name: str) -> tuple[str, ...]:
-    """The names that a SQL expression reads, as they occur; `UsageError` if it does more than read.
-
-    A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses it;
-    nothing is run.
-    """
-    tree = _parse(sql, name)
-    columns: dict[str, None] = {}
-    for node in _nodes(tree):
-        kind = node.get("class")
-        if kind == "SUBQUERY":
-            raise UsageError(
-                f"rule '{name}' holds a subquery: a rule is an expression over the columns of one trace"
-            )
-        if kind == "STAR":
-            raise UsageError(f"rule '{name}' holds '*': name the columns it reads")
-        if kind == "FUNCTION" and node.get("function_name", "").lower() in _unsteady():
-            raise UsageError(
-                f"rule '{name}' calls {node['function_name']}(), which answers differently each time"
-            )
-        if kind == "COLUMN_REF":
-            if node["column_names"][-1].lower() in _CLOCKS:
-                raise UsageError(
-                    f"rule '{name}' reads {node['column_names'][-1]}, which is different each time"
-                )
-            columns.update(dict.fromkeys(node["column_names"]))
-    return tuple(columns)
-
-
-def _parse(sql: str, name: str) -> dict[str, Any]:
-    import duckdb
-
-    if not sql.strip():
-        raise UsageError(f"rule '{name}' is empty: give a SQL expression")
-    # The line break ends a comment at the end of the expression.
-    query = f"SELECT (\n{sql}\n)"
-    try:
-        statements = duckdb.extract_statements(query)
-    except duckdb.Error as error:
-        raise UsageError(f"rule '{name}' is not valid SQL: {error}\n  {sql}") from error
-    refused = UsageError(f"rule '{name}' must be one SQL expression, and nothing else: {sql}")
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        raise refused
-    row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
-    parsed: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
-    if parsed.get("error"):
-        raise UsageError(
-            f"rule '{name}' is not valid SQL: {parsed.get('error_message', 'no parse')}\n  {sql}"
-        )
-    node = parsed["statements"][0]["node"]
-    plain = (
-        node.get("type") == "SELECT_NODE"
-        and len(node["select_list"]) == 1
-        and (node.get("from_table") or {}).get("type") == "EMPTY"
-        and not any(
-            node.get(part)
-            for part in ("where_clause", "having", "qualify", "group_expressions", "modifiers")
-        )
-        and not (node.get("cte_map") or {}).get("map")
-    )
-    if not plain:
-        raise refused
-    expression: dict[str, Any] = node["select_list"][0]
-    return expression
-
-
-@cache
-def _parser() -> duckdb.DuckDBPyConnection:
-    """One connection for all expressions: opening one takes longer than parsing."""
-    import atexit
-
-    import duckdb
-
-    atexit.register(_parser.cache_clear)
-    return duckdb.connect()
-
-
-def _nodes(tree: Any) -> list[dict[str, Any]]:
-    """Every mapping in a parse tree, from the top, in order."""
-    found: list[dict[str, Any]] = []
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, dict):
-            found.append(node)
-            todo.extend(reversed(node.values()))
-        elif isinstance(node, list):
-            todo.extend(reversed(node))
-    return found
-
-
-# Written without brackets, these are parsed as columns.
-_CLOCKS = ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp")
-_UNSTEADY: set[str] = set()
-_ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS", "TIME WITH TIME ZONE")
-
-
-def _unsteady() -> set[str]:
-    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval,
-    getenv, ...
-
-    A form of a function that takes times with a time zone also reads the setting TimeZone, and is
-    marked for that since DuckDB 2.0.1, `-` and `+` among them. It does not make the function
-    unsteady: most of its forms take no such time.
-    """
-    if not _UNSTEADY:
-        import duckdb
-
-        with duckdb.connect() as connection:
-            rows = connection.execute(
-                "SELECT DISTINCT lower(function_name) FROM duckdb_functions() "
-                "WHERE function_type = 'scalar' AND (stability = 'VOLATILE' OR has_side_effects OR "
-                "(stability <> 'CONSISTENT' AND NOT list_has_any(parameter_types, ?)))",
-                [list(_ZONED)],
-            ).fetchall()
-        _UNSTEADY.update(name for (name,) in rows)
-        _UNSTEADY.update({"getenv", "current_setting", "age"})  # age(t) counts from today
-    return _UNSTEADY

@@ -17,7 +17,8 @@ from curate.engines import EngineConfig, ModelRef, model_for
 from curate.engines.registry import alternatives, settle
 from curate.engines.registry import label as engine_label
 from curate.errors import UsageError
-from curate.filter.rules import check_expression, load_rules
+from curate.filter.expressions import check_expression
+from curate.filter.rules import load_rules
 from curate.generate import rework
 from curate.generate.config import GenerateConfig
 from curate.generate.examples import load_examples

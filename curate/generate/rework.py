@@ -18,7 +18,7 @@ from typing import Any
 import polars as pl
 
 from curate.errors import UsageError
-from curate.filter.rules import check_expression
+from curate.filter.expressions import check_expression
 from curate.generate.background import predicate
 from curate.generate.config import ReworkConfig
 from curate.job import Context

@@ -231,7 +231,7 @@ def picked(
     """
     import duckdb as engine
 
-    from curate.filter.rules import check_expression
+    from curate.filter.expressions import check_expression
 
     check_expression(where, "where")
     try:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from curate.filter.clauses import failed_clauses
 from curate.report.data import Corpus, in_ids, picked
 from curate.report.html import Html, number, tag
 from curate.report.text import Mark, foreign_marks, render_text, repeated_marks
+from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:
     import duckdb
@@ -123,6 +125,9 @@ def browser(
     marks = _marks(traces)
     newest = "arg_max(name, coalesce(created_at, '-infinity'))"  # of keys that are null arg_max makes null
     called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
+    # Looked up clause by clause below, which the view would join anew each time.
+    shown = in_ids(traces.get_column("trace_id").to_list())
+    con.execute(f"CREATE OR REPLACE TEMP TABLE _shown AS SELECT * FROM annotated WHERE {shown}")
     items, templates = [], []
     for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
         row["model"] = _model_name(row, called)
@@ -130,8 +135,14 @@ def browser(
             name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
         }
         dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
+        one = f"trace_id = {quote(row['trace_id'])}"
+        clauses = {
+            name: failed_clauses(con, "_shown", one, rule.keep)
+            for name, (_, rule) in dropped.items()
+            if rule is not None
+        }
         items.append(_item(row, member.get(row["trace_id"], [])))
-        article = _article(row, found, decided, dropped)
+        article = _article(row, found, decided, dropped, clauses)
         templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
     options = [
         tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i)
@@ -249,6 +260,7 @@ def _article(
     marks: Sequence[Mark],
     decided: Mapping[str, str | None],
     dropped: Mapping[str, Any],
+    clauses: Mapping[str, list[str]],
 ) -> Html:
     verdict = row["verdict"] or "none"
     facts = [
@@ -282,6 +294,7 @@ def _article(
         told = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
         if rule is not None:
             told.append(tag("p", tag("code", rule.keep), tag("br"), rule.reason, class_="note"))
+            told.append(tag("ul", [tag("li", clause) for clause in clauses[name]], class_="note"))
         fates.append(tag("div", told, class_="fate"))
     body = _cut(row["reasoning"]) if row["reasoning"] is not None else ""
     whole = row["reasoning"] is None

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from curate.errors import UsageError
-from curate.filter.rules import check_expression, load_rules
+from curate.filter.expressions import check_expression
+from curate.filter.rules import load_rules
 
 SHIPPED = ("cold-start", "rejection", "unfiltered")
 
