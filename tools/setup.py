@@ -201,8 +201,7 @@ def unusable_python() -> str | None:
             if there
             else f"install one (apt install {others[0]} {others[0]}-venv, brew install "
             f"{others[0].replace('python', 'python@')}, or uv python install {others[0][6:]}), "
-            "then "
-            f"make quickstart PYTHON={others[0]}"
+            f"then make quickstart PYTHON={others[0]}"
         )
         here = platform.python_version()
         return f"this is Python {here}, and the packages have wheels for {span}; {todo}"

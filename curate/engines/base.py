@@ -245,8 +245,8 @@ def load_tokenizer(model_dir: Path) -> Any:
     except Exception as error:
         raise UsageError(
             f"the tokenizer in '{model_dir}' does not load ({str(error).splitlines()[0][:200]}): "
-            "the "
-            "directory needs config.json, *.safetensors, tokenizer.json and tokenizer_config.json"
+            "the directory needs config.json, *.safetensors, tokenizer.json and "
+            "tokenizer_config.json"
         ) from error
 
 

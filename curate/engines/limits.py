@@ -31,8 +31,8 @@ def check_server_url(url: str) -> str:
         host = parts.hostname or ""
         raise UsageError(
             f"base_url: the address of {host} holds a user name or password, and configs are "
-            f"stored "
-            "stored in the warehouse: put the key into the environment variable that api_key_env names"
+            "stored in the warehouse: put the key into the environment variable that api_key_env "
+            "names"
         )
     return url
 

@@ -79,14 +79,14 @@ def measure(
     An engine that does not start is left out, with its reason, and is tried again by the next
     process.
     """
-    if known := remembered(candidates, model_dir):
-        return known
+    if earlier := remembered(candidates, model_dir):
+        return earlier
     key = _key(candidates, model_dir)
     path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock_file(path.with_suffix(".lock")):
-        if known := remembered(candidates, model_dir):
-            return known
+        if earlier := remembered(candidates, model_dir):
+            return earlier
         say("  engine auto: measuring what is installed, once per model and machine")
         rates: dict[str, float] = {}
         failure: CurateError | None = None

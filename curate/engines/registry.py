@@ -45,10 +45,10 @@ def choose(config: EngineConfig, model_dir: str | Path | None = None) -> tuple[s
         return "transformers", "vLLM is not installed"
     if not undecided(config):
         return "vllm", "installed, and the faster one on a GPU or over several"
-    known = remembered(candidates(config, model_dir), model_dir) if model_dir else None
-    if known is None:
+    rates = remembered(candidates(config, model_dir), model_dir) if model_dir else None
+    if rates is None:
         return "vllm", "installed; measured against transformers when it is first used"
-    return known.fastest, known.describe()
+    return rates.fastest, rates.describe()
 
 
 def undecided(config: EngineConfig) -> bool:

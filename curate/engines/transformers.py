@@ -73,8 +73,7 @@ class TransformersEngine(ModelDirectory):
         if types - ATTENTION:
             raise UsageError(
                 "the engine 'transformers' does not support "
-                f"{', '.join(sorted(types - ATTENTION))}: "
-                "use engine.name=vllm"
+                f"{', '.join(sorted(types - ATTENTION))}: use engine.name=vllm"
             )
         options = dict(config.args)
         self.device = torch.device(
@@ -268,14 +267,14 @@ class Batch:
     def _drop_ended(self) -> None:
         import torch
 
-        kept = [i for i, row in enumerate(self.rows) if row.ended is None]
-        if len(kept) == len(self.rows):
+        live = [i for i, row in enumerate(self.rows) if row.ended is None]
+        if len(live) == len(self.rows):
             return
-        self.rows = [self.rows[i] for i in kept]
-        if not kept:
+        self.rows = [self.rows[i] for i in live]
+        if not live:
             self.cache = self.lengths = self.logits = None
             return
-        index = torch.tensor(kept, device=self.lengths.device)
+        index = torch.tensor(live, device=self.lengths.device)
         self.lengths, self.logits = self.lengths[index], self.logits[index]
         select(self.cache, index, keep=int(self.lengths.max()))
 
@@ -463,8 +462,7 @@ def copy_weights(model: Any, directory: Path) -> str:
         if expected.shape != parameter.shape:
             raise CurateError(
                 f"'{name}' has shape {list(expected.shape)} in '{directory}', and the running "
-                "model "
-                f"needs {list(parameter.shape)}"
+                f"model needs {list(parameter.shape)}"
             )
         with torch.no_grad():
             parameter.copy_(expected)

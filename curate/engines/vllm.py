@@ -152,16 +152,14 @@ def own_devices(config: EngineConfig, visible: list[str]) -> list[str]:
         there = ", ".join(map(str, range(len(visible)))) if visible else "none"
         raise UsageError(
             f"engine.devices names GPU {', '.join(map(str, missing))}, but this process sees "
-            f"{there}: "
-            "name others, or leave engine.devices out"
+            f"{there}: name others, or leave engine.devices out"
         )
     needed = config.replicas * config.tensor_parallel_size
     if len(wanted) < needed:
         raise UsageError(
             f"engine.devices names {len(wanted)} GPUs; {config.replicas} replicas with "
             f"tensor_parallel_size {config.tensor_parallel_size} need {needed}: name more, or "
-            "lower "
-            "one of the two"
+            "lower one of the two"
         )
     return [visible[number] for number in wanted]
 
@@ -174,7 +172,7 @@ def devices_of(replica: int, size: int, devices: list[str]) -> dict[str, str]:
     if len(mine) < size:
         raise UsageError(
             f"replica {replica + 1} with tensor_parallel_size {size} needs GPU "
-            f"{(replica + 1) * size}, "
-            f"and there are {len(devices)}: lower engine.replicas or engine.tensor_parallel_size"
+            f"{(replica + 1) * size}, and there are {len(devices)}: lower engine.replicas or "
+            "engine.tensor_parallel_size"
         )
     return {"CUDA_VISIBLE_DEVICES": ",".join(mine)}

@@ -237,7 +237,7 @@ def free_gpu_share() -> float:
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 
 
-def read_back(worker: Any, known: Container[str]) -> Iterator[tuple[str, list[str], Any]]:
+def read_back(worker: Any, names: Container[str]) -> Iterator[tuple[str, list[str], Any]]:
     """The tensors of a worker's model: name, the names of its parts in a checkpoint, and the
     parameter.
 
@@ -251,7 +251,7 @@ def read_back(worker: Any, known: Container[str]) -> Iterator[tuple[str, list[st
         stem = name.replace(".base_layer", "")
         fused = next((key for key in FUSED if f".{key}." in stem), None)
         parts = [stem.replace(fused, part) for part in FUSED[fused]] if fused else [stem]
-        if all(part in known for part in parts):
+        if all(part in names for part in parts):
             yield name, parts, parameter
 
 

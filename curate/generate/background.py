@@ -2,7 +2,7 @@
 named.
 
 Annotation and filters use the same definition of good: the same verifiers, the same signals, the
-same SQL. A thread of its own does the work, so that the engine is fed meanwhile.
+same SQL. A separate thread does the work, so that the engine is fed meanwhile.
 """
 
 from __future__ import annotations

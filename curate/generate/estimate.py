@@ -72,8 +72,7 @@ def _samples(plan: Plan) -> str:
     rules = f" and kept by the rules {config.adaptive.rules}" if config.adaptive.rules else ""
     return (
         f"samples   until {config.adaptive.keep} per problem are correct{rules}, at most "
-        f"{config.samples}: "
-        f"{least:,} to {plan.requests:,} in all"
+        f"{config.samples}: {least:,} to {plan.requests:,} in all"
     )
 
 
@@ -87,8 +86,7 @@ def _tokens(plan: Plan) -> list[str]:
     usual = min(typical[0], limit) if typical else float(limit)
     lines = [
         f"tokens    prompts about {prompt * plan.requests:,.0f} ({prompt:.0f} each, {how}); "
-        "completions at most "
-        f"{plan.requests * limit:,} ({limit} each)"
+        f"completions at most {plan.requests * limit:,} ({limit} each)"
     ]
     if typical:
         lines.append(

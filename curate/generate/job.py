@@ -147,8 +147,8 @@ def _checked(data: Mapping[str, Any], where: str) -> GenerateConfig:
 
 
 def _size(config: GenerateConfig, rows: Rows) -> Size:
-    known = [n for n in (config.limit, rows(config.problems)) if n is not None]
-    problems = min(known) if known else None
+    limits = [n for n in (config.limit, rows(config.problems)) if n is not None]
+    problems = min(limits) if limits else None
     if config.source == "solutions":
         text = f"at most {problems:,} worked solutions" if problems else "worked solutions"
         return Size(text, problems)

@@ -115,9 +115,8 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
     if config.adapts and not units["verifier"].is_not_null().any():
         raise UsageError(
             f"adaptive: none of the {len(units)} problems names a verifier, so no answer can be "
-            "judged: set "
-            "`verifier: math` (or code, choice, procedural) on their source, or take a fixed "
-            "number of samples with adaptive=null"
+            "judged: set `verifier: math` (or code, choice, procedural) on their source, or take "
+            "a fixed number of samples with adaptive=null"
         )
     model = (
         model_for(config.engine, config.model)

@@ -137,8 +137,7 @@ class Budget:
         smaller = _samples(stage) / max(1, _samples(_with(stage, values)))
         reason = (
             f"budget: {duration(used)} of {minutes:g} minutes are used, and {self.config.speed} "
-            "made "
-            f"{speed.rate:.2g} samples per second, so {stage.name} gets {', '.join(changes)}"
+            f"made {speed.rate:.2g} samples per second, so {stage.name} gets {', '.join(changes)}"
         )
         if stage.do == "evaluate":
             reason += f": its intervals become {math.sqrt(smaller):.1f} times as wide"
