@@ -78,7 +78,7 @@ class CheckpointConfig(Config):
     keep_last: int = Field(default=1, ge=1)
     """Number of checkpoints to keep."""
     keep_best: bool = True
-    """Keep the model of the best evaluation."""
+    """Keep the policy of the best evaluation, the start included; later stages use it."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the finished model; auto: that of the model it started from."""
 

@@ -180,7 +180,7 @@ def train_grpo(
         )
         if (text := watch(state, frame, config)) and ranks.first:
             say(text)
-        if config.evaluation.every and held_out and state.round % config.evaluation.every == 0:
+        if held_out and evaluation_is_due(state, config):
             state.metrics |= ranks.broadcast(evaluator.run(step) if ranks.first else None)
             judge_progress(state, step, config)
             if state.best_step == step and config.checkpoint.keep_best and ranks.first:
@@ -410,6 +410,12 @@ def reference_is_due(state: RunState, config: GRPOConfig) -> bool:
     """Whether the policy becomes the reference after this round."""
     every = config.loss.reference_every
     return bool(config.loss.beta and every and state.round % every == 0)
+
+
+def evaluation_is_due(state: RunState, config: GRPOConfig) -> bool:
+    """Every `evaluation.every` rounds, and after the last one, so that it can be the best."""
+    every = config.evaluation.every
+    return bool(every) and (state.round % every == 0 or state.round == config.steps)
 
 
 def judge_progress(state: RunState, step: int, config: GRPOConfig) -> None:

@@ -403,6 +403,17 @@ def test_the_start_is_the_best_policy_where_training_raises_nothing(
     assert (again.skipped, again.chosen_path) == (True, result.chosen_path)
 
 
+def test_the_last_round_is_evaluated_whatever_the_interval(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
+    held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
+    settings = config(tiny_dir, steps=3, evaluation={"every": 2, "samples": 1})
+    wh = Warehouse(tmp_path)
+    train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS, held_out=held_out)
+    steps = wh.sql("SELECT step FROM metrics WHERE name = 'eval_pass@1' ORDER BY step")["step"]
+    assert steps.to_list() == [0, 2, 3]
+
+
 def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
     asked: list[int] = []
