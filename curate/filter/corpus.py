@@ -16,8 +16,9 @@ import polars as pl
 from curate.errors import CurateError
 from curate.filter.decide import FilterResult
 from curate.filter.spill import Ordered, bounds_of, in_chunks, problem_key
+from curate.prompts.conversations import Message, exchanges, last_answer
 from curate.prompts.forms import Form, compose_expr
-from curate.prompts.render import Template, load_template, render
+from curate.prompts.render import Example, Template, load_template, render
 from curate.warehouse.sql import joined_as_written
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ PART_BYTES = (
 )  # of completions in a part: prompt, completion and messages are held several times
 _BATCH = 1_000  # rows with text that come from the view at once
 _RANGE = 2_000  # rows with text that are sorted at once
-_TEXTS = ("completion", "reasoning", "answer", "form", "template", "question")
+_TEXTS = ("completion", "reasoning", "answer", "form", "template", "question", "messages")
 
 
 def write_corpus(
@@ -225,6 +226,7 @@ def _shape_rows(
     prompts = [render(templates[label], question) for label, question in asked.iter_rows()]
     asked = asked.with_columns(prompt=pl.Series(prompts, dtype=pl.String))
     rows = rows.join(asked, on=["template", "question"], how="left", maintain_order="left")
+    rows = _with_earlier_turns(rows, templates)
     if output.form is not None:
         rows = rows.with_columns(completion=_in_form(output.form), form=pl.lit(output.form))
     # As sampled completions begin (see curate.prompts.render.join): one space, unless the prompt
@@ -232,12 +234,10 @@ def _shape_rows(
     text = pl.col("completion").str.strip_chars()
     gap = pl.when(pl.col("prompt").str.contains(r"\s\z")).then(pl.lit("")).otherwise(pl.lit(" "))
     rows = rows.with_columns(completion=gap + text, _text=text)
-    turns = [_turn("user", pl.col("question"))]
+    turns = pl.col("_earlier")
     if not reinforcement:
-        turns.append(_turn("assistant", pl.col("_text")))
-    rows = rows.with_columns(
-        corpus=pl.lit(name), weight=pl.lit(1.0), messages=pl.concat_list(turns)
-    )
+        turns = turns.list.concat(pl.concat_list(_turn("assistant", pl.col("_text"))))
+    rows = rows.with_columns(corpus=pl.lit(name), weight=pl.lit(1.0), messages=turns)
     if reinforcement:
         nothing = pl.lit(None, dtype=pl.String)
         rows = rows.with_columns(
@@ -254,6 +254,33 @@ CORPUS_COLUMNS = (
 
 def _turn(role: str, content: pl.Expr) -> pl.Expr:
     return pl.struct(pl.lit(role).alias("role"), content.alias("content"))
+
+
+def _with_earlier_turns(rows: pl.DataFrame, templates: dict[str, Template]) -> pl.DataFrame:
+    """Rows with `_earlier`: what was said before the completion, as chat messages.
+
+    For a conversation of several turns the prompt is rendered anew with all of them: earlier turns
+    of the assistant are earlier turns of the template, and system messages and results of tools
+    belong to the turn of the user that they precede or follow.
+    """
+    rows = rows.with_columns(_earlier=pl.concat_list(_turn("user", pl.col("question"))))
+    if "messages" not in rows.columns:
+        return rows
+    places = (rows.get_column("messages").list.len().fill_null(0) > 2).arg_true()
+    if places.is_empty():
+        return rows
+    prompts, earlier = rows.get_column("prompt").to_list(), rows.get_column("_earlier").to_list()
+    for place in places:
+        talk = [Message(**turn) for turn in rows["messages"][place]]
+        before = talk[: last_answer(talk)]
+        examples, question = exchanges(before)
+        template = templates[rows["template"][place]]
+        prompts[place] = render(template, question, [Example(*pair) for pair in examples])
+        earlier[place] = [{"role": turn.role, "content": turn.text()} for turn in before]
+    return rows.with_columns(
+        pl.Series("prompt", prompts, dtype=pl.String),
+        pl.Series("_earlier", earlier, dtype=rows.schema["_earlier"]),
+    )
 
 
 def _in_form(form: str) -> pl.Expr:

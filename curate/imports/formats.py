@@ -25,7 +25,13 @@ import polars as pl
 from curate.errors import UsageError
 from curate.imports.columns import Table, model_columns
 from curate.imports.delimiters import ends_in_opener, form_of, in_our_delimiters, without_opener
-from curate.prompts.conversations import Message, is_rendered, messages_of, object_text
+from curate.prompts.conversations import (
+    Message,
+    is_rendered,
+    last_answer,
+    messages_of,
+    object_text,
+)
 from curate.prompts.forms import CLOSE, OPEN
 
 Layout = Literal[
@@ -358,7 +364,7 @@ def _trace(
     talk = answer.messages
     if prompt and talk[: len(prompt)] != prompt:  # preference pairs often repeat the prompt
         talk = [*prompt, *talk]
-    last = next((i for i in range(len(talk) - 1, -1, -1) if talk[i].role == "assistant"), None)
+    last = last_answer(talk)
     before = talk[:last]
     asked = next((i for i in range(len(before) - 1, -1, -1) if before[i].role == "user"), None)
     question = before[asked].content if asked is not None else None

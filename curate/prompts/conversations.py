@@ -76,6 +76,31 @@ def messages_of(value: Any) -> list[Message]:
     return messages
 
 
+def last_answer(messages: Sequence[Message]) -> int | None:
+    """The place of the last turn of the assistant; None without one."""
+    places = range(len(messages) - 1, -1, -1)
+    return next((i for i in places if messages[i].role == "assistant"), None)
+
+
+def exchanges(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:
+    """Pairs of request and answer, and the last request, which has no answer yet.
+
+    All turns between two of the assistant are one request, so that no turn is lost.
+    """
+    pairs: list[tuple[str, str]] = []
+    request: list[str] = []
+    for message in messages:
+        if message.role != "assistant":
+            request.append(message.text())
+        elif request or not pairs:
+            pairs.append(("\n\n".join(request), message.text()))
+            request = []
+        else:  # several turns of the assistant in a row
+            question, answer = pairs.pop()
+            pairs.append((question, f"{answer}\n\n{message.text()}"))
+    return pairs, "\n\n".join(request)
+
+
 def is_rendered(text: Any) -> Any:
     """Whether texts (a Polars expression or series) hold the marks of a chat template."""
     return text.str.contains(_RENDERED.pattern.replace("?P<", "?<"))

@@ -271,6 +271,32 @@ def test_an_export_in_every_format_comes_back_with_the_same_rows(
                 assert sorted(after) == sorted(before)
 
 
+def test_a_corpus_holds_all_turns_of_a_conversation(context: Context, tmp_path: Path) -> None:
+    talk = [
+        {"role": "system", "content": "Be brief."},
+        user("Hi"),
+        assistant("", tool_calls=[CALL]),
+        {"role": "tool", "content": "tool says 4"},
+        assistant("Hello!"),
+        user("What is 9 + 1?"),
+        assistant("10"),
+    ]
+    bring(context, tmp_path / "talk.jsonl", [{"messages": talk}])
+    run_filter(FilterConfig(rules="unfiltered"), context)
+    prompt, completion, messages = context.warehouse.sql(
+        "SELECT prompt, completion, messages FROM corpora"
+    ).row(0)
+    places = [
+        prompt.index(text) for text in ("Be brief.", "Hi", "add", "tool says 4", "Hello!", "9 + 1")
+    ]
+    assert places == sorted(places)
+    assert completion.strip() == "10"
+    roles = ["system", "user", "assistant", "tool", "assistant", "user", "assistant"]
+    assert [message["role"] for message in messages] == roles
+    bring(context, tmp_path / "again.jsonl", [{"messages": messages}])
+    assert len(set(traces(context, "completion, len(messages)"))) == 1
+
+
 def test_problems_without_traces_are_imported_as_such(context: Context, tmp_path: Path) -> None:
     (tmp_path / "set.tsv").write_text("What is 2 + 3?\t5\nWhat is 2 + 4?\t6\n")
     config = validate(
