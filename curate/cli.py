@@ -390,8 +390,10 @@ def run(
         line = Pipeline(config, stages, context)
         if plan:
             from curate.pipeline.drawing import draw, planned
+            from curate.pipeline.rehearsal import rehearse
 
             output(draw(config.name, config.description, planned(line)))
+            rehearse(line.unfinished())
             return
         done = line.run(only or [])
     tables = [d.facts["table"] for d in done.values() if "table" in d.facts]

@@ -63,13 +63,32 @@ def resolve_model(spec: str, cache_dir: str | Path | None = None) -> ModelRef:
         return ModelRef(spec, path, weights_hash(path))
     if _is_hub_id(spec):
         return _from_hub(spec)
-    raise UsageError(
+    raise _no_model(spec)
+
+
+def check_model(spec: str) -> None:
+    """UsageError if `resolve_model` would not find the model. Downloads and hashes nothing."""
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        _check_directory(spec, path)
+    elif spec != SMOLLM2 and not _is_hub_id(spec):
+        raise _no_model(spec)
+
+
+def _no_model(spec: str) -> UsageError:
+    return UsageError(
         f"no model '{spec}': it is neither a directory nor a Hub id (owner/name). "
         f"Give a directory with config.json and *.safetensors, a Hub id, or '{SMOLLM2}'"
     )
 
 
 def _local(spec: str, path: Path) -> ModelRef:
+    _check_directory(spec, path)
+    return ModelRef(spec, path.resolve(), weights_hash(path))
+
+
+def _check_directory(spec: str, path: Path) -> None:
+    """UsageError if a directory does not hold a model."""
     if not (path / "config.json").is_file():
         raise UsageError(
             f"'{spec}' is a directory without config.json: give a model in Hugging Face format"
@@ -79,7 +98,6 @@ def _local(spec: str, path: Path) -> ModelRef:
             f"'{spec}' has no weights (*.safetensors, pytorch_model*.bin): is the download "
             "complete?"
         )
-    return ModelRef(spec, path.resolve(), weights_hash(path))
 
 
 def _is_hub_id(spec: str) -> bool:

@@ -30,7 +30,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from curate.config import Config, validate
 from curate.engines.base import EngineConfig, check_sampling, failed
@@ -115,6 +115,15 @@ class OpenAIArgs(Config):
     extra_body: dict[str, Any] = Field(
         default_factory=dict, description="sent with each request as it is"
     )
+
+    @model_validator(mode="after")
+    def _budget_has_prices(self) -> OpenAIArgs:
+        if self.budget is not None and not (self.price_in or self.price_out):
+            raise ValueError(
+                "budget: without price_in and price_out nothing is ever spent, so the budget would "
+                "never stop the job: give the prices per million tokens"
+            )
+        return self
 
 
 @dataclass

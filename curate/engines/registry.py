@@ -19,7 +19,7 @@ from curate.engines.models import ModelRef, resolve_model, weight_files, weights
 from curate.engines.openai import OpenAIArgs, identity
 from curate.engines.precision import resolve_dtype
 from curate.errors import UsageError
-from curate.registry import resolve
+from curate.registry import check, resolve
 
 # Adding an engine: one file, one line here, one test.
 ENGINES = {
@@ -40,6 +40,7 @@ def choose(config: EngineConfig, model_dir: str | Path | None = None) -> tuple[s
     there is one, vllm.
     """
     if config.name != "auto":
+        check("engine", config.name, ENGINES)
         return config.name, "named in the config"
     if find_spec("vllm") is None:
         return "transformers", "vLLM is not installed"

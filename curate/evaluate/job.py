@@ -19,6 +19,8 @@ from curate.generate import job as generation
 from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration
+from curate.prompts.forms import FormName
+from curate.prompts.render import TemplateName
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 
@@ -31,8 +33,8 @@ class EvaluatedModel(Config):
 
     label: str
     model: str
-    template: str | None = None
-    form: str | None = None
+    template: TemplateName | None = None
+    form: FormName | None = None
     examples: ExamplesConfig | None = None
     chat: bool | None = None
 
@@ -47,8 +49,8 @@ class EvaluateConfig(Config):
     limit: int | None = Field(None, ge=1)
     samples: int = Field(16, ge=1)
     sampling: SamplingConfig = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=8192)
-    template: str = "r1-zero"
-    form: str | None = None  # by default that of the template
+    template: TemplateName = "r1-zero"
+    form: FormName | None = None  # by default that of the template
     chat: bool = False
     engine: dict[str, Any] = {}
     seed: int = 0

@@ -21,6 +21,7 @@ from curate.filter.rules import RuleSet, load_rules
 from curate.job import Context, JobResult, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
 from curate.progress import duration, output
+from curate.prompts.render import TemplateName
 from curate.signals.macros import column_groups, derived_columns
 from curate.warehouse.files import STAGING, check_name
 from curate.warehouse.slices import Slices
@@ -43,7 +44,7 @@ class FilterConfig(Config):
     where: str | None = None  # one more SQL condition on the view `annotated`
     set: dict[str, Any] = {}  # values of the rule set to replace, by dotted place
     memory: str = DEFAULT  # bound of what deciding holds; beyond half of it, DuckDB goes on in files of the warehouse
-    template: str | None = (
+    template: TemplateName | None = (
         None  # of the prompts in the corpus; by default the rule set's, else the trace's own
     )
 

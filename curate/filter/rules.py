@@ -16,6 +16,8 @@ from pydantic import Field, field_validator, model_validator
 from curate.config import Config, group_at, read_yaml, validate
 from curate.errors import UsageError
 from curate.filter.expressions import check_expression
+from curate.prompts.forms import FormName
+from curate.prompts.render import TemplateName
 from curate.warehouse.schemas import data_dir
 
 if TYPE_CHECKING:
@@ -152,8 +154,8 @@ class Output(Config):
     the trace.
     """
 
-    form: str | None = None
-    template: str | None = None
+    form: FormName | None = None
+    template: TemplateName | None = None
 
 
 class RuleSet(Config):

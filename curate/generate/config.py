@@ -10,6 +10,8 @@ from curate.config import Config, merge, validate
 from curate.engines import EngineConfig
 from curate.generate import get_recipe
 from curate.problems import ProblemsConfig
+from curate.prompts.forms import FormName
+from curate.prompts.render import TemplateName
 
 
 class SamplingConfig(Config):
@@ -84,7 +86,7 @@ class SimpleConfig(Config):
 
     where: str
     """SQL condition on the columns of `problems`."""
-    template: str = "plain"
+    template: TemplateName = "plain"
     """Template of these queries."""
 
 
@@ -116,9 +118,9 @@ class GenerateConfig(Config):
     """Queries that are answered without a chain of thought."""
     sampling: SamplingConfig = SamplingConfig()
     """How completions are sampled."""
-    template: str = "r1-zero"
+    template: TemplateName = "r1-zero"
     """Prompt template, by name or file."""
-    form: str | None = None
+    form: FormName | None = None
     """Output form; null: that of the template."""
     chat: bool = False
     """Wrap the prompt in the model's chat template."""

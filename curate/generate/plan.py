@@ -241,7 +241,7 @@ def _units(
     if config.source == "solutions":
         frame = frame.filter(pl.col("solution").is_not_null(), pl.col("reference").is_not_null())
     if config.where:
-        frame = frame.filter(_meets(frame, config.where, "where"))
+        frame = frame.filter(meets(frame, config.where, "where"))
     frame = frame.head(config.limit) if config.limit else frame
     if frame.is_empty():
         what = " with a worked solution" if config.source == "solutions" else ""
@@ -250,11 +250,11 @@ def _units(
             f"no problems{what} in {stored.ref}"
             + (f", split {config.split}" if config.split else "")
         )
-    simple = _meets(frame, config.simple.where, "simple.where") if config.simple else pl.lit(False)
+    simple = meets(frame, config.simple.where, "simple.where") if config.simple else pl.lit(False)
     return frame.with_columns(simple=simple), stored.ref, [stored.ref]
 
 
-def _meets(frame: pl.DataFrame, condition: str, key: str) -> pl.Series:
+def meets(frame: pl.DataFrame, condition: str, key: str) -> pl.Series:
     """Which problems meet a SQL condition on their columns. UsageError if DuckDB refuses it."""
     check_expression(condition, key)
     with duckdb.connect() as connection:

@@ -17,6 +17,7 @@ from curate.job import Context
 from curate.pipeline.budget import Budget
 from curate.pipeline.config import PipelineConfig
 from curate.pipeline.references import resolve, versions
+from curate.pipeline.rehearsal import rehearse
 from curate.pipeline.stages import Done, Stage
 from curate.progress import duration, say
 from curate.train.launch import launch
@@ -64,6 +65,7 @@ class Pipeline:
         if unknown := sorted(set(only) - set(names)):
             raise UsageError(f"no stage {', '.join(unknown)}: there are {', '.join(names)}")
         wanted = set(only) | self._before(only) if only else set(names)
+        rehearse([stage for stage in self.unfinished() if stage.name in wanted])
         done: dict[str, Done] = {}
         started, skipped = time.monotonic(), 0
         for number, stage in enumerate(self.stages, 1):
@@ -92,6 +94,16 @@ class Pipeline:
             say(f"{len(done) - skipped} stages run, {skipped} skipped, in {seconds}")
             write_database(self.context.warehouse.root)
         return done
+
+    def unfinished(self) -> list[Stage]:
+        """Stages that are not done, in order."""
+        done: dict[str, Done] = {}
+        for stage in self.stages:
+            if all(name in done for name in stage.needs):
+                earlier = self.find(stage, self.key(stage, done))
+                if earlier is not None:
+                    done[stage.name] = earlier
+        return [stage for stage in self.stages if stage.name not in done]
 
     def _before(self, names: Sequence[str]) -> set[str]:
         """Stages that the named ones need, directly or by way of others."""

@@ -85,7 +85,8 @@ def _checked(data: Mapping[str, Any], where: str) -> ProblemsStage:
 
 def _run(config: ProblemsStage, context: Context) -> JobResult:
     sources = [
-        {**s, "path": shipped_file(str(s["path"]))} if "path" in s else s for s in config.sources
+        {**s, "path": shipped_file(s["path"])} if isinstance(s.get("path"), str) else s
+        for s in config.sources
     ]
     fields = config.model_dump(exclude={"name", "sources"})
     version = stored_problems(ProblemsConfig(sources=sources, **fields), context, config.name)

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import polars as pl
+from pydantic import AfterValidator
 
 from curate.errors import UsageError
 
@@ -73,6 +74,17 @@ class Form:
         if self.name == "r1-zero":
             return f"{self.open} {reasoning} {self.close} {ANSWER_OPEN} {answer} {ANSWER_CLOSE}"
         return f"{self.open}\n{reasoning}\n{self.close}\n\n{answer}"
+
+
+def _existing_form(name: str) -> str:
+    try:
+        return Form.of(name).name
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+FormName = Annotated[str, AfterValidator(_existing_form)]
+"""A field of a config that names a form."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from curate.config import did_you_mean
 from curate.errors import UsageError
@@ -76,6 +79,18 @@ def load_template(
     own = Form.of(form if form is not None else _form_of(text))
     text = text.replace("{open}", own.open or OPEN).replace("{close}", own.close or CLOSE)
     return Template(variant, text, _hash(text), own)
+
+
+def _existing_template(name: str) -> str:
+    try:
+        load_template(name)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+TemplateName = Annotated[str, AfterValidator(_existing_template)]
+"""A field of a config that names a template, or gives the path of one."""
 
 
 def render(

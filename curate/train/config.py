@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from curate.config import Config
+from curate.prompts.forms import FormName
+from curate.prompts.render import TemplateName
 
 
 class LoraConfig(Config):
@@ -222,9 +224,9 @@ class GRPOConfig(Config):
     """Name of the model, its traces and metrics."""
     model: str
     """Directory in Hugging Face format."""
-    template: str = "r1-zero"
+    template: TemplateName = "r1-zero"
     """Prompt template."""
-    form: str = "r1-zero"
+    form: FormName = "r1-zero"
     """Output form that is asked for."""
     steps: int = Field(default=100, ge=1)
     """Rounds of rollouts; each makes mini_batches * epochs optimizer steps."""

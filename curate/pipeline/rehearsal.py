@@ -1,0 +1,177 @@
+"""Looks for what would stop a pipeline hours after its start: `--plan` does it, and every run before
+the first stage.
+
+Configs are already checked when this runs. What is left is their surroundings: files and their
+columns, models, packages, conditions in SQL, splits without problems. Nothing is written, no model
+is loaded, and a stage that is done is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from curate.config import validate
+from curate.engines import EngineConfig
+from curate.engines.models import check_model
+from curate.engines.openai import OpenAIArgs
+from curate.engines.registry import LOCAL, choose, need
+from curate.errors import UsageError
+from curate.generate.config import GenerateConfig
+from curate.generate.plan import meets
+from curate.pipeline.stages import Stage
+from curate.problems import ProblemsConfig, Source, load_problems
+from curate.problems.base import SCHEMA
+from curate.problems.files import Files, find
+from curate.problems.hub import Hub
+from curate.problems.identity import HELD_OUT
+from curate.problems.procedural import Procedural
+from curate.warehouse.schemas import shipped_file
+
+SMALL = 20_000_000  # bytes of problem files that are read as a whole, which takes about a second
+MODEL_KEYS = ("model", "teacher", "reference")
+
+
+def rehearse(stages: Sequence[Stage]) -> None:
+    """UsageError with everything that would stop one of these stages."""
+    lines: list[str] = []
+    splits: dict[
+        str, bool
+    ] = {}  # whether a stage of problems gives held-out ones, if that is known
+    for stage in stages:
+        checks: list[Callable[[], object]] = []
+        if isinstance(stage.checked, ProblemsConfig):
+            checks.append(partial(_look_at_problems, stage, splits))
+        checks += _checks(stage, splits)
+        for check in checks:
+            try:
+                check()
+            except UsageError as error:
+                line = f"stage {stage.name}: {error}"
+                if line not in lines:
+                    lines.append(line)
+    if lines:
+        raise UsageError("\n  ".join(["the pipeline cannot run to its end:", *lines]))
+
+
+def _checks(stage: Stage, splits: Mapping[str, bool]) -> Iterator[Callable[[], object]]:
+    """One check per thing in the surroundings that the stage needs."""
+    config = stage.checked
+    engine = _engine(config)
+    if engine is not None:
+        yield partial(_check_engine, engine)
+    if stage.kind.gives == "model":
+        yield partial(_check_packages, "train", "torch", "transformers")
+    for spec in _models(stage.config):
+        # A server or an engine of the user's own has models that are not files here.
+        if engine is None or engine.name in (*LOCAL, "auto"):
+            yield partial(check_model, spec)
+    if isinstance(config, GenerateConfig):
+        empty = pl.DataFrame(schema=SCHEMA)
+        if config.where:
+            yield partial(meets, empty, config.where, "where")
+        if config.simple:
+            yield partial(meets, empty, config.simple.where, "simple.where")
+    yield partial(_check_split, stage, splits)
+
+
+def _engine(config: Any) -> EngineConfig | None:
+    """The engine of a stage that samples from a model."""
+    engine = getattr(config, "engine", None)
+    if isinstance(config, GenerateConfig) and config.source == "solutions":
+        return None
+    if isinstance(engine, Mapping):
+        return validate(EngineConfig, engine, "engine")
+    return engine if isinstance(engine, EngineConfig) else None
+
+
+def _check_engine(engine: EngineConfig) -> None:
+    name, _ = choose(engine)
+    if name in LOCAL:
+        need(name)
+    if name == "openai":
+        validate(OpenAIArgs, engine.args, "engine.args")
+        _check_packages("openai", "openai")
+
+
+def _check_packages(extra: str, *names: str) -> None:
+    if missing := [name for name in names if find_spec(name) is None]:
+        raise UsageError(f"needs {' and '.join(missing)}: pip install 'curate[{extra}]'")
+
+
+def _models(config: Any) -> Iterator[str]:
+    """Names of models in a config, without those that are the output of a stage."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key in MODEL_KEYS and isinstance(value, str) and not value.startswith("@"):
+                yield value
+            elif key not in (
+                "engine",
+                "judge",
+                "rewards",
+            ):  # these have models of their own engines
+                yield from _models(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _models(value)
+
+
+def _look_at_problems(stage: Stage, splits: dict[str, bool]) -> None:
+    """Check the sources of a stage, and note whether it holds out problems if that is known."""
+    config: ProblemsConfig = stage.checked
+    sources = [_with_shipped_path(source) for source in config.built()]
+    for source in sources:
+        _check_source(source)
+    if not all(isinstance(source, Files) and _is_small(source) for source in sources):
+        # A share or a number of the questions is held out; without one, a source may name splits.
+        if config.held_out or all(isinstance(source, Procedural) for source in sources):
+            splits[stage.name] = bool(config.held_out)
+        return
+    data = [source.model_dump() for source in sources]
+    frame, _ = load_problems({**config.model_dump(exclude={"name"}), "sources": data})
+    splits[stage.name] = HELD_OUT in frame["split"]
+
+
+def _with_shipped_path(source: Source) -> Source:
+    path = getattr(source, "path", None)
+    return (
+        source.model_copy(update={"path": shipped_file(path)}) if isinstance(path, str) else source
+    )
+
+
+def _check_source(source: Source) -> None:
+    if isinstance(source, Procedural):
+        _check_packages("quickstart", "reasoning_gym")
+    if isinstance(source, Hub) and not Path(source.dataset).exists():
+        _check_packages("hub", "datasets")
+    if isinstance(source, Files):
+        _files(source)
+
+
+def _files(source: Files) -> list[Path]:
+    patterns = [source.path] if isinstance(source.path, str) else source.path
+    return [path for pattern in patterns for path in find(pattern)]
+
+
+def _is_small(source: Files) -> bool:
+    return sum(path.stat().st_size for path in _files(source) if path.is_file()) < SMALL
+
+
+def _check_split(stage: Stage, splits: Mapping[str, bool]) -> None:
+    """UsageError if the stage evaluates on held-out problems and there are none."""
+    config = stage.checked
+    problems = getattr(config, "problems", None)
+    source = problems[1:].partition(".")[0] if isinstance(problems, str) else ""
+    if splits.get(source, True):
+        return
+    every = getattr(getattr(config, "evaluation", None), "every", 0)
+    if getattr(config, "split", None) == HELD_OUT or every:
+        raise UsageError(
+            f"evaluates on held-out problems, and stage {source} holds out none: set held_out there, "
+            "or split here"
+        )
