@@ -192,7 +192,7 @@ def test_a_model_of_other_weights_is_another_family(context, stub_model, sums, t
             r"sampling.temprature: no such key; did you mean 'temperature'",
         ),
         ({"samples": 0}, "samples"),
-        ({"model": None}, "name the model to ask"),
+        ({"model": None}, "model: missing"),
         ({"recipe": "r2"}, "unknown recipe 'r2'"),
     ],
 )
