@@ -1,4 +1,4 @@
-"""The same jobs from Python: each takes what the command takes, and returns what it made.
+"""The jobs from Python: each function takes what its command takes, and returns the result.
 
     from curate import api
     api.run("quickstart")
@@ -9,24 +9,43 @@
 Nested keys are mappings: `sampling={"temperature": 0.6}`. Errors are `curate.errors.CurateError`.
 """
 
+# The jobs import Polars, DuckDB and more, so each function imports its own: `import curate.api` is
+# instant.
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.config import validate
-from curate.job import Context, JobResult
+from curate.errors import UsageError
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from curate.job import JobResult
+    from curate.pipeline.stages import Done
+
 WAREHOUSE = "warehouse"
 
 
+def problems(name: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> str:
+    """Load problems from their sources and store them (a stage `do: problems`).
+
+    Returns `name@version`, which other functions take as `problems`.
+    """
+    from curate.job import Context
+    from curate.problems.store import STAGE
+
+    checked = STAGE.config({"name": name, **config}, "problems")
+    with Context(warehouse) as context:
+        return str(STAGE.run(checked, context).facts["value"])
+
+
 def generate(recipe: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
-    """Sample traces by a recipe (`curate generate`). Going on where an earlier call stopped."""
+    """Sample traces by a recipe (`curate generate`). The same call again resumes."""
     from curate.generate import job
     from curate.generate.config import generate_config
+    from curate.job import Context
 
     checked = generate_config({"recipe": recipe, **config}, "generate")
     with Context(warehouse) as context:
@@ -34,18 +53,18 @@ def generate(recipe: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -
 
 
 def import_traces(path: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
-    """Bring traces that somebody else made into the tables (`curate import`)."""
-    from curate.imports import job as importing
+    """Import existing traces (`curate import`)."""
+    from curate.imports import job
+    from curate.job import Context
 
     with Context(warehouse) as context:
-        return importing.run(
-            validate(importing.ImportConfig, {"path": path, **config}, "import"), context
-        )
+        return job.run(validate(job.ImportConfig, {"path": path, **config}, "import"), context)
 
 
 def annotate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Add verdicts and signals to traces that lack them (`curate annotate`)."""
     from curate.annotate import job
+    from curate.job import Context
 
     with Context(warehouse) as context:
         return job.run(validate(job.AnnotateConfig, config, "annotate"), context)
@@ -54,37 +73,40 @@ def annotate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
 def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Make a corpus by rules (`curate filter`)."""
     from curate.filter import job
+    from curate.job import Context
 
     with Context(warehouse) as context:
         return job.run(validate(job.FilterConfig, {"rules": rules, **config}, "filter"), context)
 
 
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
-    """Train by `sft`, `distill` or `grpo` (`curate train`). The model's directory is `result.model`."""
-    from curate.errors import UsageError
-    from curate.train import job as jobs
+    """Train by `sft`, `distill` or `grpo` (`curate train`). `result.model` is the model's directory."""
+    from curate.job import Context
+    from curate.train.job import RUNS
 
-    if kind not in jobs.RUNS:
-        raise UsageError(f"train: '{kind}' is none of {', '.join(jobs.RUNS)}")
+    if kind not in RUNS:
+        raise UsageError(f"train: '{kind}' is none of {', '.join(RUNS)}")
     with Context(warehouse) as context:
-        return jobs.RUNS[kind](config, context, kind)
+        return RUNS[kind](config, context, kind)
 
 
 def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFrame:
-    """Compare models on the same problems (`curate evaluate`); the rows of the table `evaluations`."""
+    """Compare models on the same problems (`curate evaluate`). Returns rows of the table `evaluations`."""
     from curate.evaluate import job
+    from curate.job import Context
 
     with Context(warehouse) as context:
-        found = job.run(validate(job.EvaluateConfig, config, "evaluate"), context)
+        result = job.run(validate(job.EvaluateConfig, config, "evaluate"), context)
         return context.warehouse.sql(
-            "SELECT * FROM evaluations WHERE evaluation_id = ?", [found.facts["evaluation_id"]]
+            "SELECT * FROM evaluations WHERE evaluation_id = ?", [result.facts["evaluation_id"]]
         )
 
 
 def run(
     pipeline: str | Path, *overrides: str, warehouse: str | Path | None = None
-) -> dict[str, Any]:
-    """Run a pipeline (`curate run`); what each stage gave, by name."""
+) -> dict[str, Done]:
+    """Run a pipeline (`curate run`). Returns what each stage gave, by its name."""
+    from curate.job import Context
     from curate.pipeline.config import load_pipeline
     from curate.pipeline.runner import Pipeline
 
@@ -93,8 +115,34 @@ def run(
         return Pipeline(config, stages, context).run()
 
 
-def sql(query: str, *, warehouse: str | Path = WAREHOUSE) -> pl.DataFrame:
-    """Return the result of a query, which reads the warehouse and nothing else (`curate sql`)."""
+def report(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> Path:
+    """Write the HTML page (`curate report`). Returns its path."""
+    from curate.job import Context
+    from curate.report import job
+
+    with Context(warehouse) as context:
+        result = job.run(validate(job.ReportConfig, config, "report"), context)
+    return Path(result.facts["report"])
+
+
+def export(
+    corpus: str,
+    out: str | Path,
+    format: str = "messages",
+    *,
+    warehouse: str | Path = WAREHOUSE,
+) -> int:
+    """Write a corpus as other trainers read it (`curate export`). Returns the number of rows."""
+    from curate.filter.export import export_corpus
     from curate.warehouse import Warehouse
 
+    return export_corpus(Warehouse(warehouse), corpus, out, format)
+
+
+def sql(query: str, *, warehouse: str | Path = WAREHOUSE) -> pl.DataFrame:
+    """Run one read-only query over the warehouse (`curate sql`)."""
+    from curate.warehouse import Warehouse
+    from curate.warehouse.sql import check_read_only
+
+    check_read_only(query)
     return Warehouse(warehouse).sql(query)
