@@ -18,6 +18,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -33,6 +34,7 @@ from curate.errors import CurateError
 # whether their process is alive.
 FOREIGN_SECONDS = 24 * 3600.0
 SUFFIX = ".partial"
+_UNIQUE = re.compile(r"([0-9a-f]{12})-(\d+)-[0-9a-f]{8}")  # see `unique_name`
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fs.h
 
 
@@ -65,9 +67,9 @@ def temporary_path(target: Path) -> Path:
 def is_abandoned(path: Path, foreign_seconds: float = FOREIGN_SECONDS) -> bool:
     """Whether the process that wrote a temporary name is dead; on another machine, whether it is
     old."""
-    parts = path.name.removesuffix(SUFFIX).rsplit(".", 1)[-1].split("-")
-    if len(parts) == 3 and parts[0] == machine() and parts[1].isdigit():
-        return int(parts[1]) != os.getpid() and not Path(f"/proc/{parts[1]}").exists()
+    match = _UNIQUE.search(path.name)
+    if match is not None and match[1] == machine():
+        return int(match[2]) != os.getpid() and not Path(f"/proc/{match[2]}").exists()
     try:
         return time.time() - path.stat().st_mtime > foreign_seconds
     except OSError:

@@ -1,10 +1,11 @@
-"""The contract of every job: its context (warehouse, engine, verifiers), its result, and its kind of stage.
+"""The contract of every job: its context (warehouse, engine, verifiers), result and kind of stage.
 
-A job module declares the kind of stage it runs in a pipeline, and nothing else knows it:
+A job module declares the kind of stage that it is in a pipeline, and no other module knows it:
 
     STAGE = StageKind(config=partial(validate, FilterConfig), run=run, gives="corpus")
 
-`curate.pipeline.stages` names the module; a package of your own may offer one in the entry point group `curate.stage`.
+`curate.pipeline.stages` names the module; a package of your own may offer one in the entry point
+group `curate.stage`.
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from curate.warehouse.identity import digest
 
 @dataclass
 class JobResult:
-    """`refs` are the versions the job stands for, made now or before; `rows` what it committed now.
+    """Result of a job: `refs` are its versions, new or old; `rows` were committed by this run.
 
-    rate: samples per second of sampling alone, without starting an engine; None if nothing was
-        sampled now.
+    rate: samples per second while sampling, without start-up; None if nothing was sampled.
     """
 
     refs: list[str] = field(default_factory=list)
@@ -43,14 +43,16 @@ class JobResult:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a stage will be: in words, the rows it gives and the tokens it samples at most, if they can be known."""
+    """Expected size of a stage: in words, and its rows and most sampled tokens if they can be
+    known.
+    """
 
     text: str = ""
     rows: int | None = None
     tokens: int | None = None
 
 
-# How many rows the output of another stage has (`@harvest`), if that is known.
+# Number of rows of another stage's output (`@harvest`), if it can be known.
 Rows = Callable[[Any], int | None]
 
 
@@ -60,16 +62,15 @@ def _unknown_size(_: Any, __: Rows) -> Size:
 
 @dataclass(frozen=True)
 class StageKind:
-    """A kind of stage: everything that a pipeline needs to know of a job.
+    """Kind of stage: everything that a pipeline needs to know about a job.
 
-    config: the keys of a stage as a checked config; UsageError says what is wrong with them. It sees the names of
-        outputs (`@stage`) as they are written.
-    run: the job. `facts["value"]` of its result, or else its model, is what `@stage` stands for.
-    size: how large the stage will be, from its checked config and the rows of earlier stages.
-    takes: keys that have a default from the pipeline: `engine`, `seed`, and `label` or `name`, the stage's own name.
+    config: validates the keys of a stage, with `@stage` unresolved; raises UsageError.
+    run: runs the job. `@stage` means `facts["value"]` of its result, or else its model.
+    size: estimates the size of the stage from its config and the rows of earlier stages.
+    takes: keys with a default from the pipeline: `engine`, `seed`, `label` or `name`.
     ranks: whether several processes can run it together under torchrun.
-    exact: keys whose `@stage` stands for the versions that the stage gave, instead of the whole dataset.
-    gives: what `@stage` stands for: problems, traces, corpus, model, page, or None if there is nothing to name.
+    exact: keys in which `@stage` means the versions of that stage instead of the whole dataset.
+    gives: what `@stage` names: problems, traces, corpus, model, page, or None.
     """
 
     config: Callable[[Mapping[str, Any], str], Any]
@@ -82,8 +83,7 @@ class StageKind:
 
 
 class Context:
-    """The warehouse, and what is expensive to start and is shared by the jobs of one process:
-    engine and verifiers."""
+    """The warehouse, and what is expensive to start and shared by the jobs of a process."""
 
     def __init__(self, warehouse: Warehouse | str | Path = "warehouse") -> None:
         from curate.engines.shared import SharedEngine
@@ -117,7 +117,7 @@ class Context:
     def record(
         self, job_id: str, kind: str, name: str, config: dict[str, Any], result: JobResult
     ) -> None:
-        """A row of the `jobs` table, for a run that did something."""
+        """Add a row to the table `jobs`, for a run that did something."""
         row = {
             "job_id": job_id,
             "kind": kind,

@@ -1,7 +1,7 @@
 """The evaluation job: sample each model on the same held-out problems, judge, and compare.
 
-It is a generation job a model (so it resumes, and what is there is not sampled again), an
-annotation, and a table.
+It is one generation job per model (so it resumes, and existing samples are reused), an annotation,
+and a table.
 """
 
 from __future__ import annotations
@@ -29,35 +29,53 @@ if TYPE_CHECKING:
 
 
 class EvaluatedModel(Config):
-    """One row of the table. What is left out is that of the evaluation."""
+    """One model of the comparison. Settings left out are those of the evaluation."""
 
     label: str
+    """Name of the model in the table."""
     model: str
+    """Directory, hub id, or name at a server."""
     template: TemplateName | None = None
+    """Prompt template."""
     form: FormName | None = None
+    """Output form that answers are read by."""
     examples: ExamplesConfig | None = None
+    """Worked examples in the prompt."""
     chat: bool | None = None
+    """Whether the prompt is a message for the model's chat template."""
 
 
 class EvaluateConfig(Config):
-    """Which models, on which problems, with how many samples. Sampling defaults to the report's 0.6
-    and 0.95."""
+    """Which models to compare, and on what."""
 
     models: list[EvaluatedModel] = Field(min_length=1)
+    """Models, in the order of the table."""
     problems: Any
+    """Sources of problems, or the name of stored ones."""
     split: str | None = "held-out"
+    """Split of the problems; null for all."""
     limit: int | None = Field(None, ge=1)
+    """At most this many problems."""
     samples: int = Field(16, ge=1)
+    """Samples per problem. The report takes 64 on AIME."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=8192)
+    """How samples are drawn. Temperature and top_p are the report's."""
     template: TemplateName = "r1-zero"
-    form: FormName | None = None  # by default that of the template
+    """Prompt template of all models that name none."""
+    form: FormName | None = None
+    """Output form; by default that of the template."""
     chat: bool = False
+    """Whether prompts are messages for the model's chat template."""
     engine: dict[str, Any] = {}
+    """How models are run."""
     seed: int = 0
-    # pairs [model, baseline] by label; each model against the one before it by default
+    """Seed of sampling and of the bootstrap."""
     compare: list[tuple[str, str]] | None = None
+    """Pairs [model, baseline] by label. By default each model is compared with the previous one."""
     resamples: int = Field(2000, ge=100)
+    """Bootstrap draws of problems."""
     label: str | None = None
+    """Name in the progress display and in the table `jobs`."""
 
 
 def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[str, Any]:
@@ -69,8 +87,8 @@ def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[
         for label in pair:
             if label not in labels:
                 raise UsageError(
-                    f"{where}: compare: no model has the label '{label}'{did_you_mean(label, labels)} "
-                    f"There are {', '.join(labels)}"
+                    f"{where}: compare: no model has the label '{label}'"
+                    f"{did_you_mean(label, labels)} There are {', '.join(labels)}"
                 )
     jobs = {}
     for model in config.models:
@@ -99,8 +117,9 @@ def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[
 
 
 def run(config: EvaluateConfig, context: Context) -> JobResult:
-    """Sample, judge, compare; commits the rows of the table `evaluations` and returns them printed
-    in the summary."""
+    """Sample, judge, compare. Commits rows of the table `evaluations`; the summary is the printed
+    table.
+    """
     from curate.evaluate.table import evaluation_rows, format_table
 
     started = time.monotonic()
@@ -147,8 +166,7 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
 def _samples(
     label: str, family: str, asked: pl.DataFrame, config: EvaluateConfig, context: Context
 ) -> pl.DataFrame:
-    """What the table is made of: one row a sample of the problems asked, with the cluster of its
-    answer."""
+    """Input of the table: one row per sample of the problems, with the cluster of its answer."""
     import polars as pl
 
     from curate.verify.consensus import cluster_ids

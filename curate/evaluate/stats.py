@@ -1,8 +1,7 @@
-"""The numbers of an evaluation as pure functions of arrays: pass@1, pass@k, cons@k, and intervals
-over problems.
+"""Estimates of an evaluation as pure functions of arrays: pass@1, pass@k, cons@k, intervals.
 
-Every estimate is a mean over problems of one value a problem, so that one bootstrap over problems
-serves all of them: problems are the independent draws, while the k samples of one problem are not.
+Every estimate is a mean over problems of one value per problem, so that one bootstrap over problems
+serves all of them: problems are independent draws, the k samples of one problem are not.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _CELLS = 20_000_000  # resampling weights held at once: 80 MB
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over problems with its interval. NaN where there is nothing to estimate it from."""
+    """A mean over problems with its interval. NaN if there is nothing to estimate it from."""
 
     value: float
     low: float
@@ -30,16 +29,15 @@ class Estimate:
 
 
 def pass_at_1(samples: ArrayLike, correct: ArrayLike) -> Floats:
-    """Share of the samples of each problem that are right, (problems,): the report's pass@1,
-    section 3.1."""
+    """Share of correct samples per problem, (problems,): pass@1 of the report, section 3.1."""
     return pass_at_k(samples, correct, 1)
 
 
 def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
-    """Chance that one of k samples is right, unbiased, for each problem: 1 - C(n - c, k) / C(n, k).
+    """Unbiased chance that one of k samples is correct, per problem: 1 - C(n - c, k) / C(n, k).
 
-    `samples` n and `correct` c are (problems,) counts. Chen et al. 2021, equation 1. A problem with
-    n < k gets pass@n, which is no more than pass@k; one without samples gets NaN.
+    `samples` n and `correct` c are counts of shape (problems,). Chen et al. 2021, equation 1. A
+    problem with n < k gets pass@n, which is at most pass@k; one without samples gets NaN.
     """
     n, c = np.asarray(samples, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if k < 1 or np.any(n < 0) or np.any((c < 0) | (c > n)):
@@ -55,13 +53,12 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
 def cons_at_k(
     problem: ArrayLike, cluster: ArrayLike, correct: ArrayLike, problems: int | None = None
 ) -> Floats:
-    """Whether the answer that most samples of a problem agree on is right: majority vote, cons@k of
-    the report.
+    """Whether the answer that most samples of a problem agree on is correct: cons@k of the report.
 
-    All three are (samples,): index of the problem, id of the cluster of equivalent answers within
-    the problem (negative for a sample without an answer, which has no vote), and whether the sample
-    is right. A tie counts as the expected value of drawing one of the tied answers. Without any
-    answer it is 0; without samples NaN. Returns (problems,).
+    All three arguments have shape (samples,): index of the problem, id of the cluster of equivalent
+    answers within the problem (negative for a sample without an answer, which has no vote), and
+    whether the sample is correct. A tie counts as the expected value of drawing one of the tied
+    answers. Without any answer the value is 0, without samples NaN. Returns (problems,).
     """
     index, ids = np.asarray(problem, dtype=np.int64), np.asarray(cluster, dtype=np.int64)
     right = np.asarray(correct, dtype=np.float64)
@@ -85,12 +82,12 @@ def cons_at_k(
 def bootstrap(
     values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0, level: float = LEVEL
 ) -> list[Estimate]:
-    """Mean over problems of each column of (problems, columns), with the percentile interval of
-    Efron (1979).
+    """Mean over problems of each column of (problems, columns), with its percentile interval (Efron
+    1979).
 
-    Problems are drawn with replacement, the same draws for all columns. NaN marks a problem that a
-    column says nothing of, and is left out of that column. Fewer than two problems have a mean and
-    no interval.
+    Problems are drawn with replacement, the same draws for all columns. NaN marks a problem without
+    a value in a column, and is left out of that column. With fewer than two problems there is a
+    mean and no interval.
     """
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
@@ -128,8 +125,7 @@ def paired_difference(
 
 
 def _resampled_means(filled: Floats, known: Floats, resamples: int, seed: int) -> Floats:
-    """Means of `resamples` draws, (resamples, columns); a few draws at a time, so that memory stays
-    bounded."""
+    """Means of `resamples` draws, (resamples, columns), a few at a time to bound memory."""
     problems = len(filled)
     if problems == 0:
         return np.full((resamples, filled.shape[1]), np.nan)

@@ -1,9 +1,9 @@
-"""From judged samples to the rows of `schemas/evaluations.sql`, and to the tables a person reads.
+"""From judged samples to rows of `schemas/evaluations.sql`, and to tables for a person.
 
-What counts how:
-- A sample without a verdict (its request failed) is no sample: it is left out.
-- `unverifiable` is not right. Only a problem of which no sample of any model could be judged is left out of pass@1,
-  pass@k and cons@k; how many those are is the metric `unverifiable`.
+How samples and problems count:
+- A sample without a verdict (its request failed) is left out.
+- `unverifiable` is not correct. A problem is left out of pass@1, pass@k and cons@k only if no
+  sample of any model could be judged; the metric `unverifiable` counts such problems.
 - A difference is taken over the problems that both models were asked.
 """
 
@@ -71,15 +71,14 @@ def evaluation_rows(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pl.DataFrame:
-    """Levels of each model and paired differences of each (model, baseline), for all problems and
-    by slice.
+    """Levels of each model and paired differences of each (model, baseline), overall and per slice.
 
-    `samples` has one row a sample: model, problem_id, sample_index, verdict, and as far as there
-    are any cluster (equivalence class of the answer within its problem; null without an answer),
+    `samples` has one row per sample: model, problem_id, sample_index, verdict, and if available
+    cluster (equivalence class of the answer within its problem; null without an answer),
     well_formed, target_language_share, completion_tokens, truncated, source, difficulty,
-    model_hash. `k` is the samples asked of a problem, by default the most that one has. Slices are
-    sources, and fifths of difficulty, where there is more than one. The columns that name the
-    evaluation (id, problems, sampling, time) are null, for the caller to fill.
+    model_hash. `k` is the number of samples per problem, by default the largest that occurs. Slices
+    are sources and fifths of difficulty, if there are several. Columns that name the evaluation
+    (id, problems, sampling, time) are null, for the caller to fill.
     """
     samples = _checked(samples)
     k = k or int(samples.group_by("model", "problem_id").len()["len"].max() or 1)  # type: ignore[arg-type]
@@ -135,7 +134,7 @@ def _checked(samples: pl.DataFrame) -> pl.DataFrame:
 
 
 def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
-    """One row a model and problem, one column a metric; NaN where the problem says nothing of it."""
+    """One row per model and problem, one column per metric; NaN if the problem has no value."""
     right = pl.col("verdict") == "correct"
     judged = (pl.col("verdict") != "unverifiable").any().over("problem_id")
     samples = samples.with_columns(
@@ -166,7 +165,7 @@ def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
 
 
 def _sizes(k: int) -> list[int]:
-    """The k of pass@k that are reported: powers of two, and the number of samples itself."""
+    """Values of k for which pass@k is reported: powers of two, and the number of samples itself."""
     return [*(2**i for i in range(1, 12) if 2**i < k), *([k] if k > 1 else [])]
 
 
@@ -191,7 +190,7 @@ def _slice_rows(
     resamples: int,
     seed: int,
 ) -> list[Row]:
-    """All levels and differences of one slice from one set of bootstrap draws."""
+    """All levels and differences of one slice, from one set of bootstrap draws."""
     metrics = ["pass@1", *(f"pass@k {size}" for size in _sizes(k)), "cons@k"]
     metrics += ["format", "language", "length", "truncated", "unverifiable"]
     ids = part.select(pl.col("problem_id").unique().sort())
@@ -251,8 +250,7 @@ _PERFECT = {"language": 1.0, "truncated": 0.0}
 
 
 def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
-    """The comparison as plain text, as wide as it needs: a level a model, then the paired
-    differences."""
+    """The comparison as plain text: a level per model, then the paired differences."""
     from rich.console import Console
 
     console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
@@ -262,8 +260,9 @@ def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
 
 
 def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
-    """The same for a rich console: levels, differences (where models were compared), and what was
-    left out."""
+    """The same for a rich console: levels, differences (if models were compared), and problems left
+    out.
+    """
     part = rows.filter(pl.col("slice") == slice)
     levels, differences = (
         part.filter(pl.col("baseline").is_null()),
@@ -329,7 +328,7 @@ def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signe
 
 
 def _cell(row: dict[str, Any], signed: bool) -> str:
-    """The estimate, with its interval below it; of levels only the main numbers carry theirs."""
+    """The estimate with its interval below it; only the main metrics of levels carry theirs."""
     tokens = row["metric"] == "length"
     value = f"{row['value']:{'+' if signed else ''}z.{1 if tokens else 3}f}"
     if row["low"] is None or not (signed or row["metric"] in ("pass@1", "cons@k", "pass@k")):

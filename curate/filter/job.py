@@ -49,7 +49,8 @@ class FilterConfig(Config):
     )
 
 
-def _prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | None]:
+def prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | None]:
+    """The rule set of a config, and the condition on traces that it gives."""
     rules = load_rules(config.rules, config.set)
     conditions = [f"({config.where})"] if config.where else []
     if config.traces:
@@ -109,7 +110,7 @@ def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> I
 
 def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
     """Why one trace was kept or dropped, as text."""
-    rules, where = _prepare(config, context.warehouse)
+    rules, where = prepare(config, context.warehouse)
     with (
         connect(context.warehouse.root, unread(rules, where), views=False) as connection,
         bounded(connection, config.memory, context.warehouse.root),
@@ -127,7 +128,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
 
     started = time.monotonic()
     limit_malloc_arenas()
-    rules, where = _prepare(config, context.warehouse)
+    rules, where = prepare(config, context.warehouse)
     name = config.corpus or rules.name
     with (
         connect(context.warehouse.root, unread(rules, where), views=False) as connection,

@@ -1,4 +1,4 @@
-"""What the page shows, asked of the warehouse: frames of figures, never of text."""
+"""Figures of the report, queried from the warehouse. Nothing here returns text of models."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 # Curves over training: title, SQL over one row of `annotated` joined with its rollout (r), and what
 # it means.
 CURVES = (
-    ("accuracy", "avg((a.verdict = 'correct')::INT)", "share of rollouts with a right answer"),
+    ("accuracy", "avg((a.verdict = 'correct')::INT)", "share of rollouts with a correct answer"),
     ("reward", "avg(r.reward)", "weighted sum of the run's own components"),
-    ("length", "avg(a.completion_tokens)", "sampled tokens a completion"),
-    ("well-formed", "avg(a.well_formed::INT)", "share in the form that was asked for"),
+    ("length", "avg(a.completion_tokens)", "sampled tokens per completion"),
+    ("well-formed", "avg(a.well_formed::INT)", "share in the requested form"),
     (
         "mixed languages",
         "avg(a.mixed_language::INT)",
@@ -32,9 +32,9 @@ CURVES = (
         "avg(a.target_language_share)",
         "share of the reasoning's words in the problem's language",
     ),
-    ("steps", "avg(a.step_count)", "sentences or lines of reasoning that say something"),
-    ("reflection", "avg(a.reflection_count)", "phrases of doubt and pause a trace"),
-    ("verification", "avg(a.verification_count)", "phrases of checking a trace"),
+    ("steps", "avg(a.step_count)", "sentences or lines of reasoning with content"),
+    ("reflection", "avg(a.reflection_count)", "phrases of doubt and pause per trace"),
+    ("verification", "avg(a.verification_count)", "phrases of checking per trace"),
     ("truncated", "avg((a.finish_reason = 'length')::INT)", "share cut off by the length limit"),
 )
 
@@ -58,27 +58,29 @@ BINS = 24
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus, the rules that made it, and what they decided of every trace they looked at."""
+    """A corpus, the rules that selected it, and their decision about every trace they saw."""
 
     name: str
     version: str
     rules: Any  # RuleSet
     decisions: pl.DataFrame  # trace_id, attempt, dropped_by
-    changed: bool  # the rules decide otherwise today than when the corpus was made
+    changed: bool  # today the rules decide differently than when the corpus was made
 
 
 def curves(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
-    """One row a run and policy step: run_id, name, policy_step, rollouts, and a column a curve.
+    """One row per run and policy step: run_id, name, policy_step, rollouts, one column per curve.
 
-    Only traces of the run that lie in `rollouts` count; signals that were not measured leave nulls.
+    Only traces listed in `rollouts` count. Signals that were not measured give nulls.
     """
     columns = ", ".join(f'{sql} AS "{name}"' for name, sql, _ in CURVES)
     return con.sql(
         f"""
-        SELECT r.run_id, coalesce(any_value(m.name), r.run_id) AS name, r.policy_step, count(*) AS rollouts, {columns}
+        SELECT r.run_id, coalesce(any_value(m.name), r.run_id) AS name, r.policy_step,
+               count(*) AS rollouts, {columns}
         FROM rollouts r
         JOIN annotated a ON a.trace_id = r.trace_id
-        LEFT JOIN (SELECT run_id, any_value(name) AS name FROM models WHERE run_id IS NOT NULL GROUP BY run_id) m
+        LEFT JOIN (SELECT run_id, any_value(name) AS name FROM models
+                   WHERE run_id IS NOT NULL GROUP BY run_id) m
                ON m.run_id = r.run_id
         GROUP BY r.run_id, r.policy_step ORDER BY r.run_id, r.policy_step
         """
@@ -86,8 +88,7 @@ def curves(con: duckdb.DuckDBPyConnection) -> pl.DataFrame:
 
 
 def funnels(con: duckdb.DuckDBPyConnection) -> list[pl.DataFrame]:
-    """The funnel of each corpus version, newest first, summed over sources: corpus, corpus_version,
-    rules, rule, …"""
+    """The funnel of each corpus version, summed over sources, newest version first."""
     frame = con.sql(
         "SELECT f.corpus, f.corpus_version, f.rules, f.position, f.rule, any_value(f.predicate) "
         "AS predicate, "
@@ -105,7 +106,7 @@ def funnels(con: duckdb.DuckDBPyConnection) -> list[pl.DataFrame]:
 
 
 def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str, pl.DataFrame]]:
-    """The newest evaluations: (dataset and id, rows of the table)."""
+    """The newest evaluations, each as (dataset and id, rows of the table)."""
     frame = con.sql("SELECT * FROM evaluations").pl()
     names = dict(
         con.sql("SELECT version, dataset FROM manifests WHERE \"table\" = 'evaluations'").fetchall()
@@ -125,10 +126,11 @@ def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str
 def corpora(
     warehouse: Warehouse, con: duckdb.DuckDBPyConnection, names: list[str] | None = None
 ) -> list[Corpus]:
-    """The newest version of each corpus with the decisions of its rules, asked again of the traces
-    as they are."""
+    """The newest version of each corpus, with the decisions that its rules make about the traces of
+    today.
+    """
     from curate.filter.decide import apply_rules
-    from curate.filter.job import FilterConfig, _prepare
+    from curate.filter.job import FilterConfig, prepare
 
     wanted = (
         names
@@ -141,12 +143,12 @@ def corpora(
         given = version.manifest.get("config") or {}
         known = {k: v for k, v in given.items() if k in FilterConfig.model_fields and v is not None}
         if not isinstance(known.get("rules"), str):
-            continue  # made by other means than `curate filter`
+            continue  # not made by `curate filter`
         try:
-            rules, where = _prepare(FilterConfig(**known), warehouse)
+            rules, where = prepare(FilterConfig(**known), warehouse)
             made = apply_rules(con, rules, where)
         except (CurateError, ValueError):
-            continue  # its rule file is gone, or its traces are
+            continue  # its rule file or its traces no longer exist
         kept = set(version.read(["trace_id"]).collect()["trace_id"].drop_nulls())
         now = set(made.kept["trace_id"])
         found.append(
@@ -160,11 +162,10 @@ def corpora(
 def distributions(
     con: duckdb.DuckDBPyConnection, corpus: Corpus
 ) -> list[tuple[str, list[float], list[int], list[int]]]:
-    """(signal, edges of the bins, kept in each bin, dropped in each bin); signals that never vary
-    are left out.
+    """(signal, bin edges, kept per bin, dropped per bin) of each signal that varies.
 
-    The bins run from the 0.5th to the 99.5th hundredth, so that one long trace does not flatten all
-    others; what lies outside counts in the first and the last bin.
+    Bins span the 0.5th to the 99.5th percentile, so that one long trace does not flatten the rest;
+    values outside count in the first and the last bin.
     """
     con.register("_decisions", corpus.decisions.to_arrow())
     columns = ", ".join(f"a.{name}::DOUBLE AS {name}" for name in SIGNALS)
@@ -224,10 +225,10 @@ TRACE_COLUMNS = (
 def picked(
     con: duckdb.DuckDBPyConnection, where: str, most: int, each: int = 4
 ) -> tuple[pl.DataFrame, int]:
-    """(at most `most` traces that fit a SQL condition over `annotated`, how many fit).
+    """(at most `most` traces that meet a SQL condition over `annotated`, number that meet it).
 
-    Problems are drawn by the hash of their id, and up to `each` traces of each, so that two traces
-    of one problem can be read beside each other and the same page is made again.
+    Problems are drawn by the hash of their id, with up to `each` traces per problem: two traces of
+    one problem can be compared, and the page is reproducible.
     """
     import duckdb as engine
 
@@ -248,5 +249,5 @@ def picked(
 
 
 def in_ids(ids: list[str]) -> str:
-    """A condition that holds for these traces."""
+    """A SQL condition that is true for these traces."""
     return f"trace_id IN ({', '.join(quote(i) for i in ids)})" if ids else "FALSE"

@@ -1,5 +1,4 @@
-"""The pipeline as a drawing: what was made from what, read from the manifests, with row counts on
-the edges."""
+"""The pipeline as a drawing: what was made from what, by the manifests, with rows on edges."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ WIDE, HIGH, GAP_X, GAP_Y = 168, 46, 96, 22
 
 @dataclass
 class Node:
-    """A box: what it is (`kind` is its colour) and how many rows it has."""
+    """A box: its kind, which gives its colour, and its number of rows."""
 
     name: str
     kind: str
@@ -36,11 +35,11 @@ class Graph:
 
 
 def build(warehouse: Warehouse) -> Graph:
-    """Problems, traces, corpora, models and evaluations of the warehouse as a graph without
-    circles."""
+    """Problems, traces, corpora, models and evaluations of the warehouse as an acyclic graph."""
     graph = Graph()
     manifests = warehouse.sql(
-        'SELECT ref, "table", dataset, version, rows, parents, model_hash, config FROM manifests ORDER BY sealed_at'
+        'SELECT ref, "table", dataset, version, rows, parents, model_hash, config '
+        "FROM manifests ORDER BY sealed_at"
     ).to_dicts()
     counts = {
         (row["dataset"], row["version"]): row
@@ -89,8 +88,9 @@ def build(warehouse: Warehouse) -> Graph:
 
 
 def _key(manifest: Mapping[str, Any], counts: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:
-    """Versions of one family of traces are one box; each training run's rollouts are a box of their
-    own."""
+    """The box of a version. Versions of one family share a box; rollouts of a training run have
+    one.
+    """
     if manifest["table"] == "traces":
         facts = counts.get((manifest["dataset"], manifest["version"]))
         if facts is None or facts["step"] is None:
@@ -151,8 +151,8 @@ def _models(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None
                 found = warehouse.version(*ref.split("/")).manifest
                 graph.edges[keys[ref], key] = found.get("rows")
         for name in rollouts:
-            told = graph.nodes[name].detail.split(" ")[0].replace(",", "")
-            graph.edges[name, key] = int(told) if told.isdigit() else None
+            count = graph.nodes[name].detail.split(" ")[0].replace(",", "")
+            graph.edges[name, key] = int(count) if count.isdigit() else None
             graph.edges[f"model:{model['parent_hash']}", name] = graph.edges[name, key]
         if not rollouts:
             for ref in data.get("problems", []):
@@ -162,7 +162,7 @@ def _models(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None
 
 
 def _kept(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None:
-    """How many rows of each family each corpus holds."""
+    """Number of rows of each family in each corpus."""
     rows = warehouse.sql(
         "SELECT c.corpus, c.version AS corpus_version, t.dataset, t.version, count(*) AS n FROM "
         "corpora c "
@@ -215,7 +215,7 @@ def _place(graph: Graph) -> None:
 
 
 def draw(graph: Graph) -> Html:
-    """The graph as SVG, with a text for each box that a screen reader reads."""
+    """The graph as SVG, with a description of each box for screen readers."""
     if not graph.nodes:
         return tag("p", "Nothing was made yet: the warehouse is empty.")
     width = (max(n.layer for n in graph.nodes.values()) + 1) * (WIDE + GAP_X) - GAP_X + 20
@@ -226,7 +226,8 @@ def draw(graph: Graph) -> Html:
         x1, y1 = _x(a) + WIDE, _y(a) + HIGH / 2
         x2, y2 = _x(b), _y(b) + HIGH / 2
         bend = max(40.0, (x2 - x1) / 2)
-        path = f"M{x1:.0f} {y1:.0f}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+        start, end = f"{x1:.0f} {y1:.0f}", f"{x2:.0f} {y2:.0f}"
+        path = f"M{start}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {end}"
         stroke = 1 + min(4.0, math.log10(rows + 1)) if rows else 1
         title = f"{a.title} → {b.title}" + (f": {number(rows)} rows" if rows is not None else "")
         lines.append(
@@ -272,7 +273,10 @@ def draw(graph: Graph) -> Html:
                 ),
             )
         )
-    told = f"{len(graph.nodes)} boxes: problems, traces, corpora, models and evaluations, from left to right"
+    description = (
+        f"{len(graph.nodes)} boxes: problems, traces, corpora, models and evaluations, "
+        "from left to right"
+    )
     drawing = tag(
         "svg",
         lines,
@@ -282,7 +286,7 @@ def draw(graph: Graph) -> Html:
         width=f"{width:.0f}",
         height=f"{height:.0f}",
         role="img",
-        aria_label=told,
+        aria_label=description,
         class_="graph",
     )
     return tag("div", drawing, class_="scroll", tabindex="0", role="region", aria_label="pipeline")

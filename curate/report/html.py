@@ -1,8 +1,8 @@
-"""HTML from data: one place where text becomes markup, and text is always escaped there.
+"""HTML from data: the one module that turns text into markup, escaping all of it.
 
-A `Html` is markup; every other string is text. `tag("p", text)` escapes `text`, whatever it holds,
-so that model output cannot become an element, an attribute or a script. Attributes that could run
-something are refused by name.
+An `Html` is markup; any other string is text. `tag("p", text)` escapes `text`, so that model output
+cannot become an element, an attribute or a script. Attributes that could run something are refused
+by name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from curate.visible import visible
 
 
 class Html(str):
-    """A string that is markup already."""
+    """A string that already is markup."""
 
     __slots__ = ()
 
@@ -27,15 +27,16 @@ _REFUSED = re.compile(r"on.*|href|src|srcdoc|action|formaction|style|xlink.*", r
 
 
 def escape(text: object) -> Html:
-    """Anything as text in an element or a quoted attribute; markup is passed through."""
+    """Text for an element or a quoted attribute. Markup passes unchanged."""
     if isinstance(text, Html):
         return text
     return Html(html.escape(visible("" if text is None else str(text)), quote=True))
 
 
 def tag(name: str, /, *children: object, **attributes: Any) -> Html:
-    """An element. `class_` and `data_x` stand for `class` and `data-x`; None leaves an attribute
-    out, True is bare."""
+    """An element. `class_` and `data_x` mean `class` and `data-x`; None omits an attribute, True
+    gives a bare one.
+    """
     if not _NAME.fullmatch(name) or name.lower() == "script":
         raise ValueError(f"no element '{name}'")
     written = ""
@@ -54,7 +55,7 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Html:
 
 
 def join(*children: object) -> Html:
-    """Children one after the other; lists are taken apart, None is nothing."""
+    """Concatenate children. Lists are flattened, None is skipped."""
     made = []
     for child in children:
         if isinstance(child, list | tuple):
@@ -65,7 +66,7 @@ def join(*children: object) -> Html:
 
 
 def number(value: float | int | None, digits: int = 3) -> str:
-    """A number as the eye wants it: thousands apart, no more digits than say something."""
+    """A number for reading: with thousands separators and no meaningless digits."""
     if value is None:
         return "–"
     if isinstance(value, int) or (abs(value) >= 1000 and float(value).is_integer()):
@@ -80,7 +81,7 @@ def number(value: float | int | None, digits: int = 3) -> str:
 
 
 def table(head: list[str], rows: list[list[object]], caption: str = "", numeric: int = 1) -> Html:
-    """A table; columns from the `numeric`-th on are numbers."""
+    """A table. Columns from index `numeric` on hold numbers."""
     cells = [
         tag(
             "tr",

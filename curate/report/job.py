@@ -1,4 +1,4 @@
-"""The report job: one self-contained HTML page over a warehouse."""
+"""The report job: one self-contained HTML page about a warehouse."""
 
 from __future__ import annotations
 
@@ -19,23 +19,26 @@ from curate.warehouse.files import now
 
 
 class ReportConfig(Config):
-    """What the page holds. `where` names sets of the trace browser: a label and a SQL condition
-    over `annotated`."""
+    """What the page shows."""
 
-    out: str | None = None  # file; by default report.html in the warehouse
+    out: str | None = None
+    """File to write; by default report.html in the warehouse."""
     title: str = "curate report"
-    corpora: list[str] | None = (
-        None  # name or name@version; all by default, each in its newest version
-    )
+    """Title of the page."""
+    corpora: list[str] | None = None
+    """Corpora as name or name@version; by default the newest version of each."""
     where: dict[str, str] = {}
-    traces: int = Field(120, ge=0, le=5000)  # at most so many a set
-    annotate: bool = True  # measure first what rollouts and other traces lack
+    """Sets of the trace browser: a label, and a SQL condition over the view `annotated`."""
+    traces: int = Field(120, ge=0, le=5000)
+    """Most traces per set."""
+    annotate: bool = True
+    """First measure signals that rollouts and other traces lack."""
     label: str | None = None
+    """Name in the progress display."""
 
 
 def run(config: ReportConfig, context: Context) -> JobResult:
-    """Write the page, whole or not at all. UsageError where there is no warehouse or a condition is
-    wrong."""
+    """Write the page atomically. UsageError without a warehouse or for a wrong condition."""
     from curate.annotate import job as annotate
     from curate.report.page import document, sections
     from curate.warehouse.sql import connect
@@ -64,7 +67,10 @@ def _subtitle(con: Any) -> str:
     traces, problems = con.sql(
         "SELECT count(*), count(DISTINCT problem_id) FROM last_traces"
     ).fetchall()[0]
-    return f"{traces:,} traces of {problems:,} problems; made {now():%Y-%m-%d %H:%M} UTC by curate {code_version()}"
+    return (
+        f"{traces:,} traces of {problems:,} problems; made {now():%Y-%m-%d %H:%M} UTC "
+        f"by curate {code_version()}"
+    )
 
 
 STAGE = StageKind(

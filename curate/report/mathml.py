@@ -1,8 +1,7 @@
-"""LaTeX of a trace to MathML, made beforehand, so that the page needs no script for formulas.
+"""LaTeX to MathML, converted when the page is written, so that formulas need no script.
 
-`latex2mathml` converts; what it gives is read as XML and written anew from a list of elements and
-attributes that only show something. A formula that cannot be converted stays as it was written, as
-code.
+The result of `latex2mathml` is parsed as XML and rebuilt from a list of elements and attributes
+that only display. A formula that cannot be converted stays as it was written, as code.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from xml.etree import ElementTree
 
 from curate.report.html import Html, escape, tag
 
-# `$5 and $3` is money: between single dollars stands a sign of mathematics, or one symbol.
+# `$5 and $3` is money: between single dollars there must be a mathematical sign, or one symbol.
 FORMULA = re.compile(
     r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?P<boxed>\\boxed\{(?:[^{}]|\{[^{}]*\})*\})"
     r"|(?<![\\$\w])\$(?P<d>[^$\n]*[\\^_=+*/<>{}|-][^$\n]*|[A-Za-z])\$(?![\w$])",
     re.DOTALL,
 )
-LONGEST = 2000  # characters; a longer formula is no formula a person reads
-DEEPEST = 40  # braces inside one another, which the converter follows by recursion
+LONGEST = 2000  # characters; nobody reads a longer formula
+DEEPEST = 40  # nested braces, which the converter follows by recursion
 
 _ELEMENTS = """
-math mrow mi mn mo mtext mspace msup msub msubsup mfrac msqrt mroot mover munder munderover mtable mtr mtd mstyle
-mpadded mphantom mmultiscripts mprescripts none menclose
+math mrow mi mn mo mtext mspace msup msub msubsup mfrac msqrt mroot mover munder munderover mtable
+mtr mtd mstyle mpadded mphantom mmultiscripts mprescripts none menclose
 """
 _ATTRIBUTES = """
-display mathvariant stretchy fence separator form accent accentunder linethickness columnalign rowalign columnspacing
-rowspacing lspace rspace width height depth displaystyle scriptlevel movablelimits minsize maxsize symmetric largeop
-columnspan rowspan notation
+display mathvariant stretchy fence separator form accent accentunder linethickness columnalign
+rowalign columnspacing rowspacing lspace rspace width height depth displaystyle scriptlevel
+movablelimits minsize maxsize symmetric largeop columnspan rowspan notation
 """
 ELEMENTS, ATTRIBUTES = frozenset(_ELEMENTS.split()), frozenset(_ATTRIBUTES.split())
 _VALUE = re.compile(r"[\w .%+-]{0,60}", re.ASCII)
@@ -38,7 +37,7 @@ _NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 
 @lru_cache(maxsize=4096)
 def formula(latex: str, block: bool = False) -> Html:
-    """A formula as safe MathML; as code where it is too long, too deep or not LaTeX."""
+    """A formula as safe MathML; as code if it is too long, too deep, or not LaTeX."""
     made = None
     if len(latex) <= LONGEST and _depth(latex) <= DEEPEST:
         try:
@@ -50,7 +49,7 @@ def formula(latex: str, block: bool = False) -> Html:
         except (
             Exception,
             RecursionError,
-        ):  # the converter raises whatever comes on text that is not LaTeX
+        ):  # the converter raises anything on text that is not LaTeX
             made = None
     return made if made is not None else tag("code", latex, class_="tex")
 
@@ -64,7 +63,7 @@ def _depth(latex: str) -> int:
 
 
 def _clean(node: ElementTree.Element) -> Html:
-    """The element written anew; one that is not on the list gives way to its children."""
+    """Rebuild an element. One that is not on the list is replaced by its children."""
     name = node.tag.removeprefix(_NAMESPACE) if isinstance(node.tag, str) else ""
     inside = Html(
         escape(node.text or "")

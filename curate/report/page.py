@@ -1,8 +1,8 @@
-"""The page: one HTML file that loads nothing and runs nothing but its own script.
+"""The page: one HTML file that loads nothing and runs only its own script.
 
-The policy in its head lets the browser run the one script and apply the one style sheet whose
-hashes it names; text of models is escaped where it becomes markup (html.py), and were something
-forgotten there, the policy would not run it.
+A content security policy in its head allows only the script and the style sheet whose hashes it
+lists. Text of models is escaped where it becomes markup (html.py); if that failed somewhere, the
+browser still would not run it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def document(title: str, subtitle: str, sections: list[tuple[str, str, Html]]) -
 
 
 def _link(name: str, heading: str) -> Html:
-    """A link within the page: the only kind there is; `name` is ours, never a model's."""
+    """A link within the page, the only kind there is. `name` is ours, never a model's."""
     assert name.isalpha()
     return Html(f'<a href="#{name}">{escape(heading)}</a>')
 
@@ -88,7 +88,7 @@ def sections(
     conditions: dict[str, str],
     traces: int,
 ) -> list[tuple[str, str, Html]]:
-    """All parts of the page over one warehouse."""
+    """All sections of the page."""
     found = data.corpora(warehouse, con, corpora)
     return [
         ("pipeline", "What was made from what", graph.draw(graph.build(warehouse))),
@@ -302,7 +302,8 @@ def _distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -
         parts.append(
             tag(
                 "p",
-                f"{number(kept)} kept, {number(corpus.decisions.height - kept)} dropped; share of each in a bin",
+                f"{number(kept)} kept, {number(corpus.decisions.height - kept)} dropped; "
+                "share of each per bin",
                 class_="note",
             )
         )

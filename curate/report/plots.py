@@ -1,7 +1,7 @@
 """Plots as inline SVG: lines over steps, two histograms on one axis, estimates with intervals.
 
-Series differ in dash and marker as well as in colour, and every plot has its numbers beside it as a
-table.
+Series differ in dash and marker as well as in colour, and every plot has its numbers in a table
+next to it.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ DASHES = (None, "6 3", "2 3", "8 3 2 3", "1 4", "10 4")
 
 @dataclass(frozen=True)
 class Series:
-    """Points (x, y) in order of x; a y of None is a gap."""
+    """Points (x, y) in order of x. A y of None is a gap."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """Round numbers from at most `low` to at least `high`; (low, high) may be the same."""
+    """Round numbers from at most `low` to at least `high`, which may be equal."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return [0.0, 1.0]
     if high <= low:
@@ -83,7 +83,7 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str = "") -
 
 
 def _runs(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
-    """Stretches without a gap."""
+    """Stretches of points without a gap."""
     found: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None:
@@ -94,7 +94,7 @@ def _runs(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float
 
 
 def legend(names: Sequence[str]) -> Html:
-    """What the series are called, with their colour and dash."""
+    """Names of the series, with colour and dash."""
     return tag(
         "ul",
         [
@@ -126,7 +126,7 @@ def legend(names: Sequence[str]) -> Html:
 def histograms(
     title: str, edges: Sequence[float], kept: Sequence[int], dropped: Sequence[int], note: str = ""
 ) -> Html:
-    """Shares of the kept (above the axis) and of the dropped (below it) in the same bins."""
+    """Shares of kept (above the axis) and dropped (below it) traces in the same bins."""
     totals = max(sum(kept), 1), max(sum(dropped), 1)
     shares = [k / totals[0] for k in kept], [d / totals[1] for d in dropped]
     top = max([*shares[0], *shares[1], 1e-9])
@@ -172,7 +172,7 @@ def histograms(
 def intervals(
     title: str, rows: Sequence[tuple[str, float, float | None, float | None]], zero: bool = False
 ) -> Html:
-    """Estimates with intervals, one a line; `zero` draws the line of no difference."""
+    """Estimates with intervals, one per line. `zero` draws the line of no difference."""
     left, line = 190, 22
     values = [v for _, *three in rows for v in three if v is not None]
     marks = ticks(min([*values, 0.0]), max(values))

@@ -1,8 +1,7 @@
-"""The text of a trace as HTML: escaped, formulas as MathML, foreign-language and repeated stretches
-marked.
+"""The text of a trace as HTML: escaped, with formulas as MathML and marked passages.
 
-Marks are ranges of characters of the text as it was sampled. Where a formula stands the formula is
-shown, and what is marked of it is marked as a whole.
+Marked are passages in another language and repeated ones. Marks are character ranges of the sampled
+text. Where there is a formula, the formula is shown and is marked as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mark:
-    """Characters `start` to `end` are of a `kind`: `foreign` or `repeated`; `note` says more."""
+    """Characters `start` to `end`, of kind `foreign` or `repeated`; `note` is the explanation."""
 
     start: int
     end: int
@@ -32,7 +31,7 @@ class Mark:
 
 
 def render_text(text: str, marks: Sequence[Mark] = ()) -> Html:
-    """The text in full, safe, with marks and formulas."""
+    """The full text as safe markup, with marks and formulas."""
     parts: list[Html] = []
     at = 0
     for found in FORMULA.finditer(text):
@@ -50,7 +49,7 @@ def render_text(text: str, marks: Sequence[Mark] = ()) -> Html:
 
 
 def _marked(text: str, start: int, end: int, marks: Sequence[Mark]) -> Html:
-    """A stretch of plain text, cut wherever a mark begins or ends."""
+    """A stretch of plain text, split where marks start and end."""
     near = [m for m in marks if m.start < end and m.end > start]
     cuts = sorted({start, end, *(min(max(p, start), end) for m in near for p in (m.start, m.end))})
     parts = []
@@ -74,8 +73,7 @@ def _wrap(inside: Html, marks: Sequence[Mark]) -> Html:
 
 
 def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
-    """Stretches of `size` or more words in a row that stood before in the text, as they are read
-    from the left."""
+    """Mark passages of at least `size` words that occurred earlier in the text."""
     words = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
     seen: set[tuple[str, ...]] = set()
     found: list[tuple[int, int]] = []
@@ -95,7 +93,7 @@ def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
 
 
 def foreign_marks(texts: Sequence[str], targets: Sequence[str | None]) -> list[list[Mark]]:
-    """Stretches of each text in another language than its target, as the language signals see them."""
+    """Mark passages in a language other than the target, as the language signals see them."""
     from curate.signals.language import language_segments
 
     marks: list[list[Mark]] = [[] for _ in texts]

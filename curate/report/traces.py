@@ -1,6 +1,6 @@
-"""The trace browser: sets of traces chosen when the page is made, each trace rendered beforehand.
+"""The trace browser: sets of traces chosen when the page is written, each trace rendered then.
 
-No trace is data to a script: the page holds finished, escaped markup in `<template>` elements, and
+No trace is data for a script: the page holds finished, escaped markup in `<template>` elements, and
 the script only shows one or two of them.
 """
 
@@ -22,7 +22,7 @@ from curate.warehouse.sql import quote
 if TYPE_CHECKING:
     import duckdb
 
-LONGEST = 60_000  # characters of one text that are shown; the rest is counted
+LONGEST = 60_000  # characters of a text that are shown; the rest is counted
 SIGNALS_SHOWN = (
     "completion_tokens",
     "words",
@@ -49,7 +49,7 @@ SIGNALS_SHOWN = (
 
 @dataclass
 class Chosen:
-    """One set of the browser: traces that a corpus keeps or drops, or that fit a condition."""
+    """One set of the browser: traces that a corpus keeps or drops, or that meet a condition."""
 
     label: str
     total: int
@@ -62,7 +62,7 @@ def choose(
     conditions: Mapping[str, str],
     most: int,
 ) -> tuple[list[Chosen], pl.DataFrame]:
-    """The sets, and one row a trace that is in any of them. `most` traces a set."""
+    """The sets, and one row per trace in any of them. At most `most` traces per set."""
     sets: list[Chosen] = []
     frames: list[pl.DataFrame] = []
 
@@ -106,7 +106,7 @@ def browser(
     conditions: Mapping[str, str],
     most: int,
 ) -> Html:
-    """Choice of sets, list of traces, two panes, and the templates they are filled from."""
+    """Selection of sets, list of traces, two panes, and the templates that fill them."""
     sets, traces = choose(con, corpora, conditions, most)
     if traces.is_empty():
         return tag(
@@ -123,7 +123,8 @@ def browser(
         for trace in one.ids:
             member.setdefault(trace, []).append(i)
     marks = _marks(traces)
-    newest = "arg_max(name, coalesce(created_at, '-infinity'))"  # of keys that are null arg_max makes null
+    # arg_max ignores rows whose key is null.
+    newest = "arg_max(name, coalesce(created_at, '-infinity'))"
     called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
     # Looked up clause by clause below, which the view would join anew each time.
     shown = in_ids(traces.get_column("trace_id").to_list())
@@ -204,7 +205,7 @@ def browser(
 
 
 def _marks(traces: pl.DataFrame) -> list[list[Mark]]:
-    """Marks over the reasoning of each trace (the completion where it has none)."""
+    """Marks in the reasoning of each trace, or in its completion if it has no reasoning."""
     texts = [
         _cut(t)
         for t in traces.select(pl.coalesce("reasoning", "completion").fill_null(""))["reasoning"]
@@ -244,10 +245,10 @@ def _item(row: Mapping[str, Any], sets: Sequence[int]) -> Html:
 
 
 def _model_name(row: Mapping[str, Any], called: Mapping[str, str]) -> str | None:
-    """What the reader knows the model by: where a checkpoint lay on some machine says nothing."""
+    """A name of the model that means something to a reader, unlike the path of a checkpoint."""
     if row["model_hash"] in called:
         return f"{called[row['model_hash']]} ({row['model_hash'][:8]})"
-    if row["policy_step"] is not None:  # a policy on its way, which lives in no checkpoint
+    if row["policy_step"] is not None:  # a policy in training, of which there is no checkpoint
         return f"{row['dataset']} at step {row['policy_step']}"
     path = PurePosixPath(row["model"] or "")
     if not path.is_absolute():

@@ -1,8 +1,7 @@
-"""The card of a model: README.md in its directory, that says what it is, what it was made from and
-how it was measured.
+"""The card of a model: a README.md in its directory with its origin and its evaluations.
 
-It is written from the tables when training ends, and again when the model was evaluated; a README
-of somebody else's is left as it is.
+It is written from the tables when training ends, and again after an evaluation. A README that
+somebody else wrote is left alone.
 """
 
 from __future__ import annotations
@@ -20,8 +19,9 @@ MARK = "<!-- written by curate: changes are overwritten -->"
 
 
 def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
-    """Write the card of the model with this hash; None where it is not in the warehouse or its
-    README is not ours."""
+    """Write the card of the model with this hash. Returns None if it is not in the warehouse, or
+    has a README of its own.
+    """
     found = warehouse.sql(
         "SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash]
     )
@@ -39,7 +39,7 @@ def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
 
 
 def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
-    """The text of the card; `model` is a row of the table `models`."""
+    """The text of the card. `model` is a row of the table `models`."""
     made = {
         "kind": model["kind"],
         "weights": model["model_hash"],
@@ -75,8 +75,7 @@ def _name(warehouse: Warehouse, model_hash: str | None) -> str | None:
 
 
 def _measured(warehouse: Warehouse, model_hash: str) -> str:
-    """The newest overall figures of each set of problems, with their 95 % intervals, as a Markdown
-    table."""
+    """The newest overall results per set of problems, with 95 % intervals, as a Markdown table."""
     rows = warehouse.sql(
         "SELECT problems, metric, k, value, low, high, problem_count FROM evaluations WHERE "
         "model_hash = ? "

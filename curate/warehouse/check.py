@@ -195,7 +195,7 @@ def _changed(path: Path, part: dict[str, Any]) -> str | None:
 def _reopened(
     directory: Path, manifest: dict[str, Any], part: Path
 ) -> tuple[tuple[Path, ...], Path | None]:
-    """What moves to quarantine so that a version can be written again; nothing if that is unsafe."""
+    """Files to move so that a version can be written again; none if that is unsafe."""
     lost = part if directory.parts[-3] == "traces" else None
     moves = [part] if part.exists() or part.is_symlink() else []
     if "merged" not in (manifest.get("config") or {}):

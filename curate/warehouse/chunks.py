@@ -312,7 +312,7 @@ def plan_hash(path: Path) -> str:
 
 @cache
 def _allow_files() -> None:
-    """Raise the limit of open files: if lengths vary, hundreds of chunks are open, two files each."""
+    """Raise the limit of open files: hundreds of chunks may be open, with two files each."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -464,7 +464,7 @@ class ChunkLog:
 
 
 def encoded(row: Row) -> bytes:
-    """A row as JSON. Lone surrogates, which UTF-8 and columns cannot hold, become question marks."""
+    """A row as JSON. Lone surrogates, which no column can hold, become question marks."""
     return json.dumps(row, separators=(",", ":"), ensure_ascii=False, default=str).encode(
         "utf-8", "replace"
     )

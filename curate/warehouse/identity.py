@@ -1,5 +1,4 @@
-"""What makes two things the same: hashes of everything that determines a trace, a version or a
-seed.
+"""Identity: hashes of everything that determines a trace, a version or a seed.
 
 All ids are the first 16 bytes of BLAKE2b over canonical JSON, in hex.
 """
@@ -15,14 +14,14 @@ import polars as pl
 
 
 def digest(*parts: Any) -> str:
-    """Hash of the parts, each anything JSON can hold; keys are sorted, so order of a mapping does
-    not matter."""
+    """Hash of the parts, each any JSON value. Keys are sorted: the order of a mapping does not
+    matter.
+    """
     return hashlib.blake2b(_json(parts), digest_size=16).hexdigest()
 
 
 def digest_listed(part: list[Any]) -> str:
-    """`digest(part)`, where items of the list may be iterators over pieces of longer lists, never
-    held whole."""
+    """`digest(part)`; items may be iterators over pieces of lists too long to hold in memory."""
     result = hashlib.blake2b(b"[[", digest_size=16)
     for number, item in enumerate(part):
         result.update(b"," if number else b"")
@@ -44,8 +43,7 @@ def _json(value: Any) -> bytes:
 
 
 def frame_digest(frame: pl.DataFrame) -> str:
-    """Hash of the rows of a frame, in their order; the same on every machine and with every version
-    of Polars."""
+    """Hash of the rows of a frame in their order, independent of machine and Polars version."""
     result = hashlib.blake2b(json.dumps(frame.columns).encode(), digest_size=16)
     for part in frame.iter_slices(50_000):
         result.update(part.write_ndjson().encode())
@@ -62,10 +60,10 @@ def family_id(
     seed: int,
     engine: str = "",
 ) -> str:
-    """Id of the traces that share everything that determines a text: weights, engine and precision, prompt, sampling.
+    """Id of traces that share everything that determines a text: weights, engine, prompt, sampling.
 
-    Length limits and sample counts do not count, so raising either keeps the id. `engine` is empty for texts that no
-    engine sampled.
+    Length limits and sample counts do not count, so that raising either keeps the id. `engine`
+    includes its precision; it is empty for texts that no engine sampled.
     """
     sampling = {k: v for k, v in sampling.items() if k not in ("max_tokens", "samples", "logprobs")}
     return digest(
@@ -79,10 +77,10 @@ def trace_id(family: str, problem_id: str, sample_index: int) -> str:
 
 
 def rollout_trace_id(run_id: str, policy_step: int, problem_id: str, sample_index: int) -> str:
-    """Id of one rollout: the run and the step stand in the place of the weights."""
+    """Id of one rollout: run and step take the place of the weights."""
     return digest("rollout", run_id, policy_step, problem_id, sample_index)
 
 
 def request_seed(seed: int, problem_id: str, sample_index: int) -> int:
-    """Seed of one request, in [0, 2^31): the same whatever else the job holds."""
+    """Seed of one request, in [0, 2^31), independent of the other requests of a job."""
     return int(digest("seed", seed, problem_id, sample_index)[:8], 16) & 0x7FFFFFFF

@@ -8,9 +8,9 @@ from typing import Any
 from curate.errors import UsageError
 from curate.warehouse.store import Warehouse
 
-# Keys of configs that a line tells; the rest is in the manifest and in the model's card.
-TOLD = ("recipe", "rules", "samples", "epochs", "rewards", "optim", "sampling")
-LEFT_OUT = (
+# Keys of configs that a line shows; the rest is in the manifest and in the model's card.
+SHOWN = ("recipe", "rules", "samples", "epochs", "rewards", "optim", "sampling")
+OMITTED = (
     "floor",
     "schedule",
     "warmup",
@@ -24,16 +24,17 @@ LEFT_OUT = (
 
 
 def _short(value: Any) -> str:
-    """A value of a config on one line; of a group of keys those that say most."""
+    """A value of a config on one line; a group of keys without the less telling ones."""
     if not isinstance(value, dict):
         return str(value)
-    told = {k: v for k, v in value.items() if k not in LEFT_OUT}
-    return " ".join(f"{k} {v}" for k, v in told.items() if v not in (None, [], {}))
+    details = {k: v for k, v in value.items() if k not in OMITTED}
+    return " ".join(f"{k} {v}" for k, v in details.items() if v not in (None, [], {}))
 
 
 def find(warehouse: Warehouse, name: str) -> str:
-    """The reference that a name means: `table/dataset/version`, `model:<hash>`. UsageError where it
-    means none."""
+    """The reference that a name means: `table/dataset/version` or `model:<hash>`. UsageError if
+    none.
+    """
     if name.count("/") == 2 and (warehouse.root / name).is_dir():
         return name
     models = warehouse.sql(
@@ -61,12 +62,14 @@ def find(warehouse: Warehouse, name: str) -> str:
 
 
 def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
-    """What `ref` was made from, depth first: (depth, facts). What was shown before is named again,
-    not walked again."""
+    """Ancestors of `ref`, depth first, as (depth, facts). A repeated ancestor is named and not
+    followed again.
+    """
     manifests = {
         row["ref"]: row
         for row in warehouse.sql(
-            'SELECT ref, "table", rows, parents, config, model_hash, seed, code_version, sealed_at FROM manifests'
+            'SELECT ref, "table", rows, parents, config, model_hash, seed, code_version, sealed_at '
+            "FROM manifests"
         ).iter_rows(named=True)
     }
     models = {
@@ -108,7 +111,7 @@ def tree(warehouse: Warehouse, ref: str) -> list[tuple[int, dict[str, Any]]]:
 
 
 def format_lineage(warehouse: Warehouse, name: str) -> str:
-    """The tree as indented lines; above that of a trace stands the trace."""
+    """The tree as indented lines; the tree of a trace starts with the trace."""
     lines = []
     if len(name) >= 6 and all(c in "0123456789abcdef" for c in name):
         found = warehouse.sql(
@@ -120,23 +123,23 @@ def format_lineage(warehouse: Warehouse, name: str) -> str:
             trace = ", ".join(f"{key.removesuffix('_id')} {value}" for key, value in row.items())
             lines = [f"{trace}, one row of"]
     for depth, facts in tree(warehouse, find(warehouse, name)):
-        told = [facts["ref"]]
+        details = [facts["ref"]]
         if facts.get("name"):
-            told.append(
+            details.append(
                 f"{facts['kind']} {facts['name']}"
                 + (f", step {facts['step']}" if facts.get("step") else "")
             )
         if facts.get("rows") is not None:
-            told.append(f"{facts['rows']} rows")
+            details.append(f"{facts['rows']} rows")
         if facts.get("seed") is not None:
-            told.append(f"seed {facts['seed']}")
+            details.append(f"seed {facts['seed']}")
         if facts.get("code_version"):
-            told.append(f"code {facts['code_version']}")
+            details.append(f"code {facts['code_version']}")
         config = (
             json.loads(facts["config"]) if facts.get("config") and facts["config"] != "null" else {}
         )
-        told += [f"{key} {_short(config[key])}" for key in TOLD if config.get(key)]
+        details += [f"{key} {_short(config[key])}" for key in SHOWN if config.get(key)]
         if facts["again"]:
-            told.append("(see above)")
-        lines.append("  " * depth + ("<- " if depth else "") + ", ".join(told))
+            details.append("(see above)")
+        lines.append("  " * depth + ("<- " if depth else "") + ", ".join(details))
     return "\n".join(lines)

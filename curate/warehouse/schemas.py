@@ -43,7 +43,7 @@ def data_dir(kind: str) -> Path:
 
 
 def shipped_file(path: str) -> str:
-    """The path, or that of the file of this name that ships with the pipelines if there is none here."""
+    """The path, or that of the shipped pipeline file of this name if the path does not exist."""
     shipped = data_dir("pipelines") / path
     return str(shipped) if not Path(path).exists() and shipped.is_file() else path
 

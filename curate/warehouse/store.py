@@ -13,9 +13,9 @@ are idempotent and need no lock.
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
 import shutil
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -146,7 +146,7 @@ class Version:
                 "model_hash": facts.pop("model_hash", None),
                 "seed": facts.pop("seed", None),
                 "code_version": code_version(),
-                "sealed_at": now().isoformat(),
+                "sealed_at": self._next_seal().isoformat(),
                 "facts": facts,
             }
             text = json.dumps(manifest, indent=1, default=str)
@@ -154,6 +154,18 @@ class Version:
                 self.root, self.path / MANIFEST, lambda staged: staged.write_text(text, "utf-8")
             )
         return self.manifest
+
+    def _next_seal(self) -> dt.datetime:
+        """The time of sealing: now, but later than that of every version of the dataset.
+
+        The newest version counts, and the clock may have jumped back since the last one.
+        """
+        times = [
+            dt.datetime.fromisoformat(str(manifest["sealed_at"]))
+            for path in self.path.parent.iterdir()
+            if path.is_dir() and (manifest := part_files.read_manifest(path)).get("sealed_at")
+        ]
+        return max([now(), *(time + dt.timedelta(microseconds=1) for time in times)])
 
 
 def _part_facts(path: Path) -> dict[str, Any]:
@@ -259,19 +271,14 @@ class Warehouse:
     def clean(self, older_than: float = 24 * 3600.0) -> int:
         """Remove what killed writers left: staged files and trash. Returns the number of files.
 
-        Every job does so when it starts. Files whose writer is alive stay; files of other machines
-        go when they are older than `older_than` seconds.
+        Every job does so when it starts. Files whose writer is alive stay, whatever the clock says;
+        files of other machines go when they are older than `older_than` seconds.
         """
-        limit = time.time() - older_than
         removed = 0
-        for folder in (self.root / STAGING, self.root / TRASH):
-            for path in folder.glob("*"):
+        for pattern in (f"{STAGING}/*", f"{TRASH}/*", ".*.partial"):
+            for path in self.root.glob(pattern):
                 with contextlib.suppress(OSError):
-                    if path.stat().st_mtime < limit:
+                    if is_abandoned(path, older_than):
                         shutil.rmtree(path) if path.is_dir() else path.unlink()
                         removed += 1
-        for path in self.root.glob(".*.partial"):
-            if is_abandoned(path, older_than):
-                path.unlink(missing_ok=True)
-                removed += 1
         return removed

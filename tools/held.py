@@ -1,0 +1,70 @@
+"""Run the tests of hostile input and faults, and write the table "tried / held" into SECURITY.md.
+
+    python tools/held.py            # runs them; a few minutes
+    python tools/held.py --check    # fails if a probe does not hold, and writes nothing
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+START, END = "<!-- held: start -->", "<!-- held: end -->"
+AREAS = {
+    "SQL of others: statements, files, options, names": ["tests/warehouse/test_sql.py"],
+    "Damaged, foreign, missing and duplicated files": ["tests/warehouse/test_check.py"],
+    "Code named by a pipeline or a row": [
+        "tests/pipeline/test_code.py",
+        "tests/test_registry.py",
+    ],
+    "Checkpoints of others": ["tests/train/test_checkpoint_safety.py"],
+    "Terminal, tables, CSV": ["tests/test_visible.py"],
+    "Report page": ["tests/report/test_html.py", "tests/report/test_report.py"],
+    "Servers": ["tests/engines/test_limits.py", "tests/engines/test_openai_bounds.py"],
+    "Bombs in YAML and data files": ["tests/test_bombs.py"],
+    "Programs of models (sandbox)": ["tests/verify/code/test_sandbox.py"],
+    "Whole files, owners of temporary names": ["tests/test_atomic.py"],
+    "Kills, full and read-only disks, descriptors, clock, paths": ["tests/test_faults.py"],
+}
+
+
+def counts(paths: list[str]) -> Counter[str]:
+    """Number of probes by outcome: tried, held, skipped."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *paths]
+        subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+        result: Counter[str] = Counter()
+        for case in ET.parse(report).iter("testcase"):
+            outcome = {child.tag for child in case}
+            result["skipped" if "skipped" in outcome else "tried"] += 1
+            result["held"] += not outcome & {"failure", "error", "skipped"}
+        return result
+
+
+def main() -> None:
+    lines = ["| area | tried | held | not run here |", "|---|---|---|---|"]
+    total: Counter[str] = Counter()
+    for area, paths in AREAS.items():
+        result = counts(paths)
+        total += result
+        row = [area, str(result["tried"]), str(result["held"]), str(result["skipped"])]
+        lines.append(f"| {' | '.join(row)} |")
+        print(lines[-1], flush=True)
+    lines.append(f"| all | {total['tried']} | {total['held']} | {total['skipped']} |")
+    if "--check" not in sys.argv:
+        page = ROOT / "SECURITY.md"
+        text = page.read_text(encoding="utf-8")
+        head, rest = text.split(START)
+        tail = rest.split(END)[1]
+        page.write_text(f"{head}{START}\n{chr(10).join(lines)}\n{END}{tail}", encoding="utf-8")
+    sys.exit(total["held"] != total["tried"])
+
+
+if __name__ == "__main__":
+    main()
