@@ -169,7 +169,7 @@ def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(
         assert rows["prompt"].str.contains(text, literal=True).all()
         assert rows["template"].str.contains(f"+{examples['count']}@", literal=True).all()
     assert "What is 1 + 1?" in rows["prompt"][0] or rows.height  # of traces: any training question
-    with pytest.raises(UsageError, match="examples.count is 9, and there are 4"):
+    with pytest.raises(UsageError, match=r"examples.count is 9, and there are 4"):
         job.run(
             config("cold-start", stub_model, sums, examples={"file": "long-cot", "count": 9}),
             context,
