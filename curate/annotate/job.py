@@ -174,7 +174,9 @@ def _verifiers_by_part(
 def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -> int:
     """Measure and judge one part, `size` bytes of text at a time; publish each result as a part of
     the same name."""
-    asked = problems.select("problem_id", "question", "target_language") if len(problems) else None
+    columns = (
+        problems.select("problem_id", "question", "target_language") if len(problems) else None
+    )
     measured: dict[str, list[pl.DataFrame]] = {group: [] for group in item.signals}
     judged: dict[str, list[pl.DataFrame]] = {name: [] for name in item.verdicts}
     rows = 0
@@ -182,8 +184,8 @@ def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -
         rows += len(traces)
         if item.signals:
             frame = traces
-            if asked is not None:
-                frame = traces.join(asked, on="problem_id", how="left", maintain_order="left")
+            if columns is not None:
+                frame = traces.join(columns, on="problem_id", how="left", maintain_order="left")
             signals = annotate_frame(frame, list(item.signals))
             for group, frames in measured.items():
                 frames.append(signals.select("trace_id", "attempt", *GROUPS[group].columns))

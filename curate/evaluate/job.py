@@ -123,18 +123,18 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     from curate.evaluate.table import evaluation_rows, format_table
 
     started = time.monotonic()
-    frames, refs, rows, families, asked = [], [], 0, {}, {}
+    frames, refs, rows, families, problems = [], [], 0, {}, {}
     for label, job in generation_configs(config).items():
-        asked[label] = generation.make_plan(job, context).problems.select("problem_id")
-        made = generation.run(job, context)
-        rows += made.rows
-        refs += made.refs
-        families[label] = made.facts["family"]
+        problems[label] = generation.make_plan(job, context).problems.select("problem_id")
+        sampled = generation.run(job, context)
+        rows += sampled.rows
+        refs += sampled.refs
+        families[label] = sampled.facts["family"]
     annotate.run(
         annotate.AnnotateConfig(traces=sorted(set(families.values())), label="judge"), context
     )
     for label, family in families.items():
-        frames.append(_samples(label, family, asked[label], config, context))
+        frames.append(_samples(label, family, problems[label], config, context))
     compare = config.compare or [
         (b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)
     ]
@@ -164,7 +164,7 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
 
 
 def _samples(
-    label: str, family: str, asked: pl.DataFrame, config: EvaluateConfig, context: Context
+    label: str, family: str, problems: pl.DataFrame, config: EvaluateConfig, context: Context
 ) -> pl.DataFrame:
     """Input of the table: one row per sample of the problems, with the cluster of its answer."""
     import polars as pl
@@ -179,7 +179,7 @@ def _samples(
         "a.sample_index < ? "
         "ORDER BY a.problem_id, a.sample_index",
         [family, config.samples],
-    ).join(asked, on="problem_id", how="semi", maintain_order="left")
+    ).join(problems, on="problem_id", how="semi", maintain_order="left")
     cluster = pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64)
     # what answers are compared by, which the table has no use for
     return frame.drop("verifier", "choices", "metadata").with_columns(cluster, model=pl.lit(label))

@@ -45,8 +45,8 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
     none_right = np.ones(np.broadcast(n, c).shape)
     for j in range(int(min(k, n.max(initial=0)))):
         # The j-th draw without replacement is wrong too. Draws beyond n are none.
-        left = np.maximum(n - j, 1)
-        none_right *= np.where(j < n, np.maximum(n - c - j, 0) / left, 1.0)
+        remaining = np.maximum(n - j, 1)
+        none_right *= np.where(j < n, np.maximum(n - c - j, 0) / remaining, 1.0)
     return np.where(n > 0, 1.0 - none_right, np.nan)
 
 
@@ -92,12 +92,12 @@ def bootstrap(
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
         raise ValueError(f"bootstrap needs (problems, columns), not shape {table.shape}")
-    known = ~np.isnan(table)
-    filled = np.where(known, table, 0.0)
-    counts = known.sum(axis=0)
+    present = ~np.isnan(table)
+    filled = np.where(present, table, 0.0)
+    counts = present.sum(axis=0)
     with np.errstate(invalid="ignore"):
         means = filled.sum(axis=0) / counts
-    drawn = _resampled_means(filled, known.astype(np.float64), resamples, seed)
+    drawn = _resampled_means(filled, present.astype(np.float64), resamples, seed)
     tail = 100 * (1 - level) / 2
     estimates = []
     for j, count in enumerate(counts):
@@ -124,7 +124,7 @@ def paired_difference(
     return bootstrap(difference[:, None], resamples, seed, level)[0]
 
 
-def _resampled_means(filled: Floats, known: Floats, resamples: int, seed: int) -> Floats:
+def _resampled_means(filled: Floats, present: Floats, resamples: int, seed: int) -> Floats:
     """Means of `resamples` draws, (resamples, columns), a few at a time to bound memory."""
     problems = len(filled)
     if problems == 0:
@@ -140,5 +140,5 @@ def _resampled_means(filled: Floats, known: Floats, resamples: int, seed: int) -
             np.bincount(flat, minlength=rows * problems).reshape(rows, problems).astype(np.float64)
         )
         with np.errstate(invalid="ignore"):
-            parts.append((weights @ filled) / (weights @ known))
+            parts.append((weights @ filled) / (weights @ present))
     return np.concatenate(parts)

@@ -170,15 +170,15 @@ def _sizes(k: int) -> list[int]:
 
 
 def _slices(problems: pl.DataFrame) -> list[tuple[str, pl.DataFrame]]:
-    found = [(ALL, problems)]
+    slices = [(ALL, problems)]
     fifth = (pl.col("difficulty").clip(0, 1) * 5).floor().clip(0, 4)
     band = pl.format("{}-{}", (fifth / 5).round(1), (fifth / 5 + 0.2).round(1))
     for name, by in (("source", pl.col("source")), ("difficulty", band)):
         groups = problems.with_columns(by.fill_null("unknown").alias("by"))
         names = sorted(groups["by"].unique())
         if len(names) > 1:
-            found += [(f"{name}={value}", groups.filter(pl.col("by") == value)) for value in names]
-    return found
+            slices += [(f"{name}={value}", groups.filter(pl.col("by") == value)) for value in names]
+    return slices
 
 
 def _slice_rows(
@@ -205,12 +205,14 @@ def _slice_rows(
         .to_numpy()
         for model in models
     }
-    asked: list[tuple[str, str | None, Floats]] = [(model, None, level[model]) for model in models]
-    asked += [(model, baseline, level[model] - level[baseline]) for model, baseline in pairs]
+    columns: list[tuple[str, str | None, Floats]] = [
+        (model, None, level[model]) for model in models
+    ]
+    columns += [(model, baseline, level[model] - level[baseline]) for model, baseline in pairs]
     estimates = bootstrap(
-        np.concatenate([values for _, _, values in asked], axis=1), resamples, seed
+        np.concatenate([values for _, _, values in columns], axis=1), resamples, seed
     )
-    keys = [(model, baseline, metric) for model, baseline, _ in asked for metric in metrics]
+    keys = [(model, baseline, metric) for model, baseline, _ in columns for metric in metrics]
     return [
         _row(name, model, baseline, metric, k, estimate)
         for (model, baseline, metric), estimate in zip(keys, estimates, strict=True)
@@ -275,22 +277,22 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
         )
     k = int(levels["k"].max())  # type: ignore[arg-type]
     count = int(levels["problem_count"].max())  # type: ignore[arg-type]
-    made: list[RenderableType] = [
+    shown: list[RenderableType] = [
         _table(levels, f"{count:,} problems, {k} samples each", ("model",), k, signed=False)
     ]
     if differences.height:
-        made.append(
+        shown.append(
             _table(differences, "paired differences", ("model", "baseline"), k, signed=True)
         )
     left_out = levels.filter((pl.col("metric") == "unverifiable") & (pl.col("value") > 0))
     if left_out.height:
         problems = round(left_out["value"][0] * left_out["problem_count"][0])
-        made.append(
+        shown.append(
             f"{problems} problems could not be judged and count in none of pass@1, pass@k and "
             f"cons@k"
         )
-    made.append("In brackets: 95 % bootstrap interval over problems.")
-    return made
+    shown.append("In brackets: 95 % bootstrap interval over problems.")
+    return shown
 
 
 def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signed: bool) -> Table:

@@ -116,11 +116,11 @@ def evaluations(con: duckdb.DuckDBPyConnection, most: int = 6) -> list[tuple[str
     parts = sorted(
         frame.partition_by("evaluation_id"), key=lambda p: str(p["created_at"][0]), reverse=True
     )
-    found = []
+    result = []
     for part in parts[:most]:
         key = part["evaluation_id"][0]
-        found.append((f"{names.get(key, 'evaluation')} ({key[:8]})", part))
-    return found
+        result.append((f"{names.get(key, 'evaluation')} ({key[:8]})", part))
+    return result
 
 
 def corpora(
@@ -137,26 +137,32 @@ def corpora(
         if names is not None
         else sorted({v.dataset for v in warehouse.versions("corpora", sealed=True)})
     )
-    found = []
+    result = []
     for name in wanted:
         version = warehouse.latest("corpora", name)
-        given = version.manifest.get("config") or {}
-        known = {k: v for k, v in given.items() if k in FilterConfig.model_fields and v is not None}
-        if not isinstance(known.get("rules"), str):
+        config = version.manifest.get("config") or {}
+        fields = {
+            k: v for k, v in config.items() if k in FilterConfig.model_fields and v is not None
+        }
+        if not isinstance(fields.get("rules"), str):
             continue  # not made by `curate filter`
         try:
-            rules, where = prepare(FilterConfig(**known), warehouse)
-            made = apply_rules(con, rules, where)
+            rules, where = prepare(FilterConfig(**fields), warehouse)
+            decided = apply_rules(con, rules, where)
         except (CurateError, ValueError):
             continue  # its rule file or its traces no longer exist
         kept = set(version.read(["trace_id"]).collect()["trace_id"].drop_nulls())
-        now = set(made.kept["trace_id"])
-        found.append(
+        now = set(decided.kept["trace_id"])
+        result.append(
             Corpus(
-                version.dataset, version.version, rules, made.decisions, bool(kept) and kept != now
+                version.dataset,
+                version.version,
+                rules,
+                decided.decisions,
+                bool(kept) and kept != now,
             )
         )
-    return found
+    return result
 
 
 def distributions(
@@ -174,7 +180,7 @@ def distributions(
         "JOIN annotated a ON a.trace_id = d.trace_id AND a.attempt = d.attempt"
     ).pl()
     con.unregister("_decisions")
-    found = []
+    result = []
     for name in SIGNALS:
         values = frame.select("kept", pl.col(name)).drop_nulls()
         if values.is_empty():
@@ -194,7 +200,7 @@ def distributions(
         counts = values.group_by("kept", at.alias("bin")).len()
         tall = {(k, b): n for k, b, n in counts.iter_rows()}
         edges = [start + step * i for i in range(bins + 1)]
-        found.append(
+        result.append(
             (
                 name,
                 edges,
@@ -202,7 +208,7 @@ def distributions(
                 [tall.get((False, b), 0) for b in range(bins)],
             )
         )
-    return found
+    return result
 
 
 TRACE_COLUMNS = (

@@ -56,13 +56,13 @@ def tag(name: str, /, *children: object, **attributes: Any) -> Html:
 
 def join(*children: object) -> Html:
     """Concatenate children. Lists are flattened, None is skipped."""
-    made = []
+    parts = []
     for child in children:
         if isinstance(child, list | tuple):
-            made.append(join(*child))
+            parts.append(join(*child))
         elif child is not None:
-            made.append(escape(child))
-    return Html("".join(made))
+            parts.append(escape(child))
+    return Html("".join(parts))
 
 
 def number(value: float | int | None, digits: int = 3) -> str:

@@ -55,11 +55,11 @@ def run(config: ReportConfig, context: Context) -> JobResult:
     conditions = dict(config.where) or {"all traces": "TRUE"}
     with connect(wh.root) as con:
         parts = sections(wh, con, config.corpora, conditions, config.traces)
-        made = document(config.title, _subtitle(con), parts)
-    write_whole(target, made)
+        page = document(config.title, _subtitle(con), parts)
+    write_whole(target, page)
     result = JobResult(seconds=time.monotonic() - started)
     result.facts = {"value": str(target), "report": str(target)}
-    result.summary = f"{target} ({len(made.encode()) / 1e6:.1f} MB) in {duration(result.seconds)}"
+    result.summary = f"{target} ({len(page.encode()) / 1e6:.1f} MB) in {duration(result.seconds)}"
     return result
 
 

@@ -38,20 +38,20 @@ _NAMESPACE = "{http://www.w3.org/1998/Math/MathML}"
 @lru_cache(maxsize=4096)
 def formula(latex: str, block: bool = False) -> Html:
     """A formula as safe MathML; as code if it is too long, too deep, or not LaTeX."""
-    made = None
+    element = None
     if len(latex) <= LONGEST and _depth(latex) <= DEEPEST:
         try:
             from latex2mathml.converter import convert
 
-            made = _clean(
+            element = _clean(
                 ElementTree.fromstring(convert(latex, display="block" if block else "inline"))
             )
         except (
             Exception,
             RecursionError,
         ):  # the converter raises anything on text that is not LaTeX
-            made = None
-    return made if made is not None else tag("code", latex, class_="tex")
+            element = None
+    return element if element is not None else tag("code", latex, class_="tex")
 
 
 def _depth(latex: str) -> int:

@@ -89,14 +89,14 @@ def sections(
     traces: int,
 ) -> list[tuple[str, str, Html]]:
     """All sections of the page."""
-    found = data.corpora(warehouse, con, corpora)
+    corpora_shown = data.corpora(warehouse, con, corpora)
     return [
         ("pipeline", "What was made from what", graph.draw(graph.build(warehouse))),
         ("evaluation", "Evaluation", _evaluations(con)),
         ("training", "Behaviour over training", _curves(con)),
         ("funnel", "What each rule did", _funnels(con, corpora)),
-        ("signals", "Signals of kept and dropped", _distributions(con, found)),
-        ("traces", "Traces", browser(con, found, conditions, traces)),
+        ("signals", "Signals of kept and dropped", _distributions(con, corpora_shown)),
+        ("traces", "Traces", browser(con, corpora_shown, conditions, traces)),
     ]
 
 

@@ -40,12 +40,12 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 def lines(title: str, series: Sequence[Series], x_name: str, y_name: str = "") -> Html:
     """Lines over a common axis."""
-    known = [(x, y) for s in series for x, y in s.points if y is not None]
-    if not known:
+    points = [(x, y) for s in series for x, y in s.points if y is not None]
+    if not points:
         return _figure(title, tag("p", "Not measured.", class_="empty"), None)
     xs, ys = (
-        ticks(min(x for x, _ in known), max(x for x, _ in known)),
-        ticks(min(0, *(y for _, y in known)), max(y for _, y in known)),
+        ticks(min(x for x, _ in points), max(x for x, _ in points)),
+        ticks(min(0, *(y for _, y in points)), max(y for _, y in points)),
     )
     parts = [_axes(xs, ys, x_name, y_name)]
     for i, one in enumerate(series):
@@ -74,7 +74,7 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str = "") -
                 )
                 for x, y in run
             ]
-    steps = sorted({x for x, _ in known})
+    steps = sorted({x for x, _ in points})
     values = [dict(s.points) for s in series]
     rows: list[list[object]] = [[number(x, 0), *(number(v.get(x)) for v in values)] for x in steps]
     return _figure(
@@ -84,13 +84,13 @@ def lines(title: str, series: Sequence[Series], x_name: str, y_name: str = "") -
 
 def _runs(points: Sequence[tuple[float, float | None]]) -> list[list[tuple[float, float]]]:
     """Stretches of points without a gap."""
-    found: list[list[tuple[float, float]]] = [[]]
+    runs: list[list[tuple[float, float]]] = [[]]
     for x, y in points:
         if y is None:
-            found.append([])
+            runs.append([])
         else:
-            found[-1].append((x, y))
-    return [run for run in found if run]
+            runs[-1].append((x, y))
+    return [run for run in runs if run]
 
 
 def legend(names: Sequence[str]) -> Html:
@@ -202,7 +202,7 @@ def intervals(
     for i, (name, value, low, up) in enumerate(rows):
         y = TOP + line * (i + 0.5)
         x = _at(value, marks, left, 620)
-        told = f"{name}: {number(value)}" + (
+        title = f"{name}: {number(value)}" + (
             f" [{number(low)}, {number(up)}]" if low is not None else ""
         )
         parts.append(
@@ -226,7 +226,7 @@ def intervals(
                     class_="range",
                 )
             )
-        parts.append(tag("circle", tag("title", told), cx=f"{x:.1f}", cy=y, r=4, class_="dot s0"))
+        parts.append(tag("circle", tag("title", title), cx=f"{x:.1f}", cy=y, r=4, class_="dot s0"))
     return _figure(title, _svg(title, parts, 640, high), None)
 
 

@@ -76,19 +76,19 @@ def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
     """Mark passages of at least `size` words that occurred earlier in the text."""
     words = [(m.group().lower(), m.start(), m.end()) for m in _WORD.finditer(text)]
     seen: set[tuple[str, ...]] = set()
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for i in range(len(words) - size + 1):
         gram = tuple(word for word, _, _ in words[i : i + size])
         if gram in seen:
             start, end = words[i][1], words[i + size - 1][2]
-            if found and start <= found[-1][1]:
-                found[-1] = (found[-1][0], end)
+            if ranges and start <= ranges[-1][1]:
+                ranges[-1] = (ranges[-1][0], end)
             else:
-                found.append((start, end))
+                ranges.append((start, end))
         seen.add(gram)
     return [
         Mark(start, end, "repeated", f"these {size} words or more stood before")
-        for start, end in found
+        for start, end in ranges
     ]
 
 

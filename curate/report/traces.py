@@ -67,8 +67,8 @@ def choose(
     frames: list[pl.DataFrame] = []
 
     def add(label: str, where: str, total: int | None = None) -> None:
-        frame, found = picked(con, where, most)
-        sets.append(Chosen(label, found if total is None else total, frame["trace_id"].to_list()))
+        frame, count = picked(con, where, most)
+        sets.append(Chosen(label, count if total is None else total, frame["trace_id"].to_list()))
         frames.append(frame)
 
     for label, where in conditions.items():
@@ -136,9 +136,9 @@ def browser(
             name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
         }
         dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
-        one = f"trace_id = {quote(row['trace_id'])}"
+        condition = f"trace_id = {quote(row['trace_id'])}"
         clauses = {
-            name: failed_clauses(con, "_shown", one, rule.keep)
+            name: failed_clauses(con, "_shown", condition, rule.keep)
             for name, (_, rule) in dropped.items()
             if rule is not None
         }

@@ -22,12 +22,12 @@ def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
     """Write the card of the model with this hash. Returns None if it is not in the warehouse, or
     has a README of its own.
     """
-    found = warehouse.sql(
+    rows = warehouse.sql(
         "SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash]
     )
-    if found.is_empty():
+    if rows.is_empty():
         return None
-    model = found.row(0, named=True)
+    model = rows.row(0, named=True)
     directory = warehouse.root / str(model["path"])
     if not directory.is_dir() or (model["kind"] == "base" and not model["run_id"]):
         return None  # a model that was not made here
@@ -40,7 +40,7 @@ def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
 
 def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
     """The text of the card. `model` is a row of the table `models`."""
-    made = {
+    facts = {
         "kind": model["kind"],
         "weights": model["model_hash"],
         "started from": _name(warehouse, model["parent_hash"]),
@@ -51,7 +51,7 @@ def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
     }
     parts = [f"# {model['name']}\n\n{MARK}"]
     parts.append(
-        "\n".join(f"- {key}: {value}" for key, value in made.items() if value not in (None, ""))
+        "\n".join(f"- {key}: {value}" for key, value in facts.items() if value not in (None, ""))
     )
     if table := _measured(warehouse, model["model_hash"]):
         parts.append("## Measured\n\n" + table)

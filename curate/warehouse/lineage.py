@@ -114,12 +114,12 @@ def format_lineage(warehouse: Warehouse, name: str) -> str:
     """The tree as indented lines; the tree of a trace starts with the trace."""
     lines = []
     if len(name) >= 6 and all(c in "0123456789abcdef" for c in name):
-        found = warehouse.sql(
+        traces = warehouse.sql(
             "SELECT trace_id, problem_id, sample_index, attempt, seed, verdict FROM annotated "
             "WHERE starts_with(trace_id, ?) LIMIT 1",
             [name],
         )
-        for row in found.iter_rows(named=True):
+        for row in traces.iter_rows(named=True):
             trace = ", ".join(f"{key.removesuffix('_id')} {value}" for key, value in row.items())
             lines = [f"{trace}, one row of"]
     for depth, facts in tree(warehouse, find(warehouse, name)):
