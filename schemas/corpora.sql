@@ -9,10 +9,10 @@ CREATE TABLE corpora (
     domain      VARCHAR,          -- domain of the problem
     recipe      VARCHAR,          -- recipe of the trace
     form        VARCHAR,          -- output form of the completion
-    prompt      VARCHAR NOT NULL, -- rendered anew, without worked examples: what the trainer conditions on
-    completion  VARCHAR NOT NULL, -- what the trainer learns, with its tags
+    prompt      VARCHAR NOT NULL, -- rendered again, without worked examples; the trainer conditions on it
+    completion  VARCHAR NOT NULL, -- target of the trainer, with its tags
     messages    STRUCT(role VARCHAR, content VARCHAR)[], -- question and completion as chat messages
-    quality     DOUBLE,           -- the score the selection ranked by
+    quality     DOUBLE,           -- score by which the selection ranked
     difficulty  DOUBLE,           -- difficulty of the problem
     weight      DOUBLE            -- weight of the row in a mixture; 1 by default
 );

@@ -1,5 +1,5 @@
 -- version: 1
--- Evaluations in long form: one row a metric, a slice, and (for a difference) a pair of models.
+-- Evaluations in long form: one row per metric, slice and model, or pair of models for a difference.
 CREATE TABLE evaluations (
     evaluation_id VARCHAR NOT NULL, -- hash of models, problems, sampling and verifiers
     model         VARCHAR NOT NULL, -- label of the model
@@ -8,12 +8,12 @@ CREATE TABLE evaluations (
     problems      VARCHAR,          -- dataset of problems and split
     slice         VARCHAR,          -- all, or source=..., difficulty=...
     metric        VARCHAR NOT NULL, -- pass@1, pass@k, cons@k, format, language, length, truncated
-    k             INTEGER,          -- samples a problem
+    k             INTEGER,          -- samples per problem
     value         DOUBLE,           -- the estimate; a share between 0 and 1, or tokens for length
     low           DOUBLE,           -- lower end of the 95 % bootstrap interval over problems
     high          DOUBLE,           -- upper end
     problem_count INTEGER,          -- problems in the slice
     temperature   DOUBLE,           -- of sampling
     top_p         DOUBLE,           -- of sampling
-    created_at    TIMESTAMPTZ       -- when
+    created_at    TIMESTAMPTZ       -- time of the evaluation
 );

@@ -1,6 +1,6 @@
--- What everything else asks: one row a trace, with its problem, verdicts and signals.
+-- Base of all other views: one row per trace, with its problem, verdicts and signals.
 
--- The last attempt of each trace. Redone traces are few, so the text is never sorted.
+-- The last attempt of each trace. Few traces are redone: the view avoids sorting their texts.
 CREATE OR REPLACE VIEW redone AS
 SELECT trace_id, max(attempt) AS last_attempt FROM traces WHERE attempt > 0 GROUP BY trace_id;
 
@@ -8,10 +8,10 @@ CREATE OR REPLACE VIEW last_traces AS
 SELECT t.* FROM traces t LEFT JOIN redone r ON r.trace_id = t.trace_id
 WHERE t.attempt >= coalesce(r.last_attempt, 0);
 
--- The newest verdict of each kind. A rule's is that of the problem's own verifier, where it names one; what other
--- verifiers said is in `verdicts`. A judge of reasoning (coherence) is apart from a judge of answers.
+-- The newest verdict of each kind. For rules it is that of the verifier that the problem names, if it names one;
+-- verdicts of other verifiers are in `verdicts`. Judges of reasoning (coherence) are separate from judges of answers.
 CREATE OR REPLACE VIEW last_verdicts AS
-WITH contested AS (  -- by several verifiers: only these must be told apart by their problem, which costs a join of all traces
+WITH contested AS (  -- judged by several verifiers: only these need their problem, which costs a join of all traces
     SELECT trace_id, attempt FROM verdicts WHERE kind = 'rule'
     GROUP BY trace_id, attempt HAVING min(verifier) <> max(verifier)
 ), own AS (
@@ -20,11 +20,11 @@ WITH contested AS (  -- by several verifiers: only these must be told apart by t
     JOIN problems p ON p.problem_id = t.problem_id
 ), ordered AS (
     SELECT v.trace_id, v.attempt, v.verifier, v.verdict, v.extracted, v.detail, v.kind,
-           -- by class, then version, then anything that is the same each time
+           -- by class, then version, then any deterministic order
            (CASE WHEN v.kind = 'rule' AND v.verifier = o.verifier THEN 2 WHEN v.verifier LIKE 'judge-equivalence/%' THEN 2
                  WHEN v.verifier = 'none' THEN 0 ELSE 1 END::UBIGINT << 60)
            + (coalesce(try_cast(split_part(v.verifier_version, '-', 1) AS UINTEGER), 0)::UBIGINT % 16777216 << 32)
-           -- a consensus ends its version with how many traces it saw
+           -- the version of a consensus ends with the number of traces it saw
            + coalesce(try_cast(split_part(v.verifier_version, '-', 2) AS UINTEGER)::UBIGINT,
                       hash(v.verifier || v.verifier_version) >> 32) AS newest
     FROM verdicts v
@@ -40,8 +40,8 @@ SELECT trace_id, attempt,
        arg_max(verdict, newest) FILTER (kind = 'consensus') AS consensus_verdict
 FROM ordered GROUP BY trace_id, attempt;
 
--- `annotated` (see curate/warehouse/sql.py) is this, and what the macros derive from it. Each group of signals is joined
--- by itself: to collect them by GROUP BY first costs several times as much.
+-- `annotated` (see curate/warehouse/sql.py) is this view plus the columns that macros derive from it. Each group of
+-- signals is joined separately: collecting them by GROUP BY first costs several times as much.
 CREATE OR REPLACE VIEW joined AS
 SELECT t.* REPLACE (t.labels::JSON AS labels),
        p.question, p.source, p.domain, p.reference, p.solution, p.difficulty, p.split, p.target_language, p.verifier,

@@ -1,5 +1,5 @@
 -- version: 1
--- Is the answer right: by a named verifier of a version. Never a bare boolean.
+-- Whether an answer is correct, according to a named verifier of a given version. Never a bare boolean.
 CREATE TABLE verdicts (
     trace_id         VARCHAR NOT NULL, -- traces.trace_id
     attempt          INTEGER NOT NULL, -- traces.attempt

@@ -1,4 +1,4 @@
--- What people ask most often, over `annotated`: one row a trace with everything joined.
+-- Frequent questions, over `annotated`: one row per trace with everything joined.
 
 -- How often each problem is solved, by model and recipe.
 CREATE OR REPLACE VIEW problem_rates AS
@@ -7,7 +7,7 @@ SELECT problem_id, any_value(question) AS question, any_value(source) AS source,
        avg((verdict = 'correct')::INT) FILTER (verdict <> 'unverifiable') AS pass_rate
 FROM annotated GROUP BY problem_id, model, recipe;
 
--- How often each model is right, and how it writes: one row a model and recipe.
+-- Pass rate and style of each model: one row per model and recipe.
 CREATE OR REPLACE VIEW model_rates AS
 SELECT model, model_hash, recipe, count(*) AS traces, count(DISTINCT problem_id) AS problems,
        count(*) FILTER (verdict = 'correct') AS correct, count(*) FILTER (verdict = 'unverifiable') AS unverifiable,
@@ -18,7 +18,7 @@ SELECT model, model_hash, recipe, count(*) AS traces, count(DISTINCT problem_id)
        avg(completion_tokens) AS tokens
 FROM annotated GROUP BY model, model_hash, recipe;
 
--- Which languages CoTs are written in: one row a recipe, model and dominant language (null: a CoT without words).
+-- Languages of the reasoning: one row per recipe, model and dominant language (null: no words).
 CREATE OR REPLACE VIEW language_mixture AS
 SELECT recipe, model, dominant_language, count(*) AS traces,
        count(*) / sum(count(*)) OVER (PARTITION BY recipe, model) AS share_of_traces,
@@ -26,8 +26,8 @@ SELECT recipe, model, dominant_language, count(*) AS traces,
        avg(target_language_share) AS target_language_share, avg(share_en) AS share_en, avg(share_zh) AS share_zh
 FROM annotated WHERE language_words IS NOT NULL GROUP BY recipe, model, dominant_language;
 
--- How behaviour moves with training: one row a run and policy step. What signals tell is null until
--- `curate annotate` measured the rollouts.
+-- Behaviour over training: one row per run and policy step. Columns from signals are null until `curate annotate`
+-- has measured the rollouts.
 CREATE OR REPLACE VIEW policy_steps AS
 SELECT r.run_id, r.policy_step, count(*) AS rollouts, avg(r.reward) AS reward,
        avg((a.verdict = 'correct')::INT) AS accuracy, avg(a.completion_tokens) AS tokens,
@@ -48,12 +48,12 @@ SELECT c.dataset AS corpus, c.version, count(*) AS rows, count(DISTINCT c.proble
 FROM corpora c LEFT JOIN manifests m ON m.ref = 'corpora/' || c.dataset || '/' || c.version
 GROUP BY c.dataset, c.version;
 
--- What was made from what: one row an edge. `ancestry` walks it, and so does `curate lineage`.
+-- What was made from what: one row per edge. `ancestry` and `curate lineage` follow it.
 CREATE OR REPLACE VIEW lineage AS
 SELECT ref AS child, unnest(parents) AS parent, sealed_at, rows, code_version FROM manifests;
 
--- Everything that a version or a model was made from, however far back: corpora down to problems, through the models
--- that sampled and what those were trained on. `depth` is the shortest way.
+-- All ancestors of a version or a model: from corpora down to problems, through the models that sampled and their own
+-- training data. `depth` is the length of the shortest path.
 CREATE OR REPLACE VIEW ancestry AS
 WITH RECURSIVE edges AS (
     SELECT child, parent FROM lineage

@@ -1,4 +1,4 @@
--- How behaviour moves while RL trains (the last columns need `curate annotate` over the rollouts).
+-- Behaviour over RL training (the last columns need `curate annotate` on the rollouts).
 SELECT run_id, policy_step, rollouts, round(reward, 3) AS reward, round(accuracy, 3) AS accuracy,
        round(tokens, 1) AS tokens, round(truncated, 3) AS truncated, round(well_formed, 3) AS well_formed,
        round(reflections, 3) AS reflections, round(verifications, 3) AS verifications, round(steps, 2) AS steps,

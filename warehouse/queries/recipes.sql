@@ -1,4 +1,4 @@
--- How many traces each recipe made, how many are right, readable and in their form.
+-- Traces per recipe: how many there are, are correct, readable and well-formed.
 SELECT recipe, model, count(*) AS traces,
        round(avg((verdict = 'correct')::INT), 3) AS correct,
        round(avg(readable::INT), 3) AS readable,
