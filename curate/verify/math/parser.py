@@ -609,7 +609,7 @@ class _Parser:
             if low[0] != "rel" or low[1] != "=" or low[2][0] != "sym":
                 raise Unreadable("a sum over something else than a range")
             # A sum takes the product after it; what is added behind it is not part of it.
-            return (kind, low[2][1], low[3], high, self.product())
+            return _bound(kind, low[2][1], low[3], high, self.product())
         end = next(
             (
                 i
@@ -627,7 +627,7 @@ class _Parser:
             raise Unreadable("an integral of something else than an expression")
         name = self.tokens[end + 1][1]
         self.at = end + 2
-        return (kind, name, low, high, body)
+        return _bound(kind, name, low, high, body)
 
     def marked(self, mark: str) -> Node:
         """\\vec{a}, \\bar x, \\overline{AB}: a symbol of its own, told apart by its mark."""
@@ -763,6 +763,22 @@ def _chosen(name: str, below: Node | None, above: Node) -> Node | None:
     if name == "C":
         return ("call", "binom", below, above)
     return ("call", "perm", below, above) if n is not None and k is not None else None
+
+
+def _bound(kind: str, name: str, low: Node, high: Node, body: Node) -> Node:
+    """A sum, product or integral with its variable called "#1", "#2" …: its name says nothing."""
+    level = 1 + max(map(int, re.findall(r"'#(\d+)'", repr(body))), default=0)
+    new = f"#{level}"
+
+    def renamed(node: Node) -> Node:
+        if node[0] == "sym" and len(node) == 2:
+            letter, mark, index = str(node[1]).partition("_")
+            if node[1] == name:
+                return ("sym", new)
+            return ("sym", letter + mark + re.sub(rf"\b{re.escape(name)}\b", new, index))
+        return tuple(renamed(p) if isinstance(p, tuple) and p else p for p in node)
+
+    return (kind, new, low, high, renamed(body))
 
 
 def _transposed(node: Node) -> Node:
