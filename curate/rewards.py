@@ -26,6 +26,8 @@ from curate.registry import resolve
 if TYPE_CHECKING:
     import polars as pl
 
+    from curate.verify.models.preference import JudgeEngines
+
 BUILTIN = {
     "accuracy": "curate.rewards:accuracy",
     "format": "curate.rewards:well_formed",
@@ -127,6 +129,8 @@ def components(spec: Mapping[str, Any]) -> list[Component]:
             weight, options = float(given.get("weight", 1.0)), dict(given.get("options", {}))
         function = resolve("reward", name, BUILTIN)
         try:
+            if "judges" in options:
+                raise TypeError("'judges' is not an option")
             inspect.signature(function).bind(None, **options)
         except TypeError as error:
             raise UsageError(f"rewards: {name}: {error}") from error
@@ -136,7 +140,9 @@ def components(spec: Mapping[str, Any]) -> list[Component]:
     return found
 
 
-def score(frame: pl.DataFrame, spec: Mapping[str, Any]) -> pl.DataFrame:
+def score(
+    frame: pl.DataFrame, spec: Mapping[str, Any], judges: JudgeEngines | None = None
+) -> pl.DataFrame:
     """The columns `reward` and one `reward_<component>` (before weighting), one row a trace, in the frame's order.
 
     `frame` holds traces with `completion, reasoning, form, finish_reason, completion_tokens`, the columns `verdict`
@@ -156,7 +162,12 @@ def score(frame: pl.DataFrame, spec: Mapping[str, Any]) -> pl.DataFrame:
     values = {}
     for part in parts:
         try:
-            value = part.function(rich, **part.options)
+            shared = (
+                {"judges": judges}
+                if "judges" in inspect.signature(part.function).parameters
+                else {}
+            )
+            value = part.function(rich, **part.options, **shared)
             values[f"reward_{part.name}"] = rich.select(
                 value.alias("v") if isinstance(value, pl.Expr) else value
             )
@@ -197,10 +208,3 @@ def does_not_count(frame: pl.DataFrame, parts: Sequence[Component]) -> dict[str,
         return {}
     open_question = frame.select(is_open(pl.col("verifier"))).to_series()
     return {"accuracy": open_question, "preference": ~open_question}
-
-
-def release() -> None:
-    """Let go of what components hold: the engine of a judge."""
-    from curate.verify.models import preference
-
-    preference.release()

@@ -106,6 +106,7 @@ def train_grpo(
     model_name: str = "",
     kind: str = "grpo",
     say: Callable[[str], None] = lambda text: None,
+    judges: Any = None,
 ) -> TrainResult:
     """Train `config.model` on `problems`; returns at once if the same run has finished.
 
@@ -136,6 +137,7 @@ def train_grpo(
     rollouts = Rollouts(
         config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent
     )
+    rollouts.judges = judges
     facts = {"parents": [rollouts.traces.ref], "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, ranks, config.trackers, **facts)
     evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer, rollouts.form)

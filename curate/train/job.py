@@ -22,11 +22,12 @@ from curate.job import Context, JobResult
 from curate.problems import ProblemsConfig, from_rows
 from curate.problems.store import stored_problems
 from curate.progress import duration, say, task
-from curate.rewards import components, release
+from curate.rewards import components
 from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
 from curate.train.on_policy import is_on_policy, on_policy
 from curate.train.ranks import join_ranks, leave_ranks
 from curate.train.result import TrainResult
+from curate.verify.models.preference import JudgeEngines
 from curate.warehouse import Warehouse
 from curate.warehouse.card import write_card
 from curate.warehouse.files import now
@@ -113,7 +114,7 @@ def run_grpo(
     settings = beside_trainer(extra["engine"], config.compute.device)
     settings = settle(settings, model.path, may_measure=join_ranks().first)
     engine = _LazyEngine(context, settings, model)
-    with _bar(config.name, config.steps, GRPO_SHOWN) as progress:
+    with JudgeEngines() as judges, _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
             trained = train_grpo(
                 config,
@@ -127,9 +128,9 @@ def run_grpo(
                 model_name=model.name,
                 kind=kind,
                 say=say,
+                judges=judges,
             )
         finally:
-            release()
             context.engine.changed()  # it holds the trained weights now, not those it opened with
     result = _result(trained, started)
     result.facts |= {"traces": config.name, "run_id": trained.run_id}

@@ -50,6 +50,7 @@ class Rollouts:
     model: str
     model_hash: str = ""  # of the weights that the engine holds now
     asleep: bool = False
+    judges: Any = None  # open engines of reward models
 
     def __post_init__(self) -> None:
         self.template = load_template(self.config.template, self.config.form)
@@ -263,7 +264,7 @@ class Rollouts:
         judged = frame.with_columns(
             verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String)
         )
-        scored = score(judged, self.config.rewards)
+        scored = score(judged, self.config.rewards, self.judges)
         rewards = torch.tensor(
             [float("nan") if r is None else r for r in scored["reward"].to_list()],
             dtype=torch.float64,

@@ -16,11 +16,14 @@ helpfulness model was trained on pairs; ring, points and rubric are ours.
 
 from __future__ import annotations
 
-import atexit
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import polars as pl
+
+from curate.config import validate
+from curate.engines import EngineConfig, model_for, open_engine
 from curate.errors import CurateError, UsageError
 from curate.records import Request
 from curate.verify.models.judge import (
@@ -32,9 +35,6 @@ from curate.verify.models.judge import (
     message,
     shortened,
 )
-
-if TYPE_CHECKING:
-    import polars as pl
 
 OPEN = ("none", "open")  # names of a verifier that stand for there being none
 MAX_SHOWN = 2 * MAX_ANSWER  # characters of each answer; an answer to an open question may be long
@@ -156,9 +156,31 @@ def both_ways(count: int, opponents: int) -> Iterator[tuple[int, int]]:
 
 # -- as a reward
 
-_engines: dict[
-    str, tuple[Any, str]
-] = {}  # open judges of this process, and the hashes of their models
+
+class JudgeEngines:
+    """Engines of judges, opened at first use and closed together; use it in `with`."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[Any, str]] = {}
+
+    def engine(self, model: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
+        """Return the engine of a judge and a name of its model (a part of the hash of its weights)."""
+        key = json.dumps([model, dict(settings)], sort_keys=True, default=str)
+        if key not in self._open:
+            config = validate(EngineConfig, settings, "rewards: preference: engine")
+            resolved = model_for(config, model)
+            self._open[key] = open_engine(config, resolved.path), resolved.hash[:12]
+        return self._open[key]
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1][0].close()
+
+    def __enter__(self) -> JudgeEngines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def preference(
@@ -168,16 +190,18 @@ def preference(
     chat: bool = True,
     max_tokens: int = 1024,
     opponents: int = 1,
+    judges: JudgeEngines | None = None,
 ) -> pl.Series:
-    """Share of points of each trace against others of its problem; null where the problem is no
-    open question.
+    """Return each trace's share of points against others of its problem; null if a rule judges the problem.
 
     `frame` has `problem_id, question, verifier, answer, finish_reason`. `model` is any name that
     engines know, `engine` an engine's config; `chat: false` sends the message without the model's
-    chat template.
+    chat template. `judges` keeps the judge's engine open between calls; without it the engine is
+    closed at the end of this one.
     """
-    import polars as pl
-
+    if judges is None:
+        with JudgeEngines() as own:
+            return preference(frame, model, engine, chat, max_tokens, opponents, own)
     rows = frame.with_row_index("row").filter(is_open(pl.col("verifier")))
     values: list[float | None] = [None] * frame.height
     if rows.is_empty():
@@ -189,37 +213,15 @@ def preference(
     groups = rows.group_by("problem_id", maintain_order=True).agg(
         pl.col("question").first(), "shown", "row"
     )
-    opened, name = judge_engine(model, engine or {})
+    opened, name = judges.engine(model, engine or {})
 
     def render(text: str) -> str:
         return str(opened.render_chat([{"role": "user", "content": text}])) if chat else text
 
-    found = Preference(opened, name, render, max_tokens, opponents).values(
+    shares = Preference(opened, name, render, max_tokens, opponents).values(
         list(zip(groups["question"].to_list(), groups["shown"].to_list(), strict=True))
     )
-    for places, shares in zip(groups["row"].to_list(), found, strict=True):
-        for place, share in zip(places, shares, strict=True):
+    for places, values_of in zip(groups["row"].to_list(), shares, strict=True):
+        for place, share in zip(places, values_of, strict=True):
             values[place] = share
     return pl.Series(values, dtype=pl.Float64)
-
-
-def judge_engine(model: str, engine: Mapping[str, Any]) -> tuple[Any, str]:
-    """The judge's engine, opened once a process and kept until `release`, and a name of its
-    model.
-    """
-    from curate.config import validate
-    from curate.engines import EngineConfig, model_for, open_engine
-
-    key = json.dumps([model, dict(engine)], sort_keys=True, default=str)
-    if key not in _engines:
-        config = validate(EngineConfig, engine, "rewards: preference: engine")
-        found = model_for(config, model)
-        _engines[key] = open_engine(config, found.path), found.hash[:12]
-    return _engines[key]
-
-
-@atexit.register
-def release() -> None:
-    """Close the judges that are open."""
-    while _engines:
-        _engines.popitem()[1][0].close()

@@ -1,6 +1,7 @@
-"""The preference reward, with scripted judges: rings and points by hand, places, injections, and what has no reward.
+"""The preference reward with scripted judges: rings, points, positions, injections, missing rewards.
 
-No model is behind these tests: they show what is asked, and what is made of replies, not that a model judges well.
+No model is behind these tests: they show the prompts and what becomes of replies, not that a model
+judges well.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from hypothesis import strategies as st
 from curate.engines.testing.stub import StubEngine
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
-from curate.rewards import release, score
-from curate.verify.models import preference as module
-from curate.verify.models.preference import Preference, both_ways
+from curate.rewards import score
+from curate.verify.models.preference import JudgeEngines, Preference, both_ways
 
 PAIR = re.compile(
     r"@(\w+) FIRST\n(.*?)\n@\1 END OF FIRST\n\n@\1 SECOND\n(.*?)\n@\1 END OF SECOND", re.S
@@ -134,7 +134,8 @@ def test_a_judge_that_is_down_ends_the_run_with_what_to_do() -> None:
 @pytest.fixture
 def judge(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     engine = Scripted(longer)
-    monkeypatch.setattr(module, "judge_engine", lambda model, engine_config: (engine, "scripted"))
+    monkeypatch.setattr(JudgeEngines, "engine", lambda self, model, settings: (engine, "scripted"))
+    monkeypatch.setattr(JudgeEngines, "close", lambda self: None)
     return engine
 
 
@@ -205,14 +206,15 @@ class Longer(StubEngine):
 
 
 def test_a_judge_is_opened_once_and_closed(stub_model: str) -> None:
-    release()  # a test of the trainer uses this judge, too
     Longer.opened = Longer.closed = 0
     spec = {
         "preference": {"options": {"model": stub_model, "engine": {"name": f"{__name__}:Longer"}}}
     }
-    first, again = score(frame(), spec), score(frame(), spec)
+    with JudgeEngines() as judges:
+        first, again = score(frame(), spec, judges), score(frame(), spec, judges)
+        assert (Longer.opened, Longer.closed) == (1, 0)
     assert first.equals(again)
     assert first["reward_preference"].to_list() == [0.0, 1.0, None, None, 0.5]
-    assert (Longer.opened, Longer.closed) == (1, 0)
-    release()
     assert (Longer.opened, Longer.closed) == (1, 1)
+    assert score(frame(), spec).equals(first)
+    assert (Longer.opened, Longer.closed) == (2, 2)
