@@ -1,5 +1,4 @@
-"""Is the answer right: mathematics, choices, text, procedural, code, a model as judge, and
-consensus.
+"""Verifiers: mathematics, choices, text, procedural problems, code, a model as judge, consensus.
 
 from curate.verify import verify, verify_answers, VerifierPool
 
@@ -36,7 +35,7 @@ __all__ = [
 
 
 def verify(problem: Problem, completion: str, delimiters: tuple[str, str] = THINK) -> Verdict:
-    """The verdict of the problem's own verifier on a completion. Safe from threads; seconds as in
+    """Return the verdict of the problem's verifier on a completion. Thread-safe; limits as in
     `VerifierPool`.
     """
     return default_pool().verify(problem, completion, delimiters)
@@ -45,12 +44,14 @@ def verify(problem: Problem, completion: str, delimiters: tuple[str, str] = THIN
 def verify_batch(
     problems: Sequence[Problem], completions: Sequence[str], delimiters: tuple[str, str] = THINK
 ) -> list[Verdict]:
-    """Verdicts in the order of the input, on all cores."""
+    """Return verdicts in the order of the input, using all cores."""
     return default_pool().verify_batch(problems, completions, delimiters)
 
 
 def verify_answers(
     golds: Sequence[str], predictions: Sequence[str], verifier: str = "math"
 ) -> list[Verdict]:
-    """Verdicts for plain pairs of reference and prediction (a completion or a bare answer)."""
+    """Return verdicts for plain pairs of reference and prediction (a completion or a bare
+    answer).
+    """
     return default_pool().verify_answers(golds, predictions, verifier)

@@ -1,4 +1,4 @@
-"""What `curate verify` does: judge one pair, or every row of a file."""
+"""Implement `curate verify`: judge one pair, or every row of a file."""
 
 from __future__ import annotations
 
@@ -27,12 +27,11 @@ def cli_verify(
     file: str | Path | None = None,
     out: str | Path | None = None,
 ) -> str:
-    """The text to print: the verdict of one pair, or the counts of a file whose verdicts were
-    written to `out`.
+    """Return the text to print: the verdict of one pair, or the counts of a file written to `out`.
 
     A file (any that `curate.files` reads) has the columns `gold` and `prediction`; a column
     `verifier` wins over the argument, `choices` (a list, or JSON of one), `metadata` and `tests`
-    give what a verifier needs beside the gold. What is written is the file with `verdict`,
+    give what a verifier needs in addition to the gold. The output is the file with `verdict`,
     `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
     """
     verifier_named(verifier)
@@ -48,7 +47,7 @@ def cli_verify(
 
 
 def line(verdict: Verdict) -> str:
-    """One verdict for a person to read."""
+    """Return one verdict as a line to read."""
     parts = [f"answer: {verdict.extracted!r}" if verdict.extracted is not None else "no answer"]
     parts += [verdict.detail] if verdict.detail and verdict.detail != parts[0] else []
     parts += [f"{verdict.verifier} {verdict.verifier_version}", f"{1000 * verdict.seconds:.1f} ms"]
@@ -62,7 +61,7 @@ def _problem(
     metadata: str | None = None,
     tests: str | None = None,
 ) -> Problem:
-    """A problem of a row. Without a column `tests`, a code problem's gold is its tests."""
+    """Return the problem of a row. Without a column `tests`, a code problem's gold is its tests."""
     if isinstance(choices, str) and choices.strip():
         try:
             choices = json.loads(choices)
@@ -70,7 +69,7 @@ def _problem(
             choices = None
         if not isinstance(choices, list):
             raise UsageError(
-                'the column choices holds lists of texts, or JSON of such: ["dogs", "cats"]'
+                'the column choices must hold lists of texts, or JSON of them: ["dogs", "cats"]'
             )
     texts = [str(choice) for choice in choices] if isinstance(choices, list) else None
     tests = tests or (gold if verifier == "code" else None)
@@ -129,7 +128,7 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
-    """Written beside and renamed, so that nobody sees half a file."""
+    """Write to a temporary file and rename it, so that nobody sees half a file."""
     writers: dict[str, Callable[[str], Any]] = {
         ".parquet": frame.write_parquet,
         ".csv": frame.write_csv,
@@ -139,6 +138,6 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
     if path.suffix not in writers:
         raise UsageError(f"{path}: verify writes {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise UsageError(f"{path.parent} is no directory: make it first")
+        raise UsageError(f"{path.parent} is not a directory: create it first")
     with disk_errors(path), whole_file(path) as staged:
         writers[path.suffix](str(staged))

@@ -1,9 +1,8 @@
-"""What most samples of a problem agree on: answers clustered by equivalence, not by their
-characters.
+"""Cluster the answers to a problem by equivalence, and find the one that most samples agree on.
 
-For cons@k (majority vote), and as a pseudo-reference where a problem has none: marked as such, and
-never mixed in. Answers are compared in rounds: the first answer of each problem that is in no
-cluster yet is compared with all later ones, those of all problems in one batch.
+For cons@k (majority vote), and as a pseudo-reference for problems without one, marked as such.
+Answers are compared in rounds: the first answer of each problem that is in no cluster yet is
+compared with all later ones, those of all problems in one batch.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from curate.verify.workers.pool import VerifierPool, default_pool
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Equivalent answers. `share` is of all samples, those without an answer included."""
+    """Equivalent answers. `share` is relative to all samples, including those without an answer."""
 
     answer: str  # the commonest spelling; the first of them where several are equally common
     members: tuple[int, ...]  # indices into the answers, in order
@@ -34,11 +33,10 @@ def clusters(
     problem: Problem | None = None,
     pool: VerifierPool | None = None,
 ) -> list[Cluster]:
-    """Clusters of one problem's answers, the largest first (of equal ones, the one that came
-    first).
+    """Return clusters of one problem's answers, largest first (ties: the earlier one first).
 
-    `answers` are extracted answers; None has no vote. `problem` gives the choices or metadata that
-    a verifier needs.
+    `answers` are extracted answers; None does not vote. `problem` gives the choices or metadata
+    that a verifier needs.
     """
     ids = _cluster([list(answers)], [_asked(verifier, problem)], pool or default_pool())[0]
     members: dict[int, list[int]] = {}
@@ -60,14 +58,15 @@ def largest_cluster(
     problem: Problem | None = None,
     pool: VerifierPool | None = None,
 ) -> Cluster | None:
-    """The answer that most samples agree on, with its share; None where no sample has an answer."""
+    """Return the answer that most samples agree on; None if no sample has an answer."""
     return next(iter(clusters(answers, verifier, problem, pool)), None)
 
 
 def cluster_ids(
     frame: pl.DataFrame, verifier: str = "math", pool: VerifierPool | None = None
 ) -> list[int | None]:
-    """For each row the number of its answer's cluster within its problem (None without an answer).
+    """Return for each row the number of its answer's cluster within its problem (None without an
+    answer).
 
     Columns: problem_id, extracted; model, model_hash, policy_step, verifier, choices and metadata
     are used where they are present.
@@ -105,7 +104,7 @@ def cluster_ids(
 def consensus_frame(
     frame: pl.DataFrame, share: float = 0.5, samples: int = 2, pool: VerifierPool | None = None
 ) -> pl.DataFrame:
-    """Verdicts of kind `consensus` on whole traces, one row a trace, in the columns of the table
+    """Return verdicts of kind `consensus`, one row per trace, in the columns of the table
     `verdicts`.
 
     Columns: trace_id, attempt, problem_id, text (the completion, its reasoning opened), form, and
@@ -158,8 +157,8 @@ def consensus_frame(
 
 
 def _asked(verifier: str, problem: Problem | None) -> Problem:
-    """What is compared by: equivalence of answers. A procedural score says nothing about two
-    answers; text does.
+    """Return a problem whose verifier compares two answers; a procedural score cannot, so text
+    does.
     """
     name = verifier if verifier in ("math", "choice", "exact", "text") else "text"
     return replace(problem or Problem(""), verifier=name)
@@ -168,7 +167,7 @@ def _asked(verifier: str, problem: Problem | None) -> Problem:
 def _cluster(
     groups: list[list[str | None]], problems: list[Problem], pool: VerifierPool
 ) -> list[list[int | None]]:
-    """Per group, the number of each answer's cluster."""
+    """Return for each group the number of each answer's cluster."""
     # Equal strings are one answer: a group of 64 samples has a handful of them.
     distinct = [
         list(dict.fromkeys(answer for answer in group if answer is not None)) for group in groups

@@ -113,8 +113,8 @@ _ALLOWED_BEFORE = frozenset(
     "ultimate we get have find obtain conclude see know shows show gives give means implies with "
     "to of as in now here "
     "finally ultimately consequently accordingly i think believe say state submit "
-    "la el le les il lo o os en un una une eine der die das den also somit daher folglich entonce"
-    "s luego donc alors "
+    "la el le les il lo o os en un una une eine der die das den also somit daher folglich "
+    "entonces luego donc alors "
     "ainsi então logo quindi dunque dus de het correcta final finale correcte correta corretta "
     "richtige endgültige "
     "juiste svaret slutliga rätta odpověď konečná správná".split()

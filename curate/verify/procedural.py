@@ -1,4 +1,4 @@
-"""Procedural problems: `reasoning-gym` scores the answer, and only a full score counts.
+"""Judge procedural problems: `reasoning-gym` scores the answer, and only a full score counts.
 
 Its default score gives partial credit for containing the answer, some of its generators reward any
 text, some raise, and some run the answer as code (`eval`, `sympy.parse_expr`); so only the
@@ -20,7 +20,7 @@ from curate.verify.base import CORRECT, WRONG, Judgement, Verifier
 from curate.verify.math.numbers import parse_number
 from curate.verify.math.units import FRACTION_WORDS
 
-# The answer is one integer and nothing else is right.
+# The answer is one integer.
 INTEGER = frozenset(
     [
         "aiw",
@@ -132,7 +132,7 @@ def _hedges(answer: str, stored: str, dataset: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _read(metadata: str) -> tuple[str, dict[str, Any], str | None]:
-    """The generator, its entry, and why the problem cannot be judged (or None)."""
+    """Return the generator, its entry, and why the problem cannot be judged (or None)."""
     try:
         data = json.loads(metadata)
         dataset, entry = data["dataset"], data["entry"]

@@ -1,6 +1,4 @@
-"""The verifiers that ship, by name. A further one: one file, and one line here (or an entry
-point).
-"""
+"""Built-in verifiers by name. To add one: a file, and a line here (or an entry point)."""
 
 from __future__ import annotations
 
@@ -22,16 +20,16 @@ REGISTRY = {
 
 @cache
 def verifier_named(name: str) -> Verifier:
-    """The verifier of this name. Raises `UsageError` where there is none."""
+    """Return the verifier of this name. Raises `UsageError` if there is none."""
     found = resolve("verifier", name, REGISTRY)
     verifier = found() if isinstance(found, type) else found
     if not isinstance(verifier, Verifier):
         raise UsageError(
-            f"the verifier '{name}' is no curate.verify.base.Verifier: subclass that class"
+            f"the verifier '{name}' is not a curate.verify.base.Verifier: subclass that class"
         )
     return verifier
 
 
 def versions() -> dict[str, str]:
-    """name -> version of the verifiers that ship."""
+    """Return name -> version of the built-in verifiers."""
     return {name: verifier_named(name).version for name in REGISTRY}

@@ -98,9 +98,7 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def equal_words(first: str, second: str) -> bool:
-    """Whether two texts are words (no formulas) and the same ones. Case counts where letters rather
-    than words stand.
-    """
+    """Whether two texts are the same words. Case counts for single letters and abbreviations."""
     for _ in range(3):
         first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
     if not (
@@ -118,7 +116,7 @@ def equal_words(first: str, second: str) -> bool:
 
 
 def _equal_case(one: str, other: str) -> bool:
-    """Paris, paris and PARIS are one word; AA and aa, AB and ab, CO and Co are not."""
+    """Whether case makes no difference: Paris is PARIS, but AA is not aa and CO is not Co."""
     if one == other or one.casefold() != other.casefold() or one.casefold() in _ANY_CASE:
         return True
     letters = set(one.casefold())

@@ -79,7 +79,7 @@ def test_a_file_gives_what_its_verifiers_need(tmp_path: Path) -> None:
     cli_verify(file=tmp_path / "mixed.csv")
     assert pl.read_csv(tmp_path / "mixed.verdicts.csv")["verdict"].to_list() == expected
     frame.head(1).with_columns(choices=pl.lit("dogs, cats")).write_csv(tmp_path / "bad.csv")
-    with pytest.raises(UsageError, match="choices holds lists"):
+    with pytest.raises(UsageError, match="choices must hold lists"):
         cli_verify(file=tmp_path / "bad.csv")
 
 

@@ -137,14 +137,14 @@ def _threads_of_user() -> int:
 
 
 class Process:
-    """A sandbox that was started; `status` tells what bwrap made of it."""
+    """A started sandbox; bwrap reports its state on the descriptor `status`."""
 
     def __init__(self, popen: subprocess.Popen[bytes], status: int) -> None:
         self.popen, self.status = popen, status
         self.report = b""
 
     def started(self) -> bool:
-        """Whether bwrap got as far as to run the program."""
+        """Whether bwrap started the program."""
         self._read()
         return b"child-pid" in self.report
 
@@ -363,16 +363,16 @@ def _memory_file(text: str) -> int:
 
 
 def _user() -> int | None:
-    """Root drops to a user that nobody else is, so that processes are counted apart (systemd's
-    DynamicUser range).
+    """Return an unused uid for the sandbox if we are root (systemd's DynamicUser range), else
+    None.
     """
     return random.SystemRandom().randrange(61184, 65520) if os.geteuid() == 0 else None
 
 
 @functools.cache
 def tools() -> tuple[str, str]:
-    """Paths of `bwrap` and of the Python inside, tried out once. Raises `CurateError` where it
-    cannot work.
+    """Return the paths of `bwrap` and of the Python inside, tried out once. Raises
+    `CurateError`.
     """
     if sys.platform != "linux":
         raise CurateError(
@@ -404,7 +404,7 @@ def tools() -> tuple[str, str]:
 
 
 def _try(binary: str, interpreter: str) -> str:
-    """Why the sandbox does not work with this interpreter; empty where it does."""
+    """Return why the sandbox does not work with this interpreter; empty if it does."""
     line = [
         binary,
         "--unshare-all",

@@ -189,8 +189,8 @@ def names_under_test(code: str) -> tuple[list[str], list[str]]:
 
 # Names that the harness makes available to assertions.
 PROVIDED = frozenset(
-    "math re string random itertools functools operator heapq bisect copy collections sys Fractio"
-    "n Decimal date "
+    "math re string random itertools functools operator heapq bisect copy collections sys "
+    "Fraction Decimal date "
     "Counter OrderedDict defaultdict deque List Dict Set Tuple Optional Union Any Callable "
     "Iterable Iterator inf gcd sqrt "
     "floor ceil comb reduce".split()

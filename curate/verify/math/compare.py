@@ -1,5 +1,4 @@
-"""Whether two trees are the same answer: numbers, sets, tuples, intervals, matrices, relations,
-expressions, words.
+"""Compare two trees as answers: numbers, sets, tuples, intervals, matrices, relations, words.
 
 The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is no tuple, alternatives
 are no single answer. `None` means that this comparison cannot tell; `math-verify` is asked then.
@@ -31,7 +30,9 @@ _COLLECTIONS = ("list", "either", "both")
 
 
 def equal(gold: Node, answer: Node) -> bool | None:
-    """Whether `answer` says what `gold` says. Raises `TooLarge` where it is not worth computing."""
+    """Whether `answer` says the same as `gold`; None if this cannot be decided here. Raises
+    `TooLarge`.
+    """
     gold, answer = spread(gold), spread(answer)
     if not consistent(answer):
         return False  # 2 + 2 = 5 offers two values
@@ -65,7 +66,7 @@ def equal(gold: Node, answer: Node) -> bool | None:
 
 
 def _about(gold: Node, answer: Node) -> bool | None:
-    """a ≈ b answers with a; with b too, where a is a name, or close to b: 1/3 ≈ 0.33."""
+    """Compare with a ≈ b: its answer is a, or b if a is a name or close to b (1/3 ≈ 0.33)."""
     _, _, left, right = answer[:4]
     if left[0] == "sym":
         return equal(gold, right)
@@ -77,7 +78,7 @@ def _about(gold: Node, answer: Node) -> bool | None:
 
 
 def spread(node: Node) -> Node:
-    """± as a list of both, and a relation with several right sides as a list of relations."""
+    """Write ± as two alternatives, and a relation with several right sides as several relations."""
     if node[0] == "rel" and node[1] == "=" and node[3][0] in ("pm", *_COLLECTIONS):
         right = spread(node[3])
         if right[0] in _COLLECTIONS:
@@ -95,7 +96,7 @@ def spread(node: Node) -> Node:
 
 
 def _carry(parts: list[Node]) -> list[Node]:
-    """x = 1, 2 means x = 1 and x = 2."""
+    """Repeat the name in "x = 1, 2"."""
     if len(parts) > 1 and assigned(parts[0]) and not any(part[0] == "rel" for part in parts[1:]):
         return [parts[0], *(("rel", "=", parts[0][2], part) for part in parts[1:])]
     return parts
@@ -181,7 +182,7 @@ def has_sign(node: Node) -> bool:
 
 
 def chosen(node: Node, plus: bool) -> Node:
-    """The tree with every ± taken as plus (or minus), every ∓ as the other."""
+    """Return the tree with every ± taken as plus (or minus) and every ∓ as the opposite."""
     if node[0] == "pm":
         left, right = node[2] and chosen(node[2], plus), chosen(node[3], plus)
         positive = plus == (node[1] == "pm")
@@ -195,7 +196,7 @@ def chosen(node: Node, plus: bool) -> Node:
 
 
 def equal_values(gold: Node, answer: Node) -> bool | None:
-    """Numbers by the rules of `numbers`, expressions by their values."""
+    """Compare numbers by the rules of `numbers`, and expressions by their values."""
     if gold[0] == answer[0] == "num":
         return equal_numbers(gold[1], answer[1])[0]
     if gold == answer:
@@ -269,7 +270,9 @@ def _rational(value: Any) -> Fraction:
 
 
 def as_number(node: Node) -> Number | None:
-    """A tree that is plainly rational, with how it was written where it is a single number."""
+    """Return the number that a plainly rational tree is, with its notation if it is a single
+    number.
+    """
     if node[0] == "num":
         return node[1]
     if node[0] == "neg" and node[1][0] == "num":
@@ -287,7 +290,7 @@ def _pure(node: Node) -> bool:
 
 
 def _decimals(node: Node) -> int | None:
-    """How many decimals the tree writes somewhere; None where it has no decimal."""
+    """Return the largest number of decimals written in a tree; None if there are none."""
     if node[0] == "num":
         decimals: int | None = node[1].decimals
         return decimals
@@ -296,7 +299,7 @@ def _decimals(node: Node) -> int | None:
 
 
 def equal_in_base(gold: Node, answer: Node) -> bool | None:
-    """1010_2 is 1010_{two}; a missing base is taken from the other side."""
+    """Compare numbers in a base; a missing base is taken from the other side."""
     if gold[0] == answer[0] == "base":
         return (gold[1], _base(gold[2])) == (answer[1], _base(answer[2]))
     with_base, other = (gold, answer) if gold[0] == "base" else (answer, gold)
@@ -304,7 +307,7 @@ def equal_in_base(gold: Node, answer: Node) -> bool | None:
 
 
 def equal_residues(gold: Node, answer: Node) -> bool | None:
-    """a = 2 (mod 5): the same residue class, or its least member; the same modulus."""
+    """Compare residue classes, or a class and its least member, with the same modulus."""
     (who, value, modulus), (other, given, second) = residue(gold), residue(answer)
     if who is not None and other is not None and who != other:
         return False
@@ -324,7 +327,7 @@ def equal_residues(gold: Node, answer: Node) -> bool | None:
 
 
 def residue(node: Node) -> tuple[Node | None, Node, Node | None]:
-    """The left side, the value and the modulus, as far as they are given."""
+    """Return the left side, the value and the modulus; None for what is not given."""
     if node[0] == "cong":
         return node[1], node[2], node[3]
     if node[0] == "mod":
@@ -340,7 +343,7 @@ def _base(name: str) -> str:
 
 
 def equal_collections(gold: Node, answer: Node) -> bool | None:
-    """Several values: the same ones in any order, none more, none less."""
+    """Compare several values in any order: the same ones, no more and no fewer."""
     solved = solutions(gold, answer)
     if solved is not None:
         return match_unordered(*solved)
@@ -425,7 +428,7 @@ def _assignments(node: Node) -> list[dict[str, Node]] | None:
 
 
 def values(node: Node) -> list[Node]:
-    """The values of a collection; x = 1 counts as 1 where all of them are about the same symbol.
+    """Return the values of a collection, without names if all have the same name.
 
     Members of a set, alternatives and solutions of one unknown count once; what a bare list repeats
     is meant twice.
@@ -443,7 +446,7 @@ def values(node: Node) -> list[Node]:
 
 
 def match_unordered(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
-    """A one-to-one match in any order."""
+    """Match two lists one to one in any order."""
     if len(wanted) != len(given) or len(wanted) > 60:
         return False
     unmatched, unsure = list(given), False
@@ -460,7 +463,7 @@ def match_unordered(wanted: Sequence[Node], given: Sequence[Node]) -> bool | Non
 
 
 def match_in_order(wanted: Sequence[Node], given: Sequence[Node]) -> bool | None:
-    """The same things in the same order."""
+    """Match two lists in order."""
     if len(wanted) != len(given):
         return False
     verdicts = [equal(one, other) for one, other in zip(wanted, given, strict=True)]
@@ -491,7 +494,7 @@ def equal_containers(gold: Node, answer: Node) -> bool | None:
 
 
 def equal_ratios(gold: Node, answer: Node) -> bool | None:
-    """6:8 is 3:4, term by term; what may be times of day (7:15) is compared as it is written."""
+    """Compare ratios in proportion (6:8 is 3:4), unless they may be times of day (7:15)."""
     if len(gold) != len(answer):
         return False
     if len(gold) == 3 and (_clock(gold) or _clock(answer)):
@@ -512,7 +515,7 @@ def _clock(ratio: Node) -> bool:
 
 
 def scaled_matrix(node: Node) -> Node:
-    """A number times a matrix, or a matrix by a number, as one matrix."""
+    """Carry out a number times a matrix, or a matrix divided by a number."""
     if node[0] == "neg" and node[1][0] == "matrix":
         return ("matrix", *(tuple(("neg", cell) for cell in row) for row in node[1][1:]))
     if node[0] not in ("mul", "div") or (node[1][0] == "matrix") == (node[2][0] == "matrix"):
@@ -527,7 +530,7 @@ def scaled_matrix(node: Node) -> Node:
 
 
 def grid(node: Node) -> list[Sequence[Node]] | None:
-    """Rows of a matrix, of [[1, 2], [3, 4]], or of a vector written as a tuple."""
+    """Return the rows of a matrix, of [[1, 2], [3, 4]], or of a vector written as a tuple."""
     if node[0] == "matrix":
         rows: list[Sequence[Node]] = list(node[1:])
         return rows
@@ -558,9 +561,7 @@ _ANGLE_FUNCTIONS = frozenset("sin cos tan cot sec csc".split())
 
 
 def is_quantity(node: Node) -> bool:
-    """Whether a node names a quantity and is no equation to be solved: f(2), sin A, AB/BC, S_1 :
-    S.
-    """
+    """Whether a node names a quantity rather than an equation to solve: f(2), sin A, AB/BC."""
     if node[0] == "text":
         return True
     names = symbols(node)
@@ -582,7 +583,7 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
         if gold[1] != answer[1]:
             return False
         if not symbols(gold[2]) | symbols(gold[3]) and not is_quantity(gold[2]):
-            # A sum that was carried out is no truth value: 2 + 2 = 4 is not 1 = 1.
+            # A sum carried out is not a truth value: 2 + 2 = 4 is not 1 = 1.
             sides = {answer[2], answer[3]} == {gold[2], gold[3]}
             return sides or (answer[2] == gold[2] and equal(gold[3], answer[3]))
         if gold[2] == answer[2] and equal(gold[3], answer[3]):
@@ -667,7 +668,7 @@ def with_dummy_renamed(gold: Node, answer: Node, is_family: bool) -> Node | None
 
 
 def proportional(gold: Node, answer: Node) -> bool | None:
-    """Two equations say the same when left minus right differ by a constant factor."""
+    """Whether two equations are equal up to a constant factor."""
     first, second = ("sub", gold[2], gold[3]), ("sub", answer[2], answer[3])
     if symbols(first) != symbols(second):
         return False
@@ -689,7 +690,7 @@ def proportional(gold: Node, answer: Node) -> bool | None:
 
 
 def regional(node: Node) -> bool:
-    """Whether it can only be read as a region: an interval, a union, an inequality, the reals, no
+    """Whether a tree can only be a region: an interval, union, inequality, the reals, no
     solution.
     """
     if node[0] in ("interval", "union", "minus", "cap", "reals") or node == ("set",):
@@ -773,7 +774,7 @@ def _equal_pieces(first: Sequence[Piece], second: Sequence[Piece]) -> bool:
 
 
 def _equal_inequalities(gold: Node, answer: Node) -> bool | None:
-    """Inequalities in several symbols: the same side of proportional expressions."""
+    """Compare inequalities in several symbols: proportional expressions, the same side."""
     if gold[0] != "rel" or answer[0] != "rel" or gold[1] == "in" or answer[1] == "in":
         # An inequality that has to be solved first, x^2 < 4: left to SymPy.
         return None if "rel" in (gold[0], answer[0]) or gold[0] == answer[0] else False

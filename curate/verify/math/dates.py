@@ -1,4 +1,4 @@
-"""Dates and times of day, so that 14 March is March 14 and 2020-03-14 is no subtraction."""
+"""Read dates and times of day: 14 March is March 14, and 2020-03-14 is not a subtraction."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _TIME = re.compile(
 
 
 class DateOrTime(NamedTuple):
-    """A date (year 0 where none is given), or a time of day; `half` is "a", "p" or "" where it is
-    not said.
+    """A date (year 0 if none is given) or a time of day; `half` is "a", "p", or "" if it is not
+    given.
     """
 
     year: int = 0
@@ -40,7 +40,7 @@ class DateOrTime(NamedTuple):
 
 
 def parse_date_or_time(text: str) -> DateOrTime | None:
-    """The date or the time of day a text is, or None. A bare number is none."""
+    """Return the date or time of day that a text is, or None. A bare number is neither."""
     text = unicodedata.normalize(
         "NFKC", re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
     )
@@ -70,7 +70,9 @@ def parse_date_or_time(text: str) -> DateOrTime | None:
 
 
 def equal_dates(gold: DateOrTime, answer: DateOrTime) -> bool:
-    """The same day, or the same time: a missing year, and a missing a.m. or p.m., are forgiven."""
+    """Whether two dates or times are equal; a missing year or a missing a.m. or p.m. is
+    forgiven.
+    """
     if gold.month or answer.month:
         years = {gold.year, answer.year} - {0}
         return gold[1:] == answer[1:] and len(years) < 2

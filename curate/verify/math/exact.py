@@ -34,7 +34,7 @@ class Uncomputable(Undefined):
 
 
 def symbols(node: Node) -> set[str]:
-    """Names of the free symbols."""
+    """Return the names of the free symbols."""
     if node[0] == "sym":
         return {node[1]}
     if node[0] in ("sum", "prod", "integral"):  # the name that it runs over is bound
@@ -51,7 +51,9 @@ def symbols(node: Node) -> set[str]:
 
 
 def exact(node: Node) -> Fraction | None:
-    """The rational value of a tree without symbols, or None where it is not plainly rational."""
+    """Return the rational value of a tree without symbols, or None if it is not plainly
+    rational.
+    """
     kind = node[0]
     if kind == "num":
         number = node[1]
@@ -148,7 +150,7 @@ def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
         return a / b
     if kind == "mod":
         if b <= 0 or b.denominator != 1:
-            raise NoValue("a modulus that is no positive integer")
+            raise NoValue("a modulus that is not a positive integer")
         return a % b if a.denominator == 1 else None
     if b.denominator != 1:
         return None
@@ -158,7 +160,7 @@ def _arithmetic(kind: str, a: Fraction, b: Fraction) -> Fraction | None:
             raise TooLarge("a power too large to compute")
         return None
     if not a and b <= 0:
-        raise NoValue("zero to no positive power")
+        raise NoValue("zero to a power that is not positive")
     return Fraction(a**b.numerator) if abs(a) != 1 else (a if b.numerator % 2 else Fraction(1))
 
 
@@ -168,7 +170,7 @@ def _function(name: str, values: list[Fraction]) -> Fraction:
     if name in ("floor", "ceil"):
         return Fraction(math.floor(values[0]) if name == "floor" else math.ceil(values[0]))
     if any(value.denominator != 1 or value < 0 for value in values):
-        raise NoValue(f"{name} of no natural number")
+        raise NoValue(f"{name} of something that is not a natural number")
     if any(value > MAX_FACTORIAL for value in values):
         raise TooLarge(f"a {name} too large to compute")
     numbers = [value.numerator for value in values]

@@ -1,4 +1,4 @@
-"""Intervals, inequalities and unions as what they are: pieces of the line, sorted and merged."""
+"""Intervals, inequalities and unions as pieces of the real line, sorted and merged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Piece = tuple[
 
 
 def region(node: Node) -> list[Piece] | None:
-    """Sorted, merged pieces of the line; None where it is no region of numbers."""
+    """Return sorted, merged pieces of the line; None if the tree is not a region of numbers."""
     kind = node[0]
     if kind == "reals":
         return [(None, True, None, True)]
@@ -149,7 +149,7 @@ def _high(piece: Piece) -> Any:
 
 
 def tidy(pieces: list[Piece]) -> list[Piece]:
-    """Sorted by their lower ends; touching pieces become one, empty ones vanish."""
+    """Sort pieces by their lower ends, merge touching ones and drop empty ones."""
     kept: list[Piece] = []
     alive = [
         p for p in pieces if _low(p) < _high(p) or (_low(p) == _high(p) and not p[1] and not p[3])
@@ -171,7 +171,7 @@ def tidy(pieces: list[Piece]) -> list[Piece]:
 
 
 def meet(first: list[Piece], second: list[Piece]) -> list[Piece]:
-    """What both contain."""
+    """Return the intersection of two regions."""
     found: list[Piece] = []
     for a in first:
         for b in second:
@@ -182,7 +182,7 @@ def meet(first: list[Piece], second: list[Piece]) -> list[Piece]:
 
 
 def rest(pieces: list[Piece]) -> list[Piece]:
-    """The line without these pieces."""
+    """Return the complement of a region."""
     found: list[Piece] = [(None, True, None, True)]
     for low, low_open, high, high_open in pieces:
         outside: list[Piece] = []

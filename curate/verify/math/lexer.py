@@ -1,4 +1,4 @@
-"""Mathematical text to tokens: the many ways to write one sign become one.
+"""Split mathematical text into tokens; the many ways to write a sign become one.
 
 Kinds of tokens: num, sym (one letter or a Greek one), fn (a function), cmd (a LaTeX command), op,
 text (words), env, row.
@@ -16,7 +16,7 @@ class Unreadable(ValueError):
 
 
 class Excessive(Unreadable):
-    """Longer, deeper or larger than any answer is meant to be."""
+    """Longer, deeper or larger than any sensible answer."""
 
 
 # Names are easier to read and to extend as a line of words.
@@ -101,7 +101,7 @@ _FUNCTION_HEAD = re.compile(r"(sin|cos|tan|cot|sec|csc|ln|log|lg|exp)([a-z])")
 
 
 def unwrap(text: str) -> str:
-    """Without the dollar signs, `\\(…\\)` and `\\boxed{…}` around all of it."""
+    """Strip dollar signs, `\\(…\\)` and `\\boxed{…}` from around a whole text."""
     text = text.strip()
     for _ in range(4):
         before = text
@@ -131,7 +131,7 @@ def _closes_at_end(text: str) -> bool:
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
-    """(kind, text) of each token; kinds: num, sym, fn, cmd, op, text, env, row."""
+    """Return (kind, text) of each token; kinds: num, sym, fn, cmd, op, text, env, row."""
     text = plain(text) if not text.isascii() else text
     for sign, meaning in _SIGNS.items():
         if sign in text:
@@ -177,7 +177,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
     return _outward(found) if ("op", "]") in found or ("op", "[") in found else found
 
 
-# After one of these an expression begins.
+# An expression begins after one of these.
 _BEFORE = frozenset(
     [
         "(",
@@ -205,7 +205,7 @@ _BEFORE = frozenset(
 
 
 def _outward(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """]1, 2] and [1, 2[ (open ends as some languages write them) as (1, 2] and [1, 2)."""
+    """Rewrite ]1, 2] and [1, 2[ (open ends in some languages) as (1, 2] and [1, 2)."""
     depth, result = 0, list(found)
     for i, (kind, value) in enumerate(found):
         if kind != "op" or value not in ("[", "]", "(", ")"):
@@ -237,9 +237,7 @@ def _command(value: str) -> tuple[str, str]:
 
 
 def _words(value: str, command: str) -> list[tuple[str, str]]:
-    """A run of letters: a connective, a function, a known constant, single-letter symbols, or
-    text.
-    """
+    """Return the tokens of a run of letters: a connective, function, constant, symbols, or text."""
     word = value.strip()
     if not word or re.fullmatch(r"[\s.,]*", word):
         return []

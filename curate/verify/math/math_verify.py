@@ -22,8 +22,8 @@ _MEANT = frozenset(
     "pm mp le leq leqslant ge geq "
     "geqslant lt gt ne neq approx sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln "
     "log lg exp max min gcd lcm det "
-    "cup cap setminus in notin mathbb emptyset varnothing binom dbinom tbinom left right begin en"
-    "d lfloor rfloor lceil rceil "
+    "cup cap setminus in notin mathbb emptyset varnothing binom dbinom tbinom left right begin "
+    "end lfloor rfloor lceil rceil "
     "lvert rvert vert mid quad qquad displaystyle limits partial prime mathrm land lor wedge vee "
     "operatorname "
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
@@ -122,8 +122,7 @@ def _value_carried_out(answer: str) -> str | None:
 
 
 def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
-    """Whether two numbers agree, to `RELATIVE` where one was written as a decimal; None where one
-    of them is no number.
+    """Whether two numbers agree, to `RELATIVE` if one is a decimal; None if one is not a number.
 
     `math-verify` rounds to places, so that 1e-7 is 2e-7 to it.
     """
@@ -158,7 +157,7 @@ def _same_solutions(gold: Any, given: Any) -> bool:
 
 
 def to_sympy(text: str) -> list[Any]:
-    """SymPy objects of a bare answer; never a number out of the prose around it."""
+    """Return the SymPy objects of a bare answer; never a number out of surrounding prose."""
     from math_verify import LatexExtractionConfig, parse
 
     config = [LatexExtractionConfig(boxed_match_priority=-1)]

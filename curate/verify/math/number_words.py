@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class NumberWords(NamedTuple):
-    """A value; `digits` are those after the point where it was written as a decimal, else None."""
+    """A value; `digits` are the decimals if it was written as a decimal, else None."""
 
     value: Fraction
     digits: str | None = None
@@ -24,7 +24,7 @@ HAN_NUMERAL = re.compile(r"[负負]?[零〇一二两兩三四五六七八九十�
 
 
 def chinese(text: str) -> NumberWords | None:
-    """Chinese numerals up to 万亿: 三分之二, 负十二, 一千零五, 三点一四."""
+    """Read Chinese numerals up to 万亿: 三分之二, 负十二, 一千零五, 三点一四."""
     if not text or text.isascii():
         return None
     sign = -1 if text[0] in "负負" else 1
@@ -90,7 +90,7 @@ _WORD = re.compile(r"[a-z]+")
 
 
 def english(text: str) -> NumberWords | None:
-    """Number words: twelve, twenty-five, three hundred and two, minus one, one half, two thirds."""
+    """Read number words: twelve, twenty-five, three hundred and two, minus one, two thirds."""
     if not text.isascii() or not text[:1].isalpha() or "\\" in text:
         return None
     words = _WORD.findall(text.lower())

@@ -1,5 +1,4 @@
-"""Plain numbers, exactly: text to a `Fraction`, with what was written beside it (percent, unit,
-decimals).
+"""Read plain numbers exactly: text to a `Fraction`, with its percent sign, unit and decimals.
 
 Reads integers, decimals, fractions, mixed numbers, percent, thousands separators, scientific
 notation, repeating decimals, full-width digits, Chinese numerals, units, currency and degrees. It
@@ -23,7 +22,7 @@ from curate.verify.math.units import (
     unit_named,
 )
 
-# Longer is no plain number. Characters; ours.
+# A longer text is not a plain number. Characters; ours.
 MAX_NUMBER = 120
 MAX_EXPONENT = 400
 
@@ -88,8 +87,8 @@ _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)\Z")
 
 
 def plain(text: str) -> str:
-    """NFKC without its traps (½ after a digit, superscripts), and one minus, one times sign, one
-    slash.
+    """Normalise with NFKC, without its traps (½ after a digit, superscripts), to one minus, one
+    times sign and one slash.
     """
     if text.isascii():
         return text
@@ -165,7 +164,9 @@ _CLASSIFIERS = "个個只隻本人次名位条張张支台件块种頭头匹枚�
 
 
 def parse_number(text: str) -> Number | None:
-    """The number a text is, or None where it is something else. Bounded work; never raises."""
+    """Return the number that a text is, or None if it is anything else. Bounded work; never
+    raises.
+    """
     if _INT.match(text) and len(text) <= MAX_NUMBER:
         return Number(Fraction(int(text)))
     if len(text) > MAX_NUMBER:
@@ -211,7 +212,7 @@ def _parse(text: str) -> Number | None:
 
 
 def _with_unit(text: str) -> Number | None:
-    """A number with a scale or a unit after it: 2 million dollars, 5 cm^2, 45°, 五个."""
+    """Read a number followed by a scale or a unit: 2 million dollars, 5 cm^2, 45°, 五个."""
     if large := scaled(text):
         before, times, rest = large
         value, unit = _bare(before), unit_named(rest)
@@ -278,7 +279,7 @@ def _braces(text: str) -> str:
 
 
 def _bare(text: str) -> Number | None:
-    """A number with nothing around it."""
+    """Read a number with nothing around it."""
     if not text:
         return None
     if text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
@@ -386,7 +387,7 @@ def _from_words(word: NumberWords | None) -> Number | None:
 
 
 def equal_numbers(gold: Number, answer: Number) -> tuple[bool, str]:
-    """Whether two numbers are the same answer, and why not."""
+    """Return whether two numbers are the same answer, and the reason if they are not."""
     times = unit_factors(gold.unit, answer.unit)
     if times is None:
         return False, f"unit {answer.unit} instead of {gold.unit}"

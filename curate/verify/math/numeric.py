@@ -1,5 +1,4 @@
-"""What a tree is worth: exactly where it is rational, else to forty digits, at the values given to
-its symbols.
+"""Values of trees to forty digits, and whether two expressions agree.
 
 Two expressions are equal when they agree at random points (Schwartz and Zippel): a wrong one agrees
 at none of them to 25 digits. Sizes are bounded before anything is computed: a tower of powers
@@ -36,7 +35,7 @@ _local = threading.local()
 
 
 def context() -> Any:
-    """An mpmath context of this thread: its precision is state that threads must not share."""
+    """Return this thread's mpmath context: its precision is state that threads must not share."""
     if not hasattr(_local, "mp"):
         import mpmath
 
@@ -46,7 +45,7 @@ def context() -> Any:
 
 
 def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
-    """The mpf or mpc value at a point. `log10` reads a bare log to base ten."""
+    """Return the value (mpf or mpc) at a point. `log10` reads a bare log to base ten."""
     mp = context()
     kind = node[0]
     if kind == "num":
@@ -122,9 +121,7 @@ def _whole(bound: Node, point: Mapping[str, Any], log10: bool) -> int | None:
 
 
 def _opaque(name: str, values: list[Any]) -> Any:
-    """Return the value of an unknown function: the same for the same arguments, and for no
-    others.
-    """
+    """Return the value of an unknown function: equal for equal arguments, and for no others."""
     mp = context()
     key = name + "".join(mp.nstr(value, 15) for value in values)
     return mp.mpf("0.3") + mp.mpf(zlib.crc32(key.encode())) / 0xFFFFFFFF
@@ -248,7 +245,7 @@ _SIMPLE: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def _root(x: Any, degree: Any) -> Any:
-    """The real root where there is one."""
+    """Return the real root if there is one."""
     mp = context()
     if degree == 0:
         raise Undefined("a root of degree zero")
@@ -258,7 +255,7 @@ def _root(x: Any, degree: Any) -> Any:
     return _power(x, 1 / degree)
 
 
-# Symbols that count something when they stand beside pi in a sine or above -1.
+# Symbols that are whole numbers next to pi in a sine or as an exponent of -1.
 _COUNTS = frozenset("n k m j l".split())
 _WHOLE_POINTS = (1, 2, 3, 4, 7, 10)
 # Signs and magnitudes of the points: all positive, larger, mixed, negative. The values come from
@@ -320,8 +317,8 @@ def agree(a: Any, b: Any) -> bool:
 
 
 def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agree) -> bool:
-    """Whether two expressions agree wherever both are real (or, where they never are,
-    everywhere).
+    """Whether two expressions agree at all points where both are real (or at all points, if they
+    are never real).
     """
     names = symbols(a) | symbols(b)
     if _equal_at_points(a, b, names, relation, False):

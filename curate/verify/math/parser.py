@@ -1,4 +1,4 @@
-"""Mathematical notation to a small tree: LaTeX, ASCII and the signs of Unicode.
+"""Parse mathematical notation (LaTeX, ASCII, Unicode) into a small tree.
 
 A node is a tuple whose first field says what it is:
 
@@ -49,7 +49,7 @@ FACTORS = frozenset(
         "\\int",
     ]
 )
-# What makes another symbol of one (a vector, a mean), and what names a figure by its points.
+# Marks that make a new symbol (a vector, a mean), and figures named by their points.
 MARKS = frozenset(
     f"\\{name}"
     for name in (
@@ -193,7 +193,7 @@ class _Parser:
     # -- lists and relations
 
     def items(self, until: tuple[str, ...]) -> Node:
-        """Items up to a closing sign: one item as it is, several with what stood between them."""
+        """Read items up to a closing sign; several become a list, alternatives, or "both"."""
         found, between = [self.relation()], set()
         while self.peek()[0] != "end" and self.peek()[1] not in until:
             kind, value = self.peek()
@@ -213,7 +213,7 @@ class _Parser:
         return ("either" if between == {"or"} else "both" if between == {"and"} else "list", *found)
 
     def relation(self) -> Node:
-        """a = b, a < b < c (as "both"), x in S."""
+        """Read a = b, a < b < c (as "both"), x in S."""
         terms, operators = [self.sets()], []
         while self.follows("=", "<", ">", "<=", ">=", "!=", "~", "≡", "\\in"):
             operators.append("in" if self.peek()[1] == "\\in" else self.peek()[1])
@@ -241,7 +241,7 @@ class _Parser:
         return ("both", *relations)
 
     def modulus(self) -> Node | None:
-        """The modulus of \\pmod{m} or (mod m) after a relation, or None."""
+        """Read the modulus of \\pmod{m} or (mod m) after a relation; None if there is none."""
         if self.take("\\pmod"):
             return self.argument()
         if self.follows("(") and self.peek(1)[1] == "\\bmod":
@@ -306,7 +306,7 @@ class _Parser:
                 return left
 
     def juxtaposed(self, left: Node, right: Node) -> Node:
-        """Two factors side by side: a product, or a mixed number."""
+        """Join two factors side by side: a product, or a mixed number."""
         if left[0] == "num" and left[1].value.denominator == 1 and left[1].decimals is None:
             number = _fraction(right)
             if number is not None and 0 < number < 1:
@@ -322,7 +322,7 @@ class _Parser:
         return ("mul", left, right)
 
     def bare_argument(self) -> Node:
-        """sin 2x, ln |x|: factors up to the next operator or function."""
+        """Read an argument without brackets (sin 2x, ln |x|): factors up to the next operator."""
         node = self.signed()
         while self.starts_factor() and self.peek()[0] != "fn" and self.peek()[1] not in ("(", "["):
             node = self.juxtaposed(node, self.power())
@@ -380,7 +380,7 @@ class _Parser:
         return base
 
     def applied(self, name: str) -> Node:
-        """The value of a function that is not known: its name and its arguments."""
+        """Read the arguments of an unknown function."""
         self.need("(")
         outside, self.inside_bars = self.inside_bars, True
         arguments = self.items((")", "|"))
@@ -408,7 +408,7 @@ class _Parser:
         return False
 
     def script(self) -> Node:
-        """What is raised or lowered: a group, or one sign."""
+        """Read a superscript or subscript: a group, or one sign."""
         if self.take("{"):
             node = self.items(("}",))
             self.need("}")
@@ -445,7 +445,7 @@ class _Parser:
         return bool(self.functions) and name.partition("_")[0].rstrip("'") in self.functions
 
     def lowered(self, node: Node) -> Node:
-        """x_1, x_{n+1}, 1010_2."""
+        """Read a subscript: x_1, x_{n+1}, 1010_2."""
         if self.take("{"):
             start = self.at
             while self.peek()[1] != "}":
@@ -532,7 +532,7 @@ class _Parser:
         return ("tuple" if opening == "(" else "bracket", *parts)
 
     def argument(self) -> Node:
-        """A braced group, or the next sign, as \\frac12 has them."""
+        """Read a braced group, or the next sign, as in \\frac12."""
         if self.take("{"):
             node = self.items(("}",))
             self.need("}")
@@ -630,7 +630,7 @@ class _Parser:
         return _bound(kind, name, low, high, body)
 
     def marked(self, mark: str) -> Node:
-        """\\vec{a}, \\bar x, \\overline{AB}: a symbol of its own, told apart by its mark."""
+        """Read \\vec{a}, \\bar x, \\overline{AB} as a symbol distinguished by its mark."""
         start = self.at
         node = self.argument()
         if node[0] not in ("sym", "mul") or any(
@@ -642,9 +642,7 @@ class _Parser:
         return ("sym", mark + "".join(sorted(letters) if segment else letters))
 
     def figure(self, kind: str) -> Node:
-        """An angle or a triangle named by its points, up to three; an angle reads the same
-        backwards.
-        """
+        """Read an angle or triangle named by up to three points; an angle is the same backwards."""
         start = self.at
         while (
             self.peek()[0] == "sym"

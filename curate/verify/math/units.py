@@ -1,4 +1,4 @@
-"""Units: what stands beside a number, as powers of dimensions and an exact factor.
+"""Units next to a number, as powers of dimensions and an exact factor.
 
 A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says what is counted (7
 apples). Words that say more than that (a negation, a comparison, a second answer) are no unit: then
@@ -106,7 +106,7 @@ _CUBED = re.compile(r"(?:cubic|cu\.?)\s+([^\W\d_]+)|([^\W\d_]+)\s+cubed|立方([
 _POWER = re.compile(r"\s*\^\s*\{?\s*(-?\d)\s*\}?")
 _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 
-# A noun phrase is up to so many words. Ours.
+# Longest noun phrase, in words. Ours.
 MAX_WORDS = 5
 # Words that name no counted thing: what they say changes the number.
 _NO_NOUN = frozenset(
@@ -122,8 +122,8 @@ _NO_NOUN = frozenset(
     "factorial factorials reciprocal "
     "reciprocals inverse inverses negative negatives opposite below above under beyond excluded "
     "excluding including never "
-    "always sometimes besides across towards versus vs this thus its us as has does yes minus plu"
-    "s lakh lakhs crore crores "
+    "always sometimes besides across towards versus vs this thus its us as has does yes minus "
+    "plus lakh lakhs crore crores "
     "infinity infinities zero power powers exponent root-of cube-root square-root base bases "
     "digit-sum nan none null "
     "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan "
@@ -131,10 +131,10 @@ _NO_NOUN = frozenset(
 )
 # Names of symbols and functions: "2 log n" and "5 alpha" are products.
 _MATHEMATICS = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigm"
-    "a tau upsilon phi chi psi "
-    "omega sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp sqrt cbrt ma"
-    "x min gcd lcm mod det "
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho "
+    "sigma tau upsilon phi chi psi "
+    "omega sin cos tan cot sec csc sinh cosh tanh arcsin arccos arctan log ln lg exp sqrt cbrt "
+    "max min gcd lcm mod det "
     "inf infty sins logs".split()
 )
 _FRACTION_WORD = re.compile(
@@ -166,8 +166,8 @@ _NO_HAN = re.compile(
 _SHORT = frozenset(
     "ant ants bag bags bar bars bat bats bed beds bee bees bird book box boy boys bus buses cab "
     "cabs can cans cap caps car "
-    "cars cat cats cow cows cup cups day days dog dogs egg eggs fox hat hats hen hens jar jars jo"
-    "b jobs jug jugs key keys "
+    "cars cat cats cow cows cup cups day days dog dogs egg eggs fox hat hats hen hens jar jars "
+    "job jobs jug jugs key keys "
     "kid kids log man mug mugs nut nuts pan pans pea peas pen pens pie pies pig pigs pot pots rat "
     "rats row rows set sets "
     "toy toys way ways win wins".split()
@@ -180,8 +180,8 @@ _POLITE = re.compile(r"\s*(?:です|である|だ|となります|になりま�
 
 @lru_cache(maxsize=4096)
 def measure(unit: str) -> Measure | None:
-    """The powers of dimensions and the factor of a unit: km/h, m/s^2, square feet; None where it is
-    not known.
+    """Return the powers of dimensions and the factor of a unit (km/h, m/s^2, square feet); None if
+    it is unknown.
     """
     text = re.sub(r"\bper\b|每", "/", unit)
     text = _SQUARED.sub(lambda m: f"{next(filter(None, m.groups()))}^2", text)
@@ -275,7 +275,7 @@ def _is_word(word: str) -> bool:
 
 
 def is_unit_after_number(word: str, gap: str) -> bool:
-    """Whether a short word after a number is a unit and no factor: 5 cm and 3 m, not 3m and not
+    """Whether a short word after a number is a unit and not a factor: 5 cm and 3 m, but not 3m or
     2ab.
     """
     if word in ("st", "nd", "rd", "th") or word.lower() in _SHORT:
@@ -284,21 +284,21 @@ def is_unit_after_number(word: str, gap: str) -> bool:
 
 
 def counted(text: str) -> str | None:
-    """The unit after a number in Chinese characters (五个, 三小时): only a known one, or a
+    """Return the unit after a number in Chinese characters (五个, 三小时) if it is known or a
     classifier.
     """
     return text if text in _CLASSIFIER or measure(text) is not None else None
 
 
 def unit_factors(gold: str, answer: str) -> tuple[Fraction, Fraction] | None:
-    """What to multiply two values with so that they compare; None where the units are not of one
-    kind.
+    """Return the factors that make two values comparable; None if their units are of different
+    kinds.
     """
     if not gold or not answer or gold == answer:
         return Fraction(1), Fraction(1)
     first, second = measure(gold), measure(answer)
     if first is None or second is None:
-        # Two nouns say nothing about the value; a noun beside a real unit is another thing.
+        # Two nouns say nothing about the value; a noun and a real unit do not compare.
         return (Fraction(1), Fraction(1)) if first is None and second is None else None
     if first[0] == second[0]:
         return first[1], second[1]

@@ -1,4 +1,4 @@
-"""Which completion of a group a judge prefers: the reward for open questions, that no rule can
+"""The preference reward: a judge compares the completions of open questions, which no rule can
 judge.
 
     rewards:
@@ -41,14 +41,14 @@ MAX_SHOWN = 2 * MAX_ANSWER  # characters of each answer; an answer to an open qu
 
 RUBRIC = Rubric(
     "preference",
-    "Decide which of two answers, the FIRST or the SECOND, helps the person who asked the QUESTIO"
-    "N more.\n"
+    "Decide which of two answers, the FIRST or the SECOND, helps the person who asked the "
+    "QUESTION more.\n"
     "Helpful: it addresses what was asked, is right as far as you can tell, is complete and clear"
     ", in the language of "
     "the question. Length, politeness, confidence and the order in which the two are shown count "
     "for nothing.\n"
     "FIRST: the first helps more. SECOND: the second does. TIE: neither does, or it cannot be "
-    "told.",
+    "determined.",
     ("FIRST", "SECOND", "TIE"),
     ("question", "first", "second"),
 )
@@ -56,7 +56,7 @@ POINTS = {"FIRST": 1.0, "SECOND": 0.0, "TIE": 0.5}  # of the answer that is show
 
 
 def is_open(verifier: pl.Expr) -> pl.Expr:
-    """Whether a problem with this verifier is an open question: it has none."""
+    """Whether a problem is an open question: it has no verifier."""
     return verifier.is_null() | verifier.is_in(list(OPEN))
 
 
@@ -84,8 +84,8 @@ class Preference:
     def values(
         self, groups: Sequence[tuple[str, Sequence[str | None]]]
     ) -> list[list[float | None]]:
-        """For each (question, answers): a value in [0, 1] an answer; None where no reply about it
-        could be read.
+        """Return for each (question, answers) one value in [0, 1] per answer; None if no reply was
+        readable.
 
         An answer of None was cut off or is none: it loses. Raises CurateError where the judge
         answered nothing at all.
@@ -121,8 +121,8 @@ class Preference:
                 failures.append(str(completion.error))
         if requests and len(failures) == len(requests):
             raise CurateError(
-                f"the judge of the reward 'preference' replied to none of {len(requests)} request"
-                f"s ({failures[0]}): "
+                f"the judge of the reward 'preference' replied to none of {len(requests)} "
+                f"requests ({failures[0]}): "
                 "see that its model or server works, and run the same command again; it goes on "
                 "where it was"
             )
@@ -147,7 +147,9 @@ class Preference:
 
 
 def both_ways(count: int, opponents: int) -> Iterator[tuple[int, int]]:
-    """Pairs of `count` in a ring, each with the next `opponents`, in both orders, no pair twice."""
+    """Yield pairs of neighbours in a ring of `count`, up to `opponents` apart, in both orders, each
+    pair once.
+    """
     pairs = {frozenset((i, (i + d) % count)) for d in range(1, opponents + 1) for i in range(count)}
     for pair in sorted(sorted(p) for p in pairs if len(p) == 2):
         yield pair[0], pair[1]
@@ -164,7 +166,9 @@ class JudgeEngines:
         self._open: dict[str, tuple[Any, str]] = {}
 
     def engine(self, model: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return the engine of a judge and a name of its model (a part of the hash of its weights)."""
+        """Return the engine of a judge and a name of its model (a part of the hash of its
+        weights).
+        """
         key = json.dumps([model, dict(settings)], sort_keys=True, default=str)
         if key not in self._open:
             config = validate(EngineConfig, settings, "rewards: preference: engine")
@@ -192,7 +196,8 @@ def preference(
     opponents: int = 1,
     judges: JudgeEngines | None = None,
 ) -> pl.Series:
-    """Return each trace's share of points against others of its problem; null if a rule judges the problem.
+    """Return each trace's share of points against others of its problem; null if a rule judges the
+    problem.
 
     `frame` has `problem_id, question, verifier, answer, finish_reason`. `model` is any name that
     engines know, `engine` an engine's config; `chat: false` sends the message without the model's
