@@ -87,6 +87,7 @@ def measure(
     with lock_file(path.with_suffix(".lock")):
         if earlier := remembered(candidates, model_dir):
             return earlier
+        busy = os.getloadavg()[0] > 1.5 * _cores()
         say("  engine auto: measuring what is installed, once per model and machine")
         rates: dict[str, float] = {}
         failure: CurateError | None = None
@@ -100,9 +101,11 @@ def measure(
             raise failure
         result = Measurement(rates, Path(model_dir).name, _machine())
         _measured[key] = result
-        if failure is None:
+        # Rates under load depend on the load: vLLM starves first.
+        if failure is None and not busy:
             write_beside(path, json.dumps(asdict(result), indent=1))
-    say(f"  engine auto: {result.fastest} ({result.describe()})")
+    note = "; the machine is busy, so this is not remembered" if busy else ""
+    say(f"  engine auto: {result.fastest} ({result.describe()}{note})")
     return result
 
 
@@ -172,8 +175,14 @@ def _machine() -> str:
         name = next(line.partition(":")[2].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {cores} cores"
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}, {_cores()} cores"
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _path(key: str) -> Path:

@@ -22,6 +22,7 @@ from curate.records import Completion, Request
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CURATE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("curate.engines.measure._measured", {})
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -98,6 +99,18 @@ def test_an_engine_that_does_not_start_is_left_out_and_tried_again_later(
     assert "no memory for the cache" in capsys.readouterr().err
     assert settle(EngineConfig(), tiny).name == "transformers"
     assert len(opened) == 2  # this process knows
+    monkeypatch.setattr("curate.engines.measure._measured", {})
+    assert remembered(candidates(EngineConfig(), tiny), tiny) is None
+
+
+def test_rates_of_a_busy_machine_hold_for_this_process_only(
+    tiny: Path, both: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paced(monkeypatch, {"vllm": 0.02, "transformers": 0.01})
+    monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
+    assert settle(EngineConfig(), tiny).name == "transformers"
+    assert "busy, so this is not remembered" in capsys.readouterr().err
+    assert choose(EngineConfig(), tiny)[0] == "transformers"
     monkeypatch.setattr("curate.engines.measure._measured", {})
     assert remembered(candidates(EngineConfig(), tiny), tiny) is None
 
