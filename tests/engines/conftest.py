@@ -1,4 +1,4 @@
-"""Tiny models, made once a run."""
+"""Tiny models, made once per session."""
 
 from __future__ import annotations
 

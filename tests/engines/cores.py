@@ -1,4 +1,6 @@
-"""Backends without a model for the child process: they count, stall, die and refuse as a prompt asks."""
+"""Backends without a model for the child process. The prompt says what they do: count, stall,
+die or refuse.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from curate.records import Completion
 
 
 class CountingCore:
-    """One step finishes the newest job. The text names the weights, the prompt and the seed, never the process."""
+    """One step finishes the newest job. The text names the weights, the prompt and the seed, but
+    not the process.
+    """
 
     def __init__(self, model_dir: str, config: dict[str, Any]) -> None:
         if config["args"].get("broken"):
@@ -53,7 +57,7 @@ class CountingCore:
         ]
 
     def _first_time(self, prompt: str, word: str) -> bool:
-        """True once for the whole test: a file remembers across the deaths of the process."""
+        """True once per test: a file remembers it when the process dies."""
         if word not in prompt or "marks" not in self.args:
             return False
         mark = Path(self.args["marks"]) / prompt

@@ -1,4 +1,6 @@
-"""An OpenAI-compatible server without a model, and a proxy that breaks the traffic to a real one. Both on loopback."""
+"""An OpenAI-compatible server without a model, and a proxy that disturbs the traffic to a real one.
+Both listen on loopback.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             self.server.leave()
 
     def spoil(self, fault: Any) -> bool:
-        """Does what `fault` says: status (code, headers), drop, hang (seconds), slow (seconds), garbage, raw (body,
-        headers), drip (seconds per byte)."""
+        """Does what `fault` says: status (code, headers), drop, hang (seconds), slow (seconds),
+        garbage, raw (body, headers), drip (seconds per byte)."""
         kind = fault[0]
         if kind == "slow":
             time.sleep(fault[1])
@@ -76,7 +78,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Loopback(ThreadingHTTPServer):
-    """Records each request; `fault` may spoil it, else `reply` to the body, or the server behind, answers."""
+    """Records each request. `fault` may spoil it; otherwise `reply` answers the body, or the server
+    behind does.
+    """
 
     daemon_threads = True
 
@@ -130,7 +134,9 @@ class Loopback(ThreadingHTTPServer):
 
 
 def chat_answer(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """What a chat server answers: the last message and the seed, 10 prompt tokens and 5 completion tokens."""
+    """Answer of a chat server: the last message and the seed, with 10 prompt tokens and 5
+    completion tokens.
+    """
     message = {
         "role": "assistant",
         "content": f"{body['messages'][-1]['content']}|{body.get('seed')}",

@@ -52,7 +52,7 @@ def test_a_hub_model_comes_from_the_cache_and_its_hash_is_the_revision(
         resolve_model("acme/other")
 
 
-def test_directories_that_are_no_models(tmp_path: Path) -> None:
+def test_directories_without_a_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"config\.json"):
         resolve_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
@@ -96,7 +96,7 @@ def test_end_tokens_are_gathered_from_every_file(tiny: Path, tmp_path: Path) -> 
     assert end_tokens(copy) == {7}
 
 
-def test_the_char_tokenizer_gives_text_back() -> None:
+def test_the_char_tokenizer_round_trips_text() -> None:
     tokenizer = char_tokenizer()
     assert tokenizer.decode(tokenizer.encode(CHARACTERS)) == CHARACTERS
     assert len(tokenizer.encode("12 + 3")) == 6

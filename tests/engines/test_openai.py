@@ -41,7 +41,7 @@ def run(
 
 
 def once(*faults: Any) -> Fault:
-    """Spoils the first requests with `faults`, one each."""
+    """Spoil the first requests with `faults`, one each."""
     return lambda number, body: faults[number] if number < len(faults) else None
 
 
@@ -100,7 +100,7 @@ def test_a_passing_fault_costs_a_retry_and_nothing_else(fault: Any) -> None:
     assert sum(c.extra["tries"] - 1 for c in back) == 5
 
 
-def test_a_hanging_server_is_timed_out_and_asked_again() -> None:
+def test_a_request_to_a_hanging_server_times_out_and_is_retried() -> None:
     (back,) = run(ask(1), once(("hang", 1.0)), timeout=0.2)
     assert (back.text, back.extra["tries"]) == ("p0|0", 2)
 
@@ -131,7 +131,7 @@ def test_retry_after_holds_everyone_back() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_refused_request_is_not_tried_again(status: int) -> None:
+def test_a_refused_request_is_not_retried(status: int) -> None:
     (back,) = run(
         ask(1), lambda number, body: ("status", status, {"message": "context length exceeded"})
     )
@@ -139,8 +139,10 @@ def test_a_refused_request_is_not_tried_again(status: int) -> None:
     assert "context length exceeded" in str(back.error)
 
 
-@pytest.mark.parametrize(("status", "why"), [(401, "key"), (402, "money"), (404, "no such model")])
-def test_what_would_befall_all_ends_the_job(status: int, why: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "why"), [(401, "key"), (402, "account"), (404, "no such model")]
+)
+def test_a_failure_that_every_request_would_share_ends_the_job(status: int, why: str) -> None:
     with pytest.raises(CurateError, match=why):
         run(
             ask(50),
@@ -220,8 +222,8 @@ def test_cost_counts_cached_tokens_and_the_budget_stops_cleanly() -> None:
     assert engine.usage.cost == pytest.approx(0.0396)
 
 
-def test_requests_a_minute() -> None:
-    """600 a minute: ten at once, then one each tenth of a second."""
+def test_requests_per_minute_are_bounded() -> None:
+    """600 per minute: ten at once, then one every tenth of a second."""
     with Loopback(chat_answer) as server:
         engine = engine_for(server, rpm=600)
         list(engine.generate(ask(20)))
@@ -230,7 +232,9 @@ def test_requests_a_minute() -> None:
     assert times[-1] - times[0] >= 0.9
 
 
-def test_a_bucket_gives_its_rate_and_settles_wrong_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bucket_keeps_its_rate_and_settles_wrong_estimates(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     bucket = Bucket(60 * 100)  # 100 a second, at most 100 held

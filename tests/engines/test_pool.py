@@ -1,4 +1,4 @@
-"""What every engine in a child process promises, shown with a backend that only counts."""
+"""The guarantees of every engine in a child process, with a backend that only counts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_both_replicas_work(engine: CountingEngine) -> None:
     assert len(pids) == 2
 
 
-def test_bad_requests_are_completions_and_the_rest_goes_on(engine: CountingEngine) -> None:
+def test_bad_requests_become_completions_and_the_others_run(engine: CountingEngine) -> None:
     bad = {
         "empty": ask("", 1),
         "long": ask("x" * 100, 2),
@@ -92,7 +92,7 @@ def test_bad_requests_are_completions_and_the_rest_goes_on(engine: CountingEngin
 
 
 def test_none_means_ask_again_later(engine: CountingEngine) -> None:
-    """The caller decides the second request by the first answer, while the source says None."""
+    """The caller bases its second request on the first answer; meanwhile the source yields None."""
     answers: list[str] = []
 
     def source() -> Iterator[Request | None]:
@@ -126,7 +126,9 @@ def test_one_generate_at_a_time(engine: CountingEngine) -> None:
     running.close()
 
 
-def test_a_killed_worker_is_restarted_and_its_requests_asked_again(engine: CountingEngine) -> None:
+def test_a_killed_worker_is_restarted_and_its_requests_are_sent_again(
+    engine: CountingEngine,
+) -> None:
     prompts = [f"p{i}" for i in range(60)]
     prompts[20] = "die-once"
     back = [c.text for c in engine.generate(ask(p) for p in prompts)]
@@ -141,7 +143,7 @@ def test_a_restarted_worker_has_the_new_weights(engine: CountingEngine, tiny_oth
     assert engine.restarts == 1
 
 
-def test_a_request_that_always_kills_fails_alone_and_the_rest_comes_back(
+def test_a_request_that_always_kills_the_engine_fails_alone(
     engine: CountingEngine,
 ) -> None:
     prompts = [f"p{i}" for i in range(60)]
@@ -153,7 +155,7 @@ def test_a_request_that_always_kills_fails_alone_and_the_rest_comes_back(
     assert engine.restarts == 3
 
 
-def test_an_engine_that_dies_of_everything_is_given_up(engine: CountingEngine) -> None:
+def test_an_engine_that_dies_of_every_request_is_given_up(engine: CountingEngine) -> None:
     with pytest.raises(CurateError, match="died 6 times in a row"):
         list(engine.generate(ask("kill-always", seed) for seed in range(50)))
 

@@ -1,4 +1,4 @@
-"""The transformers engine: text by seed alone, log-probs of what was sampled, all end tokens, new weights."""
+"""The transformers engine: text depends on the seed alone; log-probs, end tokens, new weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def open_tiny(path: Path, rows: int = 8, **settings: Any) -> TransformersEngine:
 
 
 def ask(count: int, samples: int = 4, **sampling: Any) -> list[Request]:
-    """Prompts of ragged length, each asked `samples` times with seeds of their own."""
+    """Prompts of different lengths, each `samples` times with different seeds."""
     settings = Sampling(**{"max_tokens": 24, **sampling})
     return [
         Request(f"r{i}", "What is " + "7 + " * (i // samples) + "1?", 100 + i, settings)
@@ -40,7 +40,7 @@ def texts(completions: Any) -> dict[str, str]:
 
 
 def plain_logprobs(path: Path, completion: Completion, temperature: float = 1.0) -> list[float]:
-    """Of the same tokens by one plain forward pass over the whole text."""
+    """Log-probs of the same tokens by one plain forward pass over the whole text."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(path)
@@ -62,7 +62,9 @@ def test_text_depends_on_the_seed_and_not_on_the_batch(tiny: Path) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_logprobs_are_those_of_a_plain_forward_pass(tiny: Path, temperature: float) -> None:
-    """Ragged prompts in one batch, refilled: padding, positions and cache joins must leave no trace."""
+    """Prompts of different lengths in one batch, refilled: padding, positions and joined caches
+    must not show.
+    """
     for completion in open_tiny(tiny, rows=4).generate(ask(12, temperature=temperature)):
         expected = plain_logprobs(tiny, completion, temperature or 1.0)
         assert completion.logprobs == pytest.approx(
@@ -161,7 +163,7 @@ def test_bad_requests_do_not_stop_the_others(tiny: Path) -> None:
     assert back == {"empty": "error", "hot": "error", "r0": "length", "r1": "length"}
 
 
-def test_a_model_that_cannot_be_split_says_so(tiny: Path) -> None:
+def test_the_engine_refuses_to_split_a_model(tiny: Path) -> None:
     with pytest.raises(UsageError, match="vllm"):
         open_tiny(tiny, tensor_parallel_size=2)
 
@@ -190,7 +192,7 @@ def test_frequencies_are_the_softmax(temperature: float) -> None:
         )
 
 
-def test_top_p_and_top_k_keep_what_they_should() -> None:
+def test_top_p_and_top_k_keep_the_likeliest_tokens() -> None:
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log().repeat(5, 1)
     kept = truncate(logits, [0, 2, 0, 0, 1], [0.5, 1.0, 0.6, 1.0, 0.01]).isfinite().tolist()
     assert kept == [

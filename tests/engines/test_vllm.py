@@ -95,7 +95,7 @@ def test_seeds_decide_the_text(engine: VllmEngine) -> None:
 
 
 def test_completions_stream_while_others_run(engine: VllmEngine) -> None:
-    """A short request that is asked last comes back first."""
+    """A short request that is sent last comes back first."""
     long = ask(3, max_tokens=200)
     back = [
         c.request_id
@@ -153,7 +153,7 @@ def test_new_weights_arrive_in_the_running_engine(
     assert [child.process.pid for child in fresh._children] == pids
 
 
-def test_weights_that_do_not_arrive_are_noticed(
+def test_weights_that_do_not_arrive_are_detected(
     fresh: VllmEngine, tiny: Path, tiny_other: Path, tmp_path: Path
 ) -> None:
     """Files that change behind the engine's back: the proof reads the engine."""
@@ -340,7 +340,7 @@ def test_the_server_gives_tokens_logprobs_and_usage(
     assert {k: c.text for k, c in back.items()} == texts(engine.generate(ask(8)))
 
 
-def test_the_server_speaks_chat(vllm_server: str) -> None:
+def test_the_server_answers_chat_requests(vllm_server: str) -> None:
     prompt = '[{"role": "user", "content": "1 + 1?"}]'
     back, _ = through(
         vllm_server, [Request("a", prompt, 1, Sampling(max_tokens=8))], send_logprobs=True

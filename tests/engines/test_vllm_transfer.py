@@ -1,4 +1,6 @@
-"""vLLM on GPUs of its own: which it sees, how weights come to it, and that they came. None of it needs a GPU."""
+"""vLLM on its own GPUs: which ones it sees, how weights reach it, and the proof that they arrived.
+None of these tests needs a GPU.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,13 @@ def config(**settings: Any) -> EngineConfig:
 
 
 @pytest.mark.parametrize("given", ["2,3", [2, 3], "2, 3", "2,3,"])
-def test_devices_are_written_as_one_likes(given: Any) -> None:
+def test_devices_may_be_a_number_a_string_or_a_list(given: Any) -> None:
     assert config(devices=given).devices == [2, 3]
     assert config(devices=1).devices == [1]
 
 
 @pytest.mark.parametrize("given", ["", [], [1, 1], [-1], "one"])
-def test_devices_that_are_none(given: Any) -> None:
+def test_invalid_devices_are_refused(given: Any) -> None:
     with pytest.raises(ValidationError):
         config(devices=given)
 
@@ -62,7 +64,7 @@ def test_devices_are_for_vllm(tiny: Path) -> None:
             open_engine(EngineConfig(name=name, devices=[0]), tiny)
 
 
-def test_replicas_share_the_devices_out() -> None:
+def test_devices_are_divided_among_replicas() -> None:
     four = ["2", "3", "6", "7"]
     assert [devices_of(i, 2, four)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["2,3", "6,7"]
     assert devices_of(0, 1, []) == {}
@@ -73,7 +75,7 @@ def test_replicas_share_the_devices_out() -> None:
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM")
-def test_the_child_is_told_its_devices_and_no_other_process_is(
+def test_only_the_child_gets_the_environment_of_its_devices(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Telling(VllmEngine):
@@ -120,7 +122,7 @@ def test_the_child_is_told_its_devices_and_no_other_process_is(
         ({"devices": "1", "transfer": "nccl"}, "transformers", "cuda:0", None),
     ],
 )
-def test_which_way_weights_come(
+def test_how_weights_reach_the_engine(
     settings: dict[str, Any], name: str, device: str, way: str | None
 ) -> None:
     if way is None:
@@ -132,7 +134,7 @@ def test_which_way_weights_come(
         assert way_of_weights(config(**settings), name, device) == way
 
 
-def test_each_replica_gets_ranks_of_its_own() -> None:
+def test_each_replica_gets_its_own_ranks() -> None:
     class Fake:
         def __init__(self) -> None:
             self.calls: list[Any] = []
@@ -156,7 +158,7 @@ def test_each_replica_gets_ranks_of_its_own() -> None:
     ]
 
 
-def test_hashes_of_a_tensor_and_of_the_parts_of_it() -> None:
+def test_hashes_cover_a_tensor_and_its_parts() -> None:
     torch = pytest.importorskip("torch")
     from curate.engines.vllm_transfer import hash_of
 

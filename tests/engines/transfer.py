@@ -1,5 +1,5 @@
-"""vLLM's own weight transfer on a CPU: both of its ends as they are, only NCCL's broadcast goes
-over a TCP store.
+"""vLLM's weight transfer on a CPU: both ends are real, only NCCL's broadcast goes over a TCP
+store.
 
 `main` is the trainer's process: an engine in its child, new weights sent without a file, and what
 came of it, as JSON.
@@ -60,7 +60,7 @@ class Core(VllmCore):
         without_cuda()
 
     def spoil(self) -> None:
-        """One tensor of the engine is not what was sent."""
+        """One tensor of the engine differs from the one that was sent."""
 
         def add(worker: Any) -> None:
             next(iter(worker.get_model().parameters())).data.add_(1)

@@ -1,6 +1,4 @@
-"""Results steer what is asked: solved problems stop, hard ones get more, and a kill changes no
-decision.
-"""
+"""Verdicts decide on samples: solved problems stop, hard ones get more, kills change nothing."""
 
 from __future__ import annotations
 
@@ -55,7 +53,7 @@ def by_problem(context: Context) -> pl.DataFrame:
 
 
 def rounds(verdicts: list[str], budget: int, settings: AdaptiveConfig) -> int:
-    """How many samples the rule asks of a problem whose samples come out so."""
+    """Samples that the rule requests for a problem with these verdicts."""
     asked = 0
     while more := next_round(asked, verdicts[:asked].count("correct"), asked, budget, settings):
         asked += more
@@ -78,7 +76,9 @@ def test_solved_problems_stop_and_hard_ones_get_more(context, stub_model, sums):
     assert f"of 40 problems, {solved} have 2 good traces" in made.summary
 
 
-def test_a_second_run_asks_nothing_and_annotation_finds_the_verdicts(context, stub_model, sums):
+def test_a_second_run_requests_nothing_and_annotation_reuses_the_verdicts(
+    context, stub_model, sums
+):
     job.run(config(stub_model, sums), context)
     stored = context.warehouse.sql("SELECT count(*) FROM verdicts").item()
     assert stored == context.warehouse.sql("SELECT count(*) FROM traces").item()
@@ -86,7 +86,7 @@ def test_a_second_run_asks_nothing_and_annotation_finds_the_verdicts(context, st
     assert annotate.run(annotate.AnnotateConfig(signals=[]), context).rows == 0
 
 
-def test_more_budget_or_more_to_keep_goes_on_where_it_was(context, stub_model, sums):
+def test_more_samples_or_more_to_keep_resumes_where_the_job_stopped(context, stub_model, sums):
     job.run(config(stub_model, sums, samples=4), context)
     before = dict(context.warehouse.sql("SELECT trace_id, completion FROM traces").iter_rows())
     job.run(config(stub_model, sums, samples=12), context)
@@ -99,7 +99,9 @@ def test_more_budget_or_more_to_keep_goes_on_where_it_was(context, stub_model, s
     assert before.items() <= after.items()
 
 
-def test_a_job_without_steering_fills_up_what_a_steered_one_left_out(context, stub_model, sums):
+def test_a_job_without_steering_adds_the_samples_that_a_steered_one_skipped(
+    context, stub_model, sums
+):
     steered = job.run(config(stub_model, sums), context).rows
     assert job.run(config(stub_model, sums, adaptive=None), context).rows == 480 - steered
     rows = by_problem(context)
@@ -108,7 +110,7 @@ def test_a_job_without_steering_fills_up_what_a_steered_one_left_out(context, st
     assert job.run(config(stub_model, sums), context).rows == 0
 
 
-def test_steering_counts_what_an_unsteered_job_made(context, stub_model, sums):
+def test_steering_counts_the_samples_of_an_unsteered_job(context, stub_model, sums):
     job.run(config(stub_model, sums, adaptive=None, samples=3), context)
     job.run(config(stub_model, sums), context)
     rows = by_problem(context)
@@ -121,7 +123,7 @@ def test_steering_counts_what_an_unsteered_job_made(context, stub_model, sums):
     assert set(early["asked"]) == {3}
 
 
-def test_rules_decide_too(context, stub_model, sums, tmp_path):
+def test_a_good_trace_must_pass_the_rules_too(context, stub_model, sums, tmp_path):
     rules = tmp_path / "rules.yaml"
     rules.write_text(
         "name: opening\nrules:\n  - {name: opening, keep: \"completion LIKE '%left to right%'\", "
@@ -142,7 +144,9 @@ def test_rules_decide_too(context, stub_model, sums, tmp_path):
     assert ((rows["good"] >= 2) | (rows["asked"] == 12)).all()
 
 
-def test_problems_that_nothing_can_judge(context, stub_model, sums, tmp_path):
+def test_problems_that_nothing_can_verify_get_the_first_round_only(
+    context, stub_model, sums, tmp_path
+):
     with pytest.raises(UsageError, match="adaptive=null"):
         job.run(
             config(stub_model, sums, problems={"sources": [{"source": "files", "path": sums}]}),
@@ -163,9 +167,7 @@ def test_problems_that_nothing_can_judge(context, stub_model, sums, tmp_path):
     assert asked == {"What is 2 + 2?": 12, "What is the sum 3 + 4?": 2}
 
 
-def test_failed_requests_do_not_eat_the_budget_and_are_asked_again_when_told(
-    context, stub_model, sums
-):
+def test_failed_requests_do_not_count_and_are_retried_on_demand(context, stub_model, sums):
     # everything fails: one round of each problem, and no more
     made = job.run(config(stub_model, sums, args={"fail": 1}, max_failed=1.0), context)
     assert (made.rows, made.failed) == (80, 80)
@@ -180,10 +182,8 @@ def test_failed_requests_do_not_eat_the_budget_and_are_asked_again_when_told(
     assert ((rows["good"] >= 2) | (last["asked"].max() == 12)).all()
 
 
-def test_decisions_of_a_job_that_was_cut_off_are_made_again(context, stub_model, sums, tmp_path):
-    """An engine that dies after so many completions, again and again, ends with what an
-    undisturbed job has.
-    """
+def test_an_interrupted_job_makes_the_same_decisions_again(context, stub_model, sums, tmp_path):
+    """A job whose engine keeps dying ends with the same traces as an undisturbed one."""
 
     class Cut(Exception):
         pass

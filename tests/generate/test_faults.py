@@ -100,7 +100,7 @@ def check(root: Path, kills: int = 0) -> None:
 
 
 def wait_for_work(root: Path, running: list[subprocess.Popen[bytes]]) -> None:
-    """Until a log of one of these processes appears: rows begin to finish."""
+    """Wait until a log of one of these processes appears, which means that rows finish."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if any(works(root, process) for process in running):
@@ -109,12 +109,12 @@ def wait_for_work(root: Path, running: list[subprocess.Popen[bytes]]) -> None:
 
 
 def works(root: Path, process: subprocess.Popen[bytes]) -> bool:
-    """Whether rows of this process are on their way."""
+    """Whether this process has a log."""
     return any(root.glob(f"_logs/*/*-{process.pid}-*.log"))
 
 
 def kill(process: subprocess.Popen[bytes]) -> int:
-    """SIGKILL to a process we started; 1 where it was still running."""
+    """SIGKILL a process that we started. Returns 1 if it was still running."""
     running = process.poll() is None
     if running:
         os.killpg(process.pid, signal.SIGKILL)
@@ -153,8 +153,8 @@ def test_fifty_kills_at_random_points(tmp_path, stub_model, sums):
     check(root, kills)
 
 
-def test_kills_change_no_decision_where_results_steer(tmp_path, stub_model, sums):
-    """Two processes at each time, on problems that get different numbers of samples."""
+def test_kills_change_no_decision_of_a_steered_job(tmp_path, stub_model, sums):
+    """Two processes at any time, on problems that get different numbers of samples."""
     config = {
         "recipe": "rejection",
         "model": stub_model,
@@ -201,7 +201,7 @@ def test_kills_change_no_decision_where_results_steer(tmp_path, stub_model, sums
 
 
 def engine_of(process: subprocess.Popen[bytes]) -> int:
-    """The process id of the engine that a job runs."""
+    """Process id of the engine of a job."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rsplit(")", 1)[1].split()[1])
@@ -218,7 +218,7 @@ def engine_of(process: subprocess.Popen[bytes]) -> int:
 @pytest.mark.vllm
 @pytest.mark.timeout(600)
 def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
-    """Three jobs killed, and then the engine of the one that is left, which starts it again."""
+    """Three jobs are killed, then the engine of the remaining one, which starts it again."""
     pytest.importorskip("vllm")
     from curate.engines.testing.tiny import make_tiny_model
 
@@ -312,9 +312,7 @@ def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, 
 
 
 def test_complete_chunks_can_be_read_while_a_job_runs(tmp_path, stub_model, sums):
-    """By stock DuckDB, Polars and Hugging Face datasets on the files as they lie, and by our
-    views.
-    """
+    """Stock DuckDB, Polars and Hugging Face datasets read the files; our views read them too."""
     import datasets
 
     arguments, root = command(tmp_path, stub_model, sums, slow=0.005), tmp_path / "wh"

@@ -48,7 +48,7 @@ def test_every_sample_of_every_problem_once_and_a_second_run_does_nothing(
     assert context.warehouse.sql(ALL).height == 120
 
 
-def test_columns_say_all_that_determined_a_trace(context, stub_model, sums):
+def test_columns_record_everything_that_determined_a_trace(context, stub_model, sums):
     job.run(config(stub_model, sums, seed=5), context)
     row = context.warehouse.sql("SELECT * FROM annotated LIMIT 1").row(0, named=True)
     assert row["prompt"].endswith(f"User: {row['question']} Assistant:")
@@ -124,7 +124,7 @@ def test_a_higher_limit_redoes_only_the_truncated(context, stub_model, sums):
     assert job.run(config(stub_model, sums, sampling={"max_tokens": 90}), context).rows == 0
 
 
-def test_failures_are_rows_and_are_asked_again_only_when_told(context, stub_model, sums):
+def test_failures_are_rows_and_are_retried_only_on_demand(context, stub_model, sums):
     failing = config(stub_model, sums, engine={"name": "stub", "args": {"fail": 4}}, max_failed=0.5)
     made = job.run(failing, context)
     assert made.rows == 120
@@ -164,7 +164,7 @@ def test_worked_solutions_are_traces_that_verify(context, stub_model, sums):
     assert row[1] == f"<think> {row[2]} </think> <answer> {row[3]} </answer>"
 
 
-def test_worked_examples_are_shown_and_never_asked(context, stub_model, sums):
+def test_worked_examples_are_shown_and_never_sampled(context, stub_model, sums):
     problems = {"sources": [{"source": "files", "path": sums, "verifier": "math"}], "held_out": 0.2}
     job.run(
         config(stub_model, sums, samples=1, examples={"problems": problems, "count": 2}), context
@@ -196,12 +196,12 @@ def test_a_model_of_other_weights_is_another_family(context, stub_model, sums, t
         ({"recipe": "r2"}, "unknown recipe 'r2'"),
     ],
 )
-def test_a_wrong_config_is_told_by_key(stub_model, sums, changes, message):
+def test_errors_of_a_config_name_the_key(stub_model, sums, changes, message):
     with pytest.raises(UsageError, match=message):
         config(stub_model, sums, **changes)
 
 
-def test_what_is_missing_is_told_before_anything_runs(context, stub_model, sums):
+def test_missing_inputs_are_errors_before_anything_runs(context, stub_model, sums):
     for changes, message in (
         ({"model": "no/such/model"}, "no model"),
         ({"problems": "nothing"}, "no problems called 'nothing'"),
@@ -219,7 +219,7 @@ def test_what_is_missing_is_told_before_anything_runs(context, stub_model, sums)
     assert not context.warehouse.versions("traces")
 
 
-def test_the_plan_is_told_without_a_model_being_loaded(context, stub_model, sums):
+def test_the_plan_is_described_without_loading_the_model(context, stub_model, sums):
     text = job.describe(job.make_plan(config(stub_model, sums), context))
     assert "120 in all" in text
     assert "at most 30,720" in text

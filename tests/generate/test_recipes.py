@@ -1,6 +1,4 @@
-"""The recipes beside plain sampling: rewritten traces, worked examples, simple queries, and
-what a dry run says.
-"""
+"""Recipes other than plain sampling: rewrites, worked examples, simple queries, dry runs."""
 
 from __future__ import annotations
 
@@ -80,7 +78,7 @@ def test_correct_traces_are_rewritten_with_their_parent_and_verified_again(
     assert job.run(rework(family, stub_model, sums), context).rows == 0
 
 
-def test_a_rewrite_that_loses_the_answer_is_asked_again(context, stub_model, sums):
+def test_a_rewrite_that_loses_the_answer_is_requested_again(context, stub_model, sums):
     family = harvest(context, stub_model, sums)
     made = job.run(rework(family, stub_model, sums, right=0.5, samples=6), context)
     annotate.run(annotate.AnnotateConfig(), context)
@@ -109,7 +107,7 @@ def test_a_chinese_question_is_rewritten_in_chinese(context, stub_model, tmp_pat
     assert "全文只用中文书写" in rows["prompt"][0]
 
 
-def test_what_cannot_be_rewritten_is_told(context, stub_model, sums):
+def test_errors_say_why_nothing_can_be_rewritten(context, stub_model, sums):
     context.warehouse.create()
     with pytest.raises(UsageError, match="no traces called nothing"):
         job.run(rework("nothing", stub_model, sums), context)
@@ -131,7 +129,7 @@ def test_what_cannot_be_rewritten_is_told(context, stub_model, sums):
         rework("x", stub_model, sums, rework=None)
 
 
-def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(
+def test_worked_examples_come_from_a_file_from_those_that_ship_or_from_traces(
     context, stub_model, sums, tmp_path
 ):
     family = harvest(context, stub_model, sums)
@@ -169,7 +167,7 @@ def test_worked_examples_of_a_file_of_those_that_ship_and_of_traces(
         assert rows["prompt"].str.contains(text, literal=True).all()
         assert rows["template"].str.contains(f"+{examples['count']}@", literal=True).all()
     assert "What is 1 + 1?" in rows["prompt"][0] or rows.height  # of traces: any training question
-    with pytest.raises(UsageError, match=r"examples.count is 9, and there are 4"):
+    with pytest.raises(UsageError, match=r"examples\.count is 9, and there are 4"):
         job.run(
             config("cold-start", stub_model, sums, examples={"file": "long-cot", "count": 9}),
             context,
@@ -220,7 +218,7 @@ def test_simple_queries_are_answered_without_a_chain_of_thought(context, stub_mo
         )
 
 
-def test_only_problems_that_meet_a_condition(context, stub_model, sums):
+def test_only_problems_that_meet_the_condition_are_sampled(context, stub_model, sums):
     made = job.run(
         config(
             "r1-zero", stub_model, sums, samples=1, split=None, where="question LIKE 'What is 1 +%'"

@@ -1,4 +1,4 @@
-"""The stub is what fault tests lean on: deterministic, and faulty exactly as told."""
+"""Fault tests rely on the stub: it is deterministic, and faulty exactly as configured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def stub(**args: Any) -> Any:
 
 
 @given(st.lists(st.integers(-99, 99), min_size=2, max_size=6), st.integers(0, 2**40))
-def test_a_sum_is_answered_in_the_form_and_rightly_if_told(terms: list[int], seed: int) -> None:
+def test_a_sum_is_answered_in_the_form_and_correctly_on_demand(terms: list[int], seed: int) -> None:
     question = str(terms[0]) + "".join(f" {'-' if t < 0 else '+'} {abs(t)}" for t in terms[1:])
     text = stub_text(f"Example: 1 + 1 = 2. What is {question}?", seed, right=1.0)
     found = re.fullmatch(r"<think> .+ </think> <answer> (-?\d+) </answer>", text)
@@ -42,7 +42,7 @@ def test_a_sum_is_answered_in_the_form_and_rightly_if_told(terms: list[int], see
     assert int(wrong[1]) != sum(terms)
 
 
-def test_the_share_of_right_answers_is_as_asked() -> None:
+def test_the_share_of_correct_answers_follows_the_setting() -> None:
     right = sum(
         stub_text("2 + 3", seed, right=0.3).endswith("<answer> 5 </answer>") for seed in range(3000)
     )
@@ -86,7 +86,7 @@ def test_failures_are_a_share_and_flaky_ones_pass_the_second_time() -> None:
     assert all(c.finish_reason == "stop" for c in engine.generate(requests))
 
 
-def test_slow_and_stalled() -> None:
+def test_slow_and_stalled_completions_take_their_time() -> None:
     start = time.monotonic()
     list(stub(slow=0.05).generate([ask("a"), ask("b")]))
     assert time.monotonic() - start >= 0.1
