@@ -215,7 +215,7 @@ def _parquet_parts(
     source = pa.BufferReader(open_bytes(path).read()) if compressed else path
     first = 1
     try:
-        with pq.ParquetFile(source) as file:
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
             meta = file.metadata
             size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
             each = max(size / max(meta.num_rows, 1), 1)
@@ -231,7 +231,7 @@ def _parquet_parts(
                 frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
                 yield frame, range(first, first + frame.height)
                 first += frame.height
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:  # damaged bytes
         raise UsageError(f"{path} is not readable Parquet: {error}") from error
 
 

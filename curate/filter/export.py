@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from curate.atomic import write_whole
 from curate.errors import CurateError, UsageError
 from curate.files import SUFFIXES, Writer
 
@@ -93,9 +94,7 @@ def export_corpus(
         with Writer(target) as writer:
             for rows in _rows(warehouse, version, format):
                 writer.write(rows)
-        target.with_suffix(".md").write_text(
-            card(warehouse, version, format, target.name), encoding="utf-8"
-        )
+        write_whole(target.with_suffix(".md"), card(warehouse, version, format, target.name))
         return writer.rows
     if target.suffix in (".json", ".csv", ".txt"):
         raise UsageError(
@@ -112,7 +111,7 @@ def export_corpus(
         with Writer(target / "data" / f"train-{number:05d}{suffix}") as writer:
             writer.write(rows)
         total += rows.height
-    (target / "README.md").write_text(card(warehouse, version, format), encoding="utf-8")
+    write_whole(target / "README.md", card(warehouse, version, format))
     if push is not None:
         _push(target, push)
     return total

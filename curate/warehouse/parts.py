@@ -80,8 +80,8 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
     try:
         metadata = pq.read_metadata(path)
         schema = metadata.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, f"not a whole Parquet file ({str(error).splitlines()[0]})") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        raise damaged(path, f"not a whole Parquet file ({type(error).__name__})") from error
     place = (metadata.metadata or {}).get(PLACE_KEY)
     return Footer(
         metadata.num_rows, frozenset(schema.names), place.decode("utf-8") if place else None
