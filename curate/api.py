@@ -80,7 +80,9 @@ def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> J
 
 
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
-    """Train by `sft`, `distill` or `grpo` (`curate train`). `result.model` is the model's directory."""
+    """Train by `sft`, `distill` or `grpo` (`curate train`). `result.model` is the model's
+    directory.
+    """
     from curate.job import Context
     from curate.train.job import RUNS
 
@@ -91,7 +93,9 @@ def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> Job
 
 
 def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFrame:
-    """Compare models on the same problems (`curate evaluate`). Returns rows of the table `evaluations`."""
+    """Compare models on the same problems (`curate evaluate`). Returns rows of the table
+    `evaluations`.
+    """
     from curate.evaluate import job
     from curate.job import Context
 

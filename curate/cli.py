@@ -1,4 +1,6 @@
-"""The command line: one Typer app. A command is a config, validated before anything heavy is imported, and a job."""
+"""The command line: one Typer app. A command is a config, validated before anything heavy is
+imported, and a job.
+"""
 
 from __future__ import annotations
 
@@ -144,7 +146,9 @@ def annotate(
         Path | None, typer.Option("--out", help="For files: where to write the annotated rows.")
     ] = None,
 ) -> None:
-    """Add verdicts and signals to traces that lack them, or signals to files; nothing is dropped."""
+    """Add verdicts and signals to traces that lack them, or signals to files; nothing is
+    dropped.
+    """
     from curate.annotate import job
     from curate.config import validate
 
@@ -243,7 +247,8 @@ def _split(arguments: list[str] | None) -> tuple[list[str | Path], list[str]]:
 def _needed_out(out: Path | None, files: Sequence[str | Path]) -> Path:
     if out is None:
         raise UsageError(
-            f"files are given ({files[0]}): say where to write the result with --out FILE.parquet (or .jsonl)"
+            f"files are given ({files[0]}): say where to write the result with --out "
+            "FILE.parquet (or .jsonl)"
         )
     _check_out(out, files)
     return out
@@ -260,7 +265,8 @@ def _for_files_only(out: Path | None, text_column: str | None, form: str | None)
     options = {"--out": out, "--text-column": text_column, "--form": form}
     if given := [name for name, value in options.items() if value is not None]:
         raise UsageError(
-            f"{' and '.join(given)}: only for files, and none is given. Without files the traces of the warehouse "
+            f"{' and '.join(given)}: only for files, and none is given. Without files the "
+            "traces of the warehouse "
             "are read; name files as arguments"
         )
 
@@ -327,7 +333,9 @@ def evaluate(
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
 ) -> None:
-    """Compare models on held-out problems: pass@1, pass@k, cons@k, with intervals and differences."""
+    """Compare models on held-out problems: pass@1, pass@k, cons@k, with intervals and
+    differences.
+    """
     from curate.config import validate
     from curate.evaluate import job
     from curate.generate import job as generation
@@ -459,7 +467,8 @@ def sql(
         ),
     ] = False,
 ) -> None:
-    """Query the warehouse in SQL. Views: annotated, problem_rates, policy_steps, lineage and the tables.
+    """Query the warehouse in SQL. Views: annotated, problem_rates, policy_steps, lineage and the
+    tables.
 
     A query reads the warehouse and nothing else; it writes nothing.
     """
@@ -650,12 +659,17 @@ def main() -> None:
 
 
 def _os_message(error: OSError) -> str | None:
-    """What a failure of the file system means to the user, or None if it is not the user's to mend."""
+    """What a failure of the file system means to the user, or None if it is not the user's to
+    mend.
+    """
     from curate.atomic import disk_full
 
     name = error.filename or "while writing"
     if disk_full(error):
-        return f"the disk is full ({name}); what was committed is intact: free some space and run the same command again"
+        return (
+            f"the disk is full ({name}); what was committed is intact: free some space and run the "
+            "same command again"
+        )
     if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
         return f"{name}: a file is where a folder is needed, or the reverse; name another place"
     if isinstance(error, PermissionError):

@@ -1,10 +1,11 @@
 """Configs: pydantic models that refuse unknown keys, read from YAML, with `key=value` overrides.
 
-Every config of the package derives from `Config`. The string below a field documents it, for `--help`, the docs and
-the JSON schema.
+Every config of the package derives from `Config`. The string below a field documents it, for
+`--help`, the docs and the JSON schema.
 
-A group whose default is an instance, such as `optim: OptimConfig = OptimConfig(schedule="constant")`, keeps that
-default under whatever is given: `optim: {lr: 3.0e-5}` changes the learning rate only.
+A group whose default is an instance, such as `optim: OptimConfig =
+OptimConfig(schedule="constant")`, keeps that default under whatever is given: `optim: {lr:
+3.0e-5}` changes the learning rate only.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ C = TypeVar("C", bound=BaseModel)
 
 
 def _over_default(default: Config, given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` over the fields that `default` sets. Fields it leaves alone have the default of their class."""
+    """`given` over the fields that `default` sets. Fields it leaves alone have the default of
+    their class.
+    """
     filled = {name: getattr(default, name) for name in default.model_fields_set}
     for name, value in given.items():
         inner = filled.get(name)
@@ -157,7 +160,9 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def group_at(data: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
-    """The group of keys that holds the dotted `key`, made if it is missing, and the last name of the key."""
+    """The group of keys that holds the dotted `key`, made if it is missing, and the last name of
+    the key.
+    """
     *path, last = key.split(".")
     group = data
     for name in path:

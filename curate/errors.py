@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 class CurateError(Exception):
-    """Something failed that the user can understand and mend. The CLI prints it without a traceback; exit code 1."""
+    """A failure that the user can understand and correct. The CLI prints it without a traceback;
+    exit code 1.
+    """
 
     exit_code = 1
 

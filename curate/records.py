@@ -1,6 +1,7 @@
-"""The records that cross a boundary between parts: problem, request, completion, verdict.
+"""Records that cross a boundary between parts: problem, request, completion, verdict.
 
-Tables are columns (`schemas/`); these are the few places where one row is handed from one part to another.
+Tables are columns (`schemas/`); these are the few places where one part passes single rows to
+another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ FinishReason = Literal["stop", "length", "error"]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with what is needed to judge an answer. The fields are the columns of `schemas/problems.sql`."""
+    """A question, and what is needed to judge an answer: the columns of `schemas/problems.sql`."""
 
     question: str
     reference: str | None = None
@@ -33,7 +34,9 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a verifier says of one completion. `extracted` is the answer it looked at, `detail` why it decided so."""
+    """A verifier's judgement of one completion: `extracted` is the answer it read, `detail` its
+    reason.
+    """
 
     verdict: VerdictName
     extracted: str | None = None
@@ -48,7 +51,8 @@ class Verdict:
 class Sampling:
     """How a completion is sampled. `top_k = 0` and `top_p = 1` mean no truncation.
 
-    A completion ends with the first of the `stop` strings, which stays in its text (`</answer>` closes a form).
+    A completion ends with the first of the `stop` strings, which stays in the text: `</answer>`
+    closes a form.
     """
 
     temperature: float = 1.0
@@ -61,7 +65,9 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion asked of an engine. Engines take `prompt_token_ids` where given, else tokenise `prompt`."""
+    """A request for one completion. Engines use `prompt_token_ids` if given, else tokenise
+    `prompt`.
+    """
 
     request_id: str
     prompt: str
@@ -72,10 +78,12 @@ class Request:
 
 @dataclass(slots=True)
 class Completion:
-    """What came back. A request that failed is a completion with `finish_reason = 'error'` and its reason in `error`.
+    """The reply to a request. If the request failed, `finish_reason` is `error` and `error` gives
+    the reason.
 
-    `token_ids` and `logprobs` have one entry a sampled token (the end token included, where one was sampled);
-    log-probs are those of the distribution that was sampled from. Both are None where the backend has none.
+    `token_ids` and `logprobs` have one entry per sampled token, including the end token if one was
+    sampled. Log-probs are those of the distribution that was sampled from. Both are None if the
+    backend reports none.
     """
 
     request_id: str

@@ -1,11 +1,13 @@
-"""Names to objects: what ships, what an installed package offers by entry point, or a dotted path in a config.
+"""Names to objects: what ships, what an installed package offers by entry point, or a dotted path
+in a config.
 
-A registry maps a short name to a dotted path `module:attribute`, so that nothing heavy is imported before it is used.
-Users add their own without forking: an entry point in the group `curate.<kind>`, or `module:name` in a config, where
-the module is installed, or is a file next to the config or in the current folder.
+A registry maps a short name to a dotted path `module:attribute`, so that nothing heavy is imported
+before it is used. Users add their own without forking: an entry point in the group
+`curate.<kind>`, or `module:name` in a config, where the module is installed, or is a file next to
+the config or in the current folder.
 
-Importing a module runs it. So a dotted path is taken from configs and commands, and never from data: pass `data=True`
-for a name that comes from a row.
+Importing a module runs it. So a dotted path is taken from configs and commands, and never from
+data: pass `data=True` for a name that comes from a row.
 """
 
 from __future__ import annotations
@@ -23,13 +25,15 @@ from typing import Any
 from curate.config import did_you_mean
 from curate.errors import UsageError
 
-# Folders of the configs that were read. In the environment, since verifier workers and engines are processes of
-# their own that import the same modules.
+# Folders of the configs that were read. In the environment, since verifier workers and engines are
+# processes of their own that import the same modules.
 FOLDERS = "CURATE_IMPORT_FOLDERS"
 
 
 def resolve(kind: str, name: str, builtin: Mapping[str, str], *, data: bool = False) -> Any:
-    """The object called `name` of this `kind` ("engine", "verifier", "source", "recipe", …). UsageError if unknown."""
+    """The object called `name` of this `kind` ("engine", "verifier", "source", "recipe", …).
+    UsageError if unknown.
+    """
     if name in builtin:
         return load(builtin[name], kind)
     for point in entry_points(group=f"curate.{kind}"):
@@ -61,7 +65,8 @@ def load(path: str, kind: str) -> Any:
         names = [n for n in vars(module) if not n.startswith("_")]
         hint = did_you_mean(attribute, names)
         raise UsageError(
-            f"cannot load the {kind} '{path}': {getattr(module, '__file__', name)} has no '{attribute}'{hint}"
+            f"cannot load the {kind} '{path}': {getattr(module, '__file__', name)} has no "
+            f"'{attribute}'{hint}"
         )
     return getattr(module, attribute)
 
@@ -83,7 +88,8 @@ def _module(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != name.partition(".")[0]:
             raise  # the module exists, and needs one that does not
-    # At the end of the path, and only when a config needs it: a file there never hides an installed module.
+    # At the end of the path, and only when a config needs it: a file there never hides an
+    # installed module.
     sys.path += [f for f in [*_folders(), os.getcwd()] if f not in sys.path]
     importlib.invalidate_caches()
     return importlib.import_module(name)

@@ -1,16 +1,18 @@
-"""From verdicts and signals to a number: a reward is a weighted sum of components, declared in a config.
+"""From verdicts and signals to a number: a reward is a weighted sum of components, declared in a
+config.
 
     rewards: {accuracy: 1.0, format: 0.2, language: 0.1}
     rewards: {accuracy: 1.0, length: {weight: 0.5, options: {max_tokens: 8192, buffer: 1024}}}
     rewards: {accuracy: 1.0, "my_package.module:function": 0.5}
     rewards: {accuracy: 1.0, preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}}
 
-With `preference` a model judges the open questions, those of problems without a verifier: there accuracy does not
-count, and elsewhere preference does not (curate/verify/models/preference.py).
+With `preference` a model judges open questions, which are problems without a verifier: accuracy
+does not count there, and preference does not count elsewhere (curate/verify/models/preference.py).
 
-A component is a Polars expression over a frame of traces with their verdict and signals, so that the reward uses the
-one definition of correct, well-formed and target language that filters and evaluation use. A user's own is a function
-of the frame (and its options as keywords) that returns an expression or a series, one value a trace.
+A component is a Polars expression over a frame of traces with their verdict and signals, so that
+rewards, filters and evaluation share one definition of correct, well-formed and target language.
+Your own component is a function of the frame, with its options as keywords, that returns an
+expression or a series: one value per trace.
 """
 
 from __future__ import annotations
@@ -18,15 +20,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import polars as pl
 
 from curate.errors import UsageError
+from curate.prompts.forms import well_formed_expr, with_opener_expr
 from curate.registry import resolve
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from curate.verify.models.preference import JudgeEngines
+from curate.signals import annotate_frame
+from curate.verify.models.preference import JudgeEngines, is_open
 
 BUILTIN = {
     "accuracy": "curate.rewards:accuracy",
@@ -37,13 +39,13 @@ BUILTIN = {
     "preference": "curate.verify.models.preference:preference",
 }
 
-# Signals that a component reads, by group (curate/signals); well-formedness comes from the form itself.
+# The group of signals (curate/signals) that a component reads. Well-formedness comes from the form.
 SIGNALS = {"language": "language", "repetition": "repetition"}
 
 
 @dataclass(frozen=True)
 class Component:
-    """A term of the reward: `weight` times what `function` says."""
+    """A term of the reward: `weight` times the value of `function`."""
 
     name: str
     weight: float
@@ -52,23 +54,21 @@ class Component:
 
 
 def accuracy(frame: pl.DataFrame) -> pl.Expr:
-    """1 for a correct answer, 0 for a wrong one; null (and with it the whole reward) where it is unverifiable."""
-    import polars as pl
-
+    """1 for a correct answer, 0 for a wrong one; null, and so is the whole reward, if it is
+    unverifiable.
+    """
     verdict = pl.col("verdict")
     return pl.when(verdict == "correct").then(1.0).when(verdict == "wrong").then(0.0)
 
 
 def well_formed(frame: pl.DataFrame) -> pl.Expr:
-    """1 where every tag stands once, in order, closed, around an answer that is not empty, and nothing outside; else 0.
+    """1 if every tag occurs once, in order and closed, with an answer and nothing outside the
+    tags; else 0.
 
-    Two answers, an empty one or text after the last tag earn nothing. A trace cut off by the length limit earns nothing
-    in any form: in a plain form whatever was written would otherwise count as an answer.
+    Two answers, an empty one or text after the last tag earn nothing. Nor does a trace that the
+    length limit cut off, in any form: in a plain form, whatever was written would otherwise count
+    as the answer.
     """
-    import polars as pl
-
-    from curate.prompts.forms import well_formed_expr, with_opener_expr
-
     prompt = pl.col("prompt") if "prompt" in frame.columns else pl.lit("")
     text = with_opener_expr(pl.col("completion"), prompt, pl.col("form"))
     ended = pl.col("finish_reason") == "stop"
@@ -78,13 +78,12 @@ def well_formed(frame: pl.DataFrame) -> pl.Expr:
 
 
 def language(frame: pl.DataFrame, min_words: float = 0.0) -> pl.Expr:
-    """Share of target-language words in the chain of thought (R1 report, section 2.3.2), between 0 and 1.
+    """Share of target-language words in the chain of thought (R1 report, section 2.3.2), between 0
+    and 1.
 
-    Reasoning with fewer than `min_words` words of any language counts 0: where it is to be written in words, an empty
-    chain of thought would otherwise be perfectly consistent. Reasoning that is not there at all counts 0 as well.
+    Reasoning with fewer than `min_words` words of any language counts 0: otherwise an empty chain
+    of thought would be perfectly consistent. Missing reasoning counts 0 as well.
     """
-    import polars as pl
-
     share = pl.col("target_language_share").fill_null(0.0)
     present = pl.col("reasoning").fill_null("").str.strip_chars() != ""
     enough = pl.col("words").fill_null(0.0) >= min_words if min_words else pl.lit(True)
@@ -92,13 +91,12 @@ def language(frame: pl.DataFrame, min_words: float = 0.0) -> pl.Expr:
 
 
 def length(frame: pl.DataFrame, max_tokens: int = 0, buffer: int = 0) -> pl.Expr:
-    """Soft overlong penalty (DAPO, arXiv 2503.14476, eq. 13): 0, then falling to -1 over the last `buffer` tokens.
+    """Soft overlong penalty (DAPO, arXiv 2503.14476, eq. 13): 0, then falling to -1 over the last
+    `buffer` tokens.
 
-    0 up to max_tokens - buffer; ((max_tokens - buffer) - n) / buffer up to max_tokens; -1 beyond, and for a trace that
-    the length limit cut off.
+    0 up to max_tokens - buffer; ((max_tokens - buffer) - n) / buffer up to max_tokens; -1 beyond,
+    and for a trace that the length limit cut off.
     """
-    import polars as pl
-
     if max_tokens < 1 or not 0 < buffer <= max_tokens:
         raise UsageError(
             "the reward 'length' needs options max_tokens and buffer, with 0 < buffer <= max_tokens"
@@ -110,17 +108,20 @@ def length(frame: pl.DataFrame, max_tokens: int = 0, buffer: int = 0) -> pl.Expr
 
 
 def repetition(frame: pl.DataFrame, ngram: int = 5) -> pl.Expr:
-    """Minus the share of characters in word n-grams that stood before: 0 for none, -1 for nothing else."""
-    import polars as pl
-
+    """Minus the share of characters in repeated word n-grams: 0 for no repetition, -1 for nothing
+    else.
+    """
     if not 5 <= ngram <= 10:
-        raise UsageError(f"the reward 'repetition' knows n-grams of 5 to 10 words, not {ngram}")
+        raise UsageError(f"the reward 'repetition' takes n-grams of 5 to 10 words, not {ngram}")
     return -pl.col(f"duplicate_{ngram}_gram_share").fill_null(0.0)
 
 
 def components(spec: Mapping[str, Any]) -> list[Component]:
-    """The components that a config names: a number is a weight; else weight and options. Raises UsageError."""
-    found = []
+    """The components that a config names: a number is a weight, a mapping has weight and options.
+
+    UsageError for an unknown component, or options that it does not take.
+    """
+    parts = []
     for name, value in spec.items():
         if isinstance(value, int | float):
             weight, options = float(value), {}
@@ -134,26 +135,23 @@ def components(spec: Mapping[str, Any]) -> list[Component]:
             inspect.signature(function).bind(None, **options)
         except TypeError as error:
             raise UsageError(f"rewards: {name}: {error}") from error
-        found.append(Component(name, weight, function, options))
-    if not found:
+        parts.append(Component(name, weight, function, options))
+    if not parts:
         raise UsageError("rewards: name at least one component, such as accuracy: 1.0")
-    return found
+    return parts
 
 
 def score(
     frame: pl.DataFrame, spec: Mapping[str, Any], judges: JudgeEngines | None = None
 ) -> pl.DataFrame:
-    """The columns `reward` and one `reward_<component>` (before weighting), one row a trace, in the frame's order.
+    """The column `reward`, and one `reward_<component>` before weighting; one row per trace, in
+    the frame's order.
 
-    `frame` holds traces with `completion, reasoning, form, finish_reason, completion_tokens`, the columns `verdict`
-    (where accuracy is asked for), `question` and `target_language`; for `preference` also `problem_id, verifier` and
-    `answer`. Missing signals are measured here. `reward` is null where a component that counts is null or the request
-    failed: such a trace gives no gradient.
+    `frame` has the columns `completion, reasoning, form, finish_reason, completion_tokens,
+    question, target_language`, `verdict` for accuracy, and `problem_id, verifier, answer` for
+    `preference`. Missing signals are measured here. `reward` is null if a component that counts is
+    null or the request failed: such a trace gives no gradient.
     """
-    import polars as pl
-
-    from curate.signals import annotate_frame
-
     parts = components(spec)
     groups = {SIGNALS[p.name] for p in parts if p.name in SIGNALS}
     if any(p.name == "language" and p.options.get("min_words") for p in parts):
@@ -177,14 +175,14 @@ def score(
             raise UsageError(
                 f"the reward '{part.name}' failed: {type(error).__name__}: {error}"
             ) from error
-    made = pl.DataFrame(
+    scores = pl.DataFrame(
         {name: column.to_series().cast(pl.Float64) for name, column in values.items()}
     )
-    if made.height != frame.height:
+    if scores.height != frame.height:
         raise UsageError(
-            f"a reward must give one value a trace: {frame.height} traces, {made.height} values"
+            f"a reward must give one value per trace: {frame.height} traces, {scores.height} values"
         )
-    # A sum over columns skips nulls; added one by one they make the whole null.
+    # sum_horizontal would skip nulls; added one by one they make the reward null.
     total = pl.lit(0.0)
     absent = does_not_count(frame, parts)
     for part in parts:
@@ -193,17 +191,13 @@ def score(
             value = pl.when(absent[part.name]).then(0.0).otherwise(value)
         total = total + part.weight * value
     failed = (frame["finish_reason"] == "error").fill_null(False)
-    return made.with_columns(failed=failed).select(
+    return scores.with_columns(failed=failed).select(
         pl.when(~pl.col("failed")).then(total).alias("reward"), *[pl.col(name) for name in values]
     )
 
 
 def does_not_count(frame: pl.DataFrame, parts: Sequence[Component]) -> dict[str, pl.Series]:
-    """By component, the traces whose reward it is no part of: its null there does not make the whole null."""
-    import polars as pl
-
-    from curate.verify.models.preference import is_open
-
+    """By component, the traces that it does not apply to; a null there does not void the reward."""
     if not any(part.name == "preference" for part in parts):
         return {}
     open_question = frame.select(is_open(pl.col("verifier"))).to_series()

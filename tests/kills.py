@@ -1,11 +1,13 @@
-"""SIGKILL in every stage of a pipeline, at a random moment of it, and a comparison with a run that nobody disturbed.
+"""SIGKILL in every stage of a pipeline, at a random moment of it, and a comparison with a run that
+nobody disturbed.
 
     python -m tests.kills r1-small FOLDER [--seed N] [key=value ...]
 
-runs `curate run` once undisturbed (FOLDER/calm); then again (FOLDER/killed), where the process group is killed once in
-each stage, at a random share of the time that the stage took undisturbed (a stage that is over sooner is put back and
-killed earlier), and the next run goes on. Ends with 1 where the rows differ. `SMALL` makes a recipe small enough for
-that: the base learns for 150 steps, and a reward for length differs within every group, so that weights move.
+runs `curate run` once undisturbed (FOLDER/calm); then again (FOLDER/killed), where the process
+group is killed once in each stage, at a random share of the time that the stage took undisturbed
+(a stage that is over sooner is put back and killed earlier), and the next run goes on. Ends with 1
+where the rows differ. `SMALL` makes a recipe small enough for that: the base learns for 150 steps,
+and a reward for length differs within every group, so that weights move.
 """
 
 from __future__ import annotations
@@ -30,19 +32,26 @@ from curate.warehouse import Warehouse
 BEGINS = re.compile(r"^\[\d+/\d+\] (\S+)$")
 TOLD = re.compile(r"^\[\d+/\d+\] \S+: (?!done before)|^\d+ stages run|^nothing to do|rror")
 
-# What a pipeline is for, whatever it is called and whenever it was made. Names of models hold paths.
+# What a pipeline is for, whatever it is called and whenever it was made. Names of models hold
+# paths.
 QUERIES = {
     "problems": "SELECT problem_id, question, reference, split FROM problems ORDER BY ALL",
-    "traces": "SELECT trace_id, attempt, problem_id, sample_index, recipe, form, model_hash, policy_step, seed, "
+    "traces": "SELECT trace_id, attempt, problem_id, sample_index, recipe, form, model_hash, "
+    "policy_step, seed, "
     "completion_token_ids, completion, finish_reason FROM traces ORDER BY ALL",
-    "verdicts": "SELECT trace_id, verifier, verifier_version, kind, verdict, extracted FROM verdicts ORDER BY ALL",
+    "verdicts": "SELECT trace_id, verifier, verifier_version, kind, verdict, extracted "
+    "FROM verdicts ORDER BY ALL",
     "signals": "SELECT * FROM signals ORDER BY ALL",
-    "rollouts": "SELECT trace_id, policy_step, reward, advantage, components FROM rollouts ORDER BY trace_id",
-    "corpora": "SELECT corpus, trace_id, attempt, prompt, completion, weight FROM corpora ORDER BY ALL",
+    "rollouts": "SELECT trace_id, policy_step, reward, advantage, components "
+    "FROM rollouts ORDER BY trace_id",
+    "corpora": "SELECT corpus, trace_id, attempt, prompt, completion, weight "
+    "FROM corpora ORDER BY ALL",
     "funnel": "SELECT * FROM funnel ORDER BY ALL",
     "metrics": "SELECT step, name, value FROM metrics WHERE name NOT LIKE '%second%' ORDER BY ALL",
-    "models": "SELECT kind, name, model_hash, step FROM models WHERE parent_hash IS NOT NULL ORDER BY ALL",
-    "evaluations": "SELECT model, model_hash, baseline, slice, metric, k, value, low, high FROM evaluations "
+    "models": "SELECT kind, name, model_hash, step FROM models "
+    "WHERE parent_hash IS NOT NULL ORDER BY ALL",
+    "evaluations": "SELECT model, model_hash, baseline, slice, metric, k, value, low, high "
+    "FROM evaluations "
     "ORDER BY ALL",
 }
 
@@ -50,7 +59,7 @@ LENGTH = "rewards.length={weight: 1.0, options: {max_tokens: 120, buffer: 120}}"
 SMALL = {
     "r1-small": [
         *("vars.base_steps=150", "vars.max_tokens=120"),
-        # such a base gets little right: what would keep nothing keeps all
+        # such a base gets little right, so nothing is filtered
         *(
             "stages.rework.rework.where=null",
             "stages.best.rules=unfiltered",
@@ -74,7 +83,9 @@ SMALL = {
 
 
 def letters(frame: pl.DataFrame) -> pl.Series:
-    """A reward that differs within a group, also of a model of random weights: the share of small letters."""
+    """A reward that differs within a group, also of a model of random weights: the share of small
+    letters.
+    """
     return frame["completion"].str.count_matches("[a-z]") / frame[
         "completion"
     ].str.len_chars().clip(1)
@@ -143,7 +154,8 @@ def kill_in_every_stage(
 ) -> dict[str, int]:
     """A calm run, a kill in every stage, and a last run to the end; returns rows compared by table.
 
-    Raises AssertionError where a run fails, where a stage could not be killed, or where rows differ.
+    Raises AssertionError where a run fails, where a stage could not be killed, or where rows
+    differ.
     """
     told = print if say else lambda *_, **__: None
     draw = random.Random(seed)
@@ -170,10 +182,11 @@ def kill_in_every_stage(
 def _kill_within(
     pipeline: str, root: Path, overrides: Sequence[str], stage: str, after: float
 ) -> float:
-    """Kill in `stage`; a stage that is over sooner than it was undisturbed gets another try, at half the time.
+    """Kill in `stage`; a stage that is over sooner than it was undisturbed gets another try, at
+    half the time.
 
-    Returns the time that hit. How fast a machine is differs from minute to minute, and a miss must not leave nothing
-    to kill: the warehouse is put back as it was.
+    Returns the time that hit. How fast a machine is differs from minute to minute, and a miss must
+    not leave nothing to kill: the warehouse is put back as it was.
     """
     before = root.with_name(f"{root.name}-before")
     if root.exists():
@@ -208,7 +221,8 @@ def compare(calm: Warehouse, killed: Warehouse) -> dict[str, int]:
         one, other = calm.sql(query), killed.sql(query)
         same = one.equals(other)
         assert same, (
-            f"{table}: {one.height} rows undisturbed, {other.height} after kills\n{_difference(one, other)}"
+            f"{table}: {one.height} rows undisturbed, {other.height} after "
+            f"kills\n{_difference(one, other)}"
         )
         counts[table] = one.height
     assert killed.sql("SELECT count(*) = count(DISTINCT (trace_id, attempt)) FROM traces").item()

@@ -1,4 +1,6 @@
-"""Every function of `curate.api` does what its command does: one small warehouse from problems to a page."""
+"""Every function of `curate.api` does what its command does: one small warehouse from problems to
+a page.
+"""
 
 from __future__ import annotations
 

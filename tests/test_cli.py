@@ -1,4 +1,6 @@
-"""What a user sees of the command line: messages, exit codes, and nothing heavy imported for a question."""
+"""What a user sees of the command line: messages, exit codes, and nothing heavy imported for a
+question.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ def test_a_question_imports_nothing_heavy(arguments):
         "from curate.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'vllm', 'transformers', 'sympy', 'math_verify', 'datasets', 'polars', 'duckdb'}\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'sympy', 'math_verify', 'datasets', "
+        "'polars', 'duckdb'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -17,7 +17,7 @@ from curate.errors import UsageError
 
 # Modules that need a package which an environment may lack, or a GPU's.
 HEAVY = ("curate.engines.vllm", "curate.train.model")
-# Values for fields without a default, by name.
+# Values for fields without a default, by name; else 1.
 REQUIRED: dict[str, Any] = {
     "benchmarks": ["b.parquet"],
     "carry": {"model": {"first": "@a", "then": "b"}},
@@ -72,12 +72,16 @@ def groups(config: Config) -> Iterator[tuple[tuple[str, ...], Config]]:
 
 
 def smallest(cls: type[Config]) -> dict[str, Any]:
-    """A value for each field that has no default, and for what the whole config asks for besides."""
-    data = {n: REQUIRED[n] for n, field in cls.model_fields.items() if field.is_required()}
+    """A value for each field that has no default, and for what the whole config asks for
+    besides.
+    """
+    data = {n: REQUIRED.get(n, 1) for n, field in cls.model_fields.items() if field.is_required()}
     if cls.__name__ == "GenerateConfig":
         data |= {"model": "m", "problems": "p"}
     if cls.__name__ == "ExamplesConfig":
         data |= {"file": "long-cot"}
+    if cls.__name__ == "BudgetConfig":
+        data |= {"speed": "a", "stages": {"a": {}}}
     return data
 
 

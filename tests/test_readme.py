@@ -1,9 +1,11 @@
-"""The examples of the README run as they are printed, in an empty folder with a problem file and a model.
+"""The examples of the README run as they are printed, in an empty folder with a problem file and a
+model.
 
-What stands in for something slow or absent: `path/to/model` is a tiny model of random weights, the samples of
-`mine.yaml` come from the stub engine (the training steps are real), GRPO does one round of four samples, and
-`api.run("mine.yaml")` finds the stages done. The quickstart, the recipes and commands with a model of your own are
-planned, not run; the first two run in other tests, one step per stage.
+What stands in for something slow or absent: `path/to/model` is a tiny model of random weights, the
+samples of `mine.yaml` come from the stub engine (the training steps are real), GRPO does one round
+of four samples, and `api.run("mine.yaml")` finds the stages done. The quickstart, the recipes and
+commands with a model of your own are planned, not run; the first two run in other tests, one step
+per stage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A dotted path in a config may name a module next to the config; nothing there hides an installed one."""
+"""A dotted path in a config may name a module next to the config; nothing there hides an installed
+one.
+"""
 
 from __future__ import annotations
 

@@ -61,8 +61,10 @@ def test_a_truncated_trace_is_not_well_formed() -> None:
 
 
 def test_language_is_the_share_of_target_words_and_nothing_for_no_reasoning() -> None:
-    english = "<think> First we add the two numbers and then we look at the result. </think> <answer> 2 </answer>"
-    chinese = "<think> 首先我们把这两个数字相加，然后我们检查一下结果是否正确。 </think> <answer> 2 </answer>"
+    words = "First we add the two numbers and then we look at the result."
+    english = f"<think> {words} </think> <answer> 2 </answer>"
+    words = "首先我们把这两个数字相加，然后我们检查一下结果是否正确。"
+    chinese = f"<think> {words} </think> <answer> 2 </answer>"
     rows = frame(english, chinese, "<answer> 2 </answer>")
     first, second, third = score(rows, {"language": 0.5})["reward_language"].to_list()
     assert first > 0.9

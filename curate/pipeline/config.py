@@ -1,14 +1,19 @@
 """A pipeline file, and its stages in order.
 
-A stage names another's output with `@stage` (a model, a corpus, problems, traces) or `@stage.fact`. `$name` stands for
-a variable of `vars`. A stage that trains takes `processes: N` and is then run by N ranks under torchrun.
+A stage names another's output with `@stage` (a model, a corpus, problems, traces) or
+`@stage.fact`. `$name` stands for a variable of `vars`. A stage that trains takes `processes: N`
+and is then run by N ranks under torchrun.
 
-A loop back, with traces of the new model going into the next round, is a stage `do: loop`. It stands for its own
-stages, once per round. `carry` says what each round begins with: `$model` is `first` in the first round, and in a later
-one the output of stage `then` of the round before. After the loop, `@loop-name` is the output of `then` in the last
-round.
+A loop back, with traces of the new model going into the next round, is a stage `do: loop`. It
+stands for its own stages, once per round. `carry` says what each round begins with: `$model` is
+`first` in the first round, and in a later one the output of stage `then` of the round before.
+After the loop, `@loop-name` is the output of `then` in the last round.
 
-    loop: {do: loop, rounds: 3, carry: {model: {first: "@sft", then: tune}}, stages: {sample: …, tune: …}}
+    loop:
+      do: loop
+      rounds: 3
+      carry: {model: {first: "@sft", then: tune}}
+      stages: {sample: …, tune: …}
 """
 
 from __future__ import annotations
@@ -76,7 +81,9 @@ class LoopConfig(Config):
 def load_pipeline(
     path: str | Path, overrides: Sequence[str] = ()
 ) -> tuple[PipelineConfig, list[Stage]]:
-    """The pipeline and its stages in order. UsageError for anything that can be seen to be wrong without running it."""
+    """The pipeline and its stages in order. UsageError for anything that can be seen to be wrong
+    without running it.
+    """
     file = find_pipeline(path)
     add_folder(file.parent)
     data = read_yaml(file)
@@ -163,7 +170,8 @@ def _stage(
     kind = stage_kind(do)
     if type(processes) is not int or processes < 1 or (processes > 1 and not kind.ranks):
         raise UsageError(
-            f"{where}: processes: {processes!r}; give a number of ranks, and only to a stage that trains"
+            f"{where}: processes: {processes!r}; give a number of ranks, and only to a "
+            "stage that trains"
         )
     if "engine" in kind.takes:
         body["engine"] = _engine(pipeline.engine, body.get("engine", {}))
@@ -180,7 +188,9 @@ def _stage(
 
 
 def _engine(default: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The engine of a stage: its own keys over those of the pipeline. `args` are only for the engine they were given to."""
+    """The engine of a stage: its own keys over those of the pipeline. `args` are only for the
+    engine they were given to.
+    """
     other = own.get("name") not in (None, default.get("name"))
     return merge({k: v for k, v in default.items() if not (other and k == "args")}, own)
 
@@ -200,7 +210,8 @@ def unroll(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[s
         for carry in loop.carry.values():
             if carry.then not in loop.stages:
                 raise UsageError(
-                    f"{where}: stage {name}: carry names '{carry.then}', which is not a stage of the loop"
+                    f"{where}: stage {name}: carry names '{carry.then}', which is not a "
+                    "stage of the loop"
                 )
         for turn in range(1, loop.rounds + 1):
             own = {inner: f"{name}-{turn}-{inner}" for inner in loop.stages}

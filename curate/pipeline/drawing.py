@@ -1,7 +1,9 @@
-"""What a pipeline would do, drawn before it runs: each stage with its state, its inputs, its size and its cost.
+"""What a pipeline would do, drawn before it runs: each stage with its state, its inputs, its size
+and its cost.
 
-Sizes come from the checked configs and the sealed versions, so that nothing is loaded. If one depends on what an
-earlier stage will keep, the drawing says so. Costs are seconds for a stage that ran, else tokens at most.
+Sizes come from the checked configs and the sealed versions, so that nothing is loaded. If one
+depends on what an earlier stage will keep, the drawing says so. Costs are seconds for a stage that
+ran, else tokens at most.
 """
 
 from __future__ import annotations
@@ -69,11 +71,14 @@ def _sealed_rows(pipeline: Pipeline, stage: Stage, done: Done) -> int:
 
 
 def _state(pipeline: Pipeline, stage: Stage, done: dict[str, Done]) -> str:
-    """What an unfinished stage waits for, and whether it ran before with another config or other inputs."""
+    """What an unfinished stage waits for, and whether it ran before with another config or other
+    inputs.
+    """
     waits = [name for name in stage.needs if name not in done]
     state = f"waits for {', '.join(waits)}" if waits else "to run"
     records = pipeline.folder.glob(f"{stage.name}-*.json")
-    # A key has 24 characters: a longer rest is a record of another stage whose name begins in the same way.
+    # A key has 24 characters: a longer rest is a record of another stage whose name begins in the
+    # same way.
     ran = any(len(path.stem) == len(stage.name) + 25 for path in records)
     return f"{state}, changed since it ran" if ran else state
 

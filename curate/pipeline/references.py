@@ -1,4 +1,6 @@
-"""Names inside a config: `$name` is a variable, `@stage` is the output of a stage, `@stage.fact` a fact about it."""
+"""Names inside a config: `$name` is a variable, `@stage` is the output of a stage, `@stage.fact` a
+fact about it.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def variables(value: Any) -> list[str]:
 
 
 def fill(value: Any, values: Mapping[str, Any], where: str) -> Any:
-    """The config with each `$name` replaced by the variable of that name. UsageError if there is none."""
+    """The config with each `$name` replaced by the variable of that name. UsageError if there is
+    none.
+    """
 
     def filled(text: str) -> Any:
         if not text.startswith("$"):
@@ -91,7 +95,9 @@ def resolve(value: Any, done: Mapping[str, Done], stage: str = "") -> Any:
 
 
 def versions(traces: Sequence[str], done: Mapping[str, Done]) -> list[str]:
-    """The versions of traces that the named stages gave, without what other runs added to the same dataset."""
+    """The versions of traces that the named stages gave, without what other runs added to the same
+    dataset.
+    """
     names: list[str] = []
     for name in traces:
         refs = done[name[1:]].refs if name.startswith("@") and name[1:] in done else []
@@ -112,7 +118,9 @@ WANTED = {
 
 
 def check_outputs(stage: Stage, stages: Mapping[str, Stage], where: str) -> None:
-    """UsageError if a key names a stage that gives another kind of output, such as `corpus: "@judge"`."""
+    """UsageError if a key names a stage that gives another kind of output, such as `corpus:
+    "@judge"`.
+    """
     for key, text in _texts(stage.config):
         if not text.startswith("@") or "." in text or key not in WANTED:
             continue
@@ -122,6 +130,7 @@ def check_outputs(stage: Stage, stages: Mapping[str, Stage], where: str) -> None
             fitting = [s.name for s in stages.values() if s.kind.gives == wanted]
             hint = f"; these stages do: {', '.join(fitting)}" if fitting else ""
             raise UsageError(
-                f"{where}: {key}: '{text}' is not a {wanted}: stage {other.name} (do: {other.do}) gives "
+                f"{where}: {key}: '{text}' is not a {wanted}: stage {other.name} (do: "
+                f"{other.do}) gives "
                 f"{gives or 'nothing that can be named'}{hint}"
             )

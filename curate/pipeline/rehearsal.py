@@ -1,5 +1,5 @@
-"""Looks for what would stop a pipeline hours after its start: `--plan` does it, and every run before
-the first stage.
+"""Looks for what would stop a pipeline hours after its start: `--plan` does it, and every run
+before the first stage.
 
 Configs are already checked when this runs. What is left is their surroundings: files and their
 columns, models, packages, conditions in SQL, splits without problems. Nothing is written, no model
@@ -172,6 +172,7 @@ def _check_split(stage: Stage, splits: Mapping[str, bool]) -> None:
     every = getattr(getattr(config, "evaluation", None), "every", 0)
     if getattr(config, "split", None) == HELD_OUT or every:
         raise UsageError(
-            f"evaluates on held-out problems, and stage {source} holds out none: set held_out there, "
+            f"evaluates on held-out problems, and stage {source} holds out none: set "
+            "held_out there, "
             "or split here"
         )

@@ -1,7 +1,8 @@
 """Runs a pipeline: stages in order, each skipped when its inputs and config are unchanged.
 
-What a stage gave is remembered under a key: the hash of its config, with the outputs it names filled in, and of what
-the stages before it gave. Jobs resume by themselves, so a stage that was killed continues where it stopped.
+What a stage gave is remembered under a key: the hash of its config, with the outputs it names
+filled in, and of what the stages before it gave. Jobs resume by themselves, so a stage that was
+killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class Pipeline:
         return digest(stage.do, resolved, [(n, done[n].digest) for n in stage.needs])[:24]
 
     def fitted(self, stage: Stage, done: Mapping[str, Done], decide: bool = False) -> Stage:
-        """The stage with the values that the time budget leaves it; as written without a budget or a decision."""
+        """The stage with the values that the time budget leaves it; as written without a budget or
+        a decision.
+        """
         if self.budget is None:
             return stage
         return self.budget.fitted(stage, self.key(stage, done), done, decide)
@@ -60,7 +63,9 @@ class Pipeline:
         return done if intact and (not model or Path(model).exists()) else None
 
     def run(self, only: Sequence[str] = ()) -> dict[str, Done]:
-        """Run what is not done. Returns what every stage gave. If a stage fails, what it committed stays."""
+        """Run what is not done. Returns what every stage gave. If a stage fails, what it committed
+        stays.
+        """
         names = [stage.name for stage in self.stages]
         if unknown := sorted(set(only) - set(names)):
             raise UsageError(f"no stage {', '.join(unknown)}: there are {', '.join(names)}")
@@ -82,7 +87,8 @@ class Pipeline:
                 continue
             if only and stage.name not in only:
                 raise UsageError(
-                    f"stage {stage.name} comes before the stages of --only and is not done: run it first"
+                    f"stage {stage.name} comes before the stages of --only and is not done: "
+                    "run it first"
                 )
             say(head)
             done[stage.name] = self._run_stage(stage, key, done)

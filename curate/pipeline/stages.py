@@ -1,6 +1,8 @@
-"""Stages of a pipeline: the kinds that ship, one stage as it is written, and what a finished one gave.
+"""Stages of a pipeline: the kinds that ship, one stage as it is written, and what a finished one
+gave.
 
-Adding a kind of stage is a `StageKind` in the module that owns the job, one line here, and one test.
+Adding a kind of stage is a `StageKind` in the module that owns the job, one line here, and one
+test.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ def stage_kind(name: str) -> StageKind:
 class Stage:
     """One stage of a pipeline.
 
-    config: its keys as written, with variables and the pipeline's defaults filled in and names of outputs left alone.
-    checked: the same, validated by the kind of stage.
-    needs: stages that it names, or that it is to come after.
-    processes: ranks that train together under torchrun. Their number does not change the result.
+    config: its keys as written, with variables and the pipeline's defaults filled in and names of
+    outputs left alone. checked: the same, validated by the kind of stage. needs: stages that it
+    names, or that it is to come after. processes: ranks that train together under torchrun. Their
+    number does not change the result.
     """
 
     name: str

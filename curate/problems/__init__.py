@@ -1,9 +1,11 @@
-"""Problems: sources to one frame in the columns of `schemas/problems.sql`, with stable ids and disjoint splits.
+"""Problems: from sources to one frame in the columns of `schemas/problems.sql`, with stable ids
+and disjoint splits.
 
-    frame, report = load_problems({"sources": [{"source": "files", "path": "mine.jsonl", "verifier": "math"}]})
+    source = {"source": "files", "path": "mine.jsonl", "verifier": "math"}
+    frame, report = load_problems({"sources": [source]})
 
-A source is a class derived from `Source`; its name is in `SOURCES`, an entry point of the group `curate.source`, or a
-dotted path in the config.
+A source is a class derived from `Source`. Its name is in `SOURCES`, an entry point of the group
+`curate.source`, or a dotted path in the config.
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ class ProblemsConfig(Config):
     )
     held_out: float | int = Field(
         0.1,
-        description="share of the questions (below 1), or number of questions of each source, for evaluation only",
+        description="share of the questions (below 1) or their number per source, for evaluation",
     )
-    split_salt: str = Field("", description="another text draws another split")
+    split_salt: str = Field("", description="change it to draw another split")
 
     @field_validator("held_out")
     @classmethod
@@ -62,62 +64,60 @@ class ProblemsConfig(Config):
         return int(value) if value >= 1 else float(value)
 
     def built(self, where: str = "") -> list[Source]:
-        """The sources, each checked against its own config class, so that a mistake is found before anything loads."""
+        """The sources, each checked against its own config class, so that a mistake is found
+        before anything loads.
+        """
         prefix = f"{where}: " if where else ""
         return [_build(dict(s), f"{prefix}sources[{i}]") for i, s in enumerate(self.sources)]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What loading found, in rows."""
+    """Counts of rows."""
 
-    loaded: int  # rows that the sources gave
-    duplicates: int  # of them, dropped since the same problem was there already
-    problems: int  # left
+    loaded: int  # rows from the sources
+    duplicates: int  # dropped: the same problem came before
+    problems: int  # after duplicates are dropped
     train: int
     held_out: int
-    without_verifier: int  # no verdict will be had of these
-    moved_to_held_out: int  # asked for training, but the same question is held out elsewhere
+    without_verifier: int  # nothing can judge their answers
+    moved_to_held_out: int  # meant for training, but the same question is held out elsewhere
     sources: dict[str, int] = field(default_factory=dict)  # problems by source
 
     def lines(self) -> list[str]:
-        """The report as a person reads it."""
+        """The report as text."""
         by_source = ", ".join(f"{name} {count:,}" for name, count in self.sources.items())
         out = [
-            f"{self.problems:,} problems ({self.train:,} train, {self.held_out:,} held-out): {by_source}"
+            f"{self.problems:,} problems ({self.train:,} train, {self.held_out:,} "
+            f"held-out): {by_source}"
         ]
         if self.duplicates:
             out.append(f"{self.duplicates:,} rows were duplicates of a problem and were left out")
         if self.moved_to_held_out:
             out.append(
-                f"{self.moved_to_held_out:,} training rows ask a held-out question and were moved to held-out"
+                f"{self.moved_to_held_out:,} training rows ask a held-out question and were "
+                "moved to held-out"
             )
         if self.without_verifier:
             out.append(
-                f"{self.without_verifier:,} problems name no verifier: nothing can judge their answers"
+                f"{self.without_verifier:,} problems name no verifier: nothing can judge "
+                "their answers"
             )
         return out
 
-    def need_verifiers(self) -> None:
-        """Raises `UsageError` where no problem at all can be judged: for recipes that need verdicts."""
-        if self.problems and self.without_verifier == self.problems:
-            raise UsageError(
-                f"none of the {self.problems:,} problems names a verifier, so that no answer can be judged: "
-                "set `verifier: math` (or code, choice, procedural) on the source, or map a column to it"
-            )
-
 
 class Loaded(NamedTuple):
-    """Problems in the columns of `schemas/problems.sql`, and what loading found."""
+    """Problems in the columns of `schemas/problems.sql`, and a report on loading them."""
 
     frame: pl.DataFrame
     report: LoadReport
 
 
 def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
-    """Loads every source, drops duplicates (the first one stays), and assigns ids and splits.
+    """Load every source, drop duplicates (the first one stays), and assign ids and splits.
 
-    Rows come out in the order of the sources. Raises `UsageError` for a bad config, bad input, or no problem at all.
+    Rows keep the order of the sources. UsageError for a wrong config, wrong input, or no problem
+    at all.
     """
     config = (
         config
@@ -126,7 +126,7 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
     )
     loaded = pl.concat([_loaded(source) for source in config.built()])
     if loaded.is_empty():
-        raise UsageError("the sources hold no problems: look at their paths, sizes and limits")
+        raise UsageError("the sources hold no problems: check their paths, sizes and limits")
     if blank := loaded.filter(
         pl.col("question").is_null() | (pl.col("question").str.strip_chars() == "")
     ).height:
@@ -134,7 +134,8 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
             f"the sources gave {blank:,} rows without a question: leave them out, or give them one"
         )
     frame = add_problem_id(loaded.with_columns(_split_names(loaded)))
-    # Before duplicates go: a held-out copy must hold its question out, also where it is the second one.
+    # Before duplicates go: a held-out copy must hold its question out, even if it is the second
+    # one.
     frame, moved = add_split(frame, config.held_out, config.split_salt)
     frame = frame.unique("problem_id", keep="first", maintain_order=True).select(list(SCHEMA))
     held = int((frame["split"] == HELD_OUT).sum())
@@ -152,7 +153,9 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
 
 
 def _loaded(source: Source) -> pl.DataFrame:
-    """The rows of a source, each with a verifier that exists or none. A row never selects code by a dotted path."""
+    """The rows of a source, each with a verifier that exists or none. A row never selects code by
+    a dotted path.
+    """
     frame = to_schema(source.load())
     trusted = {getattr(source, "verifier", None)}
     for name in frame["verifier"].drop_nulls().unique().sort():
@@ -164,14 +167,16 @@ def _loaded(source: Source) -> pl.DataFrame:
             check("verifier", name, REGISTRY, data=True)
         except UsageError as error:
             raise UsageError(
-                f"{source.source}: a row names a verifier that cannot be used: {error}. Set `verifier` on the source, "
-                "which may be a path to your own, and map the column to something else or leave it out"
+                f"{source.source}: a row names a verifier that cannot be used: {error}. Set "
+                "`verifier` on the source, "
+                "which may be a path to your own, and map the column to something else or "
+                "leave it out"
             ) from error
     return frame
 
 
 def from_rows(frame: pl.DataFrame) -> list[Problem]:
-    """Rows of the problems table as records, in order. Other columns are ignored."""
+    """Rows of the table `problems` as records, in order. Other columns are ignored."""
     names = [name for name in SCHEMA if name in frame.columns]
     wanted = frame.select(names).with_columns(
         pl.col(name).fill_null(default)
@@ -182,11 +187,14 @@ def from_rows(frame: pl.DataFrame) -> list[Problem]:
 
 
 def _split_names(frame: pl.DataFrame) -> pl.Expr:
-    """The split a source named, in our words; `UsageError` for a name that means neither."""
+    """The split that a source names, as `train` or `held-out`. UsageError for a name that means
+    neither.
+    """
     given = frame["split"].drop_nulls().unique().to_list()
     if unknown := sorted(name for name in given if name.strip().lower() not in SPLIT_NAMES):
         raise UsageError(
-            f"unknown split '{unknown[0]}': a problem is in one of {', '.join(sorted(SPLIT_NAMES))} "
+            f"unknown split '{unknown[0]}': a problem is in one of "
+            f"{', '.join(sorted(SPLIT_NAMES))} "
             "(all but train and training are held out), or has no split and gets one by its hash"
         )
     return (
@@ -203,5 +211,5 @@ def _build(config: dict[str, Any], where: str) -> Source:
         raise UsageError(f"{where} must say which source it is: `source: {' | '.join(SOURCES)}`")
     model = resolve("source", name, SOURCES)
     if not (isinstance(model, type) and issubclass(model, Source)):
-        raise UsageError(f"the source '{name}' is no curate.problems.Source")
+        raise UsageError(f"the source '{name}' is not a curate.problems.Source")
     return validate(model, config, f"{where} ({name})")

@@ -1,4 +1,4 @@
-"""What a source of problems is: a config model that can load itself into a frame of columns."""
+"""A source of problems: a config that can load itself into a frame."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from curate.config import Config
 from curate.errors import UsageError
 
-# The columns of schemas/problems.sql, which a test holds against that file.
+# The columns of schemas/problems.sql; a test compares them with that file.
 SCHEMA: dict[str, Any] = {
     "problem_id": pl.String,
     "source": pl.String,
@@ -27,16 +27,16 @@ SCHEMA: dict[str, Any] = {
     "split": pl.String,
     "metadata": pl.String,
 }
-# What a source may give beside them: see `curate.problems.identity`.
+# More columns that a source may give: see `curate.problems.identity`.
 EXTRA: dict[str, Any] = {"identity": pl.String, "same_as": pl.String}
 
 
 class Source(Config):
-    """A source of problems: its fields are its config (unknown keys are errors), `load` makes the rows.
+    """A source of problems: its fields are its config, `load` gives the rows.
 
-    `load` returns any of the columns of `schemas/problems.sql` (only `question` is needed; `problem_id` is ignored),
-    and may add `identity` and `same_as`. `load_problems` fills in the rest. A row without a question is the source's
-    to report, since it knows where the row came from.
+    `load` returns any columns of `schemas/problems.sql` (only `question` is needed; `problem_id`
+    is ignored), and may add `identity` and `same_as`. `load_problems` fills in the rest. A source
+    reports rows without a question itself, since it knows where they came from.
     """
 
     source: str = Field(description="name of the source in the registry, or 'package.module:Class'")
@@ -46,7 +46,7 @@ class Source(Config):
         raise NotImplementedError
 
     def expected(self) -> int | None:
-        """How many problems `load` gives at most, if that is known without loading."""
+        """The number of problems that `load` gives at most, if it is known without loading."""
         return None
 
 
@@ -56,7 +56,8 @@ def to_schema(frame: pl.DataFrame) -> pl.DataFrame:
     columns = {**SCHEMA, **EXTRA}
     if unknown := sorted(set(have) - set(columns)):
         raise UsageError(
-            f"a source made unknown columns: {', '.join(unknown)}; a problem has {', '.join(SCHEMA)}"
+            f"a source made unknown columns: {', '.join(unknown)}; a problem has "
+            f"{', '.join(SCHEMA)}"
         )
     if not have:  # else the literals below would make a row of nothing
         return pl.DataFrame(schema=columns)
@@ -67,7 +68,7 @@ def to_schema(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def to_text(value: Any) -> str | None:
-    """A value of JSON or Arrow as the text of a column: text as it is, anything nested as JSON, null as null."""
+    """A JSON or Arrow value as text: text unchanged, nested values as JSON, null as null."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):

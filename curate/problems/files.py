@@ -42,30 +42,30 @@ class Mapped(Source):
 
     columns: dict[str, str] = Field(
         default_factory=dict,
-        description="our field: their column; a field not named here is the column of its own name",
+        description="our field: their column; any other field is the column of the same name",
     )
-    verifier: str | None = Field(None, description="for every row that has none of its own")
-    domain: str | None = Field(None, description="for every row that has none of its own")
-    target_language: str | None = Field(None, description="for every row that has none of its own")
+    verifier: str | None = Field(None, description="for rows without one of their own")
+    domain: str | None = Field(None, description="for rows without one of their own")
+    target_language: str | None = Field(None, description="for rows without one of their own")
     difficulty: float | None = Field(
-        None, ge=0, le=1, description="for every row that has none of its own"
+        None, ge=0, le=1, description="for rows without one of their own"
     )
-    split: str | None = Field(None, description="for every row that has none of its own")
+    split: str | None = Field(None, description="for rows without one of their own")
     label: str | None = Field(
         None,
-        description="what the column `source` holds; default: the name of the file or data set",
+        description="value of the column `source`; default: the name of the file or dataset",
     )
     reference_pattern: str | None = Field(
         None,
-        description="regular expression whose first group is the reference, e.g. '#### (.+)' for GSM8K",
+        description="regular expression whose first group is the reference: '#### (.+)' for GSM8K",
     )
     reference_is_index: bool = Field(
-        False, description="the reference is the position of the right choice, from 0"
+        False, description="the reference is the position of the right choice, counted from 0"
     )
     skip_invalid: bool = Field(
-        False, description="leave out rows without a question instead of refusing them"
+        False, description="skip rows without a question instead of refusing them"
     )
-    limit: int | None = Field(None, ge=1, description="only the first so many rows")
+    limit: int | None = Field(None, ge=1, description="read only the first N rows")
 
     def expected(self) -> int | None:
         return self.limit
@@ -91,7 +91,7 @@ class Mapped(Source):
             try:
                 groups = re.compile(pattern).groups
             except re.error as error:
-                raise ValueError(f"is no regular expression: {error}") from error
+                raise ValueError(f"is not a valid regular expression: {error}") from error
             if groups < 1:
                 raise ValueError("needs a group (parentheses) around the reference")
         return pattern
@@ -99,7 +99,7 @@ class Mapped(Source):
     def mapped(
         self, table: pl.DataFrame, where: str, label: str, lines: Sequence[int]
     ) -> pl.DataFrame:
-        """A table in our columns. In messages `where` names it and `lines` numbers its rows."""
+        """The table in our columns. In messages `where` names it and `lines` numbers its rows."""
         names = {field: self.columns.get(field, field) for field in FIELDS}
         columns = {field: column_expr(table.schema, their) for field, their in names.items()}
         missing = sorted(their for field, their in self.columns.items() if columns[field] is None)
@@ -146,7 +146,7 @@ class Mapped(Source):
         if len(rows) and not self.skip_invalid:
             raise UsageError(
                 f"{where}, line {lines[rows[0]]}: no question ({len(rows):,} such rows). "
-                "Mend it, map another column to `question`, or set `skip_invalid: true`"
+                "Correct it, map another column to `question`, or set `skip_invalid: true`"
             )
         return frame.filter(~blank)
 
@@ -168,7 +168,8 @@ class Mapped(Source):
                 "reference"
             ].to_list():
                 raise UsageError(
-                    f"{where}: the reference '{bad[0]}' is no position of a choice (0 for A, 1 for B, ...)"
+                    f"{where}: the reference '{bad[0]}' is not a position of a choice (0 "
+                    "for A, 1 for B, ...)"
                 )
         return frame.with_columns(reference.alias("reference"))
 
@@ -197,7 +198,7 @@ class Files(Mapped):
 
 
 def find(pattern: str) -> list[Path]:
-    """The files that a path, a directory or a pattern matches, sorted; `UsageError` if there are
+    """The files that a path, a directory or a pattern matches, sorted. UsageError if there are
     none.
     """
     path = Path(pattern).expanduser()
@@ -215,7 +216,7 @@ def find(pattern: str) -> list[Path]:
 
 
 def _column(values: pl.Series, field: str, where: str) -> pl.Series:
-    """One column of any type as the type of our field."""
+    """A column of any type, in the type of our field."""
     try:
         if field == "choices":
             return _choices(values)

@@ -1,4 +1,6 @@
-"""Problems from Hugging Face datasets: a Hub id, a directory that `save_to_disk` wrote, or one with data files."""
+"""Problems from Hugging Face datasets: a Hub id, a directory that `save_to_disk` wrote, or one
+with data files.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,21 @@ from curate.problems.files import Mapped
 
 
 class Hub(Mapped):
-    """One data set; `parts` says which of its splits are read, and which of our splits each becomes (null: by hash)."""
+    """One data set; `parts` says which of its splits are read, and which of our splits each
+    becomes (null: by hash).
+    """
 
     dataset: str = Field(description="Hub id (owner/name) or local directory")
     subset: str | None = Field(
-        None, description="the data set's configuration name, e.g. `main` of gsm8k"
+        None, description="configuration of the dataset, e.g. `main` of gsm8k"
     )
     revision: str | None = Field(
-        None, description="commit, tag or branch; a commit keeps a job reproducible"
+        None, description="commit, tag or branch; with a commit the job is reproducible"
     )
     parts: dict[str, str | None] = Field(
         {"train": None},
         min_length=1,
-        description="their split to ours: train, held-out, or null for a draw by hash",
+        description="their split: ours, which is train, held-out, or null to draw it by hash",
     )
 
     def load(self) -> pl.DataFrame:
@@ -54,9 +58,10 @@ class Hub(Mapped):
 def opened(
     dataset: str, subset: str | None, part: str, revision: str | None, streaming: bool = False
 ) -> Iterator[Any]:
-    """One part of a data set, of the Hub or a directory; `streaming` for a Hub's that is read batch by batch.
+    """Open one split of a dataset on the Hub or in a directory; with `streaming` it is read batch
+    by batch.
 
-    What goes wrong while it is opened or read is a UsageError that names the data set.
+    UsageError names the dataset if it cannot be opened or read.
     """
     try:
         import datasets
@@ -72,13 +77,12 @@ def opened(
             yield datasets.load_dataset(
                 dataset, subset, split=part, revision=revision, streaming=streaming
             )
-    except (
-        Exception
-    ) as error:  # the library raises a dozen kinds; each means: not to be had as asked
+    except Exception as error:  # the library raises a dozen kinds, all for the same reason
         raise UsageError(
-            f"the data set '{dataset}' (subset {subset or 'default'}, split {part}) could not be had: "
+            f"cannot load dataset '{dataset}' (subset {subset or 'default'}, split {part}): "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
-            "Check its id, subset and split and the network (HF_TOKEN where it is gated), or give a local directory"
+            "Check its id, subset and split, and the network (HF_TOKEN if it is gated), or "
+            "give a local directory"
         ) from error
 
 

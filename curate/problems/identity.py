@@ -1,7 +1,8 @@
-"""What makes two problems the same, and which split a problem belongs to: hashes of content, never of order or machine.
+"""Identity and split of a problem: hashes of its content, never of order or machine.
 
-`problem_id` is a hash of what decides the right answer. The split is a hash of the *normalised question* alone, so that
-the same question with another reference, other spacing or other case never stands in both splits.
+`problem_id` is a hash of everything that decides the right answer. The split is a hash of the
+*normalised question* alone, so that the same question with another reference, spacing or case is
+never in both splits.
 """
 
 from __future__ import annotations
@@ -24,14 +25,17 @@ SPLIT_NAMES = {
     "dev": HELD_OUT,
     "eval": HELD_OUT,
 }
-_BITS = 52  # of a hash that become a share: every integer of 52 bits is exact in a float
+# Bits of a hash that become a share: a float holds every integer of 52 bits exactly.
+_BITS = 52
 
 
 def add_problem_id(frame: pl.DataFrame) -> pl.DataFrame:
-    """Adds `problem_id`: 32 hex digits, BLAKE2b over question, reference, verifier, choices, tests and identity.
+    """Add `problem_id`: 32 hex digits, BLAKE2b over question, reference, verifier, choices, tests
+    and identity.
 
-    Question and reference are compared in Unicode NFC with Unix line ends and without surrounding white space.
-    `identity` is what of the metadata decides the answer (a source sets it; it is left out where null).
+    Question and reference are compared in Unicode NFC, with Unix line ends and without surrounding
+    white space. `identity` is the part of the metadata that decides the answer, if the source sets
+    it.
     """
     hashed = frame.with_columns(canonical(frame["question"]), canonical(frame["reference"]))
     parts = [
@@ -42,7 +46,7 @@ def add_problem_id(frame: pl.DataFrame) -> pl.DataFrame:
         pl.col("tests"),
         pl.col("identity"),
     ]
-    # Each part says its length, so that no two contents make one text.
+    # Each part begins with its length, so that different contents never give the same text.
     content = hashed.select(pl.concat_str([_framed(part) for part in parts]).alias("content"))[
         "content"
     ]
@@ -52,13 +56,15 @@ def add_problem_id(frame: pl.DataFrame) -> pl.DataFrame:
 def add_split(
     frame: pl.DataFrame, held_out: float | int, salt: str = ""
 ) -> tuple[pl.DataFrame, int]:
-    """Fills `split`, and says how many rows moved to held-out because the same question stood in both splits.
+    """Fill `split`. Returns also the number of rows moved to held-out because their question was
+    in both splits.
 
-    `held_out` is a share below 1 (a question keeps its split whatever else is added), or a count of questions of each
-    source (exact, but for a given set of problems only). A row whose source named a split keeps that, except that a
-    question which is held out anywhere is held out everywhere: nothing that is evaluated is ever trained on.
-    `salt` draws another split. The frame needs `question`, `source`, and `same_as` (the question in the words by which
-    it is compared with others; null: `question` itself).
+    `held_out` is a share below 1, with which a question keeps its split whatever is added; or a
+    number of questions per source, which is exact, but for a given set of problems only. A split
+    that the source names is kept, except that a question held out anywhere is held out everywhere:
+    nothing that is evaluated is ever trained on. Another `salt` draws another split. The frame
+    needs `question`, `source`, and `same_as`, the wording by which questions are compared (null:
+    `question` itself).
     """
     key = salt + normalised(frame.select(pl.coalesce("same_as", "question")).to_series())
     frame = frame.with_columns(pl.Series("key", _hashes(key, size=16), dtype=pl.String))
@@ -68,7 +74,8 @@ def add_split(
         drawn = share < held_out
     else:
         fixed = (~free).any().over("key")
-        # Questions in the order of their hashes; those with a split of their own are not drawn again.
+        # Questions in the order of their hashes; those that already have a split are not drawn
+        # again.
         order = pl.when(free & ~fixed).then("key").rank("dense").over("source")
         drawn = (order <= held_out).fill_null(False)
     assigned = pl.coalesce("split", pl.when(drawn).then(pl.lit(HELD_OUT)).otherwise(pl.lit(TRAIN)))
@@ -82,7 +89,7 @@ def add_split(
 
 
 def normalised(texts: pl.Series) -> pl.Series:
-    """Questions as they are compared with one another: Unicode NFKC, lower case, white space collapsed."""
+    """Questions as they are compared: Unicode NFKC, lower case, white space collapsed."""
     texts = _changed(texts, _not_ascii(texts), lambda some: some.str.normalize("NFKC"))
     ragged = texts.str.contains(r"\s\s|[^\S ]")
     texts = _changed(texts, ragged, lambda some: some.str.replace_all(r"\s+", " "))
@@ -90,7 +97,7 @@ def normalised(texts: pl.Series) -> pl.Series:
 
 
 def canonical(texts: pl.Series) -> pl.Series:
-    """Texts as they are hashed: Unicode NFC, Unix line ends, no white space around."""
+    """Texts as they are hashed: Unicode NFC, Unix line ends, no surrounding white space."""
     texts = _changed(texts, _not_ascii(texts), lambda some: some.str.normalize("NFC"))
     unix = texts.str.replace_all("\r\n", "\n", literal=True).str.replace_all(
         "\r", "\n", literal=True
@@ -101,7 +108,9 @@ def canonical(texts: pl.Series) -> pl.Series:
 def _changed(
     texts: pl.Series, where: pl.Series, change: Callable[[pl.Series], pl.Series]
 ) -> pl.Series:
-    """Texts with some of them changed. Most are plain ASCII, and the dear operations would not change those."""
+    """Texts, with `change` applied to some of them. Most are plain ASCII, which costly changes
+    would not alter.
+    """
     rows = where.fill_null(False).arg_true()
     return texts.clone().scatter(rows, change(texts.gather(rows))) if len(rows) else texts
 
@@ -111,12 +120,12 @@ def _not_ascii(texts: pl.Series) -> pl.Series:
 
 
 def _framed(text: pl.Expr) -> pl.Expr:
-    """Text with its length in front, `-` for null."""
+    """Text preceded by its length; `-` for null."""
     return pl.coalesce(
         pl.concat_str(text.str.len_bytes().cast(pl.String), pl.lit(":"), text), pl.lit("-")
     )
 
 
 def _hashes(texts: pl.Series, size: int) -> list[str]:
-    # One call a value is what hashlib offers, and is not the bottleneck: a second for a million questions.
+    # hashlib takes one value per call. It is not the bottleneck: a second for a million questions.
     return [hashlib.blake2b(text.encode(), digest_size=size).hexdigest() for text in texts]

@@ -1,7 +1,8 @@
-"""Problems made by the generators of `reasoning_gym`: as many as asked for, the same ones for the same seed.
+"""Problems from the generators of `reasoning_gym`; the same seed gives the same problems.
 
-Only generators of the verifier's allow-list are used: some others score nonsense as right, or do not score their own
-answer as right. A question is asked in English as the generator wrote it, or in Chinese by a template.
+Only generators on the verifier's allow-list are used: some others accept nonsense, or do not
+accept their own answer. A question is in English as the generator wrote it, or in Chinese by a
+template.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from curate.errors import UsageError
 from curate.problems.base import Source
 from curate.problems.solutions import contradicted, worked_solution
 
-# They draw from Python sets of text or from the global generator: every process would make other problems (0.1.25).
+# They draw from sets of strings or the global random generator, so every process would make other
+# problems (0.1.25).
 UNSTABLE = frozenset({"isomorphic_strings", "list_functions"})
 
-# Questions in Chinese; fields are those of the entry's metadata. Other generators keep their question inside a request.
+# Questions in Chinese; the fields are those of the entry's metadata. For other generators, the
+# question is put into a request.
 _CHINESE = {
     "basic_arithmetic": "计算 {expression} 的值。",
     "chain_sum": "计算 {expression} 的值。",
@@ -37,23 +40,23 @@ class Procedural(Source):
 
     dataset: str = Field(description="name of the reasoning_gym generator")
     size: int = Field(
-        100, ge=1, description="distinct problems; fewer where the generator has no more"
+        100, ge=1, description="distinct problems; fewer if the generator has no more"
     )
     seed: int = Field(
-        0, ge=0, description="problems of two seeds may overlap: ids and splits see that"
+        0, ge=0, description="problems of two seeds may overlap; ids and splits account for that"
     )
     params: dict[str, Any] = Field(
         default_factory=dict, description="the generator's own parameters"
     )
     languages: list[Literal["en", "zh"]] = Field(["en"], min_length=1)
-    solutions: bool = Field(True, description="add worked solutions where there is a solver")
+    solutions: bool = Field(True, description="add worked solutions if there is a solver")
     verifier: str = Field(
         "procedural",
-        description="`math` would take the question's own expression, handed back unsolved, for its value",
+        description="`math` would accept the expression of the question, given back unsolved",
     )
     domain: str = "math"
     difficulty: float | None = Field(
-        None, ge=0, le=1, description="default: the place within the parameters' ranges"
+        None, ge=0, le=1, description="default: the position within the parameters' ranges"
     )
     split: str | None = None
 
@@ -64,11 +67,13 @@ class Procedural(Source):
 
         if name not in ALLOWED:
             raise ValueError(
-                f"'{name}' is not on the allow-list of generators: {', '.join(sorted(ALLOWED - UNSTABLE))}"
+                f"'{name}' is not on the allow-list of generators: "
+                f"{', '.join(sorted(ALLOWED - UNSTABLE))}"
             )
         if name in UNSTABLE:
             raise ValueError(
-                f"'{name}' makes other problems in every process, whatever the seed: it cannot be resumed"
+                f"'{name}' makes other problems in every process, whatever the seed, so a "
+                "job could not be resumed"
             )
         return name
 
@@ -82,7 +87,7 @@ class Procedural(Source):
     def _entries(self) -> Iterator[dict[str, Any]]:
         """Entries with distinct questions, without those whose reference is known to be wrong.
 
-        A generator that repeats itself is asked for at most eight times as many as are wanted.
+        A generator that repeats itself gives at most eight times as many entries as are needed.
         """
         try:
             import reasoning_gym
@@ -91,7 +96,7 @@ class Procedural(Source):
                 "procedural problems need: pip install 'curate[quickstart]'"
             ) from error
         try:
-            made = reasoning_gym.create_dataset(
+            entries = reasoning_gym.create_dataset(
                 self.dataset, seed=self.seed, size=8 * self.size, **self.params
             )
         except (AssertionError, TypeError, ValueError) as error:
@@ -100,7 +105,7 @@ class Procedural(Source):
             ) from error
         seen: set[str] = set()
         for i in range(8 * self.size):
-            entry = made[i]
+            entry = entries[i]
             if entry["question"] in seen or contradicted(self.dataset, entry):
                 continue
             seen.add(entry["question"])
@@ -129,7 +134,7 @@ class Procedural(Source):
             "split": self.split,
             "metadata": json.dumps(metadata, ensure_ascii=False, default=str),
             "identity": self.dataset,  # the rest of the entry follows from the question
-            "same_as": question,  # whatever the language it is asked in
+            "same_as": question,  # in whatever language it is
         }
 
 
@@ -153,10 +158,11 @@ _SCHEMA = {
 
 
 def place_in_ranges(metadata: Mapping[str, Any]) -> float | None:
-    """Where an entry lies within the generator's ranges, 0 to 1: the mean over the parameters it varies.
+    """Position of an entry within the generator's ranges, 0 to 1: the mean over the parameters
+    that vary.
 
-    `reasoning_gym` reports `difficulty: {num_terms: (3, 6)}` beside `num_terms: 4`, which gives 1/3. None where nothing
-    varies. It orders problems of one source and config, and says nothing across sources.
+    `reasoning_gym` reports `difficulty: {num_terms: (3, 6)}` next to `num_terms: 4`, which gives
+    1/3. None if nothing varies. Comparable within one source and config only.
     """
     ranges = metadata.get("difficulty")
     if not isinstance(ranges, Mapping):

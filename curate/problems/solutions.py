@@ -1,6 +1,7 @@
 """Worked solutions of procedural problems, step by step, as a person would write them on paper.
 
-Every step is computed, never taken from the reference: a solution that does not end in the reference is not given.
+Every step is computed, never taken from the reference. A solution that does not end in the
+reference is dropped.
 """
 
 from __future__ import annotations
@@ -21,27 +22,29 @@ _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "
 def worked_solution(dataset: str, entry: Mapping[str, Any], language: str = "en") -> str | None:
     """The worked solution of one `reasoning_gym` entry, in English ("en") or Chinese ("zh").
 
-    None where the generator has no solver here, the language has no words here, or the steps do not lead to the answer.
+    None without a solver for the generator, without words in the language, or if the steps do not
+    lead to the answer.
     """
     steps, words = _steps(dataset, entry), _WORDS.get(language)
     if not steps or words is None or not same_number(steps[-1][1], str(entry["answer"])):
         return None
     opening, between, closing = words
-    told = between.join(f"{computed} = {result}" for computed, result in steps)
-    return opening.format(steps=told) + closing.format(result=entry["answer"])
+    text = between.join(f"{computed} = {result}" for computed, result in steps)
+    return opening.format(steps=text) + closing.format(result=entry["answer"])
 
 
 def contradicted(dataset: str, entry: Mapping[str, Any]) -> bool:
-    """Whether working the problem out gives another answer than the generator: then its reference is wrong.
+    """Whether solving the problem gives another answer than the generator's, whose reference is
+    then wrong.
 
-    It happens: `basic_arithmetic` says that -118 + 142 / -(-592 - 143 + -734) is -118.
+    For example, `basic_arithmetic` gives -118 for -118 + 142 / -(-592 - 143 + -734).
     """
     steps = _steps(dataset, entry)
     return bool(steps) and not same_number(steps[-1][1], str(entry["answer"]))
 
 
 def _steps(dataset: str, entry: Mapping[str, Any]) -> list[Step]:
-    """Steps of an entry; none where there is no solver, or where it cannot read the entry."""
+    """Steps of an entry; none if there is no solver, or if it cannot read the entry."""
     if dataset not in SOLVERS:
         return []
     try:
@@ -50,8 +53,8 @@ def _steps(dataset: str, entry: Mapping[str, Any]) -> list[Step]:
         return []
 
 
-# How the steps are told: what opens, what stands between two steps, what closes. Short, since small models copy the
-# manner of what they see.
+# Opening, text between two steps, closing. Short, since small models copy the style of what they
+# see.
 _WORDS = {
     "en": ("Step by step: {steps}.", ", then ", " So the result is {result}."),
     "zh": ("逐步计算：{steps}。", "，然后 ", "所以结果是 {result}。"),
@@ -67,7 +70,9 @@ def same_number(left: str, right: str) -> bool:
 
 
 def _expression(metadata: Mapping[str, Any]) -> list[Step]:
-    """Steps of an expression in + - * / and parentheses: inner parts first, by precedence, from left to right."""
+    """Steps of an expression in + - * / and parentheses: inner parts first, by precedence, from
+    left to right.
+    """
     text = str(metadata["expression"])
     decimal = "." in text
     steps: list[Step] = []
@@ -82,7 +87,7 @@ def _expression(metadata: Mapping[str, Any]) -> list[Step]:
                 steps.append((f"-({_show(inside)})", _show(-inside)))
             return -inside
         if not isinstance(node, ast.BinOp):
-            raise ValueError(f"no arithmetic: {ast.dump(node)}")
+            raise ValueError(f"not arithmetic: {ast.dump(node)}")
         left, right = value(node.left), value(node.right)
         result = _apply(node.op, left, right)
         steps.append(
@@ -103,11 +108,11 @@ def _apply(op: ast.operator, left: Any, right: Any) -> Number:
         return left * right
     if isinstance(op, ast.Div):
         return left / right
-    raise ValueError(f"no arithmetic: {op}")
+    raise ValueError(f"not arithmetic: {op}")
 
 
 def _show(number: Number, inner: bool = False) -> str:
-    """A number as it is written; one that would be read wrongly after an operator stands in parentheses."""
+    """A number as it is written; in parentheses if it would be misread after an operator."""
     text = f"{number:f}" if isinstance(number, Decimal) else str(number)
     return f"({text})" if inner and (text.startswith("-") or "/" in text) else text
 

@@ -1,4 +1,6 @@
-"""Problems in the warehouse: by the name of a stored version, or loaded from their sources and committed."""
+"""Problems in the warehouse: by the name of a stored version, or loaded from their sources and
+committed.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,17 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class ProblemStore:
-    """Problems by name or by config. With `commit` what is loaded is stored; a dry run stores nothing."""
+    """Problems by name or by config. With `commit` what is loaded is stored; a dry run stores
+    nothing.
+    """
 
     context: Context
     commit: bool = True
 
     def load(self, problems: str | ProblemsConfig, name: str | None = None) -> Stored:
-        """The rows. `name` is that of the dataset; by default it is made of the names of the sources."""
+        """The rows. `name` is that of the dataset; by default it is made of the names of the
+        sources.
+        """
         wh = self.context.warehouse
         if isinstance(problems, str):
             version = wh.latest("problems", _address(problems))
@@ -52,7 +58,9 @@ class ProblemStore:
 def stored_problems(
     problems: str | ProblemsConfig, context: Context, name: str | None = None
 ) -> Version:
-    """A version of the table `problems`: a stored one by name, else loaded from its config and committed."""
+    """A version of the table `problems`: a stored one by name, else loaded from its config and
+    committed.
+    """
     ref = ProblemStore(context).load(problems, name).ref
     return context.warehouse.latest("problems", _address(ref))
 

@@ -1,16 +1,18 @@
-"""Output forms: put a completion together from reasoning and answer, take it apart again, and judge its form.
+"""Output forms: put a completion together from reasoning and answer, take it apart again, and
+judge its form.
 
-A column names the form, so that one frame may hold several. A form is defined once, by the Polars expressions below;
-`parse` applies them to one text, and `Form.compose` writes a text that they take apart into the same parts.
+A column names the form, so that one frame may hold several. A form is defined once, by the Polars
+expressions below; `parse` applies them to one text, and `Form.compose` writes a text that they
+take apart into the same parts.
 
-    r1-zero         <think> reasoning </think> <answer> answer </answer>         (DeepSeek-R1 report, table 1)
-    r1              <think> reasoning </think> summary                           (report, section 2.3.1)
+    r1-zero         <think> reasoning </think> <answer> answer </answer>     (R1 report, table 1)
+    r1              <think> reasoning </think> summary                       (section 2.3.1)
     r1[open|close]  the same with your own delimiters
     plain           the whole text is the answer
 
-A text that could trick a rule has no answer rather than a lenient one: a second answer, reasoning that is opened again
-after it was closed, tags that were never closed. The form is judged from the text alone; `finish_reason` tells whether
-a token limit cut the text off.
+A text that could trick a rule has no answer rather than a lenient one: a second answer, reasoning
+that is opened again after it was closed, tags that were never closed. The form is judged from the
+text alone; `finish_reason` tells whether a token limit cut the text off.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ OPEN, CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 NAMES = ("r1-zero", "r1", "plain")
 
-# Counted leniently, so that a variant such as `<THINK>` or `< /answer>` breaks the form instead of hiding a second tag.
+# Counted leniently, so that a variant such as `<THINK>` or `< /answer>` breaks the form instead of
+# hiding a second tag.
 _ANY_TAG = r"(?i)<\s*/?\s*(?:think|answer)\s*>"
 _ONE_ANSWER = r"(?s)\A\s*<answer>.*</answer>\s*\z"
 
@@ -45,8 +48,8 @@ class Form:
     def of(cls, name: str | Form) -> Form:
         """The form called `name`. UsageError if there is none.
 
-        `r1[open|close]` is split at `>|<` if that occurs, else at the only `|`, since delimiters such as
-        `<|begin_of_thought|>` may contain bars.
+        `r1[open|close]` is split at `>|<` if that occurs, else at the only `|`, since delimiters
+        such as `<|begin_of_thought|>` may contain bars.
         """
         if isinstance(name, Form):
             return name
@@ -55,7 +58,8 @@ class Form:
             return cls(name)
         if opening is None or closing is None:
             raise UsageError(
-                f"unknown form '{name}': choose r1-zero, r1, plain, or r1[open|close] with your delimiters"
+                f"unknown form '{name}': choose r1-zero, r1, plain, or r1[open|close] with "
+                "your delimiters"
             )
         if opening.lower() in closing.lower() or closing.lower() in opening.lower():
             raise UsageError(f"the delimiters of form '{name}' must not contain one another")
@@ -67,7 +71,8 @@ class Form:
     def compose(self, reasoning: str, answer: str) -> str:
         """The completion with this reasoning and this answer, as `parse` takes it apart.
 
-        `plain` has no place for reasoning: it becomes a paragraph of the answer, if it is not empty.
+        `plain` has no place for reasoning: it becomes a paragraph of the answer, if it is not
+        empty.
         """
         if self.name == "plain":
             return f"{reasoning}\n\n{answer}" if reasoning else answer
@@ -97,7 +102,9 @@ class Parsed:
 
 
 def compose_expr(reasoning: pl.Expr, answer: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """`Form.compose` over columns. A null part counts as empty; the result is null for an unknown form."""
+    """`Form.compose` over columns. A null part counts as empty; the result is null for an unknown
+    form.
+    """
     kind = _kind(form)
     reasoning, answer = reasoning.fill_null(""), answer.fill_null("")
     plain = pl.when(reasoning == "").then(answer).otherwise(reasoning + "\n\n" + answer)
@@ -108,20 +115,23 @@ def compose_expr(reasoning: pl.Expr, answer: pl.Expr, form: pl.Expr | Form) -> p
 
 
 def reasoning_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """The reasoning: the text after the first opener up to the next closer, or up to the end if it is never closed.
+    """The reasoning: the text after the first opener up to the next closer, or up to the end if it
+    is never closed.
 
-    Null without an opener, and for `plain`. Surrounding white space is removed. `form` is a column of names, or a
-    `Form` that all texts share, which is faster.
+    Null without an opener, and for `plain`. Surrounding white space is removed. `form` is a column
+    of names, or a `Form` that all texts share, which is faster.
     """
     kind = _kind(form)
     return _before(_after(text, kind.open), kind.close).str.strip_chars()
 
 
 def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """The answer without surrounding white space: null if there is none, it is blank, or there are several.
+    """The answer without surrounding white space: null if there is none, it is blank, or there are
+    several.
 
-    It comes after the first closer (anywhere, if no delimiter occurs), and no delimiter may follow. For `r1-zero` it
-    is the content of the only pair of answer tags in that part; for the other forms it is all of that part.
+    It comes after the first closer (anywhere, if no delimiter occurs), and no delimiter may
+    follow. For `r1-zero` it is the content of the only pair of answer tags in that part; for the
+    other forms it is all of that part.
     """
     kind = _kind(form)
     tail = (
@@ -144,9 +154,11 @@ def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
 
 
 def well_formed_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """Whether the completion keeps its form: every tag once, in order, closed; an answer; only white space outside.
+    """Whether the completion keeps its form: every tag once, in order, closed; an answer; only
+    white space outside.
 
-    Reasoning may be empty; a rule on its length decides about that. Null if the text or the form is null or unknown.
+    Reasoning may be empty; a rule on its length decides about that. Null if the text or the form
+    is null or unknown.
     """
     kind = _kind(form)
     lower = text.str.to_lowercase()
@@ -175,7 +187,9 @@ def with_opener_expr(text: pl.Expr, prompt: pl.Expr, form: pl.Expr | Form) -> pl
 
 
 def parse(text: str, form: str | Form = "r1-zero") -> Parsed:
-    """Take one completion apart. UsageError for an unknown form. For columns use the expressions."""
+    """Take one completion apart. UsageError for an unknown form. For columns use the
+    expressions.
+    """
     t, form = pl.lit(text, dtype=pl.String), Form.of(form)
     reasoning, answer, well_formed = pl.select(
         reasoning_expr(t, form).alias("reasoning"),

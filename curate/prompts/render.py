@@ -1,8 +1,10 @@
-"""From a question to the prompt an engine completes: templates are text files, worked examples are earlier turns.
+"""From a question to the prompt an engine completes: templates are text files, worked examples are
+earlier turns.
 
-A template contains `{question}` once, and `{open}` and `{close}` for the delimiters of the reasoning. The report's own
-template is kept as printed, with the word `prompt` in the place of the question (`User: prompt. Assistant:`). The text
-before the user's turn occurs once; each worked example is a whole turn before the last one.
+A template contains `{question}` once, and `{open}` and `{close}` for the delimiters of the
+reasoning. The report's own template is kept as printed, with the word `prompt` in the place of the
+question (`User: prompt. Assistant:`). The text before the user's turn occurs once; each worked
+example is a whole turn before the last one.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ _CLOSERS = "\"'”’)]}»」』）】*$ "
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A prompt template: its name, text, hash of the text, and the form that its completions should have."""
+    """A prompt template: its name, text, hash of the text, and the form that its completions
+    should have.
+    """
 
     name: str
     text: str
@@ -44,7 +48,9 @@ class Template:
     form: Form
 
     def label(self, examples: Sequence[Example] = ()) -> str:
-        """The value of the column `traces.template`: name and hash, then number and hash of worked examples."""
+        """The value of the column `traces.template`: name and hash, then number and hash of worked
+        examples.
+        """
         own = f"{self.name}@{self.hash}"
         if not examples:
             return own
@@ -65,16 +71,17 @@ def load_template(
 ) -> Template:
     """A shipped template by name (r1-zero, r1, plain), or a text file by path.
 
-    `language` prefers a variant in that language if one is shipped (`r1` in `zh`). Without `form`, the text decides:
-    answer tags mean `r1-zero`, delimiters of reasoning mean `r1`, else it is `plain`. UsageError if there is no such
-    template, or if it has no place for the question.
+    `language` prefers a variant in that language if one is shipped (`r1` in `zh`). Without `form`,
+    the text decides: answer tags mean `r1-zero`, delimiters of reasoning mean `r1`, else it is
+    `plain`. UsageError if there is no such template, or if it has no place for the question.
     """
     variant, text = _read(str(name), language)
     if _QUESTION not in text and _REPORT_TURN in text:
         text = f"User: {_QUESTION}.".join(text.rsplit(_REPORT_TURN, 1))
     if text.count(_QUESTION) != 1:
         raise UsageError(
-            f"template '{name}' must contain {_QUESTION} exactly once; it has it {text.count(_QUESTION)} times"
+            f"template '{name}' must contain {_QUESTION} exactly once; it has it "
+            f"{text.count(_QUESTION)} times"
         )
     own = Form.of(form if form is not None else _form_of(text))
     text = text.replace("{open}", own.open or OPEN).replace("{close}", own.close or CLOSE)
@@ -98,8 +105,9 @@ def render(
 ) -> str:
     """The prompt for one question, with worked examples as earlier turns.
 
-    With `chat`, an engine's `render_chat`, the model's own chat template does it: the text before the user's turn goes
-    to the beginning of the first user message, and the marks of the turns are left out.
+    With `chat`, an engine's `render_chat`, the model's own chat template does it: the text before
+    the user's turn goes to the beginning of the first user message, and the marks of the turns are
+    left out.
     """
     if chat is not None:
         return chat(messages(template, question, examples))
@@ -111,7 +119,9 @@ def render(
 def messages(
     template: Template, question: str, examples: Sequence[Example] = ()
 ) -> list[dict[str, str]]:
-    """The prompt as chat messages, `[{"role": "user", "content": ...}, ...]`; the last one is the user's."""
+    """The prompt as chat messages, `[{"role": "user", "content": ...}, ...]`; the last one is the
+    user's.
+    """
     preamble, _ = _split(template.text)
     talk: list[dict[str, str]] = []
     for example in examples:
@@ -132,11 +142,14 @@ def join(prompt: str, completion: str) -> str:
 
 
 def worked_completion(problem: Problem, form: str | Form = "r1-zero") -> str:
-    """A problem's worked solution as a completion in a form. UsageError without a solution or reference."""
+    """A problem's worked solution as a completion in a form. UsageError without a solution or
+    reference.
+    """
     if not (problem.solution and problem.solution.strip() and problem.reference):
         raise UsageError(
             f"problem '{problem.problem_id or problem.question[:60]}' has no worked solution: "
-            "take worked examples from a source that has them (a `solution` column, or a procedural generator with one)"
+            "take worked examples from a source that has them (a `solution` column, or a "
+            "procedural generator with one)"
         )
     form, solution, reference = Form.of(form), problem.solution.strip(), problem.reference.strip()
     if form.name == "r1-zero":
@@ -174,7 +187,8 @@ def _read(name: str, language: str | None) -> tuple[str, str]:
     except OSError as error:
         hint = did_you_mean(name, names)
         raise UsageError(
-            f"no template '{name}': choose one of {', '.join(names)}, or give the path of a text file{hint}"
+            f"no template '{name}': choose one of {', '.join(names)}, or give the path of a "
+            f"text file{hint}"
         ) from error
 
 
@@ -185,7 +199,9 @@ def _form_of(text: str) -> str:
 
 
 def _split(text: str) -> tuple[str, str]:
-    """The text that occurs once, and the turn that each question repeats: the whole template if it marks no user."""
+    """The text that occurs once, and the turn that each question repeats: the whole template if it
+    marks no user.
+    """
     head, _, _ = text.partition(_QUESTION)
     if mark := _TURN.search(head):
         return text[: mark.start()], text[mark.start() :]
@@ -193,7 +209,9 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _ask(turn: str, question: str) -> str:
-    """The turn with the question in it, without a second full stop after a question that ends by itself."""
+    """The turn with the question in it, without a second full stop after a question that ends by
+    itself.
+    """
     before, _, after = turn.partition(_QUESTION)
     question = question.strip()
     if after[:1] in _STOPS and question.rstrip(_CLOSERS)[-1:] in _ENDS:

@@ -203,5 +203,5 @@ def test_errors_name_the_column_or_the_file(context, tmp_path):
         bring(context, path, columns={"quesion": "a"})
     with pytest.raises(UsageError, match=r"nothing at 'missing.jsonl'"):
         bring(context, "missing.jsonl")
-    with pytest.raises(UsageError, match="could not be had"):
+    with pytest.raises(UsageError, match="cannot load dataset"):
         bring(context, "no-such-owner/no-such-set")

@@ -129,7 +129,9 @@ def test_a_stage_of_your_own_is_named_by_its_path(tmp_path: Path) -> None:
 
 
 def test_sizes_come_from_the_defaults_of_the_configs(tmp_path: Path) -> None:
-    """Nothing here sets the sizes of GRPO, of the procedural source or of SFT: the plan knows them all the same."""
+    """Nothing here sets the sizes of GRPO, of the procedural source or of SFT: the plan knows them
+    all the same.
+    """
     sums = {"source": "procedural", "dataset": "chain_sum"}
     problems = {"do": "problems", "sources": [sums], "held_out": 0.1}
     grpo = {"do": "grpo", "model": "m", "problems": "@problems"}

@@ -1,4 +1,6 @@
-"""What would stop a pipeline hours after its start is found by `--plan` and before the first stage."""
+"""What would stop a pipeline hours after its start is found by `--plan` and before the first
+stage.
+"""
 
 from __future__ import annotations
 

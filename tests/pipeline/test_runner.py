@@ -1,4 +1,6 @@
-"""A pipeline skips what is done, goes on where it was killed, and ends in the same model either way."""
+"""A pipeline skips what is done, goes on where it was killed, and ends in the same model either
+way.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +115,9 @@ def run(path: str, root: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_kill_in_every_stage_then_the_same_end_then_nothing_to_do(tmp_path, sums, tiny):
-    """Each stage is killed once, at a random moment. `python -m tests.kills r1-small FOLDER` does so to a recipe."""
+    """Each stage is killed once, at a random moment. `python -m tests.kills r1-small FOLDER` does
+    so to a recipe.
+    """
     config = small(sums, tiny)
     config["stages"]["grpo"]["rewards"] = {"tests.kills:letters": 1.0}
     path = write(tmp_path, config)

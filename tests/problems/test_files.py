@@ -172,7 +172,7 @@ def test_choices_in_their_many_shapes(tmp_path, choices):
 def test_choices_and_indices_that_are_none(tmp_path):
     with pytest.raises(UsageError, match="choices"):
         load(jsonl(tmp_path / "a.jsonl", {"question": "a", "choices": 7}))
-    with pytest.raises(UsageError, match="no position"):
+    with pytest.raises(UsageError, match="is not a position"):
         load(
             jsonl(tmp_path / "a.jsonl", {"question": "a", "reference": "B"}),
             reference_is_index=True,

@@ -51,9 +51,9 @@ def test_a_directory_of_data_files(tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_is_said_so(saved, tmp_path):
-    with pytest.raises(UsageError, match=r"split validation\) could not be had"):
+    with pytest.raises(UsageError, match=r"cannot load dataset .*split validation\)"):
         load(saved, parts={"validation": None})
     with pytest.raises(UsageError, match="no column 'prompt'"):
         load(saved, columns={"question": "prompt"})
-    with pytest.raises(UsageError, match="could not be had"):
+    with pytest.raises(UsageError, match="cannot load dataset"):
         load(tmp_path / "nothing-here")

@@ -1,4 +1,6 @@
-"""Problems of generators: distinct, the same for the same seed, in the language asked for, judged as they should."""
+"""Problems of generators: distinct, the same for the same seed, in the language asked for, judged
+as they should.
+"""
 
 import json
 import os
@@ -67,7 +69,8 @@ def test_languages_take_turns_and_share_the_split():
     mixed, _ = load(size=40, params=SHORT, languages=["en", "zh"])
     assert mixed["target_language"].to_list() == ["en", "zh"] * 20
     english, _ = load(size=40, params=SHORT)
-    # Asked in Chinese it is another problem, but the same question: what is held out in one is held out in the other.
+    # Asked in Chinese it is another problem, but the same question: what is held out in one is
+    # held out in the other.
     assert mixed["split"].to_list() == english["split"].to_list()
     chinese = mixed.row(1, named=True)
     expression = json.loads(chinese["metadata"])["entry"]["metadata"]["expression"]

@@ -1,4 +1,6 @@
-"""Worked solutions: every step is true, the last one is the answer, and it is told in the language asked for."""
+"""Worked solutions: every step is true, the last one is the answer, and it is told in the language
+asked for.
+"""
 
 import json
 import re

@@ -1,4 +1,6 @@
-"""What keeps a form, what the reasoning and the answer are, and that no trick gets an answer out of a broken form."""
+"""What keeps a form, what the reasoning and the answer are, and that no trick gets an answer out
+of a broken form.
+"""
 
 import polars as pl
 import pytest
@@ -150,7 +152,9 @@ def test_missing_parts_are_empty_and_an_unknown_form_composes_nothing():
 
 
 def _stripped(text: str) -> str:
-    """As Unicode's White_Space has it (Python's own strip also takes the separators U+001C to U+001F)."""
+    """As Unicode's White_Space has it (Python's own strip also takes the separators U+001C to
+    U+001F).
+    """
     return pl.select(pl.lit(text).str.strip_chars()).item()
 
 

@@ -1,4 +1,6 @@
-"""The report's template to the letter, worked examples as earlier turns, and the same for chat models."""
+"""The report's template to the letter, worked examples as earlier turns, and the same for chat
+models.
+"""
 
 import pytest
 from hypothesis import given, settings
@@ -19,10 +21,14 @@ from curate.records import Problem
 
 # Table 1 of the DeepSeek-R1 report.
 REPORT = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-    "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer. "
-    "The reasoning process and answer are enclosed within <think> </think> and <answer> </answer> tags, respectively, "
-    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: prompt. Assistant:"
+    "A conversation between User and Assistant. The user asks a question, and the "
+    "Assistant solves it. "
+    "The assistant first thinks about the reasoning process in the mind and then provides "
+    "the user with the answer. "
+    "The reasoning process and answer are enclosed within <think> </think> and <answer> "
+    "</answer> tags, respectively, "
+    "i.e., <think> reasoning process here </think> <answer> answer here </answer>. User: "
+    "prompt. Assistant:"
 )
 SUM = Problem("What is 1 + 2?", reference="3", solution="1 + 2 = 3.", problem_id="p")
 
