@@ -150,7 +150,8 @@ def score(
     `frame` has the columns `completion, reasoning, form, finish_reason, completion_tokens,
     question, target_language`, `verdict` for accuracy, and `problem_id, verifier, answer` for
     `preference`. Missing signals are measured here. `reward` is null if a component that counts is
-    null or the request failed: such a trace gives no gradient.
+    null or the request failed: such a trace gives no gradient. `judges` holds the engines of judges
+    that are already open.
     """
     parts = components(spec)
     groups = {SIGNALS[p.name] for p in parts if p.name in SIGNALS}
