@@ -167,7 +167,7 @@ class VllmCore:
         return self._proved(compare_hashes, expected, "what the trainer sent")
 
     def _proved(self, compare: Any, argument: Any, what: str) -> str:
-        proofs = self.engine.collective_rpc(cast(Any, compare), args=(argument,))
+        proofs = self.engine.collective_rpc(cast("Any", compare), args=(argument,))
         wrong = [name for proof in proofs for name in proof["wrong"]]
         if wrong:
             raise RuntimeError(

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import polars as pl
 from pydantic import Field
 
 from curate.annotate import job as annotate
 from curate.config import Config, did_you_mean, merge, validate
 from curate.errors import UsageError
+from curate.evaluate.table import evaluation_rows, format_table
 from curate.generate import job as generation
 from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
+from curate.verify.consensus import cluster_ids
 from curate.warehouse.card import write_card
+from curate.warehouse.files import now
 from curate.warehouse.identity import digest
-
-if TYPE_CHECKING:
-    import polars as pl
 
 
 class EvaluatedModel(Config):
@@ -120,8 +121,6 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     """Sample, judge, compare. Commits rows of the table `evaluations`; the summary is the printed
     table.
     """
-    from curate.evaluate.table import evaluation_rows, format_table
-
     started = time.monotonic()
     frames, refs, rows, families, problems = [], [], 0, {}, {}
     for label, job in generation_configs(config).items():
@@ -167,10 +166,6 @@ def _samples(
     label: str, family: str, problems: pl.DataFrame, config: EvaluateConfig, context: Context
 ) -> pl.DataFrame:
     """Input of the table: one row per sample of the problems, with the cluster of its answer."""
-    import polars as pl
-
-    from curate.verify.consensus import cluster_ids
-
     frame = context.warehouse.sql(
         "SELECT a.model_hash, a.problem_id, a.sample_index, a.verdict, a.extracted, a.well_formed, "
         "a.completion_tokens, a.truncated, a.target_language_share, a.source, a.difficulty, "
@@ -186,16 +181,10 @@ def _samples(
 
 
 def _concat(frames: list[pl.DataFrame]) -> pl.DataFrame:
-    import polars as pl
-
     return pl.concat(frames, how="vertical_relaxed")
 
 
 def _with_facts(table: pl.DataFrame, evaluation_id: str, config: EvaluateConfig) -> pl.DataFrame:
-    import polars as pl
-
-    from curate.warehouse.files import now
-
     return table.with_columns(
         evaluation_id=pl.lit(evaluation_id),
         problems=pl.lit(config.problems if isinstance(config.problems, str) else "inline"),

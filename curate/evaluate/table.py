@@ -11,10 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from curate.errors import CurateError
 from curate.evaluate.stats import (
@@ -27,10 +31,6 @@ from curate.evaluate.stats import (
     pass_at_k,
 )
 from curate.visible import one_line
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
 
 NEEDED = ("model", "problem_id", "sample_index", "verdict")
 OPTIONAL: dict[str, pl.DataType] = {
@@ -253,8 +253,6 @@ _PERFECT = {"language": 1.0, "truncated": 0.0}
 
 def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
     """The comparison as plain text: a level per model, then the paired differences."""
-    from rich.console import Console
-
     console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
     for table in tables(rows, slice):
         console.print(table)
@@ -296,10 +294,6 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
 
 
 def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signed: bool) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
     # A column in which every model is perfect tells nothing: no truncated sample, no word of
     # another language.

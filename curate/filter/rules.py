@@ -9,7 +9,7 @@ that a corpus can be made again.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,9 +19,6 @@ from curate.filter.expressions import check_expression
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
 from curate.warehouse.schemas import data_dir
-
-if TYPE_CHECKING:
-    pass
 
 
 class Rule(Config):

@@ -5,14 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import polars as pl
 
 from curate.errors import CurateError, UsageError
+from curate.filter.decide import apply_rules
+from curate.filter.expressions import check_expression
+from curate.filter.job import FilterConfig, prepare
 from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:
-    import duckdb
-
     from curate.warehouse import Warehouse
 
 # Curves over training: title, SQL over one row of `annotated` joined with its rollout (r), and what
@@ -129,9 +131,6 @@ def corpora(
     """The newest version of each corpus, with the decisions that its rules make about the traces of
     today.
     """
-    from curate.filter.decide import apply_rules
-    from curate.filter.job import FilterConfig, prepare
-
     wanted = (
         names
         if names is not None
@@ -236,10 +235,6 @@ def picked(
     Problems are drawn by the hash of their id, with up to `each` traces per problem: two traces of
     one problem can be compared, and the page is reproducible.
     """
-    import duckdb as engine
-
-    from curate.filter.expressions import check_expression
-
     check_expression(where, "where")
     try:
         total = con.sql(f"SELECT count(*) FROM annotated WHERE ({where}\n)").fetchall()[0][0]
@@ -249,7 +244,7 @@ def picked(
             f"FROM annotated WHERE ({where}\n)) WHERE _n <= {each} "
             f"ORDER BY md5(problem_id), problem_id, _n LIMIT {most}"
         ).pl()
-    except engine.Error as error:
+    except duckdb.Error as error:
         raise UsageError(f"--where {where}: {str(error).strip()}") from error
     return frame, int(total)
 

@@ -9,13 +9,16 @@ from typing import Any
 
 from pydantic import Field
 
+from curate.annotate import job as annotate
 from curate.atomic import write_whole
 from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult, StageKind
 from curate.progress import duration
+from curate.report.page import document, sections
 from curate.version import code_version
 from curate.warehouse.files import now
+from curate.warehouse.sql import connect
 
 
 class ReportConfig(Config):
@@ -39,10 +42,6 @@ class ReportConfig(Config):
 
 def run(config: ReportConfig, context: Context) -> JobResult:
     """Write the page atomically. UsageError without a warehouse or for a wrong condition."""
-    from curate.annotate import job as annotate
-    from curate.report.page import document, sections
-    from curate.warehouse.sql import connect
-
     started = time.monotonic()
     wh = context.warehouse
     if not wh.exists():

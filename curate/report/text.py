@@ -15,6 +15,7 @@ import polars as pl
 
 from curate.report.html import Html, escape, join, tag
 from curate.report.mathml import FORMULA, formula
+from curate.signals.language import language_segments
 
 REPEATED = 5  # words: as Gopher's 5-grams, the shortest whose repetition the signals count
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+")
@@ -94,8 +95,6 @@ def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
 
 def foreign_marks(texts: Sequence[str], targets: Sequence[str | None]) -> list[list[Mark]]:
     """Mark passages in a language other than the target, as the language signals see them."""
-    from curate.signals.language import language_segments
-
     marks: list[list[Mark]] = [[] for _ in texts]
     segments = language_segments(
         pl.Series("text", list(texts), dtype=pl.String), pl.Series(targets, dtype=pl.String)

@@ -103,7 +103,7 @@ def test_a_problem_without_a_verifier_is_unverifiable(tmp_path, stub_model, sums
         assert rows == [("unverifiable", "the problem names no verifier")]
 
 
-def test_a_judge_is_asked_only_about_what_rules_did_not_pass_and_stands_beside_them(
+def test_a_judge_sees_only_what_rules_did_not_pass_and_its_verdicts_are_stored_separately(
     context, stub_model
 ):
     judge = {
@@ -161,7 +161,7 @@ def annotate_wrong():
     return Judgement("wrong", "stricter")
 
 
-def test_another_verifier_stands_beside_the_problems_own(context):
+def test_another_verifier_runs_alongside_the_problems_own(context):
     annotate.run(AnnotateConfig(), context)
     before = context.warehouse.sql("SELECT trace_id, verdict FROM annotated ORDER BY 1")
     made = annotate.run(AnnotateConfig(verifiers=["exact", "math"]), context)
@@ -265,7 +265,7 @@ def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model)
     assert kinds.rows() == [("judge-coherence",), ("judge-equivalence",), ("judge-helpfulness",)]
 
 
-def test_a_judge_that_never_replies_is_an_error_and_is_asked_again(context, stub_model):
+def test_a_judge_that_never_replies_is_an_error_and_is_tried_again(context, stub_model):
     annotate.run(AnnotateConfig(), context)
     engine = {"name": "stub", "args": {"fail": 1}}
     judge = {"model": stub_model, "engine": engine, "chat": False}

@@ -62,7 +62,7 @@ def test_equal_texts_differ_by_nothing(evaluated):
     )
 
 
-def test_only_held_out_problems_are_asked(evaluated):
+def test_only_held_out_problems_are_used(evaluated):
     context, _, _ = evaluated
     assert context.warehouse.sql("SELECT DISTINCT split FROM annotated").item() == "held-out"
     assert context.warehouse.sql("SELECT count(DISTINCT problem_id) FROM annotated").item() == 25

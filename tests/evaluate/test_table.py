@@ -70,7 +70,7 @@ def test_levels_by_hand():
     assert level(rows, "pass@1")["problem_count"] == 3
 
 
-def test_a_problem_that_nobody_could_judge_is_left_out_and_told():
+def test_a_problem_that_nobody_could_judge_is_left_out_and_reported():
     rows = evaluation_rows(
         pl.concat([samples("a", {"p": "cw", "q": "uu"}), samples("b", {"p": "cc", "q": "uu"})])
     )
@@ -89,13 +89,13 @@ def test_unverifiable_is_not_right_where_another_sample_could_be_judged():
     assert level(rows, "unverifiable")["value"] == 0
 
 
-def test_a_request_that_failed_is_no_sample():
+def test_a_failed_request_does_not_count_as_a_sample():
     rows = evaluation_rows(samples("a", {"p": "c-", "q": "cw", "r": "--"}), k=2)
     assert level(rows, "pass@1")["value"] == pytest.approx(0.75)
     assert level(rows, "pass@1")["problem_count"] == 2
 
 
-def test_differences_are_over_the_problems_both_were_asked():
+def test_differences_are_over_the_problems_that_both_models_saw():
     data = pl.concat(
         [
             samples("a", {"p": "ww", "q": "cw", "r": "cc"}),
@@ -112,7 +112,7 @@ def test_differences_are_over_the_problems_both_were_asked():
     ).is_empty()
 
 
-def test_without_clusters_there_is_no_consensus():
+def test_without_clusters_consensus_is_null():
     rows = evaluation_rows(samples("a", {"p": "cw"}).drop("cluster"))
     assert "cons@k" not in rows["metric"]
 
@@ -180,7 +180,7 @@ def test_truncation_is_shown_where_there_is_some():
     assert "truncated" in format_table(rows)
 
 
-def test_bad_input_is_said_so():
+def test_bad_input_is_reported():
     with pytest.raises(CurateError, match="no sample has a verdict"):
         evaluation_rows(samples("a", {"p": "--"}))
     with pytest.raises(CurateError, match="cannot compare 'z'"):

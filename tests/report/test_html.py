@@ -39,7 +39,7 @@ def check_inert(markup: str) -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_text_is_shown_and_is_no_element(text):
+def test_hostile_text_is_shown_and_never_becomes_an_element(text):
     check_inert(render_text(text, [Mark(0, len(text), "foreign", '"><script>')]))
 
 
@@ -85,7 +85,7 @@ def test_formulas_become_mathml_and_keep_only_what_shows_something():
     assert formula("x" * 3000).startswith("<code")
 
 
-def test_money_is_no_formula():
+def test_money_is_not_a_formula():
     assert "<math" not in render_text("It costs $5 and then $3 more.")
     assert "<math" in render_text("So $5 + 3 = 8$ it is.")
 

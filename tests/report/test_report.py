@@ -111,7 +111,7 @@ def test_an_empty_warehouse_gives_a_page_that_says_so(tmp_path):
     assert "No traces" in made
 
 
-def test_what_is_asked_wrongly_is_told(hostile, tmp_path):
+def test_wrong_options_are_reported(hostile, tmp_path):
     with pytest.raises(UsageError, match="no warehouse at"):
         page(Warehouse(tmp_path / "nothing"))
     with pytest.raises(UsageError, match="nonsense"):
@@ -167,6 +167,6 @@ def test_a_trace_tells_its_model_by_name_where_the_warehouse_knows_it(hostile):
         (None, None, None),
     ],
 )
-def test_no_path_of_a_machine_stands_for_a_model(model, step, shown):
+def test_models_are_not_named_after_paths_of_a_machine(model, step, shown):
     row = {"model": model, "model_hash": "x", "policy_step": step, "dataset": "tune"}
     assert _model_name(row, {"y": "other"}) == shown

@@ -83,7 +83,7 @@ def test_a_model_tells_its_config_and_what_it_was_tuned_on(chain):
         format_lineage(chain, "nothing")
 
 
-def test_the_card_stands_beside_the_weights_and_tells_what_was_measured(chain):
+def test_the_card_is_next_to_the_weights_and_holds_the_evaluations(chain):
     path = write_card(chain, "c" * 16)
     text = path.read_text()
     assert "started from: start (bbbbbbbbbbbbbbbb)" in text
@@ -117,7 +117,7 @@ def test_the_card_stands_beside_the_weights_and_tells_what_was_measured(chain):
     assert "0.100" not in text
 
 
-def test_models_that_were_not_made_here_and_cards_of_others_are_left_alone(chain):
+def test_models_from_elsewhere_and_cards_of_others_are_left_alone(chain):
     assert write_card(chain, "b" * 16) is None
     assert write_card(chain, "f" * 16) is None
     path = write_card(chain, "c" * 16)

@@ -49,7 +49,7 @@ def parts(wh: Warehouse, table: str) -> list[Path]:
     return [p for p in wh.root.glob(f"{table}/*/*/part-*.parquet") if p.parts[-3] != "_empty"]
 
 
-def test_no_row_changes_and_nothing_is_made_again(context, stub_model, sums):
+def test_no_row_changes_and_nothing_is_generated_again(context, stub_model, sums):
     wh = context.warehouse
     before, count = (
         wh.sql(EVERYTHING),

@@ -66,7 +66,7 @@ WRITES = [
 
 
 @pytest.mark.parametrize("statement", WRITES)
-def test_a_statement_that_is_no_query_is_refused(wh: Warehouse, statement: str) -> None:
+def test_a_statement_other_than_a_query_is_refused(wh: Warehouse, statement: str) -> None:
     part = next(wh.root.glob("traces/d/*/part-0.parquet"))
     before = {path: path.read_bytes() for path in wh.root.rglob("*") if path.is_file()}
     with pytest.raises(UsageError):

@@ -17,7 +17,7 @@ def problem(n: int) -> dict[str, object]:
     return {"problem_id": f"p{n}", "question": f"{n} + {n}?", "reference": str(2 * n)}
 
 
-def test_a_table_without_rows_can_be_asked_by_every_client(tmp_path):
+def test_every_client_can_query_a_table_without_rows(tmp_path):
     wh = Warehouse(tmp_path / "wh").create()
     for table in schemas.TABLES:
         assert wh.sql(f"SELECT count(*) FROM {table}").item() == 0
@@ -179,7 +179,7 @@ def test_sql_reads():
     )
 
 
-def test_no_warehouse_is_said(tmp_path):
+def test_a_missing_warehouse_is_one_message(tmp_path):
     with pytest.raises(UsageError, match="no warehouse at"):
         Warehouse(tmp_path / "none").sql("SELECT 1")
 
