@@ -1,7 +1,9 @@
-"""Which clauses of a rule, or of a macro that it reads, decided about one trace, with the values they read.
+"""Which clauses of a rule, or of a macro that it reads, decided about one trace, with the values
+they read.
 
 failed_clauses(con, "annotated", "trace_id = '…'", "readable")
-# ["readable fails: NOT (words >= 20 AND abbreviated_share > 0.35): words = 33, abbreviated_share = 0.5"]
+# ["readable fails: NOT (words >= 20 AND abbreviated_share > 0.35): words = 33, abbreviated_share =
+0.5"]
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ def failed_clauses(con: duckdb.DuckDBPyConnection, view: str, one: str, keep: st
     """Explain why the expression `keep` is not true for the trace that the condition `one` selects.
 
     Each of its own clauses that is not true gets a line, and each clause of a macro among them that
-    made it so. A macro that holds but must not (`NOT mixed_language`) is shown with all its clauses.
+    made it so. A macro that holds but must not (`NOT mixed_language`) is shown with all its
+    clauses.
     """
     macros, columns = derived_columns(), columns_in(con, view)
     con.execute(macro_sql())

@@ -1,8 +1,8 @@
 """From decisions to a sealed corpus: the kept rows, with prompts rendered anew and completions in
 the corpus's form.
 
-Rows come in the order of their ids, and texts are read slice by slice, each once: between the two
-lie files.
+Rows come in the order of their ids, and texts are read slice by slice, each once: between the
+two lie files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import polars as pl
 
 from curate.errors import CurateError
 from curate.filter.decide import FilterResult
-from curate.filter.spill import Ordered, bounds_of, in_chunks, problem_key
+from curate.filter.spill import ExternalSort, bounds_of, in_chunks, problem_key
 from curate.prompts.conversations import Message, exchanges, last_answer
 from curate.prompts.forms import Form, compose_expr
 from curate.prompts.render import Example, Template, load_template, render
@@ -60,7 +60,7 @@ def write_corpus(
 
     rules = result.rules.model_dump(mode="json")
     templates = _templates(con, result, template, view)
-    hashes = {label: found.hash for label, found in templates.items()}
+    hashes = {label: used.hash for label, used in templates.items()}
     with _ordered_ids(result) as ids:
         listed = [
             (part["trace_id"].to_list() for part in ids()),
@@ -120,12 +120,12 @@ def corpus_rows(
     at a time.
     """
     templates = _templates(con, result, template, view)
-    known = {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
-    texts = [column for column in _TEXTS if column in known]
+    columns = {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
+    texts = [column for column in _TEXTS if column in columns]
     if result.rules.kind == "rl":
         texts = [column for column in texts if column not in ("completion", "reasoning", "answer")]
     longest = "completion" if "completion" in texts else "question"
-    ordered = Ordered(_bounds(result, _RANGE), result.rows.folder)
+    ordered = ExternalSort(_bounds(result, _RANGE), result.rows.folder)
     try:
         for kept in kept_by_slice(result, slices):
             for batch in _with_texts(con, kept, texts, view):
@@ -156,7 +156,8 @@ def _with_texts(
         selected = ", ".join(["k.*", *(f'a."{column}"' for column in texts)])
         with joined_as_written(con):
             reader = con.sql(
-                f"SELECT {selected} FROM {view} a JOIN _kept k ON a.trace_id = k.trace_id AND a.attempt = k.attempt"
+                f"SELECT {selected} FROM {view} a JOIN _kept k ON a.trace_id = k.trace_id AND "
+                "a.attempt = k.attempt"
             ).to_arrow_reader(_BATCH)
             for batch in reader:
                 yield pl.DataFrame(pl.from_arrow(batch))
@@ -171,7 +172,7 @@ def _bounds(result: FilterResult, rows: int) -> pl.Series:
 @contextmanager
 def _ordered_ids(result: FilterResult) -> Iterator[Callable[[], Iterator[pl.DataFrame]]]:
     """Gives, as often as asked, the ids of the corpus's rows in order."""
-    ordered = Ordered(_bounds(result, 16 * PART_ROWS), result.rows.folder)
+    ordered = ExternalSort(_bounds(result, 16 * PART_ROWS), result.rows.folder)
     try:
         for number in range(result.rows.parts):
             ordered.add(result.rows.kept(number).select("trace_id", "attempt", "problem_id"))
@@ -181,7 +182,7 @@ def _ordered_ids(result: FilterResult) -> Iterator[Callable[[], Iterator[pl.Data
 
 
 def _one_each(parts: Iterable[pl.DataFrame], result: FilterResult) -> Iterator[pl.DataFrame]:
-    """Rows in order as the corpus has them: for RL, the first row of each problem."""
+    """Rows in the order of the corpus: for RL, the first row of each problem."""
     if result.rules.kind != "rl":
         yield from parts
         return
@@ -218,14 +219,15 @@ def _shape_rows(
         )
     if rows["question"].null_count() or rows["template"].null_count():
         raise CurateError(
-            f"{rows.filter(pl.col('question').is_null() | pl.col('template').is_null()).height} kept traces have no "
+            f"{rows.filter(pl.col('question').is_null() | pl.col('template').is_null()).height} "
+            "kept traces have no "
             "problem or no template in the warehouse, so that no prompt can be made for them"
         )
     # Rendering is text work on each distinct question, not on each trace.
-    asked = rows.select("template", "question").unique()
-    prompts = [render(templates[label], question) for label, question in asked.iter_rows()]
-    asked = asked.with_columns(prompt=pl.Series(prompts, dtype=pl.String))
-    rows = rows.join(asked, on=["template", "question"], how="left", maintain_order="left")
+    questions = rows.select("template", "question").unique()
+    prompts = [render(templates[label], question) for label, question in questions.iter_rows()]
+    questions = questions.with_columns(prompt=pl.Series(prompts, dtype=pl.String))
+    rows = rows.join(questions, on=["template", "question"], how="left", maintain_order="left")
     rows = _with_earlier_turns(rows, templates)
     if output.form is not None:
         rows = rows.with_columns(completion=_in_form(output.form), form=pl.lit(output.form))
@@ -247,8 +249,8 @@ def _shape_rows(
 
 
 CORPUS_COLUMNS = (
-    "corpus", "trace_id", "attempt", "problem_id", "source", "domain", "recipe", "form", "prompt", "completion",
-    "messages", "quality", "difficulty", "weight",
+    "corpus", "trace_id", "attempt", "problem_id", "source", "domain", "recipe", "form", "prompt",
+    "completion", "messages", "quality", "difficulty", "weight",
 )  # fmt: skip
 
 

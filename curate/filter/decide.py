@@ -19,11 +19,22 @@ import polars as pl
 
 from curate.errors import CurateError, UsageError
 from curate.filter.clauses import columns_in, failed_clauses, show
+from curate.filter.columns import (
+    BALANCE,
+    BAND,
+    DIFFICULTY,
+    DRAW,
+    RANK,
+    SCORE,
+    SHAPE,
+    WITHIN,
+    rule_column,
+)
 from curate.filter.expressions import check_expression, columns_of, reads_other_rows
 from curate.filter.funnel import band_of, count_rules, count_steps, funnel_of
 from curate.filter.rules import STEPS, RuleSet, Selection
 from curate.filter.select import select
-from curate.filter.spill import Rows, numbers_read
+from curate.filter.spill import Decisions, numbers_read
 from curate.filter.text_steps import drop_by_text
 from curate.memory import BASE, megabytes
 from curate.warehouse.sql import quote
@@ -59,7 +70,7 @@ class FilterResult:
     rules: RuleSet
     funnel: pl.DataFrame
     overlaps: pl.DataFrame
-    rows: Rows
+    rows: Decisions
 
     @property
     def kept(self) -> pl.DataFrame:
@@ -77,7 +88,7 @@ class FilterResult:
 
     def counts(self) -> tuple[int, int, int]:
         """Traces kept, traces looked at, and problems of the kept ones."""
-        kept = self.rows.left.filter(pl.col("dropped_by").is_null())
+        kept = self.rows.candidates.filter(pl.col("dropped_by").is_null())
         return kept.height, self.rows.total, kept.get_column("problem_id").n_unique()
 
 
@@ -138,12 +149,12 @@ def apply_rules(
             + (f" where {where}" if where else "")
             + ": generate and annotate some first, or widen the selection"
         )
-    found = FilterResult(
-        rules, funnel_of([*counts, count_steps(rows.left, rules)], rules), overlaps, rows
+    result = FilterResult(
+        rules, funnel_of([*counts, count_steps(rows.candidates, rules)], rules), overlaps, rows
     )
-    if not found.counts()[0]:
-        raise _nothing_left(found.funnel, rules)
-    return found
+    if not result.counts()[0]:
+        raise _nothing_left(result.funnel, rules)
+    return result
 
 
 def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
@@ -181,13 +192,13 @@ def explain(
 
     Raises `UsageError` where no trace or several begin with `trace_id`.
     """
-    found = _ids(con, trace_id, view)
-    if len(found) != 1:
-        how = "no trace has" if not found else f"{len(found)} traces have"
+    ids = _ids(con, trace_id, view)
+    if len(ids) != 1:
+        how = "no trace has" if not ids else f"{len(ids)} traces have"
         raise UsageError(
             f"{how} an id that begins with '{trace_id}': see `select trace_id from {view}`"
         )
-    full = found[0]
+    full = ids[0]
     columns = columns_in(con, view)
     one = f"trace_id = {quote(full)}"
     frame = next(_evaluate(con, rules, one, view))
@@ -203,10 +214,10 @@ def explain(
             {
                 "rule": rule.name,
                 "keep": rule.keep,
-                "passed": frame[f"rule:{rule.name}"][0] if frame.height else None,
+                "passed": frame[rule_column(rule.name)][0] if frame.height else None,
                 "reason": rule.reason,
                 "clauses": failed_clauses(con, "_explained", "TRUE", rule.keep)
-                if frame.height and not frame[f"rule:{rule.name}"][0]
+                if frame.height and not frame[rule_column(rule.name)][0]
                 else [],
                 "values": ", ".join(f"{n} = {show(v)}" for n, v in zip(read, values, strict=False)),
             }
@@ -247,7 +258,7 @@ def _decide(
     slices: Iterable[Any] = (),
     folder: Path | None = None,
     memory: str | None = None,
-) -> tuple[Rows, list[pl.DataFrame], pl.DataFrame]:
+) -> tuple[Decisions, list[pl.DataFrame], pl.DataFrame]:
     """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that
     leaves it out.
 
@@ -256,12 +267,17 @@ def _decide(
     # A window looks at other traces, which may be in other slices.
     expressions = [*rules.predicates().values(), *([where] if where else [])]
     slices = () if any(map(reads_other_rows, expressions)) else slices
-    failed = [pl.when(~pl.col(f"rule:{rule.name}")).then(pl.lit(rule.name)) for rule in rules.rules]
-    rows = Rows([*(rule.name for rule in rules.rules), *STEPS], numbers_read(rules.select), folder)
+    failed = [
+        pl.when(~pl.col(rule_column(rule.name))).then(pl.lit(rule.name)) for rule in rules.rules
+    ]
+    rows = Decisions(
+        [*(rule.name for rule in rules.rules), *STEPS], numbers_read(rules.select), folder
+    )
     counts = []
     for frame in _evaluate(con, rules, where, view, slices):
         frame = frame.with_columns(
-            dropped_by=pl.coalesce(*failed, pl.lit(None, dtype=pl.String)), _fifth=band_of("_band")
+            pl.coalesce(*failed, pl.lit(None, dtype=pl.String)).alias("dropped_by"),
+            band_of(DIFFICULTY).alias(BAND),
         )
         counts.append(count_rules(frame, rules))
         rows.add(frame)
@@ -269,11 +285,11 @@ def _decide(
     if memory is not None:
         _check_memory(rows, rules, megabytes(memory, 200))
     overlaps = drop_by_text(con, rows, rules.select, view, slices)
-    rows.left = select(rows.left, rules.select)
+    rows.candidates = select(rows.candidates, rules.select)
     return rows, counts, overlaps
 
 
-def _check_memory(rows: Rows, rules: RuleSet, limit: float) -> None:
+def _check_memory(rows: Decisions, rules: RuleSet, limit: float) -> None:
     """`UsageError` where choosing among the traces that passed would hold more MB than `limit`
     leaves.
 
@@ -281,14 +297,16 @@ def _check_memory(rows: Rows, rules: RuleSet, limit: float) -> None:
     distinct texts.
     """
     each = TEXT_BYTES if rules.select.duplicates else 0
-    need = (rows.left.estimated_size() * 5 + rows.left.height * each) / 1e6
+    need = (rows.candidates.estimated_size() * 5 + rows.candidates.height * each) / 1e6
     # DuckDB takes a quarter beside it: half of its own half, as long as it reads slices.
     if rules.select == Selection() or need <= max(50.0, limit * 0.75 - BASE):
         return
     enough = ceil((need + BASE) / 750)
     raise UsageError(
-        f"{rows.left.height:,} traces passed the rules of '{rules.name}', and choosing among them takes about "
-        f"{need / 1000:.1f} GB: give memory={enough}GB, narrow them down with where=, or let the rules drop more"
+        f"{rows.candidates.height:,} traces passed the rules of '{rules.name}', and choosing "
+        "among them takes about "
+        f"{need / 1000:.1f} GB: give memory={enough}GB, narrow them down with where=, or let the "
+        "rules drop more"
     )
 
 
@@ -299,8 +317,8 @@ def _evaluate(
     view: str,
     slices: Iterable[Any] = (),
 ) -> Iterator[pl.DataFrame]:
-    """A frame a slice, one row a trace: the carried columns, `rule:NAME`, and what the selection
-    reads (with `_`).
+    """Yield a frame per slice, one row per trace: the carried columns, one per rule, and what the
+    selection reads (with `_`).
     """
     if where is not None:
         check_expression(where, "where")
@@ -314,12 +332,12 @@ def _evaluate(
     selected = [_name(name) for name in carried] + [
         f"{sql} AS {_name(name)}" for name, sql in wanted.items()
     ]
-    asked = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
-    asked = f"SELECT *, {_draw(rules)} AS _draw FROM ({asked})"
+    query = f"SELECT {', '.join(selected)} FROM {view} WHERE {within}"
+    query = f"SELECT *, {_draw(rules)} AS {DRAW} FROM ({query})"
     try:
         rates = _rates(con, rules, within, view, slices)
         for _ in slices or (0,):
-            frame = con.sql(asked).pl()
+            frame = con.sql(query).pl()
             # Names that come again and again are kept once each.
             frame = frame.with_columns(
                 pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns
@@ -329,31 +347,33 @@ def _evaluate(
                 if rates is None
                 else frame.join(rates, on="problem_id", how="left", maintain_order="left")
             )
-    except Exception as error:  # DuckDB's own classes vary; each expression is asked alone to find the one at fault
+    except Exception as error:  # DuckDB's own classes vary
+        # Each expression alone, to find the one at fault.
         _blame(con, rules, where, view, wanted)
         raise UsageError(
-            f"rule set '{rules.name}' could not be asked of {view}: {error}"
+            f"rule set '{rules.name}' could not be query of {view}: {error}"
         ) from error
 
 
 def _wanted(rules: RuleSet) -> dict[str, str]:
     """The SQL of every column that is asked for besides the carried ones."""
     chosen = rules.select
-    wanted = {f"rule:{rule.name}": f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
-    wanted["_by"] = f"({_order(rules)}\n)::DOUBLE"
+    wanted = {rule_column(rule.name): f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
+    wanted[RANK] = f"({_order(rules)}\n)::DOUBLE"
     if chosen.duplicates:
-        wanted["_best"] = f"({chosen.duplicates.by}\n)::DOUBLE"
+        wanted[SCORE] = f"({chosen.duplicates.by}\n)::DOUBLE"
         if chosen.duplicates.within:
-            wanted["_within"] = f"({chosen.duplicates.within}\n)::VARCHAR"
+            wanted[WITHIN] = f"({chosen.duplicates.within}\n)::VARCHAR"
     if chosen.difficulty is None or chosen.difficulty.model is None:
-        wanted["_band"] = (
+        wanted[DIFFICULTY] = (
             f"({chosen.difficulty.by if chosen.difficulty else 'difficulty'}\n)::DOUBLE"
         )
     if chosen.balance:
-        wanted["_balance"] = f"({chosen.balance.by}\n)::VARCHAR"
+        wanted[BALANCE] = f"({chosen.balance.by}\n)::VARCHAR"
     if chosen.per_problem.diverse is not None:
-        wanted["_shape"] = (
-            "[coalesce(ln(1 + step_count), 0), coalesce(ln(1 + characters), 0), coalesce(ln(1 + reflection_count), 0)]"
+        wanted[SHAPE] = (
+            "[coalesce(ln(1 + step_count), 0), coalesce(ln(1 + characters), 0), coalesce(ln(1 + "
+            "reflection_count), 0)]"
         )
     return wanted
 
@@ -361,22 +381,23 @@ def _wanted(rules: RuleSet) -> dict[str, str]:
 def _rates(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, within: str, view: str, slices: Iterable[Any]
 ) -> pl.DataFrame | None:
-    """problem_id and `_band`: 1 - pass rate of the model that the band of difficulty names; None
+    """problem_id and DIFFICULTY: 1 - pass rate of the model that the band of difficulty names; None
     without one.
     """
     band = rules.select.difficulty
     if band is None or band.model is None:
         return None
-    asked = (
-        "SELECT problem_id, sum((verdict = 'correct')::INT)::BIGINT AS solved, count(verdict) AS judged "
+    query = (
+        "SELECT problem_id, sum((verdict = 'correct')::INT)::BIGINT AS solved, count(verdict) AS "
+        "judged "
         f"FROM {view} WHERE {within} AND model = {quote(band.model)} GROUP BY problem_id"
     )
-    rates = pl.concat([con.sql(asked).pl() for _ in slices or (0,)]).group_by("problem_id").sum()
+    rates = pl.concat([con.sql(query).pl() for _ in slices or (0,)]).group_by("problem_id").sum()
     judged = pl.when(pl.col("judged") > 0).then("judged")
-    return rates.select("problem_id", (1 - pl.col("solved") / judged).alias("_band"))
+    return rates.select("problem_id", (1 - pl.col("solved") / judged).alias(DIFFICULTY))
 
 
-_NAMES = ("source", "domain", "recipe", "_balance")
+_NAMES = ("source", "domain", "recipe", BALANCE)
 
 
 def _draw(rules: RuleSet) -> str:
@@ -385,7 +406,7 @@ def _draw(rules: RuleSet) -> str:
     """
     if rules.select == Selection(seed=rules.select.seed):
         return "NULL::UBIGINT"
-    passed = " AND ".join(_name(f"rule:{rule.name}") for rule in rules.rules) or "TRUE"
+    passed = " AND ".join(_name(rule_column(rule.name)) for rule in rules.rules) or "TRUE"
     return f"CASE WHEN {passed} THEN md5_number_lower('{rules.select.seed}:' || trace_id) END"
 
 
@@ -407,26 +428,28 @@ def _blame(
     wanted: dict[str, str],
 ) -> None:
     """Ask every expression alone, and raise `UsageError` for the first that fails."""
-    places = {name.removeprefix("rule:"): sql for name, sql in wanted.items()}
+    names = {rule_column(rule.name): rule.name for rule in rules.rules}
+    places = {names.get(name, name): sql for name, sql in wanted.items()}
     places |= {
         f"where: {sql}": f"(({sql}\n) IS TRUE)" for sql in (rules.where, where) if sql is not None
     }
-    named = {rule.name: rule.keep for rule in rules.rules}
+    keeps = {rule.name: rule.keep for rule in rules.rules}
     steps = {
-        "_best": "select.duplicates",
-        "_within": "select.duplicates.within",
-        "_by": "select.per_problem",
-        "_band": "select.difficulty",
-        "_balance": "select.balance",
-        "_shape": "diverse",
+        SCORE: "select.duplicates",
+        WITHIN: "select.duplicates.within",
+        RANK: "select.per_problem",
+        DIFFICULTY: "select.difficulty",
+        BALANCE: "select.balance",
+        SHAPE: "diverse",
     }
     for name, sql in places.items():
         try:
             con.sql(f"SELECT count(x) FROM (SELECT {sql} AS x FROM {view})").fetchall()
         except Exception as error:
-            shown = named.get(name, sql)
+            shown = keeps.get(name, sql)
             raise UsageError(
-                f"rule '{steps.get(name, name)}' of rule set '{rules.name}' fails: {error}\n  {shown}"
+                f"rule '{steps.get(name, name)}' of rule set '{rules.name}' fails: {error}\n  "
+                f"{shown}"
             ) from error
 
 
@@ -438,16 +461,18 @@ def _nothing_left(funnel: pl.DataFrame, rules: RuleSet) -> CurateError:
     keep = {rule.name: f": {rule.keep}" for rule in rules.rules}.get(worst["rule"], "")
     total = int(funnel.filter(pl.col("position") == 1)["traces"].sum())
     return CurateError(
-        f"rule set '{rules.name}' keeps none of {total} traces. Rule '{worst['rule']}' dropped most of them "
+        f"rule set '{rules.name}' keeps none of {total} traces. Rule '{worst['rule']}' dropped "
+        "most of them "
         f"({worst['drops_first']} first, {worst['drops_alone']} alone){keep}. "
         "Loosen it, or ask `--explain TRACE_ID` for the values of one trace."
     )
 
 
 def _ids(con: duckdb.DuckDBPyConnection, prefix: str, view: str) -> list[str]:
-    query = f"SELECT DISTINCT trace_id FROM {view} WHERE starts_with(trace_id, {quote(prefix)}) LIMIT 10"
-    found = [str(row[0]) for row in con.sql(query).fetchall()]
-    return [prefix] if prefix in found else found
+    begins = f"starts_with(trace_id, {quote(prefix)})"
+    query = f"SELECT DISTINCT trace_id FROM {view} WHERE {begins} LIMIT 10"
+    ids = [str(row[0]) for row in con.sql(query).fetchall()]
+    return [prefix] if prefix in ids else ids
 
 
 def _name(column: str) -> str:

@@ -44,10 +44,10 @@ def _sharegpt(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _verl(rows: pl.DataFrame) -> pl.DataFrame:
-    asked = pl.col("messages").list.filter(pl.element().struct.field("role") == "user")
+    requests = pl.col("messages").list.filter(pl.element().struct.field("role") == "user")
     return rows.select(
         data_source=pl.col("source"),
-        prompt=asked,
+        prompt=requests,
         ability=pl.col("domain"),
         reward_model=pl.struct(
             pl.lit("rule").alias("style"), pl.col("reference").alias("ground_truth")
@@ -97,9 +97,7 @@ def export_corpus(
         write_whole(target.with_suffix(".md"), card(warehouse, version, format, target.name))
         return writer.rows
     if target.suffix in (".json", ".csv", ".txt"):
-        raise UsageError(
-            f"{target} is no kind of file that is written: let it end in .parquet or .jsonl, or name a folder"
-        )
+        raise UsageError(f"{target} cannot be written: use .parquet or .jsonl, or name a folder")
     if target.exists() and (
         not target.is_dir() or any(p.name not in ("data", "README.md") for p in target.iterdir())
     ):
@@ -119,15 +117,15 @@ def export_corpus(
 
 def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.DataFrame]:
     """The corpus in the shape of a format, part by part."""
-    asked = (
+    problems = (
         warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems")
         if format == "verl"
         else None
     )
     for path in version.parts():
         rows = pl.read_parquet(path, glob=False)
-        if asked is not None:
-            rows = rows.join(asked, on="problem_id", how="left", maintain_order="left")
+        if problems is not None:
+            rows = rows.join(problems, on="problem_id", how="left", maintain_order="left")
         yield FORMATS[format](rows)
 
 
@@ -162,7 +160,8 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
         "",
         about or f"The corpus `{version.dataset}`.",
         "",
-        f"Version `{version.version}`, format `{format}`, {int(counts['rows'].sum()):,} rows, made by `curate`.",
+        f"Version `{version.version}`, format `{format}`, {int(counts['rows'].sum()):,} rows, "
+        "made by `curate`.",
         "",
         "## Rows",
         "",
@@ -177,7 +176,8 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
         "## Lineage",
         "",
         *[f"- made from `{ref}`" for ref in _ancestors(warehouse, version)],
-        f"- sealed {manifest.get('sealed_at', '')} by code version {manifest.get('code_version', '')}",
+        f"- sealed {manifest.get('sealed_at', '')} by code version "
+        f"{manifest.get('code_version', '')}",
         "",
     ]
     return "\n".join(lines)

@@ -1,4 +1,6 @@
-"""SQL expressions of rules, read by DuckDB's parser: the columns they read, and that they only read."""
+"""SQL expressions of rules, read by DuckDB's parser: the columns they read, and that they only
+read.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,15 @@ def check_expression(sql: str, name: str) -> tuple[str, ...]:
         kind = node.get("class")
         if kind == "SUBQUERY":
             raise UsageError(
-                f"rule '{name}' holds a subquery: a rule is an expression over the columns of one trace"
+                f"rule '{name}' holds a subquery: a rule is an expression over the columns of one "
+                "trace"
             )
         if kind == "STAR":
             raise UsageError(f"rule '{name}' holds '*': name the columns it reads")
         if kind == "FUNCTION" and node.get("function_name", "").lower() in _unsteady():
             raise UsageError(
-                f"rule '{name}' calls {node['function_name']}(), which answers differently each time"
+                f"rule '{name}' calls {node['function_name']}(), which answers differently each "
+                "time"
             )
         if kind == "COLUMN_REF":
             if node["column_names"][-1].lower() in _CLOCKS:
@@ -44,7 +48,9 @@ def check_expression(sql: str, name: str) -> tuple[str, ...]:
 
 @cache
 def columns_of(sql: str, name: str = "expression") -> tuple[str, ...]:
-    """The columns that an expression reads: of `labels.score` and `annotated.labels` the column `labels`."""
+    """The columns that an expression reads: of `labels.score` and `annotated.labels` the column
+    `labels`.
+    """
     check_expression(sql, name)
     paths = [n["column_names"] for n in _nodes(_parse(sql, name)) if n.get("class") == "COLUMN_REF"]
     named = [path[1] if len(path) > 1 and path[0] == "annotated" else path[0] for path in paths]
@@ -132,16 +138,16 @@ def _parser() -> duckdb.DuckDBPyConnection:
 
 def _nodes(tree: Any) -> list[dict[str, Any]]:
     """Every mapping in a parse tree, from the top, in order."""
-    found: list[dict[str, Any]] = []
+    nodes: list[dict[str, Any]] = []
     todo = [tree]
     while todo:
         node = todo.pop()
         if isinstance(node, dict):
-            found.append(node)
+            nodes.append(node)
             todo.extend(reversed(node.values()))
         elif isinstance(node, list):
             todo.extend(reversed(node))
-    return found
+    return nodes
 
 
 # Written without brackets, these are parsed as columns.

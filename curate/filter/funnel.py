@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from curate.filter.columns import BAND, rule_column
 from curate.filter.rules import STEPS, RuleSet
 from curate.visible import one_line
 
@@ -14,7 +15,7 @@ BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
 
 
 def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """What each rule did to a slice of traces, by source and band (`_fifth`): drops_first and
+    """What each rule did to a slice of traces, by source and band (BAND): drops_first and
     drops_alone by number.
     """
     source = (
@@ -25,9 +26,9 @@ def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
     firsts, alone = [], []
     for i, rule in enumerate(rules.rules):
         firsts.append((pl.col("dropped_by") == rule.name).sum().cast(pl.Int64).alias(f"first{i}"))
-        alone.append((~pl.col(f"rule:{rule.name}")).sum().cast(pl.Int64).alias(f"alone{i}"))
+        alone.append((~pl.col(rule_column(rule.name))).sum().cast(pl.Int64).alias(f"alone{i}"))
     whole = pl.len().cast(pl.Int64).alias("traces")
-    return frame.group_by(source.alias("source"), pl.col("_fifth").alias("difficulty")).agg(
+    return frame.group_by(source.alias("source"), pl.col(BAND).alias("difficulty")).agg(
         whole, *firsts, *alone
     )
 
@@ -84,14 +85,14 @@ def band_of(difficulty: str) -> pl.Expr:
 def _selection(rules: RuleSet) -> dict[str, str]:
     """Selection steps that the rule set asks for, in order, each with what it does in words."""
     chosen = rules.select
-    said: dict[str, str] = {}
+    words: dict[str, str] = {}
     if chosen.contamination is not None:
-        said["contamination"] = (
-            f"no {chosen.contamination.n} words in a row with {len(chosen.contamination.benchmarks)} files"
+        words["contamination"] = (
+            f"no item of {len(chosen.contamination.benchmarks)} benchmark files"
         )
     if chosen.duplicates is not None:
         how = f"or {chosen.duplicates.threshold:g} alike" if chosen.duplicates.near else "exactly"
-        said["duplicates"] = (
+        words["duplicates"] = (
             f"the best {chosen.duplicates.over} of those the same {how}, by {chosen.duplicates.by}"
         )
     if chosen.difficulty is not None:
@@ -100,17 +101,19 @@ def _selection(rules: RuleSet) -> dict[str, str]:
             if chosen.difficulty.model
             else chosen.difficulty.by
         )
-        said["difficulty"] = f"{by} between {chosen.difficulty.low} and {chosen.difficulty.high}"
+        words["difficulty"] = f"{by} between {chosen.difficulty.low} and {chosen.difficulty.high}"
     for way in chosen.per_problem.ways():
         pick = getattr(chosen.per_problem, way)
-        said["per_problem"] = f"{way} {pick.k} of each problem" + (
+        words["per_problem"] = f"{way} {pick.k} of each problem" + (
             f" by {pick.by}" if way == "best" else ""
         )
     if chosen.balance is not None:
-        said["balance"] = f"at most {chosen.balance.ratio:g} times the smallest {chosen.balance.by}"
+        words["balance"] = (
+            f"at most {chosen.balance.ratio:g} times the smallest {chosen.balance.by}"
+        )
     if chosen.budget is not None:
-        said["budget"] = f"at most {chosen.budget} traces"
-    return {step: said[step] for step in STEPS if step in said}
+        words["budget"] = f"at most {chosen.budget} traces"
+    return {step: words[step] for step in STEPS if step in words}
 
 
 def print_funnel(

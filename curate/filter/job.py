@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from curate.atomic import unique_name
 from curate.config import Config, validate
 from curate.errors import UsageError
@@ -34,18 +36,22 @@ if TYPE_CHECKING:
 
 
 class FilterConfig(Config):
-    """Which rules, over which traces (`family` or `family/version` of the table; all by default),
-    to which corpus.
-    """
+    """Which rules, over which traces, to which corpus."""
 
-    rules: str
-    corpus: str | None = None  # name of the corpus; by default that of the rule set
-    traces: list[str] = []
-    where: str | None = None  # one more SQL condition on the view `annotated`
-    set: dict[str, Any] = {}  # values of the rule set to replace, by dotted place
-    memory: str = DEFAULT  # bound of what deciding holds; beyond half of it, DuckDB goes on in files of the warehouse
-    template: TemplateName | None = (
-        None  # of the prompts in the corpus; by default the rule set's, else the trace's own
+    rules: str = Field(description="a rule set that ships, or a YAML file")
+    corpus: str | None = Field(None, description="name of the corpus; default: the rule set's")
+    traces: list[str] = Field(
+        [], description="`family` or `family/version` of the table traces; default: all"
+    )
+    where: str | None = Field(None, description="one more SQL condition on the view `annotated`")
+    set: dict[str, Any] = Field(
+        {}, description="values of the rule set to replace, by dotted place"
+    )
+    memory: str = Field(
+        DEFAULT, description="bound of what deciding holds; half of it is DuckDB's, which spills"
+    )
+    template: TemplateName | None = Field(
+        None, description="of the prompts in the corpus; default: the rule set's, else the trace's"
     )
 
 
@@ -64,12 +70,12 @@ def _chosen(name: str, warehouse: Warehouse) -> str:
     is none.
     """
     family, _, version = name.partition("/")
-    known = [
+    versions = [
         v
         for v in warehouse.versions("traces", check_name("traces", family))
         if version in ("", v.version)
     ]
-    if not known and warehouse.exists():
+    if not versions and warehouse.exists():
         there = sorted({v.dataset for v in warehouse.versions("traces")})
         raise UsageError(
             f"no traces '{name}' in {warehouse.root}: there are {', '.join(there[:12]) or 'none'}"
@@ -86,11 +92,11 @@ def unread(rules: RuleSet, where: str | None) -> set[str]:
         if name in read:
             read |= set(re.findall(r"\w+", call))
     groups = column_groups()
-    told = {"verdict", "verified_by", "extracted", "verdict_detail"}
-    asked = {groups[name] for name in read if name in groups}
-    if any(name in told or name.endswith("_verdict") for name in read):
-        asked.add("verdicts")
-    return ({"verdicts"} | set(groups.values())) - asked
+    verdict_columns = {"verdict", "verified_by", "extracted", "verdict_detail"}
+    needed = {groups[name] for name in read if name in groups}
+    if any(name in verdict_columns or name.endswith("_verdict") for name in read):
+        needed.add("verdicts")
+    return ({"verdicts"} | set(groups.values())) - needed
 
 
 @contextmanager
@@ -135,7 +141,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         bounded(connection, config.memory, context.warehouse.root),
     ):
         slices = Slices(connection, context.warehouse.root, unread(rules, where))
-        found = apply_rules(
+        decision = apply_rules(
             connection,
             rules,
             where,
@@ -143,8 +149,8 @@ def run(config: FilterConfig, context: Context) -> JobResult:
             folder=context.warehouse.root / STAGING,
             memory=config.memory,
         )
-        print_funnel(found.funnel)
-        for line in overlap_lines(found):
+        print_funnel(decision.funnel)
+        for line in overlap_lines(decision):
             output(line)
         # Writing reads texts only: without this, every batch of them would join all signals again.
         unmeasured = {"verdicts", *signal_groups()}
@@ -153,10 +159,10 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         version = write_corpus(
             context.warehouse,
             connection,
-            found,
+            decision,
             name,
             template=config.template,
-            parents=_parents(connection, found, slices),
+            parents=_parents(connection, decision, slices),
             config=config.model_dump(exclude={"memory"}),
             slices=slices,
         )
@@ -164,7 +170,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         refs=[version.ref], rows=version.manifest["rows"], seconds=time.monotonic() - started
     )
     result.facts = {"corpus": f"{name}@{version.version}", "value": f"{name}@{version.version}"}
-    kept, looked_at, problems = found.counts()
+    kept, looked_at, problems = decision.counts()
     result.summary = (
         f"{kept} of {looked_at} traces kept, {problems} problems, "
         f"corpus {name}@{version.version}, {duration(result.seconds)}"
@@ -200,15 +206,15 @@ def _shortened(text: str, most: int = 160) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def _parents(con: duckdb.DuckDBPyConnection, found: FilterResult, slices: Slices) -> list[str]:
+def _parents(con: duckdb.DuckDBPyConnection, result: FilterResult, slices: Slices) -> list[str]:
     """The versions of traces that kept rows come from."""
     refs: set[str] = set()
-    for kept in kept_by_slice(found, slices):
+    for kept in kept_by_slice(result, slices):
         con.register("kept_ids", kept.select("trace_id", "attempt").to_arrow())
-        asked = con.sql(
+        versions = con.sql(
             "SELECT DISTINCT dataset, version FROM traces JOIN kept_ids USING (trace_id, attempt)"
         )
-        refs.update(f"traces/{dataset}/{version}" for dataset, version in asked.fetchall())
+        refs.update(f"traces/{dataset}/{version}" for dataset, version in versions.fetchall())
         con.unregister("kept_ids")
     return sorted(refs)
 

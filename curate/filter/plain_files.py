@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from curate.errors import UsageError
-from curate.files import Writer, data_files, read_parts
+from curate.files import Writer, column_expr, data_files, read_parts
 from curate.filter.clauses import macro_columns
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet
@@ -162,7 +162,8 @@ def narrowed(
             twice = "SELECT 1 FROM annotated GROUP BY trace_id HAVING count(*) > 1 LIMIT 1"
             if named and con.execute(twice).fetchone():
                 raise UsageError(
-                    "the column trace_id holds some ids twice: make them distinct, or rename the column"
+                    "the column trace_id holds some ids twice: make them distinct, or rename the "
+                    "column"
                 )
             yield narrow
     finally:
@@ -203,9 +204,10 @@ def _write_parts(
 
 def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:
     """`part` with trace_id, attempt, problem_id and completion."""
+    text = column_expr(part.schema, text_column)
     row = pl.int_range(first, first + part.height, dtype=pl.Int64).cast(pl.String).str.zfill(9)
     keys: dict[str, pl.Expr] = (
-        {"completion": pl.col(text_column)} if text_column in part.columns else {}
+        {"completion": text[0]} if text is not None and not text[1].is_nested() else {}
     )
     if "trace_id" not in part.columns:
         keys["trace_id"] = pl.lit("row-") + row

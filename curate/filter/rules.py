@@ -173,7 +173,8 @@ class RuleSet(Config):
         twice = sorted({name for name in names if names.count(name) > 1 or name in STEPS})
         if twice:
             raise ValueError(
-                f"rule names must be distinct, and not one of {', '.join(STEPS)}: {', '.join(twice)}"
+                f"rule names must be distinct, and not one of {', '.join(STEPS)}: "
+                f"{', '.join(twice)}"
             )
         return rules
 

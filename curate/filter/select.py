@@ -2,7 +2,7 @@
 total budget.
 
 Each step writes its name into `dropped_by` of the rows that fall to it. Ties, and everything
-random, are decided by a hash of seed and trace id (`_draw`): the same traces give the same corpus,
+random, are decided by a hash of seed and trace id (DRAW): the same traces give the same corpus,
 in whatever order they come.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from curate.filter.columns import BALANCE, DIFFICULTY, DRAW, PLACE, RANK, SHAPE
 from curate.filter.rules import Selection
 
 _LEFT = pl.col("dropped_by").is_null()
@@ -20,12 +21,11 @@ _LEFT = pl.col("dropped_by").is_null()
 def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     """`frame` with `dropped_by` filled in for what the selection leaves out.
 
-    Reads trace_id, problem_id, dropped_by, and `_draw` (a random number), `_by` (rank, high first),
-    `_band` (difficulty), `_balance`, `_shape`.
+    Reads problem_id, dropped_by, and DRAW, RANK, DIFFICULTY, BALANCE and SHAPE (see columns.py).
     """
     if selection.difficulty is not None:
         inside = (
-            pl.col("_band")
+            pl.col(DIFFICULTY)
             .is_between(selection.difficulty.low, selection.difficulty.high)
             .fill_null(False)
         )
@@ -35,20 +35,20 @@ def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
         frame = _drop(frame, "per_problem", ~_spread(frame, ways.diverse.k))
     for chosen in (ways.best, ways.shortest, ways.random):
         if chosen is not None:
-            order: list[str | pl.Expr] = ["_draw"]
+            order: list[str | pl.Expr] = [DRAW]
             if ways.random is None:
-                order.insert(0, -pl.col("_by").fill_nan(None))
+                order.insert(0, -pl.col(RANK).fill_nan(None))
             frame = _drop(frame, "per_problem", _rank(frame, "problem_id", order) >= chosen.k)
     if selection.balance is not None:
-        left = frame.filter(_LEFT).group_by("_balance").len()
+        left = frame.filter(_LEFT).group_by(BALANCE).len()
         if left.height:
             most = int(selection.balance.ratio * min(left["len"].to_list()))
-            frame = _drop(frame, "balance", _rank(frame, "_balance", ["_draw"]) >= most)
+            frame = _drop(frame, "balance", _rank(frame, BALANCE, [DRAW]) >= most)
     if selection.budget is not None:
         frame = _drop(
             frame,
             "budget",
-            _rank(frame.with_columns(_all=pl.lit(0)), "_all", ["_draw"]) >= selection.budget,
+            _rank(frame.with_columns(_all=pl.lit(0)), "_all", [DRAW]) >= selection.budget,
         )
     return frame
 
@@ -65,14 +65,14 @@ def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> p
     """
     places = (
         frame.lazy()
-        .with_row_index("_at")
+        .with_row_index(PLACE)
         .filter(_LEFT)
         .sort(within, *order, nulls_last=True)
-        .select("_at", pl.int_range(pl.len()).over(within).alias("_place"))
+        .select(PLACE, pl.int_range(pl.len()).over(within).alias("_place"))
         .collect()
     )
     return pl.repeat(2**62, frame.height, dtype=pl.Int64, eager=True).scatter(
-        places["_at"], places["_place"]
+        places[PLACE], places["_place"]
     )
 
 
@@ -85,34 +85,34 @@ def _spread(frame: pl.DataFrame, k: int) -> pl.Series:
     """
     axes = [f"_x{i}" for i in range(3)]
     rows = (
-        frame.with_row_index("_at")
+        frame.with_row_index(PLACE)
         .filter(_LEFT)
         .with_columns(
-            **{axis: pl.col("_shape").list.get(i) for i, axis in enumerate(axes)},
-            _best=pl.col("_by").fill_nan(None).fill_null(-1e300),
+            **{axis: pl.col(SHAPE).list.get(i) for i, axis in enumerate(axes)},
+            _score=pl.col(RANK).fill_nan(None).fill_null(-1e300),
             _far=pl.lit(float("inf")),
             _taken=pl.lit(False),
         )
     )
     for step in range(k):
-        order = ["_best"] if step == 0 else ["_far", "_best"]
+        order = ["_score"] if step == 0 else ["_far", "_score"]
         free = rows.filter(~pl.col("_taken")).sort(
-            *order, "_draw", descending=[True] * len(order) + [False]
+            *order, DRAW, descending=[True] * len(order) + [False]
         )
         chosen = free.group_by("problem_id", maintain_order=True).first()
         if chosen.is_empty():
             break
         near = chosen.select(
-            "problem_id", pl.col("_at").alias("_new"), **{f"{axis}c": pl.col(axis) for axis in axes}
+            "problem_id", pl.col(PLACE).alias("_new"), **{f"{axis}c": pl.col(axis) for axis in axes}
         )
         distance = pl.sum_horizontal((pl.col(axis) - pl.col(f"{axis}c")) ** 2 for axis in axes)
         rows = (
             rows.join(near, on="problem_id", how="left", maintain_order="left")
             .with_columns(
-                _taken=pl.col("_taken") | (pl.col("_at") == pl.col("_new")).fill_null(False),
+                _taken=pl.col("_taken") | (pl.col(PLACE) == pl.col("_new")).fill_null(False),
                 _far=pl.min_horizontal("_far", distance),
             )
             .drop("_new", *[f"{axis}c" for axis in axes])
         )
-    taken = rows.filter(pl.col("_taken")).get_column("_at")
+    taken = rows.filter(pl.col("_taken")).get_column(PLACE)
     return pl.int_range(frame.height, dtype=pl.UInt32, eager=True).is_in(taken.implode())

@@ -1,9 +1,9 @@
-"""Decided rows in files: what deciding holds in memory must not grow with the traces.
+"""Decided rows in files, so that the memory of deciding does not grow with the number of traces.
 
-`Rows` keeps every slice of traces as a file, and of the traces that passed the rules only the
-numbers by which the selection chooses, some 30 bytes each. `Ordered` puts frames in the order of
-their ids by way of files (an external
-sort: ranges of ids are written apart, and each is sorted when it is read).
+`Decisions` keeps every slice of traces as a file, and in memory only the numbers by which the
+selection chooses among the traces that passed the rules, some 30 bytes each. `ExternalSort` puts
+frames in the order of their ids: ranges of ids are written to separate files, and each is sorted
+when it is read.
 """
 
 from __future__ import annotations
@@ -16,11 +16,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
+import pyarrow as pa
+
+from curate.filter.columns import (
+    BALANCE,
+    BAND,
+    DIFFICULTY,
+    DRAW,
+    PLACE,
+    RANK,
+    SCORE,
+    SHAPE,
+    WITHIN,
+    is_hidden,
+)
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from curate.filter.rules import Selection
+
 
 RANGES = 256  # files that are open at once
 _WAITING = 32 << 20  # bytes that are written together
@@ -28,31 +41,28 @@ _KEYS = ("trace_id", "attempt")
 
 
 def problem_key() -> pl.Expr:
-    """64 bits in the place of a problem's id: two of a million problems share theirs with a chance
-    of 3 in 10^8.
+    """64 bits that stand for a problem's id; a million problems collide with a chance of 3 in
+    10^8.
     """
     return pl.col("problem_id").hash(0)
 
 
 def numbers_read(selection: Selection) -> list[str]:
-    """What the selection reads of each trace that passed the rules, besides its problem, source
-    and band.
-    """
+    """The columns that the selection reads of each candidate, besides problem, source and band."""
     ways = selection.per_problem
-    read = ["_draw"] if ways.ways() or selection.balance or selection.budget else []
-    read += ["_by"] if ways.best or ways.shortest or ways.diverse else []
-    read += ["_band"] if selection.difficulty else []
-    read += ["_balance"] if selection.balance else []
-    return read + (["_shape"] if ways.diverse else [])
+    read = [DRAW] if ways.ways() or selection.balance or selection.budget else []
+    read += [RANK] if ways.best or ways.shortest or ways.diverse else []
+    read += [DIFFICULTY] if selection.difficulty else []
+    read += [BALANCE] if selection.balance else []
+    return read + ([SHAPE] if ways.diverse else [])
 
 
-class Rows:
-    """All rows of a decision, in the order in which they were looked at. The files go with the
-    object.
+class Decisions:
+    """All rows of a decision, in the order in which they were read. The files live with the object.
 
-    left: one row a trace that passed the rules, in order: problem_id (see `problem_key`), source,
-    difficulty (its band, see curate/filter/funnel.py), what `numbers_read` names, and dropped_by,
-    which the selection fills in.
+    candidates: one row per trace that passed the rules, in order: problem_id (see `problem_key`),
+    source, difficulty (its band, see curate/filter/funnel.py), the columns of `numbers_read`, and
+    dropped_by, which the selection fills in.
     """
 
     def __init__(
@@ -66,30 +76,24 @@ class Rows:
         self.total = 0
         self.parts = 0
         self._numbers = list(numbers)
-        self._left: list[pl.DataFrame] = []
-        self.left = pl.DataFrame()
+        self._passed_parts: list[pl.DataFrame] = []
+        self.candidates = pl.DataFrame()
 
     def add(self, frame: pl.DataFrame) -> None:
-        """One slice, with `dropped_by` (the first rule that a trace fails) and `_fifth` (the band
-        of difficulty).
-        """
+        """Add a slice, with `dropped_by` (the first rule that a trace fails) and BAND."""
         frame = frame.with_columns(pl.col("dropped_by").cast(self.steps))
-        hidden = [
-            name
-            for name in frame.columns
-            if name.startswith(("rule:", "_")) and name not in _TEXT_STEPS
-        ]
+        hidden = [name for name in frame.columns if is_hidden(name) and name not in _TEXT_STEPS]
         frame.drop(hidden).cast({pl.Categorical: pl.String}).write_ipc(self._file(self.parts))
         source = (
             pl.col("source") if "source" in frame.columns else pl.lit(None, dtype=pl.Categorical)
         )
-        self._left.append(
+        self._passed_parts.append(
             frame.lazy()
             .filter(pl.col("dropped_by").is_null())
             .select(
                 problem_key(),
                 source.alias("source"),
-                pl.col("_fifth").alias("difficulty"),
+                pl.col(BAND).alias("difficulty"),
                 *self._numbers,
             )
             .collect()
@@ -98,24 +102,26 @@ class Rows:
         self.parts += 1
 
     def close(self) -> None:
-        """No more slices will come."""
+        """Finish after the last slice."""
         self._starts = [0]
-        for part in self._left:
+        for part in self._passed_parts:
             self._starts.append(self._starts[-1] + part.height)
-        self.left = pl.concat(self._left).with_columns(dropped_by=pl.lit(None, dtype=self.steps))
-        self._left.clear()
+        self.candidates = pl.concat(self._passed_parts).with_columns(
+            dropped_by=pl.lit(None, dtype=self.steps)
+        )
+        self._passed_parts.clear()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"slice-{number:05d}.arrow"
 
     def passed(self, number: int) -> pl.DataFrame:
-        """The traces of a slice that passed the rules, each with its place in `left` as `_at`, and
-        `dropped_by`.
+        """The traces of a slice that passed the rules, each with its place in `candidates` as
+        PLACE, and `dropped_by`.
         """
         first, end = self._starts[number], self._starts[number + 1]
         rows = pl.read_ipc(self._file(number)).filter(pl.col("dropped_by").is_null())
-        fate = self.left.get_column("dropped_by").slice(first, end - first)
-        return rows.with_columns(fate, _at=pl.int_range(first, end, dtype=pl.UInt32))
+        fate = self.candidates.get_column("dropped_by").slice(first, end - first)
+        return rows.with_columns(fate, pl.int_range(first, end, dtype=pl.UInt32).alias(PLACE))
 
     def kept(self, number: int) -> pl.DataFrame:
         """The traces of a slice that the rules and the selection keep, in the columns of
@@ -123,7 +129,7 @@ class Rows:
         """
         rows = self.passed(number).filter(pl.col("dropped_by").is_null())
         return rows.select(
-            name for name in rows.columns if name != "dropped_by" and not name.startswith("_")
+            name for name in rows.columns if name != "dropped_by" and not is_hidden(name)
         )
 
     def decided(self, number: int) -> pl.DataFrame:
@@ -131,15 +137,15 @@ class Rows:
         rows = pl.read_ipc(self._file(number), columns=[*_KEYS, "dropped_by"])
         first, end = self._starts[number], self._starts[number + 1]
         at = rows.select(pl.arg_where(pl.col("dropped_by").is_null())).to_series()
-        fate = self.left.get_column("dropped_by").slice(first, end - first)
+        fate = self.candidates.get_column("dropped_by").slice(first, end - first)
         return rows.with_columns(rows.get_column("dropped_by").scatter(at, fate).cast(pl.String))
 
 
 # Read by the text steps of the selection, from the files.
-_TEXT_STEPS = ("_best", "_within")
+_TEXT_STEPS = (SCORE, WITHIN)
 
 
-class Ordered:
+class ExternalSort:
     """Frames with trace_id and attempt, given in any order and read in the order of these, in
     ranges of ids.
     """
@@ -156,8 +162,6 @@ class Ordered:
             self._write()
 
     def _write(self) -> None:
-        import pyarrow as pa
-
         if not self._waiting:
             return
         frame = pl.concat(self._waiting)

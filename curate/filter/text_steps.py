@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from curate.filter.columns import PLACE, SCORE, SLICE, WITHIN
 from curate.filter.contamination import contaminated, read_benchmark
 from curate.filter.duplicates import duplicates, salted, signatures
 from curate.filter.rules import Contamination, Duplicates, Selection
-from curate.filter.spill import Rows, problem_key
+from curate.filter.spill import Decisions, problem_key
 from curate.warehouse.sql import joined_as_written
 
 if TYPE_CHECKING:
@@ -35,12 +36,12 @@ _OVERLAPS = {
 
 def drop_by_text(
     con: duckdb.DuckDBPyConnection,
-    rows: Rows,
+    rows: Decisions,
     selection: Selection,
     view: str,
     slices: Iterable[Any] = (),
 ) -> pl.DataFrame:
-    """Fills in `dropped_by` of `rows.left`; returns the overlaps with benchmarks."""
+    """Fills in `dropped_by` of `rows.candidates`; returns the overlaps with benchmarks."""
     overlaps = pl.DataFrame(schema=_OVERLAPS)
     if selection.contamination is not None:
         overlaps = _contaminated(con, rows, selection.contamination, view, slices)
@@ -54,15 +55,15 @@ def _keys(problems: pl.DataFrame) -> pl.Series:
     return problems.select(problem_key()).to_series().implode()
 
 
-def _drop(rows: Rows, step: str, falls: pl.Expr) -> None:
-    rows.left = rows.left.with_columns(
+def _drop(rows: Decisions, step: str, falls: pl.Expr) -> None:
+    rows.candidates = rows.candidates.with_columns(
         dropped_by=pl.when(_LEFT & falls).then(pl.lit(step)).otherwise("dropped_by")
     )
 
 
 def _contaminated(
     con: duckdb.DuckDBPyConnection,
-    rows: Rows,
+    rows: Decisions,
     step: Contamination,
     view: str,
     slices: Iterable[Any],
@@ -86,9 +87,13 @@ def _contaminated(
 
 
 def _duplicates(
-    con: duckdb.DuckDBPyConnection, rows: Rows, step: Duplicates, view: str, slices: Iterable[Any]
+    con: duckdb.DuckDBPyConnection,
+    rows: Decisions,
+    step: Duplicates,
+    view: str,
+    slices: Iterable[Any],
 ) -> pl.Expr:
-    """Which rows of `rows.left` are the lesser of two that are alike."""
+    """Which rows of `rows.candidates` are the lesser of two that are alike."""
     facts = step.over == "question" and not step.merge_templates
     units = _units(rows, step.over)
     if units.is_empty():
@@ -101,35 +106,35 @@ def _duplicates(
     order = pl.concat([part for part, _ in read]).with_row_index("_n").sort("trace_id", "attempt")
     units, marks = order.drop("_n"), pl.concat([marks for _, marks in read])[order["_n"]]
     if step.within is not None:
-        marks = salted(marks, units["_within"])
+        marks = salted(marks, units[WITHIN])
 
     def fetch(at: pl.Series) -> pl.Series:
         wanted = units.select(pl.all().gather(at))
         return pl.concat([texts for _, texts in _texts(con, wanted, step.over, view)])
 
-    found = duplicates(marks, fetch, units["_best"], step.threshold)
+    found = duplicates(marks, fetch, units[SCORE], step.threshold)
     lesser = units.filter(found["kind"].is_not_null())
     if step.over == "question":
         return pl.col("problem_id").is_in(_keys(lesser))
-    return pl.int_range(pl.len(), dtype=pl.UInt32).is_in(lesser["_at"].implode())
+    return pl.int_range(pl.len(), dtype=pl.UInt32).is_in(lesser[PLACE].implode())
 
 
-def _units(rows: Rows, over: str) -> pl.DataFrame:
+def _units(rows: Decisions, over: str) -> pl.DataFrame:
     """What is compared: the traces that are left, or (for questions) one trace of each of their
     problems.
 
-    Each with its ids, its slice as `_slice`, its place in `rows.left` as `_at`, and what the step
-    reads of it.
+    Each with its ids, its slice as `_slice`, its place in `rows.candidates` as `_at`, and what the
+    step reads of it.
     """
     found = []
     for number in range(rows.parts):
         part = rows.passed(number).filter(_LEFT)
         names = [
             n
-            for n in ("trace_id", "attempt", "problem_id", "_best", "_within", "_at")
+            for n in ("trace_id", "attempt", "problem_id", SCORE, WITHIN, PLACE)
             if n in part.columns
         ]
-        part = part.select(*names, _slice=pl.lit(number, dtype=pl.Int32))
+        part = part.select(*names, pl.lit(number, dtype=pl.Int32).alias(SLICE))
         found.append(_one_each(part) if over == "question" else part)
     left = pl.concat(found)
     return _one_each(left) if over == "question" else left
@@ -138,10 +143,10 @@ def _units(rows: Rows, over: str) -> pl.DataFrame:
 def _one_each(left: pl.DataFrame) -> pl.DataFrame:
     """The first trace of each problem, with the highest `_best` among all of them."""
     one = left.sort("trace_id", "attempt").unique("problem_id", keep="first", maintain_order=True)
-    if "_best" not in left.columns:
+    if SCORE not in left.columns:
         return one
-    best = left.group_by("problem_id").agg(pl.col("_best").max())
-    return one.drop("_best").join(best, on="problem_id", how="left", maintain_order="left")
+    best = left.group_by("problem_id").agg(pl.col(SCORE).max())
+    return one.drop(SCORE).join(best, on="problem_id", how="left", maintain_order="left")
 
 
 def _texts(
@@ -156,7 +161,7 @@ def _texts(
     the order of units.
     """
     for number, _ in enumerate(slices or (0,)):
-        mine = units.filter(pl.col("_slice") == number) if slices else units
+        mine = units.filter(pl.col(SLICE) == number) if slices else units
         for part in mine.iter_slices(_BATCH):
             con.register(
                 "_asked", part.with_row_index("_n").select("_n", "trace_id", "attempt").to_arrow()
@@ -165,7 +170,8 @@ def _texts(
                 with joined_as_written(con):
                     rows = con.sql(
                         f'SELECT k._n, a."{column}" AS text FROM {view} a '
-                        "JOIN _asked k ON a.trace_id = k.trace_id AND a.attempt = k.attempt ORDER BY k._n"
+                        "JOIN _asked k ON a.trace_id = k.trace_id AND a.attempt = k.attempt ORDER "
+                        "BY k._n"
                     ).pl()
             finally:
                 con.unregister("_asked")

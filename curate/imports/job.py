@@ -295,6 +295,8 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
         highest = table.text(fields["difficulty"]).cast(pl.Float64, strict=False).max()
         if isinstance(highest, float) and highest > 1:  # ours ends at 1
             labels["difficulty"] = fields.pop("difficulty")
+    if layout == "problems":  # labels are of traces
+        labels = {}
     fields = {name: column for name, column in fields.items() if name in _used(layout, fields)}
     plan = Plan(
         layout,  # type: ignore[arg-type]

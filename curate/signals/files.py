@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from curate.errors import UsageError
-from curate.files import SUFFIXES, Writer, data_files, read_parts
+from curate.files import SUFFIXES, Writer, column_expr, column_names, data_files, read_parts
 from curate.memory import DEFAULT, limit_malloc_arenas, text_bytes
 from curate.prompts.forms import Form
 from curate.signals import annotate_frame, column_groups, derived_columns, with_macros
@@ -82,9 +82,18 @@ def annotate_part(
     place: str = "the data",
 ) -> pl.DataFrame:
     """One part with the signals (and, with all groups, the macros) as columns after its own."""
-    if text_column not in part.columns:
+    text = column_expr(part.schema, text_column)
+    if text is None:
         raise UsageError(
-            f"{place} has no column '{text_column}': name the text with --text-column, one of {', '.join(part.columns)}"
+            f"{place} has no column '{text_column}': name the text with --text-column, one of "
+            f"{', '.join(column_names(part.schema))}"
+        )
+    if text[1].is_nested():
+        fields = [n for n in column_names(part.schema) if n.startswith(f"{text_column}.")]
+        raise UsageError(
+            f"{place}: '{text_column}' holds lists or objects, not text: "
+            + (f"name a field, one of {', '.join(fields)}" if fields else "give each text its row")
+            + ", or bring it in with `curate import`"
         )
     taken = [name for name in (*column_groups(), *derived_columns()) if name in part.columns]
     if taken and not set(column_groups()) <= set(part.columns):
@@ -92,7 +101,7 @@ def annotate_part(
             f"{place} has columns that signals are called too ({', '.join(taken[:5])}): rename them first; only data "
             "that has every signal, as an earlier annotation leaves it, is annotated anew"
         )
-    inputs = {"completion": pl.col(text_column).cast(pl.String)}
+    inputs = {"completion": text[0].cast(pl.String)}
     if form is not None:
         inputs["form"] = pl.lit(Form.of(form).name)
     elif "form" in part.columns:

@@ -16,7 +16,7 @@ from curate.errors import UsageError
 from curate.filter import apply_rules, load_rules
 from curate.filter.corpus import corpus_rows
 from curate.filter.plain_files import filter_files
-from curate.filter.spill import Ordered, bounds_of, in_chunks
+from curate.filter.spill import ExternalSort, bounds_of, in_chunks
 from tests.filter.conftest import traces
 
 SELECTIONS = [
@@ -147,7 +147,7 @@ def test_files_put_rows_in_order(
     frame = pl.DataFrame(ids, schema={"trace_id": pl.String, "attempt": pl.Int64}, orient="row")
     frame = frame.with_columns(text=pl.col("trace_id") + "!")
     parts = [frame.gather_every(pieces, at) for at in range(pieces)]
-    ordered = Ordered(bounds_of(parts, rows), tmp_path_factory.mktemp("ordered"))
+    ordered = ExternalSort(bounds_of(parts, rows), tmp_path_factory.mktemp("ordered"))
     for part in parts:
         ordered.add(part)
     for _ in range(2):  # as often as asked
