@@ -138,6 +138,8 @@ class GenerateConfig(Config):
     """Keep token ids and log-probs."""
     live: bool = True
     """Show the share of correct answers, from a sample of the traces."""
+    chunk: int = Field(64, ge=1)
+    """Rows per part, about; each is committed as a whole. Thousands suit millions of traces."""
     label: str | None = None
     """Name of the job in the progress display and the table `jobs`."""
 

@@ -165,7 +165,7 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
         examples,
         model,
         engine,
-        Family(context.warehouse, family, facts),
+        Family(context.warehouse, family, facts, config.chunk),
         job_id,
     )
 

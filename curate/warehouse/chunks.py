@@ -102,8 +102,13 @@ class Family:
     """Plan, parts and claims of the traces that share everything that determines their text."""
 
     def __init__(
-        self, warehouse: Warehouse, family: str, facts: dict[str, Any] | None = None
+        self,
+        warehouse: Warehouse,
+        family: str,
+        facts: dict[str, Any] | None = None,
+        chunk_rows: int = CHUNK_ROWS,
     ) -> None:
+        self.chunk_rows = chunk_rows
         self.warehouse = warehouse
         self.family = family
         self.facts = facts or {}
@@ -188,7 +193,7 @@ class Family:
             if new.is_empty():
                 return 0
             number = int(planned["plan"].max() or 0) + 1 if len(planned) else 1  # type: ignore[arg-type]
-            new = _chunked(new, first).select(
+            new = _chunked(new, self.chunk_rows, first).select(
                 pl.lit(number, pl.Int64).alias("plan"),
                 pl.concat_str(
                     pl.lit(f"{number:05d}-"), pl.col("chunk").cast(pl.String).str.zfill(7)
@@ -330,8 +335,8 @@ def _plan_file(path: Path) -> pl.DataFrame:
     return frame if "adaptive" in frame.columns else frame.with_columns(adaptive=pl.lit(False))
 
 
-def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
-    """Give each (unit, range) a chunk number, so that chunks have about CHUNK_ROWS rows.
+def _chunked(items: pl.DataFrame, rows: int, first: int | None = None) -> pl.DataFrame:
+    """Give each (unit, range) a chunk number, so that chunks have about this many rows.
 
     Long ranges are split. With `first` they are not, since the samples of a unit are decided
     together; a unit then counts as `first` rows.
@@ -341,11 +346,11 @@ def _chunked(items: pl.DataFrame, first: int | None = None) -> pl.DataFrame:
         size = pl.min_horizontal(size, pl.lit(first, pl.Int64))
     else:
         items = (
-            items.with_columns(start=pl.int_ranges("start", "stop", CHUNK_ROWS), end=pl.col("stop"))
+            items.with_columns(start=pl.int_ranges("start", "stop", rows), end=pl.col("stop"))
             .explode("start")
-            .with_columns(stop=pl.min_horizontal("end", pl.col("start") + CHUNK_ROWS))
+            .with_columns(stop=pl.min_horizontal("end", pl.col("start") + rows))
         )
-    return items.with_columns(chunk=(size.cum_sum() - size) // CHUNK_ROWS)
+    return items.with_columns(chunk=(size.cum_sum() - size) // rows)
 
 
 # -- locks ---------------------------------------------------------------------------------------

@@ -65,6 +65,15 @@ def test_columns_record_everything_that_determined_a_trace(context, stub_model, 
     assert row["created_at"] is not None
 
 
+def test_the_size_of_a_part_is_a_setting_that_a_later_run_may_change(context, stub_model, sums):
+    job.run(config(stub_model, sums, chunk=10, limit=10), context)
+    traces = context.warehouse.root / "traces"
+    assert len(list(traces.rglob("part-[0-9]*.parquet"))) == 3  # of 30 rows
+    assert job.run(config(stub_model, sums, chunk=1000), context).rows == 90
+    assert len(list(traces.rglob("part-[0-9]*.parquet"))) == 4
+    assert context.warehouse.sql(ALL).height == 120
+
+
 def few_from(engine, model, sums):
     return config(str(model), sums, engine=engine, limit=2, samples=1, sampling={"max_tokens": 4})
 
