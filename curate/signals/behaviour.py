@@ -11,24 +11,29 @@ from __future__ import annotations
 import polars as pl
 
 
-def _phrases(english: tuple[str, ...], chinese: tuple[str, ...]) -> str:
-    """Build one case-insensitive pattern.
+def _phrases(english: tuple[str, ...], others: tuple[str, ...]) -> str:
+    """Build one case-insensitive pattern of English words and other alternatives.
 
     Word boundaries are ASCII: Unicode ones are fifty times slower on text that mixes scripts.
     """
-    return rf"(?i)(?-u:\b)(?:{'|'.join(english)})(?-u:\b)|{'|'.join(chinese)}"
+    return rf"(?im)(?-u:\b)(?:{'|'.join(english)})(?-u:\b)|{'|'.join(others)}"
 
 
 _REFLECTION = _phrases(
     (
-        r"wait|hmm+|hold on|aha|oops|on second thought|come to think of it",
+        r"hmm+|hold on|aha|oops|on second thought|come to think of it",
         r"let(?:'s| me) (?:re-?think|re-?consider|re-?evaluate|re-?examine|think again)",
         r"i (?:think i )?made a mistake|am i (?:sure|right)|is (?:that|this) right",
         r"that (?:can'?t|cannot) be right",
         r"something(?:'s| is) (?:off|wrong)|actually, (?:no|wait|that|this|it|let)",
     ),
     (
-        "等等|等一下|且慢|慢着|稍等|再想想|想一想|仔细想|回头看|反思|哎呀",
+        # A pause, not "wait for the bus": a mark or the start of a new thought follows.
+        r"(?-u:\b)wait(?:[,.!?:;…—-]|\s*$| (?:no|but|a (?:minute|second|moment|sec)|what|that|is|if|i"
+        r"|maybe|actually|so|let|the|this|it|we|why|how|there|because|not|did|does)(?-u:\b))",
+        # "Wait", not "and so on": at the start of a sentence, or between commas.
+        r"(?:^|[。！？!?…>]\s*)等等|[，,]\s*等等[，,！!]",
+        "等一下|且慢|慢着|稍等|再想想|想一想|仔细想|回头看|反思|哎呀",
         "重新考虑|重新思考|重新审视|不对劲|不对[,，。！!]|好像不对|我错了|弄错了|搞错了",
     ),
 )
@@ -36,11 +41,17 @@ _VERIFICATION = _phrases(
     (
         r"let(?:'s| me| us) (?:double[- ]?check|check|verify|confirm|test)",
         r"double[- ]?check(?:ing)?|sanity check",
-        r"to (?:verify|check|confirm|be sure)|verif(?:y|ying|ication)|checking|makes sense",
+        r"to (?:verify|check|confirm|be sure)|verif(?:y|ying|ication)|makes sense",
         r"plug(?:ging)? (?:it |this |that |them |these )?(?:back|in)",
         r"substitut(?:e|ing) (?:it |this |that |them )?back",
     ),
-    ("验证|检验|验算|核对|检查|复核|带回|代入(?:原|回|检)|确认一下",),
+    (
+        # A check of one's own result; prose has "medical checks" and "verification codes".
+        "验算|带回|代入(?:原|回|检)|确认一下",
+        "(?:让我|我来|我们来|再|重新|下面|现在)(?:我们)?(?:来|再)?(?:验证|检验|核对|检查|复核)",
+        "(?:验证|检验|核对|检查|复核)(?:一下|一遍|一次|答案|结果|计算|是否(?:成立|正确|满足)|[：:])",
+        r"checking(?: that| if| whether| our| my| this| the (?:answer|result|work)|[:,])",
+    ),
 )
 _BACKTRACK = _phrases(
     (
