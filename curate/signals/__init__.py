@@ -62,10 +62,10 @@ class Group:
 GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
-        Group("shape", "4", shape),
-        Group("repetition", "1", repetition),
-        Group("language", "4", language),
-        Group("behaviour", "1", behaviour),
+        Group("shape", "5", shape),
+        Group("repetition", "2", repetition),
+        Group("language", "5", language),
+        Group("behaviour", "2", behaviour),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Signals for plain files, without a warehouse: read part by part, measured, written part by part.
+"""Signals for plain files, without a warehouse: read, measured and written part by part.
 
 annotate_files(["traces.jsonl"], "annotated.parquet", text_column="completion")
 """
@@ -26,13 +26,15 @@ def annotate_files(
     progress: Callable[[int], None] | None = None,
     memory: str = DEFAULT,
 ) -> int:
-    """Write the input's columns, the signals and the macros' columns; returns the number of rows written.
+    """Write the input's columns, the signals and the macros' columns; returns the number of rows
+    written.
 
-    `out` that ends in .parquet or .jsonl is one file; any other is a directory with a Parquet file for each input,
-    where those that are there already are left as they are. Without `form` a text is reasoning as a whole; `r1`,
-    `r1-zero` or `plain` say which tags are required. The columns `target_language`,
-    `question`, `finish_reason` and `prompt` are used where they are there. `memory` bounds what is held at once.
-    Raises `UsageError` for a missing column or one that a signal would overwrite.
+    `out` that ends in .parquet or .jsonl is one file; any other is a directory with a Parquet file
+    for each input, where those that are there already are left as they are. Without `form` a text
+    is reasoning as a whole; `r1`, `r1-zero` or `plain` say which tags are required. The columns
+    `target_language`, `question`, `finish_reason` and `prompt` are used where they are there.
+    `memory` bounds what is held at once. Raises `UsageError` for a missing column or one that a
+    signal would overwrite.
     """
     files = data_files(paths)
     chosen = None if groups is None else list(groups)

@@ -4,10 +4,15 @@ The prose (no code, LaTeX, numbers, URLs, tags) is cut into segments of one scri
 decides for Hangul, kana, Han, Cyrillic, Arabic and Devanagari. Latin segments are pieces of clauses
 of up to seven words. Pieces of three or more words go to whichlang (a native plugin), whose guess
 counts if the piece has a frequent word or letter of that language: the piece then proves its
-language. Other pieces inherit the language of the nearest proven piece before (else after) them,
-unless they are long and have none of its marks. If no piece of a text proves a language, the
-question's language counts. One or two Latin words within another script are names and terms, single
-letters are variables; neither counts for any language.
+language.
+
+A Latin language is expected if the question is in it, else English is. Any other needs evidence
+from the whole text: several of its frequent words more than of the expected language's. A single
+clause with one short word proves nothing, because languages share such words ("is", "as", "la").
+Pieces without proof inherit the language of the nearest proven piece before (else after) them.
+
+Names and terms do not count for any language: Latin words within another script that are not a
+proven clause, and single letters, which are variables.
 """
 
 from __future__ import annotations
@@ -15,7 +20,7 @@ from __future__ import annotations
 import polars as pl
 from polars_whichlang import detect_lang
 
-from curate.signals.text import HAN_WORDS, JAPANESE_WORDS, WORD, prose, share
+from curate.signals.text import HAN, HAN_WORDS, JAPANESE_WORDS, WORD, prose, share
 
 LATIN = {
     "eng": "en", "spa": "es", "fra": "fr", "deu": "de", "ita": "it",
@@ -37,9 +42,9 @@ _SEGMENT = (
 # Quoted or bracketed text is mentioned, not used: its segments count, but they are not clauses.
 _QUOTED = (
     r"[“„][^“”„\n]{1,300}[”“]|«[^«»\n]{1,300}»|[「『][^「」『』\n]{1,300}[」』]|\"[^\"\n]{1,300}\""
-    r"|[(（][^()（）\n]{1,300}[)）]"
+    r"|[(（][^()（）\n]{1,300}[)）]|《[^《》\n]{1,300}》"
 )
-_OPENS = r'^[“„«「『"(（]'
+_OPENS = r'^[“„«「『"(（《]'
 # Characters that Japanese does not use (simplified forms, function words): Han text with one of
 # them is Chinese.
 _CHINESE_ONLY = (
@@ -57,8 +62,8 @@ _WORDS = {
     ),
     "es": (
         "el los las del y es son que por para con una se entonces luego cada más está hay "
-        "como ahora entre al su sus tiene donde cuando porque después tres dos sin sobre ya "
-        "muy también pero desde hasta este esta esto eso hemos sería puede lo"
+        "como ahora entre al su sus tiene donde cuando porque después tres dos sobre ya muy "
+        "también pero desde hasta este esta esto eso hemos sería puede lo"
     ),
     "fr": (
         "le les des du et est sont que qui pour avec une il elle nous donc alors pas dans je "
@@ -66,23 +71,23 @@ _WORDS = {
     ),
     "de": (
         "der die das und ist sind ein eine einen einem einer wir es nicht mit für von zu den "
-        "dem also dann auch er sie damit durch bei im wenn daher noch wie hat haben sich auf "
-        "aus nach dass aber kann wird werden über unter man nur oder zwei drei als ihr"
+        "dem dann auch er sie damit durch bei im wenn daher noch wie hat haben sich auf aus "
+        "nach dass aber kann wird werden über unter man nur oder zwei drei als ihr"
     ),
     "it": (
         "il lo gli di che è sono con una del della dei quindi allora dunque poi si ci abbiamo "
         "ora più non al questo anche tre due"
     ),
     "pt": (
-        "o os as do da dos das e é são que para com uma não então em por agora cada depois ao "
-        "um no na se mais também pelo ela ele isso"
+        "o os da dos das e é são que para com uma não então em por agora cada depois ao um na "
+        "se mais também pelo ela ele isso"
     ),
     "nl": (
-        "het een van en is zijn dat wij niet met voor dus dan ook er naar deze de we daarna "
-        "drie twee op aan hij ze"
+        "het een van en zijn dat wij niet met voor dus dan ook er naar deze de daarna drie "
+        "twee op aan hij ze"
     ),
     "sv": "och att är det ett vi inte med för som på av till nu sedan den har om två tre",
-    "tr": "ve bir bu için ile da de olan sonra o çok daha olarak iki üç her",
+    "tr": "ve bir bu için ile da de olan sonra o çok daha olarak iki üç",
 }
 _LETTERS = {"es": "ñ¿¡", "fr": "çœèêù", "de": "äöüß", "pt": "ãõ", "sv": "åäö", "tr": "ığş"}
 _MARKS = {
@@ -91,10 +96,59 @@ _MARKS = {
     for code, words in _WORDS.items()
 }
 _MARKS["vi"] = r"[ăđơưạảấầẩẫậắằẳẵặẹẻẽếềểễệỉịọỏốồổỗộớờởỡợụủứừửữựỳỵỷỹ]"
-_UNPROVEN = 5  # words from which a clause without proof may still differ from its neighbours
-_TOGETHER = 12  # words that suffice for the detector if nothing in the text proves a language
+# The same for counting, with any accented letter: English hardly has them. Words with capitals are
+# names ("El Paso", "São Paulo") except at the start.
+_COUNTED = {
+    code: rf"(?:^(?i:{words.replace(' ', '|')})|[ '’-](?:{words.replace(' ', '|')}))(?:[ '’-]|$)"
+    + (r"|(?:^| )\p{Ll}*[\p{Latin}--[a-zA-Z]]" if code != "en" else "")
+    for code, words in _WORDS.items()
+}
+_COUNTED["vi"] = _MARKS["vi"]
+# Frequent English words that prove nothing because other languages have them. English prose without
+# one of these or of the marks is not in order.
+_SHARED = (
+    r"(?i)(?:^|[ '’-])(?:a|an|as|in|on|at|no|so|do|me|all|per|also|more|most|some)(?:[ '’-]|$)"
+)
+_FUNCTION_NAME = (
+    r"(?-u:\b)(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|lg|lim|max|min|mod|sqrt|exp|det|gcd|lcm)"
+    r"(?-u:\b)"
+)
+# Frequent words of all Latin languages, for the density of function words. Single letters are
+# variables; words that begin or end in an accented letter escape the ASCII word boundary.
+_FREQUENT = "|".join(
+    sorted(
+        {
+            word
+            for words in (
+                *_WORDS.values(),
+                "an as in on at no so do me all per also more most some any one two about where who "
+                "after before over under up out just both same other such only our us them is we",
+                "la en se me no lo un al ser fue la de ne en un on ou par se plus tout di in un per "
+                "da ha si no em um na no um so ein zum zur bis war de te om in is of maar als dit",
+            )
+            for word in words.split()
+            if len(word) > 1 and word[0].isascii() and word[-1].isascii()
+        }
+    )
+)
+_FREQUENT_WORD = rf"(?i)(?-u:\b)(?:{_FREQUENT})(?-u:\b)"
+_LATIN_WORD = r"\p{Latin}[\p{Latin}\p{M}'’\-]+"
+# Scripts other than Latin; Greek letters, and symbols such as µ, belong to formulas.
+_NOT_LATIN = r"[\p{L}--[\p{Latin}\p{Greek}\p{Common}\p{Inherited}]]"
+_NOT_CHINESE = r"[\p{L}--[\p{Latin}\p{Greek}\p{Common}\p{Inherited}\p{Han}]]"
+_STRAY_IN_LATIN = rf"\p{{Ll}} ?{_NOT_LATIN}+|{_NOT_LATIN}+ ?\p{{Ll}}"
+_MENTIONED = (
+    rf"(?:characters?|words?|terms?|phrase|kanji|symbol|letter|called|named|name|written|means?)"
+    rf" ?{_NOT_LATIN}|{_NOT_LATIN}+ ?(?:means|meaning|stands|refers|is pronounced)"
+)
+_STRAY_IN_CHINESE = (
+    rf"\p{{Han}} ?{_NOT_CHINESE}{{2,}}|{_NOT_CHINESE}{{2,}} ?\p{{Han}}"
+    r"|\p{Han} ?(?:the|and|so|then|that|of|is|are|we|therefore|because|which|but|to|with|for|this)"
+    r"(?: \p{Ll}+){0,2} ?\p{Han}"
+)
+_EVIDENCE = 2  # frequent words that an unexpected language needs, beyond those of the expected one
 _CLAUSE = 3  # Latin words that the detector needs; below that it guesses
-_WHOLE = 4  # Latin words among which a frequent one is expected
+_WHOLE = 5  # Latin words among which a frequent one is expected
 _TERMS = 2  # Latin words within another script that are taken for names and terms
 _SPOKEN = 2  # words of another script that make a clause
 _HAN_TERM = 6  # Han segments up to this many characters are Japanese in a text with kana
@@ -114,6 +168,7 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     dominant = pl.coalesce(
         *[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES]
     )
+    frequent = frame.get_column("_prose").str.count_matches(_FREQUENT_WORD)
     rows = counted.with_columns(_target(frame).fill_null(question).alias("target"))
     in_target = pl.coalesce(
         *[
@@ -134,10 +189,52 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
         dominant_language_share=pl.when(total > 0).then(best / total).otherwise(1.0),
         language_words=total,
         language_switches="switches",
+        stray_fragments=_stray_fragments(frame),
+        frequent_word_share=pl.when(pl.col("latin_words") > 0)
+        .then((frequent / pl.col("latin_words")).clip(0, 1))
+        .otherwise(1.0),
         foreign_clauses="foreign_clauses",
         unproven_share=share(pl.col("unproven"), pl.col("clauses")),
         **{f"share_{code}": share(pl.col(code), total) for code in LANGUAGES},
     )
+
+
+def _stray_fragments(frame: pl.DataFrame) -> pl.Series:
+    """Count stretches of another script inside a clause: glitches, not quotations or terms.
+
+    A stretch counts where it touches the text of the main script without punctuation in between,
+    outside quotation marks and brackets. In Latin text that is any other script but Greek, in
+    Chinese any but Latin and Greek, and English function words ("所以 the 面积"). Scripts of the
+    question are expected in the text.
+    """
+    question = pl.col("question") if "question" in frame.columns else pl.lit("")
+    text = pl.col("_prose")
+    rows = frame.select(
+        pl.int_range(pl.len(), dtype=pl.UInt32).alias("row"),
+        text,
+        question.cast(pl.String).fill_null("").alias("question"),
+    )
+    # Most texts have one script; only the others are searched.
+    beyond_ascii = rows.filter(text.str.len_bytes() > text.str.len_chars())
+    mixed = beyond_ascii.filter(
+        text.str.contains(_NOT_LATIN)
+        & (text.str.contains(r"\p{Latin}{2}") | text.str.contains(_NOT_CHINESE))
+    ).with_columns(text.str.replace_all(_QUOTED, " ; "))
+    latin = text.str.count_matches(_LATIN_WORD)
+    chinese = HAN_WORDS * text.str.count_matches(HAN)
+    kana = text.str.contains(r"[\p{Hiragana}\p{Katakana}]{3}")
+    in_latin = text.str.count_matches(_STRAY_IN_LATIN).cast(pl.Int64) - text.str.count_matches(
+        _MENTIONED
+    )
+    counted = mixed.select(
+        "row",
+        count=pl.when(latin > HAN_WORDS * text.str.count_matches(_NOT_LATIN))
+        .then(pl.when(~pl.col("question").str.contains(_NOT_LATIN)).then(in_latin.clip(0)))
+        .when((chinese > latin) & ~kana)
+        .then(text.str.count_matches(_STRAY_IN_CHINESE).cast(pl.Int64)),
+    )
+    joined = rows.select("row").join(counted, on="row", how="left", maintain_order="left")
+    return joined.get_column("count").fill_null(0).alias("stray_fragments")
 
 
 def _question_language(frame: pl.DataFrame) -> pl.Series:
@@ -148,7 +245,9 @@ def _question_language(frame: pl.DataFrame) -> pl.Series:
     if "question" not in frame.columns:
         return pl.Series("question_language", [None] * frame.height, dtype=pl.String)
     questions = frame.select(pl.col("question").cast(pl.String)).unique().drop_nulls()
-    words = word_counts(questions.select(prose(pl.col("question"))).get_column("question"))
+    # A question may be little more than a formula: names of functions are not words of a language.
+    text = prose(pl.col("question")).str.replace_all(_FUNCTION_NAME, " ")
+    words = word_counts(questions.select(text).get_column("question"))
     best = pl.max_horizontal(LANGUAGES)
     code = pl.coalesce(
         *[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES]
@@ -175,8 +274,8 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
     """Count the words of each language: one row per text, one float column per code in `LANGUAGES`.
 
     Further columns: `switches` (changes of language), `foreign_clauses` (see `_foreign_clauses`),
-    `clauses` (words in Latin clauses of at least `_WHOLE` words) and `unproven` (words in those of
-    them without a mark of their language).
+    `clauses` (words in Latin clauses of at least `_WHOLE` words, titles aside) and `unproven`
+    (words in those of them without a frequent word of their language), `latin_words`.
 
     `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text
     without any proof.
@@ -184,21 +283,22 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
     rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
     segments = _segments_of(texts, fallback)
     languages = pl.col("language").drop_nulls()
-    clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE)
+    clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE) & ~pl.col("title")
     counts = segments.group_by("row").agg(
         *[
             pl.col("words").filter(pl.col("language") == code).sum().alias(code)
             for code in LANGUAGES
         ],
+        latin_words=pl.col("words").filter(pl.col("script") == "latin").sum(),
         switches=(languages != languages.shift(1)).sum(),
         clauses=pl.col("words").filter(clause).sum(),
-        unproven=pl.col("words").filter(clause & pl.col("proven").is_null()).sum(),
+        unproven=pl.col("words").filter(clause & ~pl.col("common")).sum(),
     )
     counts = counts.join(_foreign_clauses(segments), on="row", how="left")
     return rows.join(counts, on="row", how="left", maintain_order="left").select(
         pl.col(LANGUAGES).fill_null(0.0),
         pl.col("switches", "foreign_clauses").fill_null(0),
-        pl.col("clauses", "unproven").fill_null(0.0),
+        pl.col("clauses", "unproven", "latin_words").fill_null(0.0),
     )
 
 
@@ -288,55 +388,119 @@ def _scripts(segments: pl.DataFrame) -> pl.DataFrame:
 
 
 def _languages(segments: pl.DataFrame) -> pl.DataFrame:
-    """Add `language`: null for a Latin term in another script, or one Han character in Latin."""
+    """Add `language` (null: counts for none), `proven`, `common` and `title` to the segments.
+
+    `common` is whether a Latin segment has a frequent word of its language, `title` whether most of
+    its words have capitals.
+    """
     latin, han = pl.col("script") == "latin", pl.col("script") == "han"
-    clause = latin & (pl.col("words") >= _CLAUSE)
-    # The detector is reliable, and therefore called, only on clauses of several words.
-    guesses = (
-        segments.lazy()
-        .with_row_index("at")
-        .filter(clause)
-        .select("at", "segment", _detected().alias("guess"))
-        .collect()
+    segments = segments.with_row_index("at").with_columns(
+        expected=pl.when(pl.col("fallback").is_in(list(LATIN.values())))
+        .then("fallback")
+        .otherwise(pl.lit("en"))
     )
-    proofs = _with_marks(guesses, "guess").select(
-        "at", "guess", pl.when("marked").then(pl.col("guess")).alias("proven")
-    )
-    whole = pl.len().over("row")
-    frame = segments.with_row_index("at").join(proofs, on="at", how="left", maintain_order="left")
+    proofs = _proofs(segments.filter(latin & (pl.col("words") >= _CLAUSE)))
+    frame = segments.join(proofs, on="at", how="left", maintain_order="left")
     frame = _inherit(frame).join(
-        _joined(segments, proofs), on="row", how="left", maintain_order="left"
+        _joined(frame.filter(latin)), on="row", how="left", maintain_order="left"
     )
-    latin_words = pl.col("words").filter(latin).sum().over("row")
-    chinese_words = pl.col("words").filter(han).sum().over("row")
-    japanese_words = pl.col("words").filter(pl.col("script") == "ja").sum().over("row")
-    neighbour = _neighbour_is_latin()
-    characters = pl.col("segment").str.len_chars()
-    han_language = (
-        pl.when(pl.col("segment").str.contains(_CHINESE_ONLY)).then(pl.lit("zh"))
-        .when((japanese_words > 0) & ((characters <= _HAN_TERM) | (japanese_words > chinese_words)))
-        .then(pl.lit("ja"))
-        .when((characters < 2) & (latin_words > 0) & (chinese_words < 2 * HAN_WORDS)).then(None)
-        .otherwise(pl.lit("zh"))
-    )  # fmt: skip
-    fallback = pl.when(pl.col("fallback").is_in(list(LATIN.values()))).then("fallback")
-    doubtful = frame.filter(latin & pl.col("proven").is_null() & (pl.col("words") >= _UNPROVEN))
-    differing = _with_marks(doubtful, "inherited").select("at", differs=~pl.col("marked"))
-    frame = frame.join(differing, on="at", how="left", maintain_order="left").with_columns(
-        around=pl.coalesce("inherited", "joined", fallback, pl.lit("en"))
-    )
-    latin_language = (
-        pl.when((pl.col("words") <= _TERMS) & ~neighbour & (whole > 1)).then(None)
-        .otherwise(pl.coalesce("proven", pl.when("differs").then("guess"), "around"))
-    )  # fmt: skip
-    return frame.with_columns(
+    frame = frame.with_columns(around=pl.coalesce("inherited", "joined", "expected"))
+    frame = frame.with_columns(
         pl.when(latin)
-        .then(latin_language)
+        .then(_latin_language())
         .when(han)
-        .then(han_language)
+        .then(_han_language())
         .otherwise(pl.col("script"))
         .alias("language")
     )
+    return _with_common_words(frame)
+
+
+def _latin_language() -> pl.Expr:
+    """Language of a Latin segment.
+
+    Where another script has more words than the proven Latin clauses, one or two Latin words are a
+    name, a term or a formula, however many follow each other; longer stretches too if the other
+    script has clauses.
+    """
+    latin, words = pl.col("script") == "latin", pl.col("words")
+    proven_words = words.filter(pl.col("proven").is_not_null()).sum().over("row")
+    other_words = words.filter(~latin).sum().over("row")
+    other_clause = words.filter(~latin).max().over("row") >= _WHOLE
+    foreign = other_words > proven_words
+    term = (words <= _TERMS) & ~_neighbour_is_latin() & (pl.len().over("row") > 1)
+    unproven = foreign & ((words < _CLAUSE) | (pl.col("inherited").is_null() & other_clause))
+    return pl.coalesce("proven", pl.when(~term & ~unproven).then("around"))
+
+
+def _han_language() -> pl.Expr:
+    """Language of a Han segment: Japanese in a text with kana, else Chinese.
+
+    Null for a single character in Latin text: it is mentioned, or a slip (see `stray_fragments`).
+    """
+    words, characters = pl.col("words"), pl.col("segment").str.len_chars()
+    latin_words = words.filter(pl.col("script") == "latin").sum().over("row")
+    chinese_words = words.filter(pl.col("script") == "han").sum().over("row")
+    japanese_words = words.filter(pl.col("script") == "ja").sum().over("row")
+    japanese = (japanese_words > 0) & ((characters <= _HAN_TERM) | (japanese_words > chinese_words))
+    return (
+        pl.when(pl.col("segment").str.contains(_CHINESE_ONLY)).then(pl.lit("zh"))
+        .when(japanese).then(pl.lit("ja"))
+        .when((characters < 2) & (latin_words > 0) & (chinese_words < 2 * HAN_WORDS)).then(None)
+        .otherwise(pl.lit("zh"))
+    )  # fmt: skip
+
+
+def _proofs(clauses: pl.DataFrame) -> pl.DataFrame:
+    """Add up the evidence of Latin clauses: `at`, `guess` and `proven` (null without proof)."""
+    guesses = clauses.lazy().with_columns(_detected().alias("guess")).collect()
+    # A title proves nothing: works and places keep their names in any language.
+    marked = _with_marks(guesses, "guess").with_columns(
+        pl.col("marked") & pl.col("segment").str.contains(r"(?:^| )\p{Ll}")
+    )
+    foreign = marked.filter(pl.col("marked") & (pl.col("guess") != pl.col("expected")))
+    evidence = _evidence(foreign, "guess").filter(pl.col("margin") > 0)
+    enough = pl.col("margin").sum().over("row", "guess") >= _EVIDENCE
+    accepted = evidence.filter(enough).select("at", accepted=pl.lit(True))
+    proven = pl.col("marked") & ((pl.col("guess") == pl.col("expected")) | pl.col("accepted"))
+    return marked.join(accepted, on="at", how="left").select(
+        "at", "guess", pl.when(proven).then(pl.col("guess")).alias("proven")
+    )
+
+
+def _evidence(frame: pl.DataFrame, language: str) -> pl.DataFrame:
+    """Add `margin`: frequent words of `language` in the segment, beyond English and expected ones.
+
+    English counts even if it is not expected, because the detector takes it for other languages. A
+    clause with several words of its own is not set off against the others: it switches inside.
+    """
+    counted = _hits(frame, language, "own").join(
+        _hits(frame, "expected", "theirs").select("at", "theirs"), on="at"
+    )
+    english = (
+        pl.when(pl.col(language) == "en")
+        .then(0)
+        .otherwise(_spread(pl.col("segment")).str.count_matches(_COUNTED["en"]))
+    )
+    own, theirs = pl.col("own").cast(pl.Int64), pl.max_horizontal("theirs", english)
+    switched = (own >= _EVIDENCE) & (own >= theirs)
+    return counted.with_columns(margin=pl.when(switched).then(own).otherwise(own - theirs))
+
+
+def _hits(frame: pl.DataFrame, language: str, name: str) -> pl.DataFrame:
+    """Add the number of frequent words and letters of the language in the column `language`."""
+    parts = [
+        frame.filter(pl.col(language) == code).with_columns(
+            _spread(pl.col("segment")).str.count_matches(_COUNTED[code]).alias(name)
+        )
+        for code in _codes(frame, language)
+    ]
+    return pl.concat(parts)
+
+
+def _spread(segment: pl.Expr) -> pl.Expr:
+    """Double the spaces, so that neighbouring words do not share the space that delimits them."""
+    return segment.str.replace_all(" ", "  ", literal=True)
 
 
 def _detected() -> pl.Expr:
@@ -352,32 +516,47 @@ def _with_marks(frame: pl.DataFrame, language: str) -> pl.DataFrame:
     """
     parts = [
         frame.filter(pl.col(language) == code).with_columns(
-            marked=pl.col("segment").str.contains(mark)
+            marked=pl.col("segment").str.contains(_MARKS[code])
         )
-        for code, mark in _MARKS.items()
+        for code in _codes(frame, language)
     ]
     return pl.concat(parts)
 
 
-def _joined(segments: pl.DataFrame, proofs: pl.DataFrame) -> pl.DataFrame:
-    """Language of all Latin segments joined, for rows in which no single clause proves one."""
-    latin = segments.with_row_index("at").filter(pl.col("script") == "latin")
-    sure = (
-        latin.select("at", "row")
-        .join(proofs.drop_nulls("proven"), on="at", how="semi")
-        .select("row")
-        .unique()
+def _codes(frame: pl.DataFrame, language: str) -> list[str]:
+    """Latin languages in the column `language`, at least one: most frames have few of them."""
+    return [code for code in frame.get_column(language).unique() if code in _MARKS] or ["en"]
+
+
+def _with_common_words(frame: pl.DataFrame) -> pl.DataFrame:
+    """Add `common` and `title` (see `_languages`). Proven segments need no second search."""
+    text, words = pl.col("segment"), pl.col("words")
+    doubtful = frame.filter(
+        (pl.col("script") == "latin") & (words >= _WHOLE) & pl.col("proven").is_null()
     )
+    searched = _with_marks(doubtful, "language").select(
+        "at",
+        "marked",
+        shared=(pl.col("language") == "en") & text.str.contains(_SHARED),
+        title=2 * text.str.count_matches(r"(?:^| )\p{Lu}") >= words,
+    )
+    return frame.join(searched, on="at", how="left", maintain_order="left").with_columns(
+        common=pl.coalesce(pl.col("marked") | pl.col("shared"), pl.col("proven").is_not_null()),
+        title=pl.col("title").fill_null(False),
+    )
+
+
+def _joined(latin: pl.DataFrame) -> pl.DataFrame:
+    """Language of all Latin segments joined, for rows in which no single clause proves one."""
     together = (
-        latin.join(sure, on="row", how="anti")
+        latin.filter(pl.col("proven").is_null().all().over("row"))
         .group_by("row")
-        .agg(pl.col("segment").str.join(" "), pl.col("words").sum())
+        .agg(pl.col("segment").str.join(" "), pl.col("expected").first(), at=pl.col("at").first())
         .with_columns(_detected().alias("joined"))
     )
+    foreign = together.filter(pl.col("joined") != pl.col("expected"))
     return (
-        _with_marks(together, "joined")
-        .filter((pl.col("words") >= _TOGETHER) | pl.col("marked"))
-        .select("row", "joined")
+        _evidence(foreign, "joined").filter(pl.col("margin") >= _EVIDENCE).select("row", "joined")
     )
 
 

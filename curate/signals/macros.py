@@ -15,7 +15,7 @@ import polars as pl
 
 from curate.warehouse import schemas
 
-DERIVED = ("mixed_language", "readable", "quality")
+DERIVED = ("mixed_language", "stray_script", "readable", "quality")
 
 
 def macro_sql() -> str:

@@ -19,6 +19,8 @@ from curate.signals.text import share
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 _TOKEN = rf"{_CJK}|[\w--{_CJK}]{{1,30}}|[^\w\s]"
 _TAIL = 1000  # characters: longer than most loop units, yet filled by a loop at the end
+_ITEM = r"^\s*(?:\d{1,3}[.)、:]|[-*•])\s*(.{8,})$"
+_LIST = 6  # items from which a share of repeated ones means something
 _WINDOW = 4  # tokens that must recur before a stretch counts as repeated
 
 
@@ -32,16 +34,21 @@ def repetition(frame: pl.DataFrame) -> pl.DataFrame:
     shares = texts.select(
         **_duplicates("lines", "duplicate_line"),
         **_duplicates("paragraphs", "duplicate_paragraph"),
+        repeated_item_share=_repeated_items(),
         compression=_compression(pl.col("text")),
         compression_tail=_compression(pl.col("text").str.tail(_TAIL)),
     )
     tokens = _tokens(texts.get_column("text"))
     grams = _n_grams(tokens, texts.get_column("text").str.len_chars().to_numpy())
-    return pl.concat([shares, grams, _loops(tokens, len(texts))], how="horizontal")
+    loops = _loops(_without_list_numbers(tokens), len(texts))
+    return pl.concat([shares, grams, loops], how="horizontal")
 
 
 def _tokens(texts: pl.Series) -> pl.DataFrame:
-    """One row per token: row, code (hash), size (characters), word (not punctuation), cjk."""
+    """One row per token: row, code (hash), size (characters) and its kinds.
+
+    Kinds: word (not punctuation), cjk, number (up to three digits), mark (as after a list number).
+    """
     tokens = (
         pl.DataFrame({"text": texts})
         .with_row_index("row")
@@ -59,8 +66,17 @@ def _tokens(texts: pl.Series) -> pl.DataFrame:
         size=token.str.len_chars().cast(pl.Int64),
         word=token.str.contains(r"^\w"),
         cjk=pl.lit(False),
+        number=(token >= "0") & (token < ":") & (token.str.len_bytes() <= 3),
+        mark=(token == ".") | (token == ")") | (token == ":") | (token == "、"),
     )
     return codes.with_columns(codes["cjk"].scatter(beyond, cjk))
+
+
+def _without_list_numbers(tokens: pl.DataFrame) -> pl.DataFrame:
+    """Drop numbers that a mark and a word follow ("18. The"): they would hide a numbered loop."""
+    item = pl.col("mark").shift(-1) & pl.col("word").shift(-2) & ~pl.col("number").shift(-2)
+    marker = pl.col("number") & item.fill_null(False)
+    return tokens.select("row", "code", "size", "word", "mark", "number").filter(~marker)
 
 
 def _n_grams(tokens: pl.DataFrame, characters: np.ndarray) -> pl.DataFrame:
@@ -89,6 +105,13 @@ def _duplicates(column: str, name: str) -> dict[str, pl.Expr]:
         f"{name}_share": share(parts.list.len() - unique.list.len(), parts.list.len()),
         f"{name}_character_share": share(extra, pl.col("text").str.len_chars()),
     }
+
+
+def _repeated_items() -> pl.Expr:
+    """Share of list items that repeat an earlier one, markers aside; 0 for a list of few items."""
+    items = pl.col("lines").list.eval(pl.element().str.extract(_ITEM).drop_nulls())
+    count = items.list.len()
+    return share(pl.when(count >= _LIST).then(count - items.list.n_unique()).otherwise(0), count)
 
 
 def _characters(parts: pl.Expr) -> pl.Expr:
