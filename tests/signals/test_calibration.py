@@ -55,7 +55,13 @@ def true_shares(parts: list[list[str]]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "least"), [("languages", 80), ("languages_heldout", 30), ("languages_fresh", 50)]
+    ("name", "least"),
+    [
+        ("languages", 80),
+        ("languages_heldout", 30),
+        ("languages_fresh", 50),
+        ("languages_switched", 60),
+    ],
 )
 def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     cases = load(name)
@@ -83,17 +89,21 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
     assert recall >= 0.92
 
 
+# Samples of a small model at a middling temperature are the hardest list: grammatical nonsense, and
+# words that look like words.
 @pytest.mark.parametrize(
-    ("name", "least"),
+    ("name", "least", "recall"),
     [
-        ("readable", 40),
-        ("readable_fresh", 20),
-        ("readable_blind", 20),
-        ("readable_hand3", 50),
-        ("readable_hand4", 40),
+        ("readable", 40, 0.9),
+        ("readable_fresh", 20, 0.9),
+        ("readable_blind", 20, 0.9),
+        ("readable_hand3", 50, 0.9),
+        ("readable_hand4", 40, 0.9),
+        ("readable_written", 29, 0.9),
+        ("readable_models", 30, 0.7),
     ],
 )
-def test_readable_on_labelled_traces(name: str, least: int) -> None:
+def test_readable_on_labelled_traces(name: str, least: int, recall: float) -> None:
     cases = load(name)
     columns = {
         "completion": "text",
@@ -113,4 +123,15 @@ def test_readable_on_labelled_traces(name: str, least: int) -> None:
     caught = sum(not (label or readable) for label, readable in zip(labels, verdicts, strict=True))
     print(f"\n{name}: {alarms} false alarms in {good}, {caught} of {bad} unreadable caught")
     assert alarms <= 2 * good / 40
-    assert caught >= 0.9 * bad
+    assert caught >= recall * bad
+
+
+def test_refusals_and_texts_cut_off_are_not_well_formed() -> None:
+    cases = load("endings")
+    frame = annotate_frame(pl.DataFrame({"completion": [case["text"] for case in cases]}))
+    wrong = [
+        case["text"]
+        for case, well_formed in zip(cases, frame["well_formed"], strict=True)
+        if well_formed != case["well_formed"]
+    ]
+    assert wrong == []

@@ -33,7 +33,7 @@ def test_every_declared_column_is_measured_by_its_group() -> None:
     ] == list(column_groups())
     for name, group in GROUPS.items():
         assert annotate_frame(frame, [name]).columns == ["completion", "note", *group.columns]
-    assert set(derived_columns()) == {"readable", "mixed_language", "quality"}
+    assert set(derived_columns()) == {"readable", "mixed_language", "stray_script", "quality"}
 
 
 def test_wrong_use_raises_a_clear_error() -> None:
@@ -98,6 +98,8 @@ def test_balance_of_latex_and_brackets() -> None:
     broken = one(r"\( x and $y and \begin{a} {([]")
     assert broken["unbalanced_latex"] == 3
     assert broken["unbalanced_brackets"] == 3
+    assert one("A) red B) blue\n1) one\n2) two")["unbalanced_brackets"] == 0
+    assert one("Cases [0, 1), [1, 2) and (2, 3]. Sum ((x + 1).")["unbalanced_brackets"] == 1
     assert one("It costs $5 and then $3, so $8.")["unbalanced_latex"] == 0
 
 
@@ -114,9 +116,7 @@ def test_broken_and_strange_characters() -> None:
 
 def test_token_soup_is_odd() -> None:
     assert one("We add 3 and 4, so the well-known answer isn't 8 (it is 7).")["odd_word_share"] == 0
-    assert one("forEach ektor%%Zusam {}()_nder мaть")["odd_word_share"] == pytest.approx(
-        1, abs=0.26
-    )
+    assert one("forEach ektor%%Zusam {}()_nder мaть")["odd_word_share"] == 3 / 5
     assert one("sdkfj qwrtp zxcvb hello")["vowelless_share"] == pytest.approx(3 / 4)
 
 
@@ -171,12 +171,87 @@ def test_behaviour_in_english_and_chinese() -> None:
     assert signals["step_count"] == 5
     assert signals["equation_count"] == 2
     assert signals["reflective_words"] == 2
+    assert one("Please wait for the bus.")["reflection_count"] == 0
+    ordinary = one("苹果、香蕉、梨等等。请定期检查身体，并输入验证码。")
+    assert (ordinary["reflection_count"], ordinary["verification_count"]) == (0, 0)
     chinese = one("先算三加四。等等，不对，重新计算。我们来验算一下！换一种方法。")
     assert chinese["reflection_count"] == 2
     assert chinese["verification_count"] == 1
     assert chinese["backtrack_count"] == 2
     assert chinese["step_count"] == 4
     assert one("3 + 4 = 7. 7 + 5 = 12.")["step_count"] == 2
+
+
+def test_shares_of_words_are_over_the_words_of_all_scripts() -> None:
+    signals = one("网页用 HTML 编写，iPad 也可以打开，不需要 sdfgh 这样的词。")
+    han = 0.65 * len("网页用编写也可以打开不需要这样的词")
+    assert signals["odd_word_share"] == pytest.approx(1 / (han + 3))
+    assert signals["vowelless_share"] == pytest.approx(1 / (han + 3))
+
+
+def test_words_in_an_order_that_no_grammar_allows() -> None:
+    assert one("We add the two numbers, and then we are done.")["clashing_word_share"] == 0
+    salad = one("The of we the sum and than numbers is are many of because they.")
+    assert salad["clashing_word_share"] * salad["words"] >= 4
+    assert one("这是一个的因为三角形，的把它们。")["clashing_word_share"] > 0.1
+    shuffled = one("add. we The sum is two. and So the rest follows so The end. of")
+    assert shuffled["misplaced_marks"] == 3
+
+
+def test_leaked_tokens_and_lines_of_one_word() -> None:
+    assert one("So <|im_end|> we add ▁two [PAD] and ##ing.")["leaked_tokens"] == 4
+    assert one("```\n<s>\n```\nWe add.")["leaked_tokens"] == 0
+    assert one("We\nadd\nthe\nsum\nof\nboth\n.")["function_word_lines"] == 3
+    assert one("a\n b\n   c\n\n b\n```\n       x\n```")["indentations"] == 3
+
+
+def test_endings_of_texts() -> None:
+    assert one("We add them. Then we divide by the")["unfinished"] is True
+    assert one("We add them. Then we divide the sum by two and stop he")["unfinished"] is True
+    assert one("The answer is twelve")["unfinished"] is False
+    assert one("I'm sorry, but I can't help with that.")["refusal"] is True
+    assert one("I'm sorry for the slip. The sum is 7.")["refusal"] is False
+
+
+def test_a_script_that_is_not_supported_is_not_judged() -> None:
+    thai = one("วันนี้เราจะบวกเลขสองจำนวนแล้วหารด้วยสามเพื่อหาค่าเฉลี่ย")
+    assert thai["readable"] is None
+    assert thai["unsupported_share"] > 0.5
+    assert thai["strange_share"] < 0.1
+    assert one("คำ " * 60)["readable"] is False  # a loop is one in any script
+    assert one("ⵣⵥⵯ ᏣᎳᎩ คำ გამა ሀሁ")["readable"] is False  # many scripts are noise
+
+
+def test_a_numbered_loop_is_a_loop() -> None:
+    numbered = one(" ".join(f"{i}. The Old House" for i in range(1, 13)))
+    assert numbered["loop_repeats"] == pytest.approx(12, abs=1)
+    circling = one(
+        "\n".join(f"{i}. {'The Old House' if i % 3 else 'A Tale of Two'}" for i in range(9))
+    )
+    assert circling["repeated_item_share"] == pytest.approx(7 / 9)
+
+
+def test_stray_fragments_of_another_script() -> None:
+    def stray(text: str, question: str = "What is the area?") -> object:
+        return one(text, question=question)["stray_fragments"]
+
+    assert stray("so the 面积 is 12 and we add один more.") == 2
+    assert stray("so the 面积 is 12.", "什么是面积？") == 0  # expected: the question has it
+    assert stray('The word "面积" (面积) means area; π and µ are symbols.') == 0
+    assert stray("The character 明 means bright.\n- 猫: cat") == 0
+    assert stray("所以 the 面积是十二，用 Python 计算，x 等于三。", "面积是多少？") == 1
+
+
+def test_function_words_shared_by_languages_prove_none() -> None:
+    for text in (
+        "He is open 6 days a week, so is she.",
+        "Half as many points as Naomi is 34 points.",
+        "They drove 50 miles per hour and sold sterling silver beads.",
+        "El Niño and São Paulo are names.",
+    ):
+        assert one(text)["share_en"] == 1, text
+    switched = one("We add them first, y luego dividimos la suma entre los dos.")
+    assert switched["mixed_language"] is True
 
 
 @pytest.mark.parametrize(
@@ -228,7 +303,7 @@ def test_any_text_has_signals_in_their_ranges(text: str, form: str | None) -> No
     assert sum(
         value for name, value in signals.items() if name.startswith("share_")
     ) == pytest.approx(1 if signals["language_words"] else 0)
-    assert isinstance(signals["readable"], bool)
+    assert signals["readable"] in (True, False, None)
     assert 0 <= signals["quality"] <= 1 + 1e-9
 
 
@@ -286,8 +361,8 @@ def test_switches_of_language_and_clauses_without_a_common_word() -> None:
     assert terms["language_switches"] == 0
     plain = one("I add the two numbers and I get seven.")
     assert (plain["language_switches"], plain["unproven_share"]) == (0, 0.0)
-    salad = one("Lemon kettle station velocity margin. I add the two numbers.")
-    assert salad["unproven_share"] == 5 / 9  # the single letter "I" is not a word
+    salad = one("Lemon kettle station velocity margin. I add the two large numbers.")
+    assert salad["unproven_share"] == 5 / 10  # the single letter "I" is not a word
     assert one("3 + 4 = 7")["unproven_share"] == 0.0
 
 
