@@ -21,7 +21,9 @@ class LoraConfig(Config):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the adapters."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of the adapted modules; all-linear: without head."""
+    """Names of the adapted modules. `all-linear`: every linear layer except the head, which leaves
+    out fused experts and routers.
+    """
 
 
 class OptimConfig(Config):
@@ -81,7 +83,7 @@ class CheckpointConfig(Config):
     """Number of checkpoints to keep."""
     keep_best: bool = True
     """Keep the policy of the best evaluation, the start included; later stages use it."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of the finished model; auto: that of the model it started from."""
 
 
@@ -270,6 +272,11 @@ class GRPOConfig(Config):
         if self.keep_tokens < 0:
             raise ValueError(
                 f"keep_tokens is {self.keep_tokens}: give true, false or a number of days"
+            )
+        if self.compute.lora and self.compute.lora.dropout:
+            raise ValueError(
+                "compute.lora.dropout must be 0: the loss compares log-probs, which dropout "
+                "changes by chance"
             )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one component, such as accuracy: 1.0")

@@ -50,12 +50,7 @@ def train_distill(
 
     def objective(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
         if not teacher:
-            frozen = config.compute.model_copy(
-                update={"lora": None, "gradient_checkpointing": False}
-            )
-            loaded, _ = load_policy(config.teacher, frozen)
-            loaded.model.requires_grad_(False)
-            teacher.append(loaded)
+            teacher.append(load_policy(config.teacher, config.compute, frozen=True)[0])
         new, divergences = policy.divergences(
             layout, teacher[0], kind=kind, temperature=config.temperature
         )

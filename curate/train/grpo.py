@@ -129,7 +129,7 @@ def train_grpo(
     if finished := checkpoints.finished():
         return finished
 
-    run = start_run(config, wh, checkpoints, ranks)
+    run = start_run(config, wh, checkpoints, ranks, say)
     policy, tokenizer = run.policy, run.tokenizer
     state = RunState(**run.saved["run"]) if run.saved else RunState()
     reference = load_reference(config, checkpoints, state.reference_step)
@@ -351,7 +351,7 @@ def grpo_step(
     # One weight per row for the whole mini-batch, however it is cut and dealt to ranks.
     weights = row_weights(lengths, kept, config.loss.normalisation, config.sampling.max_tokens)
     pairs = [(row, w) for row, w in zip(batch, weights.tolist(), strict=True) if row.computed]
-    own = ranks.mine(pairs)
+    own = ranks.deal(pairs, [row.tokens for row, _ in pairs])
     sums: dict[str, float] = {"computed": float(len(own))}
     for cut in policy.micro_batches([row.tokens for row, _ in own], ranks):
         rows = [own[i][0] for i in cut]

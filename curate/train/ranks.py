@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+    from curate.train.model.layout import PromptCompletion
 
 
 @dataclass
@@ -30,9 +32,39 @@ class Ranks:
         """Whether this rank samples, writes and reports."""
         return self.rank == 0
 
-    def mine(self, items: list[Any]) -> list[Any]:
-        """Return every `size`-th item, so that the parts of a list sorted by length are alike."""
-        return items[self.rank :: self.size]
+    def deal(self, items: list[Any], sequences: Sequence[PromptCompletion]) -> list[Any]:
+        """Return this rank's items, in order; `sequences` are their tokens.
+
+        Completions of one prompt stay on one rank, which computes the prompt once. The rank with
+        the fewest tokens gets the next group, longest first. A group with more than a rank's part
+        of all tokens is halved.
+        """
+        if self.size == 1:
+            return items
+        by_prompt: dict[tuple[int, ...], list[int]] = {}
+        for i, sequence in enumerate(sequences):
+            by_prompt.setdefault(tuple(sequence.prompt), []).append(i)
+
+        def tokens(group: list[int]) -> int:
+            return len(sequences[group[0]].prompt) + sum(
+                len(sequences[i].completion) for i in group
+            )
+
+        groups, waiting = [], list(by_prompt.values())
+        part = sum(map(tokens, waiting)) / self.size
+        while waiting:
+            group = waiting.pop()
+            if len(group) > 1 and tokens(group) > 1.25 * part:
+                waiting += [group[: len(group) // 2], group[len(group) // 2 :]]
+            else:
+                groups.append(group)
+        loads, own = [0] * self.size, []
+        for group in sorted(groups, key=lambda g: (-tokens(g), g)):
+            rank = loads.index(min(loads))
+            loads[rank] += tokens(group)
+            if rank == self.rank:
+                own += group
+        return [items[i] for i in sorted(own)]
 
     def broadcast(self, value: Any) -> Any:
         """Return the first rank's value on every rank."""

@@ -21,9 +21,7 @@ def load_reference(config: GRPOConfig, checkpoints: Checkpoints, step: int) -> P
     if not config.loss.beta or (config.compute.lora and not named and not step):
         return None
     path = checkpoints.path / f"reference-{step}" if step else named or config.model
-    compute = config.compute.model_copy(update={"lora": None, "gradient_checkpointing": False})
-    reference, _ = load_policy(path, compute)
-    reference.model.requires_grad_(False)
+    reference, _ = load_policy(path, config.compute, frozen=True)
     if named:
         check_same_tokens(named, config.model)
     return reference

@@ -79,7 +79,11 @@ class TrainingRun:
 
 
 def start_run(
-    config: SFTConfig | GRPOConfig, wh: Warehouse, checkpoints: Checkpoints, ranks: Ranks
+    config: SFTConfig | GRPOConfig,
+    wh: Warehouse,
+    checkpoints: Checkpoints,
+    ranks: Ranks,
+    say: Callable[[str], None] = lambda text: None,
 ) -> TrainingRun:
     """Load the model, from the last checkpoint if there is one, shard it and make the optimizer."""
     torch.manual_seed(config.seed)  # the adapters' first weights, and dropout
@@ -87,7 +91,10 @@ def start_run(
     # Adapters are in the optimizer's part of a checkpoint; its model has them merged.
     resumed = start and not config.compute.lora
     path = checkpoints.directory(start) / "model" if resumed else config.model
-    policy, tokenizer = load_policy(path, config.compute)
+    # SFT may use the model's dropout; GRPO compares log-probs.
+    policy, tokenizer = load_policy(path, config.compute, dropout=isinstance(config, SFTConfig))
+    if ranks.first:
+        say(f"the model is computed as {policy.describe()}")
     shard(policy, ranks, config.compute)
     optimizer = make_optimizer(policy, config.optim)
     saved = checkpoints.load(start, policy, optimizer, ranks) if start else {}

@@ -89,7 +89,7 @@ def train_sft(
         return finished
 
     ranks = join_ranks()
-    run = start_run(config, wh, checkpoints, ranks)
+    run = start_run(config, wh, checkpoints, ranks, say)
     policy, tokenizer = run.policy, run.tokenizer
     examples, counts = load_examples(corpora, config, tokenizer)
     batches = batch_order(examples, config)
@@ -146,7 +146,8 @@ def sft_step(
     """
     # One number for the whole batch, however it is cut and dealt to ranks.
     count = sum(e.weight * len(e.tokens.completion) for e in examples)
-    own = ranks.mine(sorted(examples, key=lambda e: -len(e.tokens)))
+    examples = sorted(examples, key=lambda e: -len(e.tokens))
+    own = ranks.deal(examples, [e.tokens for e in examples])
     loss, tokens = 0.0, 0
     for cut in policy.micro_batches([e.tokens for e in own], ranks):
         layout = policy.layout([own[i].tokens for i in cut])

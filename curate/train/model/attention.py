@@ -300,7 +300,10 @@ class RegatheredTensors:
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
     """The same as `matmul_attention` by PyTorch's fused attention, with few kernel launches."""
-    heads = q.shape[0]
+    heads, width = q.shape[0], v.shape[-1]
+    # Latent attention (DeepSeek) has values of another width than keys: zeros fill them up.
+    widest = max(q.shape[-1], width)
+    q, k, v = (torch.nn.functional.pad(x, (0, widest - x.shape[-1])) for x in (q, k, v))
     tokens = torch.cat([x.transpose(0, 1) for x in (q, k, v)], dim=1)
     outputs, hooks = [], []
     parts = iter(GatherFamilies.apply(tokens, tree, heads))
@@ -323,7 +326,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: floa
     result = torch.cat(outputs).index_select(0, tree.inverse)
     for regathered in hooks:
         regathered.result = result.detach()
-    return result.transpose(0, 1)
+    return result.transpose(0, 1)[..., :width]
 
 
 def tree_attention_forward(
@@ -344,6 +347,9 @@ def tree_attention_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    for name in ("softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise NotImplementedError(f"the attention of this model has '{name}'")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast rotary embeddings leave queries and keys in fp32, next to values in bf16.
     q, k, v = query[0].to(value.dtype), key[0].to(value.dtype), value[0]

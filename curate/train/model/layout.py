@@ -16,7 +16,7 @@ that the tests compare the tree with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,13 +61,27 @@ class Layout:
     row: Tensor  # [N] the sequence that each token belongs to
     order: list[int]  # the sequences in the order of their tokens, those without any left out
     families: list[SegmentFamily] = field(default_factory=list)  # tree only
-    attention_mask: Tensor | None = None  # padded only
+    attention_mask: Tensor | None = None  # padded on the left only
+    attention: str = ""  # name of the attention implementation; empty: that of the layout
+    sequences: Sequence[PromptCompletion] = ()
     index: Any = None  # tree only: the families as index tensors, built by the first call
 
     @property
     def tokens(self) -> int:
         """Tokens that go through the model, padding included."""
         return self.input_ids.numel()
+
+    def permutation(self, other: Layout) -> Tensor:
+        """Return `[N]` indices that put our completion tokens into the order of another layout."""
+        place = torch.empty(len(self.sequences), dtype=torch.long)
+        place[torch.tensor(self.order, dtype=torch.long)] = torch.arange(len(self.order))
+        lengths = torch.tensor([len(self.sequences[i].completion) for i in self.order])
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        parts = [
+            torch.arange(len(self.sequences[i].completion)) + starts[place[i]] for i in other.order
+        ]
+        indices = torch.cat(parts) if parts else torch.empty(0, dtype=torch.long)
+        return indices.to(self.source.device)
 
     def to(self, device: Any) -> Layout:
         """Move all tensors to a device, in place."""
@@ -89,11 +103,13 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
     return min(len(low), len(high))
 
 
-def tree_layout(sequences: Sequence[PromptCompletion]) -> Layout:
+def tree_layout(sequences: Sequence[PromptCompletion], *, whole: bool = False) -> Layout:
     """All sequences in one row: the prompts' common beginning, each prompt, then its completions.
 
-    Raises ValueError for an empty prompt with a completion.
+    The last token of a completion predicts nothing that is trained, so it is left out unless the
+    layout must be `whole`. Raises ValueError for an empty prompt with a completion.
     """
+    end = None if whole else -1
     prompts: dict[tuple[int, ...], list[int]] = {}
     for i, sequence in enumerate(sequences):
         prompts.setdefault(tuple(sequence.prompt), []).append(i)
@@ -117,9 +133,8 @@ def tree_layout(sequences: Sequence[PromptCompletion]) -> Layout:
     for prompt, rows in prompts.items():
         rest = prompt[shared:]
         alone = len(rows) == 1
-        # A single completion needs no branch: prompt and completion are one causal segment. The
-        # last token of a completion predicts nothing that is trained, so it is left out.
-        body = (*rest, *sequences[rows[0]].completion[:-1]) if alone else rest
+        # A single completion needs no branch: prompt and completion are one causal segment.
+        body = (*rest, *sequences[rows[0]].completion[:end]) if alone else rest
         segment = append(body, shared) if body else None
         if segment:
             top.append(segment)
@@ -134,9 +149,9 @@ def tree_layout(sequences: Sequence[PromptCompletion]) -> Layout:
             if alone:
                 begin = segment[0] + len(rest) if segment else len(ids)
             else:
-                begin, end = append(sequences[i].completion[:-1], len(prompt))
-                if end > begin:
-                    branches.append((begin, end))
+                begin, stop = append(sequences[i].completion[:end], len(prompt))
+                if stop > begin:
+                    branches.append((begin, stop))
             source.extend([last, *range(begin, begin + length - 1)])
         if branches:
             below.append(([span for span in (root, segment) if span], branches))
@@ -153,6 +168,7 @@ def tree_layout(sequences: Sequence[PromptCompletion]) -> Layout:
         row=torch.tensor([i for i in order for _ in sequences[i].completion], dtype=torch.long),
         order=order,
         families=families,
+        sequences=sequences,
     )
 
 
@@ -176,7 +192,10 @@ def _of_similar_length(ancestors: list[Span], members: list[Span]) -> list[Segme
 def padded_layout(
     sequences: Sequence[PromptCompletion], *, side: str = "right", pad: int = 0
 ) -> Layout:
-    """One row per sequence, padded on one side. Raises ValueError for an empty prompt."""
+    """One row per sequence, padded on one side. Raises ValueError for an empty prompt.
+
+    Padding on the right needs no attention mask: no token of a sequence sees what comes after it.
+    """
     rows = [[*s.prompt, *s.completion] for s in sequences]
     width = max((len(r) for r in rows), default=0)
     ids = torch.full((len(rows), width), pad, dtype=torch.long)
@@ -187,7 +206,7 @@ def padded_layout(
         start = width - len(row) if side == "left" else 0
         ids[i, start : start + len(row)] = torch.tensor(row)
         mask[i, start : start + len(row)] = 1
-        positions[i, start : start + len(row)] = torch.arange(len(row))
+        positions[i, start:] = torch.arange(width - start)
         begin = i * width + start + len(sequence.prompt) - 1
         _check_prompt(bool(sequence.prompt) or not sequence.completion)
         source.extend(range(begin, begin + len(sequence.completion)))
@@ -200,7 +219,8 @@ def padded_layout(
             [i for i, s in enumerate(sequences) for _ in s.completion], dtype=torch.long
         ),
         order=[i for i, s in enumerate(sequences) if s.completion],
-        attention_mask=mask,
+        attention_mask=mask if side == "left" else None,
+        sequences=sequences,
     )
 
 
@@ -209,25 +229,61 @@ def _check_prompt(predicted: bool) -> None:
         raise ValueError("a prompt without tokens predicts nothing: give it at least a begin token")
 
 
-def micro_batches(sequences: Sequence[PromptCompletion], limit: int) -> list[list[int]]:
-    """Indices of the sequences, cut so that each cut holds at most `limit` tokens.
+def micro_batches(
+    sequences: Sequence[PromptCompletion],
+    limit: int,
+    kind: Callable[[int], tuple[int, bool]] = lambda length: (0, False),
+) -> list[list[int]]:
+    """Return the indices of the sequences in cuts of at most `limit` tokens of computation.
 
-    Shared beginnings count once. Neighbours stay neighbours, so completions of one prompt that are
-    next to each other are computed together. A sequence longer than the limit is a micro-batch of
-    its own.
+    `kind` turns the length of a sequence into a group and whether it is padded. Sequences of
+    different groups are never in one cut. In a tree shared beginnings count once, and neighbours
+    stay neighbours, so that completions of one prompt are computed together. Padded sequences are
+    sorted by length, and padding counts. A sequence longer than the limit is a cut of its own.
     """
+    kinds = [kind(len(s)) for s in sequences]
+
+    def place(i: int) -> tuple[tuple[int, bool], int]:
+        return kinds[i], -len(sequences[i]) if kinds[i][1] else 0
+
     cuts: list[list[int]] = []
-    prompts: dict[tuple[int, ...], None] = {}
-    # Tokens of completions, and the length of the beginning that all prompts of the cut share.
-    own, shared = 0, 0
-    for i, sequence in enumerate(sequences):
-        prompt = tuple(sequence.prompt)
-        own += len(sequence.completion)
-        shared = common_prefix([prompt, next(iter(prompts))[:shared]]) if prompts else len(prompt)
-        prompts[prompt] = None
-        cost = own + shared + sum(len(p) - shared for p in prompts)
-        if not cuts or cost > limit:
+    cost: TreeCost | PaddedCost = TreeCost()
+    for i in sorted(range(len(sequences)), key=place):
+        if not cuts or kinds[i] != kinds[cuts[-1][0]] or cost.add(sequences[i]) > limit:
             cuts.append([])
-            prompts, own, shared = {prompt: None}, len(sequence.completion), len(prompt)
+            cost = PaddedCost() if kinds[i][1] else TreeCost()
+            cost.add(sequences[i])
         cuts[-1].append(i)
     return cuts
+
+
+class PaddedCost:
+    """Tokens of a padded cut: the longest times the number of sequences."""
+
+    def __init__(self) -> None:
+        self.rows = self.width = 0
+
+    def add(self, sequence: PromptCompletion) -> int:
+        """Add a sequence; returns the tokens of the cut with it."""
+        self.rows, self.width = self.rows + 1, max(self.width, len(sequence))
+        return self.rows * self.width
+
+
+class TreeCost:
+    """Tokens of a tree: the prompts' common beginning, their rests, and all completions."""
+
+    def __init__(self) -> None:
+        self.prompts: dict[tuple[int, ...], None] = {}
+        self.completions = self.shared = 0
+
+    def add(self, sequence: PromptCompletion) -> int:
+        """Add a sequence; returns the tokens of the cut with it."""
+        prompt = tuple(sequence.prompt)
+        self.completions += len(sequence.completion)
+        if self.prompts:
+            self.shared = common_prefix([prompt, next(iter(self.prompts))[: self.shared]])
+        else:
+            self.shared = len(prompt)
+        self.prompts[prompt] = None
+        rest = sum(len(p) - self.shared for p in self.prompts)
+        return self.completions + self.shared + rest

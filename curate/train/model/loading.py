@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,35 @@ from curate.train.config import ModelConfig
 from curate.train.model.lora import base, merged
 from curate.train.model.policy import Policy
 
+# Of models with vision or audio: an engine cannot open the directory without them.
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
+
+# Of models with vision or audio: an engine cannot open the directory without them.
+PROCESSOR_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+
 
 def load_policy(
-    path: str | Path, compute: ModelConfig, *, device: str | None = None
+    path: str | Path,
+    compute: ModelConfig,
+    *,
+    device: str | None = None,
+    dropout: bool = False,
+    frozen: bool = False,
 ) -> tuple[Policy, Any]:
     """Load the model of a directory in Hugging Face format with fp32 weights, and its tokenizer.
 
-    Raises UsageError if the model cannot be loaded or its tokenizer has no end token.
+    A `frozen` model is not trained (a reference, a teacher). Without `dropout` the model computes
+    the same in training as elsewhere, which GRPO needs: it compares log-probs. Raises UsageError if
+    the model cannot be loaded or computed exactly, or has no end token.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -45,20 +69,41 @@ def load_policy(
             f"the tokenizer at {path} has no end token, so no completion could end: set eos_token"
         )
     model.config.use_cache = False
-    model.train()
-    return Policy(model, compute, device=device), tokenizer
+    if frozen:
+        compute = compute.model_copy(update={"lora": None, "gradient_checkpointing": False})
+        model.requires_grad_(False)
+    model.train(dropout and not frozen)
+    policy = Policy(model, compute, device=device)
+    policy.source = path
+    if compute.gradient_checkpointing and not dropout:
+        _checkpoint_layers_only(policy.model)
+    return policy, tokenizer
+
+
+def _checkpoint_layers_only(model: Any) -> None:
+    """Let layers checkpoint, which they do in training mode only, and keep dropout off.
+
+    Modules inside a layer stay in evaluation mode; a layer may apply dropout itself, by a rate that
+    it holds.
+    """
+    for module in model.modules():
+        if hasattr(module, "gradient_checkpointing"):
+            module.training = True
+            for name, value in list(vars(module).items()):
+                if "dropout" in name and isinstance(value, float):
+                    setattr(module, name, 0.0)
 
 
 def stored_dtype(path: str | Path) -> str:
     """Return the dtype to export trained weights in: that of the model in `path`."""
-    dtype = weights_dtype(path)
-    return dtype if dtype == "float32" else "bfloat16"
+    return weights_dtype(path)
 
 
 def weights(policy: Policy, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return all weights on the CPU by their names in the model, adapters merged.
 
-    With sharded weights every rank must call this.
+    `dtype` is that of the parameters; buffers, and what the architecture keeps in fp32 (such as the
+    expert bias of DeepSeek-V3), keep their own. With sharded weights every rank must call this.
     """
     model, config = policy.model, policy.compute
     state: dict[str, Any]
@@ -71,10 +116,34 @@ def weights(policy: Policy, dtype: torch.dtype | None = None) -> dict[str, Tenso
         state = model.state_dict()
     if config.lora:
         state = merged(model, state)
-    return {
-        k: v.detach().to("cpu", dtype if v.is_floating_point() and dtype else v.dtype)
-        for k, v in state.items()
+    exact = exact_names(policy)
+    return {k: v.detach().to("cpu", exported_dtype(k, v, dtype, exact)) for k, v in state.items()}
+
+
+def exact_names(policy: Policy) -> set[str]:
+    """Return the names of weights whose dtype an export must not change."""
+    model = base(policy.model)
+    names = {name for name, _ in model.named_buffers()}
+    patterns = {
+        pattern
+        for attribute in ("_keep_in_fp32_modules", "_keep_in_fp32_modules_strict")
+        for pattern in getattr(model, attribute, None) or ()
     }
+    names |= {
+        name
+        for name, _ in model.named_parameters()
+        if any(pattern in name.split(".") for pattern in patterns)
+    }
+    # Adapters add a level to the names of what they adapt.
+    return {name.replace(".base_layer.", ".") for name in names}
+
+
+def exported_dtype(
+    name: str, value: Tensor, dtype: torch.dtype | None, exact: set[str]
+) -> torch.dtype:
+    """Return the dtype of a weight in an export whose parameters have `dtype`."""
+    cast = dtype is not None and value.is_floating_point() and name not in exact
+    return dtype if cast and dtype is not None else value.dtype
 
 
 def untied(policy: Policy, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -86,18 +155,37 @@ def untied(policy: Policy, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def write_model(
     policy: Policy, tokenizer: Any, path: Path, dtype: str, state: dict[str, Tensor] | None = None
 ) -> None:
-    """Write the model as `transformers` and vLLM load it: config, safetensors, tokenizer."""
+    """Write the model as `transformers` and vLLM load it.
+
+    That is config, generation config, safetensors and tokenizer, and the processor of a model with
+    vision as it was. Weights that share a tensor are written once.
+    """
     kind = getattr(torch, dtype)
     model = base(policy.model)
-    state = weights(policy, kind) if state is None else {k: v.to(kind) for k, v in state.items()}
+    exact = exact_names(policy)
+    state = weights(policy) if state is None else state
+    state = {k: v.to(exported_dtype(k, v, kind, exact)) for k, v in untied(policy, state).items()}
     before, cache = model.config.dtype, model.config.use_cache
     try:
         model.config.dtype, model.config.use_cache = kind, True
         with no_progress_bars():
             model.save_pretrained(path, state_dict=state)
+            _state_dtype(path / "config.json", dtype)
             tokenizer.save_pretrained(path)
+            for file in PROCESSOR_FILES:
+                if policy.source and (policy.source / file).exists():
+                    shutil.copyfile(policy.source / file, path / file)
     finally:
         model.config.dtype, model.config.use_cache = before, cache
+
+
+def _state_dtype(config: Path, dtype: str) -> None:
+    """Write the dtype of the exported weights: transformers writes that of the model in memory."""
+    data = json.loads(config.read_text(encoding="utf-8"))
+    for part in (data, *(value for value in data.values() if isinstance(value, dict))):
+        if "dtype" in part:
+            part["dtype"] = dtype
+    config.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -137,8 +137,7 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     scale: float = 1.0,
-    softcap: float | None = None,
-    bias: Tensor | None = None,
+    logits: Callable[[Tensor], Tensor] | None = None,
     chunk: int = 1024,
     entropy: bool = False,
     in_place: bool = False,
@@ -147,49 +146,48 @@ def token_logprobs(
 
     Entropies are zeros without `entropy`. `hidden` `[N, D]` are the states that predict the tokens,
     `weight` `[V, D]` is the output matrix. Log-probs are those of softmax(logits / temperature),
-    which is what an engine samples from at that temperature, with logits = `scale` times the
-    product, capped by `softcap` as in Gemma 2: c tanh(z / c). `in_place`: `weight` is a leaf whose
-    gradient may be summed in place.
+    which is what an engine samples from at that temperature. Logits are `scale` times the product
+    of the two, or the result of `logits` if that is given, which is not computed in tiles.
+    `in_place`: `weight` is a leaf whose gradient may be summed in place.
     """
-    if bias is None and not softcap:
+    if logits is None:
         in_place = in_place and weight.is_leaf and weight.requires_grad
         factor = scale / temperature
         return TiledLogProbs.apply(hidden, weight, target, factor, chunk, entropy, in_place)
-    weight = weight.to(hidden.dtype)
 
     def part(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = torch.nn.functional.linear(h, weight, bias)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
-        if softcap:
-            logits = torch.tanh(logits / softcap) * softcap
-        logs = torch.log_softmax(logits / temperature, -1)
+        logs = torch.log_softmax(logits(h) / temperature, -1)
         return logs.gather(1, y[:, None])[:, 0], -(logs.exp() * logs).sum(-1).detach()
 
-    return _in_chunks(part, hidden, target, _whole_rows(weight, chunk))
+    return _in_chunks(part, hidden, target, _whole_rows(weight.shape[0], chunk))
 
 
 def token_divergence(
     hidden: Tensor,
-    weight: Tensor,
     teacher_hidden: Tensor,
-    teacher_weight: Tensor,
+    logits: Callable[[Tensor], Tensor],
+    teacher_logits: Callable[[Tensor], Tensor],
     *,
+    vocabulary: int,
     kind: DivergenceKind = "forward",
     temperature: float = 1.0,
     chunk: int = 1024,
 ) -> Tensor:
-    """Divergences `[N]` between student and teacher, exact over the vocabulary, in chunks."""
+    """Return divergences `[N]` between student and teacher, exact over the vocabulary, in chunks.
+
+    `logits` and `teacher_logits` turn hidden states `[n, D]` into logits `[n, V]` of the same V.
+    """
 
     def part(h: Tensor, g: Tensor) -> tuple[Tensor]:
-        student, teacher = h @ weight.t() / temperature, g @ teacher_weight.t() / temperature
+        student, teacher = logits(h) / temperature, teacher_logits(g) / temperature
         return (divergence(student, teacher, kind),)
 
-    return _in_chunks(part, hidden, teacher_hidden, _whole_rows(weight, chunk))[0]
+    return _in_chunks(part, hidden, teacher_hidden, _whole_rows(vocabulary, chunk))[0]
 
 
-def _whole_rows(weight: Tensor, chunk: int) -> int:
+def _whole_rows(vocabulary: int, chunk: int) -> int:
     """Positions whose logits over the whole vocabulary may exist at once."""
-    return max(1, min(chunk, WHOLE // weight.shape[0]))
+    return max(1, min(chunk, WHOLE // vocabulary))
 
 
 def _in_chunks(

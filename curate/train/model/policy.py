@@ -6,17 +6,21 @@ micro-batch, which is all that a loss needs. Logits of a whole sequence never ex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from curate.engines.precision import fast_bf16
+from curate.errors import UsageError
 from curate.train.config import ModelConfig
 from curate.train.losses import DivergenceKind
 from curate.train.model import attention
 from curate.train.model.devices import pick_device
+from curate.train.model.head import OutputHead
 from curate.train.model.layers import use_lean_layers
 from curate.train.model.layout import (
     Layout,
@@ -25,43 +29,80 @@ from curate.train.model.layout import (
     padded_layout,
     tree_layout,
 )
-from curate.train.model.logprobs import token_divergence, token_logprobs
-from curate.train.model.lora import add_lora, base
+from curate.train.model.lora import add_lora
+from curate.train.model.probe import Probe
 from curate.train.model.slabs import Slabs, trim_heap
+from curate.train.model.trunk import Trunk, Way
 from curate.train.ranks import Ranks
 
 
 class Policy:
-    """A model, how it is computed, and its log-probs. `module` is the part that FSDP wraps."""
+    """A model, how it is computed, and its log-probs. `module` is the part that FSDP wraps.
+
+    Raises UsageError if no way to compute the model gives transformers' log-probs (`probe.py`).
+    """
 
     def __init__(self, model: Any, compute: ModelConfig, *, device: str | None = None) -> None:
         self.compute = compute
         self.device = torch.device(device or pick_device(compute.device))
-        self.layout_kind = compute.layout if can_tree(model) else "padded"
         self.autocast = compute.precision == "bf16" or (
             compute.precision == "auto" and fast_bf16(self.device)
         )
         self.slabs = Slabs()
+        self.source: Path | None = None  # the directory that the model was loaded from
+        model = model.to(self.device)
+        self.trunk, self.head = Trunk(model), OutputHead(model)
+        probe = Probe(model, self.trunk, self.head)
         if compute.lora:
             model = add_lora(model, compute.lora)
-        tree = self.layout_kind == "tree"
-        base(model).set_attn_implementation(attention.register() if tree else "sdpa")
+        use_lean_layers(model, torch.bfloat16 if self.autocast else None, self.slabs)
+        self.model = model
+        self.module = Scorer(self.model, self)
+        self.ways = probe.choose(self.trunk.ways(compute.layout), self._probed)
         if compute.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
-        use_lean_layers(model, torch.bfloat16 if self.autocast else None, self.slabs)
-        self.model = model.to(self.device)
-        self.module = Scorer(self.model, self.autocast, compute, self.slabs)
+
+    def _probed(self, way: Way, sequences: list[PromptCompletion]) -> list[Tensor]:
+        """Log-probs of the probe's sequences in one way, in the precision of the weights."""
+        autocast, self.autocast = self.autocast, False
+        try:
+            with torch.no_grad(), self.without_dropout():
+                layout = self._arrange(sequences, way)
+                values = self.logprobs(layout)[0]
+        finally:
+            self.autocast = autocast
+        return [values[layout.row == i] for i in range(len(sequences))]
+
+    def describe(self) -> str:
+        """Return how the model is computed, in a few words."""
+        text = str(self.ways[0])
+        if self.ways[0].layout == "tree" and (window := self.trunk.limits.window):
+            beyond = f"as {self.ways[1]}" if len(self.ways) > 1 else "not at all"
+            text += f", sequences beyond {window} tokens {beyond}"
+        return text if self.head.tiled else f"{text}, the head by transformers"
 
     @property
     def vocabulary(self) -> int:
-        return int(base(self.model).get_output_embeddings().weight.shape[0])
+        return int(self.head.weight.shape[0])
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Trainable parameters."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def way(self, length: int) -> Way:
+        """Return how a sequence of this length is computed. UsageError if it cannot be."""
+        window = self.trunk.limits.window
+        if self.ways[0].layout == "padded" or window is None or length <= window:
+            return self.ways[0]
+        if len(self.ways) == 1:
+            raise UsageError(
+                f"a sequence of {length} tokens is longer than the model's attention window of "
+                f"{window}, and longer ones cannot be computed exactly: lower the length limits"
+            )
+        return self.ways[1]
 
     def layout(self, sequences: Sequence[PromptCompletion]) -> Layout:
         """Arrange sequences as one call of the model.
@@ -70,8 +111,16 @@ class Policy:
         must take part in every call.
         """
         sequences = sequences or [PromptCompletion([0], [])]
-        arrange = tree_layout if self.layout_kind == "tree" else padded_layout
-        return arrange(sequences).to(self.device)
+        return self._arrange(sequences, self.way(max(map(len, sequences))))
+
+    def _arrange(self, sequences: Sequence[PromptCompletion], way: Way) -> Layout:
+        if way.layout == "tree":
+            # The last token of a sequence decides about frequencies that depend on its length.
+            layout = tree_layout(sequences, whole=self.trunk.limits.rope_switch is not None)
+        else:
+            layout = padded_layout(sequences)
+        layout.attention = way.attention
+        return layout.to(self.device)
 
     def micro_batches(
         self, sequences: Sequence[PromptCompletion], ranks: Ranks | None = None
@@ -81,7 +130,11 @@ class Policy:
         With sharded weights every rank makes the same number of calls, so a rank with fewer
         micro-batches adds empty ones.
         """
-        cuts = micro_batches(sequences, self.compute.micro_batch_tokens)
+
+        def kind(length: int) -> tuple[int, bool]:
+            return self.trunk.limits.group(length), self.way(length).layout == "padded"
+
+        cuts = micro_batches(sequences, self.compute.micro_batch_tokens, kind)
         if ranks and ranks.sharded:
             cuts += [[] for _ in range(max(ranks.gather(len(cuts))) - len(cuts))]
         return cuts
@@ -118,9 +171,9 @@ class Policy:
     ) -> list[Tensor]:
         """Log-probs of each sequence's completion on the CPU, without gradient, by all ranks."""
         indices = list(range(len(sequences)))
-        own = ranks.mine(indices) if ranks else indices
+        own = ranks.deal(indices, [sequences[i] for i in indices]) if ranks else indices
         by_index: dict[int, Tensor] = {}
-        with torch.no_grad():
+        with torch.no_grad(), self.without_dropout():
             for cut in self.micro_batches([sequences[i] for i in own], ranks):
                 layout = self.layout([sequences[own[i]] for i in cut])
                 values = self.logprobs(layout, temperature=temperature)[0].cpu()
@@ -129,6 +182,17 @@ class Policy:
         for part in ranks.gather(by_index) if ranks else []:
             by_index |= part
         return [by_index[i] for i in indices]
+
+    @contextlib.contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Compute without dropout: log-probs that are compared must not depend on chance."""
+        training = {module for module in self.model.modules() if module.training}
+        self.model.eval()
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
     def without_adapters(self) -> Any:
         """Return a context in which the model is the one that training started from."""
@@ -143,40 +207,30 @@ class Policy:
 class Scorer(torch.nn.Module):
     """The whole computation in one `forward`, so that FSDP gathers sharded weights around it."""
 
-    def __init__(self, model: Any, autocast: bool, compute: ModelConfig, slabs: Slabs) -> None:
+    def __init__(self, model: Any, policy: Policy) -> None:
         super().__init__()
         self.model = model
-        self.autocast, self.compute, self.slabs, self.sharded = autocast, compute, slabs, False
-        config = base(model).config
-        self.softcap = getattr(config, "final_logit_softcapping", None)
-        # Cohere multiplies the logits, Granite divides them.
-        self.scale = float(getattr(config, "logit_scale", None) or 1.0) / float(
-            getattr(config, "logits_scaling", None) or 1.0
-        )
+        self.policy, self.sharded = policy, False
 
     def hidden(self, layout: Layout) -> Tensor:
         """Hidden states `[N, D]` that predict the completion tokens."""
-        extra: dict[str, Any] = {"attention_mask": layout.attention_mask}
+        policy, extra = self.policy, {}
+        default = attention.NAME if layout.families else policy.trunk.own_attention
+        policy.trunk.use(layout.attention or default)
         if layout.families:
             layout.index = layout.index or attention.tree_index(layout)
-            layout.index.slabs = self.slabs
-            layout.index.regather = not self.compute.gradient_checkpointing
-            extra = {"tree": layout.index}
-        with torch.autocast(layout.input_ids.device.type, torch.bfloat16, enabled=self.autocast):
-            out = base(self.model).base_model(
-                input_ids=layout.input_ids,
-                position_ids=layout.position_ids,
-                use_cache=False,
-                **extra,
-            )
-        states = out.last_hidden_state
+            layout.index.slabs = policy.slabs
+            layout.index.regather = not policy.compute.gradient_checkpointing
+            extra["tree"] = layout.index
+        with torch.autocast(layout.input_ids.device.type, torch.bfloat16, enabled=policy.autocast):
+            states = policy.trunk.states(layout, **extra)
         return states.reshape(-1, states.shape[-1]).index_select(0, layout.source)
 
-    def states(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Hidden states `[N, D]` in the precision of the logits, and the output matrix `[V, D]`."""
-        hidden, weight = self.hidden(layout), base(self.model).get_output_embeddings().weight
-        low = self.autocast and not self.compute.fp32_head
-        return hidden.to(torch.bfloat16 if low else weight.dtype), weight
+    def states(self, layout: Layout) -> Tensor:
+        """Hidden states `[N, D]` in the precision of the logits."""
+        policy = self.policy
+        low = policy.autocast and not policy.compute.fp32_head
+        return self.hidden(layout).to(torch.bfloat16 if low else policy.head.weight.dtype)
 
     def forward(
         self,
@@ -187,44 +241,29 @@ class Scorer(torch.nn.Module):
         kind: DivergenceKind = "forward",
     ) -> tuple[Tensor, Tensor]:
         """Log-probs and entropies; with a teacher log-probs and divergences."""
-        hidden, weight = self.states(layout)
-        head = base(self.model).get_output_embeddings()
-        chunk = self.compute.logprob_chunk
-        if teacher is not None:
+        hidden = self.states(layout)
+        head, chunk = self.policy.head, self.policy.compute.logprob_chunk
+        low = hidden.dtype == torch.bfloat16
+        # Tiled heads multiply in the dtype of the states; the model's own code needs autocast.
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=low and not head.tiled):
+            if teacher is None:
+                return head.logprobs(
+                    hidden,
+                    layout.target,
+                    temperature=temperature,
+                    chunk=chunk,
+                    entropy=entropy,
+                    in_place=not self.sharded,
+                )
             with torch.no_grad():
-                teacher_hidden, teacher_weight = teacher.states(layout)
-            divergences = token_divergence(
+                theirs = teacher.policy.layout(layout.sequences)
+                teacher_hidden = teacher.states(theirs)[theirs.permutation(layout)]
+            divergences = head.divergences(
                 hidden,
-                weight.to(hidden.dtype),
+                teacher.policy.head,
                 teacher_hidden,
-                teacher_weight.to(teacher_hidden.dtype),
                 kind=kind,
                 temperature=temperature,
                 chunk=chunk,
             )
-            return token_logprobs(hidden, weight, layout.target, chunk=chunk)[0], divergences
-        return token_logprobs(
-            hidden,
-            weight,
-            layout.target,
-            temperature=temperature,
-            scale=self.scale,
-            softcap=self.softcap,
-            bias=getattr(head, "bias", None),
-            chunk=chunk,
-            entropy=entropy,
-            in_place=not self.sharded,
-        )
-
-
-def can_tree(model: Any) -> bool:
-    """Whether the model's attention can be replaced, and every layer is plain causal attention."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    sliding = getattr(model.config, "sliding_window", None) and getattr(
-        model.config, "use_sliding_window", True
-    )
-    return (
-        bool(getattr(model, "_supports_attention_backend", False))
-        and kinds == {"full_attention"}
-        and not sliding
-    )
+            return head.logprobs(hidden, layout.target, chunk=chunk)[0], divergences

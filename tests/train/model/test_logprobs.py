@@ -45,8 +45,13 @@ def test_chunked_equals_plain(
     expected = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
 
+    given: dict[str, Any] = {"scale": options["scale"]} if "scale" in options else {}
+    if cap:
+        given["logits"] = lambda h: cap * torch.tanh(h @ weight.t() / cap)
+    elif "bias" in options:
+        given["logits"] = lambda h: h @ weight.t() + options["bias"]
     values, entropy = token_logprobs(
-        hidden, weight, target, temperature=temperature, chunk=chunk, entropy=True, **options
+        hidden, weight, target, temperature=temperature, chunk=chunk, entropy=True, **given
     )
     (values * torch.arange(13)).sum().backward()
     assert torch.allclose(values, picked, atol=1e-12)
@@ -94,7 +99,15 @@ def test_chunked_divergence_equals_plain(kind: str) -> None:
     plain.sum().backward()
     expected = hidden.grad.clone()
     hidden.grad = None
-    chunked = token_divergence(hidden, weight, other, teacher, kind=kind, chunk=4)
+    chunked = token_divergence(
+        hidden,
+        other,
+        lambda h: h @ weight.t(),
+        lambda g: g @ teacher.t(),
+        vocabulary=40,
+        kind=kind,  # type: ignore[arg-type]
+        chunk=4,
+    )
     chunked.sum().backward()
     assert torch.allclose(chunked, plain, atol=1e-6)
     assert torch.allclose(hidden.grad, expected, atol=1e-6)

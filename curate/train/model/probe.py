@@ -1,0 +1,201 @@
+"""A probe when a model is loaded: our log-probs against those of transformers, on random tokens.
+
+`model(input_ids).logits` of one sequence per call, with eager attention, defines the model. The
+probe computes a few short sequences that share beginnings that way, and then in our ways, fastest
+first. The first that agrees is used. If none does, training is refused: an optimizer would follow
+wrong gradients without any other sign. Sliding windows are shrunk for the probe, so that it crosses
+them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curate.errors import UsageError
+from curate.train.model.head import OutputHead
+from curate.train.model.layout import PromptCompletion, padded_layout
+from curate.train.model.trunk import Trunk, Way, short_windows
+
+# Nats. fp32 rounding stays below 1e-4 in the models tried; the faults it looks for are above 1e-2.
+TOLERANCE = 1e-3
+SHORT_WINDOW = 8
+MAX_PROBE = 512  # tokens: a longer sequence would make loading slow
+ATTEMPTS = 2  # a near tie of two experts can fall either way once: then other tokens are drawn
+
+
+def probe_sequences(model: Any, seed: int) -> list[PromptCompletion]:
+    """Two prompts with a common beginning and two completions each, of 15 tokens at most."""
+    rng = random.Random(seed)
+    config = model.config
+    # Tokens with a meaning to the model itself, such as placeholders of images, are left out.
+    special = {
+        value
+        for part in (config, config.get_text_config())
+        for name, value in part.to_dict().items()
+        if name.endswith(("_token_id", "_token_index", "_index")) and isinstance(value, int)
+    }
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    usable = [t for t in range(min(3, vocabulary - 1), vocabulary) if t not in special]
+
+    def draw(count: int) -> list[int]:
+        return rng.choices(usable, k=count)
+
+    head = draw(8)
+    prompts = [head + draw(1), head + draw(2)]
+    return [PromptCompletion(p, draw(n)) for p in prompts for n in (3, 5)]
+
+
+def plain_logits(model: Any, trunk: Trunk, ids: Tensor) -> Tensor:
+    """Logits `[L, V]` of one sequence (`[1, L]`) by the model as it is."""
+    extra = {"token_type_ids": torch.zeros_like(ids)} if trunk.token_types else {}
+    logits: Tensor = model(input_ids=ids, use_cache=False, **extra).logits[0]
+    return logits
+
+
+def plain_logprobs(model: Any, trunk: Trunk, sequences: Sequence[PromptCompletion]) -> list[Tensor]:
+    """Log-probs of the completions by `model(input_ids).logits`, one sequence per call."""
+    device = model.get_input_embeddings().weight.device
+    logprobs = []
+    for sequence in sequences:
+        ids = torch.tensor([[*sequence.prompt, *sequence.completion]], device=device)
+        logits = plain_logits(model, trunk, ids).double()
+        start = len(sequence.prompt)
+        chosen = torch.log_softmax(logits[start - 1 : -1], -1).gather(1, ids[0, start:, None])
+        logprobs.append(chosen[:, 0])
+    return logprobs
+
+
+class Probe:
+    """What transformers computes for a model, taken before anything in the model is replaced."""
+
+    def __init__(self, model: Any, trunk: Trunk, head: OutputHead) -> None:
+        self.model, self.trunk, self.head = model, trunk, head
+        # A probe that crosses the window, and for the tree one that stays inside.
+        self.windowed = trunk.limits.window is not None
+        self.cases: list[tuple[list[PromptCompletion], list[Tensor], list[Tensor]]] = []
+        training, before = model.training, model.config._attn_implementation
+        model.eval()
+        with torch.no_grad():
+            with contextlib.suppress(ValueError, UsageError):
+                trunk.use("eager")
+            for attempt in range(ATTEMPTS):
+                sequences = probe_sequences(model, attempt)
+                inside = plain_logprobs(model, trunk, sequences)
+                across = inside
+                if self.windowed:
+                    with short_windows(model, SHORT_WINDOW):
+                        across = plain_logprobs(model, trunk, sequences)
+                self.cases.append((sequences, inside, across))
+            self.beyond = self._beyond_switch()
+            head.agrees = self._tiled_head_agrees()
+            trunk.use(before)
+        model.train(training)
+
+    def _beyond_switch(self) -> tuple[list[PromptCompletion], list[Tensor]] | None:
+        """A sequence that crosses the length at which rotary frequencies change, if it is short."""
+        switch = self.trunk.limits.rope_switch
+        if switch is None or switch > MAX_PROBE:
+            return None
+        rng = random.Random(ATTEMPTS)
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        ids = [rng.randrange(vocabulary) for _ in range(switch + 4)]
+        sequences = [PromptCompletion(ids[:switch], ids[switch:])]
+        return sequences, plain_logprobs(self.model, self.trunk, sequences)
+
+    def _tiled_head_agrees(self) -> bool:
+        """Whether matrix, bias, scale and softcap are the whole head.
+
+        Raises UsageError if they are not, and the model's own code does not give its logits either.
+        """
+        head, sequence = self.head, self.cases[0][0][0]
+        layout = padded_layout([sequence]).to(head.weight.device)
+        states = self.trunk.states(layout)[0]
+        expected = plain_logits(self.model, self.trunk, layout.input_ids)
+
+        def same(logits: Tensor, wanted: Tensor) -> bool:
+            return float((logits - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
+
+        tiled = head.tiled and same(head.logits(states), expected)
+        try:
+            own = same(head.own_logits(states), expected)
+        except Exception:  # some models call parts of their trunk: then only `tiled` is known
+            own = False
+        if tiled and own:
+            # A softcap shows in large logits only.
+            tiled = same(head.logits(64 * states), head.own_logits(64 * states))
+        if not tiled and not own:
+            raise UsageError(_refusal(self.model, "its head cannot be computed on its own"))
+        return tiled
+
+    def choose(
+        self, ways: Sequence[Way], compute: Callable[[Way, list[PromptCompletion]], list[Tensor]]
+    ) -> list[Way]:
+        """Return the first way that agrees, and a padded one for sequences beyond the window.
+
+        `compute` returns our log-probs of the completions. Raises UsageError if no way agrees.
+        """
+        reasons = []
+        chosen: list[Way] = []
+        for way in ways:
+            if way.layout == "tree":
+                reason = self._reason(way, compute, inside=True)
+            else:
+                with short_windows(self.model, SHORT_WINDOW):
+                    reason = self._reason(way, compute, inside=False)
+            if not reason:
+                chosen.append(way)
+                if way.layout == "padded" or not self.windowed:
+                    return chosen
+            else:
+                reasons.append(f"{way}: {reason}")
+        if chosen:  # a tree, and nothing for sequences beyond the window
+            return chosen
+        raise UsageError(_refusal(self.model, "; ".join(reasons)))
+
+    def _reason(
+        self,
+        way: Way,
+        compute: Callable[[Way, list[PromptCompletion]], list[Tensor]],
+        inside: bool,
+    ) -> str:
+        """Return why a way is wrong, or an empty string."""
+        reason = ""
+        for sequences, within, across in self.cases:
+            try:
+                values = compute(way, sequences)
+            except Exception as error:  # whatever it is, this way does not work for this model
+                return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            difference = _difference(values, within if inside else across)
+            if difference <= TOLERANCE:
+                break
+            reason = f"log-probs differ by up to {difference:.2g} nats"
+        else:
+            return reason
+        if self.beyond is not None:
+            sequences, expected = self.beyond
+            difference = _difference(compute(way, sequences), expected)
+            if difference > TOLERANCE:
+                return f"beyond the switch of longrope, log-probs differ by {difference:.2g} nats"
+        return ""
+
+
+def _difference(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """Largest absolute difference in nats; infinity for nan."""
+    ours = torch.cat([v.double().cpu() for v in values])
+    theirs = torch.cat([v.double().cpu() for v in expected])
+    difference = float((ours - theirs).abs().max())
+    return difference if difference == difference else float("inf")
+
+
+def _refusal(model: Any, reasons: str) -> str:
+    kind = getattr(model.config, "model_type", type(model).__name__)
+    return (
+        f"this model ({kind}) cannot be trained: our log-probs disagree with transformers' "
+        f"({reasons}). Use another model, or report this architecture"
+    )

@@ -1,0 +1,174 @@
+"""The trunk of a model, from embeddings to last hidden state: how it may be computed.
+
+A model of unknown architecture can be computed in several ways (tree or padded, replaced or own
+attention). Its config says which of them are worth trying, and `probe.py` finds out which are
+right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from curate.errors import UsageError
+from curate.train.model import attention
+from curate.train.model.head import trunk_name
+from curate.train.model.layout import Layout
+
+# Layers whose attention is that of a tree as long as no sequence is longer than their window.
+ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+# Names under which configs and modules hold the number of tokens that a layer looks back.
+WINDOWS = ("sliding_window", "attention_window_size", "attention_chunk_size")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a trunk."""
+
+    layout: str  # tree or padded
+    attention: str  # name of the attention implementation in transformers
+
+    def __str__(self) -> str:
+        if self.layout == "tree":
+            return "tree"
+        return f"padded rows ({self.attention} attention)"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Lengths in tokens at which the computation of a sequence changes."""
+
+    window: int | None = None  # beyond it, a layer no longer sees the whole sequence
+    # Beyond it, `longrope` uses other frequencies for every token of a call.
+    rope_switch: int | None = None
+    # Beyond it, `dynamic` frequencies depend on the longest sequences seen so far.
+    rope_end: int | None = None
+
+    def group(self, length: int) -> int:
+        """Return a number: sequences with different numbers must not share a call.
+
+        Raises UsageError if no call computes the sequence reproducibly.
+        """
+        if self.rope_end is not None and length > self.rope_end:
+            raise UsageError(
+                f"a sequence of {length} tokens is longer than the {self.rope_end} positions of "
+                "this model, whose dynamic rotary embedding then depends on the sequences "
+                "computed before: lower the length limits, or set rope_type yarn or linear in "
+                "the model's config.json"
+            )
+        beyond_window = self.window is not None and length > self.window
+        switched = self.rope_switch is not None and length > self.rope_switch
+        return int(beyond_window) + 2 * int(switched)
+
+
+class Trunk:
+    """Calls the trunk of a transformers model (without adapters around it)."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        config = model.config
+        self.text = config.get_text_config()
+        self.limits = limits(self.text)
+        self.module = model._modules[trunk_name(model)]
+        parameters = inspect.signature(self.module.forward).parameters
+        self.keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        self.accepted = set(parameters)
+        # Some models with vision want the modality of each token when they train.
+        self.token_types = (
+            "token_type_ids" in self.accepted and getattr(config, "vision_config", None) is not None
+        )
+        self.own_attention = config._attn_implementation or "eager"
+
+    def ways(self, preferred: str) -> list[Way]:
+        """Return the ways worth trying, fastest first; `preferred` is the config's layout."""
+        ways = []
+        kinds = set(getattr(self.text, "layer_types", None) or ["full_attention"])
+        if (
+            preferred == "tree"
+            and getattr(self.model, "_supports_attention_backend", False)
+            and self.keywords
+            and kinds <= ATTENTION_LAYERS
+        ):
+            ways.append(Way("tree", attention.register()))
+        # PyTorch's fused attention has no softcap: transformers leaves it out without a word.
+        capped = getattr(self.text, "attn_logit_softcapping", None)
+        if not capped:
+            ways.append(Way("padded", self.own_attention))
+        if capped or self.own_attention != "eager":
+            ways.append(Way("padded", "eager"))
+        return ways
+
+    def use(self, name: str) -> None:
+        """Set the attention implementation of the model and of the models inside it."""
+        if self.model.config._attn_implementation != name:
+            self.model.set_attn_implementation(name)
+            # Not all models can change it: then the forward pass would use another one.
+            if self.model.config._attn_implementation != name:
+                raise UsageError(f"the model's attention cannot be set to {name}")
+
+    def states(self, layout: Layout, **extra: Any) -> Tensor:
+        """Return the last hidden states `[B, L, D]` of a layout."""
+        inputs: dict[str, Any] = {"input_ids": layout.input_ids, **extra}
+        if layout.attention_mask is not None:
+            inputs["attention_mask"] = layout.attention_mask
+        # Models without it count from 0 themselves, which is right for padding at the end.
+        if "position_ids" in self.accepted:
+            inputs["position_ids"] = layout.position_ids
+        if "use_cache" in self.accepted or self.keywords:
+            inputs["use_cache"] = False
+        if self.token_types:
+            inputs["token_type_ids"] = torch.zeros_like(layout.input_ids)
+        states: Tensor = self.module(**inputs)[0]
+        return states
+
+
+def limits(text: Any) -> Limits:
+    """Read the limits from the config of a text model."""
+    windows = [
+        value
+        for name in WINDOWS
+        if isinstance(value := getattr(text, name, None), int) and value > 0
+    ]
+    kinds = set(getattr(text, "layer_types", None) or [])
+    if kinds and kinds <= {"full_attention"}:
+        windows = []
+    if getattr(text, "use_sliding_window", None) is False:
+        windows = []
+    # One set of rope parameters, or one per kind of layer.
+    rope = getattr(text, "rope_parameters", None) or {}
+    sets = [rope] if "rope_type" in rope else [v for v in rope.values() if isinstance(v, dict)]
+    switch = [
+        r.get("original_max_position_embeddings") or text.max_position_embeddings
+        for r in sets
+        if r.get("rope_type") == "longrope"
+    ]
+    dynamic = any(r.get("rope_type") == "dynamic" for r in sets)
+    return Limits(
+        window=min(windows, default=None),
+        rope_switch=min(switch, default=None),
+        rope_end=text.max_position_embeddings if dynamic else None,
+    )
+
+
+@contextlib.contextmanager
+def short_windows(model: Any, size: int) -> Iterator[None]:
+    """Shrink the windows of all layers to `size` tokens, so that a short probe crosses them."""
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    before: list[tuple[Any, str, int]] = []
+    for holder in [*configs.values(), *model.modules()]:
+        for name in WINDOWS:
+            value = holder.__dict__.get(name)
+            if isinstance(value, int) and not isinstance(value, bool) and value > size:
+                before.append((holder, name, value))
+                setattr(holder, name, size)
+    try:
+        yield
+    finally:
+        for holder, name, value in before:
+            setattr(holder, name, value)
