@@ -14,7 +14,7 @@ from curate.engines import EngineConfig, model_for
 from curate.errors import CurateError
 from curate.progress import task
 from curate.records import Problem
-from curate.verify.models.judge import NO_REPLY, Item, Judge
+from curate.verify.models.judge import NO_REPLY, Item, Judge, judge_identity
 from curate.warehouse import Version
 from curate.warehouse.annotations import address
 from curate.warehouse.files import part_name
@@ -48,15 +48,15 @@ def annotate_judge(
     """Ask the judge about every part that it has not judged. Returns the number of traces it was
     asked about."""
     model = model_for(config.engine, config.model)
-    named = Judge(None, model.hash[:12], config.rubric)  # type: ignore[arg-type]  # never asked
+    name, version = judge_identity(config.rubric, model.hash[:12])
     todo = []
     for source in sources:
         target = address(
             context.warehouse,
             "verdicts",
             source,
-            named.name,
-            named.version,
+            name,
+            version,
             parents=[f"model:{model.hash}"],
         )
         targets[source.ref].append(target)

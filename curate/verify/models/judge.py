@@ -124,6 +124,22 @@ class Item:
     reasoning: str | None = None
 
 
+def rubric_named(rubric: str | Rubric) -> Rubric:
+    """The rubric of this name. UsageError if there is none."""
+    if isinstance(rubric, Rubric):
+        return rubric
+    if rubric not in RUBRICS:
+        raise UsageError(f"unknown rubric '{rubric}': choose one of {', '.join(RUBRICS)}")
+    return RUBRICS[rubric]
+
+
+def judge_identity(rubric: str | Rubric, model: str) -> tuple[str, str]:
+    """Name and version of a judge's verdicts. The version changes with the text of its prompt."""
+    rubric = rubric_named(rubric)
+    text = hashlib.sha256((_FRAME + rubric.text).encode()).hexdigest()[:8]
+    return f"judge-{rubric.name}/{model}", f"{rubric.version}-{text}"
+
+
 class Judge:
     """Judges items with one engine and one rubric.
 
@@ -141,14 +157,10 @@ class Judge:
         max_tokens: int = 1024,
         seed: int = 0,
     ) -> None:
-        if isinstance(rubric, str) and rubric not in RUBRICS:
-            raise UsageError(f"unknown rubric '{rubric}': choose one of {', '.join(RUBRICS)}")
         self.engine, self.render, self.seed = engine, render, seed
-        self.rubric = RUBRICS[rubric] if isinstance(rubric, str) else rubric
+        self.rubric = rubric_named(rubric)
         self.sampling = Sampling(temperature=0.0, max_tokens=max_tokens, logprobs=False)
-        self.name = f"judge-{self.rubric.name}/{model}"
-        known = hashlib.sha256((_FRAME + self.rubric.text).encode()).hexdigest()[:8]
-        self.version = f"{self.rubric.version}-{known}"
+        self.name, self.version = judge_identity(self.rubric, model)
 
     def verdicts(self, items: Sequence[Item]) -> list[Verdict | None]:
         """Return a verdict for each item, in order; None for items that are not judged."""
