@@ -38,7 +38,7 @@ from curate.warehouse.identity import digest
 
 # Share of the remaining time that is given out. The rest is for what has no estimate: verdicts,
 # filters, the report.
-SHARE = 0.9
+SHARE = 0.95
 
 
 class FitConfig(Config):
