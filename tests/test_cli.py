@@ -168,7 +168,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, arguments):
     assert "Traceback" not in done.stderr
 
 
-def test_a_broken_line_of_json_is_told_by_file_and_line(tmp_path, stub_model):
+def test_a_broken_line_of_json_is_named_with_file_and_line(tmp_path, stub_model):
     (tmp_path / "bad.jsonl").write_text(
         '{"question": "1 + 1?", "reference": "2"}\n{"question": "2 +\n'
     )
@@ -223,7 +223,7 @@ def test_the_shipped_queries_run(made):
         assert done.returncode == 0, done.stderr
 
 
-def test_the_query_of_the_issue(made):
+def test_a_query_over_verdicts_and_traces(made):
     rows = Warehouse(made).sql(
         "select recipe, count(*) n, avg((verdict='correct')::int) c from annotated group by 1"
     )

@@ -184,12 +184,12 @@ def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):
         ({"harvest": {"do": "nothing"}}, "do: 'nothing' is none of"),
     ],
 )
-def test_a_wrong_pipeline_is_told_before_it_runs(tmp_path, change, message):
+def test_a_wrong_pipeline_is_refused_before_it_runs(tmp_path, change, message):
     with pytest.raises(UsageError, match=message):
         load_pipeline(write(tmp_path, {"name": "x", "stages": change}))
 
 
-def test_a_stage_with_a_wrong_key_is_told_before_any_stage_runs(tmp_path, sums, stub_model):
+def test_a_wrong_key_of_a_stage_is_named_before_any_stage_runs(tmp_path, sums, stub_model):
     config = small(sums, stub_model)
     config["stages"]["grpo"]["stepz"] = 3
     done = run(write(tmp_path, config), tmp_path / "wh")
@@ -199,7 +199,7 @@ def test_a_stage_with_a_wrong_key_is_told_before_any_stage_runs(tmp_path, sums, 
     assert "[1/9]" not in done.stderr
 
 
-def test_variables_stand_in_every_stage_that_names_them(tmp_path, sums, stub_model):
+def test_variables_are_filled_into_every_stage_that_names_them(tmp_path, sums, stub_model):
     config = {**small(sums, "$model"), "vars": {"model": stub_model}}
     stages = {s.name: s.config for s in load_pipeline(write(tmp_path, config))[1]}
     assert (
@@ -360,7 +360,7 @@ def loop(rounds: int) -> dict:
     }
 
 
-def test_a_loop_takes_what_a_round_gave_into_the_next(tmp_path):
+def test_a_loop_passes_the_output_of_a_round_to_the_next(tmp_path):
     _, stages = load_pipeline(write(tmp_path, loop(2)))
     by_name = {s.name: s for s in stages}
     assert list(by_name) == [
@@ -376,7 +376,7 @@ def test_a_loop_takes_what_a_round_gave_into_the_next(tmp_path):
     assert by_name["evaluate"].config["models"][0]["model"] == "@loop-2-tune"
 
 
-def test_a_loop_that_carries_what_it_does_not_make_is_told(tmp_path):
+def test_a_loop_cannot_carry_a_stage_that_it_does_not_have(tmp_path):
     config = loop(1)
     config["stages"]["loop"]["carry"]["model"]["then"] = "nothing"
     with pytest.raises(UsageError, match="carry names 'nothing', which is not a stage of the loop"):

@@ -93,7 +93,7 @@ def test_a_row_without_a_question_is_named_or_skipped(tmp_path):
         load(tmp_path / "a.csv")
 
 
-def test_a_missing_column_is_named_with_those_there_are(tmp_path):
+def test_a_missing_column_is_named_with_the_existing_ones(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", *ROWS)
     with pytest.raises(UsageError, match=r"no column 'question': it has problem, answer, level"):
         load(path)
@@ -104,7 +104,7 @@ def test_a_missing_column_is_named_with_those_there_are(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none/*.csv", "empty"])
-def test_no_file_is_said_so(tmp_path, name):
+def test_a_missing_file_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no problems at"):
         load(tmp_path / name)
@@ -141,7 +141,7 @@ def test_directories_and_patterns_mean_their_files_in_order(tmp_path):
     assert report.without_verifier == 2
 
 
-def test_the_verifier_of_a_row_goes_before_that_of_the_file(tmp_path):
+def test_the_verifier_of_a_row_overrides_that_of_the_file(tmp_path):
     path = jsonl(
         tmp_path / "a.jsonl", {"question": "a", "how": "choice"}, {"question": "b", "how": None}
     )
@@ -169,7 +169,7 @@ def test_choices_in_their_many_shapes(tmp_path, choices):
     assert frame["reference"].to_list() == ["B", None]
 
 
-def test_choices_and_indices_that_are_none(tmp_path):
+def test_invalid_choices_and_indices_are_refused(tmp_path):
     with pytest.raises(UsageError, match="choices"):
         load(jsonl(tmp_path / "a.jsonl", {"question": "a", "choices": 7}))
     with pytest.raises(UsageError, match="is not a position"):
@@ -194,14 +194,14 @@ def test_a_reference_inside_a_solution(tmp_path):
         load(path, reference_pattern="(")
 
 
-def test_limit_and_difficulty_that_is_no_number(tmp_path):
+def test_a_limit_and_a_difficulty_that_is_not_a_number(tmp_path):
     path = jsonl(tmp_path / "a.jsonl", *({"question": f"q{i}"} for i in range(9)))
     assert load(path, limit=4).frame.height == 4
     with pytest.raises(UsageError, match="cannot be read as difficulty"):
         load(jsonl(tmp_path / "b.jsonl", {"question": "a", "difficulty": "hard"}))
 
 
-def test_metadata_that_the_file_gives_is_part_of_the_problem(tmp_path):
+def test_metadata_of_the_file_is_part_of_the_problem(tmp_path):
     path = jsonl(
         tmp_path / "a.jsonl",
         {"question": "a", "metadata": {"n": 1}},

@@ -32,7 +32,7 @@ def test_a_saved_data_set(saved):
     assert frame["source"].unique().to_list() == ["sums"]
 
 
-def test_one_split_that_was_saved_alone(tmp_path):
+def test_a_split_that_was_saved_alone(tmp_path):
     datasets.Dataset.from_dict(TRAIN).save_to_disk(tmp_path / "one")
     assert load(tmp_path / "one").frame["question"].to_list() == TRAIN["problem"]
 
@@ -50,7 +50,7 @@ def test_a_directory_of_data_files(tmp_path, monkeypatch):
     assert load(tmp_path / "plain", limit=1).frame["reference"].to_list() == ["3"]
 
 
-def test_what_is_not_there_is_said_so(saved, tmp_path):
+def test_a_missing_split_or_dataset_is_named(saved, tmp_path):
     with pytest.raises(UsageError, match=r"cannot load dataset .*split validation\)"):
         load(saved, parts={"validation": None})
     with pytest.raises(UsageError, match="no column 'prompt'"):

@@ -29,7 +29,7 @@ BASE = {
 }
 
 
-def test_an_id_is_that_of_the_first_day():
+def test_ids_never_change():
     # Ids name rows of warehouses that exist: this one must never change.
     assert ids({"question": "What is 1 + 2?", "reference": "3", "verifier": "math"}) == [
         "5797ee4e47ce6d74451343272e1fd986"
@@ -81,7 +81,7 @@ def test_unicode_and_line_ends_are_compared_in_one_form():
         st.tuples(TEXT, st.none() | TEXT, st.none() | TEXT), min_size=2, max_size=6, unique=True
     )
 )
-def test_no_two_contents_share_an_id(rows):
+def test_different_contents_have_different_ids(rows):
     got = ids(*({"question": "q", "verifier": v, "tests": t, "identity": i} for v, t, i in rows))
     assert len(set(got)) == len(rows)
 

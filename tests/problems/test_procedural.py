@@ -24,7 +24,7 @@ def load(**config):
     return load_problems({"sources": [SUMS | config]})
 
 
-def test_as_many_distinct_problems_as_asked_for_and_the_same_again():
+def test_the_requested_number_of_distinct_problems_is_reproducible():
     frame, report = load(size=200, params=SHORT, seed=5)
     assert frame.height == report.loaded == 200
     assert frame["question"].n_unique() == 200
@@ -36,7 +36,7 @@ def test_as_many_distinct_problems_as_asked_for_and_the_same_again():
     assert more["problem_id"].head(200).equals(frame["problem_id"])
 
 
-def test_a_generator_that_has_no_more_gives_what_it_has():
+def test_a_small_generator_gives_all_its_problems():
     frame, _ = load(
         size=500, params={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}
     )
@@ -141,7 +141,7 @@ def test_the_reference_is_right_and_the_unsolved_question_is_wrong():
     assert {v.verdict for v in echo} == {"wrong"}
 
 
-def test_no_solutions_where_none_are_wanted():
+def test_solutions_can_be_left_out():
     assert load(size=3, solutions=False).frame["solution"].null_count() == 3
 
 
@@ -158,7 +158,7 @@ def test_no_solutions_where_none_are_wanted():
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_a_wrong_config_is_said_before_anything_is_made(config, message):
+def test_a_wrong_config_is_refused_before_any_problem_is_made(config, message):
     with pytest.raises(UsageError, match=message):
         load(**config)
 

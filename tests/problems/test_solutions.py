@@ -85,7 +85,7 @@ def test_a_solution_to_the_letter():
     assert "164000 + 6150 + 1640 = 171790" in worked_solution("products", made)
 
 
-def test_a_solution_that_does_not_reach_the_answer_is_none():
+def test_a_solution_that_misses_the_answer_is_dropped():
     made = {"answer": "5", "metadata": {"expression": "4 - 1 - 7"}}
     assert worked_solution("chain_sum", made) is None
     assert worked_solution("chain_sum", made | {"metadata": {}}) is None
@@ -100,7 +100,7 @@ def test_a_solution_that_does_not_reach_the_answer_is_none():
     )
 
 
-def test_a_generator_that_errs_is_found_out():
+def test_a_wrong_reference_of_a_generator_is_detected():
     wrong = {"answer": "-118", "metadata": {"expression": "-118 + 142 / -( -592 - 143 + -734 )"}}
     assert contradicted("basic_arithmetic", wrong)
     assert not contradicted(
@@ -110,7 +110,7 @@ def test_a_generator_that_errs_is_found_out():
     assert not contradicted("basic_arithmetic", {"answer": "3", "metadata": {"expression": "1 +"}})
 
 
-def test_no_solver_or_no_words_is_none():
+def test_no_solution_without_a_solver_or_words():
     made = {"answer": "-4", "metadata": {"expression": "4 - 1 - 7"}}
     assert worked_solution("maze", made) is None
     assert worked_solution("chain_sum", made, "fr") is None

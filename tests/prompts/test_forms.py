@@ -221,6 +221,6 @@ def test_names_of_forms(name, opening, closing):
 @pytest.mark.parametrize(
     "name", ["", "r2", "R1", "r1[]", "r1[a]", "r1[|a]", "r1[a|b|c]", "r1[a|A]", "r1[<t>|<t>x]"]
 )
-def test_what_is_no_form_is_said_so(name):
+def test_an_unknown_form_is_refused(name):
     with pytest.raises(UsageError, match="form"):
         Form.of(name)
