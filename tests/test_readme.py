@@ -141,7 +141,7 @@ def test_the_queries_for_other_clients_run(folder: Path) -> None:
         assert views.sql("SELECT count(*) FROM annotated").fetchall()[0][0] > 0
 
 
-TABLE = re.findall(r"^\| \w+ \| (`curate .*?`(?:, `curate .*?`)*) \|", README, flags=re.M)
+TABLE = re.findall(r"^\| [\w ]+ \| (`curate .*?`(?:, `curate .*?`)*) \|", README, flags=re.M)
 
 
 def test_every_command_of_the_table_exists() -> None:
