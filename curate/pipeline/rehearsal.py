@@ -22,6 +22,7 @@ from curate.engines.models import check_model
 from curate.engines.openai import OpenAIArgs
 from curate.engines.registry import LOCAL, choose, need
 from curate.errors import UsageError
+from curate.evaluate.job import EvaluateConfig
 from curate.generate.config import GenerateConfig
 from curate.generate.plan import meets
 from curate.pipeline.stages import Stage
@@ -35,6 +36,8 @@ from curate.warehouse.schemas import shipped_file
 
 SMALL = 20_000_000  # bytes of problem files that are read as a whole, which takes about a second
 MODEL_KEYS = ("model", "teacher", "reference")
+# Groups in which these keys mean something else, or the model of another engine.
+NOT_MODELS = ("engine", "judge", "problems", "rewards")
 
 
 def rehearse(stages: Sequence[Stage]) -> None:
@@ -67,7 +70,9 @@ def _checks(stage: Stage, splits: Mapping[str, bool]) -> Iterator[Callable[[], o
         yield partial(_check_engine, engine)
     if stage.kind.gives == "model":
         yield partial(_check_packages, "train", "torch", "transformers")
-    for spec in _models(stage.config):
+    # An import also has a key `model`, but only as the name of whoever wrote the traces.
+    loads = isinstance(config, GenerateConfig | EvaluateConfig) or stage.kind.gives == "model"
+    for spec in _models(stage.config) if loads else ():
         # A server or an engine of the user's own has models that are not files here.
         if engine is None or engine.name in (*LOCAL, "auto"):
             yield partial(check_model, spec)
@@ -110,11 +115,7 @@ def _models(config: Any) -> Iterator[str]:
         for key, value in config.items():
             if key in MODEL_KEYS and isinstance(value, str) and not value.startswith("@"):
                 yield value
-            elif key not in (
-                "engine",
-                "judge",
-                "rewards",
-            ):  # these have models of their own engines
+            elif key not in NOT_MODELS:
                 yield from _models(value)
     elif isinstance(config, list | tuple):
         for value in config:

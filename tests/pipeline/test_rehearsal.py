@@ -41,7 +41,13 @@ def load(tmp_path: Path, config: dict[str, Any], *overrides: str) -> Any:
 
 
 def test_a_pipeline_that_can_run_passes(tmp_path: Path, sums: str, stub_model: str) -> None:
-    rehearse(load(tmp_path, pipeline(sums, stub_model))[1])
+    config = pipeline(sums, stub_model)
+    # Names of columns and of the author of imported traces are not models to load.
+    config["stages"]["problems"]["sources"][0]["columns"] = {"reference": "reference"}
+    inline = {"sources": config["stages"]["problems"]["sources"]}
+    config["stages"]["inline"] = {**config["stages"]["harvest"], "problems": inline}
+    config["stages"]["more"] = {"do": "import", "path": sums, "model": "somebody"}
+    rehearse(load(tmp_path, config)[1])
 
 
 @pytest.mark.parametrize(
