@@ -1,9 +1,7 @@
-"""Which clauses of a rule, or of a macro that it reads, decided about one trace, with the values
-they read.
+"""Explain a decision: the clauses of a rule, or of a macro that it reads, that failed for a trace.
 
 failed_clauses(con, "annotated", "trace_id = '…'", "readable")
-# ["readable fails: NOT (words >= 20 AND abbreviated_share > 0.35): words = 33, abbreviated_share =
-0.5"]
+# ["readable fails: NOT (words >= 20 AND abbreviated_share > 0.35): words = 33, …"]
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""From decisions to a sealed corpus: the kept rows, with prompts rendered anew and completions in
-the corpus's form.
+"""From decisions to a sealed corpus: the kept rows with rendered prompts, and completions in the
+corpus's form.
 
-Rows come in the order of their ids, and texts are read slice by slice, each once: between the
-two lie files.
+Rows are in the order of their ids. Texts are read slice by slice, each once; files hold them until
+they are in order.
 """
 
 from __future__ import annotations

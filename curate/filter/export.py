@@ -1,11 +1,9 @@
-"""A sealed corpus in the formats that trainers elsewhere read, with a card that tells where it
-comes from.
+"""A sealed corpus in the formats of other trainers, with a card that documents its origin.
 
 messages           TRL: {"messages": [{"role", "content"}, …]}
 prompt-completion  TRL: {"prompt", "completion"}
 sharegpt           {"conversations": [{"from": "human" | "gpt", "value"}, …]}
-verl               {"data_source", "prompt": [message], "ability", "reward_model": {"style",
-"ground_truth"}, …}
+verl               {"data_source", "prompt": [message], "ability", "reward_model", …}
 """
 
 from __future__ import annotations

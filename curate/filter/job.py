@@ -1,6 +1,4 @@
-"""The filter job: rules over annotated traces to a sealed, versioned corpus, with its funnel
-stored beside it.
-"""
+"""The filter job: rules over annotated traces to a sealed, versioned corpus with its funnel."""
 
 from __future__ import annotations
 

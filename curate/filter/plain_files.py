@@ -1,8 +1,8 @@
-"""Rules over plain Parquet and JSONL files, without a warehouse.
+"""Apply rules to plain data files, without a warehouse.
 
-The files are read twice: once for the narrow columns that the rules name (annotated on the way
-where a rule reads a signal that the file lacks), once to write the kept rows. The narrow columns
-wait in a temporary folder, and text is in memory part by part only.
+The files are read twice: once for the narrow columns that the rules name (annotated on the way if a
+rule reads a signal that the file lacks), once to write the kept rows. The narrow columns wait in a
+temporary folder, and text is in memory part by part only.
 """
 
 from __future__ import annotations

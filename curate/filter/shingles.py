@@ -1,5 +1,4 @@
-"""Tokens of many texts in one long column, and hashes of n tokens: what duplicates and
-contamination are found by.
+"""Tokens of many texts in one long column, and hashes of n tokens: for duplicates, contamination.
 
 Text is folded first: NFKC, lower case, no punctuation. A token is a word, a number, or a single
 Chinese or Japanese character; for duplicates also an operator, relation or bracket, since "3 + 4"

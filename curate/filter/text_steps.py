@@ -1,8 +1,7 @@
-"""The two selection steps that read text: contamination and duplicates. They read only what the
-rules left.
+"""The two selection steps that read text: contamination and duplicates. They read only candidates.
 
-Text comes from the view in batches; what stays in memory of a text is its ids and its signature
-(21 numbers).
+Text comes from the view in batches; of each text only ids and a signature (21 numbers) stay in
+memory.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Which column of a foreign table holds what: by the names that data sets use, or as the user
-says.
+"""Find the column of a foreign table that holds a field: by the names that data sets use, or as
+the user maps it.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Formats of foreign trace sets, and how each becomes one row per trace in our columns.
 
-    messages      a conversation: OpenAI messages (also with parts, reasoning, tool calls) or
-    ShareGPT turns openr1        problem, answer, generations: a list of traces (OpenR1-Math and
-    its relatives) openthoughts  problem, deepseek_reasoning, deepseek_solution (the metadata of
-    OpenThoughts) preference    chosen and rejected (DPO): two traces per row, told apart by the
-    label `preference` models        struct columns of one type, one per model, each with a
-    completion pairs         a question, and a completion (text, messages or a list), or reasoning
-    and summary apart problems      questions and references without any trace
+    messages      a conversation: OpenAI messages (also with parts, reasoning, tool calls), ShareGPT
+    openr1        problem, answer, generations: a list of traces (OpenR1-Math and its relatives)
+    openthoughts  problem, deepseek_reasoning, deepseek_solution (the metadata of OpenThoughts)
+    preference    chosen and rejected (DPO): two traces per row, with the label `preference`
+    models        struct columns of one type, one per model, each with a completion
+    pairs         a question, and a completion (text, messages, a list) or reasoning and summary
+    problems      questions and references without any trace
 
 Traces come out in our form `r1` (`<think>…</think>` and a summary) if they hold reasoning. The
 gold answer never becomes part of a trace. What became of every row is counted.
@@ -83,17 +83,17 @@ def choose_layout(
     """Choose the format that the columns mean; `UsageError` names what to write if they mean
     none.
     """
-    told = {"completion", "reasoning"} & set(given)
-    if not told and "chosen" in fields and "rejected" in fields:
+    mapped = {"completion", "reasoning"} & set(given)
+    if not mapped and "chosen" in fields and "rejected" in fields:
         return "preference"
-    if not told and "turns" in fields and not _has_generations(table, fields):
+    if not mapped and "turns" in fields and not _has_generations(table, fields):
         return "messages"
     if "question" not in fields:
         raise UsageError(
             f"{where}: no column is known to hold the question; there are "
             f"{', '.join(table.schema)}. Say which one, for example columns.question=problem"
         )
-    if not told and "deepseek_reasoning" in table.schema:
+    if not mapped and "deepseek_reasoning" in table.schema:
         return "openthoughts"
     if "completion" in fields:
         return "openr1" if _has_generations(table, fields) else "pairs"
@@ -184,7 +184,10 @@ def _is_plain(table: Table, plan: Plan) -> bool:
 def _plain_traces(table: Table, plan: Plan, where: str) -> pl.DataFrame:
     fields, height = plan.fields, table.frame.height
     frame = pl.DataFrame(
-        {"row": pl.int_range(height, dtype=pl.UInt32, eager=True), "question": _asked(table, plan)}
+        {
+            "row": pl.int_range(height, dtype=pl.UInt32, eager=True),
+            "question": _question_texts(table, plan),
+        }
     )
     if plan.layout == "problems":
         completion = pl.Series([None] * height, dtype=pl.String)
@@ -206,7 +209,7 @@ def _plain_traces(table: Table, plan: Plan, where: str) -> pl.DataFrame:
     ).select(list(_TRACE))
 
 
-def _asked(table: Table, plan: Plan) -> pl.Series:
+def _question_texts(table: Table, plan: Plan) -> pl.Series:
     """The question; of an instruction (Alpaca), with its input."""
     name = plan.fields["question"]
     question = table.text(name)
@@ -255,7 +258,7 @@ def _traces(
         return table.values(fields[name]) if name in fields else [None] * table.frame.height
 
     plain = "question" in fields and table.is_text(fields["question"])
-    questions = list(_asked(table, plan)) if plain else column("question")
+    questions = list(_question_texts(table, plan)) if plain else column("question")
     answers = _answers(table, plan)
     thoughts, turns, systems = column("reasoning"), column("turns"), column("system")
     if plan.layout in ("messages", "sharegpt"):
@@ -366,12 +369,12 @@ def _trace(
         talk = [*prompt, *talk]
     last = last_answer(talk)
     before = talk[:last]
-    asked = next((i for i in range(len(before) - 1, -1, -1) if before[i].role == "user"), None)
-    question = before[asked].content if asked is not None else None
+    user_turn = next((i for i in range(len(before) - 1, -1, -1) if before[i].role == "user"), None)
+    question = before[user_turn].content if user_turn is not None else None
     completion = None
     if last is None:
         counts["without a turn of the assistant"] += 1
-    elif asked is None:
+    elif user_turn is None:
         counts["without a turn of the user"] += 1
     if last is not None:
         turn = talk[last]

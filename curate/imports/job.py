@@ -1,8 +1,7 @@
-"""Import of existing traces into the tables, where they are annotated, filtered and trained on
-like generated ones.
+"""Import existing traces into the tables, to be annotated, filtered and trained on like our own.
 
-    curate import traces.jsonl                                  # the format is detected from the
-    columns curate import data/ columns.question=task columns.completion=text verifier=math
+    curate import traces.jsonl                     # the format is detected from the columns
+    curate import data/ columns.question=task columns.completion=text verifier=math
     curate import owner/name subset=default limit=1000
 
 Files are read in parts: of a large file only the ids of its traces are in memory. The id of a
