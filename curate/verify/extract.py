@@ -260,7 +260,7 @@ def raw_answer(text: str, delimiters: tuple[str, str] = THINK) -> Extracted:
     visible = after_reasoning(without_end_tokens(text), delimiters)
     if visible is None:
         return Extracted(None, detail="no answer: the reasoning never ended")
-    blocks = answer_blocks(visible)
+    blocks = answer_blocks(visible) if "</answer>" in visible else []
     if blocks:
         # The same answer twice is one answer, however it is spaced.
         answers = {" ".join(tidy(one).split()): one for one in map(inner, dict.fromkeys(blocks))}
@@ -359,6 +359,13 @@ def value_at_end(line: str) -> str | None:
 # -- boxes
 
 
+# Any word of `_DENIED_BEFORE`, found faster than in its place.
+_NEGATION = re.compile(
+    r"(?i:not|never|n['’]t|neither|nor|be|wrong|incorrect|except|doubt|maybe|perhaps|possibly"
+    r"|nicht|pas|kein)|[不并非не]"
+)
+
+
 def in_prose(text: str) -> Extracted | None:
     """Return the last box, or an announced answer; a plain value announced after the last box
     corrects it.
@@ -366,13 +373,19 @@ def in_prose(text: str) -> Extracted | None:
     box = last_boxes(text)
     if box is None:
         return announced(text)
+    following = text[box.end : box.end + TAIL]
+    if (
+        box.answer
+        and not following.strip(" $.*\n")
+        and not _NEGATION.search(text, max(0, box.start - 40), box.start)
+    ):
+        return Extracted(box.answer, "boxed")  # the box ends the text, as most do
     later = announced(text[box.end :])
     if later is not None and later.answer and _is_plain_value(later.answer):
         return later
     if not box.answer:
         return Extracted(None, "boxed", "no answer: the box is empty")
     line = text[max(0, box.start - 80) : box.start].rpartition("\n")[2]
-    following = text[box.end : box.end + TAIL]
     if _DENIED_BEFORE.search(line) or _DENIED_AFTER.match(following) or is_taken_back(following):
         return Extracted(None, "boxed", "the text takes the boxed answer back")
     return Extracted(box.answer, "boxed")

@@ -1,24 +1,31 @@
-"""Checks per second of this verifier and of a loop over `math_verify.parse` + `verify`, on the same distinct pairs.
+"""Checks per second of this verifier and of a loop over `math_verify.parse` + `verify`.
 
-    python tests/benchmarks/bench_verify.py [--pairs 2000] [--rounds 3]
+    python tests/benchmarks/bench_verify.py [--pairs 2000] [--rounds 3] [--against CHECKOUT]
 
-Four sets: plain numbers; a mixture of 80 % plain numbers, 15 % simple LaTeX and 5 % symbolic; all symbolic; and what
-this verifier itself hands to `math_verify` (integrals, sums, inequalities that must be solved). Half of the pairs of
-each set are right. All see the same completions ("… \\boxed{…}") and the same references.
+All judge the same distinct pairs. Four sets: plain numbers; a mixture of 80 % plain numbers, 15 %
+simple LaTeX and 5 % symbolic; all symbolic; and what this verifier itself hands to `math_verify`
+(integrals, sums, inequalities that must be solved). Half of the pairs of each set are right. All
+see the same completions ("… \\boxed{…}") and the same references.
 
-The rival runs twice: as a loop in this process, as its users run it, and as the same loop in two warm processes that
-share the pairs, which is the fair comparison on two cores. Our pool has warm workers, no cache of verdicts, and one
-worker a core. All judge the same pairs in turns, and other pairs every round; the medians are compared. Repeated pairs,
-with the cache on, are reported apart. Verdicts are compared with the known answer.
+With `--against` another checkout of this project judges the same pairs in the same rounds, in a
+process of its own. The rival runs twice: as a loop in this process, as its users run it, and as the
+same loop in two warm processes that share the pairs, which is the fair comparison on two cores. Our
+pool has warm workers, no cache of verdicts, and one worker a core. All judge the same pairs in
+turns, and other pairs every round; the medians are compared. Repeated pairs, with the cache on, are
+reported apart. Verdicts are compared with the known answer.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
+import os
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -29,7 +36,9 @@ Pair = tuple[str, str, bool]  # reference, answer, right
 
 
 def plain_number(rng: random.Random, n: int) -> Pair:
-    """Integers, decimals, thousands separators, negative numbers; `n` makes every pair another one."""
+    """Integers, decimals, thousands separators, negative numbers; `n` makes every pair another
+    one.
+    """
     kind, value = rng.randrange(4), n * 7 + rng.randrange(1, 7)
     right = rng.random() < 0.5
     other = value if right else value + rng.choice((-3, 1, 10))
@@ -59,7 +68,9 @@ def simple_latex(rng: random.Random, n: int) -> Pair:
 
 
 def symbolic(rng: random.Random, n: int) -> Pair:
-    """Polynomials against their factors, quotients, trigonometric and logarithmic identities, equations."""
+    """Polynomials against their factors, quotients, trigonometric and logarithmic identities,
+    equations.
+    """
     kind, a, b = rng.randrange(5), n + 1, rng.randrange(2, 30)
     right = rng.random() < 0.5
     off = 0 if right else 1
@@ -104,13 +115,13 @@ def completion(answer: str) -> str:
 def theirs(pairs: list[Pair]) -> list[bool]:
     from math_verify import parse, verify
 
-    found = []
+    verdicts = []
     for gold, answer, _ in pairs:
         try:
-            found.append(bool(verify(parse(f"${gold}$"), parse(completion(answer)))))
+            verdicts.append(bool(verify(parse(f"${gold}$"), parse(completion(answer)))))
         except Exception:
-            found.append(False)
-    return found
+            verdicts.append(False)
+    return verdicts
 
 
 def start_rival() -> None:
@@ -132,15 +143,52 @@ def ours(pool: VerifierPool, pairs: list[Pair]) -> list[bool]:
     return [verdict.verdict == "correct" for verdict in verdicts]
 
 
+# What another checkout runs: a line of pairs in, a line of verdicts out.
+SERVER = """
+import json, sys
+from curate.verify import VerifierPool
+pool = VerifierPool(cache=0)
+pool.warm()
+for line in sys.stdin:
+    golds, texts = json.loads(line)
+    verdicts = pool.verify_answers(golds, texts)
+    print(json.dumps([v.verdict == "correct" for v in verdicts]), flush=True)
+"""
+
+
+class Checkout:
+    """Another checkout of this project, judging in a process of its own."""
+
+    def __init__(self, folder: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": folder},
+        )
+
+    def __call__(self, pairs: list[Pair]) -> list[bool]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        golds = [gold for gold, _, _ in pairs]
+        texts = [completion(answer) for _, answer, _ in pairs]
+        self.process.stdin.write(json.dumps([golds, texts]) + "\n")
+        self.process.stdin.flush()
+        return list(json.loads(self.process.stdout.readline()))
+
+
 def main() -> None:
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--pairs", type=int, default=2000)
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--against", help="another checkout of this project, to compare with")
     arguments = options.parse_args()
     start_rival()
-    names = ("ours", "loop", "loop x2")
+    names = ["ours", "loop", "loop x2"] + (["against"] if arguments.against else [])
     print(f"{'set':<15}{'pairs':>7}" + "".join(f"{name + '/s':>11}" for name in names), end="")
     print(f"{'to loop':>9}{'to x2':>8}{'ours right':>12}{'loop right':>12}")
     spawn = multiprocessing.get_context("spawn")
@@ -155,6 +203,9 @@ def main() -> None:
             "loop": theirs,
             "loop x2": lambda pairs: theirs_shared(executor, pairs),
         }
+        if arguments.against:
+            judges["against"] = Checkout(arguments.against)
+            judges["against"](made(symbolic, 40) + made(handed_on, 6))
         for kind, share in (
             (plain_number, 1.0),
             (mixture, 0.5),
@@ -174,9 +225,9 @@ def main() -> None:
                 total += len(pairs)
                 for name, judge in judges.items():
                     began = time.perf_counter()
-                    said = judge(pairs)
+                    verdicts = judge(pairs)
                     times[name].append((time.perf_counter() - began) / len(pairs))
-                    right[name] += sum(s == p[2] for s, p in zip(said, pairs, strict=True))
+                    right[name] += sum(v == p[2] for v, p in zip(verdicts, pairs, strict=True))
             rate = {name: 1 / statistics.median(seconds) for name, seconds in times.items()}
             print(
                 f"{kind.__name__:<15}{size:>7}" + "".join(f"{rate[name]:>11.0f}" for name in names),
@@ -185,7 +236,10 @@ def main() -> None:
             print(
                 f"{rate['ours'] / rate['loop']:>9.1f}{rate['ours'] / rate['loop x2']:>8.1f}", end=""
             )
-            print(f"{right['ours'] / total:>12.3f}{right['loop'] / total:>12.3f}", flush=True)
+            print(f"{right['ours'] / total:>12.3f}{right['loop'] / total:>12.3f}", end="")
+            if arguments.against:
+                print(f"  {rate['ours'] / rate['against']:.2f} times the other checkout", end="")
+            print(flush=True)
     repeated = made(symbolic, 50) * 16
     with VerifierPool() as pool:
         pool.warm()

@@ -322,16 +322,48 @@ def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agr
     """
     names = symbols(a) | symbols(b)
     if _equal_at_points(a, b, names, relation, False):
-        return relation is not agree or _stays_equal(a, b, names, False)
+        return relation is not agree or not _may_cancel(a, b) or _stays_equal(a, b, names, False)
     bare_log = "'log'" in repr(a) or "'log'" in repr(b)
     if not (bare_log and _equal_at_points(a, b, names, relation, True)):
         return False
-    return relation is not agree or _stays_equal(a, b, names, True)
+    return relation is not agree or not _may_cancel(a, b) or _stays_equal(a, b, names, True)
+
+
+# Functions of moderate arguments that are nearly constant, or very large.
+_EXTREME = frozenset("exp sinh cosh tanh factorial binom perm".split())
+_LARGE = Fraction(10**9)
+
+
+def _may_cancel(a: Node, b: Node) -> bool:
+    """Whether two trees have parts so small or so large that 25 digits may hide a difference."""
+    return _is_extreme(a) or _is_extreme(b)
+
+
+def _is_extreme(node: Node) -> bool:
+    kind = node[0]
+    if kind == "num":
+        size = abs(node[1].value)
+        return bool(size) and not 1 / _LARGE < size < _LARGE
+    if kind == "call" and node[1] in _EXTREME:
+        return True
+    if kind == "pow" and not symbols(node[1]) | symbols(node[2]):
+        # A small power is as moderate as its base; any other constant exponent may not be.
+        exponent = node[2][1] if node[2][0] == "neg" else node[2]
+        if exponent[0] not in ("num", "div") or (
+            exponent[0] == "num" and abs(exponent[1].value) > 20
+        ):
+            return True
+    return any(
+        _is_extreme(one)
+        for part in node[1:]
+        if isinstance(part, tuple) and part
+        for one in (part if isinstance(part[0], tuple) else (part,))
+    )
 
 
 # Digits of the second and third look, and how much smaller rounding noise must have become in
 # between. Ours.
-MORE_DIGITS = (150, 1200)
+MORE_DIGITS = (150, 400)
 NOISE = "1e-100"
 
 
@@ -359,7 +391,7 @@ def _stays_equal(a: Node, b: Node, names: set[str], log10: bool) -> bool:
         with mp.workdps(DIGITS):
             if gaps[0] > sizes[0] * mp.mpf("1e-120") and gaps[1] > gaps[0] * mp.mpf(NOISE):
                 return False
-            if gaps[1] > sizes[1] * mp.mpf("1e-1000") and gaps[1] > gaps[0] * mp.mpf(NOISE):
+            if gaps[1] > sizes[1] * mp.mpf("1e-370") and gaps[1] > gaps[0] * mp.mpf(NOISE):
                 return False
         if looks == 2 or not names:
             break

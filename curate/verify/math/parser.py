@@ -97,7 +97,9 @@ def applied_names(gold: str, answer: str) -> frozenset[str]:
     return frozenset(simple | compound & _ALWAYS_FUNCTIONS | unclear)
 
 
-_APPLIED = re.compile(r"(?:[a-zA-Z}]'*|\))\s*(?:\\left\s*)?\(")
+_APPLIED = re.compile(
+    r"(?<!ln)(?<!sin)(?<!cos)(?<!tan)(?<!log)(?<!exp)(?<!left)(?<=[a-zA-Z}'])\s*(?:\\left\s*)?\("
+)
 _LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|(?<=\\)(?:var)?(?:phi|psi|Phi|Psi)")
 
 
