@@ -100,7 +100,7 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
         ("readable_hand3", 50, 0.9),
         ("readable_hand4", 40, 0.9),
         ("readable_written", 29, 0.9),
-        ("readable_models", 30, 0.7),
+        ("readable_models", 30, 0.65),
     ],
 )
 def test_readable_on_labelled_traces(name: str, least: int, recall: float) -> None:
