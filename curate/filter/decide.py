@@ -58,13 +58,11 @@ CARRIED = (
 
 @dataclass(frozen=True, slots=True)
 class FilterResult:
-    """What a rule set made of the traces.
+    """The result of a rule set.
 
     funnel: the columns of schemas/funnel.sql without corpus and corpus_version.
-    overlaps: problem_id, tokens, overlap (the words shared with a benchmark); one row a
-    contaminated problem.
-    rows: every trace with what became of it, slice by slice; `kept` and `decisions` hold them all
-    at once.
+    overlaps: one row per contaminated problem, with the item that it resembles (text_steps.py).
+    rows: every trace with its fate, slice by slice; `kept` and `decisions` hold them all at once.
     """
 
     rules: RuleSet
@@ -74,28 +72,28 @@ class FilterResult:
 
     @property
     def kept(self) -> pl.DataFrame:
-        """trace_id, attempt, problem_id, source, domain, recipe, difficulty, quality; one row a
-        kept trace.
-        """
+        """One row per kept trace, in the columns of `CARRIED`."""
         return pl.concat([self.rows.kept(number) for number in range(self.rows.parts)])
 
     @property
     def decisions(self) -> pl.DataFrame:
-        """trace_id, attempt, dropped_by (the rule or selection step a trace fell to; null: kept);
-        one row a trace.
+        """One row per trace: trace_id, attempt, dropped_by.
+
+        dropped_by is the rule or selection step that dropped the trace; null if it is kept.
         """
         return pl.concat([self.rows.decided(number) for number in range(self.rows.parts)])
 
     def counts(self) -> tuple[int, int, int]:
-        """Traces kept, traces looked at, and problems of the kept ones."""
+        """Number of traces kept, of traces read, and of problems of the kept ones."""
         kept = self.rows.candidates.filter(pl.col("dropped_by").is_null())
         return kept.height, self.rows.total, kept.get_column("problem_id").n_unique()
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a trace was kept or fell. `rules`: one row a rule with rule, keep, passed, reason and
-    values.
+    """Why a trace was kept or dropped.
+
+    `rules`: one row per rule with rule, keep, passed, reason, values and clauses (those that failed).
     """
 
     trace_id: str
@@ -158,8 +156,8 @@ def apply_rules(
 
 
 def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
-    """Every column that deciding reads, with the rule or the step of the selection that reads it
-    (carried ones: '').
+    """Columns that deciding reads, each with the rule or selection step that reads it ('' for carried
+    ones).
     """
     read = dict.fromkeys((*CARRIED, "attempt"), "")
     expressions = rules.predicates() | ({"--where": where} if where else {})
@@ -240,7 +238,7 @@ _EXPLAINED: dict[str, Any] = {
 def _fate(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, trace_id: str
 ) -> str | None:
-    """What the trace fell to among all the others: selection depends on them."""
+    """The rule or step that dropped a trace; the selection depends on all the others."""
     rows, _, _ = _decide(con, rules, where, view)
     for number in range(rows.parts):
         decided = rows.decided(number).filter(pl.col("trace_id") == trace_id)
@@ -356,7 +354,7 @@ def _evaluate(
 
 
 def _wanted(rules: RuleSet) -> dict[str, str]:
-    """The SQL of every column that is asked for besides the carried ones."""
+    """The SQL of every column that is selected besides the carried ones."""
     chosen = rules.select
     wanted = {rule_column(rule.name): f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
     wanted[RANK] = f"({_order(rules)}\n)::DOUBLE"
@@ -381,8 +379,9 @@ def _wanted(rules: RuleSet) -> dict[str, str]:
 def _rates(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, within: str, view: str, slices: Iterable[Any]
 ) -> pl.DataFrame | None:
-    """problem_id and DIFFICULTY: 1 - pass rate of the model that the band of difficulty names; None
-    without one.
+    """problem_id and DIFFICULTY: 1 - pass rate of the model that the difficulty band names.
+
+    None if it names none.
     """
     band = rules.select.difficulty
     if band is None or band.model is None:
@@ -427,7 +426,7 @@ def _blame(
     view: str,
     wanted: dict[str, str],
 ) -> None:
-    """Ask every expression alone, and raise `UsageError` for the first that fails."""
+    """Evaluate every expression alone, and raise `UsageError` for the first that fails."""
     names = {rule_column(rule.name): rule.name for rule in rules.rules}
     places = {names.get(name, name): sql for name, sql in wanted.items()}
     places |= {
