@@ -80,11 +80,12 @@ def arrow_schema(table: str) -> pa.Schema:
 
 @cache
 def required(table: str) -> tuple[str, ...]:
-    """Columns that must not be null."""
+    """Columns that must not be null, in order: the first one is part of the key."""
     with duckdb.connect() as connection:
         connection.execute(statement(table))
         rows = connection.execute(
-            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT is_nullable",
+            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT is_nullable "
+            "ORDER BY column_index",
             [table],
         ).fetchall()
     return tuple(name for (name,) in rows)
