@@ -11,6 +11,7 @@ import polars as pl
 
 from curate.config import Config
 from curate.engines import EngineConfig, model_for
+from curate.engines.registry import LOCAL, choose
 from curate.errors import CurateError
 from curate.progress import task
 from curate.records import Problem
@@ -48,7 +49,11 @@ def annotate_judge(
     """Ask the judge about every part that it has not judged. Returns the number of traces it was
     asked about."""
     model = model_for(config.engine, config.model)
-    name, version = judge_identity(config.rubric, model.hash[:12])
+    # Verdicts of the stub, or of an engine of one's own, never stand in for those of the model.
+    engine_name, _ = choose(config.engine, model.path)
+    real = engine_name in (*LOCAL, "openai")
+    who = model.hash[:12] + ("" if real else f"-{engine_name.replace(':', '.')}")
+    name, version = judge_identity(config.rubric, who)
     todo = []
     for source in sources:
         target = address(
@@ -70,7 +75,7 @@ def annotate_judge(
             return message
         return str(engine.render_chat([{"role": "user", "content": message}]))
 
-    judge = Judge(engine, model.hash[:12], config.rubric, render, config.max_tokens)
+    judge = Judge(engine, who, config.rubric, render, config.max_tokens)
     verdicts = context.warehouse.sql(
         "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
     )
