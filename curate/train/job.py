@@ -136,7 +136,7 @@ def run_grpo(
     result.facts |= {"traces": config.name, "run_id": trained.run_id}
     last = _shown(trained.metrics, GRPO_SHOWN)
     result.summary = f"{trained.steps} steps, last step: {last}, {_how(trained, started)}"
-    if trained.best_path and trained.best_step != trained.steps:
+    if trained.best_step is not None and trained.best_step != trained.steps:
         kept = f"step {trained.best_step}" if trained.best_step else "its start"
         result.summary += f"; kept the best by held-out accuracy, {kept}, not the last"
     if trained.warning:
