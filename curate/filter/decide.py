@@ -93,7 +93,7 @@ class FilterResult:
 class Explanation:
     """Why a trace was kept or dropped.
 
-    `rules`: one row per rule with rule, keep, passed, reason, values and clauses (those that failed).
+    `rules`: one row per rule with rule, keep, passed, reason, values, and the clauses that failed.
     """
 
     trace_id: str
@@ -156,9 +156,7 @@ def apply_rules(
 
 
 def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
-    """Columns that deciding reads, each with the rule or selection step that reads it ('' for carried
-    ones).
-    """
+    """Columns that deciding reads, each with the rule or step that reads it ('' if carried)."""
     read = dict.fromkeys((*CARRIED, "attempt"), "")
     expressions = rules.predicates() | ({"--where": where} if where else {})
     for name, sql in expressions.items():
