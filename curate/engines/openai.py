@@ -319,8 +319,8 @@ class OpenAIEngine:
         spent = self.args.spent + self.usage.cost
         return (
             f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is "
-            "spent). Finished traces are kept; raise engine.args.budget and run the same command to "
-            "continue"
+            "spent). Finished traces are kept; raise engine.args.budget and run the same command "
+            "to continue"
         )
 
     def _fault(self, request: Request) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -76,8 +78,6 @@ class VllmCore:
         path = arguments.pop("lora_path", None)
         if path is None:
             return None
-        import json
-
         from vllm.lora.request import LoRARequest
 
         rank = json.loads((Path(path) / "adapter_config.json").read_text())["r"]
@@ -337,8 +337,6 @@ class Proof:
     """Result of reading tensors back."""
 
     def __init__(self) -> None:
-        import hashlib
-
         self.digest, self.matrices = hashlib.sha256(), 0
         self.wrong: list[str] = []
 
