@@ -26,15 +26,13 @@ def annotate_files(
     progress: Callable[[int], None] | None = None,
     memory: str = DEFAULT,
 ) -> int:
-    """Write the input's columns, the signals and the macros' columns; returns the number of rows
-    written.
+    """Write the input's columns with signals and derived columns; return the number of rows.
 
-    `out` that ends in .parquet or .jsonl is one file; any other is a directory with a Parquet file
-    for each input, where those that are there already are left as they are. Without `form` a text
-    is reasoning as a whole; `r1`, `r1-zero` or `plain` say which tags are required. The columns
-    `target_language`, `question`, `finish_reason` and `prompt` are used where they are there.
-    `memory` bounds what is held at once. Raises `UsageError` for a missing column or one that a
-    signal would overwrite.
+    If `out` ends in .parquet or .jsonl it is one file, else a directory with one Parquet file per
+    input, where existing files are kept. Without `form` the whole text is reasoning; `r1`,
+    `r1-zero` and `plain` name the required tags. The columns `target_language`, `question`,
+    `finish_reason` and `prompt` are used if present. `memory` bounds the text held at once. Raises
+    `UsageError` for a missing column or one that a signal would overwrite.
     """
     files = data_files(paths)
     chosen = None if groups is None else list(groups)
@@ -64,13 +62,14 @@ def annotate_files(
 
 
 def _targets(files: list[Path], out: Path) -> dict[Path, Path]:
-    """Output file to input file. Inputs of one name would overwrite each other."""
+    """Map each output file to its input. Inputs of the same name would overwrite each other."""
     targets: dict[Path, Path] = {}
     for path in files:
         target = out / f"{path.stem}.parquet"
         if target in targets:
             raise UsageError(
-                f"{path} and {targets[target]} would both become {target}: annotate them one at a time"
+                f"{path} and {targets[target]} would both become {target}: "
+                "annotate them one at a time"
             )
         targets[target] = path
     return targets
@@ -83,7 +82,7 @@ def annotate_part(
     groups: list[str] | None = None,
     place: str = "the data",
 ) -> pl.DataFrame:
-    """One part with the signals (and, with all groups, the macros) as columns after its own."""
+    """Append the signals to the columns of one part, and with all groups the derived columns."""
     text = column_expr(part.schema, text_column)
     if text is None:
         raise UsageError(
@@ -100,8 +99,9 @@ def annotate_part(
     taken = [name for name in (*column_groups(), *derived_columns()) if name in part.columns]
     if taken and not set(column_groups()) <= set(part.columns):
         raise UsageError(
-            f"{place} has columns that signals are called too ({', '.join(taken[:5])}): rename them first; only data "
-            "that has every signal, as an earlier annotation leaves it, is annotated anew"
+            f"{place} has columns with the names of signals ({', '.join(taken[:5])}): "
+            "rename them first; only data with every signal, the output of an earlier annotation, "
+            "is annotated again"
         )
     inputs = {"completion": text[0].cast(pl.String)}
     if form is not None:

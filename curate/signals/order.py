@@ -73,8 +73,8 @@ _CLASH = (
 # after a small letter. Writers who use no capitals do the first only, titles the second.
 _SMALL_START = r"\p{Ll}{3}[.!?] \p{Ll}"
 _LATE_OPENER = (
-    r"\p{Ll},? (?:The|So|Then|We|But|If|This|It|And|For|Now|First|Since|Therefore|Wait|Next|Thus|When"
-    r"|Let|That|Is|Are|To|He|She|They|There|Each|After|El|Los|Las|Entonces|Por|Como|Cada|Le|Les|Donc"
+    r"\p{Ll},? (?:The|So|Then|We|But|If|This|It|And|For|Now|First|Since|Therefore|Wait|Next|Thus"
+    r"|When|Let|That|Is|Are|To|He|She|They|There|Each|After|El|Los|Las|Entonces|Por|Como|Cada|Le|Les|Donc"
     r"|On|Pour|Der|Die|Das|Wir|Dann|Also|Wenn|Il|Quindi|Allora|Então|Os|Cada|Så|Dus|Так|Поэтому|Если"
     r"|Значит|Тогда|Мы)[ ,]"
 )
