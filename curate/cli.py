@@ -642,6 +642,13 @@ def main() -> None:
         say(f"error: {message}")
         sys.exit(1)
     except Exception as error:
+        # Polars and DuckDB wrap what the operating system reports.
+        if "No space left on device" in str(error) or "os error 28" in str(error):
+            say(
+                "error: the disk is full; what was committed is intact: free some space and run the "
+                "same command again"
+            )
+            sys.exit(1)
         # typer vendors click: its exceptions are recognised by duck typing
         name = type(error).__name__
         if name == "Abort":

@@ -2,6 +2,8 @@
 disks, no descriptors, a wrong clock, odd paths. Afterwards the same command finishes, the rows are
 those of an undisturbed run, and `curate check` is clean.
 
+`curate merge` is not among them: see tests/warehouse/test_merge.py.
+
 CURATE_KILLS sets how often each command is killed (2 by default; 20 for a thorough run). Generation,
 training and whole pipelines have tests of their own: tests/generate/test_faults.py,
 tests/train/test_kill.py, tests/kills.py.
@@ -35,7 +37,6 @@ COMMANDS = {
     "import": ["import", "{data}", "verifier=math"],
     "annotate": ["annotate"],
     "filter": ["filter", "unfiltered"],
-    "merge": ["merge"],
     "export": ["export", "unfiltered", "--out", "{root}/out"],
     "report": ["report", "annotate=false"],
 }
@@ -167,7 +168,7 @@ def few_descriptors() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["import", "annotate", "filter", "merge"])
+@pytest.mark.parametrize("name", ["import", "annotate", "filter"])
 def test_without_descriptors_there_is_one_message_and_nothing_is_lost(
     calm: dict[str, tuple[Path, float]], data: Path, tmp_path: Path, name: str
 ) -> None:
