@@ -169,6 +169,10 @@ class LossConfig(Config):
     """Ratios are clipped at 1 - clip_low; 1: no lower end."""
     clip_high: float = Field(default=0.2, ge=0)
     """Ratios are clipped at 1 + clip_high (the report's first RL for R1: 10)."""
+    objective: Literal["clip", "cispo"] = "clip"
+    """`clip`: PPO's clipped minimum; `cispo`: clipped ratios as detached weights, so that no token
+    loses its gradient.
+    """
     ratio: Literal["token", "sequence"] = "token"
     """`sequence`: one ratio per completion (GSPO)."""
     beta: float = Field(default=0.0, ge=0)
@@ -182,6 +186,16 @@ class LossConfig(Config):
     """
     sampler_cap: float | None = Field(default=2.0, gt=0)
     """Cap of truncated importance sampling between engine and trainer; null: no correction."""
+    sampler_mask: tuple[float, float] | None = None
+    """Drop tokens whose trainer's probability over the engine's is outside of this range; null:
+    none.
+    """
+    mask_level: Literal["token", "sequence"] = "token"
+    """`sequence`: the mean over a completion decides for all its tokens."""
+    correct_kl: bool = False
+    """Weight the KL term by the ratio to the policy that sampled, for more than one update per
+    round.
+    """
     advantage: Literal["group", "batch", "none"] = "group"
     """Standard deviation that rewards are divided by."""
     ddof: Literal[0, 1] = 1

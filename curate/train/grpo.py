@@ -253,8 +253,10 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
 
     A failed request, an unknown reward and, with `mask_truncated`, a truncated trace are not kept.
     """
+    # Without a weighted component only the KL term teaches, which needs no reward.
+    rewarded = any(getattr(part, "weight", part) for part in config.rewards.values())
     kept = (
-        pl.col("reward").is_not_null()
+        (pl.col("reward").is_not_null() | pl.lit(not rewarded))
         & (pl.col("finish_reason") != "error")
         & (pl.col("completion_tokens") > 0)
     )
@@ -380,6 +382,10 @@ def grpo_step(
             beta=config.loss.beta,
             kl=config.loss.kl,
             sampler_cap=config.loss.sampler_cap,
+            objective=config.loss.objective,
+            sampler_mask=config.loss.sampler_mask,
+            mask_level=config.loss.mask_level,
+            correct_kl=config.loss.correct_kl,
         )
         check_finite(out.loss.item(), "loss", step, [row.trace_id for row in rows])
         out.loss.backward()

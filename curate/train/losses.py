@@ -22,6 +22,7 @@ from torch import Tensor
 
 Normalisation = Literal["grpo", "dr_grpo", "dapo"]
 KLKind = Literal["k1", "k2", "k3"]
+Objective = Literal["clip", "cispo"]
 DivergenceKind = Literal["forward", "reverse"]
 
 # exp(20) is 5e8: a larger ratio means that something is broken, which a finite number shows as
@@ -63,7 +64,8 @@ def row_weights(
     dapo:    1 / sum_i |o_i|    mean over all tokens                     (DAPO, eq. 8)
     dr_grpo: 1 / (R L)          L = `max_length`, a constant             (Dr. GRPO, section 3.2)
 
-    R counts the kept rows; the others weigh 0.
+    R counts the kept rows, for dr_grpo all rows: its divisor is a constant. Rows that are not kept
+    weigh 0.
     """
     lengths = lengths.to(torch.float64)
     kept = kept & (lengths > 0)
@@ -75,7 +77,7 @@ def row_weights(
     elif normalisation == "dr_grpo":
         if max_length is None:
             raise ValueError("dr_grpo divides by a constant length: give max_length")
-        weights = torch.ones_like(lengths) / (rows * max_length)
+        weights = torch.ones_like(lengths) / (max(len(lengths), 1) * max_length)
     else:
         raise ValueError(f"unknown normalisation '{normalisation}'")
     return torch.where(kept, weights, torch.zeros_like(weights))
@@ -118,6 +120,10 @@ def policy_loss(
     beta: float = 0.0,
     kl: KLKind = "k3",
     sampler_cap: float | None = None,
+    objective: Objective = "clip",
+    sampler_mask: tuple[float, float] | None = None,
+    mask_level: Literal["token", "sequence"] = "token",
+    correct_kl: bool = False,
 ) -> PolicyLoss:
     """The clipped objective with a KL term (DeepSeekMath, eq. 3), negated.
 
@@ -130,6 +136,12 @@ def policy_loss(
     the difference between the engine's and the trainer's probabilities by the detached c_t =
     min(pi_old / pi_sampler, C), truncated importance sampling; None: c_t = 1. Rows of weight 0 get
     exactly zero gradient, whatever their log-probs hold.
+
+    `objective="cispo"` replaces the minimum by clip(r_t) A_i log pi_theta with a detached ratio: no
+    token loses its gradient (MiniMax-M1, arXiv 2506.13585, eq. 4). `sampler_mask` drops the terms
+    of tokens whose pi_old / pi_sampler is outside of [low, high]; at `mask_level="sequence"` the
+    geometric mean of the row decides for all its tokens. `correct_kl` weights the KL term by the
+    detached r_t, so that samples of an older policy estimate the KL of this one.
     """
     weight, advantage = tokens.weight[tokens.row], tokens.advantage[tokens.row]
     live = weight != 0
@@ -149,16 +161,26 @@ def policy_loss(
         log_ratio = row_mean(log_ratio, tokens.row, tokens.weight.shape[0])[tokens.row]
     r = torch.exp(log_ratio)
     unclipped, clipped = r * advantage, r.clamp(1 - clip_low, 1 + clip_high) * advantage
-    objective = torch.minimum(unclipped, clipped)
+    gain = torch.minimum(unclipped, clipped)
+    if objective == "cispo":
+        gain = r.clamp(1 - clip_low, 1 + clip_high).detach() * advantage * new
 
     sampler = given(tokens.sampler) if tokens.sampler is not None else old
     mismatch = (old - sampler).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if sampler_cap is not None:
-        objective = objective * torch.exp(mismatch).clamp(max=sampler_cap)
+        gain = gain * torch.exp(mismatch).clamp(max=sampler_cap)
+    if sampler_mask is not None:
+        level = mismatch
+        if mask_level == "sequence":
+            level = row_mean(mismatch, tokens.row, tokens.weight.shape[0])[tokens.row]
+        inside = (level.exp() >= sampler_mask[0]) & (level.exp() <= sampler_mask[1])
+        gain = torch.where(inside, gain, torch.zeros_like(gain))
     divergence = torch.zeros_like(new)
     if tokens.ref is not None:
         divergence = kl_estimate(new, given(tokens.ref), kl)
-    terms = torch.where(live, weight * (beta * divergence - objective), torch.zeros_like(new))
+        if correct_kl:
+            divergence = divergence * r.detach()
+    terms = torch.where(live, weight * (beta * divergence - gain), torch.zeros_like(new))
     loss = terms.sum()
 
     with torch.no_grad():

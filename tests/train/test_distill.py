@@ -9,13 +9,19 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import polars as pl
+from transformers import AutoConfig, AutoModelForCausalLM
+
 from curate.engines import EngineConfig
 from curate.engines.testing.tiny import make_tiny_model
 from curate.engines.transformers import TransformersEngine
 from curate.errors import UsageError
-from curate.train.config import DistillConfig
+from curate.train.config import DistillConfig, ModelConfig
 from curate.train.distill import train_distill
-from curate.train.grpo import train_grpo
+from curate.train.grpo import loss_rows, train_grpo
+from curate.train.losses import divergence
+from curate.train.model.layout import PromptCompletion
+from curate.train.model.policy import Policy
 from curate.warehouse import Warehouse
 from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config
 from tests.train.test_sft import EXACT, corpus
@@ -101,3 +107,56 @@ def test_models_without_a_common_tokenizer_are_refused(tiny_dir: Path, tmp_path:
             DistillConfig(model=str(tiny_dir), teacher=str(other), corpus="sums"),
             Warehouse(tmp_path),
         )
+
+
+@pytest.mark.parametrize(("weight", "kept"), [(0.0, True), (1.0, False)])
+def test_without_a_reward_problems_that_no_rule_judges_are_trained_on(
+    tiny_dir: Path, weight: float, kept: bool
+) -> None:
+    frame = pl.DataFrame(
+        {
+            "prompt_token_ids": [[5, 6]],
+            "completion_token_ids": [[7]],
+            "trace_id": ["t"],
+            "group": [0],
+            "advantage": [0.0],
+            "logprobs": [[-1.0]],
+            "reward": [None],
+            "finish_reason": ["stop"],
+            "completion_tokens": [1],
+        },
+        schema_overrides={"reward": pl.Float64},
+    )
+    settings = config(tiny_dir, rewards={"accuracy": weight}, loss={"beta": 1.0, "kl": "k1"})
+    (row,) = loss_rows(frame, settings)
+    assert row.kept == kept
+
+
+def test_exact_distillation_uses_both_heads_as_the_models_define_them() -> None:
+    """Scale and softcap of the heads, and vocabularies that are padded differently."""
+    torch.manual_seed(0)
+    policies = {}
+    for kind, size, options in (
+        ("granite", 120, {"logits_scaling": 8.0}),
+        ("gemma2", 128, {"final_logit_softcapping": 2.0, "head_dim": 8}),
+    ):
+        small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+        small |= {"num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5}
+        made = AutoConfig.for_model(kind, vocab_size=size, pad_token_id=0, **small, **options)
+        model = AutoModelForCausalLM.from_config(made, attn_implementation="eager").eval()
+        policies[kind] = Policy(model, ModelConfig(precision="fp32", device="cpu"), device="cpu")
+    sequences = [PromptCompletion([5, 6, 7], [8, 9]), PromptCompletion([5, 6], [10, 11, 12])]
+
+    def logits(kind: str, sequence: PromptCompletion) -> Any:
+        ids = torch.tensor([[*sequence.prompt, *sequence.completion]])
+        return policies[kind].model(input_ids=ids).logits[0, len(sequence.prompt) - 1 : -1]
+
+    student = policies["granite"]
+    layout = student.layout(sequences)
+    logprobs, found = student.divergences(layout, policies["gemma2"])
+    for i, sequence in enumerate(sequences):
+        ours, theirs = logits("granite", sequence), logits("gemma2", sequence)[:, :120]
+        assert torch.allclose(found[layout.row == i], divergence(ours, theirs), atol=1e-4)
+        target = torch.tensor(sequence.completion)[:, None]
+        plain = torch.log_softmax(ours, -1).gather(1, target)[:, 0]
+        assert torch.allclose(logprobs[layout.row == i], plain, atol=1e-4)

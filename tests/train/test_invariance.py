@@ -239,6 +239,31 @@ def test_micro_batches_count_shared_tokens_once(sequences: list[PromptCompletion
     assert len(micro_batches(sequences, 1000)) == 1
 
 
+def test_micro_batches_of_padded_rows_count_padding() -> None:
+    from curate.train.model.layout import micro_batches
+
+    rows = [PromptCompletion([1] * 60, [2] * n) for n in (5, 40, 8, 39, 7)]
+    for cut in micro_batches(rows, 220, lambda length: (0, True)):
+        assert padded_layout([rows[i] for i in cut]).tokens <= 220
+    apart = micro_batches(rows, 10_000, lambda length: (int(length > 70), False))
+    assert sorted(map(sorted, apart)) == [[0, 2, 4], [1, 3]]
+
+
+def test_ranks_get_whole_groups_of_about_as_many_tokens() -> None:
+    from curate.train.ranks import Ranks
+
+    rows = [PromptCompletion([g] * 4096, [0] * 512) for g in range(32) for _ in range(16)]
+    for size in (2, 8, 16):
+        dealt = [Ranks(rank, size).deal(list(range(512)), rows) for rank in range(size)]
+        assert sorted(i for part in dealt for i in part) == list(range(512))
+        tokens = [tree_layout([rows[i] for i in part]).tokens for part in dealt]
+        assert max(tokens) == min(tokens)
+        # one rank computes 5.65 times fewer tokens than rows without sharing; so do all of them
+        assert 512 * (4096 + 511) / sum(tokens) > 5.5
+    few = [Ranks(rank, 4).deal(list(range(16)), rows[:16]) for rank in range(4)]
+    assert [len(part) for part in few] == [4, 4, 4, 4], "one group is split when ranks would idle"
+
+
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: CURATE_TEST_DEVICE=cuda")
 def test_a_gpu_gives_the_gradients_of_the_cpu(
     tiny_dir: Path, sequences: list[PromptCompletion]

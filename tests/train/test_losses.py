@@ -201,3 +201,49 @@ def test_divergences_by_hand() -> None:
     assert divergence(student, teacher, "forward").item() == pytest.approx(forward)
     assert divergence(student, teacher, "reverse").item() == pytest.approx(reverse)
     assert divergence(student, student, "forward").item() == pytest.approx(0, abs=1e-7)
+
+
+def small(sampler: float = 0.5) -> PolicyTokens:
+    """Two rows of one and two tokens, whose sampler gave the second row's last token less."""
+    new = torch.log(torch.tensor([0.5, 0.4, 0.2], dtype=torch.float64)).requires_grad_()
+    old = torch.log(torch.tensor([0.25, 0.4, 0.4], dtype=torch.float64))
+    seen = torch.log(torch.tensor([0.25, 0.4, 0.4 * sampler], dtype=torch.float64))
+    weight = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    advantage = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    row = torch.tensor([0, 1, 1])
+    return PolicyTokens(new, row, advantage, weight, old=old, sampler=seen)
+
+
+def test_cispo_keeps_the_gradient_of_clipped_tokens() -> None:
+    clipped, cispo = small(), small()
+    policy_loss(clipped).loss.backward()
+    policy_loss(cispo, objective="cispo").loss.backward()
+    # ratios 2, 1, 0.5 are clipped to 1.2, 1, 0.8; the gradient is - weight * ratio * advantage
+    assert clipped.new.grad.tolist() == pytest.approx([0.0, 0.5, 0.0])
+    assert cispo.new.grad.tolist() == pytest.approx([-1.2, 0.5, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("level", "kept"), [("token", [-2.0, 0.5, 0.0]), ("sequence", [-2.0, 0, 0])]
+)
+def test_a_two_sided_mask_drops_tokens_or_whole_completions(level: Any, kept: list[float]) -> None:
+    tokens = small(sampler=0.1)  # ratios 1, 1, 10; the mean of the second row is 3.2
+    options = {"clip_low": 1.0, "clip_high": 9.0, "sampler_mask": (0.5, 2.0), "mask_level": level}
+    policy_loss(tokens, **options).loss.backward()
+    assert tokens.new.grad.tolist() == pytest.approx(kept)
+
+
+def test_kl_of_stale_samples_is_weighted_by_the_ratio() -> None:
+    plain, corrected = small(), small()
+    plain.ref = corrected.ref = torch.log(torch.tensor([0.4, 0.4, 0.4], dtype=torch.float64))
+    values = [
+        policy_loss(tokens, beta=1.0, correct_kl=correct).sums["kl"]
+        for tokens, correct in ((plain, False), (corrected, True))
+    ]
+    k3 = [0.4 / p - 1 - math.log(0.4 / p) for p in (0.5, 0.4, 0.2)]
+    assert values == pytest.approx([sum(k3), 2 * k3[0] + k3[1] + 0.5 * k3[2]])
+
+
+def test_the_divisor_of_dr_grpo_counts_masked_rows() -> None:
+    weights = row_weights(torch.tensor([3, 5]), torch.tensor([True, False]), "dr_grpo", 10)
+    assert weights.tolist() == pytest.approx([1 / 20, 0])
