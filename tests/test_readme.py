@@ -1,11 +1,11 @@
 """The examples of the README run as they are printed, in an empty folder with a problem file and a
 model.
 
-What stands in for something slow or absent: `path/to/model` is a tiny model of random weights, the
-samples of `mine.yaml` come from the stub engine (the training steps are real), GRPO does one round
-of four samples, and `api.run("mine.yaml")` finds the stages done. The quickstart, the recipes and
-commands with a model of your own are planned, not run; the first two run in other tests, one step
-per stage.
+What stands in for something slow or absent: `path/to/model` is a tiny model of random weights. The
+samples of `mine.yaml` come from the stub engine, four per problem; the training steps are real.
+GRPO does one round of four samples, and `api.run("mine.yaml")` finds the stages done. The
+quickstart, the recipes and commands with a model of your own are planned, not run; the first two
+run in other tests, one step per stage.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ COMMANDS = [
     for line in README.splitlines()
     if re.match(r"    (curate|duckdb) ", line)
 ]
-STUB = ["engine.name=stub", "engine.args.right=0.8"]
+pytestmark = pytest.mark.timeout(900)
+STUB = ["engine.name=stub", "engine.args.right=0.8", "stages.harvest.samples=4"]
 
 
 def block(language: str, beginning: str) -> str:
@@ -47,7 +48,7 @@ def block(language: str, beginning: str) -> str:
 def run(arguments: list[str], folder: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "curate.cli", *arguments]
     done = subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, timeout=280, input=stdin
+        command, capture_output=True, text=True, cwd=folder, timeout=600, input=stdin
     )
     assert done.returncode == 0, f"{shlex.join(arguments)}\n{done.stderr}"
     return done
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "mine.yaml").write_text(block("yaml", "# mine.yaml"))
     (folder / "mine.py").write_text(block("python", "# mine.py"))
     sums = [
-        {"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(9) for b in range(5)
+        {"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(5) for b in range(5)
     ]
     (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in sums))
     make_tiny_model(folder / "path" / "to" / "model", seed=1, max_len=4096)
@@ -102,7 +103,7 @@ def test_a_printed_command_runs(folder: Path, command: str) -> None:
     ]
     arguments = [trace if part == "TRACE_ID" else part for part in shlex.split(command)[1:]]
     if command.startswith("curate run mine.yaml"):
-        arguments += STUB
+        arguments[2:2] = STUB
     if command.startswith(PLANNED):
         arguments.append("--plan")
     done = run(arguments, folder)
