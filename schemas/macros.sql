@@ -1,4 +1,5 @@
--- Columns derived from signals by thresholds. Parameters have the names of the signal columns that they read.
+-- Columns derived from signals by thresholds, which rules name like any other column. A new macro goes here and nowhere
+-- else: its parameters have the names of the signal columns that it reads.
 -- The DeepSeek-R1 report publishes no numeric thresholds: these are ours, calibrated on the labelled traces of
 -- tests/signals/data. A signal that was not measured (null) neither condemns nor excuses a trace.
 

@@ -1,11 +1,11 @@
-"""The generation job: problems × samples to traces, each once, whatever is killed meanwhile.
+"""The generation job: problems × samples to traces, each exactly once, even after `kill -9`.
 
     plan what is missing ─▶ claim chunks ─▶ engine ─▶ logs ─▶ commit ─▶ seal
 
 plan.py resolves the config; worker.py feeds the engine and commits; steering.py, by the rule of
 adaptive.py, decides which problems get more samples; background.py verifies meanwhile; meter.py
-shows progress; history.py reads what is committed; and curate/warehouse/chunks.py guarantees that
-each sample is made once.
+shows progress; history.py reads what is committed. curate/warehouse/chunks.py decides what happens
+after a kill: which samples are in a log or a part already, and who may make the rest.
 """
 
 from __future__ import annotations

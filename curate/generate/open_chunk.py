@@ -1,4 +1,8 @@
-"""A chunk that this process has claimed and not committed yet."""
+"""A chunk that this process has claimed and not committed yet.
+
+Its state in memory only. Claims, logs and what is recovered from them after a kill are in
+curate/warehouse/chunks.py.
+"""
 
 from __future__ import annotations
 

@@ -8,6 +8,11 @@
     pairs         a question, and a completion (text, messages, a list) or reasoning and summary
     problems      questions and references without any trace
 
+(`sharegpt` is another name of `messages`.) Each is a value of the key `layout`. To add one: its
+name in `Layout`, how it is recognised in `choose_layout`, how a row becomes traces in `_answers`,
+and the fields it reads in `_used` (job.py). File types (JSONL, Parquet, CSV) are read by
+curate/files.py, names of columns are in columns.py, marks of reasoning in delimiters.py.
+
 Traces come out in our form `r1` (`<think>…</think>` and a summary) if they hold reasoning. The
 gold answer never becomes part of a trace. What became of every row is counted.
 """
@@ -61,9 +66,7 @@ _LONG = 200  # characters: an answer that long may be a model's response
 
 @dataclass(frozen=True)
 class Plan:
-    """How a table is read: its format, our fields and labels to its columns, and what the user
-    said.
-    """
+    """How a table is read: its format, and the columns that hold our fields and labels."""
 
     layout: Layout
     fields: Mapping[str, str]

@@ -1,8 +1,8 @@
-"""Declarations of `schemas/signals.sql` and `schemas/macros.sql`, and the macros applied to a
-frame.
+"""Read `schemas/signals.sql` and `schemas/macros.sql`, and apply the macros to a frame.
 
-The parameters of a macro have the names of the signal columns they read. A view or a plain file can
-therefore call a macro without a second list of its arguments.
+The macros themselves, which rules call by name, are in `schemas/macros.sql`. To add one, add it
+there: the parameters of a macro have the names of the signal columns they read, so that views and
+plain files can call it without a list of macros or of their arguments.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import duckdb
 import polars as pl
 
 from curate.warehouse import schemas
-
-DERIVED = ("mixed_language", "stray_script", "readable", "quality")
 
 
 def macro_sql() -> str:
@@ -45,15 +43,22 @@ def signal_types() -> dict[str, pl.DataType]:
 
 @cache
 def derived_columns() -> dict[str, str]:
-    """Map each derived column to the SQL that calls its macro on the signal columns."""
+    """Map each derived column to the SQL that calls its macro on the signal columns.
+
+    In the order of `schemas/macros.sql`.
+    """
     with duckdb.connect() as connection:
         connection.execute(macro_sql())
         rows = connection.execute(
             "SELECT function_name, parameters FROM duckdb_functions() "
-            "WHERE function_type = 'macro' AND NOT internal"
+            "WHERE function_type = 'macro' AND NOT internal ORDER BY function_oid"
         ).fetchall()
-    parameters: dict[str, list[str]] = dict(rows)
-    return {name: f"{name}({', '.join(parameters[name])})" for name in DERIVED}
+    signals = set(column_groups())
+    return {
+        name: f"{name}({', '.join(parameters)})"
+        for name, parameters in rows
+        if signals.issuperset(parameters)
+    }
 
 
 def with_macros(frame: pl.DataFrame) -> pl.DataFrame:

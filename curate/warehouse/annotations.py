@@ -7,9 +7,9 @@ name:
     signals/<group>@<version>/<dataset>.<version>/part-<name>.parquet
     verdicts/<verifier>@<version>/<dataset>.<version>/part-<name>.parquet
 
-A part that exists is never made again; a new signal or a better verifier has a directory of its own
-and adds only itself. Parts about no single part of traces (a consensus over many) have versions
-that match none. This module is the only one that spells these names.
+A part that exists is never made again; a new signal or a better verifier has its own directory
+and adds only itself. Parts that are not about a single part of traces (a consensus over many) have
+versions that match none. This module is the only one that spells these names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Exactly once: plans, chunks, claims and logs.
+"""Exactly once, also after `kill -9`: plans, chunks, claims and logs.
 
 A *family* is all traces that share everything that determines their text. Its *plan* is a journal
 of numbered files, each published with link(2), so that two planners cannot both append the same

@@ -152,5 +152,5 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
         assert "| correct |" in told
     with pytest.raises(UsageError, match="--push sends a folder"):
         export_corpus(warehouse, "mine", tmp_path / "one.jsonl", push="me/mine")
-    with pytest.raises(UsageError, match="let it end in"):
+    with pytest.raises(UsageError, match="use .parquet or .jsonl"):
         export_corpus(warehouse, "mine", tmp_path / "one.csv")
