@@ -16,8 +16,8 @@ PACKAGE = Path(curate.__file__).parent
 
 # From the ground up. A package may import from its own floor's packages below it in this list, never from above.
 FLOORS = """
-    errors records memory progress registry config atomic files
-    store prompts engines warehouse verify signals problems rewards job
+    errors records version visible memory progress config registry atomic files
+    store prompts engines warehouse verify signals job problems rewards
     annotate imports filter generate report evaluate train cluster
     pipeline console api cli
 """.split()

@@ -323,13 +323,12 @@ def our_compute(contender: str, args: argparse.Namespace) -> dict[str, Any]:
 
 def our_policy(contender: str, args: argparse.Namespace) -> Any:
     from curate.train.config import ModelConfig
-    from curate.train.model import policy as model
+    from curate.train.model import policy
+    from curate.train.model.loading import load_policy
 
     if contender.startswith("ours-plain"):
-        model.use_lean_layers = lambda *_: None
-    return model.load_policy(args.model, ModelConfig.model_validate(our_compute(contender, args)))[
-        0
-    ]
+        policy.use_lean_layers = lambda *_: None
+    return load_policy(args.model, ModelConfig.model_validate(our_compute(contender, args)))[0]
 
 
 def trl_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -226,10 +226,12 @@ def test_requests_per_minute_are_bounded() -> None:
     """600 per minute: ten at once, then one every tenth of a second."""
     with Loopback(chat_answer) as server:
         engine = engine_for(server, rpm=600)
+        # Measured from before the first request is sent: a busy machine can only make it longer.
+        began = time.monotonic()
         list(engine.generate(ask(20)))
         engine.close()
-    times = [at for at, *_ in server.seen]
-    assert times[-1] - times[0] >= 0.9
+    assert len(server.seen) == 20
+    assert max(at for at, *_ in server.seen) - began >= 0.9
 
 
 def test_a_bucket_keeps_its_rate_and_settles_wrong_estimates(

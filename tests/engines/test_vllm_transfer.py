@@ -43,13 +43,13 @@ def test_invalid_devices_are_refused(given: Any) -> None:
 def test_devices_are_numbered_as_this_process_sees_them() -> None:
     assert own_devices(config(devices="1,2"), ["4", "GPU-b", "6"]) == ["GPU-b", "6"]
     with pytest.raises(
-        UsageError, match=r"engine\.devices names GPU 2, 5; this process sees 0, 1: name others"
+        UsageError, match=r"engine\.devices names GPU 2, 5, but this process sees 0, 1: name others"
     ):
         own_devices(config(devices="1,2,5"), ["0", "1"])
-    with pytest.raises(UsageError, match=r"names GPU 0; this process sees none"):
+    with pytest.raises(UsageError, match=r"names GPU 0, but this process sees none"):
         own_devices(config(devices=0), [])
     with pytest.raises(
-        UsageError, match=r"names 3 GPUs; 2 replicas of tensor_parallel_size 2 need 4"
+        UsageError, match=r"names 3 GPUs; 2 replicas with tensor_parallel_size 2 need 4"
     ):
         own_devices(config(devices="0,1,2", replicas=2, tensor_parallel_size=2), ["0", "1", "2"])
 
@@ -69,7 +69,7 @@ def test_devices_are_divided_among_replicas() -> None:
     assert [devices_of(i, 2, four)["CUDA_VISIBLE_DEVICES"] for i in range(2)] == ["2,3", "6,7"]
     assert devices_of(0, 1, []) == {}
     with pytest.raises(
-        UsageError, match="replica 3 of tensor_parallel_size 2 needs GPU 6; there are 4"
+        UsageError, match="replica 3 with tensor_parallel_size 2 needs GPU 6, and there are 4"
     ):
         devices_of(2, 2, four)
 
@@ -104,7 +104,7 @@ def test_only_the_child_gets_the_environment_of_its_devices(
         )
     finally:
         engine.close()
-    with pytest.raises(UsageError, match="names GPU 3; this process sees 0, 1, 2"):
+    with pytest.raises(UsageError, match="names GPU 3, but this process sees 0, 1, 2"):
         Telling(config(devices=3), tiny)
 
 
@@ -126,9 +126,7 @@ def test_how_weights_reach_the_engine(
     settings: dict[str, Any], name: str, device: str, way: str | None
 ) -> None:
     if way is None:
-        with pytest.raises(
-            UsageError, match=r"engine\.transfer=nccl needs vLLM on GPUs of its own"
-        ):
+        with pytest.raises(UsageError, match=r"engine\.transfer=nccl needs vLLM on its own GPUs"):
             way_of_weights(config(**settings), name, device)
     else:
         assert way_of_weights(config(**settings), name, device) == way
