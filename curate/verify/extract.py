@@ -364,6 +364,17 @@ _NEGATION = re.compile(
     r"(?i:not|never|n['’]t|neither|nor|be|wrong|incorrect|except|doubt|maybe|perhaps|possibly"
     r"|nicht|pas|kein)|[不并非не]"
 )
+_NEGATIONS = (
+    *("not", "never", "n't", "neither", "nor", "be", "wrong", "incorrect", "except", "doubt"),
+    *("maybe", "perhaps", "possibly", "nicht", "pas", "kein"),
+)
+
+
+def _may_deny(before: str) -> bool:
+    if not before.isascii():
+        return bool(_NEGATION.search(before))
+    lowered = before.lower()
+    return any(word in lowered for word in _NEGATIONS)
 
 
 def in_prose(text: str) -> Extracted | None:
@@ -377,7 +388,7 @@ def in_prose(text: str) -> Extracted | None:
     if (
         box.answer
         and not following.strip(" $.*\n")
-        and not _NEGATION.search(text, max(0, box.start - 40), box.start)
+        and not _may_deny(text[max(0, box.start - 40) : box.start])
     ):
         return Extracted(box.answer, "boxed")  # the box ends the text, as most do
     later = announced(text[box.end :])
@@ -443,8 +454,10 @@ def last_boxes(text: str) -> _Box | None:
     """
     spans: list[tuple[int, int, int]] = []  # start of the command, start and end of its content
     at, tail = len(text), max(0, len(text) - TAIL)
+    has_fbox = "\\fbox" in text
     for _ in range(MAX_BOXES):
-        at = max(text.rfind("\\boxed", tail, at), text.rfind("\\fbox", tail, at))
+        boxed = text.rfind("\\boxed", tail, at)
+        at = max(boxed, text.rfind("\\fbox", tail, at)) if has_fbox else boxed
         match = _BOX.match(text, at) if at >= 0 else None
         if at < 0:
             break
@@ -458,6 +471,9 @@ def last_boxes(text: str) -> _Box | None:
         spans.insert(0, (at, match.end(), end))
     if not spans:
         return None
+    if len(spans) == 1:
+        (at, start, end), *_ = spans
+        return _Box(text[start:end].strip(), at, end + 1)
     return _Box(_joined(text, spans), spans[0][0], spans[-1][2] + 1)
 
 
@@ -500,6 +516,9 @@ def closing_brace(text: str, start: int) -> int:
     not count.
     """
     depth = 1
+    first = text.find("}", start, start + TAIL)
+    if first < 0 or ("{" not in (inside := text[start:first]) and "\\" not in inside):
+        return first
     for match in _BRACE.finditer(text, start, start + TAIL):
         sign = match.group()
         # A stray backslash before the last brace, "\\boxed{185\\}", is a slip; no set closes there.

@@ -51,9 +51,11 @@ def normal(text: str) -> str:
     NFKC (superscripts stay apart), no LaTeX text commands, quotes, markdown, outer punctuation,
     "there is", leading article or double spaces.
     """
-    for _ in range(3):
-        text = _COMMAND.sub(r"\1", text)
-    text = unicodedata.normalize("NFKC", _with_carets(text))
+    if "\\" in text:
+        for _ in range(3):
+            text = _COMMAND.sub(r"\1", text)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", _with_carets(text))
     text = text.casefold().replace("\\ ", " ").strip(" $\n\t")
     text = _MARKDOWN.sub(r"\2", text.translate(_QUOTES))
     text = " ".join(text.split()).strip(" .,;:?。，；：？")
@@ -99,8 +101,9 @@ _WORD = re.compile(r"[^\W_]+")
 
 def equal_words(first: str, second: str) -> bool:
     """Whether two texts are the same words. Case counts for single letters and abbreviations."""
-    for _ in range(3):
-        first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
+    if "\\" in first or "\\" in second:
+        for _ in range(3):
+            first, second = _COMMAND.sub(r"\1", first), _COMMAND.sub(r"\1", second)
     if not (
         _WORDS_ONLY.fullmatch(first)
         and _WORDS_ONLY.fullmatch(second)

@@ -19,6 +19,7 @@ from curate.verify.math.exact import (
     substituted,
     symbols,
 )
+from curate.verify.math.identity import is_multiple
 from curate.verify.math.intervals import Piece, region, symbolic_pieces
 from curate.verify.math.numbers import RELATIVE, Number, close_values, equal_numbers
 from curate.verify.math.numeric import context, equal_at_points, logarithm, number
@@ -675,6 +676,9 @@ def proportional(gold: Node, answer: Node) -> bool | None:
     first, second = ("sub", gold[2], gold[3]), ("sub", answer[2], answer[3])
     if symbols(first) != symbols(second):
         return False
+    multiple = is_multiple(first, second)
+    if multiple is not None:
+        return multiple
     ratios: list[Any] = []
 
     def steady(a: Any, b: Any) -> bool:

@@ -27,6 +27,9 @@ _TIME = re.compile(
 )
 
 
+_TEXT_OR_SPACE = re.compile(r"\\(?:text|mathrm|[ ,;])")
+
+
 class DateOrTime(NamedTuple):
     """A date (year 0 if none is given) or a time of day; `half` is "a", "p", or "" if it is not
     given.
@@ -41,6 +44,8 @@ class DateOrTime(NamedTuple):
 
 def parse_date_or_time(text: str) -> DateOrTime | None:
     """Return the date or time of day that a text is, or None. A bare number is neither."""
+    if "\\" in text and not _TEXT_OR_SPACE.search(text):
+        return None  # no date has another command
     text = unicodedata.normalize(
         "NFKC", re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
     )

@@ -132,10 +132,11 @@ def _closes_at_end(text: str) -> bool:
 
 def tokens(text: str) -> list[tuple[str, str]]:
     """Return (kind, text) of each token; kinds: num, sym, fn, cmd, op, text, env, row."""
-    text = plain(text) if not text.isascii() else text
-    for sign, meaning in _SIGNS.items():
-        if sign in text:
-            text = text.replace(sign, f" {meaning} " if meaning[0] == "\\" else meaning)
+    if not text.isascii():
+        text = plain(text)
+        for sign, meaning in _SIGNS.items():
+            if sign in text:
+                text = text.replace(sign, f" {meaning} " if meaning[0] == "\\" else meaning)
     found: list[tuple[str, str]] = []
     at, depth = 0, 0
     while at < len(text):

@@ -54,6 +54,18 @@ _COMBINATION = re.compile(
 _CHINESE_COMBINATION = re.compile(r"\\(?:mathrm|text|rm)\s*\{([CA])\}(?=\s*[_^])")
 
 
+_INVISIBLE_BRACKET = re.compile(r"\\(?:left|right)\s*\.(?!\d)")
+_BEFORE_DIGIT = re.compile(r"(?<!\\)\\(?=\d)")
+_SPACE_AT_END = re.compile(r"(?<!\\)(?:\\[,;:!>]|\\ |~|\\+|\s)+$")
+_DOUBLED = re.compile(r"\\\\[a-zA-Z{}]")
+_NAME = re.compile(r"\\([a-zA-Z]+)")
+# Commands that `_without_style` does not touch; most texts have no others.
+_ORDINARY = frozenset(
+    "frac dfrac tfrac sqrt pi left right cdot times infty sin cos tan ln log alpha theta quad "
+    "leq le geq ge neq pm cup in circ".split()
+)
+
+
 @lru_cache(maxsize=16384)
 def clean(text: str) -> str:
     """Return the text without typesetting that changes nothing."""
@@ -67,16 +79,29 @@ def clean(text: str) -> str:
     text = text.replace("`", "")
     if "$" in text:
         text = _DOLLARS.sub(r" \1 ", text)
-    text = _COMBINATION.sub(lambda m: f"{m[2] or m[3]}({m[1]},{m[4]})", text)
-    text = _GROUPS.sub(lambda m: re.sub(r"[.,]", "", m.group()), text)
-    text = text.replace("**", "^") if re.search(r"\w\*\*[\w(]", text) else text.strip("*")
+    if "C" in text or "P" in text:
+        text = _COMBINATION.sub(lambda m: f"{m[2] or m[3]}({m[1]},{m[4]})", text)
+    if "," in text or "." in text:
+        text = _GROUPS.sub(lambda m: re.sub(r"[.,]", "", m.group()), text)
+    if "*" in text:
+        text = text.replace("**", "^") if re.search(r"\w\*\*[\w(]", text) else text.strip("*")
     return _without_full_stop(" ".join(text.split()))
 
 
 def _clean_commands(text: str) -> str:
-    doubled = re.search(r"\\\\[a-zA-Z{}]", text)
+    doubled = _DOUBLED.search(text)
     if doubled and not _SINGLE_COMMAND.search(text.replace("\\\\", "")):
         text = text.replace("\\\\", "\\")  # every backslash was doubled
+    is_ordinary = _ORDINARY.issuperset(_NAME.findall(text))
+    text = _THOUSANDS.sub("", text) if is_ordinary else _without_style(text)
+    text = _BRACKETS.sub(" ", text)
+    text = _INVISIBLE_BRACKET.sub(" ", text)
+    text = text.replace("\\_", "_")
+    text = _BEFORE_DIGIT.sub("", text)
+    return _SPACE_AT_END.sub("", text)
+
+
+def _without_style(text: str) -> str:
     text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", text)
     for pattern, replacement in (
         (_COLOUR, ""),
@@ -92,12 +117,7 @@ def _clean_commands(text: str) -> str:
     text = _NUMBER_TEXT.sub(r"\1", text)
     for _ in range(3):
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
-    text = _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
-    text = _BRACKETS.sub(" ", text)
-    text = re.sub(r"\\(?:left|right)\s*\.(?!\d)", " ", text)
-    text = text.replace("\\_", "_")
-    text = re.sub(r"(?<!\\)\\(?=\d)", "", text)
-    return re.sub(r"(?<!\\)(?:\\[,;:!>]|\\ |~|\\+|\s)+$", "", text)
+    return _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
 
 
 def _without_full_stop(text: str) -> str:

@@ -12,9 +12,11 @@ import re
 import unicodedata
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from curate.verify.math.number_words import HAN_NUMERAL, NumberWords, chinese, english, scaled
 from curate.verify.math.units import (
+    NO_CHANGE,
     counted,
     is_unit_after_number,
     measure,
@@ -169,7 +171,17 @@ def parse_number(text: str) -> Number | None:
     """
     if _INT.match(text) and len(text) <= MAX_NUMBER:
         return Number(Fraction(int(text)))
-    if len(text) > MAX_NUMBER:
+    return None if len(text) > MAX_NUMBER else _read(text)
+
+
+# No number has these commands, and no unit.
+_FORMULA = re.compile(r"\\(?:sqrt|pi|sin|cos|tan|ln|log|infty|left|cup)(?![a-zA-Z])")
+
+
+@lru_cache(maxsize=8192)
+def _read(text: str) -> Number | None:
+    """Return the number that a short text is, or None."""
+    if _FORMULA.search(text):
         return None
     try:
         return _parse(text)
@@ -186,12 +198,13 @@ def _parse(text: str) -> Number | None:
         text[0] == text[-1] == "$" or (text[:2], text[-2:]) in (("\\(", "\\)"), ("\\[", "\\]"))
     ):
         text = text.strip("$").strip() if text[0] == "$" else text[2:-2].strip()
-    text = _ABOUT.sub("", _braces(text), count=1) if _ABOUT.match(_braces(text)) else _braces(text)
-    percent = False
-    for sign in _PERCENT:
-        if text.endswith(sign):
-            text, percent = text[: -len(sign)].rstrip(), True
-            break
+    text = _braces(text)
+    if about := _ABOUT.match(text):
+        text = text[about.end() :]
+    percent = text.endswith(_PERCENT)
+    if percent:
+        sign = next(sign for sign in _PERCENT if text.endswith(sign))
+        text = text[: -len(sign)].rstrip()
     if text.startswith("百分之"):
         text, percent = text[3:], True
     unit = ""
@@ -290,7 +303,8 @@ def _bare(text: str) -> Number | None:
         return None
     if _INT.match(text):
         return Number(Fraction(int(text)))
-    text = _THOUSANDS.sub(lambda m: m.group(1) + _SEPARATOR.sub("", m.group(2)), text)
+    if not _DECIMAL.match(text):
+        text = _THOUSANDS.sub(lambda m: m.group(1) + _SEPARATOR.sub("", m.group(2)), text)
     if _INT.match(text):
         return Number(Fraction(int(text)))
     if _DECIMAL.match(text):
@@ -391,7 +405,9 @@ def equal_numbers(gold: Number, answer: Number) -> tuple[bool, str]:
     times = unit_factors(gold.unit, answer.unit)
     if times is None:
         return False, f"unit {answer.unit} instead of {gold.unit}"
-    g, a = gold.value * times[0], answer.value * times[1]
+    g, a = gold.value, answer.value
+    if times is not NO_CHANGE:
+        g, a = g * times[0], a * times[1]
     if gold.percent == answer.percent:
         return close_values(g, a, gold, answer), ""
     if answer.percent:  # 50% for 0.5, and for 50 where the question asked for percent
@@ -409,13 +425,17 @@ def close_values(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool
         return True
     if gold.decimals is None and answer.decimals is None:
         return False  # both exact
-    if not g or not a or (g > 0) != (a > 0):
+    over, given = g.numerator, a.numerator
+    if not over or not given or (over > 0) != (given > 0):
         return False
-    if g.denominator == a.denominator == 1 and abs(g) < 10**15:
+    if g.denominator == a.denominator == 1 and abs(over) < 10**15:
         return False  # whole numbers of ordinary size are meant exactly, however they are written
-    difference = abs(g - a)
-    if difference <= abs(g) * RELATIVE:
+    # |g - a| <= |g| * RELATIVE, with everything multiplied by both denominators.
+    gap = abs(over * a.denominator - given * g.denominator)
+    if gap * RELATIVE.denominator <= abs(over) * a.denominator:
         return True
+    if max(gold.significant, answer.significant) < SIGNIFICANT:
+        return False  # no decimal is long enough to have been rounded
     # The value of one unit in the last place of each decimal; that of the one with fewer decimals
     # counts.
     places = [
@@ -424,4 +444,4 @@ def close_values(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool
         if n.decimals is not None
     ]
     unit, significant = max(places)
-    return significant >= SIGNIFICANT and difference < unit
+    return significant >= SIGNIFICANT and abs(g - a) < unit

@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
 from curate.verify.math.exact import (
@@ -23,6 +24,7 @@ from curate.verify.math.exact import (
     exact,
     symbols,
 )
+from curate.verify.math.identity import is_identity
 from curate.verify.math.numbers import Number
 from curate.verify.math.parser import Node
 
@@ -49,12 +51,12 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
     mp = context()
     kind = node[0]
     if kind == "num":
-        value = node[1].value / 100 if node[1].percent else node[1].value
-        return (
-            mp.mpf(value.numerator)
-            / value.denominator
-            * (mp.pi / 180 if node[1].unit == "°" else 1)
-        )
+        written = node[1]
+        value = written.value / 100 if written.percent else written.value
+        result = mp.mpf(value.numerator)
+        if value.denominator != 1:
+            result = result / value.denominator
+        return result * (mp.pi / 180) if written.unit == "°" else result
     if kind == "sym":
         if node[1] not in point:
             raise Undefined("a symbol without a value")
@@ -74,6 +76,8 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
         return a + b if kind == "add" else a - b if kind == "sub" else a * b
     if kind == "pow":
         base, exponent = number(node[1], point, log10), number(node[2], point, log10)
+        if node[2][0] == "num" and node[2][1].value.denominator == 1:
+            return _power(base, exponent)
         power = exact(node[2]) if not symbols(node[2]) else None
         odd = power is not None and power.denominator % 2 and power.denominator > 1
         if power is not None and odd and mp.im(base) == 0 and mp.re(base) < 0:
@@ -166,9 +170,11 @@ def _power(a: Any, b: Any) -> Any:
         if mp.re(b) <= 0:
             raise NoValue("zero to no positive power")
         return mp.mpf(0)
-    size = abs(mp.log10(abs(a))) * abs(b) if abs(a) != 1 else abs(b)
-    if size > MAX_LOG10:
-        raise TooLarge("a power too large to compute")
+    # The binary magnitude bounds the logarithm from above, and costs nothing.
+    if (abs(mp.mag(a)) + 1) * abs(b) > MAX_LOG10:
+        size = abs(mp.log10(abs(a))) * abs(b) if abs(a) != 1 else abs(b)
+        if size > MAX_LOG10:
+            raise TooLarge("a power too large to compute")
     return _bounded(mp.power(a, b))
 
 
@@ -268,17 +274,25 @@ def points(names: set[str], whole: set[str] | frozenset[str] = frozenset()) -> l
     are integers.
     """
     mp = context()
-    found = []
-    for index, (low, high) in enumerate(_RANGES):
-        point = {}
-        for place, name in enumerate(sorted(names)):
-            if name in whole:
-                point[name] = mp.mpf(_WHOLE_POINTS[(index + place) % len(_WHOLE_POINTS)])
-                continue
-            share = mp.mpf(zlib.crc32(f"{name}/{index}".encode())) / 0xFFFFFFFF
-            point[name] = low + (high - low) * (share * 0.97 + mp.sqrt(2) / 100)
-        found.append(point)
-    return found
+    return [
+        {
+            name: mp.mpf(_WHOLE_POINTS[(index + place) % len(_WHOLE_POINTS)])
+            if name in whole
+            else mp.make_mpf(_coordinate(name, index))
+            for place, name in enumerate(sorted(names))
+        }
+        for index in range(len(_RANGES))
+    ]
+
+
+@lru_cache(maxsize=8192)
+def _coordinate(name: str, index: int) -> Any:
+    """Return the value of a symbol at a point, in the form that every context can share."""
+    mp = context()
+    low, high = _RANGES[index]
+    with mp.workdps(DIGITS):
+        share = mp.mpf(zlib.crc32(f"{name}/{index}".encode())) / 0xFFFFFFFF
+        return (low + (high - low) * (share * 0.97 + mp.sqrt(2) / 100))._mpf_
 
 
 def whole_symbols(node: Node) -> set[str]:
@@ -320,6 +334,10 @@ def equal_at_points(a: Node, b: Node, relation: Callable[[Any, Any], bool] = agr
     """Whether two expressions agree at all points where both are real (or at all points, if they
     are never real).
     """
+    if relation is agree:
+        identical = is_identity(a, b)
+        if identical is not None:
+            return identical
     names = symbols(a) | symbols(b)
     if _equal_at_points(a, b, names, relation, False):
         return relation is not agree or not _may_cancel(a, b) or _stays_equal(a, b, names, False)
@@ -410,7 +428,7 @@ def _equal_at_points(
             raise
         except (Undefined, ZeroDivisionError, OverflowError):
             continue
-        if _real(mp, first) and _real(mp, second):
+        if _is_real(mp, first) and _is_real(mp, second):
             if not relation(mp.re(first), mp.re(second)):
                 return False
             real += 1
@@ -423,5 +441,7 @@ def _equal_at_points(
     )
 
 
-def _real(mp: Any, value: Any) -> bool:
+def _is_real(mp: Any, value: Any) -> bool:
+    if isinstance(value, mp.mpf):
+        return bool(value == value)
     return bool(abs(mp.im(value)) <= abs(value) * 1e-30)

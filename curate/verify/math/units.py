@@ -290,19 +290,22 @@ def counted(text: str) -> str | None:
     return text if text in _CLASSIFIER or measure(text) is not None else None
 
 
+NO_CHANGE = (Fraction(1), Fraction(1))
+
+
 def unit_factors(gold: str, answer: str) -> tuple[Fraction, Fraction] | None:
     """Return the factors that make two values comparable; None if their units are of different
     kinds.
     """
     if not gold or not answer or gold == answer:
-        return Fraction(1), Fraction(1)
+        return NO_CHANGE
     first, second = measure(gold), measure(answer)
     if first is None or second is None:
         # Two nouns say nothing about the value; a noun and a real unit do not compare.
-        return (Fraction(1), Fraction(1)) if first is None and second is None else None
+        return NO_CHANGE if first is None and second is None else None
     if first[0] == second[0]:
         return first[1], second[1]
     dimensions = {first[0], second[0]}
     if (("¥", 1),) in dimensions and dimensions & {(("yuan", 1),), (("yen", 1),)}:
-        return Fraction(1), Fraction(1)  # one sign for two currencies
+        return NO_CHANGE  # one sign for two currencies
     return None

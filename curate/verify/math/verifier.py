@@ -43,6 +43,7 @@ _NO_ANSWER = re.compile(
     r"|proof|explanation|figure|answer)"
     r"|as above|见解析|略|证明略|见上|如图|见答案)\W*$"
 )
+_DIGIT = re.compile(r"[0-9]")
 _EMPTY_SET = re.compile(r"\\\{\s*\\\}|∅|\\(?:emptyset|varnothing)")
 _OVER_ZERO = re.compile(r"/\s*\(?0|\}\s*\{?\s*0|0\s*\^\s*\{?\s*0")
 _CHOICE = re.compile(
@@ -97,7 +98,7 @@ class MathVerifier(Verifier):
             given = parse_number(answer)
             if given is not None:
                 is_equal, why = equal_numbers(gold, given)
-                if is_equal or not _has_comma(reference, answer):
+                if is_equal or not _may_be_read_otherwise(reference, answer):
                     return CORRECT if is_equal else Judgement("wrong", why)
         if len(reference) > MAX_QUICK or len(answer) > MAX_QUICK:
             return None
@@ -120,9 +121,14 @@ class MathVerifier(Verifier):
         return Judgement("wrong" if _is_readable(reference) else "unverifiable", why)
 
 
-def _has_comma(reference: str, answer: str) -> bool:
+_INTEGER = re.compile(r"[+-]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)")
+
+
+def _may_be_read_otherwise(reference: str, answer: str) -> bool:
     """Whether a comma may mean something else: 3,14 for 3.14, or 100,200 for a list."""
-    return "," in reference or "," in answer
+    if "," not in reference and "," not in answer:
+        return False
+    return not (_INTEGER.fullmatch(reference) and _INTEGER.fullmatch(answer))
 
 
 @lru_cache(maxsize=8192)
@@ -139,7 +145,7 @@ def _unreadable(reference: str) -> str | None:
     bare = clean(unwrap(answer))
     if _EMPTY_SET.fullmatch(bare):
         return None
-    if _NO_ANSWER.match(normal(bare)):
+    if not _DIGIT.search(bare) and _NO_ANSWER.match(normal(bare)):
         return "the reference is not an answer" if bare else "no reference answer"
     if len(reference) > MAX_ANSWER:
         return f"the reference is longer than {MAX_ANSWER} characters"
@@ -178,7 +184,7 @@ def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Nod
     `Excessive`.
     """
     bare = _WHOLE.sub("", unwrap(text))
-    if (region := _REGIONS.get(normal(bare))) is not None:
+    if _REGION_HINT.search(bare) and (region := _REGIONS.get(normal(bare))) is not None:
         return region, ""
     for unit, named in _units_after(bare):
         try:
@@ -326,16 +332,19 @@ def _without_label(text: str) -> str:
 _NAMED = re.compile(r"^[a-zA-Z](?:_\w|\([a-z]\))? ?= ?")
 
 
+_FORMULAS = frozenset(["add", "sub", "mul", "div", "pow", "neg", "call"])
+
+
 def _mixes_words(tree: Node) -> bool:
     """Whether words stand inside a formula: north-east is no difference."""
-    parts = [
-        part for part in tree[1:] if isinstance(part, tuple) and part and isinstance(part[0], str)
-    ]
-    if tree[0] in ("add", "sub", "mul", "div", "pow", "neg", "call") and any(
-        part[0] == "text" for part in parts
-    ):
-        return True
-    return any(_mixes_words(part) for part in parts)
+    is_formula = tree[0] in _FORMULAS
+    for part in tree[1:]:
+        if isinstance(part, tuple) and part and isinstance(part[0], str):
+            if part[0] == "text" and is_formula:
+                return True
+            if _mixes_words(part):
+                return True
+    return False
 
 
 def equal_spelling(reference: str, answer: str) -> bool:
@@ -361,6 +370,8 @@ def _squeezed(text: str) -> str:
 
 _SPACES = re.compile(r"(?<=[^\w\s]) | (?=[^\w\s])")
 _SAME_UNIT = ((Fraction(1), Fraction(1)),)
+# Cheaper than `normal`: each key of `_REGIONS`, and its synonyms, contain one of these.
+_REGION_HINT = re.compile(r"real|solution|set|none|[^\x00-\x7f]", re.I)
 _REGIONS: dict[str, Node] = {
     **dict.fromkeys(
         (
