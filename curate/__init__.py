@@ -1,3 +1,6 @@
-"""curate makes reasoning data and trains on it, after the DeepSeek-R1 report. The Python API is `curate.api`."""
+"""Make reasoning data and train on it, after the DeepSeek-R1 report.
+
+The Python API is `curate.api`.
+"""
 
 __version__ = "0.1.0"

@@ -645,8 +645,8 @@ def main() -> None:
         # Polars and DuckDB wrap what the operating system reports.
         if "No space left on device" in str(error) or "os error 28" in str(error):
             say(
-                "error: the disk is full; what was committed is intact: free some space and run the "
-                "same command again"
+                "error: the disk is full; what was committed is intact: free some space and run "
+                "the same command again"
             )
             sys.exit(1)
         # typer vendors click: its exceptions are recognised by duck typing
@@ -666,9 +666,7 @@ def main() -> None:
 
 
 def _os_message(error: OSError) -> str | None:
-    """What a failure of the file system means to the user, or None if it is not the user's to
-    mend.
-    """
+    """Message for a file system error that the user can fix, or None for any other."""
     from curate.atomic import disk_full
 
     name = error.filename or "while writing"

@@ -27,6 +27,5 @@ def one_line(text: object) -> str:
 
 
 def guard_formula(text: str) -> str:
-    """Text that a spreadsheet does not run: a leading = + - @ or tab gets an apostrophe in front.
-    """
+    """Prefix an apostrophe to a leading = + - @ or tab, so that no spreadsheet runs the text."""
     return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text

@@ -1,4 +1,4 @@
-"""Shared by all tests: a place for models, problems as files, and a warehouse with nothing in it."""
+"""Fixtures for all tests: a place for models, problems as files, and an empty warehouse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture
 def stub_model(tmp_path: Path) -> str:
-    """A model directory that only the stub engine can use: it has weights to hash, and nothing to load."""
+    """A model directory for the stub engine only: it has weights to hash, and nothing to load."""
     path = tmp_path / "stub-model"
     path.mkdir()
     (path / "config.json").write_text("{}")

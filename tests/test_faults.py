@@ -4,7 +4,7 @@ those of an undisturbed run, and `curate check` is clean.
 
 `curate merge` is not among them: see tests/warehouse/test_merge.py.
 
-CURATE_KILLS sets how often each command is killed (2 by default; 20 for a thorough run). Generation,
+CURATE_KILLS: kills of each command (2 by default; 20 for a thorough run). Generation,
 training and whole pipelines have tests of their own: tests/generate/test_faults.py,
 tests/train/test_kill.py, tests/kills.py.
 """

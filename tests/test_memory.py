@@ -50,9 +50,15 @@ def warehouse(tmp_path: Path) -> Warehouse:
             "completion": [f"<think>{text}</think> <answer>7</answer>" for text in said],
         }
     ).with_columns(
-        attempt=pl.lit(0), problem_id=pl.lit("p"), sample_index=pl.lit(0), recipe=pl.lit("r"), form=pl.lit("r1-zero"),
-        prompt=pl.lit(""), finish_reason=pl.lit("stop"), answer=pl.lit("7"),
-    )  # fmt: skip
+        attempt=pl.lit(0),
+        problem_id=pl.lit("p"),
+        sample_index=pl.lit(0),
+        recipe=pl.lit("r"),
+        form=pl.lit("r1-zero"),
+        prompt=pl.lit(""),
+        finish_reason=pl.lit("stop"),
+        answer=pl.lit("7"),
+    )
     traces = wh.version("traces", "made", "v")
     traces.publish("0", rows)
     traces.publish("1", rows.head(0))

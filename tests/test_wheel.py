@@ -1,4 +1,4 @@
-"""What a wheel carries: schemas, pipelines and queries inside the package; the warehouse is ./warehouse."""
+"""A wheel holds schemas, pipelines and queries; its warehouse is ./warehouse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
         f"assert str(schemas.data_dir('schemas')).startswith({str(site)!r})\n"
         "wh = Warehouse().create()\n"
         "assert wh.sql('SELECT count(*) FROM annotated').item() == 0\n"
-        "load_pipeline('quickstart'); load_rules('cold-start'); saved_query(pathlib.Path('recipes'))\n"
+        "load_pipeline('quickstart'); load_rules('cold-start')\n"
+        "saved_query(pathlib.Path('recipes'))\n"
         "from curate.prompts.render import load_template; load_template('r1-zero')\n"
     )
     work = tmp_path / "work"

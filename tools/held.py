@@ -1,8 +1,8 @@
 """Run the tests of hostile input and faults, and write the table "tried / held" into SECURITY.md.
 
-    python tools/held.py                 # all areas; several minutes
-    python tools/held.py SQL Servers     # areas that contain a word; the other rows stay as they are
-    python tools/held.py --check         # fails if a probe does not hold, and writes nothing
+python tools/held.py                 # all areas; several minutes
+python tools/held.py SQL Servers     # areas that contain a word; other rows stay as they are
+python tools/held.py --check         # fails if a probe does not hold, and writes nothing
 """
 
 from __future__ import annotations

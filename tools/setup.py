@@ -147,8 +147,8 @@ class Pip:
 
 
 def worth_showing(line: str) -> str | None:
-    """What a person wants to know of a line that pip printed: a large download, or how many
-    packages it installs.
+    """The part of a line of pip's output that is worth showing: a large download, or the number
+    of packages it installs.
     """
     if download := DOWNLOAD.search(line):
         name, version, number, unit = download.groups()

@@ -56,7 +56,7 @@ def annotate_consensus(
     """Cluster the answers to each problem and store what the largest cluster implies. Returns the
     number of traces.
 
-    More samples can change a consensus. So each set of traces has a version of its own, and
+    More samples can change a consensus. So each set of traces has its own version, and
     `verifier_version` ends with the number of traces it saw: the newest one counts.
     """
     families: dict[str, list[Version]] = {}  # further samples are further versions of one dataset

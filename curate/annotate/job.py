@@ -40,7 +40,7 @@ from curate.warehouse.identity import digest
 
 
 class AnnotateConfig(Config):
-    """What to annotate, and with what."""
+    """The traces to annotate, and the verifiers, signals and judges to run on them."""
 
     traces: list[str] = []
     """Datasets of the table `traces`; all of them by default."""

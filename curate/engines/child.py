@@ -57,7 +57,9 @@ class Child:
         self, core: str, model_dir: str, config: dict[str, Any], env: dict[str, str]
     ) -> None:
         ours, theirs = socket.socketpair()
-        self.log = tempfile.NamedTemporaryFile(prefix="curate-engine-", suffix=".log")  # noqa: SIM115
+        self.log = tempfile.NamedTemporaryFile(  # noqa: SIM115
+            prefix="curate-engine-", suffix=".log"
+        )
         command = [
             sys.executable,
             "-P",  # the path is ours: a folder `curate` where the user happens to be is not it
@@ -87,7 +89,7 @@ class Child:
         self.conn.send((core, model_dir, config))
 
     def ready(self) -> dict[str, Any]:
-        """What the backend reports once it runs. CurateError if it did not start."""
+        """Wait for the backend and return what it reports. CurateError if it did not start."""
         while self.info is None:
             try:
                 kind, value = self.conn.recv()

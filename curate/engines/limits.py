@@ -76,7 +76,7 @@ def capped_client(limit: int, timeout: float) -> Any:
 
 
 async def bounded(stream: AsyncIterator[bytes], coding: str, limit: int) -> AsyncIterator[bytes]:
-    """The decoded bytes of a body, as they come; BadAnswer as soon as they are more than `limit`."""
+    """Yield the decoded bytes of a body as they arrive. BadAnswer beyond `limit` bytes."""
     if coding not in ("identity", "", "gzip", "x-gzip"):
         raise BadAnswer(f"the answer is compressed by '{coding[:20]}', which nobody asked for")
     decoder = zlib.decompressobj(wbits=31) if "gzip" in coding else None
@@ -105,7 +105,7 @@ def wait_limit(seconds: float | None, most: float) -> float | None:
 
 
 def count(value: object, name: str) -> int:
-    """A number of tokens as a server states it. BadAnswer unless it can be one; None counts as 0."""
+    """Return a token count that a server reports; None counts as 0. BadAnswer if it is not one."""
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < COUNT_LIMIT:

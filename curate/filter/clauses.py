@@ -19,9 +19,9 @@ from curate.signals.macros import derived_columns, macro_sql
 def failed_clauses(con: duckdb.DuckDBPyConnection, view: str, one: str, keep: str) -> list[str]:
     """Explain why the expression `keep` is not true for the trace that the condition `one` selects.
 
-    Each of its own clauses that is not true gets a line, and each clause of a macro among them that
-    made it so. A macro that holds but must not (`NOT mixed_language`) is shown with all its
-    clauses.
+    Each clause of `keep` that is not true gets a line. If the clause is a macro, so does each
+    clause of the macro that is not true. A macro that holds but must not
+    (`NOT mixed_language`) is shown with all its clauses.
     """
     macros, columns = derived_columns(), columns_in(con, view)
     con.execute(macro_sql())

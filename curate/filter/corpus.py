@@ -51,8 +51,8 @@ def write_corpus(
     """Seal `corpora/<name>/<version>` and its funnel; returns the corpus version (the same one
     when nothing changed).
 
-    Prompts are rendered anew, without worked examples, by `template` (a name or a path), else by
-    the rule set's, else by the one that each trace was asked with. The version is the hash of the
+    Prompts are rendered again, without worked examples: with `template` (a name or a path), else
+    with the template of the rule set, else with that of each trace. The version is the hash of the
     rule set, the kept traces, the text of the templates and `key` (whatever else determines the
     rows). `slices`: as `apply_rules` was given, over the same traces.
     """
@@ -89,9 +89,7 @@ def write_corpus(
 def _write_overlaps(
     warehouse: Warehouse, result: FilterResult, name: str, version: Version
 ) -> None:
-    """What contaminated problems share with the benchmarks, where the rule set looks for that and
-    found any.
-    """
+    """Write the overlaps of contaminated problems with the benchmarks, if there are any."""
     step = result.rules.select.contamination
     if step is None or result.overlaps.is_empty():
         return
@@ -259,9 +257,9 @@ def _turn(role: str, content: pl.Expr) -> pl.Expr:
 
 
 def _with_earlier_turns(rows: pl.DataFrame, templates: dict[str, Template]) -> pl.DataFrame:
-    """Rows with `_earlier`: what was said before the completion, as chat messages.
+    """Rows with `_earlier`: the turns before the completion, as chat messages.
 
-    For a conversation of several turns the prompt is rendered anew with all of them: earlier turns
+    For a conversation of several turns the prompt is rendered again with all of them: earlier turns
     of the assistant are earlier turns of the template, and system messages and results of tools
     belong to the turn of the user that they precede or follow.
     """

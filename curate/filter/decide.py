@@ -132,13 +132,13 @@ def apply_rules(
     does not pass.
 
     `slices`: iterating points the view at one slice of the traces after the other (see
-    curate/warehouse/slices.py). `folder`: where the rows lie as long as the result is used; by
-    default the system's for temporary files. `memory`: the bound of the whole process (`2GB`); by
+    curate/warehouse/slices.py). `folder`: holds the rows as long as the result is used; by default
+    the system's folder for temporary files. `memory`: limit of the whole process (`2GB`); by
     default there is none.
 
-    Raises `UsageError` naming the rule whose SQL fails, with DuckDB's message, or telling how much
-    memory choosing among so many traces takes, and `CurateError` naming the rule that dropped most
-    where nothing is kept.
+    Raises `UsageError` if the SQL of a rule fails (naming the rule, with DuckDB's message) or if
+    the selection needs more memory (saying how much), and `CurateError` if nothing is kept (naming
+    the rule that dropped most).
     """
     rows, counts, overlaps = _decide(con, rules, where, view, slices, folder, memory)
     if not rows.total:
@@ -198,7 +198,7 @@ def explain(
     columns = columns_in(con, view)
     one = f"trace_id = {quote(full)}"
     frame = next(_evaluate(con, rules, one, view))
-    # Read clause by clause, which the view would join anew each time.
+    # Clauses are read one by one, and the view would repeat its joins for each.
     con.execute(f"CREATE OR REPLACE TEMP TABLE _explained AS SELECT * FROM {view} WHERE {one}")
     rows = []
     for rule in rules.rules:
@@ -294,7 +294,7 @@ def _check_memory(rows: Decisions, rules: RuleSet, limit: float) -> None:
     """
     each = TEXT_BYTES if rules.select.duplicates else 0
     need = (rows.candidates.estimated_size() * 5 + rows.candidates.height * each) / 1e6
-    # DuckDB takes a quarter beside it: half of its own half, as long as it reads slices.
+    # DuckDB takes another quarter: half of its own half, as long as it reads slices.
     if rules.select == Selection() or need <= max(50.0, limit * 0.75 - BASE):
         return
     enough = ceil((need + BASE) / 750)

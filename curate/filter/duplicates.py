@@ -25,12 +25,14 @@ _PAIRS = 20_000  # pairs whose texts are in memory at once
 # What two problems of one pattern differ in: numbers, signs, names of one letter, and words that
 # stand for a number, an operation or a relation. English articles are letters that mean nothing.
 _FACTS = (
-    r"^(?:[^\p{L}].*|[b-hj-z]|[\p{Greek}]|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven"
-    r"|twelve|dozen|hundred|thousand|million|half|third|quarter|twice|thrice|double|triple|first|second"
-    r"|not|no|without|except|even|odd|prime|more|less|fewer|greater|smaller|larger|least|most|greatest"
-    r"|smallest|largest|minimum|maximum|minimal|maximal|min|max|sum|difference|product|quotient|ratio"
-    r"|increase[sd]?|decrease[sd]?|add|added|plus|minus|times|divided|subtract|subtracted|lost|gained"
-    r"|positive|negative|leq?|geq?|lt|gt|neq?|sin|cos|tan|cot|sec|csc|arc\w+|sinh|cosh|tanh|log|ln|exp"
+    r"^(?:[^\p{L}].*|[b-hj-z]|[\p{Greek}]"
+    r"|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand"
+    r"|million|half|third|quarter|twice|thrice|double|triple|first|second"
+    r"|not|no|without|except|even|odd|prime|more|less|fewer|greater|smaller|larger|least|most"
+    r"|greatest|smallest|largest|minimum|maximum|minimal|maximal|min|max|sum|difference|product"
+    r"|quotient|ratio|increase[sd]?|decrease[sd]?|add|added|plus|minus|times|divided|subtract"
+    r"|subtracted|lost|gained|positive|negative|leq?|geq?|lt|gt|neq?|sin|cos|tan|cot|sec|csc|arc\w+"
+    r"|sinh|cosh|tanh|log|ln|exp"
     r"|sqrt|frac|cdot|div|pm|mp|pi|true|false|inside|outside|before|after"
     r"|[零一二三四五六七八九十百千万两半倍加减乘除多少大小正负奇偶不最])$"
 )
@@ -54,7 +56,7 @@ def signatures(texts: pl.Series, near: bool = True, facts: bool = False) -> pl.D
         columns["facts"] = meant.list.join(" ").hash(2)
     if near:
         sketch = pl.col("sketch")
-        # A column of its own: in twenty expressions the plugin would be called twenty times.
+        # Computed once, as a column: twenty expressions would call the plugin twenty times.
         minhash = textproc.minhash(
             pl.col("text"), tokenizer_pattern="[^ ]+", buckets=BANDS, bsize=ROWS, window=SHINGLE
         )

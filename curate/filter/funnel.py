@@ -15,8 +15,9 @@ BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
 
 
 def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """What each rule did to a slice of traces, by source and band (BAND): drops_first and
-    drops_alone by number.
+    """Count what each rule drops in a slice of traces, by source and band (BAND).
+
+    Columns `first<i>` and `alone<i>`, for the rule at position i: drops_first and drops_alone.
     """
     source = (
         pl.col("source").cast(pl.String)
@@ -34,7 +35,7 @@ def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
 
 
 def count_steps(left: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """What each selection step did to the traces that passed the rules, as `count_rules` does."""
+    """Count what each selection step drops of the traces that passed the rules."""
     steps = enumerate(_selection(rules), len(rules.rules))
     firsts = [
         (pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}") for i, name in steps

@@ -125,8 +125,8 @@ def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
 def run(config: FilterConfig, context: Context) -> JobResult:
     """Decide, print the funnel, and seal the corpus.
 
-    Raises CurateError naming the rule that dropped most where nothing is kept; then no corpus is
-    made.
+    Raises CurateError, naming the rule that dropped most, if nothing is kept; then there is no
+    corpus.
     """
     from curate.filter.funnel import print_funnel
 

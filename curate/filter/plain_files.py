@@ -95,9 +95,9 @@ def explain_files(
 
 
 class Narrow:
-    """What the rules read of some files, a Parquet file for each part of them, in order.
+    """The columns of some files that the rules read, as one Parquet file per part, in order.
 
-    The view `annotated` of `con` shows all of them; iterating points it at one after the other.
+    The view `annotated` of `con` shows all parts; iterating points it at one after the other.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
@@ -134,11 +134,11 @@ def narrowed(
     memory: str = DEFAULT,
     clauses: bool = False,
 ) -> Iterator[Narrow]:
-    """One row a row of the files, in order, with the columns that the rules read.
+    """One row per row of the files, in order, with the columns that the rules read.
 
-    Rows without a column `trace_id` are called by their number over all files (`row-000000000`);
-    rows without `problem_id` share a problem where their `question` is the same, else each is its
-    own. Columns of traces and problems that the files lack are null; a missing verdict, or an
+    Without a column `trace_id`, rows are named by their number over all files (`row-000000000`).
+    Without `problem_id`, rows with the same `question` share a problem; any other row is a problem
+    by itself. Columns of traces and problems that the files lack are null; a missing verdict, or an
     unknown column, is a `UsageError` naming the rule.
     """
     import duckdb
@@ -178,7 +178,7 @@ def _write_parts(
     size: int,
     folder: Path,
 ) -> tuple[list[Path], bool]:
-    """The files of `Narrow`, all of one schema, and whether any part came with ids of its own."""
+    """The files of `Narrow`, all of one schema, and whether any part came with its own ids."""
     measured = (set(column_groups()) | set(derived_columns())) & set(needed)
     files: list[Path] = []
     shapes: list[pl.DataFrame] = []

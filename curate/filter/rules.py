@@ -147,7 +147,7 @@ class Selection(Config):
 
 
 class Output(Config):
-    """How prompts of the corpus are rendered anew: output form and prompt template. None: those of
+    """How prompts of the corpus are rendered again: output form and prompt template. None: those of
     the trace.
     """
 

@@ -40,9 +40,9 @@ def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
                 order.insert(0, -pl.col(RANK).fill_nan(None))
             frame = _drop(frame, "per_problem", _rank(frame, "problem_id", order) >= chosen.k)
     if selection.balance is not None:
-        left = frame.filter(_LEFT).group_by(BALANCE).len()
-        if left.height:
-            most = int(selection.balance.ratio * min(left["len"].to_list()))
+        sizes = frame.filter(_LEFT).group_by(BALANCE).len()["len"]
+        if len(sizes):
+            most = int(selection.balance.ratio * min(sizes.to_list()))
             frame = _drop(frame, "balance", _rank(frame, BALANCE, [DRAW]) >= most)
     if selection.budget is not None:
         frame = _drop(

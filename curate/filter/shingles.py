@@ -18,7 +18,7 @@ WORD = rf"{CJK}|[\w--{CJK}]+"
 # meaning.
 SIGN = r"'+\(|[\p{Sm}\-*/^%!°√()\[\]]"
 MEANING = rf"\d+(?:[.,:]\d+)*!*|\b[a-z]!+|{CJK}|[\w--{CJK}--\d][\w--{CJK}]*|{SIGN}"
-# Hyphens inside words, emphasis of Markdown, and marks that end a sentence are no signs.
+# Hyphens inside words, emphasis of Markdown, and marks that end a sentence do not count as signs.
 _MINUS, _HYPHEN, _EMPHASIS = "[−﹣－]", r"(\p{L}{2})-(\p{L}{2})", r"\*\*+|(?m:^\s*[-*]\s)"
 _EXCLAIMED = r"(\p{L}{2}\s*|[\s.,;:?])!+|(=\s*-?[\d.,]+\s*)!+(\s*\z)"
 

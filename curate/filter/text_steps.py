@@ -111,21 +111,20 @@ def _duplicates(
         wanted = units.select(pl.all().gather(at))
         return pl.concat([texts for _, texts in _texts(con, wanted, step.over, view)])
 
-    found = duplicates(marks, fetch, units[SCORE], step.threshold)
-    lesser = units.filter(found["kind"].is_not_null())
+    matches = duplicates(marks, fetch, units[SCORE], step.threshold)
+    lesser = units.filter(matches["kind"].is_not_null())
     if step.over == "question":
         return pl.col("problem_id").is_in(_keys(lesser))
     return pl.int_range(pl.len(), dtype=pl.UInt32).is_in(lesser[PLACE].implode())
 
 
 def _units(rows: Decisions, over: str) -> pl.DataFrame:
-    """What is compared: the traces that are left, or (for questions) one trace of each of their
-    problems.
+    """The traces to compare: all that remain, or (for questions) one per problem.
 
-    Each with its ids, its slice as `_slice`, its place in `rows.candidates` as `_at`, and what the
-    step reads of it.
+    Each has its ids, its slice as `_slice`, its place in `rows.candidates` as `_at`, and the
+    columns that the step reads.
     """
-    found = []
+    units = []
     for number in range(rows.parts):
         part = rows.passed(number).filter(_LEFT)
         names = [
@@ -134,17 +133,17 @@ def _units(rows: Decisions, over: str) -> pl.DataFrame:
             if n in part.columns
         ]
         part = part.select(*names, pl.lit(number, dtype=pl.Int32).alias(SLICE))
-        found.append(_one_each(part) if over == "question" else part)
-    left = pl.concat(found)
-    return _one_each(left) if over == "question" else left
+        units.append(_one_per_problem(part) if over == "question" else part)
+    every = pl.concat(units)
+    return _one_per_problem(every) if over == "question" else every
 
 
-def _one_each(left: pl.DataFrame) -> pl.DataFrame:
+def _one_per_problem(traces: pl.DataFrame) -> pl.DataFrame:
     """The first trace of each problem, with the highest `_best` among all of them."""
-    one = left.sort("trace_id", "attempt").unique("problem_id", keep="first", maintain_order=True)
-    if SCORE not in left.columns:
+    one = traces.sort("trace_id", "attempt").unique("problem_id", keep="first", maintain_order=True)
+    if SCORE not in traces.columns:
         return one
-    best = left.group_by("problem_id").agg(pl.col(SCORE).max())
+    best = traces.group_by("problem_id").agg(pl.col(SCORE).max())
     return one.drop(SCORE).join(best, on="problem_id", how="left", maintain_order="left")
 
 

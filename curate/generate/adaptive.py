@@ -1,10 +1,9 @@
-"""How many samples a problem gets: more for hard ones, none for those that are solved.
+"""Number of samples of each problem: more for hard problems, none once it is solved.
 
-Samples are requested in rounds, always the lowest indices that are missing. When all of a round
-    have finished they are
-verified, and the next round is a function of what all rounds so far gave. So the decisions of a job
-    follow from the rows
-it has: whoever continues it, after a kill or alongside, requests the same.
+Samples are requested in rounds, always the lowest indices that are missing. When all samples of a
+round have finished they are verified, and the next round is a function of the verdicts so far. So
+the decisions of a job follow from its rows: a process that resumes it, or works alongside, requests
+the same samples.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class BackgroundVerifier:
         self._begin()
 
     def poll(self) -> list[tuple[Hashable, pl.DataFrame]]:
-        """What was verified since the last call: key, and the frame of `assess`."""
+        """Results verified since the last call: the key, and the frame of `assess`."""
         if self._running is None or not self._running[1].done():
             return []
         keys, future = self._running

@@ -173,7 +173,7 @@ class GenerateConfig(Config):
 
     @property
     def adapts(self) -> bool:
-        """Whether verdicts decide how many samples a problem gets."""
+        """Whether verdicts decide the number of samples of each problem."""
         return self.adaptive is not None and self.source != "solutions"
 
 

@@ -1,5 +1,5 @@
-"""What a person sees of a running job: how far it is, tokens per second, and a live share of
-correct answers.
+"""Progress of a running job: samples done, tokens per second, and a live share of correct
+answers.
 """
 
 from __future__ import annotations

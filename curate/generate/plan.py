@@ -1,4 +1,4 @@
-"""What a job will do, resolved before any model is loaded: units, prompts, model, engine, the
+"""The plan of a job, resolved before any model is loaded: units, prompts, model, engine, and the
 family of its traces.
 
 A unit is a problem to sample, or a trace to rewrite.
@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job will do.
+    """Everything a job needs to know before it samples.
 
     `units` has one row per unit: its id `unit`, and the columns of `problems`.
     """
@@ -78,7 +78,7 @@ class Plan:
         return self.simple if self.simple is not None and row["simple"] else self.template
 
     def label_of(self, row: Row) -> str:
-        """What the column `template` holds for this unit."""
+        """Value of the column `template` for this unit."""
         template = self.template_of(row)
         if self.config.source == "rework":
             return f"{template.label()}+{rework.label()}"

@@ -211,8 +211,8 @@ class Worker:
         self._commit_if_complete(chunk)
 
     def _fixed_keys(self, chunk: OpenChunk) -> list[Key]:
-        """What a chunk needs if verdicts decide nothing: all of it; of an adaptive one, the samples
-        of this job.
+        """Keys to request if verdicts decide nothing: all of the chunk, or of an adaptive chunk the
+        samples of this job.
         """
         keys = chunk.log.chunk.keys
         if not chunk.log.chunk.adaptive:

@@ -25,7 +25,7 @@ PAIRS = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("Thinking...\n", "...done thinking."),  # what ollama prints
 )
-# Marks around the answer, and the end of the turn where it is not part of the text.
+# Marks around the answer, and marks of the end of a turn that are not part of the text.
 _SOLUTION = (
     "<|begin_of_solution|>",
     "<|end_of_solution|>",

@@ -228,7 +228,7 @@ def _question_texts(table: Table, plan: Plan) -> pl.Series:
 
 
 def _composed(reasoning: pl.Series, summary: pl.Series) -> pl.Series:
-    """Reasoning and summary as one text; a summary alone where there is no reasoning."""
+    """Reasoning and summary as one text; only the summary if there is no reasoning."""
     thought = pl.col("reasoning").str.strip_chars()
     frame = pl.DataFrame(
         {"reasoning": reasoning, "summary": summary.fill_null("").str.strip_chars()}
@@ -419,7 +419,7 @@ def _count_turns(
 
 
 def _row_columns(table: Table, plan: Plan, where: str) -> pl.DataFrame:
-    """What the table says of each row, apart from question and completion."""
+    """The columns of each row other than question and completion."""
     columns = [pl.int_range(table.frame.height, dtype=pl.UInt32, eager=True).alias("row")]
     columns += [
         table.text(plan.fields[name]).alias(name)

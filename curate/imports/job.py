@@ -49,7 +49,7 @@ TEMPLATES = {"r1": "r1", "r1-zero": "r1-zero", "plain": "plain"}
 
 
 class ImportConfig(Config):
-    """What to import, and what its columns mean if their names do not say so."""
+    """The data to import, and the meaning of its columns if their names do not show it."""
 
     path: str = Field(
         description="a file, a directory of files, a directory written by save_to_disk, or a Hub id"

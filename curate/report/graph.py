@@ -148,8 +148,8 @@ def _models(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None
         ]
         for ref in data.get("corpora", []):
             if ref in keys:
-                found = warehouse.version(*ref.split("/")).manifest
-                graph.edges[keys[ref], key] = found.get("rows")
+                manifest = warehouse.version(*ref.split("/")).manifest
+                graph.edges[keys[ref], key] = manifest.get("rows")
         for name in rollouts:
             count = graph.nodes[name].detail.split(" ")[0].replace(",", "")
             graph.edges[name, key] = int(count) if count.isdigit() else None
@@ -205,8 +205,8 @@ def _place(graph: Graph) -> None:
             near = into if sweep % 2 == 0 else out
 
             def middle(node: Node, near: dict[str, list[str]] = near) -> float:
-                found = [graph.nodes[n].place for n in near[node.name]]
-                return sum(found) / len(found) if found else node.place
+                places = [graph.nodes[n].place for n in near[node.name]]
+                return sum(places) / len(places) if places else node.place
 
             layers[layer].sort(key=lambda n: (middle(n), n.name))
             offset = (max(map(len, layers.values())) - len(layers[layer])) / 2

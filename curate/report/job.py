@@ -22,7 +22,7 @@ from curate.warehouse.sql import connect
 
 
 class ReportConfig(Config):
-    """What the page shows."""
+    """Contents of the page."""
 
     out: str | None = None
     """File to write; by default report.html in the warehouse."""

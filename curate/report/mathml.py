@@ -14,7 +14,8 @@ from curate.report.html import Html, escape, tag
 
 # `$5 and $3` is money: between single dollars there must be a mathematical sign, or one symbol.
 FORMULA = re.compile(
-    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)|(?P<boxed>\\boxed\{(?:[^{}]|\{[^{}]*\})*\})"
+    r"\$\$(?P<a>.+?)\$\$|\\\[(?P<b>.+?)\\\]|\\\((?P<c>.+?)\\\)"
+    r"|(?P<boxed>\\boxed\{(?:[^{}]|\{[^{}]*\})*\})"
     r"|(?<![\\$\w])\$(?P<d>[^$\n]*[\\^_=+*/<>{}|-][^$\n]*|[A-Za-z])\$(?![\w$])",
     re.DOTALL,
 )

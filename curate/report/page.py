@@ -101,10 +101,10 @@ def sections(
 
 
 def _evaluations(con: duckdb.DuckDBPyConnection) -> Html:
-    found = data.evaluations(con)
-    if not found:
+    evaluations = data.evaluations(con)
+    if not evaluations:
         return tag("p", "No model was evaluated yet.", class_="empty")
-    return join([_evaluation(name, rows) for name, rows in found])
+    return join([_evaluation(name, rows) for name, rows in evaluations])
 
 
 def _evaluation(name: str, rows: pl.DataFrame) -> Html:
@@ -117,14 +117,14 @@ def _evaluation(name: str, rows: pl.DataFrame) -> Html:
     )
     first = rows.row(0, named=True)
     problems = int(levels["problem_count"].max() or 0)  # type: ignore[arg-type]
-    said = (
+    settings = (
         f"{number(problems)} problems of {first['problems']}, {most!s} samples each, temperature "
         f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over "
         f"problems"
     )
     parts = [
         tag("h3", name),
-        tag("p", said, class_="note"),
+        tag("p", settings, class_="note"),
         _figures(levels, ["model"], most, False),
     ]
     for metric in ("pass@1", "cons@k"):

@@ -1,7 +1,7 @@
 """The text of a trace as HTML: escaped, with formulas as MathML and marked passages.
 
 Marked are passages in another language and repeated ones. Marks are character ranges of the sampled
-text. Where there is a formula, the formula is shown and is marked as a whole.
+text. A formula is shown as a formula and marked as a whole.
 """
 
 from __future__ import annotations

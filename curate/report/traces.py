@@ -126,7 +126,7 @@ def browser(
     # arg_max ignores rows whose key is null.
     newest = "arg_max(name, coalesce(created_at, '-infinity'))"
     called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
-    # Looked up clause by clause below, which the view would join anew each time.
+    # Clauses are looked up one by one below, and the view would repeat its joins for each.
     shown = in_ids(traces.get_column("trace_id").to_list())
     con.execute(f"CREATE OR REPLACE TEMP TABLE _shown AS SELECT * FROM annotated WHERE {shown}")
     items, templates = [], []
@@ -292,11 +292,11 @@ def _article(
             ]
     fates = [tag("p", "kept by ", tag("b", name)) for name, by in decided.items() if by is None]
     for name, (by, rule) in dropped.items():
-        told = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
+        lines = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
         if rule is not None:
-            told.append(tag("p", tag("code", rule.keep), tag("br"), rule.reason, class_="note"))
-            told.append(tag("ul", [tag("li", clause) for clause in clauses[name]], class_="note"))
-        fates.append(tag("div", told, class_="fate"))
+            lines.append(tag("p", tag("code", rule.keep), tag("br"), rule.reason, class_="note"))
+            lines.append(tag("ul", [tag("li", clause) for clause in clauses[name]], class_="note"))
+        fates.append(tag("div", lines, class_="fate"))
     body = _cut(row["reasoning"]) if row["reasoning"] is not None else ""
     whole = row["reasoning"] is None
     signals = [[name, _value(row[name])] for name in SIGNALS_SHOWN if row[name] is not None]

@@ -29,8 +29,8 @@ _REFLECTION = _phrases(
     ),
     (
         # A pause, not "wait for the bus": a mark or the start of a new thought follows.
-        r"(?-u:\b)wait(?:[,.!?:;…—-]|\s*$| (?:no|but|a (?:minute|second|moment|sec)|what|that|is|if|i"
-        r"|maybe|actually|so|let|the|this|it|we|why|how|there|because|not|did|does)(?-u:\b))",
+        r"(?-u:\b)wait(?:[,.!?:;…—-]|\s*$| (?:no|but|a (?:minute|second|moment|sec)|what|that|is|if"
+        r"|i|maybe|actually|so|let|the|this|it|we|why|how|there|because|not|did|does)(?-u:\b))",
         # "Wait", not "and so on": at the start of a sentence, or between commas.
         r"(?:^|[。！？!?…>]\s*)等等|[，,]\s*等等[，,！!]",
         "等一下|且慢|慢着|稍等|再想想|想一想|仔细想|回头看|反思|哎呀",

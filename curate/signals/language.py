@@ -122,9 +122,11 @@ _FREQUENT = "|".join(
             for words in (
                 *_WORDS.values(),
                 "an as in on at no so do me all per also more most some any one two about where "
-                "who after before over under up out just both same other such only our us them is we",
+                "who after before over under up out just both same other such only our us them "
+                "is we",
                 "la en se me no lo un al ser fue la de ne en un on ou par se plus tout di in un "
-                "per da ha si no em um na no um so ein zum zur bis war de te om in is of maar als dit",
+                "per da ha si no em um na no um so ein zum zur bis war de te om in is of maar als "
+                "dit",
             )
             for word in words.split()
             if len(word) > 1 and word[0].isascii() and word[-1].isascii()

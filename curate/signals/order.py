@@ -18,7 +18,9 @@ _ARTICLE = "the|an|its|their|our|my|your|his|every"
 # English, as "first word: words that cannot follow". Left out on purpose: "a" (a variable), "this",
 # "that" and "her" (pronouns, too), "to" (equal to), "in" and "on" (adverbs, too).
 _ENGLISH = {
-    _ARTICLE: f"{_ARTICLE}|{_BE}|{_MODAL}|{_JOIN}|{_SUBJECT}|of|from|with|into|at|for|so|it|be|when",
+    _ARTICLE: (
+        f"{_ARTICLE}|{_BE}|{_MODAL}|{_JOIN}|{_SUBJECT}|of|from|with|into|at|for|so|it|be|when"
+    ),
     "of|from|with|into|by": f"{_BE}|{_MODAL}|but|if|because|than|{_SUBJECT}|be|of|from|with|into",
     _SUBJECT: f"{_ARTICLE}|{_SUBJECT}|of|from|with|into|than|for",
     "is|are|was|were|be": f"is|are|was|were|{_MODAL}|has|had|they|we|and",
@@ -29,8 +31,8 @@ _ENGLISH = {
 # German: an article before a verb, a conjunction, a pronoun or a preposition.
 _GERMAN = {
     "dem|den|einem|einen|eine|ein|zum|zur|des": (
-        "ist|sind|wird|und|oder|aber|wenn|weil|dass|wir|man|ich|er|also|dann|durch|mit|von|aus|nicht"
-        "|muss|kann"
+        "ist|sind|wird|und|oder|aber|wenn|weil|dass|wir|man|ich|er|also|dann|durch|mit|von|aus"
+        "|nicht|muss|kann"
     ),
     "und|oder|aber": "und|oder|ist|des|aber",
     "wir|man": "der|dem|des|ist|und|wir|von",
@@ -44,8 +46,8 @@ _ROMANCE = {
     "os|uma|dos|das": "os|uma|dos|das|são|então|mas|com|por|de|em",
 }
 _NO_END = (
-    "the|its|their|every|el|las|del|sus|le|la|les|des|ses|ces|dem|den|einem|einen|zum|zur|welche[rs]?"
-    "|deren|wessen"
+    "the|its|their|every|el|las|del|sus|le|la|les|des|ses|ces|dem|den|einem|einen|zum|zur"
+    "|welche[rs]?|deren|wessen"
 )
 _NO_FINAL = (
     "and|or|because|than|if|into|que|con|porque|aunque|pero|et|ou|de|sur|avec|dans|dont|si|und|oder"
@@ -74,9 +76,9 @@ _CLASH = (
 _SMALL_START = r"\p{Ll}{3}[.!?] \p{Ll}"
 _LATE_OPENER = (
     r"\p{Ll},? (?:The|So|Then|We|But|If|This|It|And|For|Now|First|Since|Therefore|Wait|Next|Thus"
-    r"|When|Let|That|Is|Are|To|He|She|They|There|Each|After|El|Los|Las|Entonces|Por|Como|Cada|Le|Les|Donc"
-    r"|On|Pour|Der|Die|Das|Wir|Dann|Also|Wenn|Il|Quindi|Allora|Então|Os|Cada|Så|Dus|Так|Поэтому|Если"
-    r"|Значит|Тогда|Мы)[ ,]"
+    r"|When|Let|That|Is|Are|To|He|She|They|There|Each|After|El|Los|Las|Entonces|Por|Como|Cada|Le|Les"
+    r"|Donc|On|Pour|Der|Die|Das|Wir|Dann|Also|Wenn|Il|Quindi|Allora|Então|Os|Cada|Så|Dus|Так|Поэтому"
+    r"|Если|Значит|Тогда|Мы)[ ,]"
 )
 
 

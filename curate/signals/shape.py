@@ -63,13 +63,14 @@ _UNIT = r"\d ?[b-df-hj-np-tv-xz]{2,3}(?-u:\b)"
 _SYMBOL = r"[[\p{Sm}\p{So}←-⯿⟀-⟿]--[+<=>|~±×÷≈≠≤≥→⇒∴√∞°✓✔✗✘✅❌]]"
 # Remains of tokenizers and chat templates.
 _LEAKED = (
-    r"<\|[^|<>\n]{1,40}\|>|</?s>|<(?:unk|pad|bos|eos|mask|sep|cls)>|<0x[0-9A-Fa-f]{2}>|##[a-z]|[ĠĊ▁]"
-    r"|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]"
+    r"<\|[^|<>\n]{1,40}\|>|</?s>|<(?:unk|pad|bos|eos|mask|sep|cls)>|<0x[0-9A-Fa-f]{2}>"
+    r"|##[a-z]|[ĠĊ▁]|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]"
 )
 # Tags and entities of web pages, and the remains above; simple formatting is not debris.
 _MARKUP = (
     r"(?i)</?[a-z][a-z0-9]{0,15}(?:\s[^<>\n]{0,200})?/?>|&#?[a-z0-9]{2,8};"
-    r"|<\|[^|<>\n]{1,40}\|>|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]|<0x[0-9a-f]{2}>|##[a-z]|[ĠĊ▁]"
+    r"|<\|[^|<>\n]{1,40}\|>|\[/?(?:PAD|UNK|CLS|SEP|MASK|INST|BOS|EOS)\]|<0x[0-9a-f]{2}>"
+    r"|##[a-z]|[ĠĊ▁]"
 )
 _FORMATTING = r"(?i)</?(?:sup|sub|br|b|i|u|em|strong|code) ?/?>"
 # A stop or comma between spaces, or two marks that no writer puts together. Ellipses (", ...") and
@@ -80,8 +81,8 @@ _LOOSE = r"\s[.,;](?:\s|\z)|[,;]\s?[,;]|[,;]\s?\.(?:[^.]|\z)|\.(?:\s[,;]|;)|[、
 # unless it is LaTeX or a script without spaces.
 _RUN = (
     r"[A-Za-z0-9+/=_]{120,}"
-    r"|[^\s\\\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}"
-    r"\x{3000}-\x{303F}\x{FF00}-\x{FFEF}─-▟]{200,}"
+    r"|[^\s\\\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+    r"\p{Tibetan}\x{3000}-\x{303F}\x{FF00}-\x{FFEF}─-▟]{200,}"
 )
 # Phrases of thinking aloud that carry no content. Bare literals match without an automaton.
 _FILLER = r"[Ww]ait|[Hh]mm|[Hh]old on|[Ll]et me think|[Ll]et me see|等等|等一下|嗯"
@@ -91,19 +92,19 @@ _NUMBER_PAIR = r"\d[.)]?[ \t]+-?\d[\d.]*"
 _MARKER = r"(?m)(?:^|\s)[0-9A-Za-z]{1,3}\)"
 _HALF_OPEN_RIGHT = r"\[[^\[\]()\n]{1,40},[^\[\]()\n]{1,40}\)"
 _HALF_OPEN_LEFT = r"\([^\[\]()\n]{1,40},[^\[\]()\n]{1,40}\]"
-# Words that are no line by themselves. A list may have one word per line, but not these.
+# Words that do not make a line by themselves. A list may have one word per line, but not these.
 _FUNCTION_WORDS = (
-    "the of and to is are was were we it that this these so then with for be by have has as a in or "
-    "can if at from an but 的 是 了 在 和 我们 所以 因为 有 这 把 el la los de que y en un una es con "
-    "le les des du et est dans pour der die das und ist ein eine mit zu den il di che e un per del "
-    "就 也 都 对 等于 那么 可以 就是 一个 は が を に の で も と и в на не что это по с к из для мы то "
-    "في من على إلى أن هو هي ثم ve bir bu için là của và các है के में की को और से"
+    "the of and to is are was were we it that this these so then with for be by have has as a in "
+    "or can if at from an but 的 是 了 在 和 我们 所以 因为 有 这 把 el la los de que y en un una "
+    "es con le les des du et est dans pour der die das und ist ein eine mit zu den il di che e un "
+    "per del 就 也 都 对 等于 那么 可以 就是 一个 は が を に の で も と и в на не что это по с к "
+    "из для мы то في من على إلى أن هو هي ثم ve bir bu için là của và các है के में की को और से"
 ).split()
 # A text was cut off if it ends in one of these words or marks, or in a letter although its other
 # sentences end in a mark. Headings, list items and table rows need none.
 _CUT_OFF = (
-    r"(?i)(?:(?-u:\b)(?:the|an|of|and|or|because|which|than|my|your|their|our|its|every|was|were|are"
-    r"|is|with|from|into|und|oder|der|das|ein|eine|mit|weil|dass|et|ou|les|des|dans|avec|que|el|los"
+    r"(?i)(?:(?-u:\b)(?:the|an|of|and|or|because|which|than|my|your|their|our|its|every|was|were"
+    r"|are|is|with|from|into|und|oder|der|das|ein|eine|mit|weil|dass|et|ou|les|des|dans|avec|que|el|los"
     r"|las|una|con|porque|para)|[，、,(（]|(?:因为|所以|但是|如果|而且|以及|或者|[的把被与和]))\z"
 )
 _SENTENCE_END = r"[.!?](?:\s|[\"'”’)])|[。！？]"
@@ -114,14 +115,14 @@ _OPEN_LINE = (
 _END_TOKENS = r"(?:\s*(?:<\|[^|<>\n]{1,40}\|>|</s>|<eo[a-z]>))+\s*\z"
 # A refusal opens with an apology or "as an AI" and says in the same sentence that it cannot help.
 _REFUSAL = (
-    r"(?i)\A\W*(?:(?:i['’]?m|i am|we are)?\s*(?:very |so |really )?sorry|unfortunately|i apologi[sz]e"
-    r"|as an? (?:ai|artificial intelligence|(?:large )?language model)|lo siento|lamento"
-    r"|je suis désolé"
-    r"|désolée?|es tut mir leid|entschuldigung|mi dispiace|desculpe|извините|к сожалению)"
+    r"(?i)\A\W*(?:(?:i['’]?m|i am|we are)?\s*(?:very |so |really )?sorry|unfortunately"
+    r"|i apologi[sz]e|as an? (?:ai|artificial intelligence|(?:large )?language model)|lo siento"
+    r"|lamento|je suis désolé|désolée?|es tut mir leid|entschuldigung|mi dispiace|desculpe"
+    r"|извините|к сожалению)"
     r"[^.!?\n]{0,120}(?:can(?:no|['’])t|can not|unable|not able|won['’]t|don['’]t|do not|no puedo"
     r"|ne peux|kann|non posso|não posso|не могу)"
-    r"|\A\W*i(?:['’]m| am)? (?:can(?:no|['’])?t|can not|must|have to|unable to|not able to|won['’]t)"
-    r" (?:be able to |respectfully )?"
+    r"|\A\W*i(?:['’]m| am)? (?:can(?:no|['’])?t|can not|must|have to|unable to|not able to"
+    r"|won['’]t) (?:be able to |respectfully )?"
     r"(?:help|assist|answer|provide|comply|fulfil|decline|do (?:that|this))"
     r"|\A\s*(?:(?:非常|很|十分)?抱歉|对不起|不好意思|作为(?:一个|一名)?(?:AI|人工智能|语言模型))"
     r"[^。！？\n]{0,60}(?:不能|无法|没法|不便)"

@@ -80,7 +80,7 @@ def publish_verdicts(
 
 
 def part_key(traces_part: Path) -> PartKey:
-    """What the parts about this part of traces are called: version and file name."""
+    """Version and file name of every part about this part of traces."""
     return f"{traces_part.parts[-3]}.{traces_part.parts[-2]}", traces_part.name
 
 

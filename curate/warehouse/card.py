@@ -20,7 +20,7 @@ MARK = "<!-- written by curate: changes are overwritten -->"
 
 def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
     """Write the card of the model with this hash. Returns None if it is not in the warehouse, or
-    has a README of its own.
+    has a README that somebody else wrote.
     """
     rows = warehouse.sql(
         "SELECT * FROM models WHERE model_hash = ? ORDER BY created_at DESC LIMIT 1", [model_hash]

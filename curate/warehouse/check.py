@@ -1,10 +1,10 @@
 """`curate check`: compare every file of a warehouse with what was written, and mend what can be.
 
-Checked are parts (present, whole, in their place, unchanged by checksum), manifests, plans, logs of
-running jobs, lineage, and that no row occurs twice. Repair never deletes: what is damaged or
-foreign moves to `_quarantine/`, under the same relative path. A version that lost a part is opened
-again, so that the command that wrote it writes the part anew; annotations about lost traces go with
-them, because a trace that is sampled again may have another text.
+It checks parts (present, whole, in their place, unchanged by checksum), manifests, plans, logs of
+running jobs, lineage, and that no row occurs twice. Repair never deletes: damaged and foreign files
+move to `_quarantine/`, under the same relative path. A version that lost a part is opened again, so
+that the command that wrote it writes the part again; annotations about lost traces go with them,
+because a trace that is sampled again may have another text.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Damage:
 
 @dataclass
 class Report:
-    """What a check found, and how much it looked at."""
+    """Damages, and the amount of data that was checked."""
 
     damages: list[Damage] = field(default_factory=list)
     versions: int = 0

@@ -81,7 +81,7 @@ def _swap(
     groups: Groups,
     name: str,
 ) -> Version:
-    """Build the directory of a dataset anew with a merged version, and swap it with the old one.
+    """Rebuild the directory of a dataset with a merged version, and swap it with the old one.
 
     `places` maps versions of this dataset to the versions that `groups` names.
     """

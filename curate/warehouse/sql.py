@@ -112,7 +112,7 @@ def damage_reported(root: Path) -> Iterator[None]:
 
 
 def may_be_damage(error: duckdb.Error) -> bool:
-    """Whether an error can come from damaged bytes. DuckDB has no class of its own for those."""
+    """Whether an error can come from damaged bytes. DuckDB has no separate class for those."""
     kinds = (
         duckdb.IOException,
         duckdb.InvalidInputException,
@@ -177,7 +177,7 @@ def _is_query(statement: str) -> bool:
 
 
 def parse_tree(statement: str) -> dict[str, Any] | None:
-    """DuckDB's parse tree of a query; None of a statement that is no query, or of no valid SQL."""
+    """DuckDB's parse tree of a query, or None if the statement is not a valid query."""
     row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
     tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     return None if tree.get("error") else tree

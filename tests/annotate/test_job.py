@@ -142,8 +142,9 @@ def test_a_newer_verifier_runs_over_old_traces_and_both_are_compared_in_sql(cont
     assert annotate.run(AnnotateConfig(), context).rows == sum(before.values())
     compared = context.warehouse.sql(
         "SELECT old.verdict AS before, new.verdict AS after, count(*) AS traces FROM verdicts old "
-        "JOIN verdicts new USING (trace_id, attempt) WHERE old.verifier = 'math' AND new.verifier = 'math' "
-        "AND old.verifier_version = ? AND new.verifier_version = ? AND old.verdict <> new.verdict GROUP BY ALL",
+        "JOIN verdicts new USING (trace_id, attempt) "
+        "WHERE old.verifier = 'math' AND new.verifier = 'math' AND old.verifier_version = ? "
+        "AND new.verifier_version = ? AND old.verdict <> new.verdict GROUP BY ALL",
         [old, strict],
     )
     assert compared.rows() == [("correct", "wrong", before["correct"])]
@@ -200,7 +201,8 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
         job.run(generate_config(config), context)
         annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context)
         rows = context.warehouse.sql(
-            "SELECT reference, verdict, consensus_verdict FROM annotated WHERE finish_reason = 'stop'"
+            "SELECT reference, verdict, consensus_verdict FROM annotated "
+            "WHERE finish_reason = 'stop'"
         )
         assert set(rows.filter(pl.col("reference").is_not_null())["consensus_verdict"]) == {None}
         without = rows.filter(pl.col("reference").is_null())
@@ -231,7 +233,8 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
             "000000040",
         }
         newest = context.warehouse.sql(
-            "SELECT count(*) FROM annotated a JOIN verdicts v USING (trace_id, attempt) WHERE v.kind = 'consensus' "
+            "SELECT count(*) FROM annotated a JOIN verdicts v USING (trace_id, attempt) "
+            "WHERE v.kind = 'consensus' "
             "AND v.verifier_version LIKE '%-000000040' AND v.verdict = a.consensus_verdict"
         )
         assert newest.item() == 40
@@ -247,7 +250,8 @@ def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model)
     annotate.run(AnnotateConfig(), context)
     annotate.run(judged("coherence", "COHERENT"), context)
     rows = context.warehouse.sql(
-        "SELECT DISTINCT verdict, judge_verdict, coherence_verdict FROM annotated WHERE verdict = 'wrong'"
+        "SELECT DISTINCT verdict, judge_verdict, coherence_verdict FROM annotated "
+        "WHERE verdict = 'wrong'"
     )
     assert ("wrong", None, "correct") in rows.rows()
     assert set(rows["judge_verdict"]) == {None}

@@ -14,7 +14,7 @@ SUMS = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    """Two models of which the stub makes the same text, run twice: (context, first result, second result)."""
+    """Two models for which the stub makes the same text, evaluated twice: context and results."""
     home = tmp_path_factory.mktemp("evaluate")
     models = [
         {"label": name, "model": str(make_tiny_model(home / name, seed=i))}
@@ -37,7 +37,8 @@ def evaluated(tmp_path_factory):
 
 def value(context: Context, metric: str, model: str, baseline: str | None = None) -> float:
     rows = context.warehouse.sql(
-        "SELECT value FROM evaluations WHERE metric = ? AND model = ? AND baseline IS NOT DISTINCT FROM ? "
+        "SELECT value FROM evaluations "
+        "WHERE metric = ? AND model = ? AND baseline IS NOT DISTINCT FROM ? "
         "AND slice = 'all' AND k = 4",
         [metric, model, baseline],
     )

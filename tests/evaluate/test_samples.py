@@ -1,4 +1,4 @@
-"""What an evaluation reads back from the warehouse: answers are clustered as their problems' verifier compares them."""
+"""Samples that an evaluation reads back: their answers are clustered by the problem's verifier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:
         "reference": "A",
         "choices": ["cats", "dogs"],
     }
-    said = ["B", "dogs", "A"]
+    answers = ["B", "dogs", "A"]
     with Context(tmp_path) as context:
         warehouse = context.warehouse
         warehouse.write("problems", "p", [problem], key=1)
@@ -37,7 +37,7 @@ def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:
         verdicts = [
             {"trace_id": f"t{i}", "attempt": 0, "kind": "rule", "verdict": v, "extracted": a}
             | {"verifier": "choice", "verifier_version": "2"}
-            for i, (a, v) in enumerate(zip(said, ["wrong", "wrong", "correct"], strict=True))
+            for i, (a, v) in enumerate(zip(answers, ["wrong", "wrong", "correct"], strict=True))
         ]
         warehouse.write("verdicts", "choice@2", verdicts, key=3)
         frame = _samples("m", "family", pl.DataFrame({"problem_id": ["p"]}), config, context)

@@ -12,7 +12,7 @@ from curate.evaluate.table import SCHEMA, evaluation_rows, format_table
 
 
 def samples(model: str, verdicts: dict[str, str], **columns) -> pl.DataFrame:
-    """One row a letter of each problem's string: c correct, w wrong, u unverifiable, - no verdict."""
+    """One row per letter of a problem's string: c correct, w wrong, u unverifiable, - unjudged."""
     names = {"c": "correct", "w": "wrong", "u": "unverifiable", "-": None}
     rows = [
         {

@@ -22,11 +22,13 @@ def traces(problems: int = 4, samples: int = 6) -> pl.DataFrame:
         total = p + 7
         clean = f"<think>{p} + 4 = {p + 4}. {p + 4} + 3 = {total}.</think> <answer>{total}</answer>"
         longer = (
-            f"<think>First I add {p} and 4, which gives {p + 4}. Then I add 3 to that. So it is {total}.</think> "
+            f"<think>First I add {p} and 4, which gives {p + 4}. Then I add 3 to that. "
+            f"So it is {total}.</think> "
             f"<answer>{total}</answer>"
         )
         mixed = (
-            f"<think>First I add the two numbers together, 然后我们再把最后一个数加上去，得到这个结果，"
+            f"<think>First I add the two numbers together, "
+            f"然后我们再把最后一个数加上去，得到这个结果，"
             f"so the total is {total}.</think> <answer>{total}</answer>"
         )
         texts = [

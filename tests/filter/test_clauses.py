@@ -33,7 +33,10 @@ def test_of_a_rule_with_several_clauses_only_the_failed_ones_are_named(tmp_path:
 
 
 def test_a_macro_that_must_not_hold_shows_what_made_it_hold(tmp_path: Path) -> None:
-    text = "First, fold the paper in half. 第二次折叠会产生新的折痕，与第一条垂直，所以一共有三条折痕。 Then unfold it."
+    text = (
+        "First, fold the paper in half. "
+        "第二次折叠会产生新的折痕，与第一条垂直，所以一共有三条折痕。 Then unfold it."
+    )
     shown = explanation(tmp_path, text, "NOT mixed_language")
     assert "mixed_language holds: dominant_language_share <= 0.95" in shown
 

@@ -26,7 +26,10 @@ STEMS = (
     "circle",
     "silver",
 )
-HAN = "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后"
+HAN = (
+    "的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对"
+    "成会可主发年动同工也能下过子说产种面而方后"
+)
 
 
 def sentence(rng: random.Random, length: int = 60) -> list[str]:
@@ -86,8 +89,9 @@ def test_the_same_problem_in_other_typography_is_one() -> None:
 
 def test_problems_of_one_pattern_are_merged_on_demand_only() -> None:
     pattern = (
-        "A shop sells {} red pens and {} blue pens every day of the week, and each of the pens that the "
-        "shop sells costs exactly {} dollars. How much money does the shop take in during one whole week?"
+        "A shop sells {} red pens and {} blue pens every day of the week, and each of the pens "
+        "that the shop sells costs exactly {} dollars. How much money does the shop take in during "
+        "one whole week?"
     )
     rng = random.Random(1)
     texts = [pattern.format(*(rng.randint(2, 99) for _ in range(3))) for _ in range(40)]
@@ -134,7 +138,10 @@ def test_a_group_is_one_however_long_its_chain() -> None:
     assert set(duplicate_of(pl.Series(texts))["original"].to_list()) == {0}
 
 
-QUESTION = "A train leaves the station at nine and travels for three hours at sixty miles an hour, how far does it go?"
+QUESTION = (
+    "A train leaves the station at nine and travels for three hours at sixty miles an hour, "
+    "how far does it go?"
+)
 
 
 @pytest.mark.parametrize("n", [8, 10, 13])

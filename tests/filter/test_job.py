@@ -26,13 +26,22 @@ from curate.warehouse.sql import connect
 def traces(name: str, problems: list[str]) -> pl.DataFrame:
     rows = [
         {
-            "trace_id": f"{name}-{problem}-{sample}", "attempt": 0, "problem_id": problem, "sample_index": sample,
-            "recipe": "rejection", "form": "r1-zero", "template": "r1-zero@0", "model": "m", "finish_reason": "stop",
-            "completion": f"<think>I add the {sample + 2} numbers of {problem}.</think> <answer>7</answer>",
+            "trace_id": f"{name}-{problem}-{sample}",
+            "attempt": 0,
+            "problem_id": problem,
+            "sample_index": sample,
+            "recipe": "rejection",
+            "form": "r1-zero",
+            "template": "r1-zero@0",
+            "model": "m",
+            "finish_reason": "stop",
+            "completion": (
+                f"<think>I add the {sample + 2} numbers of {problem}.</think> <answer>7</answer>"
+            ),
         }
         for problem in problems
         for sample in range(3)
-    ]  # fmt: skip
+    ]
     return pl.DataFrame(rows)
 
 
@@ -64,9 +73,13 @@ def warehouse(tmp_path: Path) -> Warehouse:
             pl.when(pl.col("sample_index") == 1).then(pl.lit("wrong")).otherwise(pl.lit("correct"))
         )
         said = frame.select(
-            "trace_id", "attempt", verifier=pl.lit("math"), verifier_version=pl.lit("1"), kind=pl.lit("rule"),
+            "trace_id",
+            "attempt",
+            verifier=pl.lit("math"),
+            verifier_version=pl.lit("1"),
+            kind=pl.lit("rule"),
             verdict=right,
-        )  # fmt: skip
+        )
         wh.version("verdicts", "math@1", f"{family}.{version}").publish("0", said)
         # another verifier, run beside the problems' own and of a higher version, has a verdict
         # too: it does not count

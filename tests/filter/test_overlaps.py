@@ -15,7 +15,10 @@ from curate.filter.job import overlap_lines
 from curate.filter.plain_files import explain_files, filter_files
 from curate.warehouse import Warehouse
 
-QUESTION = "A farmer has seventeen sheep and all but nine of them run away over the hill, how many are left?"
+QUESTION = (
+    "A farmer has seventeen sheep and all but nine of them run away over the hill, "
+    "how many are left?"
+)
 
 
 def rule_file(folder: Path, select: dict[str, object]) -> Path:
@@ -83,7 +86,10 @@ def test_overlaps_are_stored_with_the_corpus(
 
 
 def test_duplicates_are_looked_for_within_a_value_or_everywhere(tmp_path: Path) -> None:
-    text = "First I add the seven apples to the five pears and then I count all of the fruit in the big basket again"
+    text = (
+        "First I add the seven apples to the five pears and then I count all of the fruit in the "
+        "big basket again"
+    )
     pl.DataFrame(
         {
             "completion": [text, text + " slowly", text, text.upper() + "!"],

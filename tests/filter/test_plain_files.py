@@ -46,7 +46,8 @@ def test_annotate_keeps_the_columns_and_adds_signals(jsonl: Path, tmp_path: Path
 def test_a_text_without_tags_is_reasoning(tmp_path: Path) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(
-        '{"text": "So it is seven.", "target_language": "zh"}\n{"text": "所以等于七。", "target_language": "zh"}\n'
+        '{"text": "So it is seven.", "target_language": "zh"}\n'
+        '{"text": "所以等于七。", "target_language": "zh"}\n'
     )
     annotate_files([path], tmp_path / "o.jsonl", "text")
     rows = pl.read_ndjson(tmp_path / "o.jsonl")
@@ -152,5 +153,5 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
         assert "| correct |" in told
     with pytest.raises(UsageError, match="--push sends a folder"):
         export_corpus(warehouse, "mine", tmp_path / "one.jsonl", push="me/mine")
-    with pytest.raises(UsageError, match="use .parquet or .jsonl"):
+    with pytest.raises(UsageError, match="or name a folder"):
         export_corpus(warehouse, "mine", tmp_path / "one.csv")

@@ -14,8 +14,14 @@ from curate.warehouse import Warehouse
 from curate.warehouse.schemas import data_dir
 
 QUERIES = sorted(data_dir("queries").glob("*.sql"))
-CLEAN = "<think>First I add the two numbers. Wait, let me check that. It is seven.</think> <answer>7</answer>"
-MIXED = "<think>First I add the two numbers together, 然后我们再把最后一个数加上去得到结果.</think> <answer>8</answer>"
+CLEAN = (
+    "<think>First I add the two numbers. Wait, let me check that. It is seven.</think> "
+    "<answer>7</answer>"
+)
+MIXED = (
+    "<think>First I add the two numbers together, 然后我们再把最后一个数加上去得到结果.</think> "
+    "<answer>8</answer>"
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +37,19 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     problems = wh.write("problems", "made", asked, key=1)
     rows = [
         {
-            "trace_id": f"t{i}", "attempt": 0, "problem_id": f"p{i % 2}", "sample_index": i // 4, "recipe": "grpo",
-            "form": "r1-zero", "model": "m1" if i < 4 else "m2", "completion": CLEAN if i % 2 == 0 else MIXED,
-            "finish_reason": "length" if i == 0 else "stop", "policy_step": i // 4,
+            "trace_id": f"t{i}",
+            "attempt": 0,
+            "problem_id": f"p{i % 2}",
+            "sample_index": i // 4,
+            "recipe": "grpo",
+            "form": "r1-zero",
+            "model": "m1" if i < 4 else "m2",
+            "completion": CLEAN if i % 2 == 0 else MIXED,
+            "finish_reason": "length" if i == 0 else "stop",
+            "policy_step": i // 4,
         }
         for i in range(8)
-    ]  # fmt: skip
+    ]
     rows.append(rows[0] | {"attempt": 1, "finish_reason": "stop"})
     frame = pl.DataFrame(rows)
     traces = wh.write("traces", "made", frame, key=1, parents=[problems.ref, "model:m0"])
@@ -49,9 +62,15 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
         )  # an older version of the group does not count
         wh.version("signals", f"{name}@{group.version}", "made.v").publish("0", rows_of)
     said = frame.select(
-        "trace_id", "attempt", verifier=pl.lit("math"), verifier_version=pl.lit("2"), kind=pl.lit("rule"),
-        verdict=pl.when(pl.col("completion") == CLEAN).then(pl.lit("correct")).otherwise(pl.lit("wrong")),
-    )  # fmt: skip
+        "trace_id",
+        "attempt",
+        verifier=pl.lit("math"),
+        verifier_version=pl.lit("2"),
+        kind=pl.lit("rule"),
+        verdict=pl.when(pl.col("completion") == CLEAN)
+        .then(pl.lit("correct"))
+        .otherwise(pl.lit("wrong")),
+    )
     wh.version("verdicts", "math@2", "made.v").publish("0", said)
     outdated = said.filter(pl.col("trace_id") == "t3").with_columns(
         verifier_version=pl.lit("1"), verdict=pl.lit("unverifiable")
@@ -93,7 +112,8 @@ def test_saved_queries_run(path: Path, warehouse: Warehouse, tmp_path: Path) -> 
 
 def test_one_row_a_trace_with_its_last_attempt_and_newest_annotation(warehouse: Warehouse) -> None:
     rows = warehouse.sql(
-        "SELECT trace_id, attempt, verdict, truncated, mixed_language, reflection_count FROM annotated ORDER BY ALL"
+        "SELECT trace_id, attempt, verdict, truncated, mixed_language, reflection_count "
+        "FROM annotated ORDER BY ALL"
     )
     assert rows["trace_id"].to_list() == [f"t{i}" for i in range(8)]
     assert rows["attempt"].to_list() == [1, 0, 0, 0, 0, 0, 0, 0]
@@ -129,7 +149,8 @@ def test_pass_rates_languages_and_behaviour(warehouse: Warehouse) -> None:
 
 def test_lineage_goes_down_to_the_problems_and_through_models(warehouse: Warehouse) -> None:
     rows = warehouse.sql(
-        "SELECT split_part(ancestor, '/', 1) AS kind, depth FROM ancestry WHERE ref LIKE 'corpora/best/%' "
+        "SELECT split_part(ancestor, '/', 1) AS kind, depth FROM ancestry "
+        "WHERE ref LIKE 'corpora/best/%' "
         "ORDER BY depth, kind"
     ).rows()
     assert rows == [("traces", 1), ("model:m0", 2), ("problems", 2), ("corpora", 3)]

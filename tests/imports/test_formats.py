@@ -63,23 +63,38 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
             {
                 "messages": [
                     user([{"type": "text", "value": "Q"}]),
-                    assistant([{"type": "reasoning", "value": "R"}, {"type": "text", "value": "A"}]),
+                    assistant(
+                        [{"type": "reasoning", "value": "R"}, {"type": "text", "value": "A"}]
+                    ),
                 ]
             },
             [THOUGHT],
         ),
-        ({"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}, ["A"]),
+        (
+            {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+            ["A"],
+        ),
         ({"messages": json.dumps([user("Q"), assistant("A")])}, ["A"]),
         ({"question": "Q", "response": ["A", "B", "C"]}, ["A", "B", "C"]),
         ({"problem": "Q", "generations": [{"text": "A", "finish_reason": "stop"}]}, ["A"]),
         ({"question": "Q", "chosen": "A", "rejected": "B"}, ["A", "B"]),
-        ({"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]}, ["A", "B"]),
+        (
+            {"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
+            ["A", "B"],
+        ),
         ({"instruction": "Q", "input": "", "output": "A"}, ["A"]),
-        ({"question": "Q", "m1": {"solution": "A", "ok": True}, "m2": {"solution": "B", "ok": False}}, ["A", "B"]),
+        (
+            {
+                "question": "Q",
+                "m1": {"solution": "A", "ok": True},
+                "m2": {"solution": "B", "ok": False},
+            },
+            ["A", "B"],
+        ),
         ({"question": "Q", "reasoning": "R", "prediction": "A", "answer": "51"}, [THOUGHT]),
         ({"question": "Q", "reasoning": "R", "response": "A"}, [THOUGHT]),
     ],
-)  # fmt: skip
+)
 def test_every_shape_gives_all_its_traces(
     context: Context, tmp_path: Path, row: dict[str, Any], expected: list[str]
 ) -> None:
@@ -94,11 +109,16 @@ def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
     system = {"role": "system", "content": "Be brief."}
     rows = [
         [system, user("Hi"), assistant("Hello!"), user("Q"), assistant("A")],
-        [user("Add."), assistant("", tool_calls=[CALL]), {"role": "tool", "content": "4"}, assistant("4")],
+        [
+            user("Add."),
+            assistant("", tool_calls=[CALL]),
+            {"role": "tool", "content": "4"},
+            assistant("4"),
+        ],
         [user("Only a question")],
         [user("Q"), assistant("A"), user("Thanks")],
         [assistant("Nobody asked.")],
-    ]  # fmt: skip
+    ]
     summary = bring(context, tmp_path / "set.jsonl", [{"messages": row} for row in rows]).summary
     for line in (
         "5 rows: 3 traces of 3 problems",
@@ -244,9 +264,13 @@ def test_an_export_in_every_format_comes_back_with_the_same_rows(
     context: Context, tmp_path: Path
 ) -> None:
     rows = [
-        {"question": f"What is {i} + 1?", "completion": f"<think>x</think> \\boxed{{{i + 1}}}", "answer": i + 1}
+        {
+            "question": f"What is {i} + 1?",
+            "completion": f"<think>x</think> \\boxed{{{i + 1}}}",
+            "answer": i + 1,
+        }
         for i in range(5)
-    ]  # fmt: skip
+    ]
     talk = [user("Hi"), assistant("Hello"), user("What is 9 + 1?"), assistant("10")]
     bring(context, tmp_path / "set.jsonl", rows, verifier="math")
     bring(context, tmp_path / "talk.jsonl", [{"messages": talk}])

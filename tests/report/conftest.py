@@ -10,7 +10,8 @@ import pytest
 from curate.job import Context
 from curate.warehouse import Warehouse
 
-# Each would run, load or break out somewhere if it were pasted as it is. `pwned` is what the browser test looks for.
+# Each would run, load or break out somewhere if it were pasted as it is. The browser test looks for
+# `pwned`.
 HOSTILE = [
     "<script>window.pwned = 1</script>",
     "</script><script>window.pwned = 2</script>",
@@ -20,21 +21,24 @@ HOSTILE = [
     "<a href='javascript:window.pwned=6'>press</a> [press](javascript:window.pwned=7)",
     "$\\href{javascript:window.pwned=8}{x^2}$",
     "$\\text{</math><script>window.pwned = 9</script>}$",
-    "<math><mtext></mtext><mglyph><style></math><img src onerror=window.pwned=10></style></mglyph></math>",
-    "<svg><foreignObject><iframe srcdoc='<script>parent.pwned = 11</script>'></iframe></foreignObject></svg>",
+    "<math><mtext></mtext><mglyph><style></math><img src onerror=window.pwned=10></style></mglyph>"
+    "</math>",
+    "<svg><foreignObject><iframe srcdoc='<script>parent.pwned = 11</script>'></iframe>"
+    "</foreignObject></svg>",
     "<!--><script>window.pwned = 12</script>-->",
     "\\(\\style{background:url(https://example.org/leak)}{y}\\) \\(\\class{box}{z}\\)",
     "<meta http-equiv=refresh content='0;url=https://example.org'>",
     "&lt;script&gt; &#60;script&#62; \u202egnp.exe\x00\x1b[31m",
     "$" + "{" * 3000 + "x" + "}" * 3000 + "$ $\\frac{$ \\(\\left\\left\\(x\\)",
-    "我们 let us compute the sum of all these numbers 然后 \\boxed{\\frac{1}{2}} and $x_1 + x_2 = 7$",
+    "我们 let us compute the sum of all these numbers 然后 \\boxed{\\frac{1}{2}} "
+    "and $x_1 + x_2 = 7$",
 ]
 FAMILY = "f" * 24
 
 
 @pytest.fixture
 def hostile(made_once: Path, tmp_path: Path) -> Warehouse:
-    """Two problems, each with all hostile texts as question, reasoning and answer; judged and measured; a corpus."""
+    """Two problems with all hostile texts as question, reasoning and answer; and a corpus."""
     return Warehouse(shutil.copytree(made_once, tmp_path / "wh"))
 
 
@@ -67,7 +71,10 @@ def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "model_hash": "m",
             "engine": "stub",
             "prompt": text,
-            "completion": f"<think> {text} so 1 + {p} = {1 + p} </think> <answer> {1 + p} {text * (i % 2)} </answer>",
+            "completion": (
+                f"<think> {text} so 1 + {p} = {1 + p} </think> "
+                f"<answer> {1 + p} {text * (i % 2)} </answer>"
+            ),
             "reasoning": f" {text} so 1 + {p} = {1 + p} ",
             "answer": f"{1 + p} {text if i % 2 else ''}".strip(),
             "finish_reason": "stop",

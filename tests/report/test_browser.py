@@ -1,6 +1,7 @@
-"""The page in a real browser: nothing of a trace runs, nothing is loaded, and what can be pressed works.
+"""The page in a real browser: nothing of a trace runs, nothing is loaded, and every button works.
 
-Needs the package playwright and a Chromium of the system (tools/browser.py installs Debian's); skipped without them.
+Needs the package playwright and a system Chromium (tools/browser.py installs Debian's); skipped
+without them.
 """
 
 from __future__ import annotations

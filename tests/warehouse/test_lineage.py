@@ -44,10 +44,17 @@ def chain(tmp_path) -> Warehouse:
         "corpora", "good", [], key=4, parents=[first.ref], config={"rules": "cold-start"}
     )
     tuned = {
-        "model_hash": "c" * 16, "name": "tuned", "kind": "sft", "path": "checkpoints/r/model", "run_id": "r", "step": 9,
-        "parent_hash": "b" * 16, "parameters": 1234, "data": json.dumps({"corpora": [corpus.ref]}),
+        "model_hash": "c" * 16,
+        "name": "tuned",
+        "kind": "sft",
+        "path": "checkpoints/r/model",
+        "run_id": "r",
+        "step": 9,
+        "parent_hash": "b" * 16,
+        "parameters": 1234,
+        "data": json.dumps({"corpora": [corpus.ref]}),
         "config": json.dumps({"seed": 3, "epochs": 2, "optim": {"lr": 1e-4, "betas": [0.9, 0.95]}}),
-    }  # fmt: skip
+    }
     wh.write("models", "tuned", [tuned], key=5)
     wh.write(
         "traces", "second", [{"trace_id": "d2" * 16, "model_hash": "c" * 16, **row}], key=6,

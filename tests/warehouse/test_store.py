@@ -175,7 +175,8 @@ def test_sql_only_reads(query):
 
 def test_sql_reads():
     check_read_only(
-        "WITH a AS (SELECT 1) SELECT * FROM a; DESCRIBE SELECT 1; SHOW TABLES; EXPLAIN SELECT 1; SUMMARIZE SELECT 1"
+        "WITH a AS (SELECT 1) SELECT * FROM a; DESCRIBE SELECT 1; SHOW TABLES; EXPLAIN SELECT 1; "
+        "SUMMARIZE SELECT 1"
     )
 
 

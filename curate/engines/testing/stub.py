@@ -173,7 +173,7 @@ def _number(text: str) -> int:
 
 
 def stub_text(prompt: str, seed: int, style: str = "sums", right: float = 0.5) -> str:
-    """What the stub says to (prompt, seed). The last sum of the prompt is the question."""
+    """The stub's reply to (prompt, seed). The last sum of the prompt is the question."""
     rng = random.Random(_number(f"{seed}|{prompt}"))
     if style == "echo":
         return prompt
