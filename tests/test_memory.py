@@ -77,7 +77,7 @@ def test_a_part_measured_in_pieces_is_the_same_part(
             pieces.append(part.height)
             yield part
 
-    monkeypatch.setattr(files, "read_parts", small)
+    monkeypatch.setattr("curate.annotate.job.read_parts", small)
     with Context(warehouse) as context:
         done = annotate.run(annotate.AnnotateConfig(verify=False, memory="600MB"), context)
         assert annotate.run(annotate.AnnotateConfig(verify=False), context).rows == 0
