@@ -1,12 +1,15 @@
-"""Output tokens a second of our engines against what their backends reach bare, on the same requests.
+"""Output tokens per second of our engines and of their bare backends, on the same requests.
 
-    python tests/benchmarks/bench_engines.py                       # vllm: streaming against LLM.generate, five pairs
-    python tests/benchmarks/bench_engines.py --engine transformers # own loop against model.generate
+    # vllm: streaming against LLM.generate, five pairs
+    python tests/benchmarks/bench_engines.py
+    # own loop against model.generate
+    python tests/benchmarks/bench_engines.py --engine transformers
 
-Runs are interleaved and the order within a pair alternates; both engines are warm and stay open. The bare one is given
-what makes it fastest: the core in its own process as ours has it (`--bare-mode default` for vLLM's two extra
-processes), flat log-probs, all requests in one call; its threads wait as they do by default. Prints each pair and the
-median ratio; `--json FILE` writes them.
+Runs are interleaved and the order within a pair alternates; both engines are warm and stay open.
+The bare engine gets the settings that make it fastest: its core in its own process, like ours
+(`--bare-mode default` for vLLM's two extra processes), flat log-probs, all requests in one call;
+its threads wait as they do by default. Prints each pair and the median ratio; `--json FILE` writes
+them.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ EXAMPLE = (
 
 
 def prompts(count: int, shots: int = 3) -> list[str]:
-    """Questions after worked examples, as a harvest asks them: some 150 tokens with three, 350 with eight."""
+    """Questions after worked examples: some 150 tokens with three examples, 350 with eight."""
     shown = "".join(EXAMPLE.format(a=a, b=a + 2, c=2 * a + 2) for a in range(3, 3 + 11 * shots, 11))
     return [
         f"{shown}User: What is {i} + {7 * i % 50}? Explain every step. Assistant: <think>"
@@ -45,29 +48,29 @@ def prompts(count: int, shots: int = 3) -> list[str]:
 def requests(options: argparse.Namespace) -> list[Request]:
     sampling = Sampling(temperature=1.0, max_tokens=options.max_tokens)
     samples = range(options.samples)
-    asked = [(p, s) for p in prompts(options.prompts, options.shots) for s in samples]
-    return [Request(str(i), prompt, 1000 + i, sampling) for i, (prompt, _) in enumerate(asked)]
+    pairs = [(p, s) for p in prompts(options.prompts, options.shots) for s in samples]
+    return [Request(str(i), prompt, 1000 + i, sampling) for i, (prompt, _) in enumerate(pairs)]
 
 
-def measure(engine: Any, asked: list[Request]) -> tuple[int, float, dict[str, str]]:
+def measure(engine: Any, batch: list[Request]) -> tuple[int, float, dict[str, str]]:
     start, tokens, texts = time.monotonic(), 0, {}
-    for completion in engine.generate(asked):
+    for completion in engine.generate(batch):
         tokens += completion.completion_tokens
         texts[completion.request_id] = completion.text
     return tokens, time.monotonic() - start, texts
 
 
-# --- the bare backends, each in a process of its own: one JSON line in, one out
+# --- the bare backends, each in its own process: one JSON line in, one out
 
 
 def serve_bare(options: argparse.Namespace) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever the backend prints goes to stderr
     run = bare_vllm(options) if options.engine == "vllm" else bare_transformers(options)
-    asked = requests(options)
+    batch = requests(options)
     print("ready", file=out, flush=True)
     for line in sys.stdin:
-        some = asked[: int(line)]
+        some = batch[: int(line)]
         start = time.monotonic()
         tokens, texts = run(some)
         seconds = time.monotonic() - start
@@ -214,19 +217,19 @@ def main() -> None:
         in_flight=options.prompts * options.samples,  # the bare call has them all at once, too
         args=args,
     )
-    asked = requests(options)
+    batch = requests(options)
     start = time.monotonic()
     engine = open_engine(config, options.model)
-    measure(engine, asked[:1])
+    measure(engine, batch[:1])
     started = time.monotonic() - start
     bare = Bare(options)
-    measure(engine, asked[:16])
+    measure(engine, batch[:16])
     bare.run(16)
     pairs = []
     for number in range(options.pairs):
         both: dict[str, tuple[int, float, dict[str, str]]] = {}
         for who in ("ours", "bare") if number % 2 == 0 else ("bare", "ours"):
-            both[who] = measure(engine, asked) if who == "ours" else bare.run(len(asked))
+            both[who] = measure(engine, batch) if who == "ours" else bare.run(len(batch))
         rate = {who: tokens / seconds for who, (tokens, seconds, _) in both.items()}
         same = sum(both["ours"][2][k] == text for k, text in both["bare"][2].items())
         pairs.append(
@@ -239,13 +242,14 @@ def main() -> None:
         )
         line = f"pair {number + 1}: ours {rate['ours']:.0f} tokens/s, bare {rate['bare']:.0f}, "
         line += f"ratio {pairs[-1]['ratio']:.3f} ({both['ours'][0]} and {both['bare'][0]} tokens, "
-        print(line + f"{same} of {len(asked)} texts the same)", flush=True)
+        print(line + f"{same} of {len(batch)} texts the same)", flush=True)
     engine.close()
     bare.close()
     ratio = statistics.median(float(pair["ratio"]) for pair in pairs)
     total = sum(int(pair["tokens"]) for pair in pairs)
     print(
-        f"median ratio {ratio:.3f} over {len(pairs)} pairs, {total} tokens; start to first token {started:.1f} s"
+        f"median ratio {ratio:.3f} over {len(pairs)} pairs, {total} tokens; "
+        f"start to first token {started:.1f} s"
     )
     if options.json:
         options.json.write_text(

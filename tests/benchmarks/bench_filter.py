@@ -1,17 +1,18 @@
-"""Speed and memory of deciding, annotating and finding duplicates, on warehouses made for it. Run by hand:
+"""Speed and memory of deciding, annotating and finding duplicates. Run by hand:
 
-    python tests/benchmarks/bench_filter.py build --out /tmp/wh-1m --traces 1000000 [--bytes 2000] [--bare]
-    python tests/benchmarks/bench_filter.py decide --warehouse /tmp/wh-1m
-    python tests/benchmarks/bench_filter.py memory --warehouse /tmp/wh-1m [--command filter | annotate]
-    python tests/benchmarks/bench_filter.py memory --file /tmp/texts.parquet
+    python tests/benchmarks/bench_filter.py build --out DIR --traces 1000000 [--bytes 2000] [--bare]
+    python tests/benchmarks/bench_filter.py decide --warehouse DIR
+    python tests/benchmarks/bench_filter.py memory --warehouse DIR [--command filter | annotate]
+    python tests/benchmarks/bench_filter.py memory --file texts.parquet
     python tests/benchmarks/bench_filter.py near --traces 100000
 
-`build` makes a whole warehouse by the package's own writer: 16 traces a problem in parts of 10,000, with texts of the
-size asked for, signals that were measured on 2,000 different texts, a verdict each, a judge's verdict for a tenth, and
-a second attempt for one trace in a hundred; `--bare` leaves signals and verdicts out, for `annotate`. `decide` times
-what `curate filter` does before it writes the corpus: opening the views, rules, selection, funnel. `memory` runs a
-command in a process of its own and prints the peak of its resident memory. `near` plants duplicates with edited words
-among documents and tells which were found.
+`build` makes a whole warehouse with the package's own writer: 16 traces per problem in parts of
+10,000, texts of the given size, signals measured on 2,000 different texts, a verdict for each
+trace, a judge's verdict for a tenth, and a second attempt for one trace in a hundred. `--bare`
+leaves signals and verdicts out, for `annotate`. `decide` times what `curate filter` does before it
+writes the corpus: opening the views, rules, selection, funnel. `memory` runs a command in its own
+process and prints its peak resident memory. `near` plants duplicates with edited words among
+documents and reports how many are found.
 """
 
 from __future__ import annotations
@@ -92,19 +93,23 @@ def build(out: Path, count: int, size: int, bare: bool) -> None:
         )
         for group, version in groups.items():
             version.publish(name, measured.select("trace_id", "attempt", *GROUPS[group].columns))
-        said = rows.select(
-            "trace_id", "attempt", verifier=pl.lit("math"), verifier_version=pl.lit("1"), kind=pl.lit("rule"),
-            verdict=pl.when(pl.col("trace_id").hash(3) % 2 == 0).then(pl.lit("correct")).otherwise(pl.lit("wrong")),
+        right = pl.col("trace_id").hash(3) % 2 == 0
+        judgements = rows.select(
+            "trace_id",
+            "attempt",
+            verifier=pl.lit("math"),
+            verifier_version=pl.lit("1"),
+            kind=pl.lit("rule"),
+            verdict=pl.when(right).then(pl.lit("correct")).otherwise(pl.lit("wrong")),
             extracted=pl.lit("7"),
-        )  # fmt: skip
-        verdicts.publish(name, said)
-        few = said.filter(pl.col("trace_id").hash(4) % 10 == 0)
+        )
+        verdicts.publish(name, judgements)
+        few = judgements.filter(pl.col("trace_id").hash(4) % 10 == 0)
         judged.publish(name, few.with_columns(verifier=pl.lit("judge"), kind=pl.lit("judge")))
     for version in (traces, *([] if bare else [*groups.values(), verdicts, judged])):
         version.seal()
-    print(
-        f"{out}: {count:,} traces of {texts['completion'].str.len_bytes().mean():.0f} bytes in {number + 1} parts"
-    )
+    mean = texts["completion"].str.len_bytes().mean()
+    print(f"{out}: {count:,} traces of {mean:.0f} bytes in {number + 1} parts")
 
 
 def _signal_names() -> list[str]:
@@ -157,7 +162,7 @@ def _rows(first: int, count: int, texts: pl.DataFrame) -> pl.DataFrame:
 
 
 def decide(warehouse: Path) -> None:
-    """Times of rules, selection and funnel, the views opened each time; the first run is the cold one."""
+    """Times of rules, selection and funnel; each opens the views, and the first run is cold."""
     from curate.filter import apply_rules, load_rules
     from curate.filter.job import bounded, unread
     from curate.warehouse import Warehouse
@@ -195,7 +200,8 @@ sys.argv = ["curate", *sys.argv[1:]]
 try:
     main()
 finally:
-    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "MiB", file=sys.stderr)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print("peak", peak, "MiB", file=sys.stderr)
 """
 
 
@@ -218,7 +224,7 @@ def memory(arguments: list[str]) -> None:
 
 
 def near(count: int) -> None:
-    """Throughput of duplicates over `count` documents, and the share found of those planted with edited words."""
+    """Throughput on `count` documents, and recall of planted duplicates with edited words."""
     import polars as pl
 
     from curate.filter.duplicates import duplicate_of
@@ -242,9 +248,9 @@ def near(count: int) -> None:
     started, cpu = time.monotonic(), time.process_time()
     for threshold in (0.8, 0.5):
         started, cpu = time.monotonic(), time.process_time()
-        found = duplicate_of(pl.Series(texts), threshold=threshold)
+        matches = duplicate_of(pl.Series(texts), threshold=threshold)
         clock, cpu = time.monotonic() - started, time.process_time() - cpu
-        caught = found["original"].gather(range(count - planted, count)) == pl.Series(
+        caught = matches["original"].gather(range(count - planted, count)) == pl.Series(
             range(planted)
         )
         recall = (
@@ -254,9 +260,10 @@ def near(count: int) -> None:
             .sort("edited")
         )
         shown = ", ".join(f"{share:.0%}: {hit:.3f}" for share, hit in recall.iter_rows())
-        false = found.head(count - planted)["kind"].is_not_null().sum()
+        false = matches.head(count - planted)["kind"].is_not_null().sum()
         print(
-            f"{count:,} documents, threshold {threshold}: {count / clock:,.0f} documents/s ({cpu:.0f} s of CPU); "
+            f"{count:,} documents, threshold {threshold}: {count / clock:,.0f} documents/s "
+            f"({cpu:.0f} s of CPU); "
             f"found by share of words edited: {shown}; {false} others called duplicates"
         )
 

@@ -1,17 +1,20 @@
-"""The whole job layer: `curate generate` against a bare `LLM.generate` call, and its speed and memory by itself.
+"""The job layer: `curate generate` against a bare `LLM.generate` call, and its speed and memory.
 
-    python tests/benchmarks/bench_generate.py pairs --pairs 5 --out pairs.jsonl   # on vLLM; may be run in several goes
-    python tests/benchmarks/bench_generate.py pairs --out pairs.jsonl --pairs 0   # the median of what is there
-    python tests/benchmarks/bench_generate.py rows 100000 1000000                 # on the stub: rows/s and peak memory
+    # on vLLM; pairs are appended, so that it can be run several times
+    python tests/benchmarks/bench_generate.py pairs --pairs 5 --out pairs.jsonl
+    # the median of the pairs so far
+    python tests/benchmarks/bench_generate.py pairs --out pairs.jsonl --pairs 0
+    # on the stub: rows/s and peak memory
+    python tests/benchmarks/bench_generate.py rows 100000 1000000
 
-Pairs: the same prompts, seeds, sampling, engine settings and model; both engines are warm, start is left out; the bare
-one keeps the thread settings it has by default. Ours is
-measured from the first request to the last committed part, with planning, logs, fsync, commits and the live share of
-correct answers; `whole` takes the rest of the job in, too. The bare call gets everything at once. Which one goes first
-alternates.
+Pairs: the same prompts, seeds, sampling, engine settings and model; both engines are warm, and
+their start is not counted; the bare one keeps its default thread settings. Ours is measured from
+the first request to the last committed part, with planning, logs, fsync, commits and the live share
+of correct answers; `whole` includes the rest of the job. The bare call gets all requests at once.
+The order alternates.
 
-Rows: each size in a process of its own, a fixed number of problems, so that only the number of samples grows. `own` is
-what one row costs the job layer without the stub engine itself.
+Rows: each size in its own process with a fixed number of problems, so that only the number of
+samples grows. `own` is the cost of a row in the job layer, without the stub engine.
 """
 
 from __future__ import annotations
@@ -108,7 +111,7 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
 
 
 def requests_of(plan: Plan) -> Iterator[Request]:
-    """What the job asks, in its order."""
+    """The requests of the job, in its order."""
     sampling = Sampling(temperature=1.0, max_tokens=plan.config.sampling.max_tokens)
     for row in plan.units.iter_rows(named=True):
         prompt = plan.prompt(row, None)
@@ -127,20 +130,20 @@ def ours(engine: Any, config: GenerateConfig, warehouse: Path) -> tuple[int, flo
     with Context(warehouse) as context:
         context.engine = Fixed(timed)  # type: ignore[assignment]
         start = time.time()
-        made = job.run(config, context)
+        result = job.run(config, context)
         whole = time.time() - start
         parts = [
-            p for ref in made.refs for p in (context.warehouse.root / ref).glob("part-*.parquet")
+            p for ref in result.refs for p in (context.warehouse.root / ref).glob("part-*.parquet")
         ]
         last = max(p.stat().st_mtime for p in parts)
         tokens = context.warehouse.sql(
-            "SELECT sum(completion_tokens) FROM traces WHERE dataset = ?", [made.facts["family"]]
+            "SELECT sum(completion_tokens) FROM traces WHERE dataset = ?", [result.facts["family"]]
         ).item()
     return int(tokens), last - timed.started, whole
 
 
 def serve_bare(options: argparse.Namespace) -> None:
-    """A bare engine in a process of its own: a file of requests a line in, tokens and seconds out."""
+    """A bare engine in its own process: for each line (a file of requests), tokens and seconds."""
     from bench_engines import bare_vllm
 
     out = os.fdopen(os.dup(1), "w")
@@ -150,12 +153,12 @@ def serve_bare(options: argparse.Namespace) -> None:
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         rows = json.loads(Path(line.strip()).read_text())
-        asked = [
+        batch = [
             Request("", prompt, seed, Sampling(1.0, max_tokens=limit))
             for prompt, seed, limit in rows
         ]
         start = time.monotonic()
-        tokens, _ = run(asked)
+        tokens, _ = run(batch)
         print(json.dumps([tokens, time.monotonic() - start]), file=out, flush=True)
 
 
@@ -225,13 +228,13 @@ def _run_pairs(options: argparse.Namespace, folder: Path, done: list[dict[str, A
     for number in range(len(done), len(done) + options.pairs):
         config = job_config(options, problems, seed=number)
         with Context(folder / "plan") as context:
-            asked = list(requests_of(make_plan(config, context, commit=False)))
+            batch = list(requests_of(make_plan(config, context, commit=False)))
         both: dict[str, tuple[int, float, float]] = {}
         for who in ("ours", "bare") if number % 2 == 0 else ("bare", "ours"):
             if who == "ours":
                 both[who] = ours(engine, config, folder / f"wh{number}")
             else:
-                tokens, seconds = bare.run(asked, folder)
+                tokens, seconds = bare.run(batch, folder)
                 both[who] = (tokens, seconds, seconds)
         rate = {who: tokens / seconds for who, (tokens, seconds, _) in both.items()}
         whole = both["ours"][0] / both["ours"][2]
@@ -245,7 +248,8 @@ def _run_pairs(options: argparse.Namespace, folder: Path, done: list[dict[str, A
             out.write(json.dumps(pair) + "\n")
         done.append(pair)
         print(
-            f"pair {number + 1}: ours {rate['ours']:.0f} tokens/s, bare {rate['bare']:.0f}, ratio {pair['ratio']:.3f}, "
+            f"pair {number + 1}: ours {rate['ours']:.0f} tokens/s, bare {rate['bare']:.0f}, "
+            f"ratio {pair['ratio']:.3f}, "
             f"whole job {pair['whole_ratio']:.3f} ({both['ours'][0]} and {both['bare'][0]} tokens)",
             flush=True,
         )
@@ -263,7 +267,7 @@ def rows(options: argparse.Namespace) -> None:
 
 
 def one(options: argparse.Namespace) -> None:
-    """One job of so many samples on the stub, measured from within."""
+    """One job on the stub, measured from within."""
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR")) as name:
         folder = Path(name)
         model = folder / "model"
@@ -281,19 +285,20 @@ def one(options: argparse.Namespace) -> None:
         }
         config = generate_config(data)
         with Context(folder / "wh") as context:
-            asked = list(islice(requests_of(make_plan(config, context, commit=False)), 2_000))
+            batch = list(islice(requests_of(make_plan(config, context, commit=False)), 2_000))
             engine = open_engine(config.engine, model)
             start = time.monotonic()
-            tokens = sum(done.completion_tokens for done in engine.generate(asked))
-            alone = (time.monotonic() - start) / len(asked)
+            tokens = sum(done.completion_tokens for done in engine.generate(batch))
+            alone = (time.monotonic() - start) / len(batch)
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             start = time.monotonic()
-            made = job.run(config, context)
+            result = job.run(config, context)
             seconds = time.monotonic() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(
-            f"{made.rows} rows in {seconds:.1f} s: {made.rows / seconds:.0f} rows/s, own "
-            f"{1e3 * (seconds / made.rows - alone):.2f} ms a row ({tokens / len(asked):.0f} tokens each); peak memory "
+            f"{result.rows} rows in {seconds:.1f} s: {result.rows / seconds:.0f} rows/s, own "
+            f"{1e3 * (seconds / result.rows - alone):.2f} ms per row "
+            f"({tokens / len(batch):.0f} tokens each); peak memory "
             f"{peak / 1024:.0f} MiB, {before / 1024:.0f} before the job",
             flush=True,
         )

@@ -1,12 +1,14 @@
-"""What one update would launch and keep on a GPU, counted without one, beside plain transformers under autocast.
+"""Operators that one update would launch on a GPU and memory it keeps, counted without one.
 
     python tests/benchmarks/bench_launches.py [--layers 30] [--samples 8] [--completion 64]
 
-Counted are the operators that PyTorch dispatches, views and allocations aside, on a CPU, with the attention that
-`curate` uses on a GPU. A GPU launches about one kernel for each. RMSNorm is one operator forward and two backward there
-(`lean.py`); on a CPU PyTorch takes it apart, so for ours those are put in by hand. The model is a Llama of random
-weights and small width: the count depends on its layers only. Kept is what the process holds after
-the forward pass of the layers, with SmolLM2-135M's widths and completions of four times the length.
+Compared with plain transformers under autocast. Operators are those that PyTorch dispatches on a
+CPU, except views and allocations, with the attention that `curate` uses on a GPU, which launches
+about one kernel for each. RMSNorm is one operator forward and two backward there (`layers.py`); on
+a CPU PyTorch takes it apart, so for ours the count is corrected. The model is a Llama of random
+weights and small width: the count depends on its layers only. Kept memory is what the process holds
+after the forward pass of the layers, with SmolLM2-135M's widths and completions of four times the
+length.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def counted(work: Any) -> collections.Counter[str]:
     """Operators that `work` dispatches, by name."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    found: collections.Counter[str] = collections.Counter()
+    operators: collections.Counter[str] = collections.Counter()
 
     class Count(TorchDispatchMode):
         def __torch_dispatch__(
@@ -58,12 +60,12 @@ def counted(work: Any) -> collections.Counter[str]:
         ) -> Any:
             name = function._schema.name.split("::")[1]
             if name not in FREE:
-                found[name] += 1
+                operators[name] += 1
             return function(*args, **(kwargs or {}))
 
     with Count():
         work()
-    return found
+    return operators
 
 
 def llama(layers: int, wide: bool = False) -> Any:
@@ -124,13 +126,13 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
         with torch.autocast("cpu", torch.bfloat16):
             return model.base_model(ids, use_cache=False)
 
-    found = {"ours": held(lambda: policy.module.hidden(layout)) / layout.tokens}
-    found["transformers"] = held(plainly) / ids.numel()
-    return {name: value / args.layers / 1024 for name, value in found.items()}
+    size = {"ours": held(lambda: policy.module.hidden(layout)) / layout.tokens}
+    size["transformers"] = held(plainly) / ids.numel()
+    return {name: value / args.layers / 1024 for name, value in size.items()}
 
 
 def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
-    """One GRPO update of one group; RMSNorm as our own function, whose operators `main` replaces by three."""
+    """One GRPO update of one group; `main` corrects the operators of our RMSNorm to three."""
     from curate.train.config import GRPOConfig, ModelConfig
     from curate.train.grpo import RolloutRow, grpo_step
     from curate.train.model import attention
@@ -156,7 +158,7 @@ def ours(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
 
 
 def plain(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
-    """The same sequences through transformers as it is, with the log-probs of the completions summed."""
+    """The same sequences through unchanged transformers, with completion log-probs summed."""
     import torch
 
     model, ids = llama(args.layers).train(), torch.tensor(tokens)
@@ -171,7 +173,7 @@ def plain(args: argparse.Namespace, tokens: list[list[int]]) -> Any:
 
 
 def norms(layers: int) -> int:
-    """Operators of all our RMSNorms, forward, backward and normalised again, less those a GPU launches for them."""
+    """Operators of our RMSNorms (forward, backward, normalised again) beyond those on a GPU."""
     import torch
 
     from curate.train.model.layers import LeanNorm, _normalise
@@ -208,12 +210,12 @@ def main() -> None:
     for name, make in (("ours", ours), ("transformers", plain)):
         work = make(args, tokens)
         work()  # what is made once is made now
-        found = counted(work)
-        total = sum(found.values()) - (norms(args.layers) if name == "ours" else 0)
-        print(f"{name:14}{total:6}   {dict(found.most_common(12))}", flush=True)
+        operators = counted(work)
+        total = sum(operators.values()) - (norms(args.layers) if name == "ours" else 0)
+        print(f"{name:14}{total:6}   {dict(operators.most_common(12))}", flush=True)
 
     for name, size in kept(args).items():
-        print(f"{name:14}{size:6.1f} KiB kept a token and a layer", flush=True)
+        print(f"{name:14}{size:6.1f} KiB kept per token and layer", flush=True)
 
 
 if __name__ == "__main__":

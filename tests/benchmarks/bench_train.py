@@ -1,23 +1,29 @@
-"""Training beside TRL, in one run: the same model, sequences, dtype and threads, each contender in an own process.
+"""Training compared with TRL: the same model, sequences, dtype and threads, in separate processes.
 
     python tests/benchmarks/bench_train.py MODEL_DIR sft     tokens/s on ragged lengths
-    python tests/benchmarks/bench_train.py MODEL_DIR loss    one GRPO update without rollouts: seconds and memory
+    python tests/benchmarks/bench_train.py MODEL_DIR loss    seconds and memory of one GRPO update
     python tests/benchmarks/bench_train.py MODEL_DIR grpo    a whole GRPO step, rollouts included
 
-Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`; the rows a micro-batch
-after a colon (`trl:8`; default: the whole batch, for ours what `--micro` says); `ours-plain`: without lean layers; for
-sft `trl-packing`; for grpo `trl-vllm` (vLLM in its process, as TRL starts it) and `trl-vllm-plain` (the same without
-its correction for the sampler, which costs it a forward pass; ours corrects). Needs
-`pip install trl==1.16.0`; without it only ours runs. Contenders alternate, `--rounds` times, and the best of each
-counts, the first GRPO step of each process aside. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's
-gradient checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards differ, so
-that we leave out no completion. Memory is the peak of the process during an update less its static state, read in two
-ways: what it holds at rest after an update (libraries, weights, moments) and gradients (4 bytes a parameter); and what
-it holds with the model loaded and nothing done, with gradients and moments (12 bytes a parameter), which counts the
-libraries that a first update loads. `cores_taken_by_others` says how busy the machine was with something else.
-With `--device cuda` memory is what the GPU's allocator gave out, less 16 bytes a parameter.
-For grpo all contenders get a copy of the model whose end token is one it never says (`--end`), so that every completion
-has its full length: else who happens to sample shorter ones looks faster.
+Contenders: `ours` (sft, loss), `vllm` and `transformers` (grpo: ours with that engine); `trl`; the
+rows of a micro-batch after a colon (`trl:8`; default: the whole batch, for ours what `--micro`
+says); `ours-plain`: without lean layers; for sft `trl-packing`; for grpo `trl-vllm` (vLLM in its
+process, as TRL starts it) and `trl-vllm-plain` (the same without its correction for the sampler,
+which costs it a forward pass; ours corrects). Needs `pip install trl==1.16.0`; without it only ours
+runs. Contenders alternate, `--rounds` times, and the best of each counts, except the first GRPO
+step of each process. Weights are fp32 and products bf16 (`--fp32`: fp32) for all; TRL's gradient
+checkpointing, on by default, is off unless `--checkpointing` switches it on for both. All rewards
+differ, so that we leave out no completion.
+
+Memory is the peak of the process during an update less its static state, measured in two ways: what
+it holds at rest after an update (libraries, weights, moments) and gradients (4 bytes per
+parameter); and what it holds with the model loaded but not used, with gradients and moments (12
+bytes per parameter), which counts the libraries that a first update loads. With `--device cuda`
+memory is what the GPU's allocator gave out, less 16 bytes per parameter. `cores_taken_by_others`
+shows how busy the machine was with other work.
+
+For grpo all contenders get a copy of the model whose end token is one it never samples (`--end`),
+so that every completion has its full length: else the contender that happens to sample shorter ones
+looks faster.
 """
 
 from __future__ import annotations
@@ -77,7 +83,7 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
         ]
         packing = contender.startswith("trl-packing")
         micro = rows_of(contender, args.batch)
-        # Packed rows hold 608 tokens, about four examples each: as many tokens a step as the others have.
+        # Packed rows hold 608 tokens, about four examples each: as many tokens per step as others.
         options = SFTConfig(
             **trl_options(args),
             per_device_train_batch_size=1 if packing else micro,
@@ -119,7 +125,7 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
-    """One group of `samples` completions of `completion` tokens of one prompt: forward, backward, AdamW."""
+    """One group of `samples` completions of `completion` tokens: forward, backward, AdamW."""
     import torch
 
     prompt = draw(1, args.prompt, args.prompt, 0)[0]
@@ -206,7 +212,7 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def loss_on_gpu(update: Callable[[], None], parameters: float, steps: int) -> dict[str, float]:
-    """Seconds, and the peak that the allocator gave out above weights, moments and gradients (16 bytes a parameter)."""
+    """Seconds, and peak allocated memory beyond weights, moments and gradients (16 bytes each)."""
     import torch
 
     update()
@@ -227,7 +233,7 @@ def loss_on_gpu(update: Callable[[], None], parameters: float, steps: int) -> di
 
 
 def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
-    """Whole steps: `problems` prompts, `samples` completions of up to `completion` tokens each, random rewards."""
+    """Whole steps: `problems` prompts with `samples` completions each, and random rewards."""
     import torch
 
     padding = PROMPT * max(1, args.prompt // 14)
@@ -249,11 +255,11 @@ def grpo(contender: str, args: argparse.Namespace) -> dict[str, float]:
             for h in trainer.state.log_history
             if "completions/mean_length" in h
         ]
-        found = {
+        figures = {
             "seconds_a_step": min(times[1:]),
             "tokens_a_completion": sum(lengths) / len(lengths),
         }
-        return found | {"threads": float(torch.get_num_threads())}
+        return figures | {"threads": float(torch.get_num_threads())}
     from curate.engines import EngineConfig, open_engine
     from curate.records import Problem, Verdict
     from curate.train.config import GRPOConfig
@@ -353,7 +359,7 @@ def trl_model(path: Path) -> Any:
 
 
 def trl_vllm(contender: str) -> dict[str, Any]:
-    """TRL's vLLM, in its own process; on a CPU vLLM must not bind the trainer's threads to cores of its own."""
+    """TRL's vLLM, in its own process; on a CPU it must not bind the trainer's threads to cores."""
     if not contender.startswith("trl-vllm"):
         return {}
     os.environ |= {
@@ -423,7 +429,7 @@ def step_times(trainer: Any) -> list[float]:
 
 
 def without_end(model: Path, end: str, target: Path, dtype: str) -> Path:
-    """A copy of a model (its weights linked) that ends at the token `end` only, and is sampled from in `dtype`."""
+    """A copy of a model, with linked weights, whose only end token is `end`; sampled in `dtype`."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -436,9 +442,9 @@ def without_end(model: Path, end: str, target: Path, dtype: str) -> Path:
         (target / path.name).symlink_to(path.resolve())
     for name in ("config.json", "generation_config.json"):
         if (model / name).exists():
-            known = json.loads((model / name).read_text()) | {"eos_token_id": number}
-            known |= {"dtype": dtype} if name == "config.json" else {}
-            (target / name).write_text(json.dumps(known))
+            config = json.loads((model / name).read_text()) | {"eos_token_id": number}
+            config |= {"dtype": dtype} if name == "config.json" else {}
+            (target / name).write_text(json.dumps(config))
     return target
 
 
@@ -452,7 +458,7 @@ WORK: dict[str, Callable[[str, argparse.Namespace], dict[str, float]]] = {
 
 
 def measured(command: list[str]) -> dict[str, float] | None:
-    """What a contender's process says at its end; None, and its last words shown, where it failed."""
+    """Run a contender's process and return its result; if it failed, print its error: None."""
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     began, busy, own = time.perf_counter(), busy_seconds(), own_seconds()
     done = subprocess.run(
@@ -465,8 +471,8 @@ def measured(command: list[str]) -> dict[str, float] | None:
             f"{command[-1]}: {(done.stderr.strip().splitlines() or ['no output'])[-1]}", flush=True
         )
         return None
-    found: dict[str, float] = json.loads(line.removeprefix("RESULT "))
-    return found | {"cores_taken_by_others": round(others, 2)}
+    result: dict[str, float] = json.loads(line.removeprefix("RESULT "))
+    return result | {"cores_taken_by_others": round(others, 2)}
 
 
 def busy_seconds() -> float:

@@ -7,8 +7,8 @@ simple LaTeX and 5 % symbolic; all symbolic; and what this verifier itself hands
 (integrals, sums, inequalities that must be solved). Half of the pairs of each set are right. All
 see the same completions ("… \\boxed{…}") and the same references.
 
-With `--against` another checkout of this project judges the same pairs in the same rounds, in a
-process of its own. The rival runs twice: as a loop in this process, as its users run it, and as the
+With `--against` another checkout of this project judges the same pairs in the same rounds, in its
+own process. The rival runs twice: as a loop in this process, as its users run it, and as the
 same loop in two warm processes that share the pairs, which is the fair comparison on two cores. Our
 pool has warm workers, no cache of verdicts, and one worker a core. All judge the same pairs in
 turns, and other pairs every round; the medians are compared. Repeated pairs, with the cache on, are
@@ -86,7 +86,7 @@ def symbolic(rng: random.Random, n: int) -> Pair:
 
 
 def handed_on(rng: random.Random, n: int) -> Pair:
-    """What only SymPy can tell."""
+    """Pairs that only SymPy can compare."""
     kind, a, b, top = rng.randrange(3), n + 2, rng.randrange(2, 9), n % 50 + 2
     right = rng.random() < 0.5
     off = 0 if right else 1
@@ -125,7 +125,7 @@ def theirs(pairs: list[Pair]) -> list[bool]:
 
 
 def start_rival() -> None:
-    """What every process of the rival does once."""
+    """Set up a process of the rival: no logging, imports and tables loaded."""
     logging.disable(logging.CRITICAL)
     theirs(made(symbolic, 20) + made(handed_on, 6))  # imports and tables
 
@@ -157,7 +157,7 @@ for line in sys.stdin:
 
 
 class Checkout:
-    """Another checkout of this project, judging in a process of its own."""
+    """Another checkout of this project, judging in its own process."""
 
     def __init__(self, folder: str) -> None:
         self.process = subprocess.Popen(

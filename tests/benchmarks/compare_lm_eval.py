@@ -1,12 +1,14 @@
-"""The same accuracy by `curate evaluate` and by lm-evaluation-harness: one model, one local task, greedy.
+"""Compare the accuracy of `curate evaluate` and lm-evaluation-harness: one local task, greedy.
 
-    python -m tests.benchmarks.compare_lm_eval MODEL --lm-eval PATH/TO/lm_eval [--problems 60] [--out FOLDER]
+    python -m tests.benchmarks.compare_lm_eval MODEL --lm-eval PATH/TO/lm_eval \\
+        [--problems 60] [--out FOLDER]
 
-MODEL is a directory that curate wrote (or any other in Hugging Face format). The harness may live in an environment of
-its own: `python -m venv lm && lm/bin/pip install 'lm_eval[hf]==0.4.13' torch`. Nothing is downloaded. Both are given
-the same prompts, stop at `</answer>` or after 96 tokens, and compute in fp32. Right is, for the harness, that the
-integer in the answer tag is the reference (exact match); for curate, what its verifier of these problems says. Prints
-every problem that the two judge differently, and ends with 1 where the accuracies differ.
+MODEL is a directory in Hugging Face format, for example one that curate wrote. The harness may have
+its own environment: `python -m venv lm && lm/bin/pip install 'lm_eval[hf]==0.4.13' torch`. Nothing
+is downloaded. Both get the same prompts, stop at `</answer>` or after 96 tokens, and compute in
+fp32. An answer is correct for the harness if the integer in the answer tag is the reference (exact
+match), and for curate if its verifier of these problems accepts it. Prints every problem that the
+two judge differently, and exits with 1 if the accuracies differ.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ TOKENS = 96
 
 
 def by_curate(model: str, problems: int, folder: Path) -> pl.DataFrame:
-    """`curate evaluate`, greedy. One row a problem: `problem_id, prompt, completion, reference, verdict, extracted`."""
+    """Run `curate evaluate`, greedily.
+
+    One row per problem: `problem_id, prompt, completion, reference, verdict, extracted`.
+    """
     from curate.config import validate
     from curate.evaluate.job import EvaluateConfig, run
     from curate.job import Context
@@ -46,15 +51,15 @@ def by_curate(model: str, problems: int, folder: Path) -> pl.DataFrame:
         result = run(validate(EvaluateConfig, config, "compare"), context)
         print(result.facts["table"])
         return context.warehouse.sql(
-            "SELECT t.problem_id, t.prompt, t.completion, a.reference, a.verdict, a.extracted, t.finish_reason "
-            "FROM traces t JOIN annotated a USING (trace_id) ORDER BY problem_id"
+            "SELECT t.problem_id, t.prompt, t.completion, a.reference, a.verdict, a.extracted, "
+            "t.finish_reason FROM traces t JOIN annotated a USING (trace_id) ORDER BY problem_id"
         )
 
 
 def by_harness(model: str, rows: pl.DataFrame, program: str, folder: Path) -> pl.DataFrame:
-    """What the harness says of the same prompts: `problem_id, theirs (text), match (0 or 1)`."""
-    asked = rows.select("problem_id", "prompt", answer="reference")
-    asked.write_ndjson(folder / "problems.jsonl")
+    """Run the harness on the same prompts: `problem_id, theirs (text), match (0 or 1)`."""
+    documents = rows.select("problem_id", "prompt", answer="reference")
+    documents.write_ndjson(folder / "problems.jsonl")
     command = [
         program,
         "run",
@@ -100,7 +105,8 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     if not shutil.which(options.lm_eval):
         print(
-            f"no program '{options.lm_eval}': pip install 'lm_eval[hf]==0.4.13', or name it by --lm-eval"
+            f"no program '{options.lm_eval}': pip install 'lm_eval[hf]==0.4.13', "
+            "or name it by --lm-eval"
         )
         return 2
     folder = (options.out or Path(tempfile.mkdtemp(prefix="compare-"))).resolve()
