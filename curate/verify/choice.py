@@ -107,14 +107,14 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
             return Extracted(None, "announced", "the text takes its answer back")
         return Extracted(tidy(value), "announced")
     if box is None and general is None:
-        said = list(_IS_CORRECT.finditer(tail))
-        letters = {match["letter"] for match in said}
+        confirmations = list(_IS_CORRECT.finditer(tail))
+        letters = {match["letter"] for match in confirmations}
         if (
-            said
+            confirmations
             and len(letters) == 1
-            and not re.search(r"\b(?:not|if|or|wrong)\b", said[-1]["after"])
+            and not re.search(r"\b(?:not|if|or|wrong)\b", confirmations[-1]["after"])
         ):
-            return Extracted(said[-1]["letter"], "announced")
+            return Extracted(confirmations[-1]["letter"], "announced")
         whole = visible.strip()
         if "\n" not in whole and named_letters(tidy(whole), choices):
             return Extracted(tidy(whole), "bare")
@@ -140,10 +140,10 @@ def right_letters(problem: Problem) -> set[str]:
             else set()
         )
     if named:
-        known = not choices or all(
+        are_offered = not choices or all(
             string.ascii_uppercase.index(one) < len(choices) for one in named
         )
-        return named if known else set()
+        return named if are_offered else set()
     if reference.isdigit() and int(reference) < len(choices):
         return {string.ascii_uppercase[int(reference)]}
     return set()

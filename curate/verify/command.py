@@ -118,8 +118,8 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
     target = out or path.with_name(f"{stem_of(path)}.verdicts{suffix}")
     _write(judged, target)
     counts = Counter(verdict.verdict for verdict in verdicts)
-    said = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "unverifiable"))
-    return f"{len(verdicts)} rows: {said}; written to {target}"
+    summary = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "unverifiable"))
+    return f"{len(verdicts)} rows: {summary}; written to {target}"
 
 
 def _read(path: Path) -> pl.DataFrame:

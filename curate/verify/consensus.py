@@ -38,18 +38,18 @@ def clusters(
     `answers` are extracted answers; None does not vote. `problem` gives the choices or metadata
     that a verifier needs.
     """
-    ids = _cluster([list(answers)], [_asked(verifier, problem)], pool or default_pool())[0]
+    ids = _cluster([list(answers)], [_comparable(verifier, problem)], pool or default_pool())[0]
     members: dict[int, list[int]] = {}
     for i, cluster in enumerate(ids):
         if cluster is not None:
             members.setdefault(cluster, []).append(i)
-    found = []
+    agreeing = []
     for group in members.values():
         spellings = [answers[i] or "" for i in group]
-        found.append(
+        agreeing.append(
             Cluster(max(spellings, key=spellings.count), tuple(group), len(group) / len(answers))
         )
-    return sorted(found, key=lambda cluster: (-len(cluster.members), cluster.members[0]))
+    return sorted(agreeing, key=lambda cluster: (-len(cluster.members), cluster.members[0]))
 
 
 def largest_cluster(
@@ -83,19 +83,19 @@ def cluster_ids(
     answers = frame["extracted"].to_list()
     problems = []
     for rows in groups.values():
-        known = {name: frame[name][rows[0]] for name in extras}
-        choices = known.get("choices")
+        first_row = {name: frame[name][rows[0]] for name in extras}
+        choices = first_row.get("choices")
         problem = Problem(
             "",
             choices=list(choices) if choices is not None else None,
-            metadata=known.get("metadata"),
+            metadata=first_row.get("metadata"),
         )
-        problems.append(_asked(known.get("verifier") or verifier, problem))
-    found = _cluster(
+        problems.append(_comparable(first_row.get("verifier") or verifier, problem))
+    numbered = _cluster(
         [[answers[i] for i in rows] for rows in groups.values()], problems, pool or default_pool()
     )
     result: list[int | None] = [None] * len(answers)
-    for rows, ids in zip(groups.values(), found, strict=True):
+    for rows, ids in zip(groups.values(), numbered, strict=True):
         for i, cluster in zip(rows, ids, strict=True):
             result[i] = cluster
     return result
@@ -129,7 +129,7 @@ def consensus_frame(
         answer=pl.col("extracted").filter(cluster == pl.col("largest")).first().over(whose),
     )
     enough = (pl.col("share") >= share) & (pl.col("of") >= samples)
-    said = pl.format(
+    reason = pl.format(
         "pseudo-reference {}: {} of {} samples",
         pl.col("answer").str.slice(0, 80),
         pl.col("share").round(2),
@@ -151,12 +151,12 @@ def consensus_frame(
         .then(pl.lit("correct"))
         .otherwise(pl.lit("wrong")),
         extracted=pl.col("extracted"),
-        detail=pl.when(enough.fill_null(False)).then(said).otherwise(pl.lit("no consensus")),
+        detail=pl.when(enough.fill_null(False)).then(reason).otherwise(pl.lit("no consensus")),
         seconds=pl.lit(0.0),
     )
 
 
-def _asked(verifier: str, problem: Problem | None) -> Problem:
+def _comparable(verifier: str, problem: Problem | None) -> Problem:
     """Return a problem whose verifier compares two answers; a procedural score cannot, so text
     does.
     """
@@ -173,31 +173,32 @@ def _cluster(
         list(dict.fromkeys(answer for answer in group if answer is not None)) for group in groups
     ]
     number: list[dict[str, int]] = [{} for _ in groups]
-    found = [0] * len(groups)
+    counts = [0] * len(groups)
     while True:
-        asked: list[tuple[int, str]] = []
+        pairs: list[tuple[int, str]] = []
         batch: list[Problem] = []
         for g, answers in enumerate(distinct):
-            left = [answer for answer in answers if answer not in number[g]]
-            if not left:
+            unassigned = [answer for answer in answers if answer not in number[g]]
+            if not unassigned:
                 continue
-            number[g][left[0]] = found[g]
-            reference = replace(problems[g], reference=left[0])
-            asked += [(g, answer) for answer in left[1:]]
-            batch += [reference] * (len(left) - 1)
-            found[g] += 1
-        if not asked:
+            number[g][unassigned[0]] = counts[g]
+            reference = replace(problems[g], reference=unassigned[0])
+            pairs += [(g, answer) for answer in unassigned[1:]]
+            batch += [reference] * (len(unassigned) - 1)
+            counts[g] += 1
+        if not pairs:
             if all(
-                len(answers) == len(known) for answers, known in zip(distinct, number, strict=True)
+                len(answers) == len(numbers)
+                for answers, numbers in zip(distinct, number, strict=True)
             ):
                 break
             continue
         for (g, answer), verdict in zip(
-            asked, pool.judge_answers(batch, [answer for _, answer in asked]), strict=True
+            pairs, pool.judge_answers(batch, [answer for _, answer in pairs]), strict=True
         ):
             if verdict.verdict == "correct":
-                number[g][answer] = found[g] - 1
+                number[g][answer] = counts[g] - 1
     return [
-        [None if answer is None else known[answer] for answer in group]
-        for group, known in zip(groups, number, strict=True)
+        [None if answer is None else numbers[answer] for answer in group]
+        for group, numbers in zip(groups, number, strict=True)
     ]

@@ -5,9 +5,9 @@ In order: the `<answer>…</answer>` block; the last balanced `\\boxed{…}`; an
 that is one short line; a last line that is nothing but a value. Only text after the end of the
 reasoning counts.
 
-An announcement is read with its whole sentence: what denies, supposes or doubts it makes it no
-announcement, words after the value stay part of the answer (so that a verifier refuses them), and
-an answer that the following text takes back is no answer. Work is linear in the length of the text.
+An announcement is read with its whole sentence. A denial, a supposition or a doubt cancels it, and
+so does following text that takes the answer back. Words after the value stay part of the answer, so
+that a verifier refuses them. Work is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -569,8 +569,8 @@ def _statement(text: str, match: re.Match[str]) -> tuple[str, str] | None:
     heading = not line.strip(" \t*_#:：")
     display = _DISPLAY.match(rest)
     marked = _VERB.search(phrase) or re.search(r"[】:：=है—–-]", mark)
-    beside = display is not None and "\n" not in display.group()
-    if not (marked or heading or beside) or is_denied(text[:start], phrase):
+    same_line = display is not None and "\n" not in display.group()
+    if not (marked or heading or same_line) or is_denied(text[:start], phrase):
         return None
     if display:  # mathematics on lines of its own
         return next(part for part in display.groups() if part is not None), rest[display.end() :]

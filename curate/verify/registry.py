@@ -21,8 +21,8 @@ REGISTRY = {
 @cache
 def verifier_named(name: str) -> Verifier:
     """Return the verifier of this name. Raises `UsageError` if there is none."""
-    found = resolve("verifier", name, REGISTRY)
-    verifier = found() if isinstance(found, type) else found
+    resolved = resolve("verifier", name, REGISTRY)
+    verifier = resolved() if isinstance(resolved, type) else resolved
     if not isinstance(verifier, Verifier):
         raise UsageError(
             f"the verifier '{name}' is not a curate.verify.base.Verifier: subclass that class"

@@ -113,7 +113,7 @@ def equal_words(first: str, second: str) -> bool:
     if first.endswith("!") != second.endswith("!") and re.search(
         r"\b\w{1,3}!$", f"{first} {second}"
     ):
-        return False  # n! is no loud n
+        return False  # n! is a factorial, not a loud n
     pairs = zip(_WORD.findall(first), _WORD.findall(second), strict=False)
     return all(_equal_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE
 

@@ -102,7 +102,9 @@ def mixture(rng: random.Random, n: int) -> Pair:
     return (plain_number if share < 0.80 else simple_latex if share < 0.95 else symbolic)(rng, n)
 
 
-def made(kind: Callable[[random.Random, int], Pair], size: int, seed: str = "pairs") -> list[Pair]:
+def distinct_pairs(
+    kind: Callable[[random.Random, int], Pair], size: int, seed: str = "pairs"
+) -> list[Pair]:
     rng = random.Random(seed)
     pairs = {pair[:2]: pair for pair in (kind(rng, n) for n in range(size))}
     return list(pairs.values())
@@ -127,13 +129,13 @@ def theirs(pairs: list[Pair]) -> list[bool]:
 def start_rival() -> None:
     """Set up a process of the rival: no logging, imports and tables loaded."""
     logging.disable(logging.CRITICAL)
-    theirs(made(symbolic, 20) + made(handed_on, 6))  # imports and tables
+    theirs(distinct_pairs(symbolic, 20) + distinct_pairs(handed_on, 6))  # imports and tables
 
 
 def theirs_shared(executor: ProcessPoolExecutor, pairs: list[Pair]) -> list[bool]:
     """The same loop in two processes: pieces of 25 pairs, so that both end together."""
     pieces = [pairs[i : i + 25] for i in range(0, len(pairs), 25)]
-    return [said for piece in executor.map(theirs, pieces) for said in piece]
+    return [verdict for piece in executor.map(theirs, pieces) for verdict in piece]
 
 
 def ours(pool: VerifierPool, pairs: list[Pair]) -> list[bool]:
@@ -197,7 +199,7 @@ def main() -> None:
         ProcessPoolExecutor(2, mp_context=spawn, initializer=start_rival) as executor,
     ):
         pool.warm()
-        list(executor.map(theirs, [made(symbolic, 40)] * 4))
+        list(executor.map(theirs, [distinct_pairs(symbolic, 40)] * 4))
         judges: dict[str, Callable[[list[Pair]], list[bool]]] = {
             "ours": lambda pairs: ours(pool, pairs),
             "loop": theirs,
@@ -205,7 +207,7 @@ def main() -> None:
         }
         if arguments.against:
             judges["against"] = Checkout(arguments.against)
-            judges["against"](made(symbolic, 40) + made(handed_on, 6))
+            judges["against"](distinct_pairs(symbolic, 40) + distinct_pairs(handed_on, 6))
         for kind, share in (
             (plain_number, 1.0),
             (mixture, 0.5),
@@ -221,7 +223,7 @@ def main() -> None:
                 def shifted(rng, n, kind=kind, offset=10**5 * round_):  # type: ignore[no-untyped-def]
                     return kind(rng, n + offset)
 
-                pairs = made(shifted, size, f"{kind.__name__} {round_}")
+                pairs = distinct_pairs(shifted, size, f"{kind.__name__} {round_}")
                 total += len(pairs)
                 for name, judge in judges.items():
                     began = time.perf_counter()
@@ -240,7 +242,7 @@ def main() -> None:
             if arguments.against:
                 print(f"  {rate['ours'] / rate['against']:.2f} times the other checkout", end="")
             print(flush=True)
-    repeated = made(symbolic, 50) * 16
+    repeated = distinct_pairs(symbolic, 50) * 16
     with VerifierPool() as pool:
         pool.warm()
         ours(pool, repeated)

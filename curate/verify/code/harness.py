@@ -136,7 +136,7 @@ data = json.load(open("/tmp/tests.json"))
 replies, calls = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
 null = os.open(os.devnull, os.O_RDWR)
 os.dup2(null, 0); os.dup2(null, 1)
-made = 0
+n_calls = 0
 
 class Undecidable(BaseException):
     pass
@@ -150,8 +150,8 @@ def ship(v):
     except TypeError as error: raise Undecidable(str(error))
 
 def ask(kind, name, args, kwargs):
-    global made
-    made += 1
+    global n_calls
+    n_calls += 1
     named = {"d": [[k, ship(v)] for k, v in kwargs.items()]}
     calls.write(json.dumps([kind, name, [ship(a) for a in args], named, True]) + "\\n")
     calls.flush()
@@ -162,8 +162,8 @@ def ask(kind, name, args, kwargs):
         for before, after in zip(args, decode(rest, Remote)): refresh(before, after)
         return decode(value, Remote)
     for name in value:
-        known = getattr(builtins, name, None)
-        if isinstance(known, type) and issubclass(known, Exception): raise known(rest)
+        exception = getattr(builtins, name, None)
+        if isinstance(exception, type) and issubclass(exception, Exception): raise exception(rest)
     raise RuntimeError(value[0])
 
 def refresh(before, after):
@@ -226,11 +226,12 @@ try:
     for name in data["functions"]: space[name] = remote(name)
     for name in data["classes"]: space[name] = ask("name", name, [], {})
     exec(compile(data["code"], "tests.py", "exec"), space)
-    if data["function"] and "check" in space and made == 0: space["check"](space[data["function"]])
+    if data["function"] and "check" in space and n_calls == 0:
+        space["check"](space[data["function"]])
     for name, test in list(space.items()):
         if name.startswith("test_") and isinstance(test, types.FunctionType): test()
 except Undecidable as error:
     finish("undecided " + data["word"] + " " + str(error))
-finish(("passed " if made else "untested ") + data["word"])
+finish(("passed " if n_calls else "untested ") + data["word"])
 """
 )

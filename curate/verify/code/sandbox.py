@@ -162,25 +162,25 @@ class Process:
         """Return seconds of processor time of all its processes, and the longest wait for a
         processor of one.
 
-        None if the kernel does not tell.
+        None if the kernel does not report it.
         """
         if not self.started():
             return None
         match = re.search(rb'"child-pid":\s*(\d+)', self.report)
         pending = [int(match.group(1))] if match else []
         used, waited = 0.0, 0.0
-        seen = 0
+        visits = 0
         try:
-            while pending and seen < 100:
+            while pending and visits < 100:
                 pid = pending.pop()
-                seen += 1
+                visits += 1
                 folder = Path(f"/proc/{pid}")
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 used += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
                 waited = max(waited, int((folder / "schedstat").read_text().split()[1]) / 1e9)
                 pending += map(int, (folder / f"task/{pid}/children").read_text().split())
         except (OSError, ValueError, IndexError):
-            return None if not seen else (used, waited)
+            return None if not visits else (used, waited)
         return used, waited
 
 
@@ -388,17 +388,17 @@ def tools() -> tuple[str, str]:
         if hasattr(sys, "_base_executable")
         else ["/usr/bin/python3"]
     )
-    said = ""
+    refusal = ""
     for interpreter in interpreters:
         path = os.path.realpath(interpreter)
         if not os.path.exists(path):
             continue
-        said = _try(binary, path)
-        if not said:
+        refusal = _try(binary, path)
+        if not refusal:
             return binary, path
     raise CurateError(
         "generated code runs only in a sandbox, and bubblewrap cannot start one here "
-        f"({said or 'no Python that an unprivileged user can read'}): allow unprivileged user "
+        f"({refusal or 'no Python that an unprivileged user can read'}): allow unprivileged user "
         f"namespaces, {HINT}"
     )
 

@@ -183,8 +183,8 @@ def names_under_test(code: str) -> tuple[list[str], list[str]]:
         for a in n.names
     }
     defined |= {n.name for n in nodes if isinstance(n, ast.ExceptHandler) and n.name}
-    known = defined | set(dir(builtins)) | PROVIDED
-    return sorted(called - known), sorted(used - called - known)
+    available = defined | set(dir(builtins)) | PROVIDED
+    return sorted(called - available), sorted(used - called - available)
 
 
 # Names that the harness makes available to assertions.

@@ -1,7 +1,7 @@
 """Compare two trees as answers: numbers, sets, tuples, intervals, matrices, relations, words.
 
-The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is no tuple, alternatives
-are no single answer. `None` means that this comparison cannot tell; `math-verify` is asked then.
+The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is not a tuple, alternatives
+are not a single answer. `None` means undecided here; `math-verify` is asked then.
 """
 
 from __future__ import annotations
@@ -298,8 +298,8 @@ def _decimals(node: Node) -> int | None:
     if node[0] == "num":
         decimals: int | None = node[1].decimals
         return decimals
-    found = [_decimals(part) for part in node[1:] if isinstance(part, tuple) and part]
-    return max((one for one in found if one is not None), default=None)
+    counts = [_decimals(part) for part in node[1:] if isinstance(part, tuple) and part]
+    return max((one for one in counts if one is not None), default=None)
 
 
 def equal_in_base(gold: Node, answer: Node) -> bool | None:
@@ -331,7 +331,7 @@ def equal_residues(gold: Node, answer: Node) -> bool | None:
 
 
 def residue(node: Node) -> tuple[Node | None, Node, Node | None]:
-    """Return the left side, the value and the modulus; None for what is not given."""
+    """Return the left side, the value and the modulus; None for a part that is missing."""
     if node[0] == "cong":
         return node[1], node[2], node[3]
     if node[0] == "mod":
@@ -660,7 +660,7 @@ def with_dummy_renamed(gold: Node, answer: Node, is_family: bool) -> Node | None
     c for + C.
 
     A counter is only free in a family of solutions (`is_family`: the text says it is a whole
-    number) or beside pi.
+    number) or next to pi.
     """
     here, there = symbols(gold) - symbols(answer), symbols(answer) - symbols(gold)
     if len(here) != 1 or len(there) != 1:

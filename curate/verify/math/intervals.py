@@ -172,23 +172,23 @@ def tidy(pieces: list[Piece]) -> list[Piece]:
 
 def meet(first: list[Piece], second: list[Piece]) -> list[Piece]:
     """Return the intersection of two regions."""
-    found: list[Piece] = []
+    pieces: list[Piece] = []
     for a in first:
         for b in second:
             low = max((a, b), key=lambda p: (_low(p), p[1]))
             high = min((a, b), key=lambda p: (_high(p), not p[3]))
-            found.append((low[0], low[1], high[2], high[3]))
-    return tidy(found)
+            pieces.append((low[0], low[1], high[2], high[3]))
+    return tidy(pieces)
 
 
 def rest(pieces: list[Piece]) -> list[Piece]:
     """Return the complement of a region."""
-    found: list[Piece] = [(None, True, None, True)]
+    remaining: list[Piece] = [(None, True, None, True)]
     for low, low_open, high, high_open in pieces:
         outside: list[Piece] = []
         if low is not None:
             outside.append((None, True, low, not low_open))
         if high is not None:
             outside.append((high, not high_open, None, True))
-        found = meet(found, outside)
-    return found
+        remaining = meet(remaining, outside)
+    return remaining

@@ -137,7 +137,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
         for sign, meaning in _SIGNS.items():
             if sign in text:
                 text = text.replace(sign, f" {meaning} " if meaning[0] == "\\" else meaning)
-    found: list[tuple[str, str]] = []
+    parts: list[tuple[str, str]] = []
     at, depth = 0, 0
     while at < len(text):
         skip = _SKIP.match(text, at)
@@ -148,7 +148,7 @@ def tokens(text: str) -> list[tuple[str, str]]:
             at += 1
             continue
         if depth == 0 and (thousands := _THOUSANDS.match(text, at)):
-            found.append(("num", thousands.group().replace(",", "")))
+            parts.append(("num", thousands.group().replace(",", "")))
             at = thousands.end()
             continue
         match = _TOKEN.match(text, at)
@@ -159,23 +159,23 @@ def tokens(text: str) -> list[tuple[str, str]]:
         kind = "text" if kind == "inner" else kind
         value = match.group(kind)
         if kind == "text":
-            found.extend(_words(match["inner"], command=value))
+            parts.extend(_words(match["inner"], command=value))
         elif kind in ("word", "han"):
-            found.extend(_words(value, command=""))
+            parts.extend(_words(value, command=""))
         elif kind == "cmd":
-            found.append(_command(value))
+            parts.append(_command(value))
         elif kind == "bb":
-            found.append(("cmd", "\\" + re.sub(r"[^A-Z]", "", value) * 2))
+            parts.append(("cmd", "\\" + re.sub(r"[^A-Z]", "", value) * 2))
         else:
             if kind == "op":
                 value = _ALIAS.get(value, "<=" if value == "=<" else value)
                 depth += (value in "([") - (value in ")]") if value in ("(", "[", ")", "]") else 0
-            found.append((kind, value))
-        if found and found[-1] in (("cmd", "\\{"), ("cmd", "\\}")):
-            depth += 1 if found[-1][1] == "\\{" else -1
-    if len(found) > 400:
+            parts.append((kind, value))
+        if parts and parts[-1] in (("cmd", "\\{"), ("cmd", "\\}")):
+            depth += 1 if parts[-1][1] == "\\{" else -1
+    if len(parts) > 400:
         raise Excessive("an expression that is too long")
-    return _outward(found) if ("op", "]") in found or ("op", "[") in found else found
+    return _outward(parts) if ("op", "]") in parts or ("op", "[") in parts else parts
 
 
 # An expression begins after one of these.
@@ -205,20 +205,20 @@ _BEFORE = frozenset(
 )
 
 
-def _outward(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _outward(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Rewrite ]1, 2] and [1, 2[ (open ends in some languages) as (1, 2] and [1, 2)."""
-    depth, result = 0, list(found)
-    for i, (kind, value) in enumerate(found):
+    depth, result = 0, list(parts)
+    for i, (kind, value) in enumerate(parts):
         if kind != "op" or value not in ("[", "]", "(", ")"):
             continue
-        begins = i == 0 or found[i - 1][1] in _BEFORE
+        begins = i == 0 or parts[i - 1][1] in _BEFORE
         if value == "]" and begins and not depth:
             result[i], value = ("op", "("), "("
         elif (
             value == "["
             and not begins
             and depth
-            and (i + 1 == len(found) or found[i + 1][1] in _BEFORE)
+            and (i + 1 == len(parts) or parts[i + 1][1] in _BEFORE)
         ):
             result[i], value = ("op", ")"), ")"
         depth += 1 if value in ("(", "[") else -1

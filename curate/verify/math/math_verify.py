@@ -161,15 +161,15 @@ def to_sympy(text: str) -> list[Any]:
     from math_verify import LatexExtractionConfig, parse
 
     config = [LatexExtractionConfig(boxed_match_priority=-1)]
-    found = parse(f"${unwrap(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
-    return [one for one in found if not isinstance(one, str)]
+    objects = parse(f"${unwrap(text)}$", config, fallback_mode="no_fallback", parsing_timeout=None)
+    return [one for one in objects if not isinstance(one, str)]
 
 
-def _shape(found: list[Any]) -> str:
+def _shape(objects: list[Any]) -> str:
     from math_verify.grader import is_relation
     from sympy import FiniteSet, MatrixBase, Set, Tuple
 
-    one = found[0]
+    one = objects[0]
     if is_relation(one) or (isinstance(one, Set) and not isinstance(one, FiniteSet)):
         return "relation"
     if isinstance(one, Tuple | MatrixBase):

@@ -349,7 +349,7 @@ def _quotient(sign: str, whole: str | None, over: str, under: str) -> Number | N
     value = Fraction(over) / Fraction(under)
     if whole is not None:
         if value < 0 or value >= 1:
-            return None  # "3 7/2" is no mixed number
+            return None  # "3 7/2" is not a mixed number
         value += int(whole)
     return Number(-value if sign == "-" else value)
 

@@ -94,8 +94,8 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
 
 
 def _over_range(node: Node, point: Mapping[str, Any], log10: bool) -> Any:
-    """Return the value of a sum, a product or an integral with few terms; raises `Undefined` for
-    what SymPy must do.
+    """Return the value of a sum, a product or an integral with few terms; raises `Undefined` if
+    SymPy has to do it.
     """
     mp = context()
     kind, name, low, high, body = node

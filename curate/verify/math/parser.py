@@ -104,38 +104,38 @@ _LETTER = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])|(?<=\\)(?:var)?(?:phi
 
 
 def _collect_applied(
-    found: list[tuple[str, str]], simple: set[str], compound: set[str], bare: set[str]
+    parts: list[tuple[str, str]], simple: set[str], compound: set[str], bare: set[str]
 ) -> None:
-    for i, (kind, name) in enumerate(found):
+    for i, (kind, name) in enumerate(parts):
         if kind != "sym":
             continue
-        at = _after_marks(found, i + 1)
-        if at >= len(found) or found[at] != ("op", "("):
+        at = _after_marks(parts, i + 1)
+        if at >= len(parts) or parts[at] != ("op", "("):
             bare.add(name)
             continue
         depth, end = 0, at
-        while end < len(found):
-            depth += (found[end] == ("op", "(")) - (found[end] == ("op", ")"))
+        while end < len(parts):
+            depth += (parts[end] == ("op", "(")) - (parts[end] == ("op", ")"))
             if not depth:
                 break
             end += 1
-        content = [part for part in found[at + 1 : end] if part != ("op", "-")]
+        content = [part for part in parts[at + 1 : end] if part != ("op", "-")]
         listed = any(part in (("op", ","), ("op", "|"), ("op", "=")) for part in content)
         atom = len(content) == 1 and content[0][0] in ("num", "sym")
         (simple if listed or atom else compound).add(name)
 
 
-def _after_marks(found: list[tuple[str, str]], at: int) -> int:
+def _after_marks(parts: list[tuple[str, str]], at: int) -> int:
     """Return the index after primes, a subscript and an exponent -1 behind a letter."""
-    while at < len(found) and found[at] == ("op", "'"):
+    while at < len(parts) and parts[at] == ("op", "'"):
         at += 1
-    if at + 1 < len(found) and found[at] == ("op", "_"):
-        if found[at + 1] != ("op", "{"):
+    if at + 1 < len(parts) and parts[at] == ("op", "_"):
+        if parts[at + 1] != ("op", "{"):
             return at + 2
-        while at < len(found) and found[at] != ("op", "}"):
+        while at < len(parts) and parts[at] != ("op", "}"):
             at += 1
         return at + 1
-    if found[at : at + 5] == [("op", "^"), ("op", "{"), ("op", "-"), ("num", "1"), ("op", "}")]:
+    if parts[at : at + 5] == [("op", "^"), ("op", "{"), ("op", "-"), ("num", "1"), ("op", "}")]:
         return at + 5
     return at
 
@@ -162,11 +162,11 @@ class _Parser:
     """A cursor over tokens; each method reads one level of the grammar, loosest binding first."""
 
     def __init__(
-        self, found: list[tuple[str, str]], functions: frozenset[str] = frozenset()
+        self, parts: list[tuple[str, str]], functions: frozenset[str] = frozenset()
     ) -> None:
-        self.tokens, self.at, self.depth = found, 0, 0
+        self.tokens, self.at, self.depth = parts, 0, 0
         self.functions = functions
-        self.inside_set = False  # whether ":" comes before a condition and is no ratio
+        self.inside_set = False  # whether ":" comes before a condition and is not a ratio
         self.inside_bars = (
             False  # whether the next "|" closes an absolute value or a set's condition
         )
@@ -196,7 +196,7 @@ class _Parser:
 
     def items(self, until: tuple[str, ...]) -> Node:
         """Read items up to a closing sign; several become a list, alternatives, or "both"."""
-        found, between = [self.relation()], set()
+        relations, between = [self.relation()], set()
         while self.peek()[0] != "end" and self.peek()[1] not in until:
             kind, value = self.peek()
             if kind != "op" or value not in (",", ";", "and", "or"):
@@ -208,11 +208,14 @@ class _Parser:
             between.add(value)
             if self.peek()[0] == "end":
                 break
-            found.append(self.relation())
-        if len(found) == 1:
-            return found[0]
+            relations.append(self.relation())
+        if len(relations) == 1:
+            return relations[0]
         # "1, 2 or 3" is a list; only "1 or 2" offers alternatives that may be the same twice.
-        return ("either" if between == {"or"} else "both" if between == {"and"} else "list", *found)
+        return (
+            "either" if between == {"or"} else "both" if between == {"and"} else "list",
+            *relations,
+        )
 
     def relation(self) -> Node:
         """Read a = b, a < b < c (as "both"), x in S."""
@@ -297,7 +300,7 @@ class _Parser:
                 self.at += 1
                 left = ("mod", left, self.signed())
             elif kind == "num" and value.isdigit() and left[0] == "sym":
-                self.at += 1  # x2 is a lost index, no product
+                self.at += 1  # x2 is a lost index, not a product
                 left = ("sym", f"{left[1]}_{value}")
             elif value == "(" and self.peek(1)[1] == "\\bmod":
                 return left
@@ -430,7 +433,7 @@ class _Parser:
                 node = ("div", node, ("num", Number(Fraction(100))))
             elif self.take("'"):
                 if node[0] != "sym":
-                    raise Unreadable("a prime after no symbol")
+                    raise Unreadable("a prime without a symbol before it")
                 node = ("sym", node[1] + "'")
             elif self.peek() == ("op", "°"):
                 self.at += 1

@@ -2,7 +2,7 @@
 
 A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says what is counted (7
 apples). Words that say more than that (a negation, a comparison, a second answer) are no unit: then
-the text is no number.
+the text is not a number.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _PREFIXES |= {"μ": Fraction(1, 10**6), "n": Fraction(1, 10**9)}
 
 
 def _read_table() -> dict[str, Measure]:
-    found: dict[str, Measure] = {}
+    table: dict[str, Measure] = {}
     for line in _TABLE.split("\n"):
         if not line:
             continue
@@ -91,13 +91,13 @@ def _read_table() -> dict[str, Measure]:
             (one.partition(":")[0], int(one.partition(":")[2] or 1))
             for one in dimensions.split(",")
         )
-        found.update(dict.fromkeys(names, (tuple(powers), Fraction(factor))))
+        table.update(dict.fromkeys(names, (tuple(powers), Fraction(factor))))
     for name in ("N", "J", "Wh", "W", "Pa", "Hz", "V", "A", "Ω", "eV", "mol"):
-        dimensions_, factor_ = found[name]
-        found.update(
+        dimensions_, factor_ = table[name]
+        table.update(
             {prefix + name: (dimensions_, factor_ * times) for prefix, times in _PREFIXES.items()}
         )
-    return found
+    return table
 
 
 _UNITS = _read_table()
@@ -197,15 +197,15 @@ def measure(unit: str) -> Measure | None:
         if piece[1]:
             sign = -1
             continue
-        known = _UNITS.get(piece[2]) or (
+        entry = _UNITS.get(piece[2]) or (
             _UNITS.get(piece[2].lower()) if len(piece[2]) > 1 else None
         )
-        if known is None:
+        if entry is None:
             return None
         times = sign * int(piece[3] or 1)
-        for dimension, power in known[0]:
+        for dimension, power in entry[0]:
             powers[dimension] = powers.get(dimension, 0) + power * times
-        factor, sign = factor * known[1] ** times, 1
+        factor, sign = factor * entry[1] ** times, 1
     return (tuple(sorted((d, p) for d, p in powers.items() if p)), factor) if powers else None
 
 

@@ -204,7 +204,7 @@ def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Nod
 
 def _units_after(bare: str) -> list[tuple[int, str]]:
     """Return where a unit may begin at the end of a text, and its name."""
-    found = []
+    positions = []
     for pattern in (_TRAILING_UNIT, _BARE_UNIT):
         match = pattern.search(bare)
         if match is None or not match.start():
@@ -215,8 +215,8 @@ def _units_after(bare: str) -> list[tuple[int, str]]:
         if pattern is _BARE_UNIT and named is not None and measure(words) is None and "\\" in words:
             continue
         if named is not None and not before.endswith((",", ";")):
-            found.append((match.start(), named))
-    return found
+            positions.append((match.start(), named))
+    return positions
 
 
 def _unit_text(written: str) -> str:
@@ -336,7 +336,7 @@ _FORMULAS = frozenset(["add", "sub", "mul", "div", "pow", "neg", "call"])
 
 
 def _mixes_words(tree: Node) -> bool:
-    """Whether words stand inside a formula: north-east is no difference."""
+    """Whether words stand inside a formula: north-east is not a subtraction."""
     is_formula = tree[0] in _FORMULAS
     for part in tree[1:]:
         if isinstance(part, tuple) and part and isinstance(part[0], str):

@@ -164,14 +164,14 @@ class Judge:
 
     def verdicts(self, items: Sequence[Item]) -> list[Verdict | None]:
         """Return a verdict for each item, in order; None for items that are not judged."""
-        found: list[Verdict | None] = [None] * len(items)
+        results: list[Verdict | None] = [None] * len(items)
         requests: list[Request] = []
         for i, item in enumerate(items):
             if not self.asks(item):
                 continue
             refused = self.refuses(item)
             if refused:
-                found[i] = self._verdict("unverifiable", item, refused)
+                results[i] = self._verdict("unverifiable", item, refused)
             else:
                 requests.append(
                     Request(str(i), self.render(self.prompt(item, i)), self.seed + i, self.sampling)
@@ -180,23 +180,25 @@ class Judge:
         for completion in self.engine.generate(iter(requests)):
             i = int(completion.request_id)
             verdict, detail = self.read(completion)
-            found[i] = self._verdict(verdict, items[i], detail, time.monotonic() - began)
+            results[i] = self._verdict(verdict, items[i], detail, time.monotonic() - began)
         for request in requests:  # an engine that lost a request said nothing about it
             i = int(request.request_id)
-            found[i] = found[i] or self._verdict("unverifiable", items[i], NO_REPLY)
-        return found
+            results[i] = results[i] or self._verdict("unverifiable", items[i], NO_REPLY)
+        return results
 
     def asks(self, item: Item) -> bool:
         """Whether an item is judged: a complete trace that a rule called wrong or unverifiable,
         with the parts that the rubric shows.
         """
         shown = item.reasoning if "reasoning" in self.rubric.shows else item.answer
-        known = "reference" not in self.rubric.shows or bool((item.problem.reference or "").strip())
+        has_reference = "reference" not in self.rubric.shows or bool(
+            (item.problem.reference or "").strip()
+        )
         return (
             item.finish_reason == "stop"
             and item.rule in ("wrong", "unverifiable")
             and bool((shown or "").strip())
-            and known
+            and has_reference
         )
 
     def refuses(self, item: Item) -> str | None:

@@ -93,7 +93,7 @@ class Preference:
         points: dict[tuple[int, int], list[float]] = {
             (g, i): [] for g, (_, answers) in enumerate(groups) for i in range(len(answers))
         }
-        asked: dict[str, tuple[int, int, int]] = {}
+        pairs: dict[str, tuple[int, int, int]] = {}
         requests: list[Request] = []
         for g, (question, answers) in enumerate(groups):
             shown = [answer is not None and not addresses_judge(answer) for answer in answers]
@@ -106,14 +106,14 @@ class Preference:
                     points[g, second].append(0.5)
                 else:
                     key = f"{g}:{first}:{second}"
-                    asked[key] = g, first, second
+                    pairs[key] = g, first, second
                     requests.append(
                         self._request(key, len(requests), question, answers[first], answers[second])
                     )
         failures: list[str] = []
         for completion in self.judge.engine.generate(iter(requests)):
             _, word = self.judge.read(completion)
-            g, first, second = asked[completion.request_id]
+            g, first, second = pairs[completion.request_id]
             if word in POINTS:
                 points[g, first].append(POINTS[word])
                 points[g, second].append(1 - POINTS[word])
