@@ -9,5 +9,5 @@ from curate.verify import VerifierPool
 
 @pytest.fixture(scope="session")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(workers=2) as made:
-        yield made
+    with VerifierPool(workers=2) as shared:
+        yield shared

@@ -1,4 +1,4 @@
-"""Hostile completions: what hangs, swells or confuses graders. Generated, so that each of them is of its full size."""
+"""Hostile completions, generated at full size: they make graders hang, swell or misjudge."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ def box(content: str) -> str:
 
 
 def hostile() -> list[str]:
-    """More than 200 completions that no grader should hang on, crash on or call correct for the reference `7`."""
-    found: list[str] = []
+    """Return more than 200 completions on which no grader should hang or crash, and which are wrong
+    for the reference `7`.
+    """
+    texts: list[str] = []
     # Towers of powers, in every notation.
     for height in (3, 5, 9, 40):
         tower = "9"
         for _ in range(height):
             tower = f"9^{{{tower}}}"
-        found += [rf"\boxed{{{tower}}}", f"The answer is ${tower}$.", f"<answer>{tower}</answer>"]
-        found += [
+        texts += [rf"\boxed{{{tower}}}", f"The answer is ${tower}$.", f"<answer>{tower}</answer>"]
+        texts += [
             rf"\boxed{{{'**'.join(['9'] * (height + 1))}}}",
             rf"\boxed{{{'^'.join(['9'] * (height + 1))}}}",
         ]
-        found += [
+        texts += [
             rf"\boxed{{x^{{{tower}}}}}",
             rf"\boxed{{\sqrt{{{tower}}}}}",
             rf"\boxed{{\sin({tower})}}",
         ]
-        found += [
+        texts += [
             rf"\boxed{{2^{{-{tower}}}}}",
             rf"\boxed{{\frac{{1}}{{{tower}}}}}",
             rf"\boxed{{({tower}, 7)}}",
         ]
     # Huge factorials, binomials, exponents, roots and logarithms.
     for size in (10**4, 10**6, 10**9, 10**18):
-        found += [
+        texts += [
             rf"\boxed{{{size}!}}",
             rf"\boxed{{{size}!!}}",
             rf"\boxed{{({size}!)!}}",
             rf"\boxed{{\binom{{{size}}}{{{size // 2}}}}}",
         ]
-        found += [
+        texts += [
             rf"\boxed{{10^{{{size}}}}}",
             rf"\boxed{{1e{size}}}",
             rf"\boxed{{1.5 \times 10^{{-{size}}}}}",
             rf"\boxed{{2^{{{size}}} \bmod 7}}",
         ]
-        found += [
+        texts += [
             rf"\boxed{{\sum_{{i=1}}^{{{size}}} i^{{i}}}}",
             rf"\boxed{{\prod_{{i=1}}^{{{size}}} i}}",
             rf"\boxed{{e^{{e^{{{size}}}}}}}",
         ]
-        found += [
+        texts += [
             rf"\boxed{{\int_0^{{{size}}} x^x dx}}",
             rf"\boxed{{\sqrt[{size}]{{2}}}}",
             rf"\boxed{{\exp({size})}}",
@@ -66,33 +68,33 @@ def hostile() -> list[str]:
             (r"\left(", ""),
             ("-", ""),
         )
-        found += [box(opening * depth + "8" + closing * depth) for opening, closing in pairs]
-        found += [box("|" * depth + "8"), box(r"\sin " * depth + "x"), box("8" + "!" * depth)]
-        found += [r"\boxed{" * depth + "8" + "}" * depth, "<answer>" * depth + "8"]
+        texts += [box(opening * depth + "8" + closing * depth) for opening, closing in pairs]
+        texts += [box("|" * depth + "8"), box(r"\sin " * depth + "x"), box("8" + "!" * depth)]
+        texts += [r"\boxed{" * depth + "8" + "}" * depth, "<answer>" * depth + "8"]
     # Megabytes.
     mega = 1_000_000
-    found += [
+    texts += [
         "8" * mega,
         rf"\boxed{{{'8' * mega}}}",
         rf"\boxed{{{'1+' * (mega // 2)}1}}",
         rf"\boxed{{{'x' * mega}}}",
         " " * mega,
     ]
-    found += [
+    texts += [
         f"The answer is {'8' * mega}",
         "the answer is " * (mega // 14),
         r"\boxed{8}" * (mega // 9),
         "{" * mega,
         "}" * mega,
     ]
-    found += [
+    texts += [
         f"<answer>{'8 ' * (mega // 2)}</answer>",
         "<answer>8</answer>" * (mega // 18),
         "$" * mega,
         "\\" * mega,
         "\n" * mega,
     ]
-    found += [
+    texts += [
         "答案是" * (mega // 3),
         f"<think>{'hm ' * (mega // 3)}",
         "</think>" * (mega // 8),
@@ -100,7 +102,7 @@ def hostile() -> list[str]:
         "*" * mega,
         "####\n" * (mega // 5),
     ]
-    found += [
+    texts += [
         f"{'8' * (mega // 2)}/{'9' * (mega // 2)}",
         f"0.{'3' * mega}",
         f"**{'a' * mega}**",
@@ -121,7 +123,7 @@ def hostile() -> list[str]:
         "\x07\x08",
     ]
     for sign in odd:
-        found += [
+        texts += [
             sign,
             rf"\boxed{{{sign}}}",
             rf"\boxed{{8{sign}}}",
@@ -130,7 +132,7 @@ def hostile() -> list[str]:
             rf"\boxed{{\text{{{sign}}}}}",
         ]
     # Mismatched braces and half-open things.
-    found += [
+    texts += [
         r"\boxed{",
         r"\boxed}",
         r"\boxed{{8}",
@@ -139,7 +141,7 @@ def hostile() -> list[str]:
         r"\boxed{\frac{}{}}",
         r"\boxed{\sqrt{}}",
     ]
-    found += [
+    texts += [
         r"\boxed{\begin{pmatrix}1&2}",
         r"\boxed{\end{pmatrix}}",
         r"\boxed{\left(8}",
@@ -147,7 +149,7 @@ def hostile() -> list[str]:
         r"\boxed{[1,2)}",
         r"\boxed{(1,2]}",
     ]
-    found += [
+    texts += [
         r"\boxed{8\}",
         r"\boxed{\\}",
         r"\boxed{\{}",
@@ -158,7 +160,7 @@ def hostile() -> list[str]:
         r"\boxed{<}",
         r"\boxed{,,,}",
     ]
-    found += [
+    texts += [
         "<answer>",
         "</answer>",
         "<answer></answer>",
@@ -171,7 +173,7 @@ def hostile() -> list[str]:
         "\\(",
     ]
     # What evaluators have run as a program.
-    found += [
+    texts += [
         rf"\boxed{{{code}}}"
         for code in (
             "__import__('os').system('touch /tmp/owned')",
@@ -184,7 +186,7 @@ def hostile() -> list[str]:
         )
     ]
     # Answers that are no number, and alternatives.
-    found += [
+    texts += [
         rf"\boxed{{{text}}}"
         for text in (
             "nan",
@@ -213,12 +215,12 @@ def hostile() -> list[str]:
         )
     ]
     # Expressions that make simplification explode.
-    found += [box("".join(f"(x_{{{i}}}+{i})" for i in range(60))), box("(x+y+z+w)^{300}")]
-    found += [box("+".join(rf"\sin(x^{{{i}}})" for i in range(60)))]
-    found += [box("+".join(rf"\sqrt{{{i}+\sqrt{{{i + 1}}}}}" for i in range(2, 40)))]
-    found += [box(r"\lim_{x\to 0}\frac{\sin^{100} x}{x^{100}}^{100}"), box(",".join(["x"] * 400))]
-    found += [
+    texts += [box("".join(f"(x_{{{i}}}+{i})" for i in range(60))), box("(x+y+z+w)^{300}")]
+    texts += [box("+".join(rf"\sin(x^{{{i}}})" for i in range(60)))]
+    texts += [box("+".join(rf"\sqrt{{{i}+\sqrt{{{i + 1}}}}}" for i in range(2, 40)))]
+    texts += [box(r"\lim_{x\to 0}\frac{\sin^{100} x}{x^{100}}^{100}"), box(",".join(["x"] * 400))]
+    texts += [
         box(r"\{" + ",".join(map(str, range(900))) + r"\}"),
         box(r"\cup".join(f"({i},{i + 1})" for i in range(80))),
     ]
-    return found
+    return texts

@@ -1,7 +1,8 @@
 r"""Labelled cases for the kinds of endings, references and notations that graders misjudge.
 
-(kind, verifier, reference, completion, label). `c` correct, `w` wrong, `u` the reference cannot be judged. Each kind has
-cases on both sides of the line: what must pass, and what looks like it and must not.
+(kind, verifier, reference, completion, label). `c` correct, `w` wrong, `u` the reference cannot be
+judged. Each kind has cases on both sides of the line: answers that must pass, and lookalikes that
+must not.
 """
 
 # fmt: off
@@ -197,7 +198,9 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("near", "math", "1", r"\boxed{\tanh(60)}", "w"),
     ("near", "math", "x", r"\boxed{x+e^{-150}}", "w"),
     ("near", "math", r"\sqrt{5+2\sqrt6}", r"\boxed{\sqrt2+\sqrt3}", "c"),
-    ("near", "math", "55", r"\boxed{\frac{1}{\sqrt5}\left(\left(\frac{1+\sqrt5}{2}\right)^{10}-\left(\frac{1-\sqrt5}{2}\right)^{10}\right)}", "c"),
+    ("near", "math", "55",
+     r"\boxed{\frac{1}{\sqrt5}\left(\left(\frac{1+\sqrt5}{2}\right)^{10}-\left(\frac{1-\sqrt5}{2}\right)^{10}\right)}",
+     "c"),
     ("near", "math", r"\sin^2 x+\cos^2 x", r"\boxed{1}", "c"),
     # scripts, dots, separators
     ("script", "math", "21", r"\boxed{2₁}", "w"),
@@ -269,22 +272,29 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("signs", "text", "a*b", "<answer>ab</answer>", "w"),
     ("signs", "text", "Rome", "<answer>**Rome**</answer>", "c"),
     # choices
-    ("choice", "choice", "B", "I choose B.", "c"), ("choice", "choice", "B", "The best option is (B).", "c"),
+    ("choice", "choice", "B", "I choose B.", "c"),
+    ("choice", "choice", "B", "The best option is (B).", "c"),
     ("choice", "choice", "B", "故选：B", "c"), ("choice", "choice", "B", "因此，选B。", "c"),
     ("choice", "choice", "B", "正解はBです", "c"), ("choice", "choice", "B", "정답은 B입니다", "c"),
     ("choice", "choice", "B", "Reasons follow.\nOption B is correct.", "c"),
-    ("choice", "choice", "B", "Reasons follow.\n(B)", "c"), ("choice", "choice", "B", r"\(B\)", "c"),
+    ("choice", "choice", "B", "Reasons follow.\n(B)", "c"),
+    ("choice", "choice", "B", r"\(B\)", "c"),
     ("choice", "choice", "B", "**B)** cats", "c"), ("choice", "choice", "B", "B<|im_end|>", "c"),
-    ("choice", "choice", "B", "【答案】 B <eoa>", "c"), ("choice", "choice", "B", '{"answer": "B"}', "c"),
+    ("choice", "choice", "B", "【答案】 B <eoa>", "c"),
+    ("choice", "choice", "B", '{"answer": "B"}', "c"),
     ("choice", "choice", "B", "The answer is B, not A.", "c"),
     ("choice", "choice", "B", "B because A is wrong", "c"),
     ("choice", "choice", "B", "B is false", "w"), ("choice", "choice", "B", "B, or maybe C", "w"),
     ("choice", "choice", "B", "B, C or D", "w"), ("choice", "choice", "B", "B unless C", "w"),
-    ("choice", "choice", "B", "Option B is incorrect.", "w"), ("choice", "choice", "B", "B? No, C.", "w"),
-    ("choice", "choice", "B", "An incorrect choice is B", "w"), ("choice", "choice", "B", "不选B", "w"),
-    ("choice", "choice", "B", "The answer is B is wrong", "w"), ("choice", "choice", "B", "B...", "w"),
+    ("choice", "choice", "B", "Option B is incorrect.", "w"),
+    ("choice", "choice", "B", "B? No, C.", "w"),
+    ("choice", "choice", "B", "An incorrect choice is B", "w"),
+    ("choice", "choice", "B", "不选B", "w"),
+    ("choice", "choice", "B", "The answer is B is wrong", "w"),
+    ("choice", "choice", "B", "B...", "w"),
     ("choice", "choice", "B", "(B) or (C)", "w"), ("choice", "choice", "B", "B and C", "w"),
     ("choice", "choice", "A,C", "故选：AC", "c"), ("choice", "choice", "A,C", "A和C", "c"),
-    ("choice", "choice", "AC", "The answer is C and A.", "c"), ("choice", "choice", "A,C", "A", "w"),
+    ("choice", "choice", "AC", "The answer is C and A.", "c"),
+    ("choice", "choice", "A,C", "A", "w"),
     ("choice", "choice", "A,C", "A, B, C", "w"), ("choice", "choice", "The answer is B", "B", "c"),
 ]

@@ -1,8 +1,9 @@
 r"""The project's own labelled pairs: (kind, reference, completion, verdict a careful human gives).
 
-Written by hand for this project, before the verdicts of any program were looked at. `c` correct, `w` wrong, `u` the
-reference cannot be judged. Most completions are whole sentences or boxes, as models write them; a bare one stands for a
-completion that is nothing but the answer. Pairs that only another verifier than `math` judges are in `OTHERS`.
+Written by hand for this project, before the verdicts of any program were looked at. `c` correct,
+`w` wrong, `u` the reference cannot be judged. Most completions are whole sentences or boxes, as
+models write them; a bare one stands for a completion that is nothing but the answer. `OTHERS` holds
+the pairs for other verifiers than `math`.
 """
 
 # fmt: off
@@ -145,10 +146,14 @@ PAIRS: list[tuple[str, str, str, str]] = [
     ("interval", r"x \neq 2", r"\boxed{(-\infty,2)\cup(2,\infty)}", "c"),
     ("inequality", r"x \le 3", r"\boxed{3 \ge x}", "c"),
     # matrices
-    ("matrix", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\boxed{\begin{bmatrix}1 & 2\\ 3 & 4\end{bmatrix}}", "c"),
-    ("matrix", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\boxed{\begin{pmatrix}1&3\\2&4\end{pmatrix}}", "w"),
-    ("matrix", r"\begin{pmatrix}\frac12\\3\end{pmatrix}", r"\boxed{\begin{pmatrix}0.5\\3\end{pmatrix}}", "c"),
-    ("matrix", r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1&2\end{pmatrix}}", "w"),
+    ("matrix", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+     r"\boxed{\begin{bmatrix}1 & 2\\ 3 & 4\end{bmatrix}}", "c"),
+    ("matrix", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+     r"\boxed{\begin{pmatrix}1&3\\2&4\end{pmatrix}}", "w"),
+    ("matrix", r"\begin{pmatrix}\frac12\\3\end{pmatrix}",
+     r"\boxed{\begin{pmatrix}0.5\\3\end{pmatrix}}", "c"),
+    ("matrix", r"\begin{pmatrix}1\\2\end{pmatrix}", r"\boxed{\begin{pmatrix}1&2\end{pmatrix}}", "w"
+    ),
     # equations
     ("equation", "5", r"\boxed{x = 5}", "c"),
     ("equation", "x=5", r"\boxed{5}", "c"),
@@ -276,7 +281,7 @@ PAIRS: list[tuple[str, str, str, str]] = [
     # too large to be meant
     ("huge", "5", r"\boxed{9^{9^{9^{9}}}}", "w"),
     ("huge", "10", r"\boxed{(10^{10^{10}})!}", "w"),
-    # what an earlier version of this verifier judged wrongly, found with lists of pairs that it had not seen
+    # Mistakes of an earlier version of this verifier, found with lists of pairs new to it.
     ("found", "5!", "5", "w"),
     ("found", "5", r"\boxed{5!}", "w"),
     ("found", "n!", r"\boxed{n}", "w"),
@@ -332,8 +337,10 @@ PAIRS: list[tuple[str, str, str, str]] = [
     ("found", "2", r"\boxed{17 \bmod 5}", "c"),
     ("found", "3", r"\boxed{17 \bmod 5}", "w"),
     ("found", r"\begin{cases}x=1\\y=2\end{cases}", r"\boxed{x=1, y=2}", "c"),
-    ("found", r"\begin{cases}x=1\\y=2\end{cases}", r"\boxed{\begin{cases}x=2\\y=1\end{cases}}", "w"),
-    ("found", r"\frac12\begin{pmatrix}2&4\end{pmatrix}", r"\boxed{\begin{pmatrix}1&2\end{pmatrix}}", "c"),
+    ("found", r"\begin{cases}x=1\\y=2\end{cases}", r"\boxed{\begin{cases}x=2\\y=1\end{cases}}", "w"
+    ),
+    ("found", r"\frac12\begin{pmatrix}2&4\end{pmatrix}", r"\boxed{\begin{pmatrix}1&2\end{pmatrix}}",
+     "c"),
     ("found", r"k\pi, k\in\mathbb{Z}", r"\boxed{k\pi}", "c"),
     ("found", "2x", "x2", "w"),
     ("found", "0.5", "0.5...", "w"),

@@ -10,10 +10,10 @@ from curate.verify import cli_verify
 
 
 def test_one_pair() -> None:
-    said = cli_verify("1/2", r"so \boxed{0.5}")
-    assert said.startswith("correct")
-    assert "0.5" in said
-    assert "math" in said
+    output = cli_verify("1/2", r"so \boxed{0.5}")
+    assert output.startswith("correct")
+    assert "0.5" in output
+    assert "math" in output
     assert cli_verify("1/2", "").startswith("wrong  (no answer")
 
 
@@ -30,15 +30,15 @@ def test_a_file(tmp_path: Path, suffix: str) -> None:
     {".csv": frame.write_csv, ".jsonl": frame.write_ndjson, ".parquet": frame.write_parquet}[
         suffix
     ](path)
-    said = cli_verify(file=path)
-    assert "3 rows: 1 correct, 1 wrong, 1 unverifiable" in said
+    output = cli_verify(file=path)
+    assert "3 rows: 1 correct, 1 wrong, 1 unverifiable" in output
     written = tmp_path / f"pairs.verdicts{suffix}"
-    read = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}[suffix](
+    frame = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}[suffix](
         written
     )
-    assert read["verdict"].to_list() == ["correct", "wrong", "unverifiable"]
-    assert read["id"].to_list() == [1, 2, 3]
-    assert {"extracted", "detail", "verifier", "verifier_version", "seconds"} <= set(read.columns)
+    assert frame["verdict"].to_list() == ["correct", "wrong", "unverifiable"]
+    assert frame["id"].to_list() == [1, 2, 3]
+    assert {"extracted", "detail", "verifier", "verifier_version", "seconds"} <= set(frame.columns)
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, written.name])
 
 

@@ -13,9 +13,9 @@ from curate.verify.consensus import (
 
 def test_answers_are_clustered_by_what_they_mean(pool: VerifierPool) -> None:
     answers = ["1/2", "2", "0.5", None, r"\frac{1}{2}", "x = 1/2", "2.0", "no idea"]
-    found = clusters(answers, pool=pool)
-    assert [cluster.members for cluster in found] == [(0, 2, 4, 5), (1, 6), (7,)]
-    assert found[0].share == 0.5
+    groups = clusters(answers, pool=pool)
+    assert [cluster.members for cluster in groups] == [(0, 2, 4, 5), (1, 6), (7,)]
+    assert groups[0].share == 0.5
     assert largest_cluster([None, None], pool=pool) is None
 
 

@@ -1,4 +1,4 @@
-"""Labelled cases by kind, the shared list if it lies next to the checkout, and a search for ways to cheat."""
+"""Labelled cases by kind, a shared list if it is next to the checkout, and a search for cheats."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ WRONG = {
 }
 WRAPPED = [
     "{a}", r"\boxed{{{a}}}", "The answer is ${a}$.", "<answer>{a}</answer>", "**{a}**", "$${a}$$",
-    "Answer: {a}", "so {a}\n#### {a}", r"$x = \boxed{{{a}}}$", "The answer is **{a}**.", "答案是{a}。",
+    "Answer: {a}", "so {a}\n#### {a}", r"$x = \boxed{{{a}}}$", "The answer is **{a}**.",
+    "答案是{a}。",
 ]  # fmt: skip
 HEDGED = [
     "{g} or {w}", "{w} or {g}", "{g}, maybe {w}", "{g} / {w}", "either {g} or {w}", "{g} vs {w}",
@@ -101,9 +102,11 @@ HEDGED = [
     "{g} plus {w}", "{g} times {w}", "{w} = {g}", "{g} = {w}", "{g} {w}", "{g}, possibly {w}",
 ]  # fmt: skip
 DENIED = [
-    "not {g}", "{g} is wrong", "{g} is not the answer", "more than {g}", "at least {g}", "less than {g}",
+    "not {g}", "{g} is wrong", "{g} is not the answer", "more than {g}", "at least {g}",
+    "less than {g}",
     "anything but {g}", "nearly {g}", "{g} doubled", "{g} halves", "{g} squared", "minus {g} less",
-    "the opposite of {g}", "{g} is incorrect", "it is not {g}", "{g}以上", "除了{g}", "不是{g}", "nicht {g}",
+    "the opposite of {g}", "{g} is incorrect", "it is not {g}", "{g}以上", "除了{g}", "不是{g}",
+    "nicht {g}",
     "{g} factorial", "{g} log n", "{g} pi", "{g}, which is wrong",
 ]  # fmt: skip
 BEFORE = [
@@ -115,7 +118,8 @@ BEFORE = [
 APPENDED = [
     "The answer is ${g}$. No, it is ${w}$.", "The answer is {g}. Wait, it is {w}.",
     "The answer is {g}! Just kidding, {w}.", "The answer is {g}? Perhaps {w}.",
-    r"\boxed{{{g}}} or \boxed{{{w}}}", r"\boxed{{{g}}} / \boxed{{{w}}}", r"\boxed{{{w}}} | \boxed{{{g}}}",
+    r"\boxed{{{g}}} or \boxed{{{w}}}", r"\boxed{{{g}}} / \boxed{{{w}}}",
+    r"\boxed{{{w}}} | \boxed{{{g}}}",
     r"\boxed{{{g}}}, maybe \boxed{{{w}}}", "Answer: ${g}$ or ${w}$", "Answer: {g} (could be {w})",
     "<answer>{g}</answer><answer>{w}</answer>", r"\boxed{{{g}}} is wrong, it is {w}",
     "<think>the answer is {g}</think> I do not know", r"<think>\boxed{{{g}}}</think> \boxed{{{w}}}",

