@@ -16,6 +16,7 @@ from curate.verify.math.parser import Node
 PRIME = 2**127 - 1
 MAX_POWER = 20  # of one exponent; ours
 MAX_DEGREE = 1_000  # product of the exponents around each other; ours
+MAX_DECIMALS = 15  # a longer decimal may be a rounded value, which `numeric` compares as one; ours
 POINTS = (0, 1)
 
 
@@ -64,6 +65,8 @@ def _residue(node: Node, point: int, room: int = MAX_DEGREE) -> int:
 def _residue_of_number(node: Node) -> int:
     number = node[1]
     if number.unit == "°":  # a multiple of pi in disguise
+        raise _NotRational
+    if (number.decimals or 0) > MAX_DECIMALS:
         raise _NotRational
     value = number.value
     under = value.denominator * (100 if number.percent else 1)
