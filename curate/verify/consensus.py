@@ -69,7 +69,7 @@ def cluster_ids(
     answer).
 
     Columns: problem_id, extracted; model, model_hash, policy_step, verifier, choices and metadata
-    are used where they are present.
+    are used if they are present.
     """
     keys = [
         name
@@ -110,7 +110,7 @@ def consensus_frame(
     Columns: trace_id, attempt, problem_id, text (the completion, its reasoning opened), form, and
     those of problems; model_hash and policy_step tell apart whose samples they are. An answer is
     correct where it is in the largest cluster of its problem, and that holds `share` of at least
-    `samples` samples; unverifiable where there is none.
+    `samples` samples; unverifiable if there is none.
     """
     pool = pool or default_pool()
     fields = [name for name in Problem.__dataclass_fields__ if name in frame.columns]

@@ -139,7 +139,7 @@ _DENIED = re.compile(
     re.I,
 )
 _SUPPOSED = re.compile(r"\s*(?:suppose|assume|imagine|pretend|say|if|unless)\b(?!.*\bthen\b)", re.I)
-# What follows an answer and takes it back.
+# Text after an answer that takes it back.
 _TAKEN_BACK = re.compile(
     r"(?:^\s*|[.!?…。！？,;]\s*|\n\s*|\)\s*|[-–—]\s*)(?:wait|no(?=[,.!;:\s])(?!\s+(?:other|more"
     r"|further|need|matter))"
@@ -450,7 +450,7 @@ def last_boxes(text: str) -> _Box | None:
     """Return the last balanced box, joined with those before it unless a sentence comes between
     them.
 
-    Between two boxes with no sentence in between there is no correction: both were offered.
+    Without a sentence between two boxes there is no correction: both are offered.
     """
     spans: list[tuple[int, int, int]] = []  # start of the command, start and end of its content
     at, tail = len(text), max(0, len(text) - TAIL)
@@ -572,7 +572,7 @@ def _statement(text: str, match: re.Match[str]) -> tuple[str, str] | None:
     same_line = display is not None and "\n" not in display.group()
     if not (marked or heading or same_line) or is_denied(text[:start], phrase):
         return None
-    if display:  # mathematics on lines of its own
+    if display:  # mathematics on its own lines
         return next(part for part in display.groups() if part is not None), rest[display.end() :]
     if heading:
         return _under_heading(following)

@@ -1,4 +1,4 @@
-"""Verifiers for exact and for normalised text, and what words have in common with each other."""
+"""Verifiers for exact and for normalised text, and the comparison of words."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _SYNONYMS |= {
 
 
 def normal(text: str) -> str:
-    """Casefold a text and drop what changes no answer.
+    """Casefold a text and drop everything that changes no answer.
 
     NFKC (superscripts stay apart), no LaTeX text commands, quotes, markdown, outer punctuation,
     "there is", leading article or double spaces.

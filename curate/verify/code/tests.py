@@ -13,7 +13,7 @@ Tests = dict[str, Any]
 
 
 def read_tests(text: str, metadata: str | None = None) -> Tests:
-    """Return tests in one of three shapes. Raises `ValueError` that says what is wrong.
+    """Return tests in one of three shapes. Raises `ValueError` with the reason.
 
     {"type": "stdio", "cases": [{"input": str, "output": str}]} {"type": "call", "function": str |
     None, "cases": [{"args": list, "output": value}]} {"type": "asserts", "function": str | None,

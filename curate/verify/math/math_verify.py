@@ -33,7 +33,7 @@ _MEANT = frozenset(
 )
 
 
-# What this package does not read and SymPy does: integrals, sums, limits, derivatives,
+# Notation that only SymPy reads: integrals, sums, limits, derivatives,
 # determinants, inequalities that have to be solved.
 _FOR_SYMPY = re.compile(
     r"\\(?:int|iint|oint|sum|prod|lim|det|partial|max|min|gcd|lcm|cases)(?![a-zA-Z])|[vV]matrix"
@@ -136,7 +136,7 @@ def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
         return None
     a, b = (
         one.doit().evalf(30) for one in (gold, given)
-    )  # what is known exactly is not integrated by points
+    )  # an exact value is not integrated by points
     if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
         return None
     return bool(abs(a - b) <= abs(a) * (float(RELATIVE) if decimal else 1e-25))

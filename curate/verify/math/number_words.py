@@ -105,7 +105,7 @@ def english(text: str) -> NumberWords | None:
         if word in _ENGLISH:
             tens = section % 100
             if tens and not (tens >= 20 and tens % 10 == 0 and _ENGLISH[word] < 10):
-                return None  # "one two" and "ten five" are no numbers
+                return None  # "one two" and "ten five" are not numbers
             section += _ENGLISH[word]
         elif word == "hundred":
             section = (section or 1) * 100

@@ -44,9 +44,7 @@ class Number:
     value: Fraction
     percent: bool = False
     unit: str = ""
-    decimals: int | None = (
-        None  # digits after the point where it was written as a decimal, else None
-    )
+    decimals: int | None = None  # digits after the point if it was written as a decimal, else None
     significant: int = 0  # significant digits of a decimal
 
 

@@ -12,7 +12,7 @@ A node is a tuple whose first field says what it is:
     ("rel", operator, a, b, *between)  ("mod", a, m)  ("base", digits, base)
     ("cong", a | None, b, m): a = b modulo m  ("reals",)  ("integers",)
 
-Length and depth are bounded, so that reading takes bounded time. What is not understood raises
+Length and depth are bounded, so that reading takes bounded time. Other notation raises
 `Unreadable`: limits, derivatives, prose. Some of it is left to `math-verify`.
 """
 
@@ -241,7 +241,7 @@ class _Parser:
         if operators[-1] == "~" and set(operators[:-1]) <= {"="}:  # x = a ≈ b
             return ("rel", "~", terms[-2], terms[-1])
         if set(operators) == {"="}:
-            # a = b = c says what a is at last; what is between must agree
+            # a = b = c says that a is c; the terms between must agree
             return ("rel", "=", terms[0], terms[-1], *terms[1:-1])
         return ("both", *relations)
 
@@ -596,8 +596,8 @@ class _Parser:
         raise Unreadable(f"unknown command {value}")
 
     def over_range(self, kind: str) -> Node:
-        """A sum or a product over whole numbers, or a definite integral: kind, bound name, low,
-        high, body.
+        """Read a sum or a product over whole numbers, or a definite integral: kind, bound name,
+        low, high, body.
         """
         low: Node | None = None
         high: Node | None = None
@@ -613,7 +613,7 @@ class _Parser:
         if kind != "integral":
             if low[0] != "rel" or low[1] != "=" or low[2][0] != "sym":
                 raise Unreadable("a sum over something else than a range")
-            # A sum takes the product after it; what is added behind it is not part of it.
+            # A sum takes the product after it, and nothing that is added behind it.
             return _bound(kind, low[2][1], low[3], high, self.product())
         end = next(
             (
@@ -753,8 +753,8 @@ class _Parser:
 
 
 def _chosen(name: str, below: Node | None, above: Node) -> Node | None:
-    """C_5^2 as a number of combinations, A_5^2 and P(5,2) of permutations; None if it cannot be
-    meant.
+    """Return C_5^2 as a number of combinations, A_5^2 and P(5,2) of permutations; None if they are
+    not meant.
     """
     if below is None:
         return None
@@ -769,7 +769,7 @@ def _chosen(name: str, below: Node | None, above: Node) -> Node | None:
 
 
 def _bound(kind: str, name: str, low: Node, high: Node, body: Node) -> Node:
-    """A sum, product or integral with its variable called "#1", "#2" …: its name says nothing."""
+    """Return a sum, product or integral with its bound variable renamed to "#1", "#2" …"""
     level = 1 + max(map(int, re.findall(r"'#(\d+)'", repr(body))), default=0)
     new = f"#{level}"
 
@@ -785,14 +785,14 @@ def _bound(kind: str, name: str, low: Node, high: Node, body: Node) -> Node:
 
 
 def _transposed(node: Node) -> Node:
-    """A row written with a T behind it, as a column."""
+    """Return a row that has a T behind it as a column."""
     if node[0] == "matrix":
         return ("matrix", *zip(*node[1:], strict=True))
     return ("tuple", *node[1:])
 
 
 def _without_integers(node: Node) -> Node:
-    """A condition without "k is an integer": it says what kind of number the parameter is."""
+    """Return a condition without "k is an integer": that is the type of the parameter."""
     if node[0] not in ("list", "both"):
         return node
     parts = [part for part in node[1:] if part[0] != "rel" or part[3] != ("integers",)]
@@ -812,7 +812,7 @@ def _renamed(node: Node, name: str) -> Node:
 
 
 def _fraction(node: Node) -> Fraction | None:
-    """The value of ("div", integer, integer), else None."""
+    """Return the value of ("div", integer, integer), else None."""
     if node[0] == "div" and node[1][0] == node[2][0] == "num":
         over, under = node[1][1].value, node[2][1].value
         if over.denominator == under.denominator == 1 and under:

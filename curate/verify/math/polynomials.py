@@ -1,6 +1,4 @@
-"""Where a polynomial inequality or equation in one symbol holds. What is not a polynomial is left
-to SymPy.
-"""
+"""Solve polynomial inequalities and equations in one symbol. Everything else is left to SymPy."""
 
 from __future__ import annotations
 
@@ -13,8 +11,8 @@ from curate.verify.math.parser import Node
 
 
 def real_roots(coefficients: Polynomial) -> list[Any] | None:
-    """Return the distinct real roots in order, to forty digits; None if they cannot be told
-    apart.
+    """Return the distinct real roots in order, to forty digits; None if they are too
+    close to separate.
     """
     mp = context()
     while coefficients and not coefficients[-1]:

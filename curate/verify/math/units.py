@@ -1,8 +1,8 @@
 """Units next to a number, as powers of dimensions and an exact factor.
 
 A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says what is counted (7
-apples). Words that say more than that (a negation, a comparison, a second answer) are no unit: then
-the text is not a number.
+apples). Words that say more (a negation, a comparison, a second answer) are not a unit: then the
+text is not a number.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 
 # Longest noun phrase, in words. Ours.
 MAX_WORDS = 5
-# Words that name no counted thing: what they say changes the number.
+# Words that do not name a counted thing: they change the number.
 _NO_NOUN = frozenset(
     "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps "
     "possibly probably wrong "

@@ -125,7 +125,7 @@ class Item:
 
 
 def rubric_named(rubric: str | Rubric) -> Rubric:
-    """The rubric of this name. UsageError if there is none."""
+    """Return the rubric of this name. Raises UsageError if there is none."""
     if isinstance(rubric, Rubric):
         return rubric
     if rubric not in RUBRICS:
@@ -134,7 +134,7 @@ def rubric_named(rubric: str | Rubric) -> Rubric:
 
 
 def judge_identity(rubric: str | Rubric, model: str) -> tuple[str, str]:
-    """Name and version of a judge's verdicts. The version changes with the text of its prompt."""
+    """Return name and version of a judge's verdicts. The version changes with its prompt."""
     rubric = rubric_named(rubric)
     text = hashlib.sha256((_FRAME + rubric.text).encode()).hexdigest()[:8]
     return f"judge-{rubric.name}/{model}", f"{rubric.version}-{text}"

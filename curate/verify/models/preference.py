@@ -87,7 +87,7 @@ class Preference:
         """Return for each (question, answers) one value in [0, 1] per answer; None if no reply was
         readable.
 
-        An answer of None was cut off or is none: it loses. Raises CurateError where the judge
+        An answer of None was cut off or is none: it loses. Raises CurateError if the judge
         answered nothing at all.
         """
         points: dict[tuple[int, int], list[float]] = {
@@ -123,8 +123,8 @@ class Preference:
             raise CurateError(
                 f"the judge of the reward 'preference' replied to none of {len(requests)} "
                 f"requests ({failures[0]}): "
-                "see that its model or server works, and run the same command again; it goes on "
-                "where it was"
+                "see that its model or server works, and run the same command again; it resumes "
+                "where it stopped"
             )
         return [
             [

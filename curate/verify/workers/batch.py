@@ -129,7 +129,7 @@ class Batch:
     def _fail(self, worker: Worker, why: str, retry: bool = False) -> None:
         """Kill a worker, judge the item it was at (or try it once more), hand the others back.
 
-        What the machine did to an item (a kill, a wall-clock overrun) is worth a second try; an
+        An item that the machine stopped (a kill, a wall-clock overrun) gets a second try; an
         item that used up its processor time would do so again.
         """
         self._detach(worker)
@@ -161,9 +161,7 @@ class Batch:
 
 
 def _without_verdict(job: Job, why: str) -> Judgement:
-    """The judgement on an item whose check used up its limits or raised, as its verifier sees
-    it.
-    """
+    """Return the verifier's judgement on an item whose check used up its limits or raised."""
     _, name, problem, answer = job
     verdict, detail = verifier_named(name).failed(problem, answer, why)
     return Judgement(verdict, f"limit: {detail}")

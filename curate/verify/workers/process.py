@@ -23,7 +23,7 @@ Job = tuple[int, str, Problem, str]
 
 
 class Worker:
-    """A worker process, and what its parent keeps track of."""
+    """A worker process, and the state that its parent keeps about it."""
 
     def __init__(self, memory: int, limit: float) -> None:
         environment = {
