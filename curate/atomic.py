@@ -92,7 +92,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def disk_full(error: OSError) -> bool:
-    """Whether an error means that there is no room."""
+    """Whether an error means that the disk is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 

@@ -145,8 +145,8 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 def stage_seconds(root: Path) -> dict[str, float]:
     """How long each stage took, from what the pipeline remembers, in order of finishing."""
-    found = sorted((root / "_runs").glob("*/*.json"), key=lambda path: path.stat().st_mtime)
-    return {path.stem.rpartition("-")[0]: json.loads(path.read_text())["seconds"] for path in found}
+    paths = sorted((root / "_runs").glob("*/*.json"), key=lambda path: path.stat().st_mtime)
+    return {path.stem.rpartition("-")[0]: json.loads(path.read_text())["seconds"] for path in paths}
 
 
 def kill_in_every_stage(
@@ -157,7 +157,7 @@ def kill_in_every_stage(
     Raises AssertionError where a run fails, where a stage could not be killed, or where rows
     differ.
     """
-    told = print if say else lambda *_, **__: None
+    report = print if say else lambda *_, **__: None
     draw = random.Random(seed)
     folder = folder.resolve()
     calm, killed = folder / "calm", folder / "killed"
@@ -167,15 +167,15 @@ def kill_in_every_stage(
     seconds = stage_seconds(calm)
     moved = Warehouse(calm).sql("SELECT count(*) FILTER (advantage <> 0) > 0 FROM rollouts").item()
     assert moved, "no rollout has an advantage: the comparison of the weights would show nothing"
-    told(f"undisturbed: {len(seconds)} stages in {time.monotonic() - began:.0f} s", flush=True)
+    report(f"undisturbed: {len(seconds)} stages in {time.monotonic() - began:.0f} s", flush=True)
     for stage, took in seconds.items():
         after = _kill_within(pipeline, killed, overrides, stage, draw.uniform(0, took))
-        told(f"{stage}: killed, {after:.2f} s into {took:.1f} s", flush=True)
+        report(f"{stage}: killed, {after:.2f} s into {took:.1f} s", flush=True)
     code, lines = run_until(pipeline, killed, overrides)
     assert code == 0, "\n".join(lines)
-    told(*[line for line in lines if TOLD.match(line)], sep="\n", flush=True)
+    report(*[line for line in lines if TOLD.match(line)], sep="\n", flush=True)
     counts = compare(Warehouse(calm), Warehouse(killed))
-    told(f"{len(seconds)} stages killed; the same rows: {counts}", flush=True)
+    report(f"{len(seconds)} stages killed; the same rows: {counts}", flush=True)
     return counts
 
 

@@ -1,4 +1,4 @@
-"""The structure of the package: imports go one way, without cycles, and heavy packages stay lazy."""
+"""Structure of the package: imports go one way, without cycles; heavy packages stay lazy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import curate
 
 PACKAGE = Path(curate.__file__).parent
 
-# From the ground up. A package may import from its own floor's packages below it in this list, never from above.
+# From the ground up. A package may import only those before it in this list, never one after it.
 FLOORS = """
     errors records version visible memory progress config registry atomic files
     store prompts engines warehouse verify signals job problems rewards

@@ -33,7 +33,7 @@ def test_more_memory_is_more_text_up_to_a_limit() -> None:
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
     wh = Warehouse(tmp_path / "wh")
-    asked = [
+    problem_rows = [
         {
             "problem_id": "p",
             "source": "made",
@@ -42,12 +42,12 @@ def warehouse(tmp_path: Path) -> Warehouse:
             "verifier": "exact",
         }
     ]
-    wh.write("problems", "made", asked, key=1)
-    said = [f"I add {i} words{' too' * (i % 40)}." for i in range(500)]
+    wh.write("problems", "made", problem_rows, key=1)
+    words = [f"I add {i} words{' too' * (i % 40)}." for i in range(500)]
     rows = pl.DataFrame(
         {
             "trace_id": [f"t{i:04}" for i in range(500)],
-            "completion": [f"<think>{text}</think> <answer>7</answer>" for text in said],
+            "completion": [f"<think>{text}</think> <answer>7</answer>" for text in words],
         }
     ).with_columns(
         attempt=pl.lit(0),
@@ -83,5 +83,5 @@ def test_a_part_measured_in_pieces_is_the_same_part(
         assert annotate.run(annotate.AnnotateConfig(verify=False), context).rows == 0
     assert done.rows == 500
     assert len(pieces) > 5
-    found = warehouse.sql("SELECT trace_id, words FROM annotated ORDER BY trace_id")
-    assert found["words"].to_list() == [2.0 + (i % 40) for i in range(500)]
+    measured = warehouse.sql("SELECT trace_id, words FROM annotated ORDER BY trace_id")
+    assert measured["words"].to_list() == [2.0 + (i % 40) for i in range(500)]

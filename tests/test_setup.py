@@ -41,9 +41,9 @@ def test_a_python_without_wheels_is_refused_with_what_to_install(
     monkeypatch.setattr(setup, "NEWEST", (4, 1))
     monkeypatch.setattr(sys, "argv", ["setup.py", "--venv", str(tmp_path / "venv")])
     assert setup.main() == 2
-    told = capsys.readouterr().err
-    assert "wheels for 4.0 to 4.1" in told
-    assert "make quickstart PYTHON=" in told
+    messages = capsys.readouterr().err
+    assert "wheels for 4.0 to 4.1" in messages
+    assert "make quickstart PYTHON=" in messages
     assert not (tmp_path / "venv").exists()
 
 
@@ -55,9 +55,9 @@ def test_pips_messages_go_to_a_log_and_to_the_screen_only_on_failure(
         assert pip(step, "--version")
         assert "pip " not in capsys.readouterr().out.replace("asking pip", "")
         assert not pip(step, "install", "--no-index", "curate-has-no-such-package")
-    told = capsys.readouterr().out
-    assert "No matching distribution" in told
-    assert "setup.log" in told
+    messages = capsys.readouterr().out
+    assert "No matching distribution" in messages
+    assert "setup.log" in messages
     assert "pip " in (tmp_path / "setup.log").read_text()
 
 

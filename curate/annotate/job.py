@@ -76,7 +76,7 @@ class Todo:
 
 
 def run(config: AnnotateConfig, context: Context) -> JobResult:
-    """Annotate what is missing. The result counts the traces that were read for it."""
+    """Add missing annotations. The result counts the traces that were read."""
     started = time.monotonic()
     limit_malloc_arenas()
     size = text_bytes(config.memory)

@@ -49,7 +49,7 @@ def annotate_judge(
     """Ask the judge about every part that it has not judged. Returns the number of traces it was
     asked about."""
     model = model_for(config.engine, config.model)
-    # Verdicts of the stub, or of an engine of one's own, never stand in for those of the model.
+    # Verdicts of the stub, or of a user's own engine, never replace those of the model.
     engine_name, _ = choose(config.engine, model.path)
     real = engine_name in (*LOCAL, "openai")
     who = model.hash[:12] + ("" if real else f"-{engine_name.replace(':', '.')}")

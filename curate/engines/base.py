@@ -311,7 +311,7 @@ def check_sampling(request: Request) -> str | None:
 
 
 def failed(request: Request, reason: str, ids: list[int] | None = None) -> Completion:
-    """The completion that stands for a request that failed."""
+    """The completion of a request that failed."""
     return Completion(
         request.request_id,
         "",

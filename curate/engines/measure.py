@@ -147,7 +147,7 @@ def _generate(engine: Engine, tokens: int) -> int:
     return count
 
 
-# --- what a measurement is valid for
+# --- the key of a measurement
 
 
 def _key(candidates: Sequence[EngineConfig], model_dir: str | Path) -> str:

@@ -111,7 +111,7 @@ def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[
         }
         if model.examples:
             data = merge(data, {"examples": model.examples.model_dump()})
-            # without its own turns a base model goes on with the next question after its answer
+            # without its own turns a base model continues with the next question after its answer
             data["sampling"] = {**data["sampling"], "stop": config.sampling.stop or ["</answer>"]}
         jobs[model.label] = generate_config(data, f"{where}: model {model.label}")
     return jobs

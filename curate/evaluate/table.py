@@ -81,7 +81,8 @@ def evaluation_rows(
     (id, problems, sampling, time) are null, for the caller to fill.
     """
     samples = _checked(samples)
-    k = k or int(samples.group_by("model", "problem_id").len()["len"].max() or 1)  # type: ignore[arg-type]
+    sizes = samples.group_by("model", "problem_id").len()["len"]
+    k = k or int(sizes.max() or 1)  # type: ignore[arg-type]
     problems = _per_problem(samples, k)
     models = samples["model"].unique(maintain_order=True).to_list()
     pairs = list(compare)
@@ -253,10 +254,11 @@ _PERFECT = {"language": 1.0, "truncated": 0.0}
 
 def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
     """The comparison as plain text: a level per model, then the paired differences."""
-    console = Console(file=StringIO(), width=width, color_system=None, legacy_windows=False)
+    text = StringIO()
+    console = Console(file=text, width=width, color_system=None, legacy_windows=False)
     for table in tables(rows, slice):
         console.print(table)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().rstrip().splitlines())  # type: ignore[attr-defined]
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:

@@ -258,7 +258,7 @@ def _decide(
     """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that
     leaves it out.
 
-    Beside them what the rules did to each slice (for the funnel), and the overlaps with benchmarks.
+    Also the counts of each slice (for the funnel), and the overlaps with benchmarks.
     """
     # A window looks at other traces, which may be in other slices.
     expressions = [*rules.predicates().values(), *([where] if where else [])]

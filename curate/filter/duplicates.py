@@ -154,7 +154,7 @@ def _near_pairs(
         )
     pairs = pl.concat(candidates)
     pairs = pairs.filter(pl.col("a") != pl.col("b")).unique()
-    # Pairs that share text lie together, and a slice of them bounds what is fetched.
+    # Pairs that share text are adjacent, and a slice of them bounds the number of texts fetched.
     slices = pairs.sort("a", "b").iter_slices(_PAIRS)
     return pl.concat([part.filter(_similar(part, fetch, threshold)) for part in slices] or [pairs])
 

@@ -237,11 +237,11 @@ def _column(part: pl.DataFrame, name: str, needed: dict[str, str]) -> pl.Expr:
 
 
 def _optional_types() -> dict[str, pl.DataType]:
-    """Columns of traces and problems, and the verdicts beside the rule's."""
+    """Columns of traces and problems, and the verdicts of judges and consensus."""
     from curate.warehouse.schemas import arrow_schema
 
-    beside = ("judge_verdict", "coherence_verdict", "consensus_verdict")
-    types: dict[str, pl.DataType] = {name: pl.String() for name in beside}
+    verdicts = ("judge_verdict", "coherence_verdict", "consensus_verdict")
+    types: dict[str, pl.DataType] = {name: pl.String() for name in verdicts}
     for table in ("traces", "problems"):
         types |= dict(pl.DataFrame(pl.from_arrow(arrow_schema(table).empty_table())).schema)
     return types

@@ -22,8 +22,8 @@ from curate.warehouse.schemas import data_dir
 
 
 class Rule(Config):
-    """Keeps the traces for which `keep` is true. `reason` says why, for whoever reads the
-    funnel.
+    """Keeps the traces for which `keep` is true. `reason` says why, for the reader of
+    the funnel.
     """
 
     name: str = Field(min_length=1)
@@ -185,7 +185,7 @@ class RuleSet(Config):
         return self
 
     def predicates(self) -> dict[str, str]:
-        """Every SQL expression of the rule set by the place that it stands in."""
+        """Every SQL expression of the rule set, by its place."""
         named = {rule.name: rule.keep for rule in self.rules}
         if self.where is not None:
             named["where"] = self.where

@@ -41,7 +41,7 @@ _KEYS = ("trace_id", "attempt")
 
 
 def problem_key() -> pl.Expr:
-    """64 bits that stand for a problem's id; a million problems collide with a chance of 3 in
+    """64-bit hash of a problem's id; a million problems collide with a chance of 3 in
     10^8.
     """
     return pl.col("problem_id").hash(0)

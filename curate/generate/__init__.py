@@ -24,9 +24,9 @@ RECIPES = {
 class Recipe:
     """How traces are requested.
 
-    `defaults` lie under the user's config (keys of GenerateConfig), and over them those of
-    `by_source[source]`. `rows`, if given, makes traces without an engine (source: solutions): it
-    gets the frame of problems and the form, and returns columns of `traces`.
+    `defaults` (keys of GenerateConfig) apply to keys that the user's config leaves out; those of
+    `by_source[source]` override them. `rows`, if given, makes traces without an engine (source:
+    solutions): it gets the frame of problems and the form, and returns columns of `traces`.
     """
 
     name: str

@@ -32,7 +32,7 @@ _WORDS = {"stop": "complete", "length": "truncated", "error": "failed"}
 
 
 def run(config: GenerateConfig, context: Context) -> JobResult:
-    """Generate what is missing. Returns the versions that hold the wanted rows.
+    """Generate the missing samples. Returns the versions that hold the wanted rows.
 
     Raises CurateError if more requests failed than `max_failed` allows, or if the budget is spent.
     What finished is kept in either case.

@@ -38,7 +38,7 @@ class Steering:
         logged = chunk.logged_samples()
         rows = chunk.logged_rows() if logged else {}
         for unit, start, stop, _ in chunk.log.chunk.items:
-            # A chunk that starts at sample 0 holds all there is of the unit: what is committed came
+            # A chunk that starts at sample 0 holds all samples of the unit: what is committed came
             # from elsewhere.
             _, good, verified = self.progress_by_unit.get(unit, (0, 0, 0)) if start else (0, 0, 0)
             chunk.progress[unit] = UnitProgress(

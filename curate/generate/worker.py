@@ -92,7 +92,7 @@ class Worker:
         return True
 
     def _passes(self, rows: pl.DataFrame) -> None:
-        """Work on what is open until nothing is.
+        """Work on open chunks until there are none.
 
         What others hold is looked at again after a pause.
         """

@@ -64,7 +64,7 @@ LABELS = (
     *("label", "labels", "score", "scores", "rating", "reward", "rewards", "accuracy", "passed"),
     *("grade", "quality_score", "is_right", "acc"),
 )
-# Fields of a struct that stand for a whole completion, as in one column per model.
+# Fields of a struct that hold a whole completion, as in one column per model.
 _INNER_TEXTS = ("solution", "completion", "response", "output", "text", "content", "generation")
 
 

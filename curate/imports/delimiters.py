@@ -80,7 +80,7 @@ def _replaced(opener: str, closer: str) -> pl.Expr:
     closes = text.str.contains(closer, literal=True)
     # The closer without its opener: the prompt ended with that.
     headless = closes & ~text.str.contains(opener, literal=True)
-    if opener == OPEN:  # whoever writes our own delimiters may break the form, and keeps the text
+    if opener == OPEN:  # text with our own delimiters may break the form; it stays as it is
         return pl.when(headless).then(pl.concat_str(pl.lit(f"{OPEN}\n"), text)).otherwise(text)
     inner = pl.when(begins).then(text.str.strip_prefix(opener).str.strip_chars_start())
     body = inner.otherwise(text).str.replace(closer, CLOSE, literal=True)

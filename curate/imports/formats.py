@@ -137,8 +137,8 @@ def _check_no_trace(
     if answer is None or "reference" in given or not table.is_text(answer):
         return
     texts = table.text(answer)
-    short = final_answers(texts, None)
-    if (texts.str.len_chars().mean() or 0) > _LONG and (short == texts).mean() == 1:  # type: ignore[operator]
+    whole = (final_answers(texts, None) == texts).mean() == 1
+    if whole and (texts.str.len_chars().mean() or 0) > _LONG:  # type: ignore[operator]
         raise UsageError(
             f"{where}: '{answer}' may be the reference or a model's response. Say "
             f"columns.reference={answer} or columns.completion={answer}"
@@ -290,7 +290,7 @@ def _traces(
 
 @dataclass
 class _Answer:
-    """One completion of a row: its messages, and what the row says of it."""
+    """One completion of a row: its messages, model and preference."""
 
     messages: list[Message]
     finish_reason: str | None = None

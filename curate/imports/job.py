@@ -84,7 +84,7 @@ class ImportConfig(Config):
     subset: str | None = Field(None, description="of a data set from the Hub")
     part: str = Field("train", description="split of a data set from the Hub")
     revision: str | None = Field(None, description="of a data set from the Hub")
-    limit: int | None = Field(None, ge=1, description="only so many rows")
+    limit: int | None = Field(None, ge=1, description="maximum number of rows")
     header: bool | None = Field(
         None, description="whether the first row of CSV and TSV files holds names; null: detected"
     )
@@ -142,7 +142,7 @@ class _Seen:
 
 
 def run(config: ImportConfig, context: Context) -> JobResult:
-    """Import what is new. The versions in the result hold the problems and traces of the file."""
+    """Import new rows. The versions in the result hold the problems and traces of the file."""
     started = time.monotonic()
     name = config.name or _name(config.path)
     where = Path(config.path).expanduser()

@@ -123,9 +123,9 @@ class Budget:
             )
         minutes = self.config.minutes or 0.0
         used = sum(d.seconds for d in done.values())
-        left = SHARE * (60 * minutes - used)
+        seconds = SHARE * (60 * minutes - used)
         ahead = [s for s in self.stages[self.stages.index(stage) :] if s.name not in done]
-        factor = self._factor(ahead, left, speed.rate)
+        factor = self._factor(ahead, seconds, speed.rate)
         values = self._values(stage, factor)
         changes = [
             f"{name} {stage.config[name]} -> {value}"
@@ -142,20 +142,20 @@ class Budget:
         if stage.do == "evaluate":
             reason += f": its intervals become {math.sqrt(smaller):.1f} times as wide"
         needed = self._seconds(ahead, factor, speed.rate)
-        if needed > left:
+        if needed > seconds:
             reason += f"; even so, about {duration(needed)} are still to come"
         return Decision({k: v for k, v in values.items() if v != stage.config[k]}, reason)
 
-    def _factor(self, ahead: Sequence[Stage], left: float, rate: float) -> float:
-        """The largest factor in [0, 1] with which the stages ahead fit into `left` seconds; 0 if
+    def _factor(self, ahead: Sequence[Stage], seconds: float, rate: float) -> float:
+        """The largest factor in [0, 1] with which the stages ahead fit into `seconds`; 0 if
         none does.
         """
         low, high = 0.0, 1.0
-        if self._seconds(ahead, high, rate) <= left:
+        if self._seconds(ahead, high, rate) <= seconds:
             return high
         for _ in range(20):
             middle = (low + high) / 2
-            fits = self._seconds(ahead, middle, rate) <= left
+            fits = self._seconds(ahead, middle, rate) <= seconds
             low, high = (middle, high) if fits else (low, middle)
         return low
 

@@ -59,7 +59,7 @@ class PipelineConfig(Config):
 
 
 class CarryConfig(Config):
-    """What a round of a loop begins with."""
+    """The value that each round of a loop begins with."""
 
     first: Any
     """The value in the first round."""
@@ -108,10 +108,10 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 def code_of(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     """Dotted paths `module:name` in a pipeline file and its overrides, sorted. Imports nothing.
 
-    Whatever looks like one is listed, wherever it stands: checking it means importing it.
+    Every string that looks like one is listed: checking it would mean importing it.
     """
     stack: list[Any] = [override(read_yaml(find_pipeline(path)), overrides)]
-    found: set[str] = set()
+    paths: set[str] = set()
     while stack:
         value = stack.pop()
         if isinstance(value, Mapping):
@@ -119,8 +119,8 @@ def code_of(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
         elif isinstance(value, list):
             stack += value
         elif isinstance(value, str) and _DOTTED.fullmatch(value):
-            found.add(value)
-    return sorted(found)
+            paths.add(value)
+    return sorted(paths)
 
 
 def find_pipeline(path: str | Path) -> Path:

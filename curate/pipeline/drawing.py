@@ -1,5 +1,4 @@
-"""What a pipeline would do, drawn before it runs: each stage with its state, its inputs, its size
-and its cost.
+"""Draw a pipeline before it runs: each stage with its state, inputs, size and cost.
 
 Sizes come from the checked configs and the sealed versions, so that nothing is loaded. If one
 depends on what an earlier stage will keep, the drawing says so. Costs are seconds for a stage that
@@ -71,8 +70,8 @@ def _sealed_rows(pipeline: Pipeline, stage: Stage, done: Done) -> int:
 
 
 def _state(pipeline: Pipeline, stage: Stage, done: dict[str, Done]) -> str:
-    """What an unfinished stage waits for, and whether it ran before with another config or other
-    inputs.
+    """State of an unfinished stage: the stages it waits for, and whether it ran before with another
+    config or other inputs.
     """
     waits = [name for name in stage.needs if name not in done]
     state = f"waits for {', '.join(waits)}" if waits else "to run"

@@ -49,7 +49,7 @@ class Pipeline:
         return self.budget.fitted(stage, self.key(stage, done), done, decide)
 
     def find(self, stage: Stage, key: str) -> Done | None:
-        """What the stage gave under this key, if that still exists."""
+        """The stored result of the stage under this key, or None if it no longer exists."""
         path = self.folder / f"{stage.name}-{key}.json"
         try:
             done = Done(**json.loads(path.read_text(encoding="utf-8")))

@@ -1,5 +1,4 @@
-"""Stages of a pipeline: the kinds that ship, one stage as it is written, and what a finished one
-gave.
+"""Stages of a pipeline: the kinds that ship, one stage as written, and the result of a stage.
 
 Adding a kind of stage is a `StageKind` in the module that owns the job, one line here, and one
 test.
@@ -60,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Done:
-    """What a finished stage gave; read back when the stage is skipped.
+    """Result of a finished stage, read back when the stage is skipped.
 
     rate: samples per second, if it sampled. How fast the machine was is not part of the digest.
     """

@@ -36,8 +36,8 @@ FIELDS = (
 
 
 class Mapped(Source):
-    """What sources of tables share: columns to fields, constants where there is no column, how a
-    reference is read.
+    """Common part of sources that are tables: columns of fields, constants for missing columns, and
+    how a reference is read.
     """
 
     columns: dict[str, str] = Field(

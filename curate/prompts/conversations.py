@@ -115,8 +115,8 @@ def _parsed_turns(text: str) -> Any:
     except ValueError:
         return None
     turns = value if isinstance(value, list) else value.get("messages") or [value]
-    known = all(isinstance(t, Mapping) and (t.get("role") or t.get("from")) for t in turns)
-    return value if turns and known else None
+    have_roles = all(isinstance(t, Mapping) and (t.get("role") or t.get("from")) for t in turns)
+    return value if turns and have_roles else None
 
 
 def rendered_messages(text: str) -> list[Message]:

@@ -234,7 +234,7 @@ def draw(graph: Graph) -> Html:
             tag("path", tag("title", title), d=path, class_="edge", stroke_width=f"{stroke:.1f}")
         )
         if rows is not None:
-            # near the box it goes into, where ways lie apart
+            # near its target box, where the edges are apart
             x, y = x2 - 10, y2 - 4 if y1 >= y2 else y2 + 11
             labels.append(
                 tag(

@@ -22,7 +22,7 @@ class Html(str):
 
 _VOID = {"meta", "br", "input", "circle", "line", "rect", "path", "polyline", "polygon"}
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]*")
-# Never written, whoever asks: handlers, addresses and inline styles.
+# Never written, whatever the caller: handlers, addresses and inline styles.
 _REFUSED = re.compile(r"on.*|href|src|srcdoc|action|formaction|style|xlink.*", re.IGNORECASE)
 
 

@@ -19,7 +19,7 @@ FORMULA = re.compile(
     r"|(?<![\\$\w])\$(?P<d>[^$\n]*[\\^_=+*/<>{}|-][^$\n]*|[A-Za-z])\$(?![\w$])",
     re.DOTALL,
 )
-LONGEST = 2000  # characters; nobody reads a longer formula
+LONGEST = 2000  # characters; longer formulas are shown as text
 DEEPEST = 40  # nested braces, which the converter follows by recursion
 
 _ELEMENTS = """

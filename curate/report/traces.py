@@ -248,7 +248,7 @@ def _model_name(row: Mapping[str, Any], called: Mapping[str, str]) -> str | None
     """A name of the model that means something to a reader, unlike the path of a checkpoint."""
     if row["model_hash"] in called:
         return f"{called[row['model_hash']]} ({row['model_hash'][:8]})"
-    if row["policy_step"] is not None:  # a policy in training, of which there is no checkpoint
+    if row["policy_step"] is not None:  # a policy during training, without a checkpoint
         return f"{row['dataset']} at step {row['policy_step']}"
     path = PurePosixPath(row["model"] or "")
     if not path.is_absolute():

@@ -76,9 +76,9 @@ _CLASH = (
 _SMALL_START = r"\p{Ll}{3}[.!?] \p{Ll}"
 _LATE_OPENER = (
     r"\p{Ll},? (?:The|So|Then|We|But|If|This|It|And|For|Now|First|Since|Therefore|Wait|Next|Thus"
-    r"|When|Let|That|Is|Are|To|He|She|They|There|Each|After|El|Los|Las|Entonces|Por|Como|Cada|Le|Les"
-    r"|Donc|On|Pour|Der|Die|Das|Wir|Dann|Also|Wenn|Il|Quindi|Allora|Então|Os|Cada|Så|Dus|Так|Поэтому"
-    r"|Если|Значит|Тогда|Мы)[ ,]"
+    r"|When|Let|That|Is|Are|To|He|She|They|There|Each|After|El|Los|Las|Entonces|Por|Como|Cada|Le"
+    r"|Les|Donc|On|Pour|Der|Die|Das|Wir|Dann|Also|Wenn|Il|Quindi|Allora|Então|Os|Cada|Så|Dus|Так"
+    r"|Поэтому|Если|Значит|Тогда|Мы)[ ,]"
 )
 
 

@@ -21,7 +21,7 @@ from curate.signals.text import (
 )
 
 # Living scripts that the other signals do not support: text in one of them is not judged. Several
-# of them in one text are noise, like the scripts that nobody writes prose in today.
+# of them in one text are noise, like scripts that are not used for prose today.
 _UNSUPPORTED = (
     "Bengali Thai Tamil Telugu Gujarati Gurmukhi Kannada Malayalam Oriya Sinhala Khmer Lao Myanmar "
     "Tibetan Georgian Armenian Hebrew Ethiopic Mongolian"
@@ -104,8 +104,8 @@ _FUNCTION_WORDS = (
 # sentences end in a mark. Headings, list items and table rows need none.
 _CUT_OFF = (
     r"(?i)(?:(?-u:\b)(?:the|an|of|and|or|because|which|than|my|your|their|our|its|every|was|were"
-    r"|are|is|with|from|into|und|oder|der|das|ein|eine|mit|weil|dass|et|ou|les|des|dans|avec|que|el|los"
-    r"|las|una|con|porque|para)|[，、,(（]|(?:因为|所以|但是|如果|而且|以及|或者|[的把被与和]))\z"
+    r"|are|is|with|from|into|und|oder|der|das|ein|eine|mit|weil|dass|et|ou|les|des|dans|avec|que|el"
+    r"|los|las|una|con|porque|para)|[，、,(（]|(?:因为|所以|但是|如果|而且|以及|或者|[的把被与和]))\z"
 )
 _SENTENCE_END = r"[.!?](?:\s|[\"'”’)])|[。！？]"
 _OPEN_LINE = (

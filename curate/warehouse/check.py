@@ -263,7 +263,7 @@ def _planned_version(
 
 
 def _logs(root: Path) -> Iterator[Damage]:
-    """Lines of logs are whole. A torn last line is what a killed process leaves."""
+    """Lines of logs are whole. A torn last line is left by a killed process."""
     for path in sorted((root / "_logs").glob("*/*.log")):
         with open(path, "rb") as handle:
             whole = [is_whole(line) for line in handle]
@@ -317,7 +317,7 @@ def _duplicates(root: Path) -> Iterator[Damage]:
 
 
 def repair(root: Path, damages: Iterable[Damage]) -> list[Path]:
-    """Move what is damaged or foreign to quarantine; open versions again that lost a part.
+    """Move damaged and foreign files to quarantine; reopen versions that lost a part.
 
     Returns the paths that were moved or rewritten. Damage without a remedy is left alone.
     """

@@ -192,7 +192,8 @@ class Family:
             new = missing(planned)
             if new.is_empty():
                 return 0
-            number = int(planned["plan"].max() or 0) + 1 if len(planned) else 1  # type: ignore[arg-type]
+            last = planned["plan"].max() if len(planned) else 0
+            number = int(last or 0) + 1  # type: ignore[arg-type]
             new = _chunked(new, self.chunk_rows, first).select(
                 pl.lit(number, pl.Int64).alias("plan"),
                 pl.concat_str(

@@ -24,7 +24,7 @@ EMPTY = "_empty"
 
 
 def is_warehouse(root: Path) -> bool:
-    """Whether a directory is laid out as a warehouse."""
+    """Whether a directory has the layout of a warehouse."""
     return (root / "traces" / EMPTY).is_dir()
 
 

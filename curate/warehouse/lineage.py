@@ -1,4 +1,4 @@
-"""Lineage: what a version, a model or a trace was made from, read from the manifests alone."""
+"""Lineage: the origin of a version, a model or a trace, read from the manifests alone."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def find(warehouse: Warehouse, name: str) -> str:
     if len(traces):
         return "traces/" + "/".join(traces.row(0))
     raise UsageError(
-        f"'{name}' is no model, corpus, trace or version in {warehouse.root}: see `curate sql`, "
+        f"'{name}' is not a model, corpus, trace or version in {warehouse.root}: see `curate sql`, "
         f"view manifests"
     )
 

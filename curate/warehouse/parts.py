@@ -89,7 +89,7 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
 
 
 def foreign(path: Path) -> str | None:
-    """Why a part does not belong where it lies, judged by its footer; None if it does."""
+    """Why a part does not belong in its place, judged by its footer; None if it does."""
     facts, table = footer(path), path.parts[-4]
     if facts.place is not None and facts.place != place_of(path):
         return f"a copy of {facts.place}"

@@ -39,7 +39,7 @@ def quote(text: str) -> str:
 
 
 def escape_glob(path: str | Path) -> str:
-    """A path in which characters of globs stand for themselves."""
+    """Escape a path, so that a glob matches it literally."""
     return re.sub(r"([*?\[\]])", r"[\1]", str(path))
 
 

@@ -37,9 +37,9 @@ def context(tmp_path, stub_model, sums):
 
 
 def test_every_trace_gets_a_verdict_and_signals_once(context):
-    made = annotate.run(AnnotateConfig(), context)
+    result = annotate.run(AnnotateConfig(), context)
     total = context.warehouse.sql("SELECT count(*) FROM traces").item()
-    assert made.rows == total
+    assert result.rows == total
     rows = context.warehouse.sql(
         "SELECT verdict, verified_by, well_formed, words, finish_reason, readable FROM annotated"
     )
@@ -115,8 +115,8 @@ def test_a_judge_sees_only_what_rules_did_not_pass_and_its_verdicts_are_stored_s
     rules = dict(
         context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows()
     )
-    made = annotate.run(AnnotateConfig(judge=judge), context)
-    assert made.rows == rules["wrong"]  # a failed request has no answer to judge
+    result = annotate.run(AnnotateConfig(judge=judge), context)
+    assert result.rows == rules["wrong"]  # a failed request has no answer to judge
     both = context.warehouse.sql(
         "SELECT verdict, judge_verdict, count(*) FROM annotated GROUP BY ALL ORDER BY ALL"
     ).rows()
@@ -165,8 +165,8 @@ def annotate_wrong():
 def test_another_verifier_runs_alongside_the_problems_own(context):
     annotate.run(AnnotateConfig(), context)
     before = context.warehouse.sql("SELECT trace_id, verdict FROM annotated ORDER BY 1")
-    made = annotate.run(AnnotateConfig(verifiers=["exact", "math"]), context)
-    assert made.rows == len(before)
+    result = annotate.run(AnnotateConfig(verifiers=["exact", "math"]), context)
+    assert result.rows == len(before)
     rows = context.warehouse.sql(
         "SELECT verifier, count(*), count(DISTINCT trace_id) FROM verdicts GROUP BY 1 ORDER BY 1"
     )
@@ -212,10 +212,10 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
             "SELECT DISTINCT kind, verifier FROM verdicts WHERE kind <> 'rule'"
         ).rows()
         assert stored == [("consensus", "consensus-math")]
-        said = context.warehouse.sql(
+        details = context.warehouse.sql(
             "SELECT DISTINCT detail FROM verdicts WHERE kind = 'consensus' AND verdict = 'correct'"
         )
-        assert all(detail.startswith("pseudo-reference ") for detail in said["detail"])
+        assert all(detail.startswith("pseudo-reference ") for detail in details["detail"])
         assert (
             annotate.run(AnnotateConfig(consensus={"share": 0.2, "samples": 4}), context).rows == 0
         )

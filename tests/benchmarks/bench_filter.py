@@ -227,7 +227,7 @@ def near(count: int) -> None:
     """Throughput on `count` documents, and recall of planted duplicates with edited words."""
     import polars as pl
 
-    from curate.filter.duplicates import duplicate_of
+    from curate.filter.duplicates import duplicates, signatures
 
     rng = random.Random(5)
     vocabulary = " ".join(documents(200)).split()
@@ -248,7 +248,8 @@ def near(count: int) -> None:
     started, cpu = time.monotonic(), time.process_time()
     for threshold in (0.8, 0.5):
         started, cpu = time.monotonic(), time.process_time()
-        matches = duplicate_of(pl.Series(texts), threshold=threshold)
+        series = pl.Series(texts)
+        matches = duplicates(signatures(series), series.gather, None, threshold)
         clock, cpu = time.monotonic() - started, time.process_time() - cpu
         caught = matches["original"].gather(range(count - planted, count)) == pl.Series(
             range(planted)

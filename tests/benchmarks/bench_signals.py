@@ -15,8 +15,8 @@ rival's filters run in two processes, each until its first rule rejects. Its Pyt
 favours the rival. CPU time per document is printed next to the rate: it is the fairer figure on a
 busy machine.
 
-`against` alternates between this tree and another (a git worktree of an earlier commit), each in its
-own process that sees the same texts, and compares the CPU time per document.
+`against` alternates between this tree and another (a git worktree of an earlier commit), each in
+its own process that sees the same texts, and compares the CPU time per document.
 """
 
 from __future__ import annotations

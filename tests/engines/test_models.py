@@ -70,12 +70,12 @@ def test_the_hash_follows_the_weights_and_is_remembered(
     cache = json.loads((copy / HASH_CACHE).read_text())
     (copy / HASH_CACHE).write_text(json.dumps({**cache, "hash": "remembered"}))
     stat = (copy / "model.safetensors").stat()
-    known = {
+    configs = {
         **cache,
         "hash": "remembered",
         "files": [["model.safetensors", stat.st_size, stat.st_mtime_ns]],
     }
-    (copy / HASH_CACHE).write_text(json.dumps(known))
+    (copy / HASH_CACHE).write_text(json.dumps(configs))
     assert weights_hash(copy) == "remembered"
     os.utime(copy / "model.safetensors", ns=(1, 1))
     assert weights_hash(copy) == weights_hash(tiny)

@@ -80,9 +80,9 @@ def test_the_faster_engine_is_measured_once_and_remembered_across_processes(
     assert "measured" in choose(config, tiny)[1]
     assert settle(config, tiny).name == "transformers"
     assert opened == ["vllm", "transformers"]
-    told = capsys.readouterr().err
-    assert "vllm float32 500" in told
-    assert "transformers float32 1000" in told
+    messages = capsys.readouterr().err
+    assert "vllm float32 500" in messages
+    assert "transformers float32 1000" in messages
 
     monkeypatch.setattr("curate.engines.measure._measured", {})  # another process
     assert settle(config, tiny).name == "transformers"

@@ -161,11 +161,11 @@ def test_hashes_cover_a_tensor_and_its_parts() -> None:
     from curate.engines.vllm_transfer import hash_of
 
     matrix, odd = torch.arange(24.0).view(4, 6).to(torch.bfloat16), torch.arange(3.0)
-    found = expected_hashes({"w": matrix, "b": odd}, 2)
-    assert set(found["w"]["hashes"]) == {"", "0:0", "0:1", "1:0", "1:1"}
-    assert found["w"]["hashes"]["0:1"] == hash_of(matrix[2:])
-    assert found["w"]["hashes"]["1:0"] == hash_of(matrix[:, :3])
-    assert set(found["b"]["hashes"]) == {""}, "three numbers are not split over two"
+    hashes = expected_hashes({"w": matrix, "b": odd}, 2)
+    assert set(hashes["w"]["hashes"]) == {"", "0:0", "0:1", "1:0", "1:1"}
+    assert hashes["w"]["hashes"]["0:1"] == hash_of(matrix[2:])
+    assert hashes["w"]["hashes"]["1:0"] == hash_of(matrix[:, :3])
+    assert set(hashes["b"]["hashes"]) == {""}, "three numbers are not split over two"
     assert hash_of(matrix) != hash_of(matrix + 1)
 
 
@@ -185,11 +185,13 @@ def test_weights_go_through_vllms_own_transfer(tiny: Path, tiny_other: Path) -> 
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("SAID ")]
     assert lines, done.stderr[-3000:]
-    said = json.loads(lines[0].removeprefix("SAID "))
-    assert said["transfers"]
-    assert not set(said["before"]) & set(said["after"])
-    assert said["restarted"] == said["after"], "a child that dies starts again from what was sent"
-    assert said["restarts"] == 1
-    assert said["back"] == said["before"]
-    assert "1 tensors of the engine differ from what the trainer sent" in said["spoiled"]
-    assert said["files"] == said["proof"], "one fingerprint, whichever way the weights came"
+    report = json.loads(lines[0].removeprefix("SAID "))
+    assert report["transfers"]
+    assert not set(report["before"]) & set(report["after"])
+    assert report["restarted"] == report["after"], (
+        "a child that dies starts again from what was sent"
+    )
+    assert report["restarts"] == 1
+    assert report["back"] == report["before"]
+    assert "1 tensors of the engine differ from what the trainer sent" in report["spoiled"]
+    assert report["files"] == report["proof"], "one fingerprint, whichever way the weights came"

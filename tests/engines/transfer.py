@@ -90,29 +90,29 @@ def main(tiny: str, other: str, replicas: str) -> None:
     engine = Engine(EngineConfig.model_validate({"name": "vllm", **settings}), tiny)
 
     def texts() -> list[str]:
-        asked = [
+        batch = [
             Request(f"{i}", f"What is {i}?", 100 + i, Sampling(max_tokens=12, temperature=0.0))
             for i in range(8)
         ]
-        return [c.text for c in sorted(engine.generate(asked), key=lambda c: c.request_id)]
+        return [c.text for c in sorted(engine.generate(batch), key=lambda c: c.request_id)]
 
-    said: dict[str, Any] = {"transfers": engine.transfers, "before": texts()}
+    report: dict[str, Any] = {"transfers": engine.transfers, "before": texts()}
     new, old = (load_file(Path(path) / "model.safetensors") for path in (other, tiny))
-    said["proof"] = engine.receive_weights(new, "cpu")
-    said["after"] = texts()
+    report["proof"] = engine.receive_weights(new, "cpu")
+    report["after"] = texts()
     for child in engine._children[
         :1
     ]:  # one dies: it starts again from what was sent, and takes the next weights, too
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
-    said["restarted"], said["restarts"] = texts(), engine.restarts
+    report["restarted"], report["restarts"] = texts(), engine.restarts
     engine.receive_weights(old, "cpu")
-    said["back"] = texts()
+    report["back"] = texts()
     engine._children[0].call("spoil")
     try:
         engine._children[0].call("prove_transfer", expected_hashes(old, 1))
     except CurateError as error:
-        said["spoiled"] = str(error)
-    said["files"] = engine.update_weights(other)
+        report["spoiled"] = str(error)
+    report["files"] = engine.update_weights(other)
     engine.close()
-    print("\nSAID " + json.dumps(said))
+    print("\nSAID " + json.dumps(report))

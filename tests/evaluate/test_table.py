@@ -103,10 +103,10 @@ def test_differences_are_over_the_problems_that_both_models_saw():
         ]
     )
     rows = evaluation_rows(data, [("b", "a")])
-    found = level(rows, "pass@1", "b", baseline="a")
-    assert found["value"] == pytest.approx(0.5)
-    assert (found["low"], found["high"]) == (0.5, 0.5)
-    assert found["problem_count"] == 2
+    row = level(rows, "pass@1", "b", baseline="a")
+    assert row["value"] == pytest.approx(0.5)
+    assert (row["low"], row["high"]) == (0.5, 0.5)
+    assert row["problem_count"] == 2
     assert rows.filter(
         pl.col("baseline").is_not_null() & (pl.col("metric") == "unverifiable")
     ).is_empty()

@@ -59,9 +59,9 @@ def test_folding() -> None:
 
 def test_exact_duplicates_keep_the_best() -> None:
     texts = pl.Series(["3 + 4 = 7.", "3 + 4 = 7", "3 + 5 = 8", "  3 + 4 = 7!", "", ""])
-    found = duplicate_of(texts, pl.Series([0.1, 0.9, 0.5, 0.2, 0.0, 0.0]))
-    assert found["original"].to_list() == [1, 1, 2, 1, 4, 5]
-    assert found["kind"].to_list() == ["exact", None, None, "exact", None, None]
+    matches = duplicate_of(texts, pl.Series([0.1, 0.9, 0.5, 0.2, 0.0, 0.0]))
+    assert matches["original"].to_list() == [1, 1, 2, 1, 4, 5]
+    assert matches["kind"].to_list() == ["exact", None, None, "exact", None, None]
     assert duplicate_of(texts)["original"].to_list() == [0, 0, 2, 0, 4, 5]
 
 
@@ -122,10 +122,10 @@ def test_near_duplicates_are_found(script: str) -> None:
         edited.append(copy)
     glue = " " if script == "latin" else ""
     texts = pl.Series([glue.join(words) for words in originals + edited])
-    found = duplicate_of(texts, threshold=0.7)
-    pairs = found["original"].to_list()[150:]
+    matches = duplicate_of(texts, threshold=0.7)
+    pairs = matches["original"].to_list()[150:]
     assert sum(original == i for i, original in enumerate(pairs)) >= 148
-    assert found["original"].to_list()[:150] == list(range(150))
+    assert matches["original"].to_list()[:150] == list(range(150))
     assert duplicate_of(texts, near=False)["kind"].is_null().all()
 
 
@@ -150,9 +150,9 @@ def test_planted_benchmarks_are_found_with_the_overlap(n: int) -> None:
     items = [" ".join(sentence(rng, 25)) for _ in range(100)] + [QUESTION]
     clean = [" ".join(sentence(rng, 60)) for _ in range(200)]
     planted = [f"Please solve: {item.upper()}! Thank you." for item in items]
-    found = contaminated(pl.Series(clean + planted), benchmark_of(pl.Series(items), n))
-    assert found["at"].to_list() == list(range(200, 301))
-    assert found["overlap"].to_list()[-1] == pl.select(folded(pl.lit(QUESTION))).item()
+    hits = contaminated(pl.Series(clean + planted), benchmark_of(pl.Series(items), n))
+    assert hits["at"].to_list() == list(range(200, 301))
+    assert hits["overlap"].to_list()[-1] == pl.select(folded(pl.lit(QUESTION))).item()
     partial = contaminated(
         pl.Series(["so " + " ".join(QUESTION.split()[3 : 3 + n])]),
         benchmark_of(pl.Series(items), n),
@@ -204,7 +204,7 @@ def test_short_items_and_chinese() -> None:
         ]
     )
     benchmark = benchmark_of(items, 10)
-    asked = pl.Series(
+    questions = pl.Series(
         [
             "Tell me, what is six times seven",
             "Answer yes or no?",
@@ -212,7 +212,7 @@ def test_short_items_and_chinese() -> None:
             "小明有十二个梨",
         ]
     )
-    assert contaminated(asked, benchmark)["at"].to_list() == [0, 2]
+    assert contaminated(questions, benchmark)["at"].to_list() == [0, 2]
 
 
 def test_benchmark_files(tmp_path: object) -> None:

@@ -51,20 +51,20 @@ def warehouse(tmp_path: Path) -> Warehouse:
     wrong.
     """
     wh = Warehouse(tmp_path / "wh")
-    asked = [
+    problem_rows = [
         {"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"}
         for i in range(3)
     ]
-    wh.write("problems", "made", asked, key=1)
+    wh.write("problems", "made", problem_rows, key=1)
     for family, version, problems in (
         ("sums", "v1", ["p0", "p1"]),
         ("sums", "v2", ["p2"]),
         ("other", "v1", ["p0"]),
     ):
         frame = traces(f"{family}{version}", problems)
-        made = wh.version("traces", family, version)
-        made.publish("0", frame)
-        made.seal()
+        target = wh.version("traces", family, version)
+        target.publish("0", frame)
+        target.seal()
         measured = annotate_frame(frame.with_columns(question=pl.lit("Add them.")))
         for name, group in GROUPS.items():
             stored = wh.version("signals", f"{name}@{group.version}", f"{family}.{version}")
@@ -72,7 +72,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
         right = (
             pl.when(pl.col("sample_index") == 1).then(pl.lit("wrong")).otherwise(pl.lit("correct"))
         )
-        said = frame.select(
+        verdicts = frame.select(
             "trace_id",
             "attempt",
             verifier=pl.lit("math"),
@@ -80,10 +80,10 @@ def warehouse(tmp_path: Path) -> Warehouse:
             kind=pl.lit("rule"),
             verdict=right,
         )
-        wh.version("verdicts", "math@1", f"{family}.{version}").publish("0", said)
+        wh.version("verdicts", "math@1", f"{family}.{version}").publish("0", verdicts)
         # another verifier, run beside the problems' own and of a higher version, has a verdict
         # too: it does not count
-        beside = said.with_columns(
+        beside = verdicts.with_columns(
             verifier=pl.lit("exact"), verifier_version=pl.lit("9"), verdict=pl.lit("wrong")
         )
         wh.version("verdicts", "beside.exact@9", f"{family}.{version}").publish("0", beside)
@@ -116,21 +116,21 @@ def test_traces_are_chosen_by_family_or_by_version(
 def test_a_job_in_slices_makes_the_same_corpus(
     warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch, rules: str
 ) -> None:
-    made = {}
+    results = {}
     for rows in (100, 3):
         monkeypatch.setattr("curate.filter.job.Slices", partial(Slices, rows=rows))
         with Context(warehouse) as context:
             done = run(FilterConfig(rules=rules, corpus=f"of-{rows}"), context)
         version = warehouse.latest("corpora", f"of-{rows}")
-        made[rows] = (
+        results[rows] = (
             done.rows,
             version.manifest["parents"],
             version.read().drop("corpus").collect(),
         )
         assert not list((warehouse.root / "_staging").glob("*"))
-    assert made[100][:2] == made[3][:2]
-    assert made[100][2].equals(made[3][2])
-    assert made[3][1] == ["traces/other/v1", "traces/sums/v1", "traces/sums/v2"]
+    assert results[100][:2] == results[3][:2]
+    assert results[100][2].equals(results[3][2])
+    assert results[3][1] == ["traces/other/v1", "traces/sums/v1", "traces/sums/v2"]
 
 
 @pytest.mark.parametrize("unknown", ["sum", "sums/v3", "traces/none/v1"])
@@ -178,23 +178,23 @@ def test_a_rule_that_reads_a_group_or_a_verdict_gets_it(tmp_path: Path) -> None:
 
 
 def test_the_own_verifier_of_a_problem_has_the_word(warehouse: Warehouse) -> None:
-    found = warehouse.sql(
+    verdicts = warehouse.sql(
         "SELECT verdict, verified_by FROM annotated WHERE dataset = 'other' ORDER BY sample_index"
     )
-    assert found["verdict"].to_list() == ["correct", "wrong", "correct"]
-    assert found["verified_by"].unique().to_list() == ["math"]
+    assert verdicts["verdict"].to_list() == ["correct", "wrong", "correct"]
+    assert verdicts["verified_by"].unique().to_list() == ["math"]
 
 
 def test_the_card_of_an_export_tells_what_the_corpus_is_and_all_it_comes_from(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     problems = warehouse.versions("problems")[0]
-    made = warehouse.version("traces", "late", "v1", parents=[problems.ref])
-    made.publish("0", traces("late", ["p0"]))
-    made.seal()
+    late = warehouse.version("traces", "late", "v1", parents=[problems.ref])
+    late.publish("0", traces("late", ["p0"]))
+    late.seal()
     with Context(warehouse) as context:
         run(FilterConfig(rules="unfiltered", corpus="c", traces=["late"]), context)
     export_corpus(warehouse, "c", tmp_path / "c.jsonl")
-    told = (tmp_path / "c.md").read_text()
-    assert "Every trace that has a text, right or wrong." in told
-    assert told.index("made from `traces/late/v1`") < told.index(f"made from `{problems.ref}`")
+    card = (tmp_path / "c.md").read_text()
+    assert "Every trace that has a text, right or wrong." in card
+    assert card.index("made from `traces/late/v1`") < card.index(f"made from `{problems.ref}`")

@@ -52,13 +52,13 @@ def test_overlaps_of_a_file_are_shown_and_written_with_both_texts(tmp_path: Path
     rules = load_rules(
         rule_file(tmp_path, {"contamination": {"benchmarks": [str(benchmark)], "n": n}})
     )
-    found = filter_files([tmp_path / "in.parquet"], rules, tmp_path / "out.parquet")
+    result = filter_files([tmp_path / "in.parquet"], rules, tmp_path / "out.parquet")
     assert (
         pl.read_parquet(tmp_path / "out.parquet")["completion"].to_list()
         == rows()["completion"].to_list()[1:]
     )
-    assert found.overlaps["tokens"].to_list() == [20]
-    shown = "\n".join(overlap_lines(found))
+    assert result.overlaps["tokens"].to_list() == [20]
+    shown = "\n".join(overlap_lines(result))
     assert "1 problems are in the benchmarks" in shown
     assert shown.lower().count("all but nine of them run away over the hill") == 2
     table = pl.read_parquet(tmp_path / "out.contamination.parquet").row(0, named=True)
@@ -72,11 +72,11 @@ def test_overlaps_are_stored_with_the_corpus(
 ) -> None:
     benchmark = tmp_path / "bench.txt"
     benchmark.write_text("What is 2 + 4 + 3?\n", encoding="utf-8")
-    found = apply_rules(
+    result = apply_rules(
         con, load_rules(rule_file(tmp_path, {"contamination": {"benchmarks": [str(benchmark)]}}))
     )
     warehouse = Warehouse(tmp_path / "wh")
-    version = write_corpus(warehouse, con, found, "mine")
+    version = write_corpus(warehouse, con, result, "mine")
     stored = warehouse.sql(
         "SELECT corpus, corpus_version, problem_id, n, tokens, overlap, item FROM contamination"
     ).rows()
@@ -102,8 +102,8 @@ def test_duplicates_are_looked_for_within_a_value_or_everywhere(tmp_path: Path) 
         rules = load_rules(
             rule_file(tmp_path, {"duplicates": {"over": "completion", "within": within}})
         )
-        found = filter_files([tmp_path / "in.parquet"], rules, tmp_path / "out.parquet")
-        kept[within] = found.kept["trace_id"].str.slice(-1).to_list()
+        result = filter_files([tmp_path / "in.parquet"], rules, tmp_path / "out.parquet")
+        kept[within] = result.kept["trace_id"].str.slice(-1).to_list()
     assert kept == {None: ["1"], "source": ["1", "2"]}
 
 
@@ -116,7 +116,7 @@ def test_a_row_of_a_file_can_be_explained(tmp_path: Path) -> None:
         ),
         encoding="utf-8",
     )
-    said = explain_files([tmp_path / "in.parquet"], load_rules(path), "row-000000000")
-    assert "dropped by 'good'" in said
-    assert "quality = 0.5" in said
+    explanation = explain_files([tmp_path / "in.parquet"], load_rules(path), "row-000000000")
+    assert "dropped by 'good'" in explanation
+    assert "quality = 0.5" in explanation
     assert "kept" in explain_files([tmp_path / "in.parquet"], load_rules(path), "row-000000002")

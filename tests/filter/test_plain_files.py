@@ -148,9 +148,9 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
         assert export_corpus(warehouse, "mine", file, "verl") == 8
         assert file.is_file()
         assert read(file)["reward_model"].to_list() == rows["reward_model"].to_list()
-        told = (tmp_path / "one.md").read_text()
-        assert f"data_files: one{suffix}" in told
-        assert "| correct |" in told
+        card = (tmp_path / "one.md").read_text()
+        assert f"data_files: one{suffix}" in card
+        assert "| correct |" in card
     with pytest.raises(UsageError, match="--push sends a folder"):
         export_corpus(warehouse, "mine", tmp_path / "one.jsonl", push="me/mine")
     with pytest.raises(UsageError, match="or name a folder"):

@@ -67,24 +67,24 @@ def test_push_sends_the_folder_with_its_card(
     told.
     """
     hub = pytest.importorskip("huggingface_hub")
-    told: list[tuple[str, dict[str, Any]]] = []
+    calls: list[tuple[str, dict[str, Any]]] = []
 
     class Fake:
         def create_repo(self, name: str, **options: Any) -> None:
-            told.append(("create", {"name": name, **options}))
+            calls.append(("create", {"name": name, **options}))
 
         def upload_folder(self, **options: Any) -> None:
             names = sorted(
                 str(p.relative_to(options["folder_path"]))
                 for p in Path(options["folder_path"]).rglob("*.*")
             )
-            told.append(("upload", {**options, "names": names}))
+            calls.append(("upload", {**options, "names": names}))
 
     monkeypatch.setattr(hub, "HfApi", Fake)
     export_corpus(stored, "mine", tmp_path / "out", push="me/mine")
-    assert told[0] == ("create", {"name": "me/mine", "repo_type": "dataset", "exist_ok": True})
-    assert told[1][1]["repo_id"] == "me/mine"
-    assert told[1][1]["names"] == ["README.md", "data/train-00000.parquet"]
+    assert calls[0] == ("create", {"name": "me/mine", "repo_type": "dataset", "exist_ok": True})
+    assert calls[1][1]["repo_id"] == "me/mine"
+    assert calls[1][1]["names"] == ["README.md", "data/train-00000.parquet"]
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "8 rows" in card
     assert "| one-language |" in card

@@ -30,11 +30,11 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     3 two verdicts.
     """
     wh = Warehouse(tmp_path_factory.mktemp("wh"))
-    asked = [
+    problem_rows = [
         {"problem_id": f"p{i}", "source": "made", "question": "Add them.", "verifier": "math"}
         for i in range(2)
     ]
-    problems = wh.write("problems", "made", asked, key=1)
+    problems = wh.write("problems", "made", problem_rows, key=1)
     rows = [
         {
             "trace_id": f"t{i}",
@@ -61,7 +61,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
             "0", older
         )  # an older version of the group does not count
         wh.version("signals", f"{name}@{group.version}", "made.v").publish("0", rows_of)
-    said = frame.select(
+    verdicts = frame.select(
         "trace_id",
         "attempt",
         verifier=pl.lit("math"),
@@ -71,8 +71,8 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
         .then(pl.lit("correct"))
         .otherwise(pl.lit("wrong")),
     )
-    wh.version("verdicts", "math@2", "made.v").publish("0", said)
-    outdated = said.filter(pl.col("trace_id") == "t3").with_columns(
+    wh.version("verdicts", "math@2", "made.v").publish("0", verdicts)
+    outdated = verdicts.filter(pl.col("trace_id") == "t3").with_columns(
         verifier_version=pl.lit("1"), verdict=pl.lit("unverifiable")
     )
     wh.version("verdicts", "math@1", "made.v").publish("0", outdated)

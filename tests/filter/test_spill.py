@@ -74,8 +74,8 @@ def test_slices_change_nothing(
 
 def test_rl_has_one_row_a_problem_whatever_the_slices(con: duckdb.DuckDBPyConnection) -> None:
     rules = load_rules("unfiltered", {"kind": "rl"})
-    found = apply_rules(con, rules, view="third", slices=Thirds(con))
-    rows = pl.concat(corpus_rows(con, found, "c", view="third", slices=Thirds(con), part_rows=3))
+    result = apply_rules(con, rules, view="third", slices=Thirds(con))
+    rows = pl.concat(corpus_rows(con, result, "c", view="third", slices=Thirds(con), part_rows=3))
     assert rows["problem_id"].to_list() == ["p0", "p1", "p2", "p3"]
 
 
@@ -90,9 +90,9 @@ def test_a_window_sees_all_traces(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def test_the_files_go_with_the_result(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
-    found = apply_rules(con, load_rules("unfiltered"), folder=tmp_path)
+    result = apply_rules(con, load_rules("unfiltered"), folder=tmp_path)
     assert list(tmp_path.iterdir())
-    del found
+    del result
     gc.collect()
     assert not list(tmp_path.iterdir())
 

@@ -11,11 +11,11 @@ from curate.filter import apply_rules, load_rules
 
 def fallen(con: duckdb.DuckDBPyConnection, **select: object) -> dict[str, set[str]]:
     result = apply_rules(con, load_rules("unfiltered", {"select": select}))
-    found: dict[str, set[str]] = {}
+    dropped: dict[str, set[str]] = {}
     for trace, _, step in result.decisions.iter_rows():
         if step:
-            found.setdefault(step, set()).add(trace)
-    return found
+            dropped.setdefault(step, set()).add(trace)
+    return dropped
 
 
 def test_duplicate_traces_keep_the_best(con: duckdb.DuckDBPyConnection) -> None:
@@ -39,8 +39,8 @@ def test_contaminated_problems_fall_with_their_overlap(
         "unfiltered", {"select": {"contamination": {"benchmarks": [str(path)], "n": 5}}}
     )
     result = apply_rules(con, rules)
-    found = result.overlaps.select("problem_id", "tokens", "overlap")
-    assert found.rows() == [("p2", 5, "what is 2 4 3")]
+    overlaps = result.overlaps.select("problem_id", "tokens", "overlap")
+    assert overlaps.rows() == [("p2", 5, "what is 2 4 3")]
     assert result.kept.filter(result.kept["problem_id"] == "p2").is_empty()
     assert result.kept.height == 18
 

@@ -54,26 +54,28 @@ def by_problem(context: Context) -> pl.DataFrame:
 
 def rounds(verdicts: list[str], budget: int, settings: AdaptiveConfig) -> int:
     """Samples that the rule requests for a problem with these verdicts."""
-    asked = 0
-    while more := next_round(asked, verdicts[:asked].count("correct"), asked, budget, settings):
-        asked += more
-    return asked
+    samples = 0
+    while more := next_round(
+        samples, verdicts[:samples].count("correct"), samples, budget, settings
+    ):
+        samples += more
+    return samples
 
 
 def test_solved_problems_stop_and_hard_ones_get_more(context, stub_model, sums):
-    made = job.run(config(stub_model, sums), context)
+    result = job.run(config(stub_model, sums), context)
     rows = by_problem(context)
     assert rows.height == 40
-    assert rows["asked"].sum() == made.rows
+    assert rows["asked"].sum() == result.rows
     assert (rows["asked"] == rows["last"]).all()
     assert (rows["asked"] == rows["different"]).all()
     assert ((rows["good"] >= 2) | (rows["asked"] == 12)).all()
-    assert 80 < made.rows < 480
+    assert 80 < result.rows < 480
     assert rows["asked"].n_unique() > 3
     settings = AdaptiveConfig(**KEEP)
     assert rows["asked"].to_list() == [rounds(v, 12, settings) for v in rows["verdicts"].to_list()]
     solved = int((rows["good"] >= 2).sum())
-    assert f"of 40 problems, {solved} have 2 good traces" in made.summary
+    assert f"of 40 problems, {solved} have 2 good traces" in result.summary
 
 
 def test_a_second_run_requests_nothing_and_annotation_reuses_the_verdicts(
@@ -131,7 +133,7 @@ def test_a_good_trace_must_pass_the_rules_too(context, stub_model, sums, tmp_pat
         '  - {name: plain, keep: "readable AND NOT mixed_language AND quality > 0.5", reason: a '
         "test}\n"
     )
-    made = job.run(
+    result = job.run(
         config(stub_model, sums, right=1.0, adaptive={**KEEP, "rules": str(rules)}), context
     )
     annotate.run(annotate.AnnotateConfig(), context)
@@ -140,7 +142,7 @@ def test_a_good_trace_must_pass_the_rules_too(context, stub_model, sums, tmp_pat
         "readable) AS good "
         "FROM annotated GROUP BY problem_id"
     )
-    assert made.rows > 80, "all are correct: only the rules can have asked for more"
+    assert result.rows > 80, "all are correct: only the rules can have asked for more"
     assert ((rows["good"] >= 2) | (rows["asked"] == 12)).all()
 
 
@@ -161,16 +163,16 @@ def test_problems_that_nothing_can_verify_get_the_first_round_only(
     job.run(
         config(stub_model, sums, right=0.0, problems={"sources": sources, "held_out": 0}), context
     )
-    asked = dict(
+    samples = dict(
         context.warehouse.sql("SELECT question, count(*) FROM annotated GROUP BY 1").iter_rows()
     )
-    assert asked == {"What is 2 + 2?": 12, "What is the sum 3 + 4?": 2}
+    assert samples == {"What is 2 + 2?": 12, "What is the sum 3 + 4?": 2}
 
 
 def test_failed_requests_do_not_count_and_are_retried_on_demand(context, stub_model, sums):
     # everything fails: one round of each problem, and no more
-    made = job.run(config(stub_model, sums, args={"fail": 1}, max_failed=1.0), context)
-    assert (made.rows, made.failed) == (80, 80)
+    result = job.run(config(stub_model, sums, args={"fail": 1}, max_failed=1.0), context)
+    assert (result.rows, result.failed) == (80, 80)
     assert job.run(config(stub_model, sums, max_failed=1.0), context).rows == 0
     job.run(config(stub_model, sums, retry_failed=True), context)
     last = context.warehouse.sql("SELECT problem_id, count(*) AS asked FROM last_traces GROUP BY 1")
@@ -222,11 +224,11 @@ def test_an_interrupted_job_makes_the_same_decisions_again(context, stub_model, 
 def test_rounds_end_with_enough_good_ones_or_with_the_budget(keep, first, budget, outcomes):
     settings = AdaptiveConfig(keep=keep, first=first)
     verdicts = ["correct" if good else "wrong" for good in outcomes]
-    asked = rounds(verdicts, budget, settings)
-    good = verdicts[:asked].count("correct")
-    assert asked <= budget
-    assert good >= keep or asked == budget
-    assert next_round(asked, good, asked, budget, settings) == 0
+    samples = rounds(verdicts, budget, settings)
+    good = verdicts[:samples].count("correct")
+    assert samples <= budget
+    assert good >= keep or samples == budget
+    assert next_round(samples, good, samples, budget, settings) == 0
 
 
 def test_the_size_of_a_round():

@@ -77,11 +77,11 @@ def check(root: Path, kills: int = 0) -> None:
     from curate.records import Request, Sampling
 
     engine = open_engine(EngineConfig(name="stub"), "stub")
-    asked = [
+    batch = [
         Request(t, prompt, seed, Sampling(max_tokens=256, stop=("</answer>",)))
         for t, prompt, seed in rows.select("trace_id", "prompt", "seed").iter_rows()
     ]
-    undisturbed = {done.request_id: done.text for done in engine.generate(asked)}
+    undisturbed = {done.request_id: done.text for done in engine.generate(batch)}
     assert undisturbed == dict(rows.select("trace_id", "completion").iter_rows())
     glob = f"{root}/traces/*/*/*.parquet"
     assert duckdb.sql(f"SELECT count(*), count(DISTINCT trace_id) FROM '{glob}'").fetchall() == [
@@ -127,7 +127,7 @@ def kill(process: subprocess.Popen[bytes]) -> int:
 def test_fifty_kills_at_random_points(tmp_path, stub_model, sums):
     arguments, root = command(tmp_path, stub_model, sums), tmp_path / "wh"
     luck, kills, progress = random.Random(0), 0, []
-    known: set[str] = set()
+    durable: set[str] = set()
     while kills < KILLS:
         # by turns one process alone, and two on the same job
         running = [start(arguments) for _ in range(1 + len(progress) % 2)]
@@ -137,13 +137,13 @@ def test_fifty_kills_at_random_points(tmp_path, stub_model, sums):
         time.sleep(luck.uniform(0.0, 0.6))
         kills += sum(kill(process) for process in running)
         now = logged(root)
-        assert known <= now, f"{len(known - now)} finished rows were lost by a kill"
-        progress.append(len(now) - len(known))
-        known = now
+        assert durable <= now, f"{len(durable - now)} finished rows were lost by a kill"
+        progress.append(len(now) - len(durable))
+        durable = now
     assert sum(n > 0 for n in progress) >= 10, (
         "most kills fell before the first row: the test shows little"
     )
-    assert 0 < len(known) < 40 * SAMPLES, (
+    assert 0 < len(durable) < 40 * SAMPLES, (
         "the job ended before the kills did: the test shows little"
     )
     last = subprocess.run(
@@ -169,16 +169,16 @@ def test_kills_change_no_decision_of_a_steered_job(tmp_path, stub_model, sums):
     }
     arguments, root = generate(tmp_path, config), tmp_path / "wh"
     luck, kills, steered = random.Random(1), 0, 0
-    known: set[str] = set()
+    durable: set[str] = set()
     while kills < STEERED_KILLS:
         running = [start(arguments) for _ in range(2)]
         wait_for_work(root, running)
         time.sleep(luck.uniform(0.0, 1.2))
         kills += sum(kill(process) for process in running)
         now = logged(root)
-        assert known <= now, f"{len(known - now)} finished rows were lost by a kill"
-        steered += len(now) > len(known)
-        known = now
+        assert durable <= now, f"{len(durable - now)} finished rows were lost by a kill"
+        steered += len(now) > len(durable)
+        durable = now
     assert steered >= 3, "most kills fell before the first row: the test shows little"
     config["engine"]["args"]["slow"] = 0
     last = subprocess.run(generate(tmp_path, config), capture_output=True, text=True)
@@ -189,10 +189,10 @@ def test_kills_change_no_decision_of_a_steered_job(tmp_path, stub_model, sums):
     query = f"SELECT {columns} FROM traces ORDER BY trace_id, attempt"
     rows = Warehouse(root).sql(query)
     assert rows.equals(Warehouse(tmp_path / "undisturbed" / "wh").sql(query))
-    assert known <= set(rows["trace_id"])
-    asked = rows.group_by("problem_id").agg(pl.len(), pl.col("sample_index").max() + 1)
-    assert (asked["len"] == asked["sample_index"]).all()
-    assert asked["len"].n_unique() > 3
+    assert durable <= set(rows["trace_id"])
+    counts = rows.group_by("problem_id").agg(pl.len(), pl.col("sample_index").max() + 1)
+    assert (counts["len"] == counts["sample_index"]).all()
+    assert counts["len"].n_unique() > 3
     verdicts = Warehouse(root).sql("SELECT trace_id FROM verdicts")["trace_id"]
     assert sorted(verdicts) == rows["trace_id"].to_list(), (
         "each was judged once, and the verdict kept"
@@ -240,7 +240,7 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
         "sampling": {"max_tokens": 48},
     }
     arguments, root = generate(tmp_path, config), tmp_path / "wh"
-    known: dict[str, str] = {}
+    durable: dict[str, str] = {}
     for left in (0, 1):
         running = [start(arguments) for _ in range(2)]
         deadline = time.monotonic() + 240
@@ -254,9 +254,9 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
             "a job ended before its kill"
         )
         now = texts(root)
-        assert known.items() <= now.items(), "a kill lost or changed a finished row"
-        assert len(now) > len(known)
-        known = now
+        assert durable.items() <= now.items(), "a kill lost or changed a finished row"
+        assert len(now) > len(durable)
+        durable = now
     os.kill(engine_of(running[0]), signal.SIGKILL)
     _, said = running[0].communicate(timeout=240)
     assert running[0].returncode == 0, said.decode()
@@ -267,7 +267,7 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
     assert rows.height == rows["trace_id"].n_unique() == 40 * 16
     assert rows.select("problem_id", "sample_index").n_unique() == rows.height
     assert rows["error"].null_count() == rows.height
-    assert known.items() <= dict(rows.select("trace_id", "completion").iter_rows()).items()
+    assert durable.items() <= dict(rows.select("trace_id", "completion").iter_rows()).items()
     assert not list(root.glob("_logs/*/*.log"))
 
 
@@ -275,10 +275,10 @@ def texts(root: Path) -> dict[str, str]:
     """Completions by trace, in logs and parts."""
     from curate.warehouse.chunks import replay
 
-    found = {row["trace_id"]: row["completion"] for row in replay(root.glob("_logs/*/*.log"))}
+    texts = {row["trace_id"]: row["completion"] for row in replay(root.glob("_logs/*/*.log"))}
     for part in root.glob("traces/*/*/part-*.parquet"):
-        found |= dict(pl.read_parquet(part, columns=["trace_id", "completion"]).iter_rows())
-    return found
+        texts |= dict(pl.read_parquet(part, columns=["trace_id", "completion"]).iter_rows())
+    return texts
 
 
 def test_two_processes_share_one_job(tmp_path, stub_model, sums):

@@ -105,9 +105,9 @@ def test_auto_stays_with_the_engine_and_precision_of_the_traces_that_are_there(
     named = {"name": "transformers", "dtype": "bfloat16"}
     job.run(few_from(named, model, sums), context)
     assert job.run(few_from({"name": "auto"}, model, sums), context).rows == 0
-    told = capsys.readouterr().err
-    assert "transformers/bfloat16, as for the traces that are there" in told
-    assert "engine.dtype=float32" in told  # how to sample anew, in what auto means here
+    messages = capsys.readouterr().err
+    assert "transformers/bfloat16, as for the traces that are there" in messages
+    assert "engine.dtype=float32" in messages  # how to sample anew, in what auto means here
 
 
 def test_more_samples_or_problems_generate_only_what_is_new(context, stub_model, sums):
@@ -135,16 +135,16 @@ def test_a_higher_limit_redoes_only_the_truncated(context, stub_model, sums):
 
 def test_failures_are_rows_and_are_retried_only_on_demand(context, stub_model, sums):
     failing = config(stub_model, sums, engine={"name": "stub", "args": {"fail": 4}}, max_failed=0.5)
-    made = job.run(failing, context)
-    assert made.rows == 120
-    assert 0 < made.failed < 60
+    result = job.run(failing, context)
+    assert result.rows == 120
+    assert 0 < result.failed < 60
     assert (
         context.warehouse.sql("SELECT count(*) FROM traces WHERE error IS NOT NULL").item()
-        == made.failed
+        == result.failed
     )
     assert job.run(config(stub_model, sums, max_failed=0.5), context).rows == 0
     mended = job.run(config(stub_model, sums, retry_failed=True), context)
-    assert (mended.rows, mended.failed) == (made.failed, 0)
+    assert (mended.rows, mended.failed) == (result.failed, 0)
     assert (
         context.warehouse.sql("SELECT count(*) FROM last_traces WHERE error IS NOT NULL").item()
         == 0
@@ -161,11 +161,11 @@ def test_too_many_failures_fail_the_job_and_lose_nothing(context, stub_model, su
 
 
 def test_worked_solutions_are_traces_that_verify(context, stub_model, sums):
-    made = job.run(
+    result = job.run(
         config(None, sums, recipe="cold-start", source="solutions", template="r1-zero", samples=1),
         context,
     )
-    assert made.rows == 40
+    assert result.rows == 40
     row = context.warehouse.sql(
         "SELECT engine, completion, reasoning, answer FROM annotated ORDER BY trace_id"
     ).row(0)

@@ -39,9 +39,9 @@ def config(recipe, stub_model, sums, args=None, **changes):
 
 
 def harvest(context, stub_model, sums) -> str:
-    made = job.run(config("r1-zero", stub_model, sums, samples=3), context)
+    result = job.run(config("r1-zero", stub_model, sums, samples=3), context)
     annotate.run(annotate.AnnotateConfig(), context)
-    return made.facts["family"]
+    return result.facts["family"]
 
 
 def rework(family, stub_model, sums, style=R1, right=1.0, **changes):
@@ -54,18 +54,18 @@ def test_correct_traces_are_rewritten_with_their_parent_and_verified_again(
     context, stub_model, sums
 ):
     family = harvest(context, stub_model, sums)
-    made = job.run(rework(family, stub_model, sums), context)
+    result = job.run(rework(family, stub_model, sums), context)
     rows = context.warehouse.sql(
         "SELECT r.*, h.verdict AS parent_verdict, h.completion AS notes, h.problem_id AS "
         "parent_problem "
         "FROM annotated r JOIN annotated h ON h.trace_id = r.parent_trace_id WHERE r.dataset = ?",
-        [made.facts["family"]],
+        [result.facts["family"]],
     )
     solved = context.warehouse.sql(
         f"SELECT count(DISTINCT problem_id) FROM annotated WHERE dataset = '{family}' AND verdict "
         "= 'correct'"
     )
-    assert rows.height == made.rows == solved.item() > 20
+    assert rows.height == result.rows == solved.item() > 20
     assert set(rows["verdict"]) == set(rows["parent_verdict"]) == {"correct"}
     assert (rows["problem_id"] == rows["parent_problem"]).all()
     assert rows["parent_trace_id"].is_unique().all()
@@ -80,17 +80,17 @@ def test_correct_traces_are_rewritten_with_their_parent_and_verified_again(
 
 def test_a_rewrite_that_loses_the_answer_is_requested_again(context, stub_model, sums):
     family = harvest(context, stub_model, sums)
-    made = job.run(rework(family, stub_model, sums, right=0.5, samples=6), context)
+    result = job.run(rework(family, stub_model, sums, right=0.5, samples=6), context)
     annotate.run(annotate.AnnotateConfig(), context)
     rows = context.warehouse.sql(
         "SELECT parent_trace_id, count(*) AS asked, count(*) FILTER (verdict = 'correct') AS good "
         "FROM annotated "
-        f"WHERE dataset = '{made.facts['family']}' GROUP BY 1"
+        f"WHERE dataset = '{result.facts['family']}' GROUP BY 1"
     )
     assert rows["asked"].max() > 1
     assert ((rows["good"] >= 1) | (rows["asked"] == 6)).all()
     corpus = run_filter(
-        FilterConfig(rules="cold-start", traces=[made.facts["family"], family]), context
+        FilterConfig(rules="cold-start", traces=[result.facts["family"], family]), context
     )
     assert corpus.rows > 0
 
@@ -111,17 +111,17 @@ def test_errors_say_why_nothing_can_be_rewritten(context, stub_model, sums):
     context.warehouse.create()
     with pytest.raises(UsageError, match="no traces called nothing"):
         job.run(rework("nothing", stub_model, sums), context)
-    made = job.run(config("r1-zero", stub_model, sums, samples=1), context)
+    result = job.run(config("r1-zero", stub_model, sums, samples=1), context)
     with pytest.raises(UsageError, match="curate annotate"):
-        job.run(rework(made.facts["family"], stub_model, sums), context)
+        job.run(rework(result.facts["family"], stub_model, sums), context)
     annotate.run(annotate.AnnotateConfig(), context)
     with pytest.raises(UsageError, match=r"none of the .* traces of .* passes"):
         job.run(
             rework(
-                made.facts["family"],
+                result.facts["family"],
                 stub_model,
                 sums,
-                rework={"traces": [made.facts["family"]], "where": "false"},
+                rework={"traces": [result.facts["family"]], "where": "false"},
             ),
             context,
         )
@@ -133,7 +133,7 @@ def test_worked_examples_come_from_a_file_from_those_that_ship_or_from_traces(
     context, stub_model, sums, tmp_path
 ):
     family = harvest(context, stub_model, sums)
-    made = job.run(rework(family, stub_model, sums), context)
+    result = job.run(rework(family, stub_model, sums), context)
     annotate.run(annotate.AnnotateConfig(), context)
     own = tmp_path / "own.jsonl"
     own.write_text(
@@ -144,7 +144,7 @@ def test_worked_examples_come_from_a_file_from_those_that_ship_or_from_traces(
         (
             ({"file": "long-cot", "count": 2}, "<think>\nI need the price of 18 pens"),
             ({"file": str(own), "count": 1}, "<think>Two.</think>"),
-            ({"traces": [made.facts["family"]], "count": 2}, "<think>\nWe add. The sum is"),
+            ({"traces": [result.facts["family"]], "count": 2}, "<think>\nWe add. The sum is"),
         )
     ):
         done = job.run(
@@ -195,17 +195,17 @@ def test_simple_queries_are_answered_without_a_chain_of_thought(context, stub_mo
     rows += [{"question": f"Hello number {i}!", "domain": "general"} for i in range(4)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     problems = {"sources": [{"source": "files", "path": str(path)}], "held_out": 0}
-    asked = config(
+    settings = config(
         "distill", stub_model, str(path), problems=problems, simple={"where": "domain = 'general'"}
     )
-    made = job.run(asked, context)
-    assert made.rows == 40
-    found = context.warehouse.sql("SELECT domain, form, template, prompt, question FROM annotated")
-    simple = found.filter(pl.col("domain") == "general")
+    result = job.run(settings, context)
+    assert result.rows == 40
+    traces = context.warehouse.sql("SELECT domain, form, template, prompt, question FROM annotated")
+    simple = traces.filter(pl.col("domain") == "general")
     assert set(simple["form"]) == {"plain"}
     assert simple["template"].str.starts_with("plain@").all()
     assert (simple["prompt"] == simple["question"]).all()
-    rest = found.filter(pl.col("domain") == "math")
+    rest = traces.filter(pl.col("domain") == "math")
     assert set(rest["form"]) == {"r1"}
     assert rest["template"].str.starts_with("r1@").all()
     annotate.run(annotate.AnnotateConfig(), context)
@@ -219,13 +219,13 @@ def test_simple_queries_are_answered_without_a_chain_of_thought(context, stub_mo
 
 
 def test_only_problems_that_meet_the_condition_are_sampled(context, stub_model, sums):
-    made = job.run(
+    result = job.run(
         config(
             "r1-zero", stub_model, sums, samples=1, split=None, where="question LIKE 'What is 1 +%'"
         ),
         context,
     )
-    assert made.rows == 5
+    assert result.rows == 5
     with pytest.raises(UsageError, match="no problems where false"):
         job.run(config("r1-zero", stub_model, sums, where="false"), context)
 
@@ -247,10 +247,10 @@ def test_a_dry_run_writes_nothing_and_estimates_tokens_and_cost(
         "price_out": 2.0,
         "budget": 5,
     }
-    asked = config(
+    settings = config(
         "distill", "owner/name", sums, engine={"name": "openai", "args": prices}, split=None
     )
-    text = job.describe(job.make_plan(asked, context, commit=False))
+    text = job.describe(job.make_plan(settings, context, commit=False))
     assert not (tmp_path / "wh").exists()
     # 40 problems, 4 samples, 512 tokens at 2 a million, and the prompts
     assert "completions at most 81,920" in text

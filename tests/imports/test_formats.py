@@ -284,10 +284,10 @@ def test_an_export_in_every_format_comes_back_with_the_same_rows(
             importing.run(config, other)
             questions = sorted(question for question, _ in before)
             if format == "verl":  # prompts for RL, without completions
-                found = other.warehouse.sql("SELECT question, reference FROM problems").sort(
+                problems = other.warehouse.sql("SELECT question, reference FROM problems").sort(
                     "question"
                 )
-                assert found["question"].to_list() == questions
+                assert problems["question"].to_list() == questions
                 continue
             after = other.warehouse.sql("SELECT question, trim(completion) FROM annotated").rows()
             assert sorted(text for _, text in after) == sorted(text for _, text in before)
@@ -327,8 +327,8 @@ def test_problems_without_traces_are_imported_as_such(context: Context, tmp_path
         importing.ImportConfig, {"path": str(tmp_path / "set.tsv"), "verifier": "math"}, "import"
     )
     assert "2 problems, no traces" in importing.run(config, context).summary
-    found = context.warehouse.sql("SELECT question, reference, verifier FROM problems")
-    assert sorted(found.rows())[0] == ("What is 2 + 3?", "5", "math")
+    problems = context.warehouse.sql("SELECT question, reference, verifier FROM problems")
+    assert sorted(problems.rows())[0] == ("What is 2 + 3?", "5", "math")
     long = {"question": "Q", "essay": "word " * 100}
     with pytest.raises(UsageError, match=r"columns\.completion=essay, or layout=problems"):
         bring(context, tmp_path / "long.jsonl", [long])

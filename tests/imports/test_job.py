@@ -104,9 +104,9 @@ def bring(context: Context, path: str, **changes):
 def test_each_layout_is_recognised_and_judged(
     context, tmp_path, capsys, row, layout, options, judged, suffix
 ):
-    made = bring(context, write(tmp_path / f"set{suffix}", [row]), **options)
+    result = bring(context, write(tmp_path / f"set{suffix}", [row]), **options)
     assert f"layout {layout}:" in capsys.readouterr().err
-    assert made.rows == len(judged)
+    assert result.rows == len(judged)
     annotate.run(annotate.AnnotateConfig(), context)
     rows = context.warehouse.sql("SELECT * FROM annotated ORDER BY sample_index")
     assert rows["verdict"].to_list() == judged
@@ -135,9 +135,9 @@ def test_a_second_import_adds_nothing_and_a_file_that_has_grown_only_what_is_new
     grown = bring(context, path, verifier="math")
     assert grown.rows == 1
     assert "51 were there already" in grown.summary
-    found = context.warehouse.sql("SELECT trace_id, problem_id, sample_index FROM traces")
-    assert found.height == found["trace_id"].n_unique() == 51
-    assert found.select("problem_id", "sample_index").is_unique().all()
+    ids = context.warehouse.sql("SELECT trace_id, problem_id, sample_index FROM traces")
+    assert ids.height == ids["trace_id"].n_unique() == 51
+    assert ids.select("problem_id", "sample_index").is_unique().all()
     assert context.warehouse.sql("SELECT count(*) FROM problems").item() == 50
 
 
@@ -164,17 +164,17 @@ def test_an_interrupted_import_is_completed_by_the_next_one(context, tmp_path, m
         bring(context, path, verifier="math")
     monkeypatch.setattr(importing, "_part", whole)
     bring(context, path, verifier="math")
-    found = context.warehouse.sql(
+    counts = context.warehouse.sql(
         "SELECT count(*) AS n, count(DISTINCT trace_id) AS ids FROM traces"
     )
-    assert found.row(0) == (30, 30)
+    assert counts.row(0) == (30, 30)
 
 
 def test_imported_traces_make_a_corpus(context, tmp_path):
     path = write(tmp_path / "set.jsonl", [OPENR1])
-    made = bring(context, path, name="mine")
+    result = bring(context, path, name="mine")
     annotate.run(annotate.AnnotateConfig(), context)
-    corpus = run_filter(FilterConfig(rules="rejection", traces=[made.facts["family"]]), context)
+    corpus = run_filter(FilterConfig(rules="rejection", traces=[result.facts["family"]]), context)
     rows = context.warehouse.sql("SELECT prompt, completion FROM corpora")
     assert corpus.rows == rows.height == 1
     assert rows["prompt"][0].endswith("User: What is 2 + 3? Assistant:")

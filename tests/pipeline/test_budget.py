@@ -113,10 +113,10 @@ def test_a_smaller_evaluation_says_what_its_intervals_cost(
     last = stage("last", do="evaluate", limit=200)
     plan = budget(tmp_path, [FIRST, last], 10, last={"least": {"limit": 50}})
     plan.fitted(last, "k", {"first": finished(600, 1.0)})
-    told = capsys.readouterr().err
-    assert "limit 200 -> 50" in told
-    assert "2.0 times as wide" in told
-    assert "10m00s of 10 minutes" in told
+    messages = capsys.readouterr().err
+    assert "limit 200 -> 50" in messages
+    assert "2.0 times as wide" in messages
+    assert "10m00s of 10 minutes" in messages
 
 
 def test_without_a_measured_rate_or_a_limit_nothing_shrinks(

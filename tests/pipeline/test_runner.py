@@ -160,9 +160,9 @@ def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):
         ("problems", "to run"),
         ("harvest", "waits for problems"),
     ]
-    told = {r.name: (r.size, r.cost) for r in rows}
-    assert told["harvest"] == ("6 problems x 2 = 12 traces", "≤ 144 tokens")
-    assert told["grpo"] == ("2 rounds of 2 x 2 = 8 rollouts", "≤ 96 tokens")
+    sizes = {r.name: (r.size, r.cost) for r in rows}
+    assert sizes["harvest"] == ("6 problems x 2 = 12 traces", "≤ 144 tokens")
+    assert sizes["grpo"] == ("2 rounds of 2 x 2 = 8 rollouts", "≤ 96 tokens")
     assert "← problems, grpo" in draw(config.name, config.description, rows)
     assert not (tmp_path / "wh").exists()
 

@@ -109,18 +109,18 @@ def test_every_process_makes_the_same_problems():
         "import json, sys; from curate.problems import load_problems;"
         "print('\\n'.join(load_problems(json.loads(sys.argv[1])).frame['problem_id']))"
     )
-    found = []
+    entries = []
     for seed in ("1", "2"):
         command = [sys.executable, "-c", code, json.dumps(every_generator(40))]
         env = os.environ | {"PYTHONHASHSEED": seed}
         done = subprocess.run(
             command, env=env, capture_output=True, text=True, timeout=200, check=True
         )
-        found.append(
+        entries.append(
             [line for line in done.stdout.splitlines() if re.fullmatch(r"[0-9a-f]{32}", line)]
         )
-    assert found[0] == found[1]
-    assert len(found[0]) > 1000
+    assert entries[0] == entries[1]
+    assert len(entries[0]) > 1000
 
 
 def test_the_reference_is_right_and_the_unsolved_question_is_wrong():

@@ -19,10 +19,10 @@ CALLS = {"gcd": __import__("math").gcd, "lcm": __import__("math").lcm}
 
 def true_steps(solution: str) -> list[tuple[str, str]]:
     """Steps `computed = result` of a solution; fails on one that is not true."""
-    told = solution.partition(":")[2] or solution.partition("：")[2]
-    told = re.split(r"\. So the result is|。所以结果是", told)[0]
+    steps_text = solution.partition(":")[2] or solution.partition("：")[2]
+    steps_text = re.split(r"\. So the result is|。所以结果是", steps_text)[0]
     steps = []
-    for step in re.split(r", then |，然后 ", told):
+    for step in re.split(r", then |，然后 ", steps_text):
         sides = [side.strip() for side in step.split(" = ")]
         values = [value(side) for side in sides]
         assert len(set(values)) == 1, step
@@ -42,9 +42,9 @@ def value(text: str) -> Fraction:
 
 
 def entry(dataset: str, seed: int, **params) -> dict:
-    made = reasoning_gym.create_dataset(dataset, size=1, seed=seed, **params)[0]
+    item = reasoning_gym.create_dataset(dataset, size=1, seed=seed, **params)[0]
     return json.loads(
-        json.dumps(made, default=str)
+        json.dumps(item, default=str)
     )  # as it comes back out of the column `metadata`
 
 
@@ -53,42 +53,42 @@ def entry(dataset: str, seed: int, **params) -> dict:
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 10**6))
 def test_every_step_is_true_and_the_last_result_is_the_reference(dataset, language, seed):
-    made = entry(dataset, seed)
-    if contradicted(dataset, made):
+    sample = entry(dataset, seed)
+    if contradicted(dataset, sample):
         assert dataset == "basic_arithmetic"  # the only one of them that is seen to err
         return
-    solution = worked_solution(dataset, made, language)
+    solution = worked_solution(dataset, sample, language)
     assert solution is not None
     steps = true_steps(solution)
-    assert same_number(steps[-1][1], made["answer"])
-    assert solution.rstrip(".。").endswith(made["answer"])
+    assert same_number(steps[-1][1], sample["answer"])
+    assert solution.rstrip(".。").endswith(sample["answer"])
 
 
 def test_a_solution_to_the_letter():
-    made = {"answer": "-4", "metadata": {"expression": "4 - 1 - 7"}}
-    assert worked_solution("chain_sum", made) == (
+    sample = {"answer": "-4", "metadata": {"expression": "4 - 1 - 7"}}
+    assert worked_solution("chain_sum", sample) == (
         "Step by step: 4 - 1 = 3, then 3 - 7 = -4. So the result is -4."
     )
     assert (
-        worked_solution("chain_sum", made, "zh")
+        worked_solution("chain_sum", sample, "zh")
         == "逐步计算：4 - 1 = 3，然后 3 - 7 = -4。所以结果是 -4。"
     )
-    made = {"answer": "22", "metadata": {"expression": "2 * ( 3 + 4 * 2 )"}}
+    sample = {"answer": "22", "metadata": {"expression": "2 * ( 3 + 4 * 2 )"}}
     assert "4 * 2 = 8, then 3 + 8 = 11, then 2 * 11 = 22" in worked_solution(
-        "basic_arithmetic", made
+        "basic_arithmetic", sample
     )
-    made = {"answer": "-9", "metadata": {"expression": "-( 41 / 1 + -32 )"}}
+    sample = {"answer": "-9", "metadata": {"expression": "-( 41 / 1 + -32 )"}}
     assert "41 / 1 = 41, then 41 + (-32) = 9, then -(9) = -9." in worked_solution(
-        "basic_arithmetic", made
+        "basic_arithmetic", sample
     )
-    made = {"answer": "171790", "metadata": {"expression": "205 * 838"}}
-    assert "164000 + 6150 + 1640 = 171790" in worked_solution("products", made)
+    sample = {"answer": "171790", "metadata": {"expression": "205 * 838"}}
+    assert "164000 + 6150 + 1640 = 171790" in worked_solution("products", sample)
 
 
 def test_a_solution_that_misses_the_answer_is_dropped():
-    made = {"answer": "5", "metadata": {"expression": "4 - 1 - 7"}}
-    assert worked_solution("chain_sum", made) is None
-    assert worked_solution("chain_sum", made | {"metadata": {}}) is None
+    sample = {"answer": "5", "metadata": {"expression": "4 - 1 - 7"}}
+    assert worked_solution("chain_sum", sample) is None
+    assert worked_solution("chain_sum", sample | {"metadata": {}}) is None
     assert (
         worked_solution("chain_sum", {"answer": "1", "metadata": {"expression": "1 / 0"}}) is None
     )
@@ -111,9 +111,9 @@ def test_a_wrong_reference_of_a_generator_is_detected():
 
 
 def test_no_solution_without_a_solver_or_words():
-    made = {"answer": "-4", "metadata": {"expression": "4 - 1 - 7"}}
-    assert worked_solution("maze", made) is None
-    assert worked_solution("chain_sum", made, "fr") is None
+    sample = {"answer": "-4", "metadata": {"expression": "4 - 1 - 7"}}
+    assert worked_solution("maze", sample) is None
+    assert worked_solution("chain_sum", sample, "fr") is None
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ FORMS = ["r1-zero", "r1", "plain", "r1[<|begin|>|<|end|>]", "r1[[[|]]]"]
     ],
 )
 def test_r1_zero(text, reasoning, answer, well_formed):
-    found = parse(text, "r1-zero")
-    assert (found.reasoning, found.answer, found.well_formed) == (reasoning, answer, well_formed)
+    parsed = parse(text, "r1-zero")
+    assert (parsed.reasoning, parsed.answer, parsed.well_formed) == (reasoning, answer, well_formed)
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_r1_zero(text, reasoning, answer, well_formed):
     ],
 )
 def test_r1(text, reasoning, answer, well_formed):
-    found = parse(text, "r1")
-    assert (found.reasoning, found.answer, found.well_formed) == (reasoning, answer, well_formed)
+    parsed = parse(text, "r1")
+    assert (parsed.reasoning, parsed.answer, parsed.well_formed) == (reasoning, answer, well_formed)
     own = text.replace("<think>", "<|in|>").replace("</think>", "<|out|>")
     if "<THINK>" not in text:  # a variant of the default tags is none of other delimiters
         other = parse(own, "r1[<|in|>|<|out|>]")

@@ -154,10 +154,10 @@ def test_the_label_names_template_and_examples():
 
 @pytest.mark.parametrize("form", ["r1-zero", "r1", "r1[<|a|>|<|b|>]", "plain"])
 def test_a_worked_completion_keeps_its_form(form):
-    found = parse(worked_completion(SUM, form), form)
-    assert found.well_formed
-    assert "3" in found.answer
-    assert found.reasoning == (None if form == "plain" else "1 + 2 = 3.")
+    parsed = parse(worked_completion(SUM, form), form)
+    assert parsed.well_formed
+    assert "3" in parsed.answer
+    assert parsed.reasoning == (None if form == "plain" else "1 + 2 = 3.")
 
 
 def test_worked_completions_to_the_letter():

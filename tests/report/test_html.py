@@ -76,9 +76,9 @@ def test_what_turns_text_around_or_hides_in_it_is_shown():
 
 
 def test_formulas_become_mathml_and_keep_only_what_shows_something():
-    made = formula("\\frac{1}{2}")
-    assert "<mfrac>" in made
-    assert made.startswith('<math display="inline">')
+    mathml = formula("\\frac{1}{2}")
+    assert "<mfrac>" in mathml
+    assert mathml.startswith('<math display="inline">')
     assert 'class="boxed"' in formula("\\boxed{5}")
     assert "javascript" not in formula("\\href{javascript:alert(1)}{x}").split(">", 1)[0]
     assert formula("{" * 100 + "x" + "}" * 100).startswith("<code")

@@ -24,8 +24,8 @@ def page(wh: Warehouse, **config) -> str:
 
 
 def test_the_page_loads_nothing_and_has_one_script(hostile):
-    made = page(hostile, where={"all": "TRUE", '</option><script>"': "verdict = 'correct'"})
-    seen = Reader(made)
+    html = page(hostile, where={"all": "TRUE", '</option><script>"': "verdict = 'correct'"})
+    seen = Reader(html)
     names = [name for name, _ in seen.elements]
     assert names.count("script") == 1
     assert names.count("style") == 1
@@ -52,22 +52,22 @@ def test_every_hostile_trace_can_be_read(hostile):
 
 
 def test_a_dropped_trace_names_its_rule_and_sets_are_counted(hostile):
-    made = page(hostile, traces=10)
-    assert "dropped by <b>cold</b>, rule <b>" in made
+    html = page(hostile, traces=10)
+    assert "dropped by <b>cold</b>, rule <b>" in html
     with connect(hostile.root) as con:
         corpus = data.corpora(hostile, con)[0]
     kept = corpus.decisions["dropped_by"].null_count()
-    assert f"kept by cold ({min(kept, 10)} of {kept})" in made
+    assert f"kept by cold ({min(kept, 10)} of {kept})" in html
     assert not corpus.changed
 
 
 def test_counts_on_the_edges_are_those_of_the_tables(hostile):
-    found = graph.build(hostile)
-    assert {n.kind for n in found.nodes.values()} == {"problems", "traces", "corpora"}
-    rows = {(a.split("/")[0], b.split("/")[0]): n for (a, b), n in found.edges.items()}
+    nodes = graph.build(hostile)
+    assert {n.kind for n in nodes.nodes.values()} == {"problems", "traces", "corpora"}
+    rows = {(a.split("/")[0], b.split("/")[0]): n for (a, b), n in nodes.edges.items()}
     corpus = hostile.latest("corpora", "cold").manifest["rows"]
     assert rows == {("problems", "traces"): 2 * len(HOSTILE), ("traces", "corpora"): corpus}
-    assert [n.layer for n in found.nodes.values()] == [0, 1, 2]
+    assert [n.layer for n in nodes.nodes.values()] == [0, 1, 2]
 
 
 def test_curves_are_means_over_the_rollouts_of_a_step(hostile):
@@ -86,29 +86,29 @@ def test_curves_are_means_over_the_rollouts_of_a_step(hostile):
     ]
     hostile.write("rollouts", "grpo", rows, key=3)
     with connect(hostile.root) as con:
-        found = data.curves(con)
+        curves = data.curves(con)
     even = ids.gather_every(2)
-    assert found["policy_step"].to_list() == [0, 1]
-    assert found["rollouts"].to_list() == [len(HOSTILE)] * 2
-    assert found["accuracy"][0] == pytest.approx((even["verdict"] == "correct").mean())
-    assert found["steps"][0] == pytest.approx(even["step_count"].mean())
-    assert found["mixed languages"][0] == pytest.approx(even["mixed_language"].mean())
-    assert found["reward"][1] == pytest.approx(sum(range(1, 2 * len(HOSTILE), 2)) / len(HOSTILE))
+    assert curves["policy_step"].to_list() == [0, 1]
+    assert curves["rollouts"].to_list() == [len(HOSTILE)] * 2
+    assert curves["accuracy"][0] == pytest.approx((even["verdict"] == "correct").mean())
+    assert curves["steps"][0] == pytest.approx(even["step_count"].mean())
+    assert curves["mixed languages"][0] == pytest.approx(even["mixed_language"].mean())
+    assert curves["reward"][1] == pytest.approx(sum(range(1, 2 * len(HOSTILE), 2)) / len(HOSTILE))
 
 
 def test_distributions_count_every_trace_once(hostile):
     with connect(hostile.root) as con:
         corpus = data.corpora(hostile, con)[0]
-        found = data.distributions(con, corpus)
+        distributions = data.distributions(con, corpus)
     kept = corpus.decisions["dropped_by"].null_count()
-    lengths = {name: (sum(k), sum(d)) for name, _, k, d in found}
+    lengths = {name: (sum(k), sum(d)) for name, _, k, d in distributions}
     assert lengths["completion_tokens"] == (kept, corpus.decisions.height - kept)
 
 
 def test_an_empty_warehouse_gives_a_page_that_says_so(tmp_path):
-    made = page(Warehouse(tmp_path / "wh").create())
-    assert "No model was evaluated yet." in made
-    assert "No traces" in made
+    html = page(Warehouse(tmp_path / "wh").create())
+    assert "No model was evaluated yet." in html
+    assert "No traces" in html
 
 
 def test_wrong_options_are_reported(hostile, tmp_path):
@@ -135,8 +135,8 @@ def test_ticks_are_round_and_cover_the_values():
 
 
 def test_a_gap_in_a_curve_stays_a_gap():
-    made = plots.lines("x", [plots.Series("a", [(0, 1.0), (1, None), (2, 3.0)])], "step")
-    assert len(re.findall("<polyline", made)) == 2
+    svg = plots.lines("x", [plots.Series("a", [(0, 1.0), (1, None), (2, 3.0)])], "step")
+    assert len(re.findall("<polyline", svg)) == 2
     assert "Not measured" in plots.lines("x", [plots.Series("a", [(0, None)])], "step")
 
 
@@ -151,9 +151,9 @@ def test_problems_are_drawn_so_that_two_traces_of_one_can_be_compared(hostile):
 def test_a_trace_tells_its_model_by_name_where_the_warehouse_knows_it(hostile):
     assert "mine (m)" not in page(hostile)
     hostile.write("models", "base", [{"model_hash": "m", "name": "<b>mine", "kind": "base"}], key=9)
-    made = page(hostile)
-    assert "by &lt;b&gt;mine (m)" in made
-    assert "<b>mine" not in made
+    html = page(hostile)
+    assert "by &lt;b&gt;mine (m)" in html
+    assert "<b>mine" not in html
 
 
 @pytest.mark.parametrize(

@@ -60,8 +60,8 @@ def test_parts_are_sorted_by_the_part_of_traces_they_are_about(tmp_path: Path) -
     (about,) = publish_verdicts(wh, traces, "0", verdicts())
     consensus = wh.write("verdicts", "consensus@1", verdicts(verifier="consensus"), key=2)
     (part,) = traces.parts()
-    found = parts_about([part], [*about.parts(), *consensus.parts()])
-    assert found == {part_key(part): about.parts(), None: consensus.parts()}
+    parts = parts_about([part], [*about.parts(), *consensus.parts()])
+    assert parts == {part_key(part): about.parts(), None: consensus.parts()}
 
 
 def test_all_datasets_about_a_version_of_traces_are_listed(tmp_path: Path) -> None:

@@ -71,11 +71,11 @@ def test_the_chain_goes_from_a_trace_to_the_problems(chain):
     ]
     tuned, start = "model:" + "c" * 16, "model:" + "b" * 16
     assert refs == ["traces", "problems", tuned, "corpora", "traces", "problems", start, start]
-    told = format_lineage(chain, "d2d2d2").splitlines()
-    assert told[0].startswith("trace " + "d2" * 16)
-    assert told[1].startswith("traces/second/")
-    assert "recipe r1-zero, samples 4" in "\n".join(told)
-    assert "seed 7" in "\n".join(told)
+    lines = format_lineage(chain, "d2d2d2").splitlines()
+    assert lines[0].startswith("trace " + "d2" * 16)
+    assert lines[1].startswith("traces/second/")
+    assert "recipe r1-zero, samples 4" in "\n".join(lines)
+    assert "seed 7" in "\n".join(lines)
 
 
 def test_a_model_tells_its_config_and_what_it_was_tuned_on(chain):

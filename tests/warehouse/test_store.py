@@ -148,12 +148,12 @@ def test_the_last_attempt_and_the_newest_verdict_count(tmp_path):
     rows = [trace | {"attempt": n, "finish_reason": r} for n, r in enumerate(["length", "stop"])]
     wh.write("traces", "d", rows, key=1)
     wh.write("problems", "mine", [problem(1)], key=1)
-    said = {"trace_id": "t", "attempt": 1, "verifier": "math"}
+    verdict = {"trace_id": "t", "attempt": 1, "verifier": "math"}
     rule = [
-        said | {"kind": "rule", "verifier_version": str(v), "verdict": x}
+        verdict | {"kind": "rule", "verifier_version": str(v), "verdict": x}
         for v, x in ((2, "correct"), (1, "wrong"))
     ]
-    judge = [said | {"kind": "judge", "verifier_version": "9", "verdict": "wrong"}]
+    judge = [verdict | {"kind": "judge", "verifier_version": "9", "verdict": "wrong"}]
     wh.write("verdicts", "math", rule + judge, key=1)
     wh.write("signals", "shape@1", [{"trace_id": "t", "attempt": 1, "has_think": False}], key=1)
     wh.write("signals", "shape@2", [{"trace_id": "t", "attempt": 1, "has_think": True}], key=1)

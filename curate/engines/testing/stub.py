@@ -44,7 +44,7 @@ class StubArgs(Config):
     shuffle: int = Field(1, ge=1)
     """Above 1, completions within a window of this size leave in another order."""
     fail: int = Field(0, ge=0)
-    """Every so many-th distinct (prompt, seed) fails; 0: none."""
+    """Every n-th distinct (prompt, seed) fails; 0: none."""
     flaky: bool = False
     """Failing requests fail only the first time."""
     stall: float = Field(0.0, ge=0)

@@ -34,9 +34,9 @@ def stub(**args: Any) -> Any:
 def test_a_sum_is_answered_in_the_form_and_correctly_on_demand(terms: list[int], seed: int) -> None:
     question = str(terms[0]) + "".join(f" {'-' if t < 0 else '+'} {abs(t)}" for t in terms[1:])
     text = stub_text(f"Example: 1 + 1 = 2. What is {question}?", seed, right=1.0)
-    found = re.fullmatch(r"<think> .+ </think> <answer> (-?\d+) </answer>", text)
-    assert found
-    assert int(found[1]) == sum(terms)
+    match = re.fullmatch(r"<think> .+ </think> <answer> (-?\d+) </answer>", text)
+    assert match
+    assert int(match[1]) == sum(terms)
     wrong = re.fullmatch(r".*<answer> (-?\d+) </answer>", stub_text(question, seed, right=0.0))
     assert wrong
     assert int(wrong[1]) != sum(terms)
