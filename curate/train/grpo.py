@@ -78,7 +78,7 @@ class RolloutRow:
 
 @dataclass
 class RunState:
-    """What a killed run resumes from, besides weights and optimizer: saved in every checkpoint."""
+    """State that a killed run resumes from, besides weights and optimizer: in every checkpoint."""
 
     round: int = 0  # rounds trained on
     position: int = 0  # problems taken from the stream

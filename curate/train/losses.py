@@ -8,6 +8,9 @@ Every loss is a sum of token terms times a weight per row, and the weights are c
 global batch (`row_weights`). How that batch is cut into micro-batches or dealt to ranks therefore
 cannot change a gradient, as long as gradients are summed and a completion is never cut in two.
 
+A new loss or variant goes here, and its key into `LossConfig` (or `DistillConfig`) in config.py.
+The callers are grpo.py, sft.py and distill.py.
+
 Papers: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO
 (2507.18071). The KL estimators are Schulman's ("Approximating KL divergence", 2020).
 """

@@ -40,7 +40,7 @@ def sequences() -> list[PromptCompletion]:
 
 
 def ragged() -> list[PromptCompletion]:
-    """Ragged: three prompts with a common beginning of 12 tokens, with 3, 1 and 4 completions of 1 to 9 tokens."""
+    """Three prompts with a common prefix of 12 tokens; 3, 1 and 4 completions of 1 to 9 tokens."""
     dice = random.Random(0)
 
     def draw(n: int) -> list[int]:
@@ -67,7 +67,7 @@ def policy_of(path: Path, double: bool = True, device: str = DEVICE, **compute: 
 
 
 def _exact(model: Any) -> None:
-    """transformers computes norms and rotary tables in fp32 whatever the weights are: for proofs, in float64."""
+    """Compute norms and rotary tables in float64, too; transformers uses fp32 for any weights."""
     import torch
 
     def norm(self: Any, x: Any) -> Any:

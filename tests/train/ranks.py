@@ -1,4 +1,4 @@
-"""What one process of tests/train/test_ranks.py and test_kill.py runs."""
+"""Program of one process of tests/train/test_ranks.py and test_kill.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
-    """`kind` is sft, bf16 (sft in that precision), lora, grpo or gradients; with `-until-2` all die after step 2."""
+    """`kind`: sft, bf16 (sft in it), lora, grpo or gradients; `-until-2`: all die after step 2."""
     from curate.train.ranks import leave_ranks
     from curate.warehouse import Warehouse
 
@@ -31,7 +31,7 @@ def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
 
 
 def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
-    """Gradients of one step of each loss in float64, by name of the loss and of the parameter, to `gradients.pt`."""
+    """Write gradients of one float64 step of each loss, by loss and parameter: `gradients.pt`."""
     import random
     from pathlib import Path
 
@@ -134,7 +134,7 @@ def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:
 
 
 def until_killed(model: str, warehouse: str, at: str) -> None:
-    """A run that SIGKILLs itself at a named moment: `sample:N` amid the N-th round's rollouts, `step:N` after it."""
+    """A run that SIGKILLs itself: `sample:N` during round N's rollouts, `step:N` after it."""
     import os
     import signal
 

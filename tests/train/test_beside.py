@@ -1,5 +1,6 @@
-"""The engine beside the trainer: on one GPU it sleeps while the trainer works, on GPUs of its own weights come without
-files. Shown with engines that say what they are told; with vLLM none of it was ever run on a GPU."""
+"""Engine and trainer together: on one GPU the engine sleeps while the trainer works, on separate
+GPUs it gets weights without files. Shown with scripted engines; with vLLM never run on a GPU.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation while training: what counts as an answer, and what as the same answer, is what it is everywhere else."""
+"""Evaluation during training extracts and compares answers as everywhere else."""
 
 from __future__ import annotations
 

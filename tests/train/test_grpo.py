@@ -1,4 +1,4 @@
-"""GRPO on tiny models: learning, identity with the plain objective, resuming, what is stored, and bad input."""
+"""GRPO on tiny models: learning, the plain objective, resuming, stored rows, and bad input."""
 
 from __future__ import annotations
 
@@ -122,7 +122,8 @@ def test_rollouts_are_stored_with_all_that_made_them(
     result = train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
     assert engine.asked == 3 * 4 * 4
     rows = wh.sql(
-        """SELECT t.*, r.reward, r.advantage, r.components, v.verdict FROM traces t JOIN rollouts r USING (trace_id)
+        """SELECT t.*, r.reward, r.advantage, r.components, v.verdict
+        FROM traces t JOIN rollouts r USING (trace_id)
         JOIN verdicts v USING (trace_id) ORDER BY policy_step, problem_id, sample_index"""
     )
     assert rows.height == 48
@@ -303,7 +304,7 @@ def test_unverifiable_and_equal_rewards_teach_nothing(
 def test_without_kl_leaving_out_zero_advantages_is_the_same(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
-    """A KL weight too small to matter computes every row: the weights agree with the run that leaves rows out."""
+    """A negligible KL weight computes every row: same weights as the run that leaves rows out."""
     a = train_grpo(
         config(tiny_dir, steps=1), Warehouse(tmp_path / "a"), engine, Judge(by_chance), PROBLEMS
     )
@@ -515,7 +516,7 @@ def test_the_stream_of_problems_is_endless_and_repeats_no_problem_in_a_round() -
 
 @pytest.mark.slow
 def test_a_tiny_model_learns_a_tiny_task_from_almost_none_to_almost_all(tmp_path: Path) -> None:
-    """The first character must be the one that the question names; at first every character is about as likely."""
+    """The first character must be the one in the question; at first all are about as likely."""
     from curate.engines.testing.tiny import make_tiny_model
 
     path = make_tiny_model(tmp_path / "model", hidden=64, layers=2, heads=2, scale=0.1)

@@ -1,5 +1,6 @@
-"""What single options of GRPO do: moving reference, limits of dynamic sampling, sampler correction, tokens that expire,
-adapters, and what a person is shown."""
+"""Single options of GRPO: moving reference, limits of dynamic sampling, sampler correction, tokens
+that expire, adapters, and the progress display.
+"""
 
 from __future__ import annotations
 
@@ -134,7 +135,8 @@ def test_tokens_can_be_left_out(tiny_dir: Path, tmp_path: Path, engine: Any) -> 
     wh = Warehouse(tmp_path)
     train_grpo(config(tiny_dir, keep_tokens=False), wh, engine, Judge(by_chance), PROBLEMS)
     row = wh.sql(
-        "SELECT count(completion_token_ids) AS ids, count(logprobs) AS lp, count(completion) AS c FROM traces"
+        "SELECT count(completion_token_ids) AS ids, count(logprobs) AS lp, count(completion) AS c "
+        "FROM traces"
     )
     assert row.row(0) == (0, 0, 48)
     assert not list(tmp_path.glob("checkpoints/*/rounds/*"))

@@ -29,7 +29,7 @@ def gradients(
     lay: Any,
     normalisation: str,
 ) -> Any:
-    """Loss and gradients of the clipped objective with KL, where old and reference log-probs are made up."""
+    """Loss and gradients of the clipped objective with KL, for random old and reference."""
     policy.model.zero_grad()
     lengths = torch.tensor([len(s.completion) for s in sequences])
     weights = row_weights(lengths, torch.ones(len(sequences), dtype=torch.bool), normalisation, 16)  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def gradients(
     for cut in cuts:
         layout = lay([sequences[i] for i in cut]).to(policy.device)
         new, row = policy.logprobs(layout)[0].cpu(), layout.row.cpu()
-        # the position of each token within its row, whatever the order in which the layout put the rows
+        # the position of each token within its row, whatever the order of rows in the layout
         within = torch.cat([torch.arange(int((row == r).sum())) for r in row.unique_consecutive()])
         shift = old[starts[torch.tensor(cut)][row] + within]
         tokens = PolicyTokens(

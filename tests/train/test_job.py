@@ -1,4 +1,4 @@
-"""Training as a user asks for it: distillation by kind from one config, and bad input that is one message."""
+"""Training from a user's config: distillation by kind, and one message for bad input."""
 
 from __future__ import annotations
 

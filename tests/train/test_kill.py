@@ -1,4 +1,4 @@
-"""SIGKILL in a process of its own, at several moments; another process goes on, to the same weights bit for bit."""
+"""SIGKILL at several moments; another process resumes, and reaches the same weights bit for bit."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def test_sigkill_and_going_on_in_another_process_end_in_the_same_weights(
     paths = [wh.root / wh.sql("SELECT path FROM models")["path"][0] for wh in (whole, broken)]
     first, second = map(weights_of, paths)
     assert all(torch.equal(first[k], second[k]) for k in first)
-    query = "SELECT trace_id, completion, reward, advantage FROM traces JOIN rollouts USING (trace_id) ORDER BY ALL"
+    query = (
+        "SELECT trace_id, completion, reward, advantage "
+        "FROM traces JOIN rollouts USING (trace_id) ORDER BY ALL"
+    )
     assert whole.sql(query).equals(broken.sql(query))
     losses = "SELECT step, name, value FROM metrics WHERE name NOT LIKE '%second%' ORDER BY ALL"
     assert whole.sql(losses).equals(broken.sql(losses))

@@ -119,7 +119,8 @@ def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
             ].to_list()
             outcomes.append((done["sft"].facts["run_id"], losses))
             texts = wh.sql(
-                "SELECT count(*) AS n, max(abs(advantage)) AS most FROM traces JOIN rollouts USING (trace_id)"
+                "SELECT count(*) AS n, max(abs(advantage)) AS most "
+                "FROM traces JOIN rollouts USING (trace_id)"
             )
             assert texts.row(0)[0] == 8
             assert texts["most"][0] > 0

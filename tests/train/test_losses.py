@@ -1,4 +1,4 @@
-"""Hand-worked losses and gradients: ratio, clip, KL, normalisations, GSPO, importance weights, distillation."""
+"""Losses and gradients by hand: ratio, clip, KL, normalisations, GSPO, weights, distillation."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_kl_gradients(kind: str, gradient: float) -> None:
 
 
 def test_the_expected_gradient_of_each_estimator_is_that_of_the_kl() -> None:
-    """sum_x pi(x) grad k(x) against the gradient of an exact KL: that of KL(pi||ref), for k3 that of KL(ref||pi)."""
+    """sum_x pi(x) grad k(x) is the gradient of an exact KL: KL(pi||ref), for k3 KL(ref||pi)."""
     logits = t([0.3, -0.2, 0.9]).requires_grad_()
     ref = torch.log_softmax(t([0.1, 0.4, -0.3]), 0)
     log_p = torch.log_softmax(logits, 0)

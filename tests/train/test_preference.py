@@ -1,4 +1,4 @@
-"""GRPO over several kinds of problems: rules where there are some, and a judge's preference for open questions."""
+"""GRPO over several kinds of problems: rules, and a judge's preference for open questions."""
 
 from __future__ import annotations
 
@@ -52,9 +52,11 @@ def test_open_questions_are_learnt_from_by_preference_beside_problems_with_rules
     with Context(wh) as context:
         result = jobs.run_grpo(data(tiny_dir, tmp_path), context, "grpo")
     rows = wh.sql(
-        "SELECT p.verifier IS NULL AS open, r.reward, r.advantage, r.components['accuracy'] AS accuracy, "
-        "r.components['preference'] AS preference, length(t.answer) AS long, t.finish_reason, r.policy_step "
-        "FROM rollouts r JOIN traces t USING (trace_id) JOIN problems p ON p.problem_id = r.problem_id"
+        "SELECT p.verifier IS NULL AS open, r.reward, r.advantage, "
+        "r.components['accuracy'] AS accuracy, r.components['preference'] AS preference, "
+        "length(t.answer) AS long, t.finish_reason, r.policy_step "
+        "FROM rollouts r JOIN traces t USING (trace_id) "
+        "JOIN problems p ON p.problem_id = r.problem_id"
     )
     open_, rules = rows.filter("open"), rows.filter(~rows["open"])
     assert (open_.height, rules.height) == (16, 16)

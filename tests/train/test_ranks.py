@@ -1,4 +1,4 @@
-"""One rank or two (gloo), weights held whole or sharded (FSDP2): the same losses, and the same model."""
+"""One rank or two (gloo), whole or sharded weights (FSDP2): the same losses and the same model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CODE = "import sys; from tests.train.ranks import main; main(*sys.argv[1:])"
 
 
 def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code: int = 0) -> None:
-    """What `torchrun --nproc-per-node=ranks` does: one process a rank, told its place by the environment."""
+    """Like `torchrun --nproc-per-node=ranks`: one process per rank, placed by the environment."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,7 +76,8 @@ def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
     rows = wh.sql(
-        "SELECT name, list(value ORDER BY step) AS v FROM metrics WHERE name IN ('loss', 'grad_norm') GROUP BY name"
+        "SELECT name, list(value ORDER BY step) AS v FROM metrics "
+        "WHERE name IN ('loss', 'grad_norm') GROUP BY name"
     )
     path = wh.sql("SELECT path FROM models")["path"][0]
     return dict(rows.iter_rows()), weights_of(wh.root / path)
@@ -137,7 +138,8 @@ def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5
     for name in ("loss", "grad_norm"):
         assert metrics[name] == pytest.approx(expected[name], rel=rel, abs=1e-6), name
     assert plain.keys() == weights.keys()
-    # Adam divides by the gradient's size: where that is near nothing, rounding decides the direction of a step
+    # Adam divides by the gradient's size: if that is near zero, rounding decides the direction of a
+    # step
     total = sum(float((weights[k] - plain[k]).abs().sum()) for k in plain)
     assert total / sum(v.numel() for v in plain.values()) < apart
 
@@ -152,7 +154,7 @@ def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
     launch(2, f"{kind}-until-2", tiny_dir, wh.root, True, code=9)
     (step,) = tmp_path.glob("checkpoints/*/step-000002")
     shards = {p.name: p.stat().st_size for p in (step / "shards").glob("*.distcp")}
-    # each rank wrote about half of the two moments, and the file of the first rank holds none of them
+    # each rank wrote about half of the two moments; the file of the first rank holds none of them
     assert len(shards) == 2
     assert max(shards.values()) < 1.5 * min(shards.values())
     assert "optimizer" not in torch.load(step / "trainer.pt", weights_only=False)

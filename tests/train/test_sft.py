@@ -1,4 +1,4 @@
-"""SFT on a tiny model: what is trained, the order, limits, resuming, and what is said of bad input."""
+"""SFT on a tiny model: trained tokens, order, limits, resuming, and messages for bad input."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_loss_falls_and_the_model_loads_as_it_is(tiny_dir: Path, tmp_path: Path)
 def test_the_loss_of_a_step_is_the_mean_over_completion_tokens(
     tiny_dir: Path, tmp_path: Path, micro: int
 ) -> None:
-    """Against transformers itself, with labels that leave the prompt out and end with the end token.
+    """Compare with transformers; its labels leave the prompt out and end with the end token.
 
     The examples of a batch go through the model at once, in twos or threes, or one by one.
     """

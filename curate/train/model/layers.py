@@ -45,7 +45,7 @@ def _normalise(x: Tensor, scale: Tensor | None, weight: Tensor, epsilon: float) 
 
 
 class LeanLayers:
-    """What the replaced layers of one model share: the dtype of autocast, slabs, and two caches.
+    """State shared by the replaced layers of one model: dtype of autocast, slabs, and two caches.
 
     q, k and v (gate and up) are given the same input one after the other, so one cast and one
     normalisation serve all of them.

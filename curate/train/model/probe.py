@@ -72,7 +72,7 @@ def plain_logprobs(model: Any, trunk: Trunk, sequences: Sequence[PromptCompletio
 
 
 class Probe:
-    """What transformers computes for a model, taken before anything in the model is replaced."""
+    """Outputs of transformers for a model, computed before anything in the model is replaced."""
 
     def __init__(self, model: Any, trunk: Trunk, head: OutputHead) -> None:
         self.model, self.trunk, self.head = model, trunk, head

@@ -1,4 +1,4 @@
-"""Lean layers give the values of the plain ones bit for bit, and their gradients; and they keep less."""
+"""Lean layers give the same values and gradients as plain ones, bit for bit, and keep less."""
 
 from __future__ import annotations
 

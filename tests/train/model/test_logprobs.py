@@ -61,7 +61,7 @@ def test_chunked_equals_plain(
 
 
 def test_no_tensor_as_large_as_all_logits_is_made() -> None:
-    """Peak size of any tensor made while computing 512 positions over 1,000 tokens in chunks of 16."""
+    """Largest tensor while computing 512 positions over 1,000 tokens in chunks of 16."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

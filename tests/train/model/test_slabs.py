@@ -1,4 +1,4 @@
-"""What is kept apart has the same values, in memory of its own that goes back when nothing needs it."""
+"""Tensors in slabs keep their values, in separate memory that is freed when no longer needed."""
 
 from __future__ import annotations
 
