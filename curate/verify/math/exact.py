@@ -39,15 +39,15 @@ def symbols(node: Node) -> set[str]:
         return {node[1]}
     if node[0] in ("sum", "prod", "integral"):  # the name that it runs over is bound
         return symbols(node[2]) | symbols(node[3]) | (symbols(node[4]) - {node[1]})
-    found: set[str] = set()
+    names: set[str] = set()
     for part in node[1:]:
         if isinstance(part, tuple):
-            found |= (
+            names |= (
                 symbols(part)
                 if part and isinstance(part[0], str)
                 else set().union(*map(symbols, part), set())
             )
-    return found
+    return names
 
 
 def exact(node: Node) -> Fraction | None:

@@ -35,7 +35,7 @@ def real_roots(coefficients: Polynomial) -> list[Any] | None:
 
 def solution_pieces(relation: Node) -> list[tuple[Any, bool, Any, bool]] | None:
     """Return where a polynomial relation in one symbol holds: (low, open, high, open), sorted; None
-    if not known.
+    if SymPy has to find it.
 
     Ends are numbers of forty digits, None for infinity. An equation gives single points.
     """
