@@ -162,7 +162,7 @@ def train_grpo(
 
         # 2. Log-probs that stay fixed while the round is trained on, then the updates.
         rows = loss_rows(frame, config)
-        with memory_errors(step + 1):
+        with memory_errors(f"at step {step + 1}"):
             fix_logprobs(rows, policy, reference, config, ranks)
             sums, lr = update_policy(run, config, rows, step)
         trained = time.perf_counter()

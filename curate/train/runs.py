@@ -15,6 +15,7 @@ from curate.errors import CurateError
 from curate.train.checkpoints import Checkpoints
 from curate.train.config import GRPOConfig, SFTConfig
 from curate.train.metrics import record_model
+from curate.train.model.devices import is_out_of_memory
 from curate.train.model.loading import load_policy, stored_dtype, weights, write_model
 from curate.train.model.policy import Policy
 from curate.train.model.sharding import shard
@@ -92,7 +93,9 @@ def start_run(
     resumed = start and not config.compute.lora
     path = checkpoints.directory(start) / "model" if resumed else config.model
     # SFT may use the model's dropout; GRPO compares log-probs.
-    policy, tokenizer = load_policy(path, config.compute, dropout=isinstance(config, SFTConfig))
+    dropout = isinstance(config, SFTConfig)
+    with memory_errors("while the model was loaded"):
+        policy, tokenizer = load_policy(path, config.compute, dropout=dropout)
     if ranks.first:
         say(f"the model is computed as {policy.describe()}")
     shard(policy, ranks, config.compute)
@@ -122,17 +125,18 @@ def check_finite(value: float, what: str, step: int, trace_ids: Sequence[str]) -
 
 
 @contextlib.contextmanager
-def memory_errors(step: int) -> Iterator[None]:
-    """Turn running out of memory into one message that names the settings to lower."""
+def memory_errors(when: str) -> Iterator[None]:
+    """Turn running out of memory into one message that names the settings to lower.
+
+    `when` says what was going on, such as "at step 3".
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        out_of_memory = "out of memory" in text or "can't allocate memory" in text
-        if not (out_of_memory or isinstance(error, MemoryError)):
+        if not is_out_of_memory(error):
             raise
         raise CurateError(
-            f"out of memory at step {step}: lower compute.micro_batch_tokens (then "
+            f"out of memory {when}: lower compute.micro_batch_tokens (then "
             "compute.logprob_chunk), or set compute.gradient_checkpointing=true; the last "
             "checkpoint is intact"
         ) from error

@@ -107,7 +107,7 @@ def train_sft(
         began = time.perf_counter()
         batch = [examples[i] for i in batches[step]]
         traces = [example.trace_id for example in batch]
-        with memory_errors(step + 1):
+        with memory_errors(f"at step {step + 1}"):
             loss, tokens = sft_step(policy, batch, ranks, objective or likelihood)
             check_finite(loss, "loss", step + 1, traces)
             lr = learning_rate(step, total, config.optim)

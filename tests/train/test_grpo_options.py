@@ -171,7 +171,7 @@ def test_adapters_reach_the_engine_merged(tiny_dir: Path, tmp_path: Path, engine
 
 
 def test_completions_and_speeds_are_shown(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     seen: list[dict[str, float]] = []
     train_grpo(
         config(tiny_dir, steps=4, show_every=2),
@@ -180,10 +180,11 @@ def test_completions_and_speeds_are_shown(tiny_dir: Path, tmp_path: Path, engine
         Judge(by_chance),
         PROBLEMS,
         lambda s, t, m: seen.append(m),
-        say=said.append,
+        say=messages.append,
     )
-    assert len(said) == 2
-    assert all("say " in text and "reward" in text for text in said)
+    shown = [message for message in messages if message.startswith("completions of step")]
+    assert len(shown) == 2
+    assert all("say " in text and "reward" in text for text in shown)
     for metrics in seen:
         tokens = metrics["rollout_tokens"] / metrics["seconds_rollout"]
         assert metrics["rollout_tokens_per_second"] == pytest.approx(tokens)
@@ -202,8 +203,15 @@ def test_out_of_memory_says_what_to_lower(
             "[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory"
         )
 
-    monkeypatch.setattr(Policy, "logprobs", full)
-    with pytest.raises(
-        CurateError, match=r"out of memory at step 1: lower compute.micro_batch_tokens"
-    ):
-        train_grpo(config(tiny_dir), Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS)
+    def train(root: Path) -> None:
+        train_grpo(config(tiny_dir), Warehouse(root), engine, Judge(by_chance), PROBLEMS)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "logprobs", full)
+        message = r"out of memory while the model was loaded: lower compute.micro_batch_tokens"
+        with pytest.raises(CurateError, match=message):
+            train(tmp_path / "loading")
+    monkeypatch.setattr("curate.train.grpo.grpo_step", full)
+    message = r"out of memory at step 1: lower compute.micro_batch_tokens"
+    with pytest.raises(CurateError, match=message):
+        train(tmp_path / "training")

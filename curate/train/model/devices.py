@@ -1,4 +1,4 @@
-"""Which device a rank trains on."""
+"""Which device a rank trains on, and when its memory ran out."""
 
 from __future__ import annotations
 
@@ -12,3 +12,10 @@ def pick_device(name: str = "auto") -> str:
     if name != "auto":
         return name
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a device or the machine has no memory left."""
+    text = str(error).lower()
+    message = "out of memory" in text or "can't allocate memory" in text
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and message)

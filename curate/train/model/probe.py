@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import UsageError
+from curate.train.model.devices import is_out_of_memory
 from curate.train.model.head import OutputHead
 from curate.train.model.layout import PromptCompletion, padded_layout
 from curate.train.model.trunk import Trunk, Way, short_windows
@@ -124,7 +125,9 @@ class Probe:
         tiled = head.tiled and same(head.logits(states), expected)
         try:
             own = same(head.own_logits(states), expected)
-        except Exception:  # some models call parts of their trunk: then only `tiled` is known
+        except Exception as error:  # some models call parts of their trunk: only `tiled` is known
+            if is_out_of_memory(error):
+                raise
             own = False
         if tiled and own:
             # A softcap shows in large logits only.
@@ -170,6 +173,8 @@ class Probe:
             try:
                 values = compute(way, sequences)
             except Exception as error:  # whatever it is, this way does not work for this model
+                if is_out_of_memory(error):  # that says nothing about the model
+                    raise
                 return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             difference = _difference(values, within if inside else across)
             if difference <= TOLERANCE:
