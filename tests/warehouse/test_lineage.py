@@ -86,7 +86,7 @@ def test_a_model_tells_its_config_and_what_it_was_tuned_on(chain):
     assert lines[1].startswith("  <- corpora/good/")
     assert "rules cold-start" in lines[1]
     assert lines[-1].endswith("base start, (see above)")
-    with pytest.raises(UsageError, match="'nothing' is no model"):
+    with pytest.raises(UsageError, match="'nothing' is not a model"):
         format_lineage(chain, "nothing")
 
 
