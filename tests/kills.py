@@ -92,7 +92,7 @@ def letters(frame: pl.DataFrame) -> pl.Series:
 
 
 def start(pipeline: str, root: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
-    """`curate run` in a process group of its own."""
+    """`curate run` in its own process group."""
     command = [sys.executable, "-m", "curate.cli", "run", pipeline, "-w", str(root), *overrides]
     here = Path(__file__).parents[1]  # a reward of this file is found from there
     return subprocess.Popen(

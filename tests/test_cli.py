@@ -1,5 +1,5 @@
-"""What a user sees of the command line: messages, exit codes, and nothing heavy imported for a
-question.
+"""The command line for its user: messages, exit codes, and no heavy imports for a quick
+command.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def both(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Paced:
-    """An engine whose every completion takes a given number of seconds on a clock of its own."""
+    """An engine whose every completion takes a given number of seconds on its own clock."""
 
     end_token_ids: set[int]
     max_model_len = 256

@@ -1,6 +1,4 @@
-"""What others read of an export, with `datasets` itself; what is sent to the Hub, with a fake in
-the place of it.
-"""
+"""Exports as `datasets` reads them, and uploads to the Hub, with a fake in its place."""
 
 from __future__ import annotations
 

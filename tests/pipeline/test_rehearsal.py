@@ -1,4 +1,4 @@
-"""What would stop a pipeline hours after its start is found by `--plan` and before the first
+"""Errors that would stop a pipeline after hours are found by `--plan` and before the first
 stage.
 """
 

@@ -1,4 +1,4 @@
-"""A pipeline skips what is done, goes on where it was killed, and ends in the same model either
+"""A pipeline skips finished stages, resumes after a kill, and ends in the same model either
 way.
 """
 

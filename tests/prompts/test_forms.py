@@ -1,5 +1,5 @@
-"""What keeps a form, what the reasoning and the answer are, and that no trick gets an answer out
-of a broken form.
+"""Forms: when a text keeps one, its reasoning and answer, and that no trick gets an answer out of
+a broken form.
 """
 
 import polars as pl

@@ -15,7 +15,7 @@ from tests.report.conftest import HOSTILE
 
 
 class Reader(HTMLParser):
-    """What a parser sees: the elements, their attributes and the text."""
+    """The elements, attributes and text that a parser sees."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()

@@ -58,7 +58,7 @@ class Telling:
 
 
 class Receiving(Telling):
-    """As vLLM on GPUs of its own: tensors come by name."""
+    """Like vLLM on separate GPUs: tensors come by name."""
 
     transfers = True
     seen: Any = None

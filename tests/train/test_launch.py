@@ -127,7 +127,7 @@ def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
     (run_two, two), (run_one, alone) = outcomes
     assert run_two == run_one
     assert two == pytest.approx(alone, abs=1e-4)
-    # the number of ranks is no part of what was asked for
+    # the number of ranks is not part of the config
     config, stages = load_pipeline(path, one)
     with Context(tmp_path / "two") as context:
         assert all(p.state == "done" for p in planned(Pipeline(config, stages, context)))

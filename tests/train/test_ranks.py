@@ -62,7 +62,7 @@ def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code
 
 @pytest.fixture(scope="module")
 def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """What the same run of a kind came to by one process."""
+    """Outcome of the same run of a kind by one process."""
 
     @cache
     def run(kind: str) -> Any:

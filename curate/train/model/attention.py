@@ -57,7 +57,7 @@ class TreeIndex:
     inverse: Tensor  # [T]
     slabs: Slabs = field(default_factory=Slabs)
     # Whether the backward pass may gather its inputs again. Not inside a gradient checkpoint, which
-    # has saved-tensor hooks of its own.
+    # has its own saved-tensor hooks.
     regather: bool = True
 
 

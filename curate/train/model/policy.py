@@ -1,4 +1,4 @@
-"""A causal language model as a trainer holds it: fp32 weights, bf16 products where they are faster.
+"""A causal language model as a trainer holds it: fp32 weights, bf16 products if they are faster.
 
 `policy.logprobs(policy.layout(sequences))` gives the log-probs of the completion tokens of one
 micro-batch, which is all that a loss needs. Logits of a whole sequence never exist.

@@ -1,4 +1,4 @@
-"""What is exported is what was trained: adapters, dtypes, tied weights, processors."""
+"""An export holds the trained model: adapters, dtypes, tied weights, processors."""
 
 from __future__ import annotations
 
