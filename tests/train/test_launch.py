@@ -137,7 +137,7 @@ def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
 def test_a_rank_that_fails_is_one_message_and_ranks_die_with_who_started_them(
     tiny_dir: Path, tmp_path: Path, sums: str, calm: None
 ) -> None:
-    with pytest.raises(CurateError, match="stage x: training by 2 processes ended with exit code 1"):
+    with pytest.raises(CurateError, match="training by 2 processes ended with exit code 1"):
         module.launch(
             "sft", {"model": str(tiny_dir), "corpus": "no-such"}, tmp_path / "wh", 2, "stage x"
         )
