@@ -4,6 +4,7 @@ imported, and a job.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -642,12 +643,8 @@ def main() -> None:
         say(f"error: {message}")
         sys.exit(1)
     except Exception as error:
-        # Polars and DuckDB wrap what the operating system reports.
-        if "No space left on device" in str(error) or "os error 28" in str(error):
-            say(
-                "error: the disk is full; what was committed is intact: free some space and run "
-                "the same command again"
-            )
+        if _names_full_disk(error):
+            say(f"error: {DISK_FULL}")
             sys.exit(1)
         # typer vendors click: its exceptions are recognised by duck typing
         name = type(error).__name__
@@ -665,6 +662,16 @@ def main() -> None:
         sys.exit(2)
 
 
+DISK_FULL = (
+    "the disk is full; what was committed is intact: free some space and run the same command again"
+)
+
+
+def _names_full_disk(error: Exception) -> bool:
+    """Whether an error's text names a full disk: Polars and DuckDB wrap the system's errors."""
+    return "No space left on device" in str(error) or "os error 28" in str(error)
+
+
 def _os_message(error: OSError) -> str | None:
     """Message for a file system error that the user can fix, or None for any other."""
     from curate.atomic import disk_full
@@ -675,10 +682,14 @@ def _os_message(error: OSError) -> str | None:
             f"the disk is full ({name}); what was committed is intact: free some space and run the "
             "same command again"
         )
+    if _names_full_disk(error):  # Polars raises OSError without a number
+        return DISK_FULL
     if isinstance(error, NotADirectoryError | FileExistsError | IsADirectoryError):
         return f"{name}: a file is where a folder is needed, or the reverse; name another place"
     if isinstance(error, PermissionError):
         return f"{name}: permission denied"
+    if error.errno == errno.EROFS:
+        return f"cannot write to {name}: the file system is read-only; name another place"
     return None
 
 

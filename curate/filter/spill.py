@@ -114,12 +114,17 @@ class Decisions:
     def _file(self, number: int) -> Path:
         return self.folder / f"slice-{number:05d}.arrow"
 
+    def _read(self, number: int, columns: list[str] | None = None) -> pl.DataFrame:
+        """The rows of a slice. A handle, since Polars takes brackets in a path for a pattern."""
+        with open(self._file(number), "rb") as handle:
+            return pl.read_ipc(handle, columns=columns)
+
     def passed(self, number: int) -> pl.DataFrame:
         """The traces of a slice that passed the rules, each with its place in `candidates` as
         PLACE, and `dropped_by`.
         """
         first, end = self._starts[number], self._starts[number + 1]
-        rows = pl.read_ipc(self._file(number)).filter(pl.col("dropped_by").is_null())
+        rows = self._read(number).filter(pl.col("dropped_by").is_null())
         fate = self.candidates.get_column("dropped_by").slice(first, end - first)
         return rows.with_columns(fate, pl.int_range(first, end, dtype=pl.UInt32).alias(PLACE))
 
@@ -134,7 +139,7 @@ class Decisions:
 
     def decided(self, number: int) -> pl.DataFrame:
         """All traces of a slice: trace_id, attempt, dropped_by."""
-        rows = pl.read_ipc(self._file(number), columns=[*_KEYS, "dropped_by"])
+        rows = self._read(number, columns=[*_KEYS, "dropped_by"])
         first, end = self._starts[number], self._starts[number + 1]
         at = rows.select(pl.arg_where(pl.col("dropped_by").is_null())).to_series()
         fate = self.candidates.get_column("dropped_by").slice(first, end - first)
@@ -187,7 +192,9 @@ class ExternalSort:
         for writer in self._writers.values():
             writer.close()
         for number in sorted(self._writers):
-            yield pl.read_ipc_stream(self._file(number)).sort(*_KEYS)
+            with open(self._file(number), "rb") as handle:
+                rows = pl.read_ipc_stream(handle)
+            yield rows.sort(*_KEYS)
 
     def _file(self, number: int) -> Path:
         return self._folder / f"range-{number:03d}.arrows"
