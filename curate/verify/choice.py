@@ -38,7 +38,10 @@ _ANNOUNCED = re.compile(
     r"|\bI(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)(?: (?:option"
     r"|choice|answer))?"
     r"|(?<![不没别非])(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是|为|為)?|正确(?:的)?选项(?:是|为)?"
-    r"|选项(?:是|为)|選択肢は|정답은|답은)(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]"
+    r"|选项(?:是|为)"
+    r"|\b(?:opción|option|alternativa|opzione) (?:correcta|correcte|correta|corretta)"
+    r" (?:es|est|é|è)(?: la)?\b|選択肢は|정답은|답은)"
+    r"(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]"
     r"|[A-J]{2,8})(?![A-Za-z]))",
     re.I,
 )
@@ -61,7 +64,7 @@ class ChoiceVerifier(Verifier):
     """Compares the choices that were named with the right ones."""
 
     name = "choice"
-    version = "3"
+    version = "4"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         return find_choice(completion, delimiters, problem.choices or [])

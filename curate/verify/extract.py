@@ -116,7 +116,7 @@ _ALLOWED_BEFORE = frozenset(
     "la el le les il lo o os en un una une eine der die das den also somit daher folglich "
     "entonces luego donc alors "
     "ainsi então logo quindi dunque dus de het correcta final finale correcte correta corretta "
-    "richtige endgültige "
+    "richtige endgültige bonne "
     "juiste svaret slutliga rätta odpověď konečná správná".split()
 )
 _CLAUSE_START = re.compile(
@@ -131,11 +131,13 @@ _DENIED = re.compile(
     r"\b(?:not|never|no|nor|wrong|incorrect|false|doubt\w*|den(?:y|ies)|impossible|unlikely"
     r"|suppos\w+|assum\w+|if|unless"
     r"|whether|imagine|pretend|might|may|maybe|perhaps|possibly|naive|claim\w*|someone|student\w*"
-    r"|says|said|thought"
+    r"|says|said|thought|misconceptions?|mistakes? (?:is )?that|I used to"
+    r"|(?:some|many|most|few)(?: people| students)? (?:would|will|people|think|believe)"
     r"|hoped?|wonder\w*|falsche?n?|nicht|wenn|falls|angenommen|faux|fausse|pas|supposons|falsa"
     r"|incorrecta|si"
     r"|supongamos|errad[ao]|sbagliata)\b|n['’]t\b|['’]s\s*$"
-    r"|错误|不正确|假设|如果|假如|若|怀疑|可能|也许|不是|未必|学生|間違|誤|もし|仮に|틀린|만약|잘못|неправильн|неверн|если|предполож",
+    r"|错误|不正确|假设|如果|假如|若|怀疑|可能|也许|不是|未必|学生"
+    r"|(?:小[明红华刚丽强芳]|[他她]们?|老师|同学)$|間違|誤|もし|仮に|틀린|만약|잘못|неправильн|неверн|если|предполож",
     re.I,
 )
 _SUPPOSED = re.compile(r"\s*(?:suppose|assume|imagine|pretend|say|if|unless)\b(?!.*\bthen\b)", re.I)
@@ -145,12 +147,24 @@ _TAKEN_BACK = re.compile(
     r"|further|need|matter))"
     r"|nope|oops|sorry|just kidding|kidding|scratch that|hold on|correction|on second thought|i "
     r"mean(?:t)?"
+    r"|h+m+\b|edit(?=\s*[:：])"
     r"|actually|or (?:maybe|perhaps|possibly|rather|else)|(?:maybe|perhaps|possibly)\b"
     r"|(?:but |and |no,? )?(?:that|this|it|which)(?:['’]s| is| was| seems)(?: probably| clearly| "
     r"obviously)? "
-    r"(?:wrong|incorrect|false|not (?:right|correct|true|the answer)|a (?:joke|mistake|lie))"
+    r"(?:wrong|incorrect|false|not (?:right|correct|true|the answer)|a (?:joke|mistake|lie)"
+    r"|impossible(?=\s*(?:[.!,;]|$)))"
+    r"|(?:but |and |no,? )?(?:that|this|it|which) (?:can['’]t|cannot|could not|couldn['’]t) be "
+    r"(?:right|correct|true|the answer)"
     r"|(?:but |or )(?:it|that|this) (?:could|might|may)(?: also)? be"
-    r"|nein|nicht|stimmt nicht|non|no es|不对|不是|错了|等等|等一下|いや|違|아니)",
+    r"|(?:strike|disregard|ignore) (?:that|this|it|the above|my)\b|I take (?:that|it) back"
+    r"|I was wrong|I made an? (?:mistake|error|slip)|my (?:mistake|bad|error)\b"
+    r"|however,? the (?:correct|true|actual|right)\b"
+    r"|nein|nicht|stimmt nicht|falsch|entschuldigung|moment(?= mal|[,.!])|non|pardon|désolé|attends"
+    r"|no es|perdón|espera\b|scusa|aspetta|desculpe|不对|不是|错了|等等|等一下|抱歉|更正|いや|違"
+    r"|すみません|訂正|아니)"
+    # Only right after the answer is "this" the answer.
+    r"|^[\s$*)\]\\.,;]*(?:but |and |yet )?(?:that|this|it|which) (?:fails|contradicts"
+    r"|(?:does not|doesn['’]t) (?:satisfy|work|hold|fit|make sense))\b",
     re.I,
 )
 # Right after a box: "\\boxed{5} is wrong".
@@ -158,6 +172,7 @@ _DENIED_AFTER = re.compile(
     r"[\s$*)\]\\.,;]*(?:is|are|was|would be|seems|looks)?(?: clearly| probably| also)?\s*"
     r"(?:\bnot\b|n['’]t\b|wrong\b|incorrect\b|false\b|impossible\b|\?|吗|不对|不是|是错|falsch\b|faux\b"
     r"|or (?:maybe|perhaps|possibly|else)\b|maybe\b|perhaps\b|possibly\b"
+    r"|(?<=[es]) (?:the|an?) (?:\w+ )?(?:wrong|incorrect|false|trap|mistake)\b"
     r"|(?:or|/|\|)\s*[$\\(]*-?\d)",
     re.I,
 )
@@ -165,13 +180,16 @@ _DENIED_AFTER = re.compile(
 _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|never|neither|nor|isn['’]t|aren['’]t|cannot be|can['’]t be|wrong answer(?: is)?"
     r"|incorrect answer(?: is)?"
-    r"|except|doubt(?: that)?(?: it is)?|maybe|perhaps|possibly|nicht|pas|kein)|不是|并非|不为|не)"
+    r"|except|(?:differ(?:s|ent)?|apart|aside) from|other than|rather than|instead of|unlike"
+    r"|(?:rul(?:e|es|ed|ing)) out|reject(?:s|ed|ing)?|discard(?:s|ed|ing)?"
+    r"|doubt(?: that)?(?: it is)?|maybe|perhaps|possibly|nicht|pas|kein)|不是|并非|不为|не)"
     r"[\s:$*(\\\[]*$",
     re.I,
 )
 # Explanations that may be cut off behind a value; `_DOUBT` in one of them keeps it on.
 _EXPLANATION = re.compile(
-    r"[,;]?\s+(?:because|since|porque|weil|denn)\b|[,;，]\s*(?:because|since|as|so that|given that"
+    r"[,;]?\s+(?:because|since|rather than|instead of|porque|weil|denn)\b"
+    r"|[,;，]\s*(?:because|since|as|so that|given that"
     r"|which|where|for"
     r"|and not|not|rather than|instead of|car|parce que|因为|porque|weil"
     r"|denn)(?![^\W\d_\u4e00-\u9fff])|因为|而不是",
@@ -180,7 +198,8 @@ _EXPLANATION = re.compile(
 _DOUBT = re.compile(
     r"\b(?:wrong|incorrect|false|maybe|perhaps|possibly|doubt\w*|guess\w*|unless|otherwise|kidding"
     r"|not (?:sure|right|true)"
-    r"|could|might)\b|错|不对|也许|可能",
+    r"|could|might|fails|contradicts|(?:does not|doesn['’]t) (?:satisfy|work|hold|fit))\b"
+    r"|错|不对|也许|可能",
     re.I,
 )
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$|[*_\"'”)]|</)|[。！？…]")
@@ -200,7 +219,7 @@ _BACKWARDS = re.compile(
 _GSM = re.compile(r"^####[ \t]*(\S.*)$", re.M)  # GSM8K's own marker
 _JSON = re.compile(
     r"\{[^{}]*?\"(?:final[_ ]?)?answer\"\s*:\s*(\"(?:[^\"\\]|\\.)*\"|-?\d[\d.eE+-]*|true"
-    r"|false)[^{}]*\}\s*(?:```)?\s*$",
+    r"|false|\[[^{}\[\]]*\])[^{}]*\}\s*(?:```)?\s*$",
     re.I,
 )
 _BRACE = re.compile(r"\\.|[{}]", re.S)
@@ -326,6 +345,8 @@ def from_json(text: str) -> Extracted | None:
         value = json.loads(match.group(1))
     except ValueError:
         return None
+    if isinstance(value, list):
+        return Extracted(", ".join(map(str, value)), "json")
     return Extracted(value if isinstance(value, str) else match.group(1), "json")
 
 
@@ -361,11 +382,12 @@ def value_at_end(line: str) -> str | None:
 
 # Any word of `_DENIED_BEFORE`, found faster than in its place.
 _NEGATION = re.compile(
-    r"(?i:not|never|n['’]t|neither|nor|be|wrong|incorrect|except|doubt|maybe|perhaps|possibly"
-    r"|nicht|pas|kein)|[不并非не]"
+    r"(?i:not|never|n['’]t|neither|nor|be|wrong|incorrect|except|from|than|instead of|unlike"
+    r"|out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein)|[不并非не]"
 )
 _NEGATIONS = (
     *("not", "never", "n't", "neither", "nor", "be", "wrong", "incorrect", "except", "doubt"),
+    *("from", "than", "instead of", "unlike", "out", "reject", "discard"),
     *("maybe", "perhaps", "possibly", "nicht", "pas", "kein"),
 )
 
@@ -585,6 +607,10 @@ def _under_heading(text: str) -> tuple[str, str]:
     first = next((i for i, part in enumerate(lines) if part.strip(" *_#-")), None)
     if first is None:
         return "", ""
+    if lines[first].lstrip().startswith("```"):  # a block of text
+        fence = (i for i in range(first + 1, len(lines)) if lines[i].strip() == "```")
+        end = next(fence, len(lines))
+        return "\n".join(lines[first + 1 : end]), "\n".join(lines[end + 1 :])
     last = first
     while last < len(lines) and _GRID_ROW.fullmatch(lines[last]):
         last += 1
@@ -602,7 +628,8 @@ def value_of(line: str, following: str = "") -> tuple[str, str]:
     masked = _MATH_SPAN.sub(lambda span: "x" * len(span.group()), line)
     end = _SENTENCE_END.search(masked)
     sentence, rest = (line[: end.start()], line[end.start() :]) if end else (line, "")
-    if rest.startswith("!") and not rest[1:].strip(" *_"):
+    is_closed = sentence.endswith(("$", "\\)"))
+    if rest.startswith("!") and not rest[1:].strip(" *_") and not is_closed:
         sentence, rest = sentence + rest, ""  # 5! may be a factorial
     cut = _EXPLANATION.search(masked[: len(sentence)])
     if cut and cut.start():

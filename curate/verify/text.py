@@ -56,7 +56,7 @@ def normal(text: str) -> str:
             text = _COMMAND.sub(r"\1", text)
     if not text.isascii():
         text = unicodedata.normalize("NFKC", _with_carets(text))
-    text = text.casefold().replace("\\ ", " ").strip(" $\n\t")
+    text = text.casefold().replace("−", "-").replace("\\ ", " ").strip(" $\n\t")
     text = _MARKDOWN.sub(r"\2", text.translate(_QUOTES))
     text = " ".join(text.split()).strip(" .,;:?。，；：？")
     if text.endswith(("!", "！")) and len(text) > 4 and text[-2].isalpha():
@@ -153,7 +153,7 @@ _REASON = re.compile(
     r"|\s*[,;，]\s*(?:and )?(?:not|rather than|instead of)\s+\(?[A-Z]\)?\s*"
     r"|\s*(?:is|are)\s+(?:the\s+)?(?:(?:right|correct|best|final)\s*)+(?:answers?|options?"
     r"|choices?|ones?)?\s*"
-    r"|(?:です|だ|である|입니다|이다|。)+\s*",
+    r"|\s*(?:です|だ|である|입니다|이다|项|項|。)+\s*",
     re.I | re.S,
 )
 _OTHER_OFFER = re.compile(
@@ -217,7 +217,7 @@ class ExactVerifier(Verifier):
     """Accepts the very same characters, except for white space around them."""
 
     name = "exact"
-    version = "2"
+    version = "3"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         extracted = raw_answer(completion, delimiters)
@@ -243,7 +243,7 @@ class TextVerifier(Verifier):
     """
 
     name = "text"
-    version = "3"
+    version = "4"
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
         if len(answer) > 100_000:

@@ -42,6 +42,13 @@ def equal(gold: Node, answer: Node) -> bool | None:
         return match_in_order(*pair)
     if answer[0] == "rel" and answer[1] == "~" and gold[0] != "rel":
         return _about(gold, answer)
+    if gold[0] == "rel" and gold[1] == "~":  # the reference offers both sides, unless one is a name
+        if not symbols(gold[2]):
+            return equal(gold[2], answer) or equal(gold[3], answer)
+        about = answer[0] == "rel" and answer[1] == "~"
+        return equal(("rel", "=", *gold[2:]), ("rel", "=", *answer[2:]) if about else answer)
+    if _is_system(gold) and _are_alternatives(answer):
+        return False  # both of x = 1 and y = 2 are meant, not one of them
     for one, other in ((gold, answer), (answer, gold)):  # {x | x^2 = 4}
         if one[0] == "rel" and one[1] == "=" and "" in symbols(one) and other[0] == "set":
             return _equal_to_solutions(gold, answer)
@@ -64,6 +71,20 @@ def equal(gold: Node, answer: Node) -> bool | None:
     if "base" in (gold[0], answer[0]):
         return equal_in_base(gold, answer)
     return equal_values(gold, answer)
+
+
+def _is_system(node: Node) -> bool:
+    """Whether a list gives each of several names one value."""
+    parts = node[1:] if node[0] in ("list", "both") else ()
+    return len(parts) > 1 and len({p[2] for p in parts if assigned(p)}) == len(parts)
+
+
+def _are_alternatives(node: Node) -> bool:
+    """Whether a node offers single values, with or without names, of which one may be right."""
+    return node[0] == "either" and not any(
+        part[0] in ("tuple", *_COLLECTIONS) or (part[0] == "rel" and part[2][0] == "tuple")
+        for part in node[1:]
+    )
 
 
 def _about(gold: Node, answer: Node) -> bool | None:
@@ -413,6 +434,8 @@ def _assignments(node: Node) -> list[dict[str, Node]] | None:
         return [dict(zip(names, row[1:], strict=True)) for row in rows]
     if node[0] not in _COLLECTIONS:
         return None
+    if node[0] == "either" and len({part[2] for part in node[1:] if assigned(part)}) > 1:
+        return None  # "x = 1 or y = 2" is no solution of a system
     parts = list(node[1:])
     if all(part[0] == "rel" and part[2][0] == "tuple" for part in parts):
         each = [_assignments(part) for part in parts]

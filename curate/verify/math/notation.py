@@ -51,6 +51,8 @@ _COMBINATION = re.compile(
     r"(?<![\w.])(?:\{\}\s*_\s*|\{\}\s*\^\s*|\^\s*)?\{?(\d+)\}?\s*(?:\\mathrm\s*\{([CP])\}"
     r"|([CP]))\s*_?\s*\{?(\d+)\}?(?![\w.])"
 )
+# The expectation and the probability are functions in square brackets too: E[X^2].
+_EXPECTED = re.compile(r"(?<![A-Za-z\\])([EP])\s*\[([^\[\]]*)\]")
 _CHINESE_COMBINATION = re.compile(r"\\(?:mathrm|text|rm)\s*\{([CA])\}(?=\s*[_^])")
 
 
@@ -81,6 +83,8 @@ def clean(text: str) -> str:
         text = _DOLLARS.sub(r" \1 ", text)
     if "C" in text or "P" in text:
         text = _COMBINATION.sub(lambda m: f"{m[2] or m[3]}({m[1]},{m[4]})", text)
+    if "[" in text:
+        text = _EXPECTED.sub(r"\1(\2)", text)
     if "," in text or "." in text:
         text = _GROUPS.sub(lambda m: re.sub(r"[.,]", "", m.group()), text)
     if "*" in text:
@@ -143,6 +147,7 @@ def final_answer(reference: str) -> str | None:
     reference = reference.strip()
     if "####" in reference:
         reference = _ANNOTATION.sub("", reference)
+        reference = re.sub(r"(?<=\S)[ \t]+(?=####)", "\n", reference)
     if not _WORKED.search(reference):
         return reference if not _is_prose(reference) else None
     box = last_boxes(reference)

@@ -77,7 +77,7 @@ class MathVerifier(Verifier):
     """Decides whether an answer is the same mathematical object as the reference."""
 
     name = "math"
-    version = "4"
+    version = "5"
 
     def load(self) -> None:
         # The parser and the solver of SymPy build their tables at first use.
