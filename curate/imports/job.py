@@ -30,7 +30,7 @@ from curate.files import Reading, data_files, read_parts, stem_of
 from curate.imports.columns import Table, find_columns, find_labels, model_columns
 from curate.imports.formats import Layout, Plan, choose_layout, read_traces
 from curate.job import Context, JobResult, StageKind
-from curate.problems.base import SCHEMA, to_schema
+from curate.problems.base import SCHEMA, ReferencePattern, to_schema
 from curate.problems.hub import opened, saved
 from curate.problems.identity import add_problem_id, add_split
 from curate.progress import duration, say
@@ -69,7 +69,7 @@ class ImportConfig(Config):
     delimiters: tuple[str, str] | None = Field(
         None, description="what opens and closes the reasoning, besides the usual ones"
     )
-    reference_pattern: str | None = Field(
+    reference_pattern: ReferencePattern | None = Field(
         None, description="regular expression whose first group is the reference, e.g. '#### (.+)'"
     )
     template: str | None = Field(
@@ -113,18 +113,6 @@ class ImportConfig(Config):
         if layout not in (names := ("auto", *Layout.__args__)):  # type: ignore[attr-defined]
             raise ValueError(f"choose one of {', '.join(names)}")
         return layout
-
-    @field_validator("reference_pattern")
-    @classmethod
-    def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"is not a valid regular expression: {error}") from error
-            if groups < 1:
-                raise ValueError("needs a group (parentheses) around the reference")
-        return pattern
 
 
 @dataclass

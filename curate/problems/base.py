@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+import re
+from typing import Annotated, Any
 
 import polars as pl
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from curate.config import Config
 from curate.errors import UsageError
@@ -76,3 +77,18 @@ def to_text(value: Any) -> str | None:
     if isinstance(value, int | float):
         return repr(value)
     return json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
+
+
+def _with_group(pattern: str) -> str:
+    """Check that a pattern has a group; pydantic reports the ValueError."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise ValueError(f"is not a valid regular expression: {error}") from error
+    if groups < 1:
+        raise ValueError("needs a group (parentheses) around the reference")
+    return pattern
+
+
+# A regular expression whose first group is the reference inside a longer text.
+ReferencePattern = Annotated[str, AfterValidator(_with_group)]

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import glob
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from curate.files import (
     read_numbered,
     stem_of,
 )
-from curate.problems.base import Source, to_text
+from curate.problems.base import ReferencePattern, Source, to_text
 from curate.registry import check
 from curate.verify.registry import REGISTRY
 
@@ -55,7 +54,7 @@ class Mapped(Source):
         None,
         description="value of the column `source`; default: the name of the file or dataset",
     )
-    reference_pattern: str | None = Field(
+    reference_pattern: ReferencePattern | None = Field(
         None,
         description="regular expression whose first group is the reference: '#### (.+)' for GSM8K",
     )
@@ -83,18 +82,6 @@ class Mapped(Source):
         if unknown := sorted(set(columns) - set(FIELDS)):
             raise ValueError(f"unknown field '{unknown[0]}': map any of {', '.join(FIELDS)}")
         return columns
-
-    @field_validator("reference_pattern")
-    @classmethod
-    def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            try:
-                groups = re.compile(pattern).groups
-            except re.error as error:
-                raise ValueError(f"is not a valid regular expression: {error}") from error
-            if groups < 1:
-                raise ValueError("needs a group (parentheses) around the reference")
-        return pattern
 
     def mapped(
         self, table: pl.DataFrame, where: str, label: str, lines: Sequence[int]
