@@ -24,19 +24,18 @@ class Judgement(NamedTuple):
 CORRECT = Judgement("correct")
 WRONG = Judgement("wrong")
 
-# A longer text is not a final answer, and not worth the time to read it. Characters; ours, not a
-# paper's.
+# Characters. A longer text is not a final answer and not worth reading. Our choice, not a paper's.
 MAX_ANSWER = 4096
 
 
 class Verifier:
-    """The contract. Subclasses set `name` and `version`; raise the version whenever a verdict could
-    change.
+    """Base class of verifiers. Subclasses set `name` and `version`, and raise the version whenever
+    a verdict could change.
     """
 
     name = ""
     version = "1"
-    # "worker": `check` runs in a worker process with limits. "thread": it guards itself (the code
+    # "worker": `check` runs in a worker process with limits. "thread": it limits itself (the code
     # sandbox).
     runs_in = "worker"
     # False if the same answer may be judged differently twice.
@@ -56,13 +55,11 @@ class Verifier:
         return None if (problem.reference or "").strip() else "no reference answer"
 
     def quick(self, problem: Problem, answer: str) -> Judgement | None:
-        """Judge in bounded microseconds, or return None to leave it to `check`. Must not raise or
-        run away.
-        """
+        """Judge in bounded microseconds, or return None to leave it to `check`. Must not raise."""
         return None
 
     def check(self, problem: Problem, answer: str) -> Judgement:
-        """Judge. May be slow, raise or run away if `runs_in` is "worker"."""
+        """Judge an answer. If `runs_in` is "worker", this may be slow, raise or never return."""
         raise NotImplementedError
 
     def failed(self, problem: Problem, answer: str, why: str) -> Judgement:

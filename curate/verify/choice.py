@@ -1,8 +1,8 @@
 """Multiple choice: the letter, the text of the choice, or both.
 
 `problem.choices` are the texts in order A, B, C, …; `problem.reference` is a letter, an index
-written as one ("0"), the text of the right choice, or several letters ("A,C") if more than one
-choice is right: then exactly those must be named.
+("0"), the text of the right choice, or several letters ("A,C") if more than one choice is right:
+then exactly those must be named.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _LAST_LINE = re.compile(
 
 
 class ChoiceVerifier(Verifier):
-    """Compares the choices that were named with the right ones."""
+    """Compares the choices that an answer names with the right ones."""
 
     name = "choice"
     version = "4"
@@ -181,7 +181,7 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
 
 
 def _letters_of_text(text: str, choices: list[str]) -> set[str]:
-    """Return the letters of the choices that a text is; of several equal texts all."""
+    """Return the letters of the choices with this text; all of them if several are equal."""
     return {
         string.ascii_uppercase[i]
         for i, choice in enumerate(choices[:26])

@@ -30,7 +30,7 @@ def cli_verify(
     """Return the text to print: the verdict of one pair, or the counts of a file written to `out`.
 
     A file (any that `curate.files` reads) has the columns `gold` and `prediction`; a column
-    `verifier` wins over the argument, `choices` (a list, or JSON of one), `metadata` and `tests`
+    `verifier` overrides the argument, `choices` (a list, or JSON of one), `metadata` and `tests`
     give what a verifier needs in addition to the gold. The output is the file with `verdict`,
     `extracted`, `detail`, `verifier`, `verifier_version` and `seconds`.
     """
@@ -128,7 +128,7 @@ def _read(path: Path) -> pl.DataFrame:
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
-    """Write to a temporary file and rename it, so that nobody sees half a file."""
+    """Write a whole file or nothing, in the format that its name asks for."""
     writers: dict[str, Callable[[str], Any]] = {
         ".parquet": frame.write_parquet,
         ".csv": frame.write_csv,

@@ -1,8 +1,8 @@
 """Cluster the answers to a problem by equivalence, and find the one that most samples agree on.
 
-For cons@k (majority vote), and as a pseudo-reference for problems without one, marked as such.
-Answers are compared in rounds: the first answer of each problem that is in no cluster yet is
-compared with all later ones, those of all problems in one batch.
+Used for cons@k (majority vote) and for pseudo-references, marked as such, of problems that have no
+reference. Answers are compared in rounds: in each, the first answer of a problem that is in no
+cluster yet is compared with all later ones. One batch holds the comparisons of all problems.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from curate.verify.workers.pool import VerifierPool, default_pool
 class Cluster:
     """Equivalent answers. `share` is relative to all samples, including those without an answer."""
 
-    answer: str  # the commonest spelling; the first of them where several are equally common
+    answer: str  # the most common spelling; the first one on a tie
     members: tuple[int, ...]  # indices into the answers, in order
     share: float
 
@@ -108,9 +108,10 @@ def consensus_frame(
     `verdicts`.
 
     Columns: trace_id, attempt, problem_id, text (the completion, its reasoning opened), form, and
-    those of problems; model_hash and policy_step tell apart whose samples they are. An answer is
-    correct where it is in the largest cluster of its problem, and that holds `share` of at least
-    `samples` samples; unverifiable if there is none.
+    those of problems; model_hash and policy_step, if present, separate the samples of different
+    policies. An answer is correct if it is in the largest cluster of its problem and wrong if it is
+    not; unverifiable if there are fewer than `samples` samples or that cluster holds less than
+    `share` of them.
     """
     pool = pool or default_pool()
     fields = [name for name in Problem.__dataclass_fields__ if name in frame.columns]
@@ -122,7 +123,7 @@ def consensus_frame(
     frame = frame.with_columns(pl.Series("extracted", answers, dtype=pl.String))
     frame = frame.with_columns(pl.Series("cluster", cluster_ids(frame, pool=pool), dtype=pl.Int64))
     cluster = pl.col("cluster")
-    # ids count clusters in the order in which they came up: of equally large ones the first wins
+    # Ids follow the order of first appearance, so the first of equally large clusters wins.
     largest = cluster.drop_nulls().mode().min().over(whose)
     agreed = frame.with_columns(largest=largest, of=pl.len().over(whose)).with_columns(
         share=(cluster == pl.col("largest")).sum().over(whose) / pl.col("of"),
@@ -157,8 +158,8 @@ def consensus_frame(
 
 
 def _comparable(verifier: str, problem: Problem | None) -> Problem:
-    """Return a problem whose verifier compares two answers; a procedural score cannot, so text
-    does.
+    """Return a problem whose verifier compares two answers; a procedural score cannot, so the text
+    verifier does.
     """
     name = verifier if verifier in ("math", "choice", "exact", "text") else "text"
     return replace(problem or Problem(""), verifier=name)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 THINK = ("<think>", "</think>")
 
-# Only the end of a text announces its answer; a megabyte of prose is not searched. Characters;
-# ours.
+# Characters at the end of a text in which announcements are searched for: a megabyte of prose is
+# not searched. Ours.
 TAIL = 20_000
 # Number of boxes to look at, from the last one back.
 MAX_BOXES = 20
@@ -83,8 +83,8 @@ _WORDS = {
     "fa": r"(?:پاسخ|جواب)(?: نهایی| صحیح)?",
     "hi": r"(?:अंतिम |सही )?(?:उत्तर|जवाब)",
 }
-# A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or a
-# heading's line end.
+# A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or the
+# end of a heading.
 _VERB = re.compile(
     r"(?: is| equals| be| comes out to| =|是|为|為|等于|等於|は|が|은|는|이"
     r"| es| sería| est| serait| ist| "
@@ -186,7 +186,7 @@ _DENIED_BEFORE = re.compile(
     r"[\s:$*(\\\[]*$",
     re.I,
 )
-# Explanations that may be cut off behind a value; `_DOUBT` in one of them keeps it on.
+# Explanations after a value that may be cut off, unless `_DOUBT` matches in them.
 _EXPLANATION = re.compile(
     r"[,;]?\s+(?:because|since|rather than|instead of|porque|weil|denn)\b"
     r"|[,;，]\s*(?:because|since|as|so that|given that"
@@ -380,7 +380,7 @@ def value_at_end(line: str) -> str | None:
 # -- boxes
 
 
-# Any word of `_DENIED_BEFORE`, found faster than in its place.
+# Any word of `_DENIED_BEFORE`: a fast test before that pattern is tried.
 _NEGATION = re.compile(
     r"(?i:not|never|n['’]t|neither|nor|be|wrong|incorrect|except|from|than|instead of|unlike"
     r"|out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein)|[不并非не]"
@@ -506,8 +506,8 @@ def _belong_together(between: str) -> bool:
 
 
 def _joined(text: str, spans: list[tuple[int, int, int]]) -> str:
-    """Return the contents of boxes as one answer; with anything but a list between them it is
-    unreadable on purpose.
+    """Return the contents of boxes as one answer, unreadable on purpose if anything but a list is
+    between them.
     """
     contents = [text[start:end].strip() for _, start, end in spans]
     if len(set(contents)) == 1:
@@ -624,7 +624,7 @@ def value_of(line: str, following: str = "") -> tuple[str, str]:
     line = line.strip()
     while adverb := _ADVERB.match(line):
         line = line[adverb.end() :]
-    # Full stops and commas inside formulas end no sentence.
+    # Full stops and commas inside formulas do not end a sentence.
     masked = _MATH_SPAN.sub(lambda span: "x" * len(span.group()), line)
     end = _SENTENCE_END.search(masked)
     sentence, rest = (line[: end.start()], line[end.start() :]) if end else (line, "")
@@ -642,14 +642,13 @@ def value_of(line: str, following: str = "") -> tuple[str, str]:
 
 
 def value_in_sentence(sentence: str) -> str:
-    """Return the value of "the largest n is 34" or "there are 34 ways"; any other sentence as it
-    is.
+    """Return the value of "the largest n is 34" or "there are 34 ways"; any other text unchanged.
     """
     bare = sentence.strip(" *_")
     if there := _THERE_ARE.fullmatch(bare):
         return there["value"]
     match = _SUBJECT_IS.fullmatch(bare)
-    # A subject that is a value itself makes two offers: "$5$ is 6".
+    # If the subject is itself a value, two answers are offered: "$5$ is 6".
     if match is None or _HEDGED_SUBJECT.search(bare) or re.match(r"[-+$\\(\[{\d.*]", bare):
         return sentence
     return match["value"]

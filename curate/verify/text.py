@@ -46,10 +46,10 @@ _SYNONYMS |= {
 
 
 def normal(text: str) -> str:
-    """Casefold a text and drop everything that changes no answer.
+    """Casefold a text and drop everything that does not change an answer.
 
-    NFKC (superscripts stay apart), no LaTeX text commands, quotes, markdown, outer punctuation,
-    "there is", leading article or double spaces.
+    Applies NFKC (superscripts stay separate) and drops LaTeX text commands, quotes, markdown, outer
+    punctuation, "there is", a leading article and double spaces.
     """
     if "\\" in text:
         for _ in range(3):
@@ -60,7 +60,7 @@ def normal(text: str) -> str:
     text = _MARKDOWN.sub(r"\2", text.translate(_QUOTES))
     text = " ".join(text.split()).strip(" .,;:?。，；：？")
     if text.endswith(("!", "！")) and len(text) > 4 and text[-2].isalpha():
-        text = text.rstrip("!！ ")  # x! is a factorial, "yes indeed!" is loud
+        text = text.rstrip("!！ ")  # x! is a factorial, "yes indeed!" is an exclamation
     if len(text) > 2 and text[0] == "(" and text[-1] == ")" and text.count("(") == 1:
         text = text[1:-1].strip()
     text = _ARTICLE.sub("", _THERE.sub("", text))
@@ -113,7 +113,7 @@ def equal_words(first: str, second: str) -> bool:
     if first.endswith("!") != second.endswith("!") and re.search(
         r"\b\w{1,3}!$", f"{first} {second}"
     ):
-        return False  # n! is a factorial, not a loud n
+        return False  # n! is a factorial, not an exclamation
     pairs = zip(_WORD.findall(first), _WORD.findall(second), strict=False)
     return all(_equal_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE
 
@@ -214,7 +214,7 @@ def text_of_choice(rest: str) -> str | None:
 
 
 class ExactVerifier(Verifier):
-    """Accepts the very same characters, except for white space around them."""
+    """Accepts exactly the same characters, apart from white space around them."""
 
     name = "exact"
     version = "3"

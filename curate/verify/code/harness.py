@@ -1,7 +1,7 @@
 """The two scripts that run inside sandboxes: `SERVE` answers calls to a program, `ASSERT` runs the
 tests that make them.
 
-They talk over pipes in JSON; nothing is ever unpickled. A value that JSON cannot hold stays with
+They exchange JSON over pipes; nothing is ever unpickled. A value that JSON cannot hold stays with
 the program, and the tests get a handle to it: they can call it, ask for its attributes and its
 items, but never let it decide an equality with their own value.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Values cross the pipe as JSON with the types that Python has and JSON lacks.
+# Values cross the pipe as JSON, with tags for the Python types that JSON lacks.
 CODEC = """
 import datetime, decimal, fractions, itertools
 HANDLES = []
@@ -126,7 +126,7 @@ for line in calls:
 """
 )
 
-# In the tests' sandbox: names under test are calls over the pipe. Says the secret word if all
+# In the tests' sandbox: names under test are calls over the pipe. Prints the secret word if all
 # assertions held.
 ASSERT = (
     CODEC

@@ -1,6 +1,4 @@
-"""Find the program in a completion: the right one of several code blocks, however its fence is
-written.
-"""
+"""Find the program in a completion: choose among its code blocks, in any style of fence."""
 
 from __future__ import annotations
 
@@ -63,7 +61,7 @@ def code_blocks(text: str) -> list[Block]:
     at = 0
     while opening := _OPENING.search(text, at):
         fence = opening["fence"]
-        # At the start of a line, or behind the last line of code: print(x)```
+        # At the start of a line, or after the last line of code: print(x)```
         closing = re.compile(
             rf"^[ \t]*{re.escape(fence)}[`~]*[ \t]*(?=\n|$|\W)|{re.escape(fence)}[ \t]*$", re.M
         )

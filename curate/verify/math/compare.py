@@ -1,7 +1,7 @@
 """Compare two trees as answers: numbers, sets, tuples, intervals, matrices, relations, words.
 
-The reference (`gold`) says what is asked for: "x = 5" answers 5, a set is not a tuple, alternatives
-are not a single answer. `None` means undecided here; `math-verify` is asked then.
+The reference (`gold`) decides what is expected: "x = 5" answers 5, a set is not a tuple,
+alternatives are not a single answer. `None` means undecided here; `math-verify` decides then.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _COLLECTIONS = ("list", "either", "both")
 
 
 def equal(gold: Node, answer: Node) -> bool | None:
-    """Whether `answer` says the same as `gold`; None if this cannot be decided here. Raises
+    """Whether `answer` is the same answer as `gold`; None if this cannot be decided here. Raises
     `TooLarge`.
     """
     gold, answer = spread(gold), spread(answer)
@@ -52,7 +52,7 @@ def equal(gold: Node, answer: Node) -> bool | None:
     for one, other in ((gold, answer), (answer, gold)):  # {x | x^2 = 4}
         if one[0] == "rel" and one[1] == "=" and "" in symbols(one) and other[0] == "set":
             return _equal_to_solutions(gold, answer)
-    if gold[0] == "text" or answer[0] == "text":  # words answer no formula
+    if gold[0] == "text" or answer[0] == "text":  # words do not answer a formula
         return gold[0] == answer[0] and equal_words(gold[1], answer[1])
     if "cong" in (gold[0], answer[0]) and "rel" in (gold[0], answer[0]):
         return equal_residues(gold, answer)
@@ -125,9 +125,9 @@ def _carry(parts: list[Node]) -> list[Node]:
 
 
 def consistent(node: Node) -> bool:
-    """Whether the sides of a chain of equations that are numbers are the same number."""
+    """Whether all numeric sides of a chain of equations are the same number."""
     if node[0] in _COLLECTIONS:
-        # "2 = 2, 3": an equation of plain numbers names no member of a list.
+        # "2 = 2, 3": an equation of plain numbers does not name a member of a list.
         if any(part[0] == "rel" and part[2][0] == "num" for part in node[1:] if part[1] == "="):
             return False
         return all(map(consistent, node[1:]))
@@ -285,7 +285,7 @@ def _equal_constants(gold: Node, answer: Node) -> bool | None:
             return close_values(left.value, right.value, left, right)
         return bool(abs(left.value - right.value) <= abs(left.value) * RELATIVE)
 
-    number(gold, {}), number(answer, {})  # raises where there is no value to compare
+    number(gold, {}), number(answer, {})  # raises if there is no value to compare
     return equal_at_points(gold, answer, near)
 
 
@@ -295,9 +295,7 @@ def _rational(value: Any) -> Fraction:
 
 
 def as_number(node: Node) -> Number | None:
-    """Return the number that a plainly rational tree is, with its notation if it is a single
-    number.
-    """
+    """Return the value of a plainly rational tree, with its notation if it is a single number."""
     if node[0] == "num":
         return node[1]
     if node[0] == "neg" and node[1][0] == "num":
@@ -374,7 +372,7 @@ def equal_collections(gold: Node, answer: Node) -> bool | None:
         return match_unordered(*solved)
     expected, given = values(gold), values(answer)
     if _named_apart(gold) and not any(part[0] == "rel" for part in given):
-        # The names fix the order of what has none: x=1, y=2 is "1, 2" and not "2, 1".
+        # The names fix the order of values without names: x=1, y=2 is "1, 2" and not "2, 1".
         return match_in_order([part[3] for part in expected], given)
     if _named_apart(answer) and not any(part[0] == "rel" for part in expected):
         return match_in_order(expected, [part[3] for part in given])
@@ -457,8 +455,8 @@ def _assignments(node: Node) -> list[dict[str, Node]] | None:
 def values(node: Node) -> list[Node]:
     """Return the values of a collection, without names if all have the same name.
 
-    Members of a set, alternatives and solutions of one unknown count once; what a bare list repeats
-    is meant twice.
+    Members of a set, alternatives and solutions of one unknown count once; repetitions in a bare
+    list are kept.
     """
     parts = list(node[1:]) if node[0] in ("set", "bracket", *_COLLECTIONS) else [node]
     if all(assigned(part) for part in parts) and len({part[2] for part in parts}) == 1:
@@ -640,8 +638,8 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
 
 
 def _function_definitions(gold: Node, answer: Node) -> tuple[Node, Node] | None:
-    """Return the right sides of f(x) = … and f(t) = … (or y = …) in the same variable; None if they
-    are not such.
+    """Return the right sides of f(x) = … and f(t) = … (or y = …) in the same variable; None for
+    anything else.
     """
     if not _defines_function(gold):
         return None

@@ -43,9 +43,9 @@ class DateOrTime(NamedTuple):
 
 
 def parse_date_or_time(text: str) -> DateOrTime | None:
-    """Return the date or time of day that a text is, or None. A bare number is neither."""
+    """Parse a date or time of day; None for any other text, a bare number included."""
     if "\\" in text and not _TEXT_OR_SPACE.search(text):
-        return None  # no date has another command
+        return None  # no date contains another command
     text = unicodedata.normalize(
         "NFKC", re.sub(r"\\(?:text|mathrm|textbf)\s*\{([^{}]*)\}", r"\1", text)
     )

@@ -237,7 +237,7 @@ def _times(first: Polynomial, second: Polynomial) -> Polynomial:
 
 
 def integral(body: Node, name: str, low: Fraction, high: Fraction) -> Fraction | None:
-    """Return the definite integral of a polynomial, exactly; None of anything else."""
+    """Return the definite integral of a polynomial, exactly; None for anything else."""
     coefficients = polynomial(body, name)
     if coefficients is None:
         return None

@@ -73,8 +73,8 @@ def _is_name(node: Node) -> bool:
 
 
 def symbolic_pieces(node: Node) -> list[Piece] | None:
-    """Return the pieces of a region whose ends are letters, as they are written; None if they
-    cannot be read so.
+    """Return the pieces of a region with symbolic ends, as they are written; None for anything
+    else.
     """
     kind = node[0]
     if kind == "interval":

@@ -12,7 +12,7 @@ from curate.verify.math.numbers import plain
 
 
 class Unreadable(ValueError):
-    """Not notation that this parser knows."""
+    """Notation that this parser does not know."""
 
 
 class Excessive(Unreadable):
@@ -90,7 +90,7 @@ _WORDS = {
 }
 
 
-# A number or a sign set in another type is the number or the sign.
+# A number or a sign in another typeface is the number or the sign.
 _STYLED = re.compile(
     r"\\(?:text|textbf|mathrm|mathbf|mathit|bf|rm|boldsymbol|bm"
     r"|displaystyle)\s*\{\s*([-+.,/\d]+)\s*\}"
@@ -257,7 +257,7 @@ def _words(value: str, command: str) -> list[tuple[str, str]]:
         return [("sym", word)]
     if lowered in GREEK and command == "":
         return [("sym", lowered)]
-    if function := _FUNCTION_HEAD.fullmatch(word):  # sinx, lnx, log2 has its digit apart
+    if function := _FUNCTION_HEAD.fullmatch(word):  # sinx, lnx; log2 is two tokens already
         return [("fn", function[1]), ("sym", function[2])]
     if (command and re.match(r"\\(?:text|mbox|operatorname)", command)) or not re.fullmatch(
         r"[a-zA-Z]{2,3}", word

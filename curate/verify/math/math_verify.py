@@ -1,7 +1,6 @@
-"""Ask `math-verify` what the parser of this package does not know: integrals, sums, limits,
-inequalities to solve.
+"""Leave to `math-verify` what this package cannot read: integrals, sums, limits, inequalities.
 
-It sees bare answers only, in a worker, and is guarded against what it gets wrong: commands that it
+It sees bare answers only, in a worker, and is guarded against its known faults: commands that it
 drops, numbers that it rounds or picks out of prose, containers that it confuses, relations that it
 compares in one direction only.
 """
@@ -15,8 +14,7 @@ from curate.verify.base import Judgement
 from curate.verify.math.lexer import unwrap
 from curate.verify.math.numbers import RELATIVE
 
-# Commands that its parser gives their meaning. It drops others without a word: an angle would be a
-# product.
+# Commands that its parser understands. It drops others silently: an angle would become a product.
 _MEANT = frozenset(
     "frac dfrac tfrac cfrac sqrt int iint oint sum prod lim to rightarrow infty pi cdot times div "
     "pm mp le leq leqslant ge geq "
@@ -70,9 +68,7 @@ def _ignored_command(text: str) -> str | None:
 
 
 def ask_math_verify(reference: str, answer: str) -> Judgement:
-    """Return the verdict of `math-verify` on bare answers, guarded against what it is known to get
-    wrong.
-    """
+    """Return the verdict of `math-verify` on bare answers, guarded against its known faults."""
     if ignored := _ignored_command(reference):
         return Judgement("unverifiable", f"the reference cannot be parsed: {ignored}")
     if ignored := _ignored_command(answer):
@@ -104,7 +100,7 @@ def ask_math_verify(reference: str, answer: str) -> Judgement:
 
 def _value_carried_out(answer: str) -> str | None:
     """Return the right side of "integral = value"; "" if the two sides are different numbers; None
-    of anything else.
+    for anything else.
     """
     left, equals, right = answer.rpartition("=")
     if (
@@ -124,7 +120,7 @@ def _value_carried_out(answer: str) -> str | None:
 def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
     """Whether two numbers agree, to `RELATIVE` if one is a decimal; None if one is not a number.
 
-    `math-verify` rounds to places, so that 1e-7 is 2e-7 to it.
+    `math-verify` rounds to decimal places, so it takes 1e-7 for 2e-7.
     """
     from sympy import Expr
 

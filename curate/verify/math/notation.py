@@ -1,5 +1,5 @@
-"""Typesetting that changes nothing: one way to write what LaTeX, Unicode and markdown write in
-many.
+"""Remove typesetting that changes nothing: one spelling for the many of LaTeX, Unicode and
+markdown.
 
 `clean` is applied to a reference and to an answer before they are read. It drops colour, size and
 invisible characters, but nothing that hides or adds something on the page (`\\phantom`, `\\cancel`,
@@ -151,7 +151,7 @@ def final_answer(reference: str) -> str | None:
     if not _WORKED.search(reference):
         return reference if not _is_prose(reference) else None
     box = last_boxes(reference)
-    # Boxes belong together when nothing but their list is written: \boxed{2}, \boxed{3}
+    # Boxes belong together if the text is nothing but a list of them: \boxed{2}, \boxed{3}
     if box is not None:
         return box.answer or None
     extracted: Extracted | None = announced(reference)

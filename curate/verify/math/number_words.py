@@ -1,7 +1,7 @@
 """Numbers in words: Chinese numerals, English number words, and scales after digits (2 million,
 3.5万).
 
-Values are exact fractions. A decimal in words keeps how many digits it was written with.
+Values are exact fractions. A decimal in words keeps its number of digits.
 """
 
 from __future__ import annotations

@@ -28,17 +28,17 @@ from curate.verify.math.units import (
 MAX_NUMBER = 120
 MAX_EXPONENT = 400
 
-# Numbers that are not equal agree within this relative error (the noise of floating point), or
-# where a decimal with at least so many significant digits is the other number rounded or cut off.
-# Ours; see docs/verify.md.
+# Numbers that are not equal agree within this relative error (the noise of floating point), or if a
+# decimal with at least this many significant digits is the other number rounded or cut off. Ours;
+# see docs/verify.md.
 RELATIVE = Fraction(1, 10**9)
 SIGNIFICANT = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """An exact value and how it was written. `value` has percent not applied; `unit` is a canonical
-    name or ''.
+    """An exact value and how it was written. `value` is before the percent sign; `unit` is a
+    canonical name or ''.
     """
 
     value: Fraction
@@ -164,21 +164,19 @@ _CLASSIFIERS = "个個只隻本人次名位条張张支台件块种頭头匹枚�
 
 
 def parse_number(text: str) -> Number | None:
-    """Return the number that a text is, or None if it is anything else. Bounded work; never
-    raises.
-    """
+    """Parse a text that is one plain number; None for anything else. Bounded work; never raises."""
     if _INT.match(text) and len(text) <= MAX_NUMBER:
         return Number(Fraction(int(text)))
     return None if len(text) > MAX_NUMBER else _read(text)
 
 
-# No number has these commands, and no unit.
+# These commands occur neither in numbers nor in units.
 _FORMULA = re.compile(r"\\(?:sqrt|pi|sin|cos|tan|ln|log|infty|left|cup)(?![a-zA-Z])")
 
 
 @lru_cache(maxsize=8192)
 def _read(text: str) -> Number | None:
-    """Return the number that a short text is, or None."""
+    """Parse a short text that is one number; None for anything else."""
     if _FORMULA.search(text):
         return None
     try:
@@ -369,8 +367,8 @@ def _repeating(text: str) -> Number | None:
         whole, written = match["i"] or "0", match["d"]
         for size in range(1, len(written) // 2 + 1):
             cycle = written[-size:]
-            # two rounds make a cycle where nothing else was written; a single digit in a longer
-            # tail needs three
+            # Two repetitions make a cycle if nothing else was written; a single digit in a longer
+            # tail needs three.
             times = 3 if size == 1 and written.strip(cycle) else 2
             if len(written) >= size * times and written.endswith(cycle * times):
                 digits = written
@@ -427,7 +425,7 @@ def close_values(g: Fraction, a: Fraction, gold: Number, answer: Number) -> bool
     if not over or not given or (over > 0) != (given > 0):
         return False
     if g.denominator == a.denominator == 1 and abs(over) < 10**15:
-        return False  # whole numbers of ordinary size are meant exactly, however they are written
+        return False  # whole numbers of ordinary size must match exactly, however they are written
     # |g - a| <= |g| * RELATIVE, with everything multiplied by both denominators.
     gap = abs(over * a.denominator - given * g.denominator)
     if gap * RELATIVE.denominator <= abs(over) * a.denominator:

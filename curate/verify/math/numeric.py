@@ -81,7 +81,7 @@ def number(node: Node, point: Mapping[str, Any], log10: bool = False) -> Any:
         power = exact(node[2]) if not symbols(node[2]) else None
         odd = power is not None and power.denominator % 2 and power.denominator > 1
         if power is not None and odd and mp.im(base) == 0 and mp.re(base) < 0:
-            # The real root, as school books have it, rather than the principal one.
+            # The real root, as in school books, rather than the principal one.
             return _power(_root(base, mp.mpf(power.denominator)), mp.mpf(power.numerator))
         return _power(base, exponent)
     if kind == "call" and node[1].startswith("f:"):
@@ -132,7 +132,7 @@ def _opaque(name: str, values: list[Any]) -> Any:
 
 
 def logarithm(node: Node) -> Any:
-    """Return the natural logarithm of a positive product, quotient, power or factorial; None of
+    """Return the natural logarithm of a positive product, quotient, power or factorial; None for
     anything else.
     """
     mp = context()

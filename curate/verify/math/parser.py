@@ -79,8 +79,7 @@ def applied_names(gold: str, answer: str) -> frozenset[str]:
     not k in k(x+1).
 
     A letter in front of brackets is a function if the brackets hold one number, one symbol or a
-    list, and otherwise if it is a letter that usually is one and stands nowhere without an
-    argument.
+    list. Otherwise it is one if it usually is (`f`, `P`) and never occurs without an argument.
     """
     simple: set[str] = set()
     compound: set[str] = set()
@@ -126,7 +125,7 @@ def _collect_applied(
 
 
 def _after_marks(parts: list[tuple[str, str]], at: int) -> int:
-    """Return the index after primes, a subscript and an exponent -1 behind a letter."""
+    """Return the index after the primes, subscript and exponent -1 of a letter."""
     while at < len(parts) and parts[at] == ("op", "'"):
         at += 1
     if at + 1 < len(parts) and parts[at] == ("op", "_"):
@@ -455,7 +454,7 @@ class _Parser:
             start = self.at
             while self.peek()[1] != "}":
                 if self.peek()[0] == "end":
-                    raise Unreadable("an open subscript")
+                    raise Unreadable("an unclosed subscript")
                 self.at += 1
             name = "".join(value for _, value in self.tokens[start : self.at])
             self.at += 1
@@ -612,8 +611,8 @@ class _Parser:
             raise Unreadable("a sum or an integral without bounds")
         if kind != "integral":
             if low[0] != "rel" or low[1] != "=" or low[2][0] != "sym":
-                raise Unreadable("a sum over something else than a range")
-            # A sum takes the product after it, and nothing that is added behind it.
+                raise Unreadable("a sum over something other than a range")
+            # A sum covers the product that follows it, but no later terms.
             return _bound(kind, low[2][1], low[3], high, self.product())
         end = next(
             (
@@ -624,12 +623,12 @@ class _Parser:
             None,
         )
         if end is None:
-            raise Unreadable("an integral over nothing")
+            raise Unreadable("an integral without a variable")
         inner = _Parser(self.tokens[self.at : end], self.functions)
         inner.depth = self.depth
         body = inner.sum() if inner.tokens else ("num", Number(Fraction(1)))
         if inner.at < len(inner.tokens):
-            raise Unreadable("an integral of something else than an expression")
+            raise Unreadable("an integral of something other than an expression")
         name = self.tokens[end + 1][1]
         self.at = end + 2
         return _bound(kind, name, low, high, body)
@@ -647,7 +646,7 @@ class _Parser:
         return ("sym", mark + "".join(sorted(letters) if segment else letters))
 
     def figure(self, kind: str) -> Node:
-        """Read an angle or triangle named by up to three points; an angle is the same backwards."""
+        """Read an angle or triangle named by up to three points: angle ABC is angle CBA."""
         start = self.at
         while (
             self.peek()[0] == "sym"
@@ -691,7 +690,7 @@ class _Parser:
                 self.at += 1
                 break
             if kind == "end":
-                raise Unreadable("an open matrix")
+                raise Unreadable("an unclosed matrix")
             if kind == "row":
                 self.at += 1
                 rows.append([])
@@ -785,7 +784,7 @@ def _bound(kind: str, name: str, low: Node, high: Node, body: Node) -> Node:
 
 
 def _transposed(node: Node) -> Node:
-    """Return a row that has a T behind it as a column."""
+    """Return a row followed by the transpose sign T as a column."""
     if node[0] == "matrix":
         return ("matrix", *zip(*node[1:], strict=True))
     return ("tuple", *node[1:])

@@ -211,8 +211,7 @@ def measure(unit: str) -> Measure | None:
 
 @lru_cache(maxsize=4096)
 def unit_named(text: str, one: bool = False) -> str | None:
-    """Return a unit or a counted noun in the form that is compared; None if the words may change
-    the number.
+    """Return a unit or a counted noun in canonical form; None if the words may change the number.
 
     "" for words that say nothing (12th). `one`: the number is 1, so a singular noun is a counted
     thing.
@@ -266,7 +265,7 @@ def _is_counted_han(text: str) -> bool:
     if text in _CLASSIFIER:
         return True
     if any("\u3040" <= sign <= "\u30ff" for sign in text):
-        return False  # Japanese endings turn a meaning around
+        return False  # Japanese endings can reverse the meaning
     return text[0] in _CLASSIFIER and len(text) <= 5 and not _NO_HAN.search(text)
 
 
@@ -301,7 +300,7 @@ def unit_factors(gold: str, answer: str) -> tuple[Fraction, Fraction] | None:
         return NO_CHANGE
     first, second = measure(gold), measure(answer)
     if first is None or second is None:
-        # Two nouns say nothing about the value; a noun and a real unit do not compare.
+        # Two nouns do not affect the value; a noun and a real unit are not comparable.
         return NO_CHANGE if first is None and second is None else None
     if first[0] == second[0]:
         return first[1], second[1]

@@ -1,9 +1,8 @@
-"""Mathematics: an exact path for plain numbers, a comparison of trees, and `math-verify` with SymPy
-behind them.
+"""Judge mathematics: plain numbers exactly, then trees, then `math-verify` with SymPy.
 
-The reference decides what is asked for; a reference that cannot be read makes the problem
-unverifiable. Most answers are decided in the caller within bounded work; what needs SymPy is
-decided in a worker that may be killed.
+The reference decides what kind of answer is expected; a reference that cannot be read makes the
+problem unverifiable. Most answers are decided in the caller within bounded work; what needs SymPy
+is decided in a worker that may be killed.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ _BARE_UNIT = re.compile(
     r"(?<=[\d})\w])\s+([a-zA-Z]{2,}(?:/[a-z]{1,6})?(?:\s*\^\s*\{?[23]\}?)?(?: [a-z]{2,12}){0,3})$"
 )
 _WORDS = re.compile(r"[^\W\d_]{2,}")
-# "where k is an integer" after a family of solutions says nothing new.
+# "where k is an integer" after a family of solutions adds nothing.
 _WHOLE = re.compile(
     r"[\s,;，]*(?:\\(?:quad|qquad|;|,| ))*\s*\(?\s*"
     r"(?:\\text\s*\{[\s,]*(?:where|for|with)?(?: any)?(?: all)?\s*\}|where|for|,)?\s*\$?[a-z]\s*"
@@ -116,7 +115,7 @@ class MathVerifier(Verifier):
         return judgement
 
     def failed(self, problem: Problem, answer: str, why: str) -> Judgement:
-        # A reference that this package reads by itself is not to blame for what its answer cost.
+        # A reference that this package reads by itself is not to blame for the cost of its answer.
         reference = final_answer((problem.reference or "").strip()) or ""
         return Judgement("wrong" if _is_readable(reference) else "unverifiable", why)
 
@@ -228,7 +227,7 @@ def _unit_text(written: str) -> str:
 
 @lru_cache(maxsize=16384)
 def compare_answers(reference: str, answer: str) -> Judgement | None:
-    """Judge from trees and words; None if `math-verify` has to be asked."""
+    """Judge from trees and words; None if `math-verify` has to decide."""
     letters = _compare_letters(reference, answer)
     if letters is not None:
         return letters
@@ -246,17 +245,17 @@ def compare_answers(reference: str, answer: str) -> Judgement | None:
     try:
         given, given_unit = read_answer(answer, functions)
     except Excessive as error:
-        # A long reference may have a long answer; next to a plain one it is only meant to be
-        # expensive.
+        # A long reference may have a long answer; next to a plain one, a long answer only wastes
+        # time.
         return None if len(answer) <= 4 * len(reference) else Judgement("wrong", str(error))
     if is_words(reference, gold):
-        # Words were asked for; anything else is another answer.
+        # The reference is words; anything else is a different answer.
         return Judgement("wrong", "another text")
     if gold is None:
         return None
     if given is None:
         if is_words(answer, given) or not is_for_math_verify(answer):
-            return Judgement("wrong", "another text, or notation that cannot be read")
+            return Judgement("wrong", "different text, or notation that cannot be read")
         return None
     if unit_factors(unit, given_unit) not in _SAME_UNIT:
         return Judgement("wrong", f"unit {given_unit} instead of {unit}")
@@ -285,7 +284,7 @@ def _compare_trees(reference: str, gold: Node, answer: str, given: Node) -> Judg
     except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError, TypeError):
         verdict = None
     if verdict is None:
-        # Only what SymPy can solve or evaluate is worth asking for.
+        # Only what SymPy can solve or evaluate is worth passing on.
         if is_for_math_verify(reference) or is_for_math_verify(answer):
             return None
         return Judgement("wrong", "not comparable with the reference")
@@ -317,9 +316,8 @@ def _compare_dates(reference: str, answer: str) -> Judgement | None:
         return None
     given = parse_date_or_time(answer)
     if given is not None:
-        return (
-            CORRECT if equal_dates(expected, given) else Judgement("wrong", "another date or time")
-        )
+        same = equal_dates(expected, given)
+        return CORRECT if same else Judgement("wrong", "a different date or time")
     return Judgement("wrong", "no date") if expected.month else None
 
 

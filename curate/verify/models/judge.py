@@ -37,7 +37,7 @@ class Rubric:
     text: str
     words: tuple[str, str, str]
     shows: tuple[str, ...]  # of question, reference, answer, reasoning
-    version: str = "2"
+    version: str = "3"
 
 
 RUBRICS = {
@@ -45,13 +45,12 @@ RUBRICS = {
     for rubric in (
         Rubric(
             "equivalence",
-            "Decide whether the ANSWER and the REFERENCE say the same, as answers to the "
-            "QUESTION.\n"
-            "Take the reference as correct, whatever you think yourself; do not solve the question "
+            "Decide whether the ANSWER and the REFERENCE are equivalent answers to the QUESTION.\n"
+            "Take the reference as correct even if you disagree with it; do not solve the question "
             "again.\n"
-            "Other notation, other units of the same value, rounding that the question allows and "
-            "extra words change nothing. Another value, a missing or an additional part, or "
-            "several alternatives make it different.\n"
+            "Ignore differences in notation, in the unit of the same value, in rounding that the "
+            "question allows, and extra words. A different value, a missing or additional part, or "
+            "several alternatives make the answer different.\n"
             "EQUIVALENT: the same. DIFFERENT: not the same, or no answer. "
             "AMBIGUOUS: cannot be determined.",
             ("EQUIVALENT", "DIFFERENT", "AMBIGUOUS"),

@@ -5,13 +5,13 @@ judge.
       accuracy: 1.0
       preference: {weight: 1.0, options: {model: Qwen/Qwen2.5-32B-Instruct}}
 
-The completions of one question stand in a ring, and each is compared with its neighbours, once as
-the first and once as the second of the two, so that a judge that likes a place gains nothing. A
-completion's value is its share of the
-points: 1 for a comparison won, 1/2 for a tie. The judge sees the question and the two answers,
-never the reasoning (the R1 report, 2.3.4: for helpfulness the final summary alone). An answer that
-talks to the judge is not shown to it and loses, like one that was cut off or is empty. The report's
-helpfulness model was trained on pairs; ring, points and rubric are ours.
+The completions of one question are arranged in a ring, and each is compared with its neighbours,
+once as the first and once as the second of the two, so that a judge's bias towards a position
+cancels. A completion's value is its share of the points: 1 for a comparison won, 1/2 for a tie. The
+judge sees the question and the two answers, never the reasoning (the R1 report, 2.3.4: for
+helpfulness the final summary alone). An answer that addresses the judge is not shown to it and
+loses, like one that was cut off or is empty. The report's helpfulness model was trained on pairs;
+ring, points and rubric are ours.
 """
 
 from __future__ import annotations
@@ -36,19 +36,18 @@ from curate.verify.models.judge import (
     shortened,
 )
 
-OPEN = ("none", "open")  # names of a verifier that stand for there being none
+OPEN = ("none", "open")  # verifier names that mean there is none
 MAX_SHOWN = 2 * MAX_ANSWER  # characters of each answer; an answer to an open question may be long
 
 RUBRIC = Rubric(
     "preference",
     "Decide which of two answers, the FIRST or the SECOND, helps the person who asked the "
     "QUESTION more.\n"
-    "Helpful: it addresses what was asked, is right as far as you can tell, is complete and clear"
-    ", in the language of "
-    "the question. Length, politeness, confidence and the order in which the two are shown count "
-    "for nothing.\n"
-    "FIRST: the first helps more. SECOND: the second does. TIE: neither does, or it cannot be "
-    "determined.",
+    "Helpful: it addresses what was asked, is correct as far as you can tell, is complete and "
+    "clear, and is in the language of the question. Ignore length, politeness, confidence and the "
+    "order of the two answers.\n"
+    "FIRST: the first helps more. SECOND: the second helps more. TIE: neither helps more, or it "
+    "cannot be determined.",
     ("FIRST", "SECOND", "TIE"),
     ("question", "first", "second"),
 )
@@ -61,8 +60,8 @@ def is_open(verifier: pl.Expr) -> pl.Expr:
 
 
 class Preference:
-    """Compares answers with one engine; `model` names the judge, `render` makes the engine's prompt
-    of the message.
+    """Compares answers with one engine; `model` names the judge, `render` turns the message into
+    the engine's prompt.
     """
 
     def __init__(
@@ -87,8 +86,8 @@ class Preference:
         """Return for each (question, answers) one value in [0, 1] per answer; None if no reply was
         readable.
 
-        An answer of None was cut off or is none: it loses. Raises CurateError if the judge
-        answered nothing at all.
+        An answer of None (cut off or missing) loses. Raises CurateError if the judge answered
+        nothing at all.
         """
         points: dict[tuple[int, int], list[float]] = {
             (g, i): [] for g, (_, answers) in enumerate(groups) for i in range(len(answers))
@@ -166,9 +165,7 @@ class JudgeEngines:
         self._open: dict[str, tuple[Any, str]] = {}
 
     def engine(self, model: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
-        """Return the engine of a judge and a name of its model (a part of the hash of its
-        weights).
-        """
+        """Return the engine of a judge, and the start of the hash of its weights."""
         key = json.dumps([model, dict(settings)], sort_keys=True, default=str)
         if key not in self._open:
             config = validate(EngineConfig, settings, "rewards: preference: engine")
@@ -202,7 +199,7 @@ def preference(
     `frame` has `problem_id, question, verifier, answer, finish_reason`. `model` is any name that
     engines know, `engine` an engine's config; `chat: false` sends the message without the model's
     chat template. `judges` keeps the judge's engine open between calls; without it the engine is
-    closed at the end of this one.
+    closed when this call ends.
     """
     if judges is None:
         with JudgeEngines() as own:

@@ -41,7 +41,7 @@ class VerifierPool:
     use it in `with`.
 
     `workers`: number of processes (default: one per core). `time_limit`: seconds of processor time
-    per item; by the clock an item gets thirty times that, and a second try, so the load of the
+    per item; the wall-clock limit is thirty times that, with a second try, so the load of the
     machine changes no verdict. `memory_limit`: bytes of address space of a worker. `cache`:
     judgements to remember (0: none).
     """
@@ -120,9 +120,7 @@ class VerifierPool:
         ]
 
     def judge_answers(self, problems: Sequence[Problem], answers: Sequence[str]) -> list[Verdict]:
-        """Return verdicts on answers that were extracted before; nothing is searched for in
-        them.
-        """
+        """Return verdicts on answers that are already extracted."""
         return self._judge(problems, answers, lambda i, _: Extracted(answers[i]))
 
     def verify_answers(
@@ -339,7 +337,7 @@ def _extract(
     delimiters: tuple[str, str],
     form: str | None,
 ) -> Extracted:
-    """Let a verifier extract the answer of a completion, in the form that was asked for."""
+    """Let a verifier extract the answer of a completion, in the requested form."""
     must_end = False
     if form is not None:
         delimiters, must_end = _delimiters(form) if form else (THINK, False)
@@ -381,7 +379,7 @@ _lock = threading.Lock()
 
 
 def default_pool() -> VerifierPool:
-    """Return the pool of this process, which is made at first use and closed at exit."""
+    """Return the pool of this process, which is created at first use and closed at exit."""
     global _default
     with _lock:
         if _default is None or _default._closed:

@@ -97,7 +97,7 @@ class Worker:
     def unused(self, limit: float) -> float:
         """Return the seconds of processor time that the item in progress may still use.
 
-        0 if it used them up, if its time by the clock is over, or if the worker is still starting.
+        0 if they are used up or the wall-clock limit is reached.
         """
         if not self.ready or self.over_wall_clock(limit):
             return 0.0

@@ -2,8 +2,8 @@
 standard output.
 
 Frames are a length and JSON, never pickle: a process that handled hostile text must only be able to
-send data. The parent keeps the time. As a second line the kernel's timers end this process if an
-item overruns and nobody is left to kill it, and it exits when its parent is gone.
+send data. The parent keeps the time. As a second line of defence, kernel timers end this process if
+an item overruns and no parent is left to kill it; it also exits when its parent is gone.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from curate.records import Problem
 from curate.verify.registry import verifier_named
 
 LENGTH = struct.Struct("<I")
-# The limit counts processor time. By the clock an item gets this many times as long: enough for a
-# machine loaded to many times its cores, and an end for an item that waits for ever without
-# computing. Ours.
+# The limit counts processor time. The wall-clock limit is this many times as long: enough on a
+# heavily loaded machine, and finite for an item that waits without computing. Ours.
 WALL_CLOCK = 30.0
 GRACE = 3.0  # seconds beyond both limits after which the kernel ends the process
 
