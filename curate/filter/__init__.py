@@ -1,5 +1,5 @@
-"""Rules decide which traces make a corpus: YAML of SQL predicates, selection, and the funnel that
-shows what each did.
+"""Rules decide which traces make a corpus: SQL predicates in YAML, a selection, and a funnel that
+shows the effect of each.
 
 In order: `load_rules`, `apply_rules` over a connection with the view `annotated`, `print_funnel`,
 `explain` for one trace, and `write_corpus` for the sealed result.

@@ -17,11 +17,11 @@ from curate.signals.macros import derived_columns, macro_sql
 
 
 def failed_clauses(con: duckdb.DuckDBPyConnection, view: str, one: str, keep: str) -> list[str]:
-    """Explain why the expression `keep` is not true for the trace that the condition `one` selects.
+    """Return why the expression `keep` is not true for the trace that the condition `one` selects.
 
     Each clause of `keep` that is not true gets a line. If the clause is a macro, so does each
-    clause of the macro that is not true. A macro that holds but must not
-    (`NOT mixed_language`) is shown with all its clauses.
+    clause of the macro that is not true. A macro that is true but must not be (`NOT
+    mixed_language`) is shown with all its clauses.
     """
     macros, columns = derived_columns(), columns_in(con, view)
     con.execute(macro_sql())
@@ -43,7 +43,7 @@ def _macro_lines(
 ) -> list[str]:
     holds = _value(con, view, one, f'"{name}"')
     if holds is not None and not isinstance(holds, bool):
-        return []  # a number decides by its own value
+        return []  # a number is its own explanation
     lines = []
     for clause in macro_clauses(name):
         if not set(columns_of(clause)) <= columns:
@@ -56,12 +56,12 @@ def _macro_lines(
 
 
 def macro_clauses(name: str) -> tuple[str, ...]:
-    """The clauses of a shipped macro that are joined by AND, as SQL over signal columns."""
+    """Return the clauses of a shipped macro that are joined by AND, as SQL over signal columns."""
     return _macro_clauses()[name]
 
 
 def macro_columns(name: str) -> set[str]:
-    """The columns that a shipped macro reads."""
+    """Return the columns that a shipped macro reads."""
     return {column for clause in macro_clauses(name) for column in columns_of(clause)}
 
 
@@ -84,7 +84,7 @@ def _value(con: duckdb.DuckDBPyConnection, view: str, one: str, sql: str) -> Any
 def _shown(
     con: duckdb.DuckDBPyConnection, view: str, one: str, clause: str, columns: set[str]
 ) -> str:
-    """The clause without its coalesce(), and the values of its columns."""
+    """Format a clause without its coalesce(), and the values of its columns."""
     text = re.sub(r"(?i)coalesce\(([\w.]+), [^()]+\)", r"\1", clause)
     # DuckDB puts every comparison in brackets.
     text = re.sub(r"\(([^()]* (?:[<>=]+|IS) [^()]*)\)", r"\1", text)
@@ -98,12 +98,12 @@ def _shown(
 
 
 def columns_in(con: duckdb.DuckDBPyConnection, view: str) -> set[str]:
-    """Names of the columns of a view."""
+    """Return the names of a view's columns."""
     return {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
 
 
 def show(value: Any) -> str:
-    """A value as short text."""
+    """Format a value as short text."""
     if value is None:
         return "null"
     text = f"{value:.4g}" if isinstance(value, float) else repr(value)

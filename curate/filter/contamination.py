@@ -1,14 +1,14 @@
-"""Contamination: which texts are items of a benchmark, in part or in other words.
+"""Contamination: detect texts that are items of a benchmark, in part or reworded.
 
 A text and an item are compared if they share n words in a row, a rare run of three words, or their
 set of numbers. Such a pair is a hit if the texts are alike: the share of words that the shorter one
 finds in the other, each weighted by its rarity (inverse document frequency over items and texts),
 reaches a threshold, and the numbers agree. Boilerplate ("where m and n are relatively prime
-positive integers") is frequent and weighs little, so it never makes a hit alone.
+positive integers") is frequent and weighs little, so it is never a hit by itself.
 
 In texts of a spaceless script a token is a character, and n words are n / 0.65 characters (the
 words per character that the language signals count). An item shorter than n words must occur as a
-whole, and needs at least `SHORTEST` words: below that it is a phrase that anybody may write.
+whole, and needs at least `SHORTEST` words: anything shorter is a common phrase.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ TEXT_COLUMNS = ("question", "problem", "prompt", "instruction", "input", "text")
 # Ours, calibrated on planted copies, paraphrases and AIME-like problems of tests/filter.
 SIMILARITY = 0.6
 _MUTUAL = 0.45
-_NUMBERS = 0.75  # share of the numbers of the shorter text that the other must hold
+_NUMBERS = 0.75  # share of the shorter text's numbers that the other must contain
 _RUN = 3  # words
-_RARE = 3  # items that hold a run of words which makes two texts worth comparing
+_RARE = 3  # a run of words is rare if at most this many items contain it
 _CANDIDATES = 20  # items that a text is compared with
 _NUMBER = r"^\d"
 
@@ -49,9 +49,7 @@ HITS = {
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """The items of benchmarks and their tokens; `n` words in a row make two texts worth
-    comparing.
-    """
+    """Items of benchmarks and their tokens. Texts that share `n` words in a row are compared."""
 
     texts: pl.Series
     flat: Tokens
@@ -59,7 +57,7 @@ class Benchmark:
 
     @property
     def items(self) -> int:
-        """Number of items."""
+        """Return the number of items."""
         return len(self.texts)
 
 
@@ -69,7 +67,7 @@ def read_benchmark(
     """Read items from data files or text files (.txt: one item per line).
 
     They are in `column`, or in the first of `TEXT_COLUMNS`. Raises `UsageError` if a file has no
-    such column, or holds nothing to compare with.
+    such column, or no item at all.
     """
     texts: list[pl.Series] = []
     for path in map(Path, paths):
@@ -95,7 +93,7 @@ def _items(part: pl.DataFrame, column: str | None, file: Path) -> pl.Series:
 
 
 def benchmark_of(texts: pl.Series, n: int = 10) -> Benchmark:
-    """The benchmark that holds these items."""
+    """Return the benchmark of these items."""
     if n < SHORTEST:
         raise UsageError(f"n must be at least {SHORTEST}: shorter runs of words occur everywhere")
     return Benchmark(texts.cast(pl.String), tokens(texts), n)
@@ -115,8 +113,8 @@ def contaminated(
         return pl.DataFrame(schema=HITS)
     scored = pairs.hstack(_similarities(pairs, flat, benchmark.flat))
     whole = ~pl.col("short") | pl.col("run")
-    # An excerpt of an item counts, too, if it is a run of n words, and so does an item inside a
-    # longer text; without such a run both must be about the same.
+    # With a run of n words, an excerpt of an item or an item inside a longer text is a hit as well;
+    # without one, the two texts must be about the same.
     either = pl.max_horizontal("of_item", "of_text")
     alike = pl.when("run").then(either).when(pl.col("of_text") >= _MUTUAL).then("of_item")
     hits = (
@@ -136,7 +134,9 @@ def contaminated(
 
 
 def _candidates(flat: Tokens, benchmark: Benchmark) -> pl.DataFrame:
-    """Pairs worth comparing: `at`, `item`, `run` (n words in a row are shared), `short` (item)."""
+    """Return the pairs to compare: `at`, `item`, `run` (they share n words in a row), `short`
+    (item).
+    """
     items = benchmark.flat
     lengths, spaceless = items.lengths(), _spaceless(items)
     least = np.where(spaceless, ceil(SHORTEST / HAN_WORDS), SHORTEST)
@@ -167,7 +167,7 @@ def _candidates(flat: Tokens, benchmark: Benchmark) -> pl.DataFrame:
 
 
 def _grams(flat: Tokens, width: int, wanted: np.ndarray | None = None) -> pl.DataFrame:
-    """The distinct n-grams of each text as hashes: `row`, `gram`."""
+    """Return the distinct n-grams of each text as hashes: `row`, `gram`."""
     hashed, whole = flat.windows(width)
     row = flat.row[: len(hashed)]
     if wanted is not None:
@@ -176,7 +176,7 @@ def _grams(flat: Tokens, width: int, wanted: np.ndarray | None = None) -> pl.Dat
 
 
 def _number_sets(flat: Tokens) -> pl.DataFrame:
-    """A hash of the distinct numbers of each text that holds two or more: `row`, `gram`."""
+    """Return a hash of the distinct numbers of each text with at least two: `row`, `gram`."""
     return (
         pl.DataFrame({"row": flat.row, "token": flat.text})
         .filter(pl.col("token").str.contains(_NUMBER))
@@ -188,8 +188,8 @@ def _number_sets(flat: Tokens) -> pl.DataFrame:
 
 
 def _joined(theirs: pl.DataFrame, mine: pl.DataFrame) -> pl.DataFrame:
-    """Pairs that share a gram, with how many. A gram of most texts pairs none: it is
-    boilerplate.
+    """Return pairs that share grams, and how many they share. Grams of most texts, boilerplate, are
+    left out.
     """
     theirs = theirs.join(mine.select("gram").unique(), on="gram", how="semi")
     texts = max(theirs.get_column("at").n_unique(), 1)
@@ -200,8 +200,8 @@ def _joined(theirs: pl.DataFrame, mine: pl.DataFrame) -> pl.DataFrame:
 
 
 def _similarities(pairs: pl.DataFrame, flat: Tokens, items: Tokens) -> pl.DataFrame:
-    """`of_item` and `of_text`: weighted share of the words of one that the other holds;
-    `numbers`.
+    """Return `of_item` and `of_text`, the weighted share of one's words that the other contains,
+    and `numbers`.
     """
     ours = _counts(items, pairs.get_column("item")).rename({"row": "item"})
     theirs = _counts(flat, pairs.get_column("at")).rename({"row": "at"})
@@ -209,7 +209,7 @@ def _similarities(pairs: pl.DataFrame, flat: Tokens, items: Tokens) -> pl.DataFr
         pl.concat([_documents(items), _documents(flat)]).group_by("code").agg(pl.col("texts").sum())
     )
     total = items.count + flat.count
-    # A little for words of all texts: among few texts, all words are equal.
+    # Smoothed, so that words of all texts keep some weight: among few texts, all words are equal.
     weight = 0.1 + ((total + 1) / (pl.col("texts") + 1)).log()
     weights = documents.select("code", weight=weight)
     ours = ours.join(weights, on="code", how="left")
@@ -245,14 +245,14 @@ def _similarities(pairs: pl.DataFrame, flat: Tokens, items: Tokens) -> pl.DataFr
 
 
 def _counts(flat: Tokens, rows: pl.Series) -> pl.DataFrame:
-    """Tokens of some texts, each once per text: `row`, `code`, `count`, `number` (whether it is
+    """Return the distinct tokens of some texts: `row`, `code`, `count`, `number` (whether it is
     one).
     """
     frame = pl.DataFrame({"row": flat.row, "code": flat.code, "token": flat.text})
     return (
         frame.filter(pl.col("row").is_in(rows.unique().implode()))
         .group_by("row", "code")
-        # Names of variables come often, and must not outweigh the words.
+        # Names of variables are frequent and must not outweigh the words.
         .agg(pl.len().clip(1, 2).cast(pl.Int64).alias("count"), pl.col("token").first())
         .with_columns(number=pl.col("token").str.contains(_NUMBER))
         .drop("token")
@@ -260,7 +260,7 @@ def _counts(flat: Tokens, rows: pl.Series) -> pl.DataFrame:
 
 
 def _documents(flat: Tokens) -> pl.DataFrame:
-    """In how many texts each token occurs: `code`, `texts`."""
+    """Return the number of texts in which each token occurs: `code`, `texts`."""
     distinct = pl.DataFrame({"row": flat.row, "code": flat.code}).unique()
     return distinct.group_by("code").agg(pl.len().cast(pl.Int64).alias("texts"))
 
@@ -272,7 +272,7 @@ def _sums(counts: pl.DataFrame, key: str) -> pl.DataFrame:
 
 
 def _longest_run(flat: Tokens, at: int, items: Tokens, item: int) -> list[str]:
-    """The longest run of tokens that a text and an item share."""
+    """Return the longest run of tokens that a text and an item share."""
     ours, theirs = _words(flat, at), _words(items, item)
     match = SequenceMatcher(None, ours, theirs, autojunk=False).find_longest_match()
     return ours[match.a : match.a + match.size]

@@ -1,8 +1,7 @@
-"""From decisions to a sealed corpus: the kept rows with rendered prompts, and completions in the
-corpus's form.
+"""Write a sealed corpus: the kept rows, with rendered prompts and completions in the corpus's form.
 
-Rows are in the order of their ids. Texts are read slice by slice, each once; files hold them until
-they are in order.
+Rows are sorted by id. Texts are read slice by slice, each once, and wait in files until they are
+sorted.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 PART_ROWS = 15_000
 PART_BYTES = (
     16 << 20
-)  # of completions in a part: prompt, completion and messages are held several times
-_BATCH = 1_000  # rows with text that come from the view at once
+)  # of completions per part: prompt, completion and messages are in memory several times
+_BATCH = 1_000  # rows with text that are read from the view at once
 _RANGE = 2_000  # rows with text that are sorted at once
 _TEXTS = ("completion", "reasoning", "answer", "form", "template", "question", "messages")
 
@@ -48,13 +47,13 @@ def write_corpus(
     view: str = "annotated",
     slices: Iterable[Any] = (),
 ) -> Version:
-    """Seal `corpora/<name>/<version>` and its funnel; returns the corpus version (the same one
-    when nothing changed).
+    """Seal `corpora/<name>/<version>` and its funnel; return the corpus version (the same one if
+    nothing changed).
 
     Prompts are rendered again, without worked examples: with `template` (a name or a path), else
     with the template of the rule set, else with that of each trace. The version is the hash of the
     rule set, the kept traces, the text of the templates and `key` (whatever else determines the
-    rows). `slices`: as `apply_rules` was given, over the same traces.
+    rows). `slices`: those given to `apply_rules`.
     """
     from curate.warehouse.identity import digest_listed
 
@@ -114,8 +113,8 @@ def corpus_rows(
     part_rows: int = PART_ROWS,
     slices: Iterable[Any] = (),
 ) -> Iterator[pl.DataFrame]:
-    """The kept rows in the columns of schemas/corpora.sql, in the order of their ids, `part_rows`
-    at a time.
+    """Yield the kept rows in the columns of schemas/corpora.sql, sorted by id, `part_rows` at a
+    time.
     """
     templates = _templates(con, result, template, view)
     columns = {str(row[0]) for row in con.sql(f"DESCRIBE {view}").fetchall()}
@@ -135,9 +134,7 @@ def corpus_rows(
 
 
 def kept_by_slice(result: FilterResult, slices: Iterable[Any]) -> Iterator[pl.DataFrame]:
-    """The kept rows of each slice, while the view shows it; all of them, one after the other,
-    where it shows all.
-    """
+    """Yield the kept rows of each slice while the view shows it; without slices, all kept rows."""
     numbers = range(result.rows.parts)
     if not slices or result.rows.parts == 1:
         yield from map(result.rows.kept, numbers)
@@ -169,7 +166,7 @@ def _bounds(result: FilterResult, rows: int) -> pl.Series:
 
 @contextmanager
 def _ordered_ids(result: FilterResult) -> Iterator[Callable[[], Iterator[pl.DataFrame]]]:
-    """Gives, as often as asked, the ids of the corpus's rows in order."""
+    """Return a function that iterates over the ids of the corpus's rows in order."""
     ordered = ExternalSort(_bounds(result, 16 * PART_ROWS), result.rows.folder)
     try:
         for number in range(result.rows.parts):
@@ -180,7 +177,7 @@ def _ordered_ids(result: FilterResult) -> Iterator[Callable[[], Iterator[pl.Data
 
 
 def _one_each(parts: Iterable[pl.DataFrame], result: FilterResult) -> Iterator[pl.DataFrame]:
-    """Rows in the order of the corpus: for RL, the first row of each problem."""
+    """Yield rows in the order of the corpus; for RL, the first row of each problem."""
     if result.rules.kind != "rl":
         yield from parts
         return
@@ -196,7 +193,7 @@ def _one_each(parts: Iterable[pl.DataFrame], result: FilterResult) -> Iterator[p
 def _templates(
     con: duckdb.DuckDBPyConnection, result: FilterResult, template: str | None, view: str
 ) -> dict[str, Template]:
-    """The template of each label in the column `template`."""
+    """Return the template of each label in the column `template`."""
     wanted, form = template or result.rules.output.template, result.rules.output.form
     labels = con.sql(
         f"SELECT DISTINCT template, form FROM {view} WHERE template IS NOT NULL"
@@ -211,7 +208,7 @@ def _shape_rows(
     rows: pl.DataFrame, result: FilterResult, name: str, templates: dict[str, Template]
 ) -> pl.DataFrame:
     output, reinforcement = result.rules.output, result.rules.kind == "rl"
-    if reinforcement:  # its rows are prompts; what was sampled is not read
+    if reinforcement:  # rows are prompts only; completions are not read
         rows = rows.with_columns(
             pl.lit("").alias(column) for column in ("completion", "reasoning", "answer")
         )
@@ -219,7 +216,7 @@ def _shape_rows(
         raise CurateError(
             f"{rows.filter(pl.col('question').is_null() | pl.col('template').is_null()).height} "
             "kept traces have no "
-            "problem or no template in the warehouse, so that no prompt can be made for them"
+            "problem or no template in the warehouse, so their prompts cannot be rendered"
         )
     # Rendering is text work on each distinct question, not on each trace.
     questions = rows.select("template", "question").unique()
@@ -229,8 +226,8 @@ def _shape_rows(
     rows = _with_earlier_turns(rows, templates)
     if output.form is not None:
         rows = rows.with_columns(completion=_in_form(output.form), form=pl.lit(output.form))
-    # As sampled completions begin (see curate.prompts.render.join): one space, unless the prompt
-    # ends in white space.
+    # Sampled completions begin like this (see curate.prompts.render.join): with one space, unless
+    # the prompt ends in white space.
     text = pl.col("completion").str.strip_chars()
     gap = pl.when(pl.col("prompt").str.contains(r"\s\z")).then(pl.lit("")).otherwise(pl.lit(" "))
     rows = rows.with_columns(completion=gap + text, _text=text)
@@ -257,11 +254,11 @@ def _turn(role: str, content: pl.Expr) -> pl.Expr:
 
 
 def _with_earlier_turns(rows: pl.DataFrame, templates: dict[str, Template]) -> pl.DataFrame:
-    """Rows with `_earlier`: the turns before the completion, as chat messages.
+    """Add `_earlier`: the turns before the completion, as chat messages.
 
-    For a conversation of several turns the prompt is rendered again with all of them: earlier turns
-    of the assistant are earlier turns of the template, and system messages and results of tools
-    belong to the turn of the user that they precede or follow.
+    The prompt of a conversation is rendered again with all its turns: earlier turns of the
+    assistant are earlier turns of the template, and system messages and tool results belong to the
+    user's turn next to them.
     """
     rows = rows.with_columns(_earlier=pl.concat_list(_turn("user", pl.col("question"))))
     if "messages" not in rows.columns:
@@ -284,7 +281,7 @@ def _with_earlier_turns(rows: pl.DataFrame, templates: dict[str, Template]) -> p
 
 
 def _in_form(form: str) -> pl.Expr:
-    """The completion in `form`: unchanged if the trace was requested in it, else composed from its
+    """Return the completion in `form`: unchanged if the trace has that form, else composed from its
     parts.
 
     A plain completion is the answer alone.

@@ -1,10 +1,9 @@
-"""Rules over the `annotated` view: which traces are kept, what every rule did, and why one trace
-fell.
+"""Apply rules to the `annotated` view: which traces are kept, the effect of every rule, and why a
+trace was dropped.
 
-DuckDB evaluates each predicate once over the narrow columns that it names, a slice of traces at a
-time, which gives a frame of booleans; the funnel counts them, and the selection is Polars over a
-few numbers of each trace that passed. The rows wait in files. No text is read unless a rule names
-a text column.
+DuckDB evaluates each predicate once over the narrow columns that it names, one slice of traces at a
+time. The funnel counts the resulting booleans; the selection works in Polars on a few numbers per
+trace that passed. Rows wait in files. No text is read unless a rule names a text column.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ from curate.warehouse.sql import quote
 if TYPE_CHECKING:
     import duckdb
 
-TEXT_BYTES = 1500  # that finding duplicates holds of each text
-# Columns that the kept rows carry; those that the view lacks are left out.
+TEXT_BYTES = 1500  # memory per text while duplicates are detected
+# Columns of the kept rows; those that the view lacks are left out.
 CARRIED = (
     "trace_id",
     "attempt",
@@ -72,19 +71,19 @@ class FilterResult:
 
     @property
     def kept(self) -> pl.DataFrame:
-        """One row per kept trace, in the columns of `CARRIED`."""
+        """Return one row per kept trace, in the columns of `CARRIED`."""
         return pl.concat([self.rows.kept(number) for number in range(self.rows.parts)])
 
     @property
     def decisions(self) -> pl.DataFrame:
-        """One row per trace: trace_id, attempt, dropped_by.
+        """Return one row per trace: trace_id, attempt, dropped_by.
 
         dropped_by is the rule or selection step that dropped the trace; null if it is kept.
         """
         return pl.concat([self.rows.decided(number) for number in range(self.rows.parts)])
 
     def counts(self) -> tuple[int, int, int]:
-        """Number of traces kept, of traces read, and of problems of the kept ones."""
+        """Return the number of traces kept, of traces read, and of problems with a kept trace."""
         kept = self.rows.candidates.filter(pl.col("dropped_by").is_null())
         return kept.height, self.rows.total, kept.get_column("problem_id").n_unique()
 
@@ -114,7 +113,7 @@ class Explanation:
                 lines.append(f"           reason: {row['reason']}")
         if self.dropped_by and self.dropped_by not in set(self.rules["rule"]):
             lines.append(
-                f"  it passed every rule, and fell to the selection step '{self.dropped_by}'"
+                f"  it passed every rule and was dropped by the selection step '{self.dropped_by}'"
             )
         return "\n".join(lines)
 
@@ -128,13 +127,13 @@ def apply_rules(
     folder: Path | None = None,
     memory: str | None = None,
 ) -> FilterResult:
-    """Decide over every trace of `view`, narrowed to `where` (a SQL expression). A null predicate
-    does not pass.
+    """Decide on every trace of `view` for which `where` (a SQL expression) is true. A predicate
+    that is null does not pass.
 
-    `slices`: iterating points the view at one slice of the traces after the other (see
-    curate/warehouse/slices.py). `folder`: holds the rows as long as the result is used; by default
-    the system's folder for temporary files. `memory`: limit of the whole process (`2GB`); by
-    default there is none.
+    `slices`: iterating over it points the view at one slice of the traces after another (see
+    curate/warehouse/slices.py). `folder`: where the rows are kept as long as the result is used; by
+    default the system's folder for temporary files. `memory`: limit of the whole process (`2GB`);
+    by default none.
 
     Raises `UsageError` if the SQL of a rule fails (naming the rule, with DuckDB's message) or if
     the selection needs more memory (saying how much), and `CurateError` if nothing is kept (naming
@@ -143,9 +142,9 @@ def apply_rules(
     rows, counts, overlaps = _decide(con, rules, where, view, slices, folder, memory)
     if not rows.total:
         raise CurateError(
-            f"rule set '{rules.name}' had no trace to look at"
+            f"rule set '{rules.name}' got no traces"
             + (f" where {where}" if where else "")
-            + ": generate and annotate some first, or widen the selection"
+            + ": generate and annotate traces first, or select more of them"
         )
     result = FilterResult(
         rules, funnel_of([*counts, count_steps(rows.candidates, rules)], rules), overlaps, rows
@@ -156,7 +155,9 @@ def apply_rules(
 
 
 def columns_read(rules: RuleSet, where: str | None = None) -> dict[str, str]:
-    """Columns that deciding reads, each with the rule or step that reads it ('' if carried)."""
+    """Return the columns that the decision reads, with the rule or step that reads each ('' if
+    carried).
+    """
     read = dict.fromkeys((*CARRIED, "attempt"), "")
     expressions = rules.predicates() | ({"--where": where} if where else {})
     for name, sql in expressions.items():
@@ -183,10 +184,10 @@ def explain(
     where: str | None = None,
     view: str = "annotated",
 ) -> Explanation:
-    """Which rules a trace passed, with the values of the columns that each rule reads. `trace_id`
-    may be shortened.
+    """Explain which rules a trace passed, with the values of the columns they read. `trace_id` may
+    be shortened.
 
-    Raises `UsageError` where no trace or several begin with `trace_id`.
+    Raises `UsageError` if no trace, or more than one, begins with `trace_id`.
     """
     ids = _ids(con, trace_id, view)
     if len(ids) != 1:
@@ -236,7 +237,7 @@ _EXPLAINED: dict[str, Any] = {
 def _fate(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, where: str | None, view: str, trace_id: str
 ) -> str | None:
-    """The rule or step that dropped a trace; the selection depends on all the others."""
+    """Return the rule or step that dropped a trace. The selection depends on all other traces."""
     rows, _, _ = _decide(con, rules, where, view)
     for number in range(rows.parts):
         decided = rows.decided(number).filter(pl.col("trace_id") == trace_id)
@@ -255,12 +256,12 @@ def _decide(
     folder: Path | None = None,
     memory: str | None = None,
 ) -> tuple[Decisions, list[pl.DataFrame], pl.DataFrame]:
-    """The rows with `dropped_by`: the first rule that a trace fails, else the selection step that
-    leaves it out.
+    """Return the rows with `dropped_by`: the first rule that a trace fails, else the selection step
+    that drops it.
 
-    Also the counts of each slice (for the funnel), and the overlaps with benchmarks.
+    Also returns the counts of each slice, for the funnel, and the overlaps with benchmarks.
     """
-    # A window looks at other traces, which may be in other slices.
+    # A window function reads other traces, which may be in other slices.
     expressions = [*rules.predicates().values(), *([where] if where else [])]
     slices = () if any(map(reads_other_rows, expressions)) else slices
     failed = [
@@ -286,11 +287,11 @@ def _decide(
 
 
 def _check_memory(rows: Decisions, rules: RuleSet, limit: float) -> None:
-    """`UsageError` where choosing among the traces that passed would hold more MB than `limit`
+    """Raise `UsageError` if choosing among the traces that passed needs more MB than `limit`
     leaves.
 
-    Sorting a million traces holds their numbers up to five times. `TEXT_BYTES` were measured of
-    distinct texts.
+    Sorting holds the numbers of each trace up to five times. `TEXT_BYTES` was measured on distinct
+    texts.
     """
     each = TEXT_BYTES if rules.select.duplicates else 0
     need = (rows.candidates.estimated_size() * 5 + rows.candidates.height * each) / 1e6
@@ -334,7 +335,7 @@ def _evaluate(
         rates = _rates(con, rules, within, view, slices)
         for _ in slices or (0,):
             frame = con.sql(query).pl()
-            # Names that come again and again are kept once each.
+            # Repeated names are stored once.
             frame = frame.with_columns(
                 pl.col(name).cast(pl.Categorical) for name in _NAMES if name in frame.columns
             )
@@ -344,7 +345,7 @@ def _evaluate(
                 else frame.join(rates, on="problem_id", how="left", maintain_order="left")
             )
     except Exception as error:  # DuckDB's own classes vary
-        # Each expression alone, to find the one at fault.
+        # Evaluate each expression alone, to find the one at fault.
         _blame(con, rules, where, view, wanted)
         raise UsageError(
             f"rule set '{rules.name}' could not be query of {view}: {error}"
@@ -352,7 +353,7 @@ def _evaluate(
 
 
 def _wanted(rules: RuleSet) -> dict[str, str]:
-    """The SQL of every column that is selected besides the carried ones."""
+    """Return the SQL of every selected column except the carried ones."""
     chosen = rules.select
     wanted = {rule_column(rule.name): f"(({rule.keep}\n) IS TRUE)" for rule in rules.rules}
     wanted[RANK] = f"({_order(rules)}\n)::DOUBLE"
@@ -377,9 +378,9 @@ def _wanted(rules: RuleSet) -> dict[str, str]:
 def _rates(
     con: duckdb.DuckDBPyConnection, rules: RuleSet, within: str, view: str, slices: Iterable[Any]
 ) -> pl.DataFrame | None:
-    """problem_id and DIFFICULTY: 1 - pass rate of the model that the difficulty band names.
+    """Return problem_id and DIFFICULTY: 1 - pass rate of the model named by the difficulty band.
 
-    None if it names none.
+    None if the band names no model.
     """
     band = rules.select.difficulty
     if band is None or band.model is None:
@@ -398,8 +399,8 @@ _NAMES = ("source", "domain", "recipe", BALANCE)
 
 
 def _draw(rules: RuleSet) -> str:
-    """A number for each trace that the selection can meet: md5, the same on every machine and in
-    every version.
+    """Return SQL of a random number per trace that the selection can reach. It is md5, the same on
+    every machine and in every version.
     """
     if rules.select == Selection(seed=rules.select.seed):
         return "NULL::UBIGINT"
@@ -408,7 +409,7 @@ def _draw(rules: RuleSet) -> str:
 
 
 def _order(rules: RuleSet) -> str:
-    """The SQL that ranks traces of one problem, high first."""
+    """Return the SQL that ranks the traces of a problem, high first."""
     chosen = rules.select.per_problem
     if chosen.best is not None:
         return chosen.best.by
@@ -424,7 +425,7 @@ def _blame(
     view: str,
     wanted: dict[str, str],
 ) -> None:
-    """Evaluate every expression alone, and raise `UsageError` for the first that fails."""
+    """Evaluate every expression alone and raise `UsageError` for the first that fails."""
     names = {rule_column(rule.name): rule.name for rule in rules.rules}
     places = {names.get(name, name): sql for name, sql in wanted.items()}
     places |= {

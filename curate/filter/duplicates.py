@@ -5,7 +5,7 @@ Folding keeps what carries meaning (operators, relations, signs, digits, bracket
 all), so that "3 + 4" and "3 - 4" are two problems. Near duplicates are found by MinHash (Broder
 1997) in 20 bands of 5 rows, which pairs texts of Jaccard similarity 0.8 with probability 0.9996 and
 of 0.5 with 0.47; every pair is then checked against its true similarity. Texts too short for that
-(fewer than `SHORT` tokens) are compared exactly only: their few 3-grams would make many of them
+(fewer than `SHORT` tokens) are only compared exactly: with few 3-grams, many of them would look
 alike.
 """
 
@@ -22,8 +22,8 @@ from curate.filter.shingles import MEANING, folded, tokens
 BANDS, ROWS, SHINGLE = 20, 5, 3
 SHORT = 10  # tokens
 _PAIRS = 20_000  # pairs whose texts are in memory at once
-# What two problems of one pattern differ in: numbers, signs, names of one letter, and words that
-# stand for a number, an operation or a relation. English articles are letters that mean nothing.
+# Tokens in which two problems of one pattern differ: numbers, signs, names of one letter, and words
+# for a number, an operation or a relation. English articles are excluded.
 _FACTS = (
     r"^(?:[^\p{L}].*|[b-hj-z]|[\p{Greek}]"
     r"|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand"
@@ -39,7 +39,7 @@ _FACTS = (
 
 
 def signatures(texts: pl.Series, near: bool = True, facts: bool = False) -> pl.DataFrame:
-    """Hashes by which texts are compared, one row per text.
+    """Return the hashes by which texts are compared, one row per text.
 
     `exact`: of the folded text; null if it is empty. `bands` (with `near`): 20 hashes; null if the
     text is short. `facts` (with `facts`): of its numbers, signs and relations in their order.
@@ -70,7 +70,7 @@ def signatures(texts: pl.Series, near: bool = True, facts: bool = False) -> pl.D
 
 
 def salted(marks: pl.DataFrame, within: pl.Series) -> pl.DataFrame:
-    """The signatures mixed with a value each, so that only texts of the same value can be alike."""
+    """Mix each signature with a value, so that only texts with the same value can be alike."""
     salt = within.fill_null("").hash(3).rename("salt")
     mixed = pl.struct("exact", "salt").hash()
     columns = [pl.when(pl.col("exact").is_not_null()).then(mixed).alias("exact")]
@@ -93,9 +93,9 @@ def duplicates(
     """Find the original of each text; one row per text.
 
     `original`: index of the text that it duplicates, or its own. `kind`: exact, near, or null for
-    an original. `marks` are the `signatures` of the texts, `fetch` returns the texts at some
+    an original. `marks` are the `signatures` of the texts, `fetch` returns the texts at given
     indices. The original of a group is the text with the highest `score`, then the first.
-    `threshold` is the least Jaccard similarity of the 3-grams of near duplicates. A group is a
+    `threshold` is the minimum Jaccard similarity of the 3-grams of near duplicates. A group is a
     connected component, so two of its members may be less alike than that; with `facts`, all
     members have the same numbers, signs and relations.
     """
@@ -128,10 +128,10 @@ def _near_pairs(
     fetch: Callable[[pl.Series], pl.Series],
     threshold: float,
 ) -> pl.DataFrame:
-    """Pairs whose similarity is at least the threshold.
+    """Return the pairs whose similarity is at least the threshold.
 
-    In a band, each text is compared with the first of its bucket and with the one before it: linear
-    if many texts are alike, and a chain holds the group together.
+    In a band, each text is compared with the first of its bucket and with the one before it, which
+    is linear even if many texts are alike; chains connect the group.
     """
     first = marks.join(
         exact.filter(pl.col("at") == pl.col("first")).select("at"), on="at", how="semi"
@@ -142,7 +142,7 @@ def _near_pairs(
         first = first.with_columns(bands=pl.concat_list(bands))
     first = first.select("at", "bands")
     candidates = [pl.DataFrame(schema={"a": first.schema["at"], "b": first.schema["at"]})]
-    for i in range(BANDS):  # one at a time: all of them are twenty rows a text
+    for i in range(BANDS):  # one at a time: all bands together are twenty rows per text
         bucket = pl.col("bucket")
         band = first.select("at", bucket=pl.col("bands").list.get(i)).filter(bucket.is_duplicated())
         band = band.sort("bucket", "at").with_columns(
@@ -184,9 +184,9 @@ def _similar(
 
 
 def _components(pairs: pl.DataFrame, count: int) -> np.ndarray:
-    """The smallest member of each text's connected component.
+    """Return the smallest member of each text's connected component.
 
-    Found by repeated minimum over edges and pointer jumping.
+    The method is repeated minimum over edges, with pointer jumping.
     """
     label = np.arange(count, dtype=np.int64)
     a, b = pairs["a"].to_numpy().astype(np.int64), pairs["b"].to_numpy().astype(np.int64)

@@ -1,4 +1,4 @@
-"""A sealed corpus in the formats of other trainers, with a card that documents its origin.
+"""Export a sealed corpus in the formats of other trainers, with a card that documents its origin.
 
 messages           TRL: {"messages": [{"role", "content"}, …]}
 prompt-completion  TRL: {"prompt", "completion"}
@@ -72,13 +72,13 @@ def export_corpus(
     suffix: str = ".parquet",
     push: str | None = None,
 ) -> int:
-    """Write a corpus (`name` or `name@version`) with its card; returns its rows.
+    """Write a corpus (`name` or `name@version`) with its card; return the number of rows.
 
-    `out` that ends in .parquet or .jsonl is one file, with the card beside it (`x.jsonl`, `x.md`).
-    Any other is a folder with `data/train-00000.parquet`, … (or .jsonl, as `suffix` says) and
-    `README.md`, as the Hub has it. `push` names a data set on the Hugging Face Hub (owner/name)
-    and needs a folder; the token comes from the environment. Raises `UsageError` for an unknown
-    corpus or format, and for a folder that holds something else.
+    If `out` ends in .parquet or .jsonl it is one file, with the card next to it (`x.jsonl`,
+    `x.md`). Otherwise it is a folder with `data/train-00000.parquet`, … (or .jsonl, by `suffix`)
+    and `README.md`, the layout of the Hub. `push` names a data set on the Hugging Face Hub
+    (owner/name) and needs a folder; the token comes from the environment. Raises `UsageError` for
+    an unknown corpus or format, and for a folder with other content.
     """
     if format not in FORMATS:
         raise UsageError(f"unknown format '{format}': choose from {', '.join(FORMATS)}")
@@ -99,7 +99,7 @@ def export_corpus(
     if target.exists() and (
         not target.is_dir() or any(p.name not in ("data", "README.md") for p in target.iterdir())
     ):
-        raise UsageError(f"{target} holds something else: export into a new folder")
+        raise UsageError(f"{target} has other content: export into a new folder")
     for stale in (target / "data").glob("train-*"):
         stale.unlink()
     total = 0
@@ -114,7 +114,7 @@ def export_corpus(
 
 
 def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.DataFrame]:
-    """The corpus in the shape of a format, part by part."""
+    """Yield the corpus in the shape of a format, part by part."""
     problems = (
         warehouse.sql("SELECT problem_id, reference, verifier, split FROM problems")
         if format == "verl"
@@ -128,9 +128,7 @@ def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.Da
 
 
 def card(warehouse: Warehouse, version: Version, format: str, files: str = "data/train-*") -> str:
-    """The data set's card: counts, funnel, lineage. `files` are its data, from where the card
-    lies.
-    """
+    """Return the data set's card: counts, funnel, lineage. `files` are relative to the card."""
     counts = (
         version.read(["source", "domain", "problem_id"])
         .group_by("source", "domain")
@@ -167,7 +165,7 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
         "",
         "## Funnel",
         "",
-        "What each rule would drop alone, what fell to it first, and what was left after it.",
+        "What each rule would drop alone, what it was first to drop, and what remained after it.",
         "",
         *_table(funnel),
         "",
@@ -182,8 +180,8 @@ def card(warehouse: Warehouse, version: Version, format: str, files: str = "data
 
 
 def _ancestors(warehouse: Warehouse, version: Version) -> list[str]:
-    """Everything the corpus was made from, the nearest first: traces, models, what those were
-    trained on, problems.
+    """Return everything the corpus was made from, nearest first: traces, models and their training
+    data, problems.
     """
     rows = warehouse.sql(
         "SELECT ancestor FROM ancestry WHERE ref = ? ORDER BY depth, ancestor", [version.ref]
@@ -192,7 +190,7 @@ def _ancestors(warehouse: Warehouse, version: Version) -> list[str]:
 
 
 def _table(frame: pl.DataFrame) -> list[str]:
-    """A Markdown table."""
+    """Format a Markdown table."""
 
     def cell(value: Any) -> str:
         return "" if value is None else str(value).replace("|", "\\|").replace("\n", " ")

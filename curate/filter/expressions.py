@@ -1,5 +1,5 @@
-"""SQL expressions of rules, read by DuckDB's parser: the columns they read, and that they only
-read.
+"""Check the SQL expressions of rules with DuckDB's parser: the columns they read, and that they
+only read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from curate.errors import UsageError
 
 @cache
 def check_expression(sql: str, name: str) -> tuple[str, ...]:
-    """The names that a SQL expression reads, as they occur; `UsageError` if it does more than read.
+    """Return the names that a SQL expression reads; raise `UsageError` if it does more than read.
 
     A name is a column, or a part of one (`components.accuracy` gives both). DuckDB parses it;
     nothing is run.
@@ -48,8 +48,8 @@ def check_expression(sql: str, name: str) -> tuple[str, ...]:
 
 @cache
 def columns_of(sql: str, name: str = "expression") -> tuple[str, ...]:
-    """The columns that an expression reads: of `labels.score` and `annotated.labels` the column
-    `labels`.
+    """Return the columns that an expression reads: `labels` for `labels.score` and
+    `annotated.labels`.
     """
     check_expression(sql, name)
     paths = [n["column_names"] for n in _nodes(_parse(sql, name)) if n.get("class") == "COLUMN_REF"]
@@ -65,7 +65,7 @@ def reads_other_rows(sql: str, name: str = "expression") -> bool:
 
 @cache
 def conjuncts(sql: str, name: str = "expression") -> tuple[str, ...]:
-    """The parts of an expression that are joined by AND at its top, or inside a CASE there."""
+    """Return the parts of an expression joined by AND at its top level, or inside a CASE there."""
     conjunction = _conjunction(_parse(sql, name))
     return (sql,) if conjunction is None else tuple(map(_as_sql, conjunction["children"]))
 
@@ -80,7 +80,7 @@ def _conjunction(node: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _as_sql(expression: dict[str, Any]) -> str:
-    """The SQL text of a part of a parse tree."""
+    """Return the SQL text of a part of a parse tree."""
     row = _parser().execute("SELECT json_serialize_sql('SELECT 1')").fetchone()
     assert row is not None
     statement = json.loads(row[0])
@@ -131,13 +131,13 @@ def _parse(sql: str, name: str) -> dict[str, Any]:
 
 @cache
 def _parser() -> duckdb.DuckDBPyConnection:
-    """One connection for all expressions: opening one takes longer than parsing."""
+    """Return one connection for all expressions: opening one takes longer than parsing."""
     atexit.register(_parser.cache_clear)
     return duckdb.connect()
 
 
 def _nodes(tree: Any) -> list[dict[str, Any]]:
-    """Every mapping in a parse tree, from the top, in order."""
+    """Yield every mapping in a parse tree, top down, in order."""
     nodes: list[dict[str, Any]] = []
     todo = [tree]
     while todo:
@@ -150,15 +150,14 @@ def _nodes(tree: Any) -> list[dict[str, Any]]:
     return nodes
 
 
-# Written without brackets, these are parsed as columns.
+# Without brackets these are parsed as columns.
 _CLOCKS = ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp")
 _UNSTEADY: set[str] = set()
 _ZONED = ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS", "TIME WITH TIME ZONE")
 
 
 def _unsteady() -> set[str]:
-    """Functions of DuckDB that are not the same for the same row each time: random, now, nextval,
-    getenv, ...
+    """Return DuckDB's functions whose result for a row varies: random, now, nextval, getenv, ...
 
     A form of a function that takes times with a time zone also reads the setting TimeZone, and is
     marked for that since DuckDB 2.0.1, `-` and `+` among them. It does not make the function

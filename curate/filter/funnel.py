@@ -1,4 +1,6 @@
-"""The funnel: what every rule and selection step did, by source and band of difficulty."""
+"""The funnel: counts of what every rule and selection step dropped, by source and band of
+difficulty.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
 
 
 def count_steps(left: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
-    """Count what each selection step drops of the traces that passed the rules."""
+    """Count the traces that each selection step drops among those that passed the rules."""
     steps = enumerate(_selection(rules), len(rules.rules))
     firsts = [
         (pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}") for i, name in steps
@@ -44,7 +46,8 @@ def count_steps(left: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
 
 
 def funnel_of(counts: list[pl.DataFrame], rules: RuleSet) -> pl.DataFrame:
-    """The columns of schemas/funnel.sql without corpus and corpus_version, from what was counted.
+    """Return the funnel from the counts: the columns of schemas/funnel.sql without corpus and
+    corpus_version.
 
     `drops_alone` of a selection step is null: what it would drop depends on what the rules leave.
     """
@@ -73,8 +76,8 @@ def funnel_of(counts: list[pl.DataFrame], rules: RuleSet) -> pl.DataFrame:
 
 
 def band_of(difficulty: str) -> pl.Expr:
-    """The fifth of the range of difficulty that a trace's problem lies in; `unknown` where it has
-    none.
+    """Return the fifth of the range of difficulty of a trace's problem; `unknown` if it has no
+    difficulty.
     """
     fifth = (pl.col(difficulty) * 5).floor().clip(0, 4).cast(pl.Int32)
     named = fifth.replace_strict(
@@ -84,7 +87,7 @@ def band_of(difficulty: str) -> pl.Expr:
 
 
 def _selection(rules: RuleSet) -> dict[str, str]:
-    """Selection steps that the rule set asks for, in order, each with what it does in words."""
+    """Return the selection steps of the rule set, in order, each with a description."""
     chosen = rules.select
     words: dict[str, str] = {}
     if chosen.contamination is not None:

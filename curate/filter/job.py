@@ -1,4 +1,4 @@
-"""The filter job: rules over annotated traces to a sealed, versioned corpus with its funnel."""
+"""The filter job: apply rules to annotated traces, print the funnel, seal a versioned corpus."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class FilterConfig(Config):
-    """Which rules, over which traces, to which corpus."""
+    """The rules, the traces they apply to, and the corpus they make."""
 
     rules: str = Field(description="a rule set that ships, or a YAML file")
     corpus: str | None = Field(None, description="name of the corpus; default: the rule set's")
@@ -46,15 +46,15 @@ class FilterConfig(Config):
         {}, description="values of the rule set to replace, by dotted place"
     )
     memory: str = Field(
-        DEFAULT, description="bound of what deciding holds; half of it is DuckDB's, which spills"
+        DEFAULT, description="memory for the decision; half of it is DuckDB's, which spills to disk"
     )
     template: TemplateName | None = Field(
-        None, description="of the prompts in the corpus; default: the rule set's, else the trace's"
+        None, description="template of the prompts; default: the rule set's, else the trace's"
     )
 
 
 def prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | None]:
-    """The rule set of a config, and the condition on traces that it gives."""
+    """Return the rule set of a config and its condition on traces."""
     rules = load_rules(config.rules, config.set)
     conditions = [f"({config.where})"] if config.where else []
     if config.traces:
@@ -64,8 +64,8 @@ def prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | 
 
 
 def _chosen(name: str, warehouse: Warehouse) -> str:
-    """The SQL condition of a family of traces, or of one version of it; `UsageError` where there
-    is none.
+    """Return the SQL condition of a family of traces, or of one version of it; `UsageError` if
+    unknown.
     """
     family, _, version = name.partition("/")
     versions = [
@@ -82,7 +82,7 @@ def _chosen(name: str, warehouse: Warehouse) -> str:
 
 
 def unread(rules: RuleSet, where: str | None) -> set[str]:
-    """Groups of signals, and `verdicts`, that a rule set does not ask for, directly or by a
+    """Return the groups of signals, and `verdicts`, that a rule set does not use, directly or by a
     macro.
     """
     read = {name.lower() for name in columns_read(rules, where)}
@@ -99,8 +99,8 @@ def unread(rules: RuleSet, where: str | None) -> set[str]:
 
 @contextmanager
 def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> Iterator[None]:
-    """Half of `memory` for DuckDB, which spills to the staging folder; the frames in Python need
-    the rest.
+    """Give DuckDB half of `memory`; it spills to the staging folder. The frames in Python need the
+    rest.
     """
     size = megabytes(memory, 200)
     spill = root / STAGING / f"spill-{unique_name()}"
@@ -113,7 +113,7 @@ def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> I
 
 
 def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
-    """Why one trace was kept or dropped, as text."""
+    """Explain as text why one trace was kept or dropped."""
     rules, where = prepare(config, context.warehouse)
     with (
         connect(context.warehouse.root, unread(rules, where), views=False) as connection,
@@ -125,8 +125,8 @@ def explain_trace(config: FilterConfig, context: Context, trace_id: str) -> str:
 def run(config: FilterConfig, context: Context) -> JobResult:
     """Decide, print the funnel, and seal the corpus.
 
-    Raises CurateError, naming the rule that dropped most, if nothing is kept; then there is no
-    corpus.
+    Raises CurateError, naming the rule that dropped most, if nothing is kept; no corpus is written
+    then.
     """
     from curate.filter.funnel import print_funnel
 
@@ -150,7 +150,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
         print_funnel(decision.funnel)
         for line in overlap_lines(decision):
             output(line)
-        # Writing reads texts only: without this, every batch of them would join all signals again.
+        # Writing reads texts only; without this, every batch would join all signals again.
         unmeasured = {"verdicts", *signal_groups()}
         create_views(connection, context.warehouse.root, unmeasured, views=False)
         slices = slices.without(unmeasured)
@@ -179,9 +179,9 @@ def run(config: FilterConfig, context: Context) -> JobResult:
 def overlap_lines(
     result: FilterResult, most: int = 5, table: str | Path = "the table contamination"
 ) -> list[str]:
-    """Problems that are in a benchmark as text to print, the most similar first.
+    """Format the problems that are in a benchmark, the most similar first.
 
-    `table`: where all of them are.
+    `table`: name of the full list.
     """
     count = result.overlaps.height
     if not count:
@@ -205,7 +205,7 @@ def _shortened(text: str, most: int = 160) -> str:
 
 
 def _parents(con: duckdb.DuckDBPyConnection, result: FilterResult, slices: Slices) -> list[str]:
-    """The versions of traces that kept rows come from."""
+    """Return the versions of traces that the kept rows come from."""
     refs: set[str] = set()
     for kept in kept_by_slice(result, slices):
         con.register("kept_ids", kept.select("trace_id", "attempt").to_arrow())

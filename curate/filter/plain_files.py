@@ -1,8 +1,8 @@
 """Apply rules to plain data files, without a warehouse.
 
-The files are read twice: once for the narrow columns that the rules name (annotated on the way if a
-rule reads a signal that the file lacks), once to write the kept rows. The narrow columns wait in a
-temporary folder, and text is in memory part by part only.
+The files are read twice: once for the narrow columns that the rules name (and to measure signals
+that a rule reads and the file lacks), once to write the kept rows. The narrow columns wait in a
+temporary folder; only one part of the text is in memory at a time.
 """
 
 from __future__ import annotations
@@ -39,12 +39,11 @@ def filter_files(
     where: str | None = None,
     memory: str = DEFAULT,
 ) -> FilterResult:
-    """Write the rows that `rules` keep, with the columns of the input, to one Parquet or JSONL
-    file.
+    """Write the rows kept by `rules`, with the columns of the input, to one Parquet or JSONL file.
 
-    Problems found in benchmarks are written next to it (see `overlaps_file`). Raises what
-    `apply_rules` raises, and `UsageError` if a rule reads a column that the files lack. `memory`
-    bounds what is held at once.
+    Problems that are in a benchmark are written next to it (see `overlaps_file`). Raises the errors
+    of `apply_rules`, and `UsageError` if a rule reads a column that the files lack. `memory` limits
+    the process.
     """
     limit_malloc_arenas()
     size = text_bytes(memory)
@@ -64,7 +63,7 @@ def filter_files(
 
 
 def overlaps_file(out: str | Path) -> Path:
-    """Where problems found in benchmarks are written: `kept.contamination.jsonl` for
+    """Return where problems that are in a benchmark are written: `kept.contamination.jsonl` for
     `kept.jsonl`.
     """
     return Path(out).with_suffix(f".contamination{Path(out).suffix}")
@@ -79,7 +78,7 @@ def explain_files(
     where: str | None = None,
     memory: str = DEFAULT,
 ) -> str:
-    """Why one row was kept or dropped, as text. Rows without a column `trace_id` are called
+    """Explain as text why one row was kept or dropped. Rows without a column `trace_id` are called
     `row-000000000`, …
     """
     for clauses in (True, False):
@@ -89,15 +88,15 @@ def explain_files(
         except UsageError:
             if (
                 not clauses
-            ):  # files with a macro's column, but not with all that it was derived from
+            ):  # files with a macro's column, but without all columns it is derived from
                 raise
     raise AssertionError
 
 
 class Narrow:
-    """The columns of some files that the rules read, as one Parquet file per part, in order.
+    """The columns of the files that the rules read, as one Parquet file per part, in order.
 
-    The view `annotated` of `con` shows all parts; iterating points it at one after the other.
+    The view `annotated` of `con` shows all parts; iterating points it at one part after another.
     """
 
     def __init__(self, con: duckdb.DuckDBPyConnection, files: list[Path]) -> None:
@@ -134,12 +133,12 @@ def narrowed(
     memory: str = DEFAULT,
     clauses: bool = False,
 ) -> Iterator[Narrow]:
-    """One row per row of the files, in order, with the columns that the rules read.
+    """Return one row per row of the files, in order, with the columns that the rules read.
 
     Without a column `trace_id`, rows are named by their number over all files (`row-000000000`).
     Without `problem_id`, rows with the same `question` share a problem; any other row is a problem
-    by itself. Columns of traces and problems that the files lack are null; a missing verdict, or an
-    unknown column, is a `UsageError` naming the rule.
+    of its own. Columns of traces and problems that the files lack are null; a missing verdict, or
+    an unknown column, is a `UsageError` naming the rule.
     """
     import duckdb
 
@@ -178,7 +177,9 @@ def _write_parts(
     size: int,
     folder: Path,
 ) -> tuple[list[Path], bool]:
-    """The files of `Narrow`, all of one schema, and whether any part came with its own ids."""
+    """Write the files of `Narrow`, all with one schema; return them and whether a part has ids of
+    its own.
+    """
     measured = (set(column_groups()) | set(derived_columns())) & set(needed)
     files: list[Path] = []
     shapes: list[pl.DataFrame] = []
@@ -197,13 +198,13 @@ def _write_parts(
             rows += part.height
     whole = pl.concat(shapes, how="vertical_relaxed").schema
     for file, shape in zip(files, shapes, strict=True):
-        if shape.schema != whole:  # another file has the column in a wider type
+        if shape.schema != whole:  # another file has a wider type for the column
             pl.read_parquet(file, glob=False).cast(whole).write_parquet(file, compression="lz4")
     return files, named
 
 
 def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:
-    """`part` with trace_id, attempt, problem_id and completion."""
+    """Add trace_id, attempt, problem_id and completion to `part`."""
     text = column_expr(part.schema, text_column)
     row = pl.int_range(first, first + part.height, dtype=pl.Int64).cast(pl.String).str.zfill(9)
     keys: dict[str, pl.Expr] = (
@@ -223,7 +224,7 @@ def _keys(part: pl.DataFrame, first: int, text_column: str) -> pl.DataFrame:
 
 
 def _column(part: pl.DataFrame, name: str, needed: dict[str, str]) -> pl.Expr:
-    """The column, or null of its type where a plain file need not have it."""
+    """Return the column, or nulls of its type if a plain file need not have it."""
     if name in part.columns or name in ("trace_id", "attempt", "problem_id", "completion"):
         return pl.col(name)
     types = _optional_types()
@@ -231,13 +232,15 @@ def _column(part: pl.DataFrame, name: str, needed: dict[str, str]) -> pl.Expr:
         return pl.lit(None, dtype=types[name]).alias(name)
     hint = "(correct, wrong or unverifiable) " if name == "verdict" else ""
     raise UsageError(
-        f"rule '{needed[name]}' reads the column '{name}', which the files have not: add it {hint}"
+        f"rule '{needed[name]}' reads the column '{name}', which the files lack: add it {hint}"
         "or use rules without it"
     )
 
 
 def _optional_types() -> dict[str, pl.DataType]:
-    """Columns of traces and problems, and the verdicts of judges and consensus."""
+    """Return the types of columns that files may lack: traces, problems, verdicts of judges and
+    consensus.
+    """
     from curate.warehouse.schemas import arrow_schema
 
     verdicts = ("judge_verdict", "coherence_verdict", "consensus_verdict")

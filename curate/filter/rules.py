@@ -1,9 +1,9 @@
-"""Rule sets: YAML of named SQL predicates, what is selected from the traces that pass them, and
-the corpus they make.
+"""Rule sets: named SQL predicates in YAML, the selection among the traces that pass, and the
+corpus's form.
 
-A predicate says what to keep. It is one SQL expression over one row of the `annotated` view, and
-it only reads: statements, subqueries and functions that answer differently twice are refused, so
-that a corpus can be made again.
+A predicate states what to keep. It is one SQL expression over a row of the `annotated` view, and it
+only reads: statements, subqueries and functions with varying results are refused, so that a corpus
+can be reproduced.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from curate.warehouse.schemas import data_dir
 
 
 class Rule(Config):
-    """Keeps the traces for which `keep` is true. `reason` says why, for the reader of
-    the funnel.
+    """Keeps the traces for which `keep` is true. `reason` explains the rule to the reader of the
+    funnel.
     """
 
     name: str = Field(min_length=1)
@@ -45,12 +45,12 @@ class Pick(Config):
 
 
 class PerProblem(Config):
-    """How traces are chosen among those of one problem that passed the rules; at most one of the
-    four.
+    """How traces are chosen among those of a problem that passed the rules; at most one of the four
+    ways.
 
-    random: as the hash of seed and trace falls. shortest: by characters of the completion.
-    diverse: the best by `quality`, then each time the one whose step count, length and reflection
-    lie farthest from those chosen.
+    random: by a hash of seed and trace. shortest: by characters of the completion. diverse: the
+    best by `quality`, then repeatedly the one whose step count, length and reflection are farthest
+    from those chosen.
     """
 
     best: Best | None = None
@@ -78,8 +78,8 @@ class Difficulty(Config):
     """A band of difficulty, both ends included. `by` is a SQL expression of difficulty between 0
     (easy) and 1 (hard).
 
-    With `model` the difficulty is 1 - pass rate of that model's traces on the problem, as the
-    traces at hand show it.
+    With `model` the difficulty is 1 - pass rate of that model's traces on the problem, among the
+    traces being filtered.
     """
 
     low: float = Field(default=0.0, ge=0, le=1)
@@ -102,14 +102,14 @@ class Balance(Config):
 
 
 class Duplicates(Config):
-    """Of texts that are the same once folded, or (`near`) share most word 3-grams, only the best
-    by `by` is kept.
+    """Keep only the best, by `by`, of texts that are the same once folded or (`near`) share most
+    word 3-grams.
 
-    over: `completion` compares traces; `question` compares problems, and drops every trace of the
-    lesser ones.
-    within: SQL of what two texts must share to be compared (`source`, `problem_id`, `dataset`); by
-    default all are.
-    threshold: the least Jaccard similarity of near duplicates.
+    over: `completion` compares traces; `question` compares problems and drops every trace of the
+    duplicates.
+    within: SQL of a value that two texts must share to be compared (`source`, `problem_id`,
+    `dataset`); by default all are compared.
+    threshold: the minimum Jaccard similarity of near duplicates.
     merge_templates: near duplicates among questions may differ in numbers, signs and relations.
     """
 
@@ -124,8 +124,8 @@ class Duplicates(Config):
 class Contamination(Config):
     """Drop problems that are items of benchmark files (data files, or .txt with an item per line).
 
-    `n` words in a row, a rare run of three words or the same numbers make two texts worth
-    comparing; both are the same problem from `similarity` on (see curate/filter/contamination.py).
+    Texts that share `n` words in a row, a rare run of three words or their numbers are compared;
+    from `similarity` on they are the same problem (see curate/filter/contamination.py).
     """
 
     benchmarks: list[str] = Field(min_length=1)
@@ -147,9 +147,7 @@ class Selection(Config):
 
 
 class Output(Config):
-    """How prompts of the corpus are rendered again: output form and prompt template. None: those of
-    the trace.
-    """
+    """Output form and prompt template of the corpus; None: those of the trace."""
 
     form: FormName | None = None
     template: TemplateName | None = None
@@ -185,7 +183,7 @@ class RuleSet(Config):
         return self
 
     def predicates(self) -> dict[str, str]:
-        """Every SQL expression of the rule set, by its place."""
+        """Return every SQL expression of the rule set, by its place."""
         named = {rule.name: rule.keep for rule in self.rules}
         if self.where is not None:
             named["where"] = self.where
@@ -202,16 +200,16 @@ class RuleSet(Config):
         return named
 
 
-# Names of selection steps in the funnel, in the order in which they are done.
+# Names of the selection steps in the funnel, in order of execution.
 STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", "budget")
 
 
 def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:
-    """The rule set in a YAML file, or the shipped one of that name (`cold-start`, `rejection`,
+    """Load a rule set from a YAML file, or the shipped one of that name (`cold-start`, `rejection`,
     `unfiltered`).
 
-    `overrides` lays values over dotted places: {"select.per_problem.best.k": 2}. Raises
-    `UsageError` with the file and the place for anything that is wrong with it.
+    `overrides` replaces values at dotted places: {"select.per_problem.best.k": 2}. Raises
+    `UsageError` with the file and the place of an error.
     """
     path = _find(path_or_name)
     content = read_yaml(path)
@@ -222,7 +220,7 @@ def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None
     try:
         return validate(RuleSet, content, str(path))
     except UsageError as error:
-        # A SQL expression that is refused names its rule, and not the file.
+        # The error about a refused SQL expression names its rule, not the file.
         place = "" if str(error).startswith(str(path)) else f"{path}: "
         raise UsageError(f"{place}{error}") from error
 

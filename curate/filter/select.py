@@ -1,9 +1,8 @@
 """Selection among the traces that passed the rules: difficulty band, k of each problem, balance,
 total budget.
 
-Each step writes its name into `dropped_by` of the rows that fall to it. Ties, and everything
-random, are decided by a hash of seed and trace id (DRAW): the same traces give the same corpus,
-in whatever order they come.
+Each step writes its name into `dropped_by` of the rows that it drops. Ties and random choices are
+decided by a hash of seed and trace id (DRAW), so the same traces in any order give the same corpus.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ _LEFT = pl.col("dropped_by").is_null()
 
 
 def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
-    """`frame` with `dropped_by` filled in for what the selection leaves out.
+    """Return `frame` with `dropped_by` filled in for the rows that the selection drops.
 
     Reads problem_id, dropped_by, and DRAW, RANK, DIFFICULTY, BALANCE and SHAPE (see columns.py).
     """
@@ -60,9 +59,7 @@ def _drop(frame: pl.DataFrame, step: str, falls: pl.Expr | pl.Series) -> pl.Data
 
 
 def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> pl.Series:
-    """Place of each row that is left among those of its group, from 0; a large number for rows
-    that are not left.
-    """
+    """Rank each remaining row within its group, from 0; dropped rows get a large number."""
     places = (
         frame.lazy()
         .with_row_index(PLACE)
@@ -77,8 +74,7 @@ def _rank(frame: pl.DataFrame, within: str, order: Sequence[str | pl.Expr]) -> p
 
 
 def _spread(frame: pl.DataFrame, k: int) -> pl.Series:
-    """Which rows are chosen by farthest-point selection in each problem, beginning with the best
-    by `_by`.
+    """Choose rows by farthest-point selection in each problem, starting with the best by `_by`.
 
     Distance is Euclidean over `_shape` (logarithms of steps, characters and reflections). The loop
     is over k, not rows.

@@ -1,4 +1,5 @@
-"""Tokens of many texts in one long column, and hashes of n tokens: for duplicates, contamination.
+"""Tokens of many texts in one long column, and hashes of n tokens, to detect duplicates and
+contamination.
 
 Text is folded first: NFKC, lower case, no punctuation. A token is a word, a number, or a single
 Chinese or Japanese character; for duplicates also an operator, relation or bracket, since "3 + 4"
@@ -14,8 +15,7 @@ import polars as pl
 
 CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}ー々]"
 WORD = rf"{CJK}|[\w--{CJK}]+"
-# Numbers with their decimal point, ratio or factorial; primes of functions; signs that carry
-# meaning.
+# Numbers with decimal point, ratio or factorial; primes of functions; signs with a meaning.
 SIGN = r"'+\(|[\p{Sm}\-*/^%!°√()\[\]]"
 MEANING = rf"\d+(?:[.,:]\d+)*!*|\b[a-z]!+|{CJK}|[\w--{CJK}--\d][\w--{CJK}]*|{SIGN}"
 # Hyphens inside words, emphasis of Markdown, and marks that end a sentence do not count as signs.
@@ -25,8 +25,8 @@ _EXCLAIMED = r"(\p{L}{2}\s*|[\s.,;:?])!+|(=\s*-?[\d.,]+\s*)!+(\s*\z)"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """`text`, `code` (hash) and `row` (index of the text) of each token; `count`: number of
-    texts.
+    """Tokens of texts: `text`, `code` (hash) and `row` (index of the text) of each; `count`: number
+    of texts.
     """
 
     text: pl.Series
@@ -35,9 +35,10 @@ class Tokens:
     count: int
 
     def windows(self, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Hash of the `size` tokens from each place on, and whether they lie in one text.
+        """Return the hash of the `size` tokens that start at each place, and whether they are in
+        one text.
 
-        Shorter than the tokens by size - 1.
+        The result is shorter than the tokens by size - 1.
         """
         number = len(self.code) - size + 1
         if number <= 0:
@@ -49,17 +50,19 @@ class Tokens:
         return hashed, self.row[:number] == self.row[size - 1 :]
 
     def lengths(self) -> np.ndarray:
-        """Number of tokens of each text."""
+        """Return the number of tokens of each text."""
         return np.bincount(self.row, minlength=self.count)
 
 
 def folded(text: pl.Expr) -> pl.Expr:
-    """Text as duplicates are compared: its tokens, signs included, separated by single spaces."""
+    """Return text in the form in which duplicates are compared: tokens and signs, separated by
+    spaces.
+    """
     return _tokens_of(text, MEANING).list.join(" ")
 
 
 def tokens(texts: pl.Series, pattern: str = WORD) -> Tokens:
-    """The tokens of folded texts. Null texts have none."""
+    """Return the tokens of folded texts. Null texts have none."""
     frame = (
         pl.DataFrame({"text": texts.cast(pl.String)})
         .with_row_index("row")

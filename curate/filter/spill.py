@@ -1,9 +1,8 @@
-"""Decided rows in files, so that the memory of deciding does not grow with the number of traces.
+"""Keep decided rows in files, so that memory does not grow with the number of traces.
 
-`Decisions` keeps every slice of traces as a file, and in memory only the numbers by which the
-selection chooses among the traces that passed the rules, some 30 bytes each. `ExternalSort` puts
-frames in the order of their ids: ranges of ids are written to separate files, and each is sorted
-when it is read.
+`Decisions` keeps every slice of traces in a file, and in memory only the numbers that the selection
+needs of each trace that passed the rules, some 30 bytes per trace. `ExternalSort` sorts frames by
+id: ranges of ids are written to separate files, and each is sorted when it is read.
 """
 
 from __future__ import annotations
@@ -41,14 +40,16 @@ _KEYS = ("trace_id", "attempt")
 
 
 def problem_key() -> pl.Expr:
-    """64-bit hash of a problem's id; a million problems collide with a chance of 3 in
-    10^8.
+    """Return a 64-bit hash of a problem's id. Among a million problems, the chance of a collision
+    is 3 in 10^8.
     """
     return pl.col("problem_id").hash(0)
 
 
 def numbers_read(selection: Selection) -> list[str]:
-    """The columns that the selection reads of each candidate, besides problem, source and band."""
+    """Return the columns that the selection reads of each candidate, besides problem, source and
+    band.
+    """
     ways = selection.per_problem
     read = [DRAW] if ways.ways() or selection.balance or selection.budget else []
     read += [RANK] if ways.best or ways.shortest or ways.diverse else []
@@ -58,7 +59,8 @@ def numbers_read(selection: Selection) -> list[str]:
 
 
 class Decisions:
-    """All rows of a decision, in the order in which they were read. The files live with the object.
+    """All rows of a decision, in the order in which they were read. The files live as long as the
+    object.
 
     candidates: one row per trace that passed the rules, in order: problem_id (see `problem_key`),
     source, difficulty (its band, see curate/filter/funnel.py), the columns of `numbers_read`, and
@@ -115,13 +117,15 @@ class Decisions:
         return self.folder / f"slice-{number:05d}.arrow"
 
     def _read(self, number: int, columns: list[str] | None = None) -> pl.DataFrame:
-        """The rows of a slice. A handle, since Polars takes brackets in a path for a pattern."""
+        """Read the rows of a slice, by a file handle: Polars takes brackets in a path for a
+        pattern.
+        """
         with open(self._file(number), "rb") as handle:
             return pl.read_ipc(handle, columns=columns)
 
     def passed(self, number: int) -> pl.DataFrame:
-        """The traces of a slice that passed the rules, each with its place in `candidates` as
-        PLACE, and `dropped_by`.
+        """Return the traces of a slice that passed the rules, with PLACE (row in `candidates`) and
+        `dropped_by`.
         """
         first, end = self._starts[number], self._starts[number + 1]
         rows = self._read(number).filter(pl.col("dropped_by").is_null())
@@ -129,16 +133,14 @@ class Decisions:
         return rows.with_columns(fate, pl.int_range(first, end, dtype=pl.UInt32).alias(PLACE))
 
     def kept(self, number: int) -> pl.DataFrame:
-        """The traces of a slice that the rules and the selection keep, in the columns of
-        `FilterResult.kept`.
-        """
+        """Return the kept traces of a slice, in the columns of `FilterResult.kept`."""
         rows = self.passed(number).filter(pl.col("dropped_by").is_null())
         return rows.select(
             name for name in rows.columns if name != "dropped_by" and not is_hidden(name)
         )
 
     def decided(self, number: int) -> pl.DataFrame:
-        """All traces of a slice: trace_id, attempt, dropped_by."""
+        """Return all traces of a slice: trace_id, attempt, dropped_by."""
         rows = self._read(number, columns=[*_KEYS, "dropped_by"])
         first, end = self._starts[number], self._starts[number + 1]
         at = rows.select(pl.arg_where(pl.col("dropped_by").is_null())).to_series()
@@ -146,14 +148,12 @@ class Decisions:
         return rows.with_columns(rows.get_column("dropped_by").scatter(at, fate).cast(pl.String))
 
 
-# Read by the text steps of the selection, from the files.
+# The text steps of the selection read these from the files.
 _TEXT_STEPS = (SCORE, WITHIN)
 
 
 class ExternalSort:
-    """Frames with trace_id and attempt, given in any order and read in the order of these, in
-    ranges of ids.
-    """
+    """Sorts frames by trace_id and attempt: written in any order, read in ranges of ids."""
 
     def __init__(self, bounds: pl.Series, folder: Path) -> None:
         self.bounds = bounds
@@ -174,8 +174,8 @@ class ExternalSort:
         place = self.bounds.search_sorted(frame.get_column("trace_id"), side="right")
         frame = frame.with_columns(_range=place).sort("_range")
         runs = frame.get_column("_range").rle().struct.unnest()
-        # In the oldest layout a slice is written without the texts around it; views would carry
-        # them all along.
+        # In the oldest layout, a slice of a string column is written without the texts around it;
+        # views would keep all of them.
         table = frame.drop("_range").to_arrow(compat_level=pl.CompatLevel.oldest()).combine_chunks()
         at = 0
         for count, number in runs.iter_rows():
@@ -206,7 +206,9 @@ class ExternalSort:
 
 
 def bounds_of(parts: Iterable[pl.DataFrame], rows: int) -> pl.Series:
-    """Ids that cut all rows of `parts` into ranges of about `rows`, by a sample of one in 64."""
+    """Return ids that split the rows of `parts` into ranges of about `rows`, from a sample of one
+    in 64.
+    """
     sampled = [part.get_column("trace_id").sort().gather_every(64) for part in parts]
     sample = pl.concat([pl.Series("trace_id", [], dtype=pl.String), *sampled]).sort()
     step = max(1, rows // 64, -(-sample.len() // RANGES))
@@ -216,8 +218,8 @@ def bounds_of(parts: Iterable[pl.DataFrame], rows: int) -> pl.Series:
 def in_chunks(
     parts: Iterable[pl.DataFrame], rows: int, size: int, text: str
 ) -> Iterator[pl.DataFrame]:
-    """The rows of `parts` in frames of `rows`, or of fewer where the column `text` reaches `size`
-    bytes before.
+    """Yield the rows of `parts` in frames of `rows`, or fewer if the column `text` reaches `size`
+    bytes.
     """
     held = pl.DataFrame()
     for part in parts:

@@ -1,6 +1,6 @@
 """The two selection steps that read text: contamination and duplicates. They read only candidates.
 
-Text comes from the view in batches; of each text only ids and a signature (21 numbers) stay in
+Text is read from the view in batches; only ids and a signature (21 numbers) per text stay in
 memory.
 """
 
@@ -40,7 +40,7 @@ def drop_by_text(
     view: str,
     slices: Iterable[Any] = (),
 ) -> pl.DataFrame:
-    """Fills in `dropped_by` of `rows.candidates`; returns the overlaps with benchmarks."""
+    """Fill in `dropped_by` of `rows.candidates`; return the overlaps with benchmarks."""
     overlaps = pl.DataFrame(schema=_OVERLAPS)
     if selection.contamination is not None:
         overlaps = _contaminated(con, rows, selection.contamination, view, slices)
@@ -92,7 +92,7 @@ def _duplicates(
     view: str,
     slices: Iterable[Any],
 ) -> pl.Expr:
-    """Which rows of `rows.candidates` are the lesser of two that are alike."""
+    """Return which rows of `rows.candidates` are duplicates of a better one."""
     facts = step.over == "question" and not step.merge_templates
     units = _units(rows, step.over)
     if units.is_empty():
@@ -119,10 +119,10 @@ def _duplicates(
 
 
 def _units(rows: Decisions, over: str) -> pl.DataFrame:
-    """The traces to compare: all that remain, or (for questions) one per problem.
+    """Return the traces to compare: all that remain, or (for questions) one per problem.
 
-    Each has its ids, its slice as `_slice`, its place in `rows.candidates` as `_at`, and the
-    columns that the step reads.
+    Each has its ids, its slice (`_slice`), its row in `rows.candidates` (`_at`), and the columns
+    that the step reads.
     """
     units = []
     for number in range(rows.parts):
@@ -139,7 +139,7 @@ def _units(rows: Decisions, over: str) -> pl.DataFrame:
 
 
 def _one_per_problem(traces: pl.DataFrame) -> pl.DataFrame:
-    """The first trace of each problem, with the highest `_best` among all of them."""
+    """Return the first trace of each problem, with the highest `_best` of the problem's traces."""
     one = traces.sort("trace_id", "attempt").unique("problem_id", keep="first", maintain_order=True)
     if SCORE not in traces.columns:
         return one
@@ -155,8 +155,8 @@ def _texts(
     slices: Iterable[Any] = (),
     then: Any = None,
 ) -> Iterator[tuple[pl.DataFrame, Any]]:
-    """Batches of units with their texts, or with what `then` makes of these; without slices, in
-    the order of units.
+    """Yield batches of units with their texts, or with the result of `then` on them; without
+    slices, in the order of units.
     """
     for number, _ in enumerate(slices or (0,)):
         mine = units.filter(pl.col(SLICE) == number) if slices else units

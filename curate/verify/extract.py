@@ -642,8 +642,7 @@ def value_of(line: str, following: str = "") -> tuple[str, str]:
 
 
 def value_in_sentence(sentence: str) -> str:
-    """Return the value of "the largest n is 34" or "there are 34 ways"; any other text unchanged.
-    """
+    """Return the value of "the largest n is 34" or "there are 34 ways", else the text itself."""
     bare = sentence.strip(" *_")
     if there := _THERE_ARE.fullmatch(bare):
         return there["value"]

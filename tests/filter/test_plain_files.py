@@ -141,7 +141,7 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
     assert "made from `traces/x/y`" in text
     with pytest.raises(UsageError, match="unknown format"):
         export_corpus(warehouse, "mine", tmp_path / "z", "csv")
-    with pytest.raises(UsageError, match="holds something else"):
+    with pytest.raises(UsageError, match="has other content"):
         export_corpus(warehouse, "mine", tmp_path, "messages")
     for suffix, read in ((".parquet", pl.read_parquet), (".jsonl", pl.read_ndjson)):
         file = tmp_path / f"one{suffix}"
