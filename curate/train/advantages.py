@@ -13,7 +13,7 @@ from torch import Tensor
 
 Scale = Literal["group", "batch", "none"]
 
-TINY = 1e-30  # divides the 0 of a group without variance if epsilon is 0
+TINY = 1e-30  # avoids 0 / 0 in a group without variance if epsilon is 0
 
 
 def group_advantages(
@@ -39,7 +39,8 @@ def group_advantages(
 
     count = total(known.to(torch.float64))
     difference = values - (total(values) / count.clamp(min=1))[group]
-    # Rounding would leave 1e-17 in a group of equal rewards, which the deviation would blow up.
+    # Rounding would leave 1e-17 in a group of equal rewards, which dividing by the deviation would
+    # amplify.
     difference = torch.where(
         known & ~zero_variance(rewards, group)[group], difference, torch.zeros_like(difference)
     )
@@ -53,7 +54,9 @@ def group_advantages(
 
 
 def zero_variance(rewards: Tensor, group: Tensor) -> Tensor:
-    """Return `[G]` bool: groups that teach nothing, with equal or fewer than two known rewards."""
+    """Return `[G]` bool: groups without a gradient, whose known rewards are equal or fewer than
+    two.
+    """
     groups = int(group.max()) + 1 if group.numel() else 0
     known = ~rewards.isnan()
     low = torch.full((groups,), torch.inf, dtype=rewards.dtype, device=rewards.device)

@@ -7,7 +7,8 @@
                                      model/                  the finished model
                                      result.json             written last: the run is done
 
-Everything is written under another name, fsynced and renamed, so whatever has its name is complete.
+Everything is written under another name, fsynced and renamed, so a file under its own name is
+complete.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ STEP = "step-"
 
 
 def write_directory(target: Path, write: Callable[[Path], None]) -> Path:
-    """Write a directory by `write`, completely or not at all; an older one is replaced."""
+    """Write a directory with `write`, completely or not at all; an older one is replaced."""
     with disk_errors(target), whole_directory(target) as staged:
         write(staged)
     return target
@@ -52,7 +53,7 @@ class Checkpoints:
         self.keep_last = keep_last
 
     def steps(self) -> list[int]:
-        """Steps that have a complete checkpoint, in order."""
+        """Return the steps that have a complete checkpoint, in order."""
         names = [p.name for p in self.path.glob(f"{STEP}*") if (p / "trainer.pt").exists()]
         return sorted(int(name.removeprefix(STEP)) for name in names)
 
@@ -84,12 +85,12 @@ class Checkpoints:
         ranks.barrier()
 
     def load(self, step: int, policy: Policy, optimizer: Any, ranks: Ranks) -> dict[str, Any]:
-        """Restore optimizer, adapters and random states; returns what else was saved."""
+        """Restore optimizer, adapters and random states; return the trainer's own state."""
         path = self.directory(step) / "trainer.pt"
         try:
-            # Tensors and plain values only: a file of somebody else must not run code.
+            # Tensors and plain values only: somebody else's file must not run code.
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises whatever its reader meets
+        except Exception as error:  # torch's reader raises many types
             raise CurateError(
                 f"{path} cannot be read ({type(error).__name__}): it is damaged, or holds more "
                 f"than tensors. Delete {path.parent} to resume from the step before it"
@@ -111,7 +112,7 @@ class Checkpoints:
     ) -> TrainResult:
         """Write the finished model, call `record`, then mark the run as done.
 
-        After a kill before the mark all of it is done again. Files that only resuming needs are
+        After a kill before the mark, all of it is repeated. Files needed only for resuming are
         removed.
         """
         result.model_path = write_directory(self.path / "model", write_model)
@@ -134,14 +135,14 @@ class Checkpoints:
             stored = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        model, best = self.path / "model", self.path / "best"  # the warehouse may have moved
+        model, best = self.path / "model", self.path / "best"  # the warehouse may have been moved
         if not (model / "config.json").exists():
             return None
         stored.update(model_path=model, best_path=best if best.exists() else None, skipped=True)
         return TrainResult(**stored)
 
     def _sweep(self) -> None:
-        """Remove what killed writers left behind."""
+        """Remove the remains of killed writers."""
         for path in self.path.glob(".*"):
             if path.is_dir() and is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)

@@ -12,7 +12,7 @@ from curate.prompts.render import TemplateName
 
 
 class LoraConfig(Config):
-    """Low-rank adapters instead of full fine-tuning, merged wherever a model is written."""
+    """Low-rank adapters instead of full fine-tuning; they are merged when a model is written."""
 
     rank: int = Field(default=16, ge=1)
     """Rank of the adapters."""

@@ -1,4 +1,4 @@
-"""Distillation: three ways from a teacher to a student, from cheap to close.
+"""Distillation from a teacher to a student in three ways, from the cheapest to the closest.
 
 - `kind: sequences`: SFT on a corpus that the teacher sampled, the report's way; any two tokenizers;
 - `kind: forward | reverse`: the exact divergence from the teacher's next-token distribution at
@@ -38,7 +38,7 @@ def train_distill(
     """Train the student `config.model` on `config.corpus` towards `config.teacher`.
 
     loss = (1 - mix) T^2 KL + mix NLL, each a mean over completion tokens. T is the temperature of
-    both distributions, and T^2 keeps the size of the gradient (Hinton et al. 2015, arXiv
+    both distributions, and T^2 preserves the scale of the gradient (Hinton et al. 2015, arXiv
     1503.02531, section 2). Raises UsageError if the two models do not share a tokenizer.
     """
     inputs = {"teacher": weights_hash(config.teacher)}
@@ -63,7 +63,7 @@ def train_distill(
 
 
 def check_same_tokens(teacher: str, student: str) -> None:
-    """Raise UsageError if a token id does not mean the same to both models."""
+    """Raise UsageError if token ids have different meanings for the two models."""
     from transformers import AutoTokenizer
 
     first, second = (

@@ -41,7 +41,7 @@ class Evaluator:
         )
         prompts = [self.prompt(p) for p in self.problems]
         ids = [encode(self.tokenizer, p) for p in prompts]
-        # Seeds do not depend on the step: evaluations differ by the weights alone.
+        # Seeds do not depend on the step: evaluations differ only in the weights.
         requests = (
             Request(
                 f"{i}:{s}",

@@ -54,7 +54,7 @@ from curate.train.trend import falling, round_level, trend
 from curate.warehouse import Warehouse
 from curate.warehouse.identity import digest
 
-# Raised when the same config would train another model: it is part of the run's id.
+# Increased when the same config would train a different model; part of the run's id.
 TRAINER_VERSION = 1
 
 
@@ -66,9 +66,9 @@ class RolloutRow:
     trace_id: str
     group: int
     advantage: float
-    kept: bool  # counts in the normalisation
+    kept: bool  # counts towards the normalisation
     sampler: list[float] | None  # log-probs that the engine reported
-    old: Any = None  # [n] log-probs of the policy that sampled, if it is not the one that learns
+    old: Any = None  # [n] log-probs of the policy that sampled; None if it is the one that learns
     ref: Any = None  # [n] log-probs of the reference
 
     @property
@@ -87,7 +87,7 @@ class RunState:
     since_best: int = 0  # evaluations since the best
     stopped: bool = False
     reference_step: int = 0
-    # Accuracy of each round with its standard error, and the warning that was given when it fell.
+    # Accuracy of each round with its standard error, and the warning given when it fell.
     levels: list[tuple[float, float]] = field(default_factory=list)
     warning: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -110,10 +110,10 @@ def train_grpo(
 ) -> TrainResult:
     """Train `config.model` on `problems`; returns at once if the same run has finished.
 
-    `engine` holds a model of the same architecture; it gets the policy's weights here, and keeps
+    `engine` holds a model of the same architecture; it receives the policy's weights and ends with
     the last ones. `held_out` problems are sampled every `evaluation.every` steps. Under `torchrun`
     only the first rank needs engine and pool. Raises UsageError for wrong settings, CurateError for
-    a loss or gradient that is not finite.
+    a non-finite loss or gradient.
     """
     if not problems:
         raise UsageError("grpo: no problems to train on: check the problems' name and split")
@@ -154,13 +154,13 @@ def train_grpo(
 
     while state.round < config.steps and not state.stopped:
         began, step = time.perf_counter(), state.round * updates
-        # 1. Roll out, judge, reward. Ranks other than the first wait for the rows.
+        # 1. Roll out, judge, reward. Other ranks wait for the rows of the first.
         frame = ranks.broadcast(collect(rollouts, state, problems, step) if ranks.first else None)
         if ranks.first and shares_gpu(policy.device, engine):
             rollouts.rest()
         sampled = time.perf_counter()
 
-        # 2. Log-probs that stay fixed while the round is trained on, then the updates.
+        # 2. Fixed log-probs of this round, then the updates.
         rows = loss_rows(frame, config)
         with memory_errors(f"at step {step + 1}"):
             fix_logprobs(rows, policy, reference, config, ranks)
@@ -169,7 +169,7 @@ def train_grpo(
         state.round += 1
         step = state.round * updates
 
-        # 3. The new weights go into the engine, which proves that they arrived.
+        # 3. Push the new weights to the engine, which proves that they arrived.
         weights = push_weights(rollouts, run)
         if reference_is_due(state, config):
             state.reference_step = state.round
@@ -196,7 +196,7 @@ def train_grpo(
             if progress:
                 progress(state.round, config.steps, state.metrics)
 
-        # 5. Save what a killed run resumes from.
+        # 5. Save the state that a killed run resumes from.
         last = state.round == config.steps or state.stopped
         if config.checkpoint.every and state.round % config.checkpoint.every == 0 and not last:
             checkpoints.save(step, policy, tokenizer, run.optimizer, ranks, run=asdict(state))
@@ -212,7 +212,7 @@ def train_grpo(
     result = finished_result(run, state, updates)
 
     def settle_engine() -> None:
-        # A restarted engine reads its weights again: from a place that stays.
+        # A restarted engine reads its weights again, so they must stay where they are.
         engine.update_weights(result.model_path)
         shutil.rmtree(push_directory(wh.root, run_id), ignore_errors=True)
 
@@ -226,10 +226,10 @@ def train_grpo(
 def collect(
     rollouts: Rollouts, state: RunState, problems: Sequence[Problem], step: int
 ) -> pl.DataFrame:
-    """Return the rollouts of one round, and move `state.position` on in the stream of problems.
+    """Return the rollouts of one round, and advance `state.position` in the stream of problems.
 
     With dynamic sampling, groups of equal rewards are replaced by fresh ones (DAPO, section 3.2).
-    When no fresh rounds are left, groups of equal rewards fill up the round.
+    After the last fresh round, groups of equal rewards fill the rest.
     """
     config = rollouts.config
     wanted = min(config.prompts, len(problems))
@@ -291,7 +291,9 @@ def fix_logprobs(
     config: GRPOConfig,
     ranks: Ranks,
 ) -> None:
-    """Set log-probs of the reference, and of the policy before the round if it moves within it."""
+    """Set log-probs of the reference, and of the policy before the round if the round has
+    several updates.
+    """
     temperature = config.sampling.temperature
     kept = [r for r in rows if r.kept]
     if config.loss.beta and kept:
@@ -344,13 +346,14 @@ def mini_batches(rows: list[RolloutRow], config: GRPOConfig) -> list[list[Rollou
 def grpo_step(
     policy: Policy, batch: list[RolloutRow], config: GRPOConfig, ranks: Ranks, step: int
 ) -> dict[str, float]:
-    """Gradients of one mini-batch, summed over micro-batches and ranks; returns sums for metrics.
+    """Compute gradients of one mini-batch, summed over micro-batches and ranks; return sums for
+    metrics.
 
     Raises CurateError if the loss is not finite.
     """
     lengths = torch.tensor([len(r.tokens.completion) for r in batch])
     kept = torch.tensor([r.kept for r in batch])
-    # One weight per row for the whole mini-batch, however it is cut and dealt to ranks.
+    # Weights are those of the whole mini-batch, however it is cut into micro-batches and ranks.
     weights = row_weights(lengths, kept, config.loss.normalisation, config.sampling.max_tokens)
     pairs = [(row, w) for row, w in zip(batch, weights.tolist(), strict=True) if row.computed]
     own = ranks.deal(pairs, [row.tokens for row, _ in pairs])
@@ -421,7 +424,9 @@ def reference_is_due(state: RunState, config: GRPOConfig) -> bool:
 
 
 def evaluation_is_due(state: RunState, config: GRPOConfig) -> bool:
-    """Every `evaluation.every` rounds, and after the last one, so that it can be the best."""
+    """Whether to evaluate: every `evaluation.every` rounds, and after the last, which may be
+    the best.
+    """
     every = config.evaluation.every
     return bool(every) and (state.round % every == 0 or state.round == config.steps)
 
@@ -429,7 +434,7 @@ def evaluation_is_due(state: RunState, config: GRPOConfig) -> bool:
 def judge_progress(state: RunState, step: int, config: GRPOConfig) -> None:
     """Remember the best evaluation, and stop after `patience` evaluations without a better one.
 
-    Of two equal evaluations the later one is the best: more training went into it.
+    Of two equal evaluations the later one wins, since it had more training.
     """
     value = state.metrics["eval_pass@1"]
     state.since_best = 0 if value > state.best else state.since_best + 1
@@ -440,7 +445,7 @@ def judge_progress(state: RunState, step: int, config: GRPOConfig) -> None:
 
 
 def watch(state: RunState, frame: pl.DataFrame, config: GRPOConfig) -> str:
-    """Note the level of a round; a warning, once per run, when the level falls."""
+    """Record the accuracy of a round; return a warning, once per run, if accuracy falls."""
     name = "accuracy" if "accuracy" in config.rewards else "reward"
     level = round_level(frame, "reward_accuracy" if name == "accuracy" else "reward")
     if level is None:

@@ -1,4 +1,4 @@
-"""Training as a job: resolve names in a config, open the engine, show progress, keep records.
+"""Training as a job: resolve names in a config, open the engine, show progress, record results.
 
 Under `torchrun` every rank runs this; only the first prints, opens an engine and writes to the
 warehouse.
@@ -101,8 +101,8 @@ def run_grpo(
     version = stored_problems(extra["problems"], context)
     frame = version.read().collect()
     problems = from_rows(frame.filter(frame["split"] == extra["split"]))
-    # The last ones: an evaluation with a limit takes the first, so that the best policy is not
-    # chosen on the problems that measure it.
+    # The last problems: an evaluation with a limit takes the first ones, so the best policy is not
+    # selected on the problems that measure it.
     held_out = from_rows(frame.filter(frame["split"] == "held-out").tail(extra["held_out_limit"]))
     remember_base(context.warehouse, model)
     if config.loss.reference:
@@ -131,14 +131,14 @@ def run_grpo(
                 judges=judges,
             )
         finally:
-            context.engine.changed()  # it holds the trained weights now, not those it opened with
+            context.engine.changed()  # it holds the trained weights now, not the original ones
     result = _result(trained, started)
     result.facts |= {"traces": config.name, "run_id": trained.run_id}
     last = _shown(trained.metrics, GRPO_SHOWN)
     result.summary = f"{trained.steps} steps, last step: {last}, {_how(trained, started)}"
     if trained.best_step is not None and trained.best_step != trained.steps:
         kept = f"step {trained.best_step}" if trained.best_step else "its start"
-        result.summary += f"; kept the best by held-out accuracy, {kept}, not the last"
+        result.summary += f"; kept the best by held-out accuracy ({kept}), not the last"
     if trained.warning:
         result.summary += "; the policy got worse, see the warning"
     _record(context, kind, config.name, config.model_dump(mode="json"), trained, result)
@@ -225,10 +225,10 @@ def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
 
 
 def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
-    """Return the config of an engine next to a trainer on `device`.
+    """Return the config of an engine that samples next to a trainer on `device`.
 
-    If they share a GPU, vLLM must be able to free its memory. An engine with its own GPUs is told
-    how weights will arrive. Raises UsageError if one of these is the trainer's.
+    If they share a GPU, vLLM must be able to free its memory. The config of an engine with its own
+    GPUs says how weights will arrive. Raises UsageError if one of these GPUs is the trainer's.
     """
     from curate.train.model.devices import pick_device
 
@@ -256,13 +256,13 @@ def trainers_gpus(device: str) -> set[int]:
 
 
 class _LazyEngine:
-    """Opens the engine when it is first used: a finished run needs none."""
+    """Opens the engine at first use: a finished run needs none."""
 
     def __init__(self, context: Context, config: EngineConfig, model: ModelRef) -> None:
         self._context, self._config, self._model = context, config, model
         self._engine: Any = None
         self.name = config.name
-        self.label = label(config)  # engine and precision: part of what determines the run
+        self.label = label(config)  # engine and precision, which are part of the run's id
 
     def __getattr__(self, name: str) -> Any:
         if self._engine is None:
@@ -276,7 +276,7 @@ class _LazyEngine:
 def _bar(
     name: str, total: int, shown: tuple[str, ...]
 ) -> Iterator[Callable[[int, int, dict[str, float]], None]]:
-    """Show a progress bar with some metrics, on the first rank only."""
+    """Show a progress bar with selected metrics, on the first rank only."""
     if not join_ranks().first:
         yield lambda *_: None
         return

@@ -1,9 +1,9 @@
-"""Training by several processes: `torchrun` runs, as a child, the command that a user would type.
+"""Train by several processes: a child `torchrun` runs the command that a user would type.
 
     curate train KIND -c CONFIG -w WAREHOUSE      on every rank
 
-A run's id does not depend on the number of ranks. The parent finds the finished run in the
-warehouse as if it had trained by itself, and another number of ranks can resume a killed run.
+A run's id does not depend on the number of ranks. The parent reads the finished run from the
+warehouse as if it had trained itself, and a killed run can resume with another number of ranks.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def launch(
             f"--nproc-per-node={processes}",
         ]
         command = [*ranks, "-m", "curate.cli", "train", kind, "-c", str(path), "-w", str(warehouse)]
-        # Ranks print to stderr, like progress: stdout is for the results of this process.
+        # Ranks print to stderr, as progress does: stdout is for the results of this process.
         child = subprocess.Popen(command, stdout=sys.stderr, preexec_fn=_die_with_parent)
         try:
             code = child.wait()
@@ -69,9 +69,9 @@ def gpu_count() -> int:
 
 
 def _die_with_parent() -> None:
-    """Have Linux end torchrun, and torchrun its ranks, if this process is killed.
+    """Have Linux terminate torchrun (which ends its ranks) if this process is killed.
 
-    Otherwise a second run could write the same checkpoint.
+    Otherwise a second run could write the same checkpoints.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

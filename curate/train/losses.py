@@ -1,12 +1,12 @@
 """Losses as pure functions of tensors.
 
 Tokens are flat: `[N]` holds the completion tokens of a micro-batch one after the other, and `row`
-(`[N]`) is the completion, of `[B]`, that each belongs to. There is no padding, so there is no mask
-to forget.
+(`[N]`) is the completion, of `[B]`, that each belongs to. There is no padding, hence no mask to
+forget.
 
 Every loss is a sum of token terms times a weight per row, and the weights are computed once for the
-global batch (`row_weights`). How that batch is cut into micro-batches or dealt to ranks therefore
-cannot change a gradient, as long as gradients are summed and a completion is never cut in two.
+global batch (`row_weights`). The division of that batch into micro-batches and ranks therefore
+cannot change a gradient, as long as gradients are summed and no completion is cut in two.
 
 A new loss or variant goes here, and its key into `LossConfig` (or `DistillConfig`) in config.py.
 The callers are grpo.py, sft.py and distill.py.
@@ -28,7 +28,7 @@ KLKind = Literal["k1", "k2", "k3"]
 Objective = Literal["clip", "cispo"]
 DivergenceKind = Literal["forward", "reverse"]
 
-# exp(20) is 5e8: a larger ratio means that something is broken, which a finite number shows as
+# exp(20) is 5e8: a larger ratio means that something is broken, and the finite limit shows that as
 # well.
 MAX_LOG_RATIO = 20.0
 
@@ -67,8 +67,8 @@ def row_weights(
     dapo:    1 / sum_i |o_i|    mean over all tokens                     (DAPO, eq. 8)
     dr_grpo: 1 / (R L)          L = `max_length`, a constant             (Dr. GRPO, section 3.2)
 
-    R counts the kept rows, for dr_grpo all rows: its divisor is a constant. Rows that are not kept
-    weigh 0.
+    R is the number of kept rows; for dr_grpo of all rows, since its divisor is a constant. Rows
+    that are not kept have weight 0.
     """
     lengths = lengths.to(torch.float64)
     kept = kept & (lengths > 0)
@@ -100,9 +100,9 @@ def kl_estimate(new: Tensor, ref: Tensor, kind: KLKind = "k3") -> Tensor:
 
     k1 = log(pi/ref), k2 = k1^2 / 2, k3 = ref/pi - 1 - log(ref/pi)   (DeepSeekMath, eq. 4)
 
-    The plain gradient of k1 has mean zero, so minimising it regularises nothing. Here k1 keeps its
-    value and takes the score-function gradient, k1 * grad log pi: that of a KL penalty inside the
-    reward, and the same as that of k2.
+    The plain gradient of k1 has mean zero, so minimising it has no regularising effect. Here k1
+    keeps its value but uses the score-function gradient, k1 * grad log pi: that of a KL penalty
+    inside the reward, and the same as that of k2.
     """
     difference = (new - ref).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if kind == "k1":
@@ -128,17 +128,17 @@ def policy_loss(
     mask_level: Literal["token", "sequence"] = "token",
     correct_kl: bool = False,
 ) -> PolicyLoss:
-    """The clipped objective with a KL term (DeepSeekMath, eq. 3), negated.
+    """Return the negated clipped objective with a KL term (DeepSeekMath, eq. 3).
 
     loss = - sum_i w_i sum_t [ c_t min(r_t A_i, clip(r_t) A_i) - beta KL_t ]
 
-    clip(r) lies between 1 - clip_low and 1 + clip_high.
+    clip(r) limits r to [1 - clip_low, 1 + clip_high].
 
     r_t = pi_theta / pi_old of a token, or with `ratio="sequence"` exp of the mean log-ratio of its
     row (GSPO, eq. 7). `clip_high > clip_low` is DAPO's clip-higher. `sampler_cap` C corrects for
     the difference between the engine's and the trainer's probabilities by the detached c_t =
     min(pi_old / pi_sampler, C), truncated importance sampling; None: c_t = 1. Rows of weight 0 get
-    exactly zero gradient, whatever their log-probs hold.
+    exactly zero gradient, whatever their log-probs.
 
     `objective="cispo"` replaces the minimum by clip(r_t) A_i log pi_theta with a detached ratio: no
     token loses its gradient (MiniMax-M1, arXiv 2506.13585, eq. 4). `sampler_mask` drops the terms
@@ -148,7 +148,7 @@ def policy_loss(
     """
     weight, advantage = tokens.weight[tokens.row], tokens.advantage[tokens.row]
     live = weight != 0
-    # Replaced before use, not multiplied by 0 afterwards: 0 * inf would be nan.
+    # Replaced before use instead of multiplied by 0 afterwards: 0 * inf would be nan.
     new = torch.where(live, tokens.new, torch.zeros_like(tokens.new))
 
     def given(values: Tensor | None) -> Tensor:
@@ -214,9 +214,9 @@ def sft_loss(new: Tensor, weight: Tensor) -> Tensor:
 def divergence(student: Tensor, teacher: Tensor, kind: DivergenceKind = "forward") -> Tensor:
     """Return divergences `[N]` between two next-token distributions from their logits `[N, V]`.
 
-    forward: KL(teacher || student) covers everything the teacher does. reverse: KL(student ||
-    teacher) keeps to what the teacher finds likely (MiniLLM, arXiv 2306.08543). Both are exact sums
-    over the vocabulary.
+    forward: KL(teacher || student) makes the student cover everything the teacher does. reverse:
+    KL(student || teacher) makes it keep to what the teacher finds likely (MiniLLM, arXiv
+    2306.08543). Both are exact sums over the vocabulary.
     """
     s, t = torch.log_softmax(student.float(), -1), torch.log_softmax(teacher.float(), -1)
     if kind == "forward":

@@ -69,15 +69,14 @@ class MetricsLog:
 
 
 def advantage_mass(frame: pl.DataFrame, weights: Mapping[str, float]) -> dict[str, float]:
-    """Shares of the advantage mass, the sum of |advantage| over a round, by what caused it.
+    """Return shares of the advantage mass, the sum of |advantage| over a round, by cause.
 
     `mass_<component>`: within a group an advantage is scale * (reward - mean), and the reward is a
-    sum of weighted components, so component c carries scale * weight_c * (c - mean of c). Its share
-    is the sum of these absolute values over that of all components.
+    sum of weighted components, so component c contributes scale * weight_c * (c - mean of c). Its
+    share is the sum of the absolute values of its contributions over that of all components.
     `mass_equal`: share of |advantage| in groups whose accuracy is the same for all completions.
-    Nothing can be learnt there about being right, only about form, language and length. Groups
-    without a verdict do not count. All are 0 if no completion has an advantage. A null value
-    carries nothing.
+    They teach form, language and length, but not correctness. Groups without a verdict do not
+    count. All are 0 if no completion has an advantage. A null value contributes nothing.
     """
 
     def apart(column: str) -> pl.Expr:
@@ -152,7 +151,7 @@ def speeds(
 ) -> dict[str, float]:
     """Return the seconds of a round's parts, and tokens per second of sampling and of training.
 
-    A round that was read back instead of sampled has the speed of reading.
+    The sampling speed of a round that was read back is the speed of reading.
     """
     return {
         "seconds_rollout": rollout,

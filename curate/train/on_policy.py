@@ -1,4 +1,4 @@
-"""On-policy distillation as a config of GRPO: the student samples, the teacher scores tokens."""
+"""On-policy distillation as a GRPO config: the student samples, the teacher scores tokens."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from curate.errors import UsageError
 
 KINDS = ("sequences", "forward", "reverse", "on-policy")
 
-# Defaults under the keys of a GRPOConfig: only the KL to the teacher teaches. k1 takes the
-# score-function gradient, which is that of KL(student || teacher): each token is weighted by how
-# the teacher rates it.
+# Defaults of the GRPOConfig: the only signal is the KL to the teacher. k1 uses the score-function
+# gradient, which is that of KL(student || teacher): each token is weighted by the teacher's rating.
 ON_POLICY: dict[str, Any] = {
     "name": "distill",
     "rewards": {"accuracy": 0.0},

@@ -1,4 +1,4 @@
-"""New weights for the engine that samples next to the trainer."""
+"""Push new weights to the engine that samples next to the trainer."""
 
 from __future__ import annotations
 

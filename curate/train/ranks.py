@@ -1,8 +1,8 @@
 """The processes that train together: one by default, several under `torchrun`.
 
-Each rank computes its part of the rows of a batch. Losses are sums with global weights, so
-gradients are summed over ranks, never averaged. Weights are sharded with FSDP2
-(`model/sharding.py`), or every rank holds all of them (`compute.fsdp: false`).
+Each rank computes a part of the rows of a batch. Losses are sums with global weights, so gradients
+are summed over ranks, never averaged. Weights are sharded with FSDP2 (`model/sharding.py`), or
+every rank holds all of them (`compute.fsdp: false`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ranks:
-    """This process among those that train together."""
+    """This process's rank among those that train together."""
 
     rank: int = 0
     size: int = 1
@@ -35,9 +35,9 @@ class Ranks:
     def deal(self, items: list[Any], sequences: Sequence[PromptCompletion]) -> list[Any]:
         """Return this rank's items, in order; `sequences` are their tokens.
 
-        Completions of one prompt stay on one rank, which computes the prompt once. The rank with
-        the fewest tokens gets the next group, longest first. A group with more than a rank's part
-        of all tokens is halved.
+        Completions of one prompt stay on one rank, which computes the prompt once. Groups are dealt
+        longest first, each to the rank with the fewest tokens. A group with more than a rank's
+        share of all tokens is halved.
         """
         if self.size == 1:
             return items
@@ -87,7 +87,7 @@ class Ranks:
         return box
 
     def all_reduce_sums(self, sums: dict[str, float]) -> dict[str, float]:
-        """Return sums over all ranks, by name; a rank that had no rows may lack names."""
+        """Return sums over all ranks, by name; a rank without rows may lack names."""
         total: dict[str, float] = {}
         for part in self.gather(sums):
             for name, value in part.items():
@@ -95,7 +95,7 @@ class Ranks:
         return total
 
     def reduce_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum gradients over ranks that hold whole weights; FSDP has done so in the backward."""
+        """Sum gradients over ranks that hold whole weights; FSDP sums them in the backward pass."""
         if self.size == 1 or self.sharded:
             return
         import torch

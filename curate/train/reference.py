@@ -1,4 +1,4 @@
-"""The reference of the KL term: the start, another model, or the policy of some rounds ago."""
+"""The reference of the KL term: the start, another model, or an earlier state of the policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rollouts: a round of completions is sampled, stored as traces, judged and rewarded.
+"""Rollouts: sample a round of completions, store it as traces, judge it and assign rewards.
 
 A round is committed in three parts of one name: the traces as soon as they are sampled, then their
 verdicts, then rewards and advantages. Training always uses what was committed, so a resumed run
@@ -69,7 +69,7 @@ class Rollouts:
         self.private = self.wh.root / "checkpoints" / self.run_id / "rounds"
 
     def round(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
-        """Return the rollouts called `name`: read if they are committed, else sampled and judged.
+        """Return the rollouts called `name`: read them if committed, else sample and judge them.
 
         Columns: those of `traces`, the problem's `question`, `target_language` and `verifier`,
         `reward`, `advantage`, `group` (number of the problem in the round), and one
@@ -107,7 +107,7 @@ class Rollouts:
         )
         return frame.join(values, on="trace_id", how="left", maintain_order="left")
 
-    # --- the engine next to a trainer on one device
+    # --- an engine that shares the trainer's device
 
     def rest(self) -> None:
         """Have the engine free its memory while the trainer works."""
@@ -116,7 +116,7 @@ class Rollouts:
             self.asleep = True
 
     def rouse(self) -> None:
-        """Wake the engine, if it sleeps."""
+        """Wake the engine if it sleeps."""
         if self.asleep:
             torch.cuda.empty_cache()  # unused blocks of the trainer's allocator; a no-op on a CPU
             self.engine.wake()
@@ -231,7 +231,7 @@ class Rollouts:
             frame.write_parquet(staged)
 
     def forget_tokens(self) -> None:
-        """Remove private tokens that a checkpoint covers, if they are kept no longer than that."""
+        """Remove private tokens that a checkpoint covers, unless they are to be kept for longer."""
         if not self.config.keep_tokens:
             for path in self.private.glob("*.parquet"):
                 path.unlink(missing_ok=True)
@@ -293,7 +293,9 @@ class Rollouts:
         problems: Sequence[Problem],
         verdicts: Sequence[Verdict],
     ) -> None:
-        """Store verdicts where `curate annotate` would, so that it does not judge them again."""
+        """Store verdicts where `curate annotate` stores them, so that it does not judge them
+        again.
+        """
         rows = pl.DataFrame(
             [
                 {
@@ -320,7 +322,7 @@ class Rollouts:
 
 
 def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:
-    """Return columns of numbers as one column of maps from their names."""
+    """Combine columns of numbers into one column of maps from name to value."""
     names = pa.array(list(columns) * rows, pa.string())
     values = np.stack([c.to_numpy() for c in columns.values()], axis=1).reshape(-1)
     missing = np.stack([c.is_null().to_numpy() for c in columns.values()], axis=1).reshape(-1)
@@ -331,8 +333,8 @@ def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:
 def problem_stream(problems: Sequence[Problem], seed: int, start: int, count: int) -> list[Problem]:
     """Return `count` problems of an endless stream from position `start` on.
 
-    The stream is all problems shuffled, then shuffled again, and so on. A round holds a problem
-    once: if a shuffle ends inside a round, problems already in the round are skipped.
+    The stream repeats all problems, shuffled anew each time. A round holds a problem once: if a
+    shuffle ends inside a round, problems already in the round are skipped.
     """
     ordered = sorted(problems, key=lambda p: p.problem_id)
     count = min(count, len(ordered))

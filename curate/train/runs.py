@@ -1,4 +1,4 @@
-"""Set-up and finish that the trainers share: a run's checkpoints, its policy and its optimizer."""
+"""Set-up and finish shared by the trainers: a run's checkpoints, policy and optimizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ProgressCallback = Callable[[int, int, dict[str, float]], None]
 
 @dataclass
 class TrainingRun:
-    """One run of a trainer: a policy and its optimizer, where the last checkpoint left them."""
+    """One run of a trainer: a policy and its optimizer, as of the last checkpoint."""
 
     config: SFTConfig | GRPOConfig
     wh: Warehouse
@@ -40,7 +40,7 @@ class TrainingRun:
     tokenizer: Any
     optimizer: Any
     start: int  # steps in the checkpoint that this process started from
-    saved: dict[str, Any] = field(default_factory=dict)  # what the trainer put into it
+    saved: dict[str, Any] = field(default_factory=dict)  # the trainer's own state in it
 
     @property
     def export_dtype(self) -> str:
@@ -92,7 +92,7 @@ def start_run(
     # Adapters are in the optimizer's part of a checkpoint; its model has them merged.
     resumed = start and not config.compute.lora
     path = checkpoints.directory(start) / "model" if resumed else config.model
-    # SFT may use the model's dropout; GRPO compares log-probs.
+    # SFT may use the model's dropout; GRPO compares log-probs and must not.
     dropout = isinstance(config, SFTConfig)
     with memory_errors("while the model was loaded"):
         policy, tokenizer = load_policy(path, config.compute, dropout=dropout)
@@ -107,14 +107,14 @@ def start_run(
 def config_identity(config: SFTConfig | GRPOConfig) -> dict[str, Any]:
     """Return the part of a config that determines the trained weights.
 
-    Models, corpora and data enter a run's id by their hashes, not by their paths.
+    Models, corpora and data enter a run's id by hash, not by path.
     """
     aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
     return config.model_dump(mode="json", exclude=aside)
 
 
 def check_finite(value: float, what: str, step: int, trace_ids: Sequence[str]) -> None:
-    """Raise CurateError for nan or an infinity, with the step and its traces."""
+    """Raise CurateError for nan or infinity, naming the step and its traces."""
     if math.isfinite(value):
         return
     traces = ", ".join(trace_ids[:8]) + " ..." * (len(trace_ids) > 8)
@@ -128,7 +128,7 @@ def check_finite(value: float, what: str, step: int, trace_ids: Sequence[str]) -
 def memory_errors(when: str) -> Iterator[None]:
     """Turn running out of memory into one message that names the settings to lower.
 
-    `when` says what was going on, such as "at step 3".
+    `when` completes the message, such as "at step 3".
     """
     try:
         yield

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on a corpus: the loss is on completions only, end token included.
 
-    corpus -> token ids -> an order of batches, known in advance -> per batch: loss, gradient, step
+    corpus -> token ids -> a predetermined order of batches -> per batch: loss, gradient, step
 
 Departs from the textbook where the result is the same and faster: examples are in one row without
 padding and see only themselves; a beginning that all prompts of a micro-batch share (the template)
@@ -42,7 +42,7 @@ from curate.train.runs import (
 from curate.warehouse import Version, Warehouse
 from curate.warehouse.identity import digest
 
-# Raised when the same config would train another model: it is part of the run's id.
+# Increased when the same config would train a different model; part of the run's id.
 TRAINER_VERSION = 1
 
 TAG = r"</?[a-z_]+>"
@@ -59,7 +59,7 @@ class Example:
     tags: int = 0  # opening and closing tags in its completion, such as <think>
 
 
-# From the policy, the layout of a micro-batch and a weight per token to this micro-batch's part of
+# Maps the policy, the layout of a micro-batch and a weight per token to this micro-batch's part of
 # the loss.
 Objective = Callable[[Policy, Layout, Tensor], Tensor]
 
@@ -76,9 +76,9 @@ def train_sft(
 ) -> TrainResult:
     """Fine-tune `config.model` on `config.corpus`; returns at once if the same run has finished.
 
-    `say` is given an example with its mask before the first step. `objective` replaces the loss of
-    SFT; `inputs` is what it depends on besides the config (see distill.py). Raises UsageError for a
-    missing corpus, column or model, CurateError for a loss that is not finite.
+    `say` receives an example with its mask before the first step. `objective` replaces the loss of
+    SFT; `inputs` holds what it depends on besides the config (see distill.py). Raises UsageError
+    for a missing corpus, column or model, CurateError for a loss that is not finite.
     """
     corpora = [(wh.latest("corpora", part.corpus), part) for part in mixture(config)]
     parent = weights_hash(config.model)
@@ -121,7 +121,7 @@ def train_sft(
             progress(step + 1, total, metrics)
         every = config.checkpoint.every
         if every and (step + 1) % every == 0 and step + 1 < total:
-            # Published first, so that steps before a checkpoint are not measured twice.
+            # Metrics are published first, so that steps before a checkpoint are not recorded twice.
             log.publish()
             checkpoints.save(step + 1, policy, tokenizer, run.optimizer, ranks)
 
@@ -140,11 +140,11 @@ def likelihood(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
 def sft_step(
     policy: Policy, examples: list[Example], ranks: Ranks, objective: Objective
 ) -> tuple[float, int]:
-    """Gradients of one batch; returns its loss, and the tokens that went through the model.
+    """Compute the gradients of one batch; return its loss and the number of tokens computed.
 
     Both are sums over all ranks.
     """
-    # One number for the whole batch, however it is cut and dealt to ranks.
+    # The count of the whole batch, however it is cut into micro-batches and ranks.
     count = sum(e.weight * len(e.tokens.completion) for e in examples)
     examples = sorted(examples, key=lambda e: -len(e.tokens))
     own = ranks.deal(examples, [e.tokens for e in examples])
@@ -218,7 +218,7 @@ def load_examples(
 def corpus_rows(version: Version, part: Mixture, config: SFTConfig) -> pl.DataFrame:
     """Read `prompt, completion, weight, trace_id, difficulty` of a corpus.
 
-    Weights are the product of those of the row, the mixture and the domain.
+    A weight is the product of those of the row, the mixture and the domain.
     """
     columns = {"prompt", "completion", "weight", "trace_id", "difficulty", "domain", "problem_id"}
     frame = version.read().collect()
@@ -293,13 +293,14 @@ def check_labels(example: Example, tokenizer: Any) -> None:
     if ids and ids[-1] == tokenizer.eos_token_id and kept < example.tags:
         raise CurateError(
             f"the tokenizer loses {example.tags - kept} of the {example.tags} tags of trace "
-            f"{example.trace_id}, so the model could not learn to write them. The labels read "
+            f"{example.trace_id}, so the model could not learn to write them. The labels are "
             f"{text[:200]!r}: use another tokenizer, or another form"
         )
     unknown = tokenizer.unk_token_id
     if unknown is not None and ids.count(unknown) > len(ids) // 2:
         raise CurateError(
-            f"the tokenizer has no tokens for most of the first completion: it reads {text[:200]!r}"
+            "the tokenizer has no tokens for most of the first completion: the labels are "
+            f"{text[:200]!r}"
         )
 
 

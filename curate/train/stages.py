@@ -18,7 +18,7 @@ from curate.train.on_policy import is_on_policy, on_policy
 
 
 class GRPOStage(GRPOConfig):
-    """The keys of GRPO, and next to them what it samples: problems, with which engine."""
+    """The keys of GRPO, plus the problems that it samples and the engine it samples with."""
 
     problems: str | ProblemsConfig
     """Stored problems by name, or their sources."""
@@ -27,7 +27,7 @@ class GRPOStage(GRPOConfig):
     engine: EngineConfig = EngineConfig()
     """Engine of the rollouts."""
     held_out_limit: int = 64
-    """Held-out problems in an evaluation during training, at most."""
+    """Maximum number of held-out problems in an evaluation during training."""
 
 
 def _grpo_config(data: Mapping[str, Any], where: str) -> GRPOStage:
@@ -60,7 +60,7 @@ def _sft_size(config: SFTConfig, rows: Rows) -> Size:
     corpora = config.corpus if isinstance(config.corpus, list) else [Mixture(corpus=config.corpus)]
     counts = [rows(part.corpus) for part in corpora]
     if None in counts:
-        return Size(f"{config.epochs:g} epochs of what is kept")
+        return Size(f"{config.epochs:g} epochs of the kept traces")
     pairs = zip(counts, corpora, strict=True)
     examples = round(sum((count or 0) * part.share for count, part in pairs) * config.epochs)
     return Size(f"{examples:,} examples, {-(-examples // config.batch_size):,} steps")

@@ -1,9 +1,9 @@
-"""A small base model with known faults, for claims that must be testable in minutes on a CPU.
+"""A small base model with known faults, to test claims in minutes on a CPU.
 
 A Llama of about a million parameters over single characters, pre-trained from scratch on
 deliberately faulty texts: sums (`chain_sum`) worked step by step, in which steps are wrong, tags
-are missing and two languages are mixed, each at a rate that the config sets. So it is known which
-faults RL or a cold start found there, which no web corpus could tell. It is a base for experiments
+are missing and two languages are mixed, each at a rate that the config sets. The faults that RL or
+a cold start can correct are thus known, unlike those of a web corpus. It is a base for experiments
 and can do nothing but these sums.
 """
 
@@ -30,9 +30,9 @@ from curate.train.result import TrainResult
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 
-BASE_VERSION = 1  # raised when the same config would give another model
+BASE_VERSION = 1  # increased when the same config would give a different model
 
-# Opening, link between two steps, closing, and a check of the step before. The words are those of
+# Opening, link between two steps, closing, and a check of the previous step. The words are those of
 # curate/problems/solutions.py, so that a cold start on worked solutions uses the same ones.
 PHRASES = {
     "en": ("Step by step: ", ", then ", ". So the result is {}.", ", wait, let me check: "),
@@ -47,7 +47,7 @@ class BaseConfig(Config):
     """How large the base is, how long it trains, and how faulty its texts are.
 
     The rates are this project's own: they leave pass@1 low and pass@8 well above 0, so that RL has
-    something to find.
+    something to improve.
     """
 
     name: str = "base"
@@ -67,13 +67,13 @@ class BaseConfig(Config):
     lr: float = Field(0.002, gt=0)
     """Highest learning rate."""
     wrong: float = Field(0.25, ge=0, le=1)
-    """Chance that the result of a step is off by one to three."""
+    """Probability that the result of a step is off by one to three."""
     untagged: float = Field(0.5, ge=0, le=1)
     """Share of texts with a missing tag."""
     mixed: float = Field(0.5, ge=0, le=1)
     """Share of texts with phrases of both languages."""
     checks: float = Field(0.15, ge=0, le=1)
-    """Chance that a step is checked, which makes it right."""
+    """Probability that a step is checked, which corrects it."""
     max_length: int = Field(512, ge=64)
     """Positions of the model."""
     seed: int = 0
@@ -83,7 +83,7 @@ class BaseConfig(Config):
 def run(config: BaseConfig, context: Context) -> JobResult:
     """Pre-train the base unless it exists; its directory is `result.model`.
 
-    A killed run starts again.
+    A killed run starts over.
     """
     from curate.train.checkpoints import Checkpoints
 

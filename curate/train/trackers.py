@@ -1,4 +1,4 @@
-"""Metrics for TensorBoard, Weights & Biases or trackio, besides the table `metrics`."""
+"""Send metrics to TensorBoard, Weights & Biases or trackio, in addition to the table `metrics`."""
 
 from __future__ import annotations
 

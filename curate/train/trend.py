@@ -1,9 +1,9 @@
-"""Detect a run that gets worse: the slope of accuracy over the last rounds, against chance.
+"""Detect a run that gets worse: test the slope of accuracy over the last rounds.
 
-Each round asks other problems, so its accuracy varies without any learning. The spread of accuracy
-between the problems of a round shows by how much: the standard error of a round's mean is the
-deviation between its groups, divided by the square root of their number. A slope many standard
-errors below 0 is more than a run of hard problems.
+Each round has different problems, so its accuracy varies even without learning. The spread of
+accuracy between the problems of a round shows by how much: the standard error of a round's mean is
+the standard deviation of its groups divided by the square root of their number. A slope many
+standard errors below 0 is more than a series of hard problems.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import polars as pl
 
-MIN_ROUNDS, MAX_ROUNDS = 4, 12  # rounds that a slope is taken over
+MIN_ROUNDS, MAX_ROUNDS = 4, 12  # rounds that the slope covers
 # Standard errors. Of 600 simulated runs of 16 problems x 8 samples that learn nothing, 1 % fall
 # below -3 within 14 rounds and 4 % within 40; of those that rise by 0.01 per round 0.3 %, and of
 # those that fall by 0.06 per round 73 % within 8.
@@ -23,9 +23,9 @@ THRESHOLD = -3.0
 
 
 def round_level(frame: pl.DataFrame, column: str) -> tuple[float, float] | None:
-    """Mean of `column` over the problems of a round (`group`) and its standard error.
+    """Return the mean of `column` over the problems of a round (`group`) and its standard error.
 
-    None with fewer than two problems that have a value.
+    None if fewer than two problems have a value.
     """
     import polars as pl
 
@@ -36,11 +36,12 @@ def round_level(frame: pl.DataFrame, column: str) -> tuple[float, float] | None:
 
 
 def slope(levels: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Least-squares slope per round of (mean, standard error) pairs, and its z: slope / its error.
+    """Return the least-squares slope per round of (mean, standard error) pairs, and its z: slope /
+    error.
 
-    One error serves all rounds, the root mean square s of the given ones, so that a round that is
-    all wrong (its own error is 0) does not dominate. The slope's error is then
-    s / sqrt(sum_t (t - mean t)^2). z is 0 where all errors are 0.
+    All rounds use the same error, the root mean square s of the given ones, so that a round in
+    which all is wrong (its own error is 0) does not dominate. The slope's error is then s /
+    sqrt(sum_t (t - mean t)^2). z is 0 if all errors are 0.
     """
     count = len(levels)
     middle = (count - 1) / 2
@@ -51,13 +52,15 @@ def slope(levels: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def trend(levels: Sequence[tuple[float, float]]) -> float | None:
-    """z of the slope over the last rounds; None before there are `MIN_ROUNDS`."""
+    """Return z of the slope over the last rounds; None before there are `MIN_ROUNDS`."""
     recent = levels[-MAX_ROUNDS:]
     return slope(recent)[1] if len(recent) >= MIN_ROUNDS else None
 
 
 def falling(levels: Sequence[tuple[float, float]], name: str) -> str | None:
-    """A warning when metric `name` falls over the last rounds by more than chance, else None."""
+    """Return a warning if metric `name` falls over the last rounds by more than chance, else
+    None.
+    """
     z = trend(levels)
     if z is None or z > THRESHOLD:
         return None

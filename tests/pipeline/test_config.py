@@ -144,7 +144,7 @@ def test_sizes_come_from_the_defaults_of_the_configs(tmp_path: Path) -> None:
     assert sizes["problems"] == ("100 problems", "")
     assert sizes["harvest"] == ("100 problems x 16 = 1,600 traces", f"≤ {1600 * 8192:,} tokens")
     assert sizes["judge"] == ("1,600 traces", "")
-    assert sizes["sft"] == ("1 epochs of what is kept", "")
+    assert sizes["sft"] == ("1 epochs of the kept traces", "")
     assert sizes["grpo"] == (
         "100 rounds of 16 x 8 = 12,800 rollouts",
         f"≤ {12800 * 256:,} tokens",

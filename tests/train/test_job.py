@@ -111,7 +111,7 @@ def test_later_stages_go_on_from_the_best_policy_and_the_summary_says_so(
         context._pool = None
     assert result is not None
     assert result.model == result.facts["best"] != result.facts["last"]
-    assert "kept the best by held-out accuracy, step 1, not the last" in result.summary
+    assert "kept the best by held-out accuracy (step 1), not the last" in result.summary
 
 
 def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
             if not overrides:
                 sizes = [p.size for p in planned(line)][3:]
                 assert sizes == [
-                    "1 epochs of what is kept, 2 processes",
+                    "1 epochs of the kept traces, 2 processes",
                     "1 rounds of 2 x 4 = 8 rollouts, 2 processes",
                 ]
             done = line.run()

@@ -1,7 +1,7 @@
 """Attention over a tree of segments: a token sees its own segment up to itself, and its ancestors.
 
-Registered with transformers as an attention implementation, so that any model whose attention can
-be chosen trains in tree layout (`layout.py`). Two ways to the same numbers:
+Registered with transformers as an attention implementation, so that any model with selectable
+attention trains in tree layout (`layout.py`). There are two implementations with the same results:
 - `matmul_attention`: plain matrix products with the backward pass written out, which keeps no
   attention matrix. On a CPU it is several times as fast as the fused kernel for segments of some
   hundred tokens.
@@ -23,7 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from curate.train.model.layout import Layout
 from curate.train.model.slabs import Slabs
 
-NAME = "curate_tree"  # of the attention implementation, as transformers knows it
+NAME = "curate_tree"  # of the attention implementation in transformers
 
 
 @dataclass
@@ -56,7 +56,7 @@ class TreeIndex:
     families: list[FamilyIndex]
     inverse: Tensor  # [T]
     slabs: Slabs = field(default_factory=Slabs)
-    # Whether the backward pass may gather its inputs again. Not inside a gradient checkpoint, which
+    # Whether the backward pass may gather its inputs again: not inside a gradient checkpoint, which
     # has its own saved-tensor hooks.
     regather: bool = True
 
@@ -123,10 +123,11 @@ def _probabilities(
 
 
 class TreeAttention(torch.autograd.Function):
-    """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`; weights are recomputed in the backward.
+    """q `[H, T, d]`, k and v `[Hkv, T, d]` to `[H, T, d]`; the backward pass recomputes the
+    weights.
 
     The output is one `[T, H, d]` block in memory, which the next layer keeps as well. With `apart`
-    what is kept goes into slabs.
+    the tensors it keeps are in slabs.
     """
 
     @staticmethod
@@ -227,7 +228,7 @@ def _family_heads(tokens: Tensor, family: FamilyIndex, heads: int) -> tuple[Tens
 class GatherFamilies(torch.autograd.Function):
     """`[T, H + 2 Hkv, d]` to q, k and v of each family (`_family_heads`), one after the other.
 
-    Its backward pass launches half the kernels that autograd's would.
+    Its backward pass launches half as many kernels as autograd's.
     """
 
     @staticmethod
@@ -260,8 +261,8 @@ class GatherFamilies(torch.autograd.Function):
 class RegatheredTensors:
     """Saved-tensor hooks that gather the inputs of fused attention again for the backward pass.
 
-    Fused attention would keep queries, keys, values and output once per head and segment. Here each
-    token's are kept once.
+    Fused attention would keep queries, keys, values and output once per head and segment. Here they
+    are kept once per token.
     """
 
     def __init__(self, tokens: Tensor, family: FamilyIndex, heads: int) -> None:
@@ -299,7 +300,7 @@ class RegatheredTensors:
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: float) -> Tensor:
-    """The same as `matmul_attention` by PyTorch's fused attention, with few kernel launches."""
+    """Compute `matmul_attention` by PyTorch's fused attention, with few kernel launches."""
     heads, width = q.shape[0], v.shape[-1]
     # Latent attention (DeepSeek) has values of another width than keys: zeros fill them up.
     widest = max(q.shape[-1], width)
@@ -307,7 +308,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: floa
     tokens = torch.cat([x.transpose(0, 1) for x in (q, k, v)], dim=1)
     outputs, hooks = [], []
     parts = iter(GatherFamilies.apply(tokens, tree, heads))
-    # Without cuDNN: one of three runs with it died, and it was no faster (docs/train.md).
+    # Without cuDNN: one of three runs with it crashed, and it was no faster (docs/train.md).
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         for family in tree.families:
             fq, fk, fv = next(parts), next(parts), next(parts)
@@ -340,7 +341,9 @@ def tree_attention_forward(
     tree: TreeIndex | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it; without a tree it is PyTorch's fused attention."""
+    """Attention with the signature of transformers; without a tree it is PyTorch's fused
+    attention.
+    """
     if tree is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -358,7 +361,7 @@ def tree_attention_forward(
 
 
 def register() -> str:
-    """Register the implementation with transformers; returns its name."""
+    """Register the implementation with transformers and return its name."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     if NAME not in ALL_ATTENTION_FUNCTIONS.valid_keys():

@@ -1,4 +1,4 @@
-"""Which device a rank trains on, and when its memory ran out."""
+"""The device that a rank trains on, and errors about its memory."""
 
 from __future__ import annotations
 

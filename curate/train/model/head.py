@@ -3,7 +3,7 @@
 Most models multiply the last hidden state by a matrix, add a bias, scale and softly cap. Those
 heads are computed in tiles (`logprobs.py`). Any other head (an unusual multiplier, an adapter) is
 computed by the model's own `forward`, whose trunk is replaced by the given hidden states for that
-call: slower, and exact whatever the head does. `probe.py` decides between the two by comparing
+call: slower, but exact whatever the head does. `probe.py` decides between the two by comparing
 their numbers.
 """
 
@@ -56,7 +56,7 @@ def trunk_name(model: Any) -> str:
         if name in model._modules:
             return str(name)
     raise UsageError(
-        f"cannot tell the head of {type(model).__name__} from the rest of it: use another model"
+        f"cannot separate the head of {type(model).__name__} from its trunk: use another model"
     )
 
 
@@ -106,7 +106,7 @@ class OutputHead:
 
     def own_logits(self, hidden: Tensor) -> Tensor:
         """Return logits `[n, V]` by the model's own code."""
-        # The ids are ignored; some models want them anyway.
+        # The ids are ignored, but some models require them.
         ids = torch.zeros(1, hidden.shape[0], dtype=torch.long, device=hidden.device)
         with replaced_trunk(self.model, hidden[None]):
             logits: Tensor = self.model(input_ids=ids, use_cache=False).logits[0]

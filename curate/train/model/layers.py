@@ -1,11 +1,11 @@
 """Layers that keep less for the backward pass.
 
 transformers keeps, for every layer, the normalised states next to the states and four tensors as
-wide as the MLP; under autocast also a bf16 copy of each weight, and three of the same input for q,
+wide as the MLP; under autocast also a bf16 copy of each weight, and three copies of the input of q,
 k and v. Here a layer keeps its input once, the gate and the up projection. Weights are cast again
 when they are needed, and the output of a norm is normalised again. On a CPU values are the same bit
-for bit; gradients differ only in the order of rounding. Modules that compute anything else are left
-as they are.
+for bit; gradients differ only in the order of rounding. Modules that compute anything else are not
+replaced.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from curate.train.model.slabs import Slabs
 
-# Attribute on the output of a norm, from which a linear layer can normalise again: a `Normed`.
+# Attribute on the output of a norm, a `Normed`, with which a linear layer can normalise again.
 NORMED = "curate_normed"
 
 
@@ -248,7 +248,7 @@ def _linear_forward(self: Any, x: Tensor) -> Tensor:
     if torch.is_autocast_enabled(x.device.type):
         dtype = layers.dtype
     else:
-        # Without autocast only the input of a norm is saved: any other product stays PyTorch's own.
+        # Without autocast only the input of a norm is saved; other products stay PyTorch's own.
         dtype = x.dtype if normed and x.dtype == self.weight.dtype else None
     if dtype is None:
         return torch.nn.functional.linear(x, self.weight, self.bias)

@@ -1,4 +1,4 @@
-"""How token sequences are arranged in one call of the model: as a tree without padding, or padded.
+"""Arrange token sequences in one call of the model: as a tree without padding, or padded.
 
 In a **tree**, all tokens of a micro-batch are in one row. A segment attends to itself (causally)
 and to its ancestors:
@@ -25,7 +25,7 @@ from torch import Tensor
 
 MIN_SHARED = 8  # tokens: a shorter common beginning is not worth a segment of its own
 
-Span = tuple[int, int]  # tokens from the first number up to, without, the second
+Span = tuple[int, int]  # start and end (exclusive) of a range of tokens
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PromptCompletion:
 class SegmentFamily:
     """Segments with the same ancestors and similar lengths: one call of attention."""
 
-    ancestors: list[Span]  # that all members attend to
+    ancestors: list[Span]  # all members attend to these
     members: list[Span]  # each causal in itself
 
 
@@ -59,7 +59,7 @@ class Layout:
     source: Tensor  # [N] index into the flattened hidden states
     target: Tensor  # [N] token ids
     row: Tensor  # [N] the sequence that each token belongs to
-    order: list[int]  # the sequences in the order of their tokens, those without any left out
+    order: list[int]  # the sequences in the order of their tokens, without empty ones
     families: list[SegmentFamily] = field(default_factory=list)  # tree only
     attention_mask: Tensor | None = None  # padded on the left only
     attention: str = ""  # name of the attention implementation; empty: that of the layout
@@ -68,11 +68,11 @@ class Layout:
 
     @property
     def tokens(self) -> int:
-        """Tokens that go through the model, padding included."""
+        """Number of tokens that go through the model, padding included."""
         return self.input_ids.numel()
 
     def permutation(self, other: Layout) -> Tensor:
-        """Return `[N]` indices that put our completion tokens into the order of another layout."""
+        """Return `[N]` indices that put the completion tokens into the order of another layout."""
         place = torch.empty(len(self.sequences), dtype=torch.long)
         place[torch.tensor(self.order, dtype=torch.long)] = torch.arange(len(self.order))
         lengths = torch.tensor([len(self.sequences[i].completion) for i in self.order])
@@ -92,10 +92,10 @@ class Layout:
 
 
 def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
-    """Length of the beginning that all sequences share."""
+    """Return the length of the prefix that all sequences share."""
     if not sequences:
         return 0
-    # What the lowest and the highest in lexical order share, all of them share.
+    # The prefix of the lowest and the highest in lexical order is common to all.
     low, high = min(map(list, sequences)), max(map(list, sequences))
     for i, (a, b) in enumerate(zip(low, high, strict=False)):
         if a != b:
@@ -104,10 +104,11 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
 
 
 def tree_layout(sequences: Sequence[PromptCompletion], *, whole: bool = False) -> Layout:
-    """All sequences in one row: the prompts' common beginning, each prompt, then its completions.
+    """Arrange all sequences in one row: the prompts' common prefix, each prompt, then its
+    completions.
 
-    The last token of a completion predicts nothing that is trained, so it is left out unless the
-    layout must be `whole`. Raises ValueError for an empty prompt with a completion.
+    The last token of a completion predicts no trained token, so it is left out unless `whole` is
+    set. Raises ValueError for an empty prompt with a completion.
     """
     end = None if whole else -1
     prompts: dict[tuple[int, ...], list[int]] = {}
@@ -128,12 +129,12 @@ def tree_layout(sequences: Sequence[PromptCompletion], *, whole: bool = False) -
         return start, len(ids)
 
     root = append(next(iter(prompts))[:shared], 0) if shared else None
-    top: list[Span] = []  # segments directly below the root
+    top: list[Span] = []  # segments directly below the root of the tree
     below: list[tuple[list[Span], list[Span]]] = []  # ancestors and branches of each prompt
     for prompt, rows in prompts.items():
         rest = prompt[shared:]
         alone = len(rows) == 1
-        # A single completion needs no branch: prompt and completion are one causal segment.
+        # A single completion needs no branch: prompt and completion form one causal segment.
         body = (*rest, *sequences[rows[0]].completion[:end]) if alone else rest
         segment = append(body, shared) if body else None
         if segment:
@@ -192,7 +193,7 @@ def _of_similar_length(ancestors: list[Span], members: list[Span]) -> list[Segme
 def padded_layout(
     sequences: Sequence[PromptCompletion], *, side: str = "right", pad: int = 0
 ) -> Layout:
-    """One row per sequence, padded on one side. Raises ValueError for an empty prompt.
+    """Arrange one sequence per row, padded on one side. Raises ValueError for an empty prompt.
 
     Padding on the right needs no attention mask: no token of a sequence sees what comes after it.
     """
@@ -234,12 +235,12 @@ def micro_batches(
     limit: int,
     kind: Callable[[int], tuple[int, bool]] = lambda length: (0, False),
 ) -> list[list[int]]:
-    """Return the indices of the sequences in cuts of at most `limit` tokens of computation.
+    """Return the indices of the sequences in micro-batches of at most `limit` computed tokens.
 
-    `kind` turns the length of a sequence into a group and whether it is padded. Sequences of
-    different groups are never in one cut. In a tree shared beginnings count once, and neighbours
-    stay neighbours, so that completions of one prompt are computed together. Padded sequences are
-    sorted by length, and padding counts. A sequence longer than the limit is a cut of its own.
+    `kind` maps the length of a sequence to a group and whether it is padded. A micro-batch never
+    mixes groups. In a tree shared prefixes count once, and neighbours stay neighbours, so that
+    completions of one prompt are computed together. Padded sequences are sorted by length, and
+    padding counts. A sequence longer than the limit is a micro-batch of its own.
     """
     kinds = [kind(len(s)) for s in sequences]
 
@@ -258,26 +259,28 @@ def micro_batches(
 
 
 class PaddedCost:
-    """Tokens of a padded cut: the longest times the number of sequences."""
+    """Tokens of a padded micro-batch: the longest sequence times the number of sequences."""
 
     def __init__(self) -> None:
         self.rows = self.width = 0
 
     def add(self, sequence: PromptCompletion) -> int:
-        """Add a sequence; returns the tokens of the cut with it."""
+        """Add a sequence and return the tokens of the micro-batch with it."""
         self.rows, self.width = self.rows + 1, max(self.width, len(sequence))
         return self.rows * self.width
 
 
 class TreeCost:
-    """Tokens of a tree: the prompts' common beginning, their rests, and all completions."""
+    """Tokens of a tree: the prompts' common prefix, the rests of the prompts, and all
+    completions.
+    """
 
     def __init__(self) -> None:
         self.prompts: dict[tuple[int, ...], None] = {}
         self.completions = self.shared = 0
 
     def add(self, sequence: PromptCompletion) -> int:
-        """Add a sequence; returns the tokens of the cut with it."""
+        """Add a sequence and return the tokens of the micro-batch with it."""
         prompt = tuple(sequence.prompt)
         self.completions += len(sequence.completion)
         if self.prompts:

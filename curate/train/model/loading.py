@@ -1,4 +1,4 @@
-"""Models in Hugging Face format: a directory becomes a policy, and a policy becomes a directory."""
+"""Load a policy from a directory in Hugging Face format, and write one to a directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from curate.train.config import ModelConfig
 from curate.train.model.lora import base, merged
 from curate.train.model.policy import Policy
 
-# Of models with vision or audio: an engine cannot open the directory without them.
+# Files of models with vision or audio: an engine cannot open the directory without them.
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -26,7 +26,7 @@ PROCESSOR_FILES = (
 )
 
 
-# Of models with vision or audio: an engine cannot open the directory without them.
+# Files of models with vision or audio: an engine cannot open the directory without them.
 PROCESSOR_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -45,8 +45,8 @@ def load_policy(
     """Load the model of a directory in Hugging Face format with fp32 weights, and its tokenizer.
 
     A `frozen` model is not trained (a reference, a teacher). Without `dropout` the model computes
-    the same in training as elsewhere, which GRPO needs: it compares log-probs. Raises UsageError if
-    the model cannot be loaded or computed exactly, or has no end token.
+    the same in training as in inference, which GRPO needs to compare log-probs. Raises UsageError
+    if the model cannot be loaded or computed exactly, or has no end token.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,10 +81,10 @@ def load_policy(
 
 
 def _checkpoint_layers_only(model: Any) -> None:
-    """Let layers checkpoint, which they do in training mode only, and keep dropout off.
+    """Enable gradient checkpointing, which layers do in training mode only, and keep dropout off.
 
-    Modules inside a layer stay in evaluation mode; a layer may apply dropout itself, by a rate that
-    it holds.
+    Modules inside a layer stay in evaluation mode; a layer may also apply dropout itself, at a rate
+    of its own.
     """
     for module in model.modules():
         if hasattr(module, "gradient_checkpointing"):
@@ -102,8 +102,9 @@ def stored_dtype(path: str | Path) -> str:
 def weights(policy: Policy, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
     """Return all weights on the CPU by their names in the model, adapters merged.
 
-    `dtype` is that of the parameters; buffers, and what the architecture keeps in fp32 (such as the
-    expert bias of DeepSeek-V3), keep their own. With sharded weights every rank must call this.
+    `dtype` applies to the parameters; buffers, and parameters that the architecture keeps in fp32
+    (such as the expert bias of DeepSeek-V3), keep their own. With sharded weights every rank must
+    call this.
     """
     model, config = policy.model, policy.compute
     state: dict[str, Any]
@@ -134,7 +135,7 @@ def exact_names(policy: Policy) -> set[str]:
         for name, _ in model.named_parameters()
         if any(pattern in name.split(".") for pattern in patterns)
     }
-    # Adapters add a level to the names of what they adapt.
+    # Adapters add a level to the names of the modules they adapt.
     return {name.replace(".base_layer.", ".") for name in names}
 
 
@@ -157,8 +158,8 @@ def write_model(
 ) -> None:
     """Write the model as `transformers` and vLLM load it.
 
-    That is config, generation config, safetensors and tokenizer, and the processor of a model with
-    vision as it was. Weights that share a tensor are written once.
+    That is config, generation config, safetensors and tokenizer, and the unchanged processor of a
+    model with vision. Weights that share a tensor are written once.
     """
     kind = getattr(torch, dtype)
     model = base(policy.model)
@@ -180,7 +181,9 @@ def write_model(
 
 
 def _state_dtype(config: Path, dtype: str) -> None:
-    """Write the dtype of the exported weights: transformers writes that of the model in memory."""
+    """Write the dtype of the exported weights: transformers would write that of the model in
+    memory.
+    """
     data = json.loads(config.read_text(encoding="utf-8"))
     for part in (data, *(value for value in data.values() if isinstance(value, dict))):
         if "dtype" in part:

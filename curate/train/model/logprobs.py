@@ -1,8 +1,8 @@
 """Log-probs of given tokens from hidden states, in tiles: no `[batch, length, vocabulary]` tensor.
 
 The logits of one chunk of positions and one block of the vocabulary are computed, used and dropped
-while they are still in the processor's cache; the backward pass computes them again. That costs one
-more product with the output matrix, and saves memory of vocabulary size for every position.
+while they are in the processor's cache; the backward pass computes them again. That costs one more
+product with the output matrix, and saves memory of vocabulary size for every position.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from torch.utils.checkpoint import checkpoint
 from curate.train.losses import DivergenceKind, divergence
 
 # Elements of the logits that exist at once: 8 MiB, which fit a processor's cache; 64 MiB on a GPU,
-# where every tile costs some kernel launches.
+# where every tile costs kernel launches.
 TILE = {"cpu": 1 << 21, "cuda": 1 << 24}
-WHOLE = 1 << 24  # the same if the head cannot be computed in tiles: 64 MiB
-MIN_COLUMNS = 256  # of a tile: a narrower matrix product is all overhead
+WHOLE = 1 << 24  # the limit if the head cannot be computed in tiles: 64 MiB
+MIN_COLUMNS = 256  # of a tile: a narrower matrix product is mostly overhead
 
 
 def _tiles(
@@ -28,8 +28,8 @@ def _tiles(
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield the logits `[n, b]` (in at least fp32) for one block of the vocabulary after another.
 
-    With each come the column of every target (`[n, 1]`; some column if the target is in another
-    block) and whether the target is in this block (`[n]`).
+    Each comes with the column of every target (`[n, 1]`; an arbitrary column if the target is in
+    another block) and whether the target is in this block (`[n]`).
     """
     columns = max(MIN_COLUMNS, TILE.get(hidden.device.type, TILE["cuda"]) // chunk)
     for begin in range(0, weight.shape[0], columns):
@@ -106,7 +106,7 @@ class TiledLogProbs(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             d_hidden = torch.zeros_like(hidden, dtype=log_norm.dtype)
         if ctx.needs_input_grad[1]:
-            # Zeros if there is no position at all: sharded weights need a gradient on every rank.
+            # Zeros if there is no position: sharded weights need a gradient on every rank.
             d_weight = ctx.weight.grad if ctx.weight is not None else None
             d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
         for start in range(0, hidden.shape[0], ctx.chunk):
@@ -146,9 +146,9 @@ def token_logprobs(
 
     Entropies are zeros without `entropy`. `hidden` `[N, D]` are the states that predict the tokens,
     `weight` `[V, D]` is the output matrix. Log-probs are those of softmax(logits / temperature),
-    which is what an engine samples from at that temperature. Logits are `scale` times the product
-    of the two, or the result of `logits` if that is given, which is not computed in tiles.
-    `in_place`: `weight` is a leaf whose gradient may be summed in place.
+    which is what an engine samples from at that temperature. Logits are `scale` times their
+    product, or the result of `logits` if given, which is not computed in tiles. `in_place`:
+    `weight` is a leaf whose gradient may be summed in place.
     """
     if logits is None:
         in_place = in_place and weight.is_leaf and weight.requires_grad
@@ -186,7 +186,7 @@ def token_divergence(
 
 
 def _whole_rows(vocabulary: int, chunk: int) -> int:
-    """Positions whose logits over the whole vocabulary may exist at once."""
+    """Return the number of positions whose logits over the whole vocabulary may exist at once."""
     return max(1, min(chunk, WHOLE // vocabulary))
 
 

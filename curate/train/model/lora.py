@@ -1,4 +1,4 @@
-"""Low-rank adapters (peft): added to a model, merged into its weights wherever it is written."""
+"""Low-rank adapters (peft): added to a model, and merged into its weights when it is written."""
 
 from __future__ import annotations
 

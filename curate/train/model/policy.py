@@ -1,4 +1,4 @@
-"""A causal language model as a trainer holds it: fp32 weights, bf16 products if they are faster.
+"""A causal language model for training: fp32 weights, and bf16 products if they are faster.
 
 `policy.logprobs(policy.layout(sequences))` gives the log-probs of the completion tokens of one
 micro-batch, which is all that a loss needs. Logits of a whole sequence never exist.
@@ -115,7 +115,7 @@ class Policy:
 
     def _arrange(self, sequences: Sequence[PromptCompletion], way: Way) -> Layout:
         if way.layout == "tree":
-            # The last token of a sequence decides about frequencies that depend on its length.
+            # Frequencies that depend on the length are those of the last token.
             layout = tree_layout(sequences, whole=self.trunk.limits.rope_switch is not None)
         else:
             layout = padded_layout(sequences)

@@ -1,10 +1,9 @@
 """A probe when a model is loaded: our log-probs against those of transformers, on random tokens.
 
 `model(input_ids).logits` of one sequence per call, with eager attention, defines the model. The
-probe computes a few short sequences that share beginnings that way, and then in our ways, fastest
-first. The first that agrees is used. If none does, training is refused: an optimizer would follow
-wrong gradients without any other sign. Sliding windows are shrunk for the probe, so that it crosses
-them.
+probe computes a few short sequences with shared prefixes that way, and then in our ways, fastest
+first. The first that agrees is used. If none does, training is refused: an optimizer would silently
+follow wrong gradients. Sliding windows are shrunk for the probe, so that it crosses them.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ from curate.train.model.trunk import Trunk, Way, short_windows
 TOLERANCE = 1e-3
 SHORT_WINDOW = 8
 MAX_PROBE = 512  # tokens: a longer sequence would make loading slow
-ATTEMPTS = 2  # a near tie of two experts can fall either way once: then other tokens are drawn
+ATTEMPTS = 2  # a near tie of two experts can be decided either way: draw other tokens
 
 
 def probe_sequences(model: Any, seed: int) -> list[PromptCompletion]:
-    """Two prompts with a common beginning and two completions each, of 15 tokens at most."""
+    """Return two prompts with a common prefix and two completions each, of at most 15 tokens."""
     rng = random.Random(seed)
     config = model.config
-    # Tokens with a meaning to the model itself, such as placeholders of images, are left out.
+    # Tokens with a special meaning to the model, such as image placeholders, are left out.
     special = {
         value
         for part in (config, config.get_text_config())
@@ -53,14 +52,14 @@ def probe_sequences(model: Any, seed: int) -> list[PromptCompletion]:
 
 
 def plain_logits(model: Any, trunk: Trunk, ids: Tensor) -> Tensor:
-    """Logits `[L, V]` of one sequence (`[1, L]`) by the model as it is."""
+    """Return logits `[L, V]` of one sequence (`[1, L]`) from the unmodified model."""
     extra = {"token_type_ids": torch.zeros_like(ids)} if trunk.token_types else {}
     logits: Tensor = model(input_ids=ids, use_cache=False, **extra).logits[0]
     return logits
 
 
 def plain_logprobs(model: Any, trunk: Trunk, sequences: Sequence[PromptCompletion]) -> list[Tensor]:
-    """Log-probs of the completions by `model(input_ids).logits`, one sequence per call."""
+    """Return log-probs of the completions from `model(input_ids).logits`, one sequence per call."""
     device = model.get_input_embeddings().weight.device
     logprobs = []
     for sequence in sequences:
@@ -77,7 +76,7 @@ class Probe:
 
     def __init__(self, model: Any, trunk: Trunk, head: OutputHead) -> None:
         self.model, self.trunk, self.head = model, trunk, head
-        # A probe that crosses the window, and for the tree one that stays inside.
+        # One probe crosses the window; for the tree, another stays inside it.
         self.windowed = trunk.limits.window is not None
         self.cases: list[tuple[list[PromptCompletion], list[Tensor], list[Tensor]]] = []
         training, before = model.training, model.config._attn_implementation
@@ -99,7 +98,9 @@ class Probe:
         model.train(training)
 
     def _beyond_switch(self) -> tuple[list[PromptCompletion], list[Tensor]] | None:
-        """A sequence that crosses the length at which rotary frequencies change, if it is short."""
+        """Return a sequence that crosses the length at which rotary frequencies change, if that
+        is short.
+        """
         switch = self.trunk.limits.rope_switch
         if switch is None or switch > MAX_PROBE:
             return None
@@ -172,8 +173,8 @@ class Probe:
         for sequences, within, across in self.cases:
             try:
                 values = compute(way, sequences)
-            except Exception as error:  # whatever it is, this way does not work for this model
-                if is_out_of_memory(error):  # that says nothing about the model
+            except Exception as error:  # any error means that this way does not work for this model
+                if is_out_of_memory(error):  # says nothing about the model
                     raise
                 return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
             difference = _difference(values, within if inside else across)
@@ -191,7 +192,7 @@ class Probe:
 
 
 def _difference(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Largest absolute difference in nats; infinity for nan."""
+    """Return the largest absolute difference in nats; infinity for nan."""
     ours = torch.cat([v.double().cpu() for v in values])
     theirs = torch.cat([v.double().cpu() for v in expected])
     difference = float((ours - theirs).abs().max())

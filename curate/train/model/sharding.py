@@ -38,7 +38,7 @@ def shard(policy: Policy, ranks: Ranks, compute: ModelConfig) -> None:
 
 
 def optimizer_state(policy: Policy, optimizer: Any) -> dict[str, Any]:
-    """Return what resuming needs besides the model: the optimizer, and adapters unmerged.
+    """Return the state besides the model that resuming needs: the optimizer, and unmerged adapters.
 
     Every rank must call this.
     """

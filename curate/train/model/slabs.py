@@ -3,7 +3,7 @@
 Such tensors live long, while others are allocated and freed between them. On one heap the
 long-lived tensors end up scattered among the short-lived ones, and glibc can reuse little of the
 space between: PyTorch asks for aligned blocks, and a freed block is too small for the next tensor
-of the same size. An update then held two to three times the memory that was in use.
+of the same size. An update then occupied two to three times the memory in use.
 
 Here long-lived tensors are copied into slabs, one after the other, and a slab returns to the system
 when the last tensor in it is freed. The copy costs little next to the matrix product that made the

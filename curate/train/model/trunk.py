@@ -1,8 +1,7 @@
-"""The trunk of a model, from embeddings to last hidden state: how it may be computed.
+"""The trunk of a model, from embeddings to last hidden state, and the ways to compute it.
 
 A model of unknown architecture can be computed in several ways (tree or padded, replaced or own
-attention). Its config says which of them are worth trying, and `probe.py` finds out which are
-right.
+attention). Its config says which are worth trying; `probe.py` determines which are correct.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from curate.train.model import attention
 from curate.train.model.head import trunk_name
 from curate.train.model.layout import Layout
 
-# Layers whose attention is that of a tree as long as no sequence is longer than their window.
+# Layers that can use tree attention as long as no sequence is longer than their window.
 ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 # Names under which configs and modules hold the number of tokens that a layer looks back.
 WINDOWS = ("sliding_window", "attention_window_size", "attention_chunk_size")
@@ -51,7 +50,7 @@ class Limits:
     rope_end: int | None = None
 
     def group(self, length: int) -> int:
-        """Return a number: sequences with different numbers must not share a call.
+        """Return the group of a sequence: different groups must not share a call.
 
         Raises UsageError if no call computes the sequence reproducibly.
         """
@@ -96,7 +95,7 @@ class Trunk:
             and kinds <= ATTENTION_LAYERS
         ):
             ways.append(Way("tree", attention.register()))
-        # PyTorch's fused attention has no softcap: transformers leaves it out without a word.
+        # PyTorch's fused attention has no softcap: transformers silently leaves it out.
         capped = getattr(self.text, "attn_logit_softcapping", None)
         if not capped:
             ways.append(Way("padded", self.own_attention))
@@ -108,7 +107,7 @@ class Trunk:
         """Set the attention implementation of the model and of the models inside it."""
         if self.model.config._attn_implementation != name:
             self.model.set_attn_implementation(name)
-            # Not all models can change it: then the forward pass would use another one.
+            # Some models cannot change it: their forward pass would use another one.
             if self.model.config._attn_implementation != name:
                 raise UsageError(f"the model's attention cannot be set to {name}")
 
@@ -117,7 +116,8 @@ class Trunk:
         inputs: dict[str, Any] = {"input_ids": layout.input_ids, **extra}
         if layout.attention_mask is not None:
             inputs["attention_mask"] = layout.attention_mask
-        # Models without it count from 0 themselves, which is right for padding at the end.
+        # Models without position ids count from 0 themselves, which is right for padding at the
+        # end.
         if "position_ids" in self.accepted:
             inputs["position_ids"] = layout.position_ids
         if "use_cache" in self.accepted or self.keywords:
