@@ -53,8 +53,8 @@ def add_lora(model: Any, lora: LoraConfig) -> Any:
             and type(layer.get_base_layer()).__name__ != "Conv1D"
         ):
             raise UsageError(
-                f"lora cannot adapt {name.removeprefix('base_model.model.')}, which is no linear "
-                "layer: name others in lora.targets"
+                f"lora cannot adapt {name.removeprefix('base_model.model.')}, which is not a "
+                "linear layer: name others in lora.targets"
             )
     return adapted
 
