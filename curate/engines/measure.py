@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from curate.engines.base import Engine, EngineConfig, encode, read_config
-from curate.engines.models import default_cache, lock_file, write_beside
+from curate.engines.models import default_cache, lock_file, write_cache
 from curate.errors import CurateError
 from curate.progress import say, waiting
 from curate.records import Request, Sampling
@@ -103,7 +103,7 @@ def measure(
         _measured[key] = result
         # Rates under load depend on the load: vLLM starves first.
         if failure is None and not busy:
-            write_beside(path, json.dumps(asdict(result), indent=1))
+            write_cache(path, json.dumps(asdict(result), indent=1))
     note = "; the machine is busy, so this is not remembered" if busy else ""
     say(f"  engine auto: {result.fastest} ({result.describe()}{note})")
     return result

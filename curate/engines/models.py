@@ -163,11 +163,11 @@ def weights_hash(directory: str | Path) -> str:
         with file.open("rb") as stream:
             digest.update(file.name.encode() + hashlib.file_digest(stream, "sha256").digest())
     value = digest.hexdigest()[:16]
-    write_beside(cache, json.dumps({"hash": value, "files": state}))
+    write_cache(cache, json.dumps({"hash": value, "files": state}))
     return value
 
 
-def write_beside(path: Path, text: str) -> None:
+def write_cache(path: Path, text: str) -> None:
     """Replace a small cache file atomically; does nothing if the directory is read-only."""
     with contextlib.suppress(OSError, CurateError):
         write_whole(path, text)

@@ -111,7 +111,7 @@ def run_grpo(
         config = config.model_copy(
             update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})}
         )
-    settings = beside_trainer(extra["engine"], config.compute.device)
+    settings = rollout_engine_config(extra["engine"], config.compute.device)
     settings = settle(settings, model.path, may_measure=join_ranks().first)
     engine = _LazyEngine(context, settings, model)
     with JudgeEngines() as judges, _bar(config.name, config.steps, GRPO_SHOWN) as progress:
@@ -193,7 +193,7 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
     grpo, model, extra = _grpo_config(data, where)
     version = stored_problems(extra["problems"], context)
     rollouts = grpo.steps * grpo.prompts * grpo.samples
-    engine = beside_trainer(extra["engine"], grpo.compute.device)
+    engine = rollout_engine_config(extra["engine"], grpo.compute.device)
     own = (
         f" on GPUs {', '.join(map(str, engine.devices))}, weights by {engine.transfer}"
         if engine.devices
@@ -224,7 +224,7 @@ def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
         warehouse.write("models", "base", [row], key=["base", model.hash])
 
 
-def beside_trainer(engine: EngineConfig, device: str) -> EngineConfig:
+def rollout_engine_config(engine: EngineConfig, device: str) -> EngineConfig:
     """Return the config of an engine that samples next to a trainer on `device`.
 
     If they share a GPU, vLLM must be able to free its memory. The config of an engine with its own

@@ -148,7 +148,7 @@ def test_a_newer_verifier_runs_over_old_traces_and_both_are_compared_in_sql(cont
         [old, strict],
     )
     assert compared.rows() == [("correct", "wrong", before["correct"])]
-    # both stand in the table; the newest one is the verdict
+    # both are in the table; the newest one is the verdict
     assert (
         context.warehouse.sql("SELECT count(*) FROM annotated WHERE verdict = 'correct'").item()
         == 0
@@ -260,9 +260,7 @@ def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model)
     rows = context.warehouse.sql(
         "SELECT DISTINCT judge_verdict FROM annotated WHERE verdict = 'wrong'"
     )
-    assert rows.rows() == [
-        ("wrong",)
-    ]  # whether it says the same counts for more than whether it helps
+    assert rows.rows() == [("wrong",)]  # equivalence takes precedence over helpfulness
     kinds = context.warehouse.sql(
         "SELECT DISTINCT split_part(verifier, '/', 1) FROM verdicts WHERE kind = 'judge' ORDER BY 1"
     )

@@ -1,4 +1,6 @@
-"""Why a trace fell: each clause of a rule or macro that failed, with its values and thresholds."""
+"""Why a trace was dropped: each failed clause of a rule or macro, with its values and
+thresholds.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_rows_have_new_prompts_and_whole_completions(con: duckdb.DuckDBPyConnect
     assert conform("corpora", parts[0]).num_rows == 3
 
 
-def test_another_form_is_put_together_from_the_parts(con: duckdb.DuckDBPyConnection) -> None:
+def test_another_form_is_composed_from_the_parts(con: duckdb.DuckDBPyConnection) -> None:
     result = apply_rules(con, load_rules("cold-start", {"output.form": "r1"}))
     row = next(corpus_rows(con, result, "mine")).row(0, named=True)
     assert row["completion"].strip() == "<think>\n0 + 4 = 4. 4 + 3 = 7.\n</think>\n\n7"
@@ -67,14 +67,14 @@ def test_shipped_sets_make_rows(con: duckdb.DuckDBPyConnection, name: str) -> No
 
 
 @pytest.mark.parametrize("memory", ["much", "10MB", "2 TB"])
-def test_a_bound_of_memory_that_cannot_be_is_refused(
+def test_an_invalid_memory_limit_is_refused(
     memory: str, tmp_path: Path, con: duckdb.DuckDBPyConnection
 ) -> None:
     with pytest.raises(UsageError, match="memory: "), bounded(con, memory, tmp_path):
         pass
 
 
-def test_the_bound_of_memory_reaches_duckdb(tmp_path: Path, con: duckdb.DuckDBPyConnection) -> None:
+def test_the_memory_limit_reaches_duckdb(tmp_path: Path, con: duckdb.DuckDBPyConnection) -> None:
     with bounded(con, "400MB", tmp_path):
         limit = con.sql("SELECT current_setting('memory_limit')").fetchall()[0][0]
         spill = con.sql("SELECT current_setting('temp_directory')").fetchall()[0][0]

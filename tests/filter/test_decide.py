@@ -68,7 +68,7 @@ def test_a_null_predicate_does_not_pass(con: Connection) -> None:
     assert ids(result.kept) == ["t00"]
 
 
-def test_rules_and_where_narrow_what_is_looked_at(con: Connection) -> None:
+def test_rules_and_where_select_the_traces_to_decide_on(con: Connection) -> None:
     result = apply_rules(con, rules({"right": "verdict = 'correct'"}), where="problem_id = 'p1'")
     assert result.funnel["traces"].sum() == 6
     assert ids(result.kept) == ["t12", "t13", "t14", "t15"]

@@ -1,4 +1,4 @@
-"""Duplicates and contamination: what was planted is found, what was not is left."""
+"""Duplicates and contamination: planted copies are detected, other texts are kept."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def duplicate_of(
     threshold: float = 0.8,
     facts: bool = False,
 ) -> pl.DataFrame:
-    """Duplicates of texts in memory."""
+    """Return the duplicates among texts in memory."""
     return duplicates(signatures(texts, near, facts), texts.gather, score, threshold)
 
 
@@ -78,7 +78,7 @@ def test_exact_duplicates_keep_the_best() -> None:
         ["(2 + 3) * 4", "2 + (3 * 4)"],
     ],
 )
-def test_signs_digits_and_order_tell_problems_apart(problems: list[str]) -> None:
+def test_signs_digits_and_order_distinguish_problems(problems: list[str]) -> None:
     assert duplicate_of(pl.Series(problems), facts=True)["kind"].is_null().all()
 
 
@@ -87,7 +87,7 @@ def test_the_same_problem_in_other_typography_is_one() -> None:
     assert duplicate_of(texts, facts=True)["original"].to_list() == [0, 0, 0]
 
 
-def test_problems_of_one_pattern_are_merged_on_demand_only() -> None:
+def test_problems_of_one_pattern_are_merged_only_on_request() -> None:
     pattern = (
         "A shop sells {} red pens and {} blue pens every day of the week, and each of the pens "
         "that the shop sells costs exactly {} dollars. How much money does the shop take in during "
@@ -167,13 +167,13 @@ BOILERPLATE = "where $m$ and $n$ are relatively prime positive integers. Find $m
 
 
 def aime_like(rng: random.Random) -> str:
-    """A competition problem of random content in the phrases that all of them share."""
+    """Return a competition problem with random content in the usual phrases."""
     words = " ".join(sentence(rng, 25))
     return f"Let ${rng.randint(2, 99)}$ {words} ${rng.randint(2, 999)}$, {BOILERPLATE}"
 
 
 @pytest.mark.parametrize(("texts", "items"), [(200, 30), (20, 5), (1, 1)])
-def test_boilerplate_alone_is_no_contamination(texts: int, items: int) -> None:
+def test_boilerplate_alone_is_not_contamination(texts: int, items: int) -> None:
     rng = random.Random(1)
     benchmark = benchmark_of(pl.Series([aime_like(rng) for _ in range(items)]))
     problems = pl.Series([aime_like(rng) for _ in range(texts)])

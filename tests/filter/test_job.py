@@ -1,5 +1,5 @@
-"""The filter job on a warehouse: which traces it looks at, and that what it does not read changes
-nothing.
+"""The filter job on a warehouse: which traces it reads, and that nothing else changes its
+result.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def warehouse(tmp_path: Path) -> Warehouse:
             verdict=right,
         )
         wh.version("verdicts", "math@1", f"{family}.{version}").publish("0", verdicts)
-        # another verifier, run beside the problems' own and of a higher version, has a verdict
-        # too: it does not count
+        # another verifier of a higher version, run alongside the problems' own, has a verdict too:
+        # it does not count
         beside = verdicts.with_columns(
             verifier=pl.lit("exact"), verifier_version=pl.lit("9"), verdict=pl.lit("wrong")
         )
@@ -134,12 +134,12 @@ def test_a_job_in_slices_makes_the_same_corpus(
 
 
 @pytest.mark.parametrize("unknown", ["sum", "sums/v3", "traces/none/v1"])
-def test_traces_that_are_not_there_are_told(warehouse: Warehouse, unknown: str) -> None:
+def test_unknown_traces_are_an_error(warehouse: Warehouse, unknown: str) -> None:
     with Context(warehouse) as context, pytest.raises(UsageError, match="there are other, sums"):
         run(FilterConfig(rules="unfiltered", traces=[unknown]), context)
 
 
-def test_a_pipeline_filters_the_versions_that_its_stages_gave() -> None:
+def test_a_pipeline_filters_the_versions_that_its_stages_produced() -> None:
     done = {
         "harvest": Done(
             "k", "sums", {}, ["problems/made/1", "traces/sums/v1", "traces/sums/v2"], "", 1.0
@@ -177,7 +177,7 @@ def test_a_rule_that_reads_a_group_or_a_verdict_gets_it(tmp_path: Path) -> None:
     assert unread(load_rules(rules), "judge_verdict = 'correct'") == set()
 
 
-def test_the_own_verifier_of_a_problem_has_the_word(warehouse: Warehouse) -> None:
+def test_the_verifier_of_the_problem_decides(warehouse: Warehouse) -> None:
     verdicts = warehouse.sql(
         "SELECT verdict, verified_by FROM annotated WHERE dataset = 'other' ORDER BY sample_index"
     )
@@ -185,7 +185,7 @@ def test_the_own_verifier_of_a_problem_has_the_word(warehouse: Warehouse) -> Non
     assert verdicts["verified_by"].unique().to_list() == ["math"]
 
 
-def test_the_card_of_an_export_tells_what_the_corpus_is_and_all_it_comes_from(
+def test_the_card_of_an_export_describes_the_corpus_and_its_origin(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
     problems = warehouse.versions("problems")[0]

@@ -1,4 +1,4 @@
-"""Steps that read text: overlaps are shown and stored, duplicates are confined to a value."""
+"""Steps that read text: overlaps are shown and stored, duplicates can be restricted to a value."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_overlaps_are_stored_with_the_corpus(
     assert warehouse.sql("SELECT count(*) FROM corpora WHERE problem_id = 'p2'").item() == 0
 
 
-def test_duplicates_are_looked_for_within_a_value_or_everywhere(tmp_path: Path) -> None:
+def test_duplicates_are_detected_within_a_value_or_everywhere(tmp_path: Path) -> None:
     text = (
         "First I add the seven apples to the five pears and then I count all of the fruit in the "
         "big basket again"

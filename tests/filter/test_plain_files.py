@@ -36,7 +36,7 @@ def test_annotate_keeps_the_columns_and_adds_signals(jsonl: Path, tmp_path: Path
     assert rows["mixed_language"].to_list()[:6] == [False, False, False, True, False, False]
     # the fourth is more Chinese than English, and was asked in English
     assert rows["readable"].to_list()[:6] == [True, False, True, False, True, True]
-    # again, over what is annotated, into a directory; what is there is left alone
+    # again, on the annotated file, into a directory; existing files are kept
     folder = tmp_path / "out"
     assert annotate_files([tmp_path / "a.parquet"], folder, "response", form="r1-zero") == 24
     assert annotate_files([tmp_path / "a.parquet"], folder, "response", form="r1-zero") == 0
@@ -63,7 +63,9 @@ def test_a_text_without_tags_is_reasoning(tmp_path: Path) -> None:
         ('{"completion": "x", "words": 3}\n', r"rename them first"),
     ],
 )
-def test_wrong_input_is_said_and_leaves_nothing(tmp_path: Path, content: str, says: str) -> None:
+def test_wrong_input_is_an_error_and_leaves_no_file(
+    tmp_path: Path, content: str, says: str
+) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text(content)
     with pytest.raises(CurateError, match=says):

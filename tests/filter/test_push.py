@@ -61,9 +61,7 @@ def test_datasets_loads_every_format(
 def test_push_sends_the_folder_with_its_card(
     stored: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No hub is asked: a fake takes the place of `huggingface_hub.HfApi` and notes what it is
-    told.
-    """
+    """A fake `huggingface_hub.HfApi` records its calls; no hub is contacted."""
     hub = pytest.importorskip("huggingface_hub")
     calls: list[tuple[str, dict[str, Any]]] = []
 

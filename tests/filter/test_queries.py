@@ -1,5 +1,5 @@
 """Every saved query runs, on a warehouse with rows in its tables and on an empty one; the views
-tell the truth.
+are correct.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ def test_saved_queries_run(path: Path, warehouse: Warehouse, tmp_path: Path) -> 
     empty.sql(query)
 
 
-def test_one_row_a_trace_with_its_last_attempt_and_newest_annotation(warehouse: Warehouse) -> None:
+def test_one_row_per_trace_with_its_last_attempt_and_newest_annotation(
+    warehouse: Warehouse,
+) -> None:
     rows = warehouse.sql(
         "SELECT trace_id, attempt, verdict, truncated, mixed_language, reflection_count "
         "FROM annotated ORDER BY ALL"

@@ -98,17 +98,17 @@ def test_columns_of_a_predicate() -> None:
     ["1 - loop_share > 0.5", "a + b > 1", "year(created_at) = 2026", "date_part('hour', t) < 9"],
 )
 def test_arithmetic_and_dates_are_steady(sql: str) -> None:
-    """DuckDB marks their forms for times with a time zone as different from query to query."""
+    """DuckDB marks their forms for times with a time zone as varying between queries."""
     assert check_expression(sql, "r")
 
 
-def test_overrides_are_laid_over_what_stands_there() -> None:
+def test_overrides_replace_only_the_named_values() -> None:
     rules = load_rules(
         "cold-start",
         {"select": {"contamination": {"benchmarks": ["a.jsonl"], "n": 13}, "budget": 5}},
     )
     assert rules.select.contamination is not None
     assert rules.select.contamination.n == 13
-    assert rules.select.per_problem.best is not None  # what the file says stays
+    assert rules.select.per_problem.best is not None  # the file's value is kept
     other = load_rules("cold-start", {"select": {"per_problem": {"shortest": {"k": 3}}}})
-    assert other.select.per_problem.ways() == ["shortest"]  # one way takes the place of the other
+    assert other.select.per_problem.ways() == ["shortest"]  # one way replaces the other

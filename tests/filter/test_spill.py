@@ -1,4 +1,4 @@
-"""Deciding slice by slice: the same as at once, in order, and within its memory."""
+"""Deciding slice by slice gives the same result as at once, in order, and within its memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SELECTIONS = [
 
 
 class Thirds:
-    """The view `third` shows one third of `annotated` after the other; afterwards all of it."""
+    """Points the view `third` at one third of `annotated` after another, then at all of it."""
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self.con = con
@@ -72,7 +72,7 @@ def test_slices_change_nothing(
     assert written[0]["trace_id"].is_sorted()
 
 
-def test_rl_has_one_row_a_problem_whatever_the_slices(con: duckdb.DuckDBPyConnection) -> None:
+def test_rl_has_one_row_per_problem_whatever_the_slices(con: duckdb.DuckDBPyConnection) -> None:
     rules = load_rules("unfiltered", {"kind": "rl"})
     result = apply_rules(con, rules, view="third", slices=Thirds(con))
     rows = pl.concat(corpus_rows(con, result, "c", view="third", slices=Thirds(con), part_rows=3))
@@ -89,7 +89,9 @@ def test_a_window_sees_all_traces(con: duckdb.DuckDBPyConnection) -> None:
     assert apply_rules(con, rules, view="third", slices=Thirds(con)).kept.height == 24
 
 
-def test_the_files_go_with_the_result(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> None:
+def test_the_files_are_removed_with_the_result(
+    con: duckdb.DuckDBPyConnection, tmp_path: Path
+) -> None:
     result = apply_rules(con, load_rules("unfiltered"), folder=tmp_path)
     assert list(tmp_path.iterdir())
     del result
@@ -97,7 +99,7 @@ def test_the_files_go_with_the_result(con: duckdb.DuckDBPyConnection, tmp_path: 
     assert not list(tmp_path.iterdir())
 
 
-def test_too_many_traces_for_the_memory_are_told_with_what_is_enough(
+def test_a_too_small_memory_is_refused_with_the_amount_needed(
     con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = load_rules("unfiltered", {"select": {"duplicates": {"near": False}}})
@@ -141,7 +143,7 @@ IDS = st.lists(
 
 @settings(deadline=None, max_examples=30)
 @given(ids=IDS, pieces=st.integers(1, 5), rows=st.integers(1, 80))
-def test_files_put_rows_in_order(
+def test_external_sort_orders_rows(
     tmp_path_factory: pytest.TempPathFactory, ids: list[tuple[str, int]], pieces: int, rows: int
 ) -> None:
     frame = pl.DataFrame(ids, schema={"trace_id": pl.String, "attempt": pl.Int64}, orient="row")
@@ -150,14 +152,14 @@ def test_files_put_rows_in_order(
     ordered = ExternalSort(bounds_of(parts, rows), tmp_path_factory.mktemp("ordered"))
     for part in parts:
         ordered.add(part)
-    for _ in range(2):  # as often as asked
+    for _ in range(2):  # it can be read more than once
         read = list(in_chunks(ordered, rows, 1 << 30, "text"))
         assert pl.concat([frame.clear(), *read]).equals(frame.sort("trace_id", "attempt"))
         assert all(part.height == rows for part in read[:-1])
     ordered.remove()
 
 
-def test_chunks_end_where_their_text_is_enough() -> None:
+def test_chunks_end_at_the_limit_of_their_text() -> None:
     parts = [pl.DataFrame({"text": ["x" * 10] * 7}), pl.DataFrame({"text": ["x" * 25, None, "x"]})]
     heights = [part.height for part in in_chunks(parts, 4, 30, "text")]
     assert heights == [3, 3, 2, 2]

@@ -25,12 +25,12 @@ def test_duplicate_traces_keep_the_best(con: duckdb.DuckDBPyConnection) -> None:
     assert kept == {"duplicates": {"t01", "t11", "t21"}}
 
 
-def test_near_duplicates_fall_too(con: duckdb.DuckDBPyConnection) -> None:
+def test_near_duplicates_are_dropped_too(con: duckdb.DuckDBPyConnection) -> None:
     near = fallen(con, duplicates={"threshold": 0.3})["duplicates"]
     assert {"t11", "t21", "t31"} < near
 
 
-def test_contaminated_problems_fall_with_their_overlap(
+def test_contaminated_problems_are_dropped_with_their_overlap(
     con: duckdb.DuckDBPyConnection, tmp_path: Path
 ) -> None:
     path = tmp_path / "benchmark.jsonl"

@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from curate.train.model.layout import PromptCompletion
 
-# `CURATE_TEST_DEVICE=cuda pytest tests/train` holds a GPU to the same values.
+# `CURATE_TEST_DEVICE=cuda pytest tests/train` runs the same tests on a GPU.
 DEVICE = os.environ.get("CURATE_TEST_DEVICE", "cpu")
 
 

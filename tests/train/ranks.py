@@ -124,13 +124,13 @@ def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:
     from curate.engines.transformers import TransformersEngine
     from curate.train.grpo import train_grpo
     from curate.train.ranks import join_ranks
-    from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config
+    from tests.train.test_grpo import PROBLEMS, ScriptedVerifier, by_chance, config
 
     engine = None
     if join_ranks().first:
         engine = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), model)
     settings = config(model, steps=2, compute=compute, loss={"beta": 0.1}, mini_batches=2)  # type: ignore[arg-type]
-    train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
+    train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
 
 
 def until_killed(model: str, warehouse: str, at: str) -> None:
@@ -142,7 +142,7 @@ def until_killed(model: str, warehouse: str, at: str) -> None:
     from curate.engines.transformers import TransformersEngine
     from curate.train.grpo import train_grpo
     from curate.warehouse import Warehouse
-    from tests.train.test_grpo import PROBLEMS, Counting, Judge, by_chance, config
+    from tests.train.test_grpo import PROBLEMS, Counting, ScriptedVerifier, by_chance, config
 
     kind, _, number = at.partition(":")
 
@@ -159,4 +159,6 @@ def until_killed(model: str, warehouse: str, at: str) -> None:
 
     engine = Deadly(TransformersEngine(EngineConfig(name="transformers", dtype="float32"), model))
     settings = config(model, steps=4, checkpoint={"every": 2})  # type: ignore[arg-type]
-    train_grpo(settings, Warehouse(warehouse), engine, Judge(by_chance), PROBLEMS, progress)
+    train_grpo(
+        settings, Warehouse(warehouse), engine, ScriptedVerifier(by_chance), PROBLEMS, progress
+    )

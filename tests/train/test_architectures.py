@@ -484,7 +484,7 @@ def build(case: Case) -> Any:
         for name, value in list(vars(part).items()):
             if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
                 setattr(part, name, 0.0)
-    config._experts_implementation = "eager"  # the default knows no float64
+    config._experts_implementation = "eager"  # the default does not support float64
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():

@@ -23,7 +23,7 @@ from curate.train.losses import divergence
 from curate.train.model.layout import PromptCompletion
 from curate.train.model.policy import Policy
 from curate.warehouse import Warehouse
-from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config
+from tests.train.test_grpo import PROBLEMS, ScriptedVerifier, by_chance, config
 from tests.train.test_sft import EXACT, corpus
 
 
@@ -91,7 +91,7 @@ def test_on_policy_the_student_samples_and_the_teacher_scores(
         settings,
         Warehouse(tmp_path),
         engine,
-        Judge(by_chance),
+        ScriptedVerifier(by_chance),
         PROBLEMS,
         lambda s, t, m: kl.append(m["kl"]),
     )
@@ -110,7 +110,7 @@ def test_models_without_a_common_tokenizer_are_refused(tiny_dir: Path, tmp_path:
 
 
 @pytest.mark.parametrize(("weight", "kept"), [(0.0, True), (1.0, False)])
-def test_without_a_reward_problems_that_no_rule_judges_are_trained_on(
+def test_without_a_reward_problems_without_a_verifier_are_trained_on(
     tiny_dir: Path, weight: float, kept: bool
 ) -> None:
     frame = pl.DataFrame(

@@ -13,7 +13,7 @@ from curate.verify import VerifierPool
 
 
 class Script:
-    """An engine that says what is written down, sample by sample."""
+    """An engine that returns scripted completions, sample by sample."""
 
     name = "script"
 
@@ -27,7 +27,7 @@ class Script:
 
 
 class Letters:
-    """A tokenizer of as many tokens as letters."""
+    """A tokenizer with one token per character."""
 
     bos_token = None
 
@@ -51,13 +51,13 @@ def evaluated(
     return Evaluator(config, Script(texts), pool, [problem], prompt, Letters(), form).run(0)
 
 
-def test_an_answer_inside_reasoning_that_never_ended_is_none(pool: VerifierPool) -> None:
+def test_an_answer_inside_reasoning_that_never_ended_does_not_count(pool: VerifierPool) -> None:
     problem = Problem("2 + 2 =", reference="4", verifier="math", problem_id="p")
     texts = [r"so \boxed{4} it seems", r"so 4. </think> The answer is \boxed{4}."]
     assert evaluated(pool, problem, texts, "r1")["eval_pass@1"] == 0.5
 
 
-def test_wrong_answers_vote_together_where_they_are_equal(pool: VerifierPool) -> None:
+def test_wrong_answers_vote_together_if_they_are_equal(pool: VerifierPool) -> None:
     problem = Problem("?", reference="4", verifier="math", problem_id="p")
     said = ["4", "4", "1/2", "0.5", r"\frac{1}{2}"]
     texts = [f"<think> . </think> <answer> {answer} </answer>" for answer in said]

@@ -28,8 +28,8 @@ PROBLEMS = [
 ]
 
 
-class Judge:
-    """Stands in for the pool: right where the judge's rule says so."""
+class ScriptedVerifier:
+    """Replaces the verifier pool: the given rule decides."""
 
     def __init__(self, rule: Any) -> None:
         self.rule = rule
@@ -45,7 +45,7 @@ class Judge:
         ]
 
     def judge_answers(self, problems: list[Problem], answers: list[str]) -> list[Verdict]:
-        """Whether an answer is the reference, letter by letter: what consensus asks."""
+        """Compare answers with references literally, as consensus needs."""
         return [
             Verdict("correct" if p.reference == a else "wrong", extracted=a)
             for p, a in zip(problems, answers, strict=True)
@@ -57,7 +57,7 @@ def by_chance(problem: Problem, text: str) -> str:
 
 
 class Counting:
-    """An engine that counts what it was asked."""
+    """An engine that counts its requests."""
 
     def __init__(self, engine: Any) -> None:
         self.engine, self.asked, self.name = engine, 0, engine.name
@@ -108,18 +108,18 @@ def weights_of(path: Path) -> dict[str, Any]:
 
 
 def same_weights(a: Path, b: Path) -> bool:
-    """Bit for bit, which holds on a CPU: a GPU adds up in any order."""
+    """Whether weights agree bit for bit, as on a CPU; a GPU sums in any order."""
     if DEVICE != "cpu":
         pytest.skip("weights are the same bit for bit on a CPU only; all before that was run")
     first, second = weights_of(a), weights_of(b)
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
-def test_rollouts_are_stored_with_all_that_made_them(
+def test_rollouts_are_stored_with_everything_that_determined_them(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     wh = Warehouse(tmp_path)
-    result = train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
+    result = train_grpo(config(tiny_dir), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert engine.asked == 3 * 4 * 4
     rows = wh.sql(
         """SELECT t.*, r.reward, r.advantage, r.components, v.verdict
@@ -149,7 +149,7 @@ def test_rollouts_are_stored_with_all_that_made_them(
     }
     assert names >= {"mass_accuracy", "mass_equal"}
     assert names >= {"mismatch", "language_share", "reflections", "loss", "grad_norm", "lr"}
-    again = train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
+    again = train_grpo(config(tiny_dir), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert again.skipped
     assert engine.asked == 48
 
@@ -165,7 +165,7 @@ def test_sampled_logprobs_are_the_trainers(tiny_dir: Path, tmp_path: Path, engin
         # Three rounds: the last one samples from weights that have moved, and reached the engine.
         settings = config(tiny_dir, steps=3, sampling={"max_tokens": 8, "temperature": temperature})
         metrics = train_grpo(
-            settings, Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS
+            settings, Warehouse(tmp_path), engine, ScriptedVerifier(by_chance), PROBLEMS
         ).metrics
         assert metrics["mismatch"] < 1e-5
         assert metrics["ratio"] == pytest.approx(1.0)
@@ -199,13 +199,13 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
 ) -> None:
     settings = config(tiny_dir, steps=4, **changes)
     whole, broken = Warehouse(tmp_path / "a"), Warehouse(tmp_path / "b")
-    undisturbed = train_grpo(settings, whole, engine, Judge(by_chance), PROBLEMS)
+    undisturbed = train_grpo(settings, whole, engine, ScriptedVerifier(by_chance), PROBLEMS)
     asked, engine.asked = engine.asked, 0
     for at in (1, 3):
         with pytest.raises(KeyboardInterrupt):
-            train_grpo(settings, broken, engine, Judge(by_chance), PROBLEMS, killed(at))
-    # verdicts of what is committed are not asked again: they may not be what they were
-    result = train_grpo(settings, broken, engine, Judge(by_chance), PROBLEMS)
+            train_grpo(settings, broken, engine, ScriptedVerifier(by_chance), PROBLEMS, killed(at))
+    # committed rows are not judged again: their verdicts could differ
+    result = train_grpo(settings, broken, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert engine.asked == asked, "committed rollouts are read back, not sampled again"
     assert same_weights(undisturbed.model_path, result.model_path)
     assert not same_weights(undisturbed.model_path, tiny_dir)
@@ -227,14 +227,14 @@ def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
     with monkeypatch.context() as patch:
         patch.setattr(runs, "record_model", dies)
         with pytest.raises(KeyboardInterrupt):
-            train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
-    result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
+            train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
+    result = train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert not result.skipped
     assert wh.sql("SELECT run_id FROM models WHERE kind = 'grpo'")["run_id"].to_list() == [
         result.run_id
     ]
     assert not (result.model_path.parent / "rollout").exists()
-    assert train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS).skipped
+    assert train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS).skipped
 
 
 def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
@@ -242,31 +242,33 @@ def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
 ) -> None:
     wh = Warehouse(tmp_path)
 
-    class Broken(Judge):
+    class Broken(ScriptedVerifier):
         def verify_batch(self, *_: Any, **__: Any) -> list[Verdict]:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         train_grpo(config(tiny_dir, steps=1), wh, engine, Broken(by_chance), PROBLEMS)
     assert engine.asked == 16
-    train_grpo(config(tiny_dir, steps=1), wh, engine, Judge(by_chance), PROBLEMS)
+    train_grpo(config(tiny_dir, steps=1), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert engine.asked == 16
 
 
-def test_rollouts_are_judged_in_the_form_they_were_asked_for(
+def test_rollouts_are_judged_in_their_requested_form(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
-    judge = Judge(by_chance)
+    judge = ScriptedVerifier(by_chance)
     settings = config(tiny_dir, steps=1, form="r1", evaluation={"every": 1, "samples": 1})
     train_grpo(settings, Warehouse(tmp_path), engine, judge, PROBLEMS[:4], held_out=PROBLEMS[4:])
     assert judge.forms == {"r1"}
 
 
 def test_a_fall_of_accuracy_is_reported_once(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
-    """Of eight problems in a round, one less is solved in each: far more than chance explains."""
+    """Each round solves one of its eight problems less than the last: far more than chance
+    explains.
+    """
     rounds: list[int] = []
 
-    class Worse(Judge):
+    class Worse(ScriptedVerifier):
         def verify_batch(self, problems: Any, completions: Any, forms: Any = None) -> Any:
             rounds.append(len(rounds))
             solved = {p.problem_id for p in PROBLEMS[: 8 - len(rounds)]}
@@ -291,29 +293,33 @@ def test_a_fall_of_accuracy_is_reported_once(tiny_dir: Path, tmp_path: Path, eng
     assert trend[-1] < -3
 
 
-def test_unverifiable_and_equal_rewards_teach_nothing(
+def test_unverifiable_and_equal_rewards_give_no_gradient(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     for name, rule in (("u", lambda p, c: "unverifiable"), ("e", lambda p, c: "correct")):
         result = train_grpo(
-            config(tiny_dir), Warehouse(tmp_path / name), engine, Judge(rule), PROBLEMS
+            config(tiny_dir), Warehouse(tmp_path / name), engine, ScriptedVerifier(rule), PROBLEMS
         )
         assert same_weights(result.model_path, tiny_dir)
     assert result.metrics["zero_variance"] == 1.0
 
 
-def test_without_kl_leaving_out_zero_advantages_is_the_same(
+def test_without_kl_leaving_out_zero_advantages_changes_nothing(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     """A negligible KL weight computes every row: same weights as the run that leaves rows out."""
     a = train_grpo(
-        config(tiny_dir, steps=1), Warehouse(tmp_path / "a"), engine, Judge(by_chance), PROBLEMS
+        config(tiny_dir, steps=1),
+        Warehouse(tmp_path / "a"),
+        engine,
+        ScriptedVerifier(by_chance),
+        PROBLEMS,
     )
     b = train_grpo(
         config(tiny_dir, steps=1, loss={"beta": 1e-12}),
         Warehouse(tmp_path / "b"),
         engine,
-        Judge(by_chance),
+        ScriptedVerifier(by_chance),
         PROBLEMS,
     )
     assert b.metrics["computed"] == 16
@@ -333,7 +339,7 @@ def test_micro_batches_and_layout_change_no_step(
         )
         got.append(
             train_grpo(
-                settings, Warehouse(tmp_path / name), engine, Judge(by_chance), PROBLEMS
+                settings, Warehouse(tmp_path / name), engine, ScriptedVerifier(by_chance), PROBLEMS
             ).metrics
         )
     for name in ("loss", "grad_norm", "entropy", "kl"):
@@ -353,7 +359,7 @@ def test_dynamic_sampling_replaces_groups_of_equal_rewards(
         )
 
     settings = config(tiny_dir, steps=1, samples=8, dynamic_sampling=3)
-    result = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS)
+    result = train_grpo(settings, wh, engine, ScriptedVerifier(rule), PROBLEMS)
     assert result.metrics["zero_variance"] == 0.0
     assert result.metrics["computed"] == 4 * 8
     assert engine.asked > 4 * 8
@@ -363,27 +369,29 @@ def test_dynamic_sampling_replaces_groups_of_equal_rewards(
 
 def test_truncated_traces_can_be_masked(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     settings = config(tiny_dir, steps=1, sampling={"max_tokens": 1}, loss={"mask_truncated": True})
-    result = train_grpo(settings, Warehouse(tmp_path), engine, Judge(by_chance), PROBLEMS)
+    result = train_grpo(
+        settings, Warehouse(tmp_path), engine, ScriptedVerifier(by_chance), PROBLEMS
+    )
     assert result.metrics["truncated"] > 0.9
     assert result.metrics["computed"] <= 16 * (1 - result.metrics["truncated"]) + 1e-9
 
 
-def test_evaluation_keeps_the_best_and_stops_when_it_does_not_rise(
+def test_evaluation_keeps_the_best_and_stops_without_improvement(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
     settings = config(tiny_dir, steps=9, evaluation={"every": 1, "patience": 2, "samples": 2})
     rule = lambda p, c: "wrong" if p.problem_id == "held" else by_chance(p, c)  # noqa: E731
     result = train_grpo(
-        settings, Warehouse(tmp_path), engine, Judge(rule), PROBLEMS, held_out=held_out
+        settings, Warehouse(tmp_path), engine, ScriptedVerifier(rule), PROBLEMS, held_out=held_out
     )
     assert (
         result.counts["rounds"] == 2
-    )  # the start is the best at 0, and two rounds do not rise above it
+    )  # the start is the best at 0, and two rounds do not improve on it
     assert result.metrics["eval_pass@1"] == 0.0
 
 
-def test_the_start_is_the_best_policy_where_training_raises_nothing(
+def test_the_start_is_the_best_policy_if_training_improves_nothing(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
@@ -397,11 +405,11 @@ def test_the_start_is_the_best_policy_where_training_raises_nothing(
 
     settings = config(tiny_dir, steps=2, evaluation={"every": 1, "samples": 1})
     wh = Warehouse(tmp_path)
-    result = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, held_out=held_out)
+    result = train_grpo(settings, wh, engine, ScriptedVerifier(rule), PROBLEMS, held_out=held_out)
     assert result.best_step == 0
     assert same_weights(result.chosen_path, tiny_dir)
     assert not same_weights(result.model_path, tiny_dir)
-    again = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, held_out=held_out)
+    again = train_grpo(settings, wh, engine, ScriptedVerifier(rule), PROBLEMS, held_out=held_out)
     assert (again.skipped, again.chosen_path) == (True, result.chosen_path)
 
 
@@ -411,7 +419,7 @@ def test_the_last_round_is_evaluated_whatever_the_interval(
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
     settings = config(tiny_dir, steps=3, evaluation={"every": 2, "samples": 1})
     wh = Warehouse(tmp_path)
-    train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS, held_out=held_out)
+    train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS, held_out=held_out)
     steps = wh.sql("SELECT step FROM metrics WHERE name = 'eval_pass@1' ORDER BY step")["step"]
     assert steps.to_list() == [0, 2, 3]
 
@@ -428,7 +436,7 @@ def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any
 
     settings = config(tiny_dir, steps=4, evaluation={"every": 1, "samples": 1})
     wh = Warehouse(tmp_path)
-    result = train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, held_out=held_out)
+    result = train_grpo(settings, wh, engine, ScriptedVerifier(rule), PROBLEMS, held_out=held_out)
     assert result.best_path is not None
     assert result.chosen_path == result.best_path
     assert not same_weights(result.best_path, result.model_path)
@@ -436,12 +444,16 @@ def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any
     assert models["step"].to_list() == [2, 4], "both have a row, so that traces of either have one"
     assert [wh.root / path for path in models["path"]] == [result.best_path, result.model_path]
     two = train_grpo(
-        config(tiny_dir, steps=2), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS
+        config(tiny_dir, steps=2),
+        Warehouse(tmp_path / "b"),
+        engine,
+        ScriptedVerifier(by_chance),
+        PROBLEMS,
     )
     assert same_weights(result.best_path, two.model_path)
 
 
-def test_a_gradient_that_is_not_finite_stops_with_step_and_traces(
+def test_a_non_finite_gradient_stops_with_step_and_traces(
     tiny_dir: Path, tmp_path: Path, engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curate.train import grpo
@@ -459,12 +471,15 @@ def test_a_gradient_that_is_not_finite_stops_with_step_and_traces(
     with pytest.raises(
         CurateError, match=r"the loss of step 2 is not finite; its traces: [0-9a-f]{32}"
     ):
-        train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS)
+        train_grpo(config(tiny_dir), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     monkeypatch.undo()
-    assert train_grpo(config(tiny_dir), wh, engine, Judge(by_chance), PROBLEMS).resumed_from == 1
+    assert (
+        train_grpo(config(tiny_dir), wh, engine, ScriptedVerifier(by_chance), PROBLEMS).resumed_from
+        == 1
+    )
 
 
-def test_failed_requests_are_stored_and_teach_nothing(
+def test_failed_requests_are_stored_and_give_no_gradient(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     class Failing(Counting):
@@ -474,7 +489,7 @@ def test_failed_requests_are_stored_and_teach_nothing(
 
     wh = Warehouse(tmp_path)
     result = train_grpo(
-        config(tiny_dir, steps=1), wh, Failing(engine.engine), Judge(by_chance), PROBLEMS
+        config(tiny_dir, steps=1), wh, Failing(engine.engine), ScriptedVerifier(by_chance), PROBLEMS
     )
     assert result.metrics["failed"] == 0.25
     assert (
@@ -485,7 +500,7 @@ def test_failed_requests_are_stored_and_teach_nothing(
 
 def test_bad_input(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     with pytest.raises(UsageError, match="no problems"):
-        train_grpo(config(tiny_dir), Warehouse(tmp_path), engine, Judge(by_chance), [])
+        train_grpo(config(tiny_dir), Warehouse(tmp_path), engine, ScriptedVerifier(by_chance), [])
     with pytest.raises(ValueError, match="multiple of mini_batches"):
         config(tiny_dir, mini_batches=3)
     with pytest.raises(ValueError, match="extra"):
@@ -495,7 +510,7 @@ def test_bad_input(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
             config(tiny_dir, rewards={"acuracy": 1}),
             Warehouse(tmp_path),
             engine,
-            Judge(by_chance),
+            ScriptedVerifier(by_chance),
             PROBLEMS,
         )
 
@@ -540,7 +555,7 @@ def test_a_tiny_model_learns_a_tiny_task_from_almost_none_to_almost_all(tmp_path
         settings,
         Warehouse(tmp_path / "wh"),
         engine,
-        Judge(rule),
+        ScriptedVerifier(rule),
         PROBLEMS,
         lambda s, t, m: accuracy.append(m["accuracy"]),
     )

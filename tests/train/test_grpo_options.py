@@ -25,7 +25,7 @@ from tests.train.test_grpo import (
     EXACT,
     PROBLEMS,
     Counting,
-    Judge,
+    ScriptedVerifier,
     by_chance,
     config,
     killed,
@@ -41,15 +41,20 @@ def engine(tiny_dir: Path) -> Any:
 
 
 def rounds(settings: Any, root: Path, engine: Any, rule: Any = by_chance) -> list[dict[str, float]]:
-    """The metrics of every round."""
+    """Return the metrics of every round."""
     seen: list[dict[str, float]] = []
     train_grpo(
-        settings, Warehouse(root), engine, Judge(rule), PROBLEMS, lambda s, t, m: seen.append(m)
+        settings,
+        Warehouse(root),
+        engine,
+        ScriptedVerifier(rule),
+        PROBLEMS,
+        lambda s, t, m: seen.append(m),
     )
     return seen
 
 
-def test_a_reference_that_follows_leaves_no_kl(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
+def test_replacing_the_reference_resets_the_kl(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     loss = {"beta": 0.1}
     fixed = rounds(config(tiny_dir, steps=4, loss=loss), tmp_path / "a", engine)
     moving = rounds(
@@ -93,7 +98,7 @@ def test_a_sampler_that_differs_is_measured_and_corrected_up_to_a_cap(
     assert plain["capped"] == 0
     for metrics in (capped, free, none):
         assert metrics["mismatch"] == pytest.approx(math.log(4.0), abs=1e-5)
-    # pi / pi_sampler is 4 everywhere: cut to 2, taken as it is, or not corrected at all
+    # pi / pi_sampler is 4 everywhere: capped at 2, used unchanged, or not corrected
     assert (capped["capped"], free["capped"]) == (1.0, 0.0)
     for metrics, factor in ((capped, 2.0), (free, 4.0), (none, 1.0)):
         assert metrics["grad_norm"] == pytest.approx(factor * plain["grad_norm"], rel=1e-4)
@@ -103,7 +108,7 @@ def test_tokens_that_expire(tiny_dir: Path, tmp_path: Path, engine: Any) -> None
     wh = Warehouse(tmp_path)
     settings = config(tiny_dir, steps=4, keep_tokens=30, checkpoint={"every": 2})
     with pytest.raises(KeyboardInterrupt):
-        train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS, killed(4))
+        train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS, killed(4))
     assert (
         wh.sql("SELECT count(completion_token_ids) + count(logprobs) AS n FROM traces")["n"][0] == 0
     )
@@ -116,24 +121,32 @@ def test_tokens_that_expire(tiny_dir: Path, tmp_path: Path, engine: Any) -> None
     for path in tmp_path.glob("checkpoints/*/rounds/*.parquet"):
         os.utime(path, times=(time.time() - 31 * 86_400,) * 2)
     other = config(tiny_dir, steps=1, seed=1)
-    train_grpo(other, wh, engine, Judge(by_chance), PROBLEMS)
+    train_grpo(other, wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert kept() == names[2:], (
         "older than 30 days, but a rerun goes on from the checkpoint after two rounds"
     )
-    result = train_grpo(settings, wh, engine, Judge(by_chance), PROBLEMS)
+    result = train_grpo(settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert result.resumed_from == 2
     assert kept() == names[2:], "the rounds of a finished run stay for their days"
-    train_grpo(other.model_copy(update={"seed": 2}), wh, engine, Judge(by_chance), PROBLEMS)
+    train_grpo(
+        other.model_copy(update={"seed": 2}), wh, engine, ScriptedVerifier(by_chance), PROBLEMS
+    )
     assert kept() == []
     in_table = train_grpo(
-        config(tiny_dir, steps=4), Warehouse(tmp_path / "b"), engine, Judge(by_chance), PROBLEMS
+        config(tiny_dir, steps=4),
+        Warehouse(tmp_path / "b"),
+        engine,
+        ScriptedVerifier(by_chance),
+        PROBLEMS,
     )
     assert same_weights(result.model_path, in_table.model_path)
 
 
 def test_tokens_can_be_left_out(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     wh = Warehouse(tmp_path)
-    train_grpo(config(tiny_dir, keep_tokens=False), wh, engine, Judge(by_chance), PROBLEMS)
+    train_grpo(
+        config(tiny_dir, keep_tokens=False), wh, engine, ScriptedVerifier(by_chance), PROBLEMS
+    )
     row = wh.sql(
         "SELECT count(completion_token_ids) AS ids, count(logprobs) AS lp, count(completion) AS c "
         "FROM traces"
@@ -150,7 +163,7 @@ def test_adapters_reach_the_engine_merged(tiny_dir: Path, tmp_path: Path, engine
     wh = Warehouse(tmp_path)
     seen: list[dict[str, float]] = []
     result = train_grpo(
-        settings, wh, engine, Judge(by_chance), PROBLEMS, lambda s, t, m: seen.append(m)
+        settings, wh, engine, ScriptedVerifier(by_chance), PROBLEMS, lambda s, t, m: seen.append(m)
     )
     # The engine's log-probs are those of the policy with its adapters, round after round.
     assert max(m["mismatch"] for m in seen) < 1e-4
@@ -177,7 +190,7 @@ def test_completions_and_speeds_are_shown(tiny_dir: Path, tmp_path: Path, engine
         config(tiny_dir, steps=4, show_every=2),
         Warehouse(tmp_path),
         engine,
-        Judge(by_chance),
+        ScriptedVerifier(by_chance),
         PROBLEMS,
         lambda s, t, m: seen.append(m),
         say=messages.append,
@@ -204,7 +217,7 @@ def test_out_of_memory_says_what_to_lower(
         )
 
     def train(root: Path) -> None:
-        train_grpo(config(tiny_dir), Warehouse(root), engine, Judge(by_chance), PROBLEMS)
+        train_grpo(config(tiny_dir), Warehouse(root), engine, ScriptedVerifier(by_chance), PROBLEMS)
 
     with monkeypatch.context() as patch:
         patch.setattr(Policy, "logprobs", full)

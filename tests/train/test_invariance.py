@@ -1,4 +1,4 @@
-"""How a batch is laid out and cut up changes no gradient: to 1e-10 in float64."""
+"""Layout and micro-batches change no gradient, to 1e-10 in float64."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def gradients(
     lay: Any,
     normalisation: str,
 ) -> Any:
-    """Loss and gradients of the clipped objective with KL, for random old and reference."""
+    """Return loss and gradients of the clipped objective with KL, for random old and reference
+    policies.
+    """
     policy.model.zero_grad()
     lengths = torch.tensor([len(s.completion) for s in sequences])
     weights = row_weights(lengths, torch.ones(len(sequences), dtype=torch.bool), normalisation, 16)  # type: ignore[arg-type]
@@ -90,13 +92,13 @@ LAYOUTS = {
 @pytest.mark.parametrize("normalisation", ["grpo", "dr_grpo", "dapo"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("cut", CUTS)
-def test_cutting_and_layout_change_no_gradient(
+def test_micro_batches_and_layout_change_no_gradient(
     policy: Any, sequences: list[PromptCompletion], cut: str, layout: str, normalisation: str
 ) -> None:
     policy.model.set_attn_implementation("sdpa")
     plain = gradients(
         policy, sequences, SINGLE, padded_layout, normalisation
-    )  # one sequence a call: no padding at all
+    )  # one sequence per call: no padding at all
     policy.model.set_attn_implementation("curate_tree" if layout == "tree" else "sdpa")
     same(gradients(policy, sequences, CUTS[cut], LAYOUTS[layout], normalisation), plain)
 
@@ -150,7 +152,7 @@ def test_fused_attention_keeps_each_token_once(
             before, after = (sum(column) for column in zip(*sizes, strict=True))
             assert (
                 after < 0.4 * before
-            )  # the mask and a number a query: 16 dimensions a head leave that much
+            )  # the mask and a number per query, a visible part with 16 dimensions per head
     assert before > 0
 
 

@@ -18,7 +18,7 @@ from curate.job import Context
 from curate.records import Problem
 from curate.train import job as jobs
 from curate.warehouse import Warehouse
-from tests.train.test_grpo import Judge, by_chance
+from tests.train.test_grpo import ScriptedVerifier, by_chance
 from tests.train.test_sft import EXACT, corpus
 
 
@@ -86,7 +86,7 @@ def test_each_way_of_distilling_from_a_config(
                 jobs.run("distill", other, context, "distill")
 
 
-def test_later_stages_go_on_from_the_best_policy_and_the_summary_says_so(
+def test_later_stages_start_from_the_best_policy_and_the_summary_says_so(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     seen: list[str] = []
@@ -105,7 +105,7 @@ def test_later_stages_go_on_from_the_best_policy_and_the_summary_says_so(
         "samples": 4,
     }
     with Context(Warehouse(tmp_path)) as context:
-        context._pool = Judge(rule)
+        context._pool = ScriptedVerifier(rule)
         data = {key: value for key, value in data.items() if key not in ("teacher", "kind")}
         result = jobs.run("grpo", data, context, "grpo")
         context._pool = None
@@ -114,7 +114,7 @@ def test_later_stages_go_on_from_the_best_policy_and_the_summary_says_so(
     assert "kept the best by held-out accuracy (step 1), not the last" in result.summary
 
 
-def test_a_teacher_is_needed(student: Path, tmp_path: Path) -> None:
+def test_a_teacher_is_required(student: Path, tmp_path: Path) -> None:
     with Context(Warehouse(tmp_path)) as context:
         for kind in ("forward", "on-policy"):
             with pytest.raises(UsageError, match="teacher: missing"):

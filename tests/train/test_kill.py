@@ -28,7 +28,7 @@ def run(model: Path, warehouse: Path, at: str) -> int:
 
 
 @pytest.mark.slow
-def test_sigkill_and_going_on_in_another_process_end_in_the_same_weights(
+def test_a_run_killed_and_resumed_in_another_process_ends_in_the_same_weights(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     assert run(tiny_dir, tmp_path / "whole", "never") == 0

@@ -84,7 +84,7 @@ def pipeline(folder: Path, model: Path, sums: str, **grpo: Any) -> Path:
 
 
 def letters(frame: Any) -> Any:
-    """A reward that differs within a group, also of a model of random weights."""
+    """Reward that differs within a group, even for a model with random weights."""
     return frame["completion"].str.count_matches("[a-z]").cast(float) / 8
 
 
@@ -95,7 +95,7 @@ def calm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
+def test_two_ranks_give_the_result_of_one_and_finish_the_stage_for_any_number(
     tiny_dir: Path, tmp_path: Path, sums: str, calm: None
 ) -> None:
     path = pipeline(tmp_path, tiny_dir, sums)
@@ -134,7 +134,7 @@ def test_two_ranks_make_what_one_makes_and_the_stage_is_done_for_any_number(
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_is_one_message_and_ranks_die_with_who_started_them(
+def test_a_failed_rank_is_one_message_and_ranks_die_with_their_parent(
     tiny_dir: Path, tmp_path: Path, sums: str, calm: None
 ) -> None:
     with pytest.raises(CurateError, match="training by 2 processes ended with exit code 1"):
@@ -160,7 +160,7 @@ def test_a_rank_that_fails_is_one_message_and_ranks_die_with_who_started_them(
 
 
 def alive(word: str) -> list[str]:
-    """Processes that name `word` in their command."""
+    """Return the processes with `word` in their command line."""
     found = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -181,7 +181,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
 @pytest.mark.parametrize(
     ("stage", "value"), [("problems", 2), ("sft", 0), ("sft", "two"), ("sft", True)]
 )
-def test_processes_are_a_number_and_for_training(
+def test_processes_must_be_a_number_and_belong_to_training(
     tmp_path: Path, tiny_dir: Path, sums: str, stage: str, value: Any
 ) -> None:
     path = pipeline(tmp_path, tiny_dir, sums)

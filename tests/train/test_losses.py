@@ -26,7 +26,7 @@ def t(values: list[float]) -> Any:
 
 
 def one_token(new: float, old: float, advantage: float, **options: Any) -> tuple[float, float]:
-    """Loss and its gradient by `new`, for a single token of weight 1."""
+    """Return the loss of a single token of weight 1 and its gradient with respect to `new`."""
     log_prob = t([new]).requires_grad_()
     extra = {k: t([v]) for k, v in options.items() if k in ("ref", "sampler")}
     rest = {k: v for k, v in options.items() if k not in ("ref", "sampler")}
@@ -204,7 +204,7 @@ def test_divergences_by_hand() -> None:
 
 
 def small(sampler: float = 0.5) -> PolicyTokens:
-    """Two rows of one and two tokens, whose sampler gave the second row's last token less."""
+    """Return rows of one and two tokens; the last token was less likely for the sampler."""
     new = torch.log(torch.tensor([0.5, 0.4, 0.2], dtype=torch.float64)).requires_grad_()
     old = torch.log(torch.tensor([0.25, 0.4, 0.4], dtype=torch.float64))
     seen = torch.log(torch.tensor([0.25, 0.4, 0.4 * sampler], dtype=torch.float64))

@@ -48,7 +48,7 @@ def test_division_by_the_group_deviation_gives_a_missing_tag_the_mass_of_a_right
     assert got == pytest.approx({"mass_accuracy": 0.5, "mass_format": 0.5, "mass_equal": 0.5})
 
 
-def test_components_that_pull_apart_are_counted_each() -> None:
+def test_opposing_components_are_counted_separately() -> None:
     # right without its form 1, wrong with it 0.2: differences of 1 and 0.2 in opposite directions
     got = advantage_mass(round_of([1.0, 0.0], [0.0, 1.0], [0, 0], "group"), WEIGHTS)
     assert got == pytest.approx(
@@ -56,7 +56,7 @@ def test_components_that_pull_apart_are_counted_each() -> None:
     )
 
 
-def test_groups_without_a_verdict_or_without_spread_carry_nothing() -> None:
+def test_groups_without_a_verdict_or_without_spread_contribute_nothing() -> None:
     got = advantage_mass(
         round_of([None, None, 1.0, 1.0], [1.0, 0.0, 1.0, 1.0], GROUP, "group"), WEIGHTS
     )

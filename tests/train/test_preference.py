@@ -45,7 +45,7 @@ def data(model: Path, folder: Path, **options: Any) -> dict[str, Any]:
     }
 
 
-def test_open_questions_are_learnt_from_by_preference_beside_problems_with_rules(
+def test_preference_trains_on_open_questions_alongside_problems_with_rules(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     wh = Warehouse(tmp_path / "wh")
@@ -70,7 +70,7 @@ def test_open_questions_are_learnt_from_by_preference_beside_problems_with_rules
     assert weights_hash(Path(str(result.model))) != weights_hash(tiny_dir)
 
 
-def test_a_judge_that_is_named_wrongly_is_told_before_anything_is_sampled(
+def test_a_wrong_name_of_a_judge_is_reported_before_sampling(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     with Context(Warehouse(tmp_path / "wh")) as context:

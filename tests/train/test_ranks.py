@@ -62,7 +62,7 @@ def launch(ranks: int, kind: str, model: Path, warehouse: Path, fsdp: bool, code
 
 @pytest.fixture(scope="module")
 def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
-    """Outcome of the same run of a kind by one process."""
+    """Return the outcome of the same run in one process."""
 
     @cache
     def run(kind: str) -> Any:
@@ -146,7 +146,7 @@ def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "ranks"), [("sft", 2), ("sft", 1), ("lora", 2)])
-def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
+def test_a_sharded_checkpoint_resumes_with_as_many_ranks_or_fewer(
     tiny_dir: Path, tmp_path: Path, alone: Callable[[str], Any], kind: str, ranks: int
 ) -> None:
     wh = Warehouse(tmp_path)
@@ -169,7 +169,7 @@ def test_a_sharded_checkpoint_goes_on_with_as_many_ranks_or_fewer(
 
 @pytest.mark.slow
 def test_torchrun_of_the_command_line(tiny_dir: Path, tmp_path: Path) -> None:
-    """As a user starts it: one rank speaks and writes, and sft and grpo end in one model each."""
+    """Started as by a user: one rank prints and writes, and sft and grpo give one model each."""
     root = Path(__file__).parents[2]
     wh = Warehouse(tmp_path / "wh")
     corpus(wh)

@@ -129,7 +129,7 @@ def test_labels_hold_think_and_the_end_token(tiny_dir: Path, tmp_path: Path) -> 
     assert counts["tokens"] == sum(len(e.tokens.completion) for e in examples)
 
 
-def test_a_tokenizer_that_loses_tags_is_found_before_the_first_step(
+def test_a_tokenizer_that_loses_tags_is_detected_before_the_first_step(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     """Its vocabulary has no angle bracket."""
@@ -167,7 +167,7 @@ def test_too_long_is_skipped_truncated_or_refused(tiny_dir: Path, tmp_path: Path
         load(too_long="fail")
 
 
-def test_order_is_an_own_shuffle_an_epoch_and_easy_first_where_asked(
+def test_each_epoch_is_shuffled_anew_and_the_first_is_easiest_first_on_request(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
     from transformers import AutoTokenizer
@@ -275,7 +275,7 @@ def test_a_kill_before_the_model_is_recorded_leaves_none_unrecorded(
     ]
 
 
-def test_a_loss_that_is_not_finite_stops_with_step_and_traces(
+def test_a_non_finite_loss_stops_with_step_and_traces(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from curate.train import sft

@@ -1,4 +1,4 @@
-"""Metrics reach a tracker, and a tracker that is not there is named."""
+"""Metrics reach a tracker, and a missing tracker is named."""
 
 from __future__ import annotations
 

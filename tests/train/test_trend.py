@@ -40,14 +40,16 @@ def test_the_level_of_a_round_counts_problems_not_completions() -> None:
 
 
 @given(st.lists(st.floats(0, 1), max_size=30))
-def test_nothing_is_reported_before_enough_rounds_or_of_a_rise(means: list[float]) -> None:
+def test_nothing_is_reported_before_enough_rounds_or_for_a_rise(means: list[float]) -> None:
     levels = [(mean, 0.05) for mean in means]
     assert trend(levels[: MIN_ROUNDS - 1]) is None
     assert falling(sorted(levels), "accuracy") is None
 
 
 def simulated(rng: np.random.Generator, rounds: int, drift: float) -> list[tuple[float, float]]:
-    """Levels of rounds of 16 problems x 8 samples; the chance of each problem moves by `drift`."""
+    """Simulate levels of rounds of 16 problems x 8 samples; each problem's rate moves by
+    `drift`.
+    """
     levels = []
     for t in range(rounds):
         chance = np.clip(rng.beta(0.6, 0.8, 16) + drift * t, 0, 1)
@@ -60,7 +62,7 @@ def warned(levels: list[tuple[float, float]]) -> bool:
     return any(falling(levels[:t], "accuracy") for t in range(1, len(levels) + 1))
 
 
-def test_runs_that_rise_or_stay_are_seldom_warned_of_and_those_that_fall_mostly() -> None:
+def test_warnings_are_rare_for_runs_that_rise_or_stay_and_usual_for_runs_that_fall() -> None:
     rng = np.random.default_rng(0)
     assert np.mean([warned(simulated(rng, 14, 0.01)) for _ in range(300)]) <= 0.01
     assert np.mean([warned(simulated(rng, 14, 0.0)) for _ in range(300)]) <= 0.03

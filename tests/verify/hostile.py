@@ -185,7 +185,7 @@ def hostile() -> list[str]:
             "factorial(factorial(100))",
         )
     ]
-    # Answers that are no number, and alternatives.
+    # Answers that are not numbers, and alternatives.
     texts += [
         rf"\boxed{{{text}}}"
         for text in (

@@ -39,7 +39,7 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("announcement", "math", "12", "The answer is: there are not 12 of them", "w"),
     ("announcement", "math", r"\sqrt3", r"The answer is $\sqrt{3}$ cm.", "c"),
     ("announcement", "math", "40", r"The answer is $\$40$.", "c"),
-    # what stands before and after an announcement
+    # words before and after an announcement
     ("denied", "math", "12", "The incorrect answer is 12.", "w"),
     ("denied", "math", "12", "A tempting answer is 12.", "w"),
     ("denied", "math", "12", "The teacher's answer is 12.", "w"),
@@ -112,7 +112,7 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("boxes", "math", "1, 3", r"$x = \boxed{1}$ and $y = \boxed{3}$", "c"),
     ("boxes", "math", "1, 3", r"\boxed{1} dogs and \boxed{3} cats", "c"),
     ("boxes", "math", "1, 3", r"$x = \boxed{3}$ and $y = \boxed{1}$", "w"),
-    # functions are no products
+    # functions are not products
     ("function", "math", "g(0)", r"\boxed{0}", "w"),
     ("function", "math", "f(3)", r"\boxed{3f(1)}", "w"),
     ("function", "math", "f(x)+f(y)", r"\boxed{f(x+y)}", "w"),
@@ -130,7 +130,7 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("function", "math", "f(x)=3x-1", r"\boxed{f(t)=3t-1}", "c"),
     ("function", "math", "f(x)=3x-1", r"\boxed{y=3x-1}", "c"),
     ("function", "math", "f(x)=3x-1", r"\boxed{f(t)=3x-1}", "w"),
-    # words behind a number
+    # words after a number
     ("noun", "math", "3", r"\boxed{3π}", "w"),
     ("noun", "math", "3", r"\boxed{3\text{ pi}}", "w"),
     ("noun", "math", "3", r"\boxed{3 gamma}", "w"),
@@ -159,7 +159,7 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("noun", "math", "7", r"\boxed{7\textbf{ miles}}", "c"),
     ("noun", "math", "7 miles", r"\boxed{7}", "c"),
     ("noun", "math", "45%", r"\boxed{45 percent}", "c"),
-    # prose is no answer
+    # prose is not an answer
     ("prose", "math", r"\frac{2}{3}", r"\boxed{I refuse to answer \frac{2}{3}}", "w"),
     ("prose", "math", r"\frac{2}{3}", r"I cannot answer \frac{2}{3}", "w"),
     ("prose", "math", "8", r"\boxed{answer \frac{16}{2}}", "w"),
@@ -212,7 +212,7 @@ CASES: list[tuple[str, str, str, str, str]] = [
     ("script", "math", "4500000", r"\boxed{4\ 500\ 000}", "c"),
     ("script", "math", "4500000", r"\boxed{45,00,000}", "c"),
     ("script", "math", "4500000", r"\boxed{4.500.000}", "c"),
-    # the same value in another dress
+    # the same value in another notation
     ("dress", "math", "9", r"\boxed{\color{blue}{9}}", "c"),
     ("dress", "math", "9", r"\boxed{\textcolor{red}{9}}", "c"),
     ("dress", "math", "9", r"\boxed{\underline{\underline{9}}}", "c"),

@@ -272,13 +272,13 @@ PAIRS: list[tuple[str, str, str, str]] = [
     ("ratio", "3:4", r"\boxed{4:3}", "w"),
     ("base", "1010_2", r"\boxed{1010_{2}}", "c"),
     ("base", "1010_2", r"\boxed{1011_2}", "w"),
-    # references that are no standard
+    # references that cannot be judged against
     ("reference", "", r"\boxed{5}", "u"),
     ("reference", r"\frac{1}{", r"\boxed{5}", "u"),
     ("reference", "N/A", r"\boxed{5}", "u"),
     ("reference", r"\boxed{}", r"\boxed{}", "u"),
     ("reference", "", "", "u"),
-    # too large to be meant
+    # unreasonably large
     ("huge", "5", r"\boxed{9^{9^{9^{9}}}}", "w"),
     ("huge", "10", r"\boxed{(10^{10^{10}})!}", "w"),
     # Mistakes of an earlier version of this verifier, found with lists of pairs new to it.

@@ -1,4 +1,4 @@
-"""The labelled pairs: what this verifier says of them, and what bare `math-verify` does."""
+"""Verdicts of this verifier, and of bare `math-verify`, on the labelled pairs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_bare_math_verify_judges_fewer_of_them_rightly(capsys: pytest.CaptureFix
                 verdict = False
             right[label] += verdict == (
                 label == "c"
-            )  # it knows no third verdict: "false" is right for "u" too
+            )  # it has no third verdict: "false" is right for "u" too
     finally:
         logging.disable(logging.NOTSET)
     total = Counter(label for *_, label in PAIRS)

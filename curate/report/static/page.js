@@ -53,7 +53,7 @@
     const others = items.filter((o) => o !== item && o.dataset.problem === item.dataset.problem);
     if (!others.length) return;
     const label = document.createElement("label"), choice = document.createElement("select");
-    label.append("beside it, of the same problem: ", choice);
+    label.append("compare with another trace of this problem: ", choice);
     choice.className = "beside";
     choice.append(new Option("none", ""), ...others.map((o) => new Option(o.dataset.label, o.dataset.trace)));
     choice.addEventListener("change", () => second(choice.value));

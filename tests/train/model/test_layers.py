@@ -28,7 +28,7 @@ from curate.train.model.slabs import Slabs
 def outcome(
     path: Path, sequences: list[PromptCompletion], lean: bool, monkeypatch: Any, **compute: Any
 ) -> Any:
-    """Log-probs, gradients, and bytes kept for the backward pass (weights aside)."""
+    """Return log-probs, gradients, and bytes kept for the backward pass (without weights)."""
     from curate.train.model import policy as model
 
     with monkeypatch.context() as patch:
@@ -41,7 +41,7 @@ def outcome(
     def record(tensor: Any) -> Any:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[tensor.data_ptr()] = tensor.nbytes  # of a slab (slabs.py) what this tensor takes
+            kept[tensor.data_ptr()] = tensor.nbytes  # in a slab (slabs.py), the part of this tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(record, lambda x: x):
@@ -84,10 +84,10 @@ def test_a_norm_in_one_kernel_as_on_a_gpu(
         assert (gradient - fused[1][name]).norm() <= 1e-5 * gradient.norm(), name
 
 
-def test_states_of_a_norm_are_normalised_again_once_for_all_that_take_them(
+def test_states_of_a_norm_are_normalised_again_once_for_all_users(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And of two calls of one norm each layer gets its own."""
+    """After two calls of one norm, each layer gets the output of its own call."""
     from curate.train.model import layers as lean
 
     class Two(torch.nn.Module):
@@ -184,7 +184,7 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
             return (1 + self.weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6)
 
     class LateRMSNorm(OddRMSNorm):
-        """As in OLMo 2: rounded after the weight. In fp32 nothing tells it from Llama's."""
+        """OLMo 2's norm, which rounds after the weight: in fp32 it is the same as Llama's."""
 
         def forward(self, x: Any) -> Any:
             wide = x.float()
@@ -251,7 +251,7 @@ def test_class_and_weight_names_stay_and_a_frozen_layer_keeps_no_input(tiny_dir:
     assert x.grad is not None
 
 
-def test_the_same_input_changed_in_place_is_cast_anew() -> None:
+def test_the_same_input_changed_in_place_is_cast_again() -> None:
     layer = torch.nn.Linear(4, 4)
     model = torch.nn.Module()
     model.layer, model.get_output_embeddings = layer, lambda: None
@@ -264,7 +264,7 @@ def test_the_same_input_changed_in_place_is_cast_anew() -> None:
     assert not torch.equal(first, second)
 
 
-def test_summing_into_the_gradient_in_place_is_what_autograd_does(
+def test_summing_into_the_gradient_in_place_equals_autograd(
     tiny_dir: Path, sequences: list[PromptCompletion]
 ) -> None:
     found = []

@@ -60,8 +60,10 @@ def test_chunked_equals_plain(
     assert torch.allclose(weight.grad, expected[1], atol=1e-11)
 
 
-def test_no_tensor_as_large_as_all_logits_is_made() -> None:
-    """Largest tensor while computing 512 positions over 1,000 tokens in chunks of 16."""
+def test_no_tensor_as_large_as_all_logits_is_allocated() -> None:
+    """Measure the largest tensor while computing 512 positions over 1,000 tokens in chunks of
+    16.
+    """
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):

@@ -36,7 +36,7 @@ def test_copies_are_equal_contiguous_aligned_and_apart() -> None:
     )
 
 
-def test_a_full_slab_is_followed_by_another_and_what_is_larger_stays_where_it_is(
+def test_a_full_slab_is_followed_by_another_and_larger_tensors_are_not_copied(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "SLAB", 1 << 12)
@@ -63,7 +63,7 @@ def test_slabs_go_back_to_the_system() -> None:
     assert resident() - before < 60 << 20
 
 
-def test_only_the_first_gradient_of_a_step_is_put_apart() -> None:
+def test_only_the_first_gradient_of_a_step_is_in_a_slab() -> None:
     weight, product = torch.nn.Parameter(torch.ones(4, 4)), torch.ones(4, 4)
     slabs = Slabs()
     first = slabs.gradient(product, weight)
@@ -73,7 +73,7 @@ def test_only_the_first_gradient_of_a_step_is_put_apart() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_keeping_apart_changes_no_bit(
+def test_slabs_change_no_bit(
     tiny_dir: Path,
     sequences: list[PromptCompletion],
     monkeypatch: pytest.MonkeyPatch,

@@ -87,7 +87,7 @@ def test_a_right_program_passes_and_a_broken_one_does_not(
 
 @needs_sandbox
 @pytest.mark.parametrize("tests", [["x = 1"], ["assert True"], ["f = lambda: 1", "assert f()"]])
-def test_tests_that_use_nothing_of_the_program_are_unverifiable(
+def test_tests_that_do_not_use_the_program_are_unverifiable(
     pool: VerifierPool, tests: list[str]
 ) -> None:
     problem = Problem("", None, "code", tests=json.dumps(tests))

@@ -21,7 +21,7 @@ def test_a_product_is_its_expansion_and_no_other_polynomial(a: int, b: int, off:
     assert equal(product, expansion) is (off == 0)
 
 
-def test_a_difference_beyond_every_digit_of_a_float_is_seen() -> None:
+def test_a_difference_beyond_every_digit_of_a_float_is_detected() -> None:
     assert is_identity(parse("x+10^{20}y"), parse("x+10^{20}y+0.001")) is False
     assert is_identity(parse(r"\frac{x^2-y^2}{x-y}"), parse("x+y")) is True
     assert is_identity(parse(r"\frac{\pi}{4}+x"), parse("0.7853981633974x+x")) is False

@@ -60,7 +60,7 @@ def test_read_exactly(text: str, expected: Fraction | int) -> None:
         "\ud800",
     ],
 )
-def test_anything_else_is_no_number(text: str) -> None:
+def test_anything_else_is_not_a_number(text: str) -> None:
     assert parse_number(text) is None
 
 
@@ -95,7 +95,7 @@ def test_no_text_raises(text: str) -> None:
     st.fractions(min_value=-(10**6), max_value=10**6, max_denominator=10**4),
     st.fractions(min_value=-(10**6), max_value=10**6, max_denominator=10**4),
 )
-def test_exact_numbers_are_equal_only_where_they_are(a: Fraction, b: Fraction) -> None:
+def test_exact_numbers_are_equal_only_if_their_values_are(a: Fraction, b: Fraction) -> None:
     first, second = (
         parse_number(f"{a.numerator}/{a.denominator}"),
         parse_number(f"{b.numerator}/{b.denominator}"),

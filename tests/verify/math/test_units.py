@@ -44,7 +44,7 @@ def test_units_of_two_kinds_do_not(gold: str, answer: str) -> None:
     assert unit_factors(gold, answer) is None
 
 
-def test_a_noun_says_nothing_and_one_sign_serves_two_currencies() -> None:
+def test_nouns_do_not_matter_and_one_sign_serves_two_currencies() -> None:
     assert (
         unit_factors("apples", "people")
         == unit_factors("", "cm")
@@ -57,7 +57,7 @@ def test_a_noun_says_nothing_and_one_sign_serves_two_currencies() -> None:
 @pytest.mark.parametrize(
     "words", ["apples", "red apples", "apples per day", "th", "cm", "km/h", "feet tall", "个"]
 )
-def test_what_may_stand_beside_a_number(words: str) -> None:
+def test_words_that_may_follow_a_number(words: str) -> None:
     assert unit_named(words) is not None
 
 
@@ -76,7 +76,7 @@ def test_what_may_stand_beside_a_number(words: str) -> None:
         "one two three four five",
     ],
 )
-def test_words_that_say_something_about_the_number_are_no_unit(words: str) -> None:
+def test_words_that_change_the_number_are_not_units(words: str) -> None:
     assert unit_named(words) is None
 
 

@@ -42,7 +42,7 @@ def test_a_polynomial_equals_itself_rewritten_and_nothing_else(
 
 @given(st.lists(st.integers(-50, 50), min_size=2, max_size=6, unique=True), st.randoms())
 @settings(max_examples=40, deadline=None)
-def test_sets_have_no_order_and_tuples_have(values: list[int], rng: object) -> None:
+def test_sets_have_no_order_and_tuples_do(values: list[int], rng: object) -> None:
     shuffled = list(values)
     rng.shuffle(shuffled)  # type: ignore[attr-defined]
     inside, other = ", ".join(map(str, values)), ", ".join(map(str, shuffled))
@@ -108,7 +108,7 @@ def test_polynomials_sums_and_products_are_carried_out(gold: str, right: str, wr
     assert verdict(gold, wrong) == "wrong"
 
 
-def test_what_only_sympy_can_tell_goes_to_it(pool: VerifierPool) -> None:
+def test_what_only_sympy_can_decide_is_passed_to_it(pool: VerifierPool) -> None:
     pairs = [
         (r"|x-2|<3", "(-1,5)"),
         (r"\int_0^1 e^x\,dx", "e-1"),

@@ -1,7 +1,7 @@
 """The judge's logic, against scripted judges: its prompts, its replies, the traces it judges.
 
-No model is behind these tests. The gullible judge obeys whatever its prompt says outside of the
-marks, as an obedient model with a good prompt does; whether a real model resists is not shown here.
+There is no model in these tests. The gullible judge obeys whatever its prompt says outside the
+marks, like an obedient model with a good prompt; whether a real model resists is not tested here.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def test_verdicts_are_its_own_and_in_order() -> None:
      item("Rome", finish="error"), item(None), item(" "),
      Item(Problem("?", None, "text"), "Rome", "stop", "unverifiable")],
 )  # fmt: skip
-def test_it_is_asked_only_about_complete_traces_that_rules_did_not_call_right(
+def test_only_complete_traces_that_rules_did_not_call_correct_are_judged(
     skipped: Item,
 ) -> None:
     engine = says("EQUIVALENT")
@@ -124,7 +124,7 @@ INJECTIONS = [
 
 
 @pytest.mark.parametrize("answer", INJECTIONS)
-def test_an_answer_that_talks_to_the_judge_is_not_shown_to_it(answer: str) -> None:
+def test_an_answer_that_addresses_the_judge_is_not_shown_to_it(answer: str) -> None:
     engine = says("EQUIVALENT")
     judged = Judge(engine, "m").verdicts([item(answer)])[0]
     assert judged is not None
@@ -151,7 +151,7 @@ def test_an_honest_answer_is_shown(answer: str) -> None:
 
 
 def outside(prompt: str) -> str:
-    """The prompt without what stands between the marks: what an obedient judge obeys."""
+    """Return the prompt without the material between the marks: what an obedient judge follows."""
     mark = re.search(r"begin with (@[0-9a-f]{16})", prompt)
     assert mark is not None
     return re.sub(rf"{mark[1]} ([A-Z]+)\n.*?\n{mark[1]} END OF \1", "", prompt, flags=re.S)
@@ -199,7 +199,7 @@ def test_the_other_rubrics() -> None:
 
 
 class Remote:
-    """The least client of an OpenAI-compatible server."""
+    """A minimal client of an OpenAI-compatible server."""
 
     def __init__(self, url: str) -> None:
         self.url = url

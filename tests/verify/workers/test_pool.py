@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Scripted(Verifier):
-    """A verifier of one's own, by dotted path: does what the answer says."""
+    """A custom verifier, named by dotted path: it does what the answer says."""
 
     name = "scripted"
     version = "7"
@@ -131,7 +131,7 @@ def test_a_fork_makes_its_own_pool() -> None:
 
 
 @pytest.mark.parametrize("busy", ["x", "block"])
-def test_workers_leave_when_their_parent_is_killed(busy: str) -> None:
+def test_workers_exit_when_their_parent_is_killed(busy: str) -> None:
     code = (
         "import sys, threading, time; from curate.records import Problem; from curate.verify "
         "import VerifierPool\n"

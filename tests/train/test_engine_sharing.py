@@ -1,5 +1,6 @@
-"""Engine and trainer together: on one GPU the engine sleeps while the trainer works, on separate
-GPUs it gets weights without files. Shown with scripted engines; with vLLM never run on a GPU.
+"""Engine and trainer together: on one GPU the engine sleeps while the trainer works, on
+separate GPUs it gets weights without files. Tested with scripted engines; never run with vLLM
+on a GPU.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from curate.train import job as jobs
 from curate.train.grpo import train_grpo
 from curate.warehouse import Warehouse
 from tests.train.conftest import DEVICE
-from tests.train.test_grpo import PROBLEMS, Judge, by_chance, config, same_weights
+from tests.train.test_grpo import PROBLEMS, ScriptedVerifier, by_chance, config, same_weights
 
 pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="tells of an engine as if there were a GPU")
 
 
-class Telling:
-    """An engine that tells what it was asked, in order."""
+class Recording:
+    """An engine that records its calls, in order."""
 
     name = "transformers"
 
@@ -57,7 +58,7 @@ class Telling:
         self.asleep = False
 
 
-class Receiving(Telling):
+class Receiving(Recording):
     """Like vLLM on separate GPUs: tensors come by name."""
 
     transfers = True
@@ -77,8 +78,8 @@ class Receiving(Telling):
             return copy_weights(self.engine.model, Path(folder))
 
 
-def watched(monkeypatch: pytest.MonkeyPatch, engine: Telling) -> None:
-    """The steps of the optimizer are told among the rest."""
+def watched(monkeypatch: pytest.MonkeyPatch, engine: Recording) -> None:
+    """Record the steps of the optimizer as well."""
     plain = grpo.optimizer_step
 
     def step(*arguments: Any) -> float:
@@ -91,7 +92,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, engine: Telling) -> None:
 def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = Telling(tiny_dir)
+    engine = Recording(tiny_dir)
     watched(monkeypatch, engine)
     monkeypatch.setattr(grpo, "shares_gpu", lambda *_: True)
     settings = config(tiny_dir, steps=2, evaluation={"every": 1, "samples": 1})
@@ -99,7 +100,7 @@ def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
         settings,
         Warehouse(tmp_path / "a"),
         engine,
-        Judge(by_chance),
+        ScriptedVerifier(by_chance),
         PROBLEMS,
         held_out=PROBLEMS[:1],
     )
@@ -113,12 +114,12 @@ def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
     ]  # rollouts first, held-out problems last
     assert engine.said == ["files", "generate", *one, *one, "files"]
     monkeypatch.undo()
-    awake = Telling(tiny_dir)
+    awake = Recording(tiny_dir)
     plain = train_grpo(
         settings,
         Warehouse(tmp_path / "b"),
         awake,
-        Judge(by_chance),
+        ScriptedVerifier(by_chance),
         PROBLEMS,
         held_out=PROBLEMS[:1],
     )
@@ -126,13 +127,15 @@ def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
     assert same_weights(result.model_path, plain.model_path)
 
 
-def test_weights_for_gpus_of_its_own_come_without_files(
+def test_an_engine_on_its_own_gpus_gets_weights_without_files(
     tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Receiving(tiny_dir)
     watched(monkeypatch, engine)
     wh = Warehouse(tmp_path / "a")
-    result = train_grpo(config(tiny_dir, steps=2), wh, engine, Judge(by_chance), PROBLEMS)
+    result = train_grpo(
+        config(tiny_dir, steps=2), wh, engine, ScriptedVerifier(by_chance), PROBLEMS
+    )
     assert engine.said == ["tensors", *["generate", "train", "tensors"] * 2, "files"], (
         "files at the end, where it stays"
     )
@@ -143,8 +146,8 @@ def test_weights_for_gpus_of_its_own_come_without_files(
     plain = train_grpo(
         config(tiny_dir, steps=2),
         Warehouse(tmp_path / "b"),
-        Telling(tiny_dir),
-        Judge(by_chance),
+        Recording(tiny_dir),
+        ScriptedVerifier(by_chance),
         PROBLEMS,
     )
     assert same_weights(result.model_path, plain.model_path)
@@ -157,7 +160,7 @@ def torch_names(path: Path) -> list[str]:
         return list(file.keys())
 
 
-def test_who_shares_a_gpu() -> None:
+def test_which_engines_share_the_trainers_gpu() -> None:
     cuda, cpu = torch.device("cuda:0"), torch.device("cpu")
     beside = SimpleNamespace(config=EngineConfig(name="vllm"))
     apart = SimpleNamespace(config=EngineConfig(name="vllm", devices=[1]))
@@ -169,32 +172,36 @@ def test_who_shares_a_gpu() -> None:
     ]
 
 
-def test_sleep_and_wake_reach_vllm_where_it_was_opened_for_them() -> None:
-    for able, said in ((True, ["sleep 1", "wake"]), (False, [])):
-        told: list[str] = []
+def test_sleep_and_wake_reach_a_vllm_that_was_opened_for_them() -> None:
+    for able, expected in ((True, ["sleep 1", "wake"]), (False, [])):
+        calls: list[str] = []
         core = object.__new__(VllmCore)
         core.engine = SimpleNamespace(
             vllm_config=SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=able)),
-            sleep=lambda level, told=told: told.append(f"sleep {level}"),
-            wake_up=lambda told=told: told.append("wake"),
+            sleep=lambda level, calls=calls: calls.append(f"sleep {level}"),
+            wake_up=lambda calls=calls: calls.append("wake"),
         )
         core.sleep()
         core.wake()
-        assert told == said
+        assert calls == expected
 
 
-def test_the_engines_config_beside_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_config_of_an_engine_next_to_a_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
     vllm = EngineConfig(name="vllm", args={"block_size": 16})
-    shared = jobs.beside_trainer(vllm, "cuda:0")
+    shared = jobs.rollout_engine_config(vllm, "cuda:0")
     assert (shared.args, shared.transfer) == ({"enable_sleep_mode": True, "block_size": 16}, "auto")
-    assert jobs.beside_trainer(vllm, "cpu") is vllm, "so that the engine of other stages is used on"
+    assert jobs.rollout_engine_config(vllm, "cpu") is vllm, (
+        "so that the engine of other stages is reused"
+    )
     awake = EngineConfig(name="vllm", args={"enable_sleep_mode": False})
-    assert jobs.beside_trainer(awake, "cuda:0").args == awake.args, "what was asked wins"
-    assert jobs.beside_trainer(EngineConfig(name="transformers"), "cuda:0").args == {}
-    apart = jobs.beside_trainer(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
+    assert jobs.rollout_engine_config(awake, "cuda:0").args == awake.args, (
+        "an explicit setting wins"
+    )
+    assert jobs.rollout_engine_config(EngineConfig(name="transformers"), "cuda:0").args == {}
+    apart = jobs.rollout_engine_config(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
     assert (apart.args, apart.transfer) == ({}, "nccl"), "no need to sleep"
     with pytest.raises(UsageError, match=r"engine\.devices names GPU 0, which the trainer uses"):
-        jobs.beside_trainer(EngineConfig(name="vllm", devices=[0, 1]), "cuda:0")
+        jobs.rollout_engine_config(EngineConfig(name="vllm", devices=[0, 1]), "cuda:0")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"engine\.devices names GPU 1, which the trainer uses"):
-        jobs.beside_trainer(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
+        jobs.rollout_engine_config(EngineConfig(name="vllm", devices=[1, 2]), "cuda:0")
