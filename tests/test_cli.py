@@ -21,7 +21,7 @@ def curate(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedP
 
 
 @pytest.fixture
-def made(tmp_path, stub_model, sums):
+def home(tmp_path, stub_model, sums):
     """A warehouse with a harvest of the stub engine in it, annotated."""
     from curate.annotate import job as annotate
     from curate.generate import job
@@ -61,9 +61,9 @@ def test_a_question_imports_nothing_heavy(arguments):
     assert done.returncode == 0, done.stderr
 
 
-def test_sql_imports_no_model_library(made):
+def test_sql_imports_no_model_library(home):
     code = (
-        f"import sys; sys.argv = ['curate', 'sql', '-w', {str(made)!r}, 'select 1 as one']\n"
+        f"import sys; sys.argv = ['curate', 'sql', '-w', {str(home)!r}, 'select 1 as one']\n"
         "from curate.cli import main\n"
         "try: main()\n"
         "except SystemExit as e: assert not e.code\n"
@@ -183,14 +183,14 @@ def test_a_broken_line_of_json_is_named_with_file_and_line(tmp_path, stub_model)
     assert "Traceback" not in done.stderr
 
 
-def test_sql_prints_a_table_csv_json_or_parquet(made, tmp_path):
+def test_sql_prints_a_table_csv_json_or_parquet(home, tmp_path):
     query = "select verdict, count(*) as n from annotated group by 1 order by 1"
-    want = Warehouse(made).sql(query)
-    assert "| correct" in curate("sql", "-w", made, query).stdout
-    assert curate("sql", "-w", made, "-f", "csv", query).stdout.splitlines()[0] == "verdict,n"
+    want = Warehouse(home).sql(query)
+    assert "| correct" in curate("sql", "-w", home, query).stdout
+    assert curate("sql", "-w", home, "-f", "csv", query).stdout.splitlines()[0] == "verdict,n"
     rows = [
         json.loads(line)
-        for line in curate("sql", "-w", made, "-f", "json", query).stdout.splitlines()
+        for line in curate("sql", "-w", home, "-f", "json", query).stdout.splitlines()
     ]
     assert rows == want.to_dicts()
     with open(tmp_path / "out.parquet", "wb") as out:
@@ -200,7 +200,7 @@ def test_sql_prints_a_table_csv_json_or_parquet(made, tmp_path):
             "curate.cli",
             "sql",
             "-w",
-            str(made),
+            str(home),
             "-f",
             "parquet",
             query,
@@ -211,65 +211,65 @@ def test_sql_prints_a_table_csv_json_or_parquet(made, tmp_path):
     assert pl.read_parquet(tmp_path / "out.parquet").equals(want)
 
 
-def test_sql_refuses_to_write(made):
-    done = curate("sql", "-w", made, "create table t (a int)")
+def test_sql_refuses_to_write(home):
+    done = curate("sql", "-w", home, "create table t (a int)")
     assert done.returncode == 2
     assert "only reads" in done.stderr
 
 
-def test_the_shipped_queries_run(made):
+def test_the_shipped_queries_run(home):
     for name in ("recipes", "hardest", "funnel", "policy_steps"):
-        done = curate("sql", "-w", made, "--file", name)
+        done = curate("sql", "-w", home, "--file", name)
         assert done.returncode == 0, done.stderr
 
 
-def test_a_query_over_verdicts_and_traces(made):
-    rows = Warehouse(made).sql(
+def test_a_query_over_verdicts_and_traces(home):
+    rows = Warehouse(home).sql(
         "select recipe, count(*) n, avg((verdict='correct')::int) c from annotated group by 1"
     )
     recipe, count, share = rows.row(0)
-    assert (recipe, count) == ("r1-zero", Warehouse(made).sql("select count(*) from traces").item())
+    assert (recipe, count) == ("r1-zero", Warehouse(home).sql("select count(*) from traces").item())
     assert 0.2 < share < 0.8
 
 
-def test_filter_prints_its_funnel_and_explains_a_trace(made):
-    done = curate("filter", "cold-start", "-w", made)
+def test_filter_prints_its_funnel_and_explains_a_trace(home):
+    done = curate("filter", "cold-start", "-w", home)
     assert done.returncode == 0, done.stderr
     assert "well-formed" in done.stdout + done.stderr
     assert "corpus cold-start@" in done.stdout
     trace = (
-        Warehouse(made).sql("select trace_id from annotated where verdict = 'wrong' limit 1").item()
+        Warehouse(home).sql("select trace_id from annotated where verdict = 'wrong' limit 1").item()
     )
-    why = curate("filter", "cold-start", "-w", made, "--explain", trace)
+    why = curate("filter", "cold-start", "-w", home, "--explain", trace)
     assert "dropped by 'correct'" in why.stdout
     assert "'wrong'" in why.stdout or "= wrong" in why.stdout
 
 
-def test_a_filter_that_keeps_nothing_names_the_rule_and_fails(made):
-    done = curate("filter", "cold-start", "-w", made, "where=prompt is null")
+def test_a_filter_that_keeps_nothing_names_the_rule_and_fails(home):
+    done = curate("filter", "cold-start", "-w", home, "where=prompt is null")
     assert done.returncode == 1
-    none = curate("filter", "cold-start", "-w", made, "where=verdict = 'wrong'")
+    none = curate("filter", "cold-start", "-w", home, "where=verdict = 'wrong'")
     assert none.returncode == 1
     assert "correct" in none.stderr
 
 
-def test_show_and_lineage(made):
-    trace = Warehouse(made).sql("select trace_id from annotated limit 1").item()
-    shown = curate("show", trace[:12], "-w", made).stdout
+def test_show_and_lineage(home):
+    trace = Warehouse(home).sql("select trace_id from annotated limit 1").item()
+    shown = curate("show", trace[:12], "-w", home).stdout
     assert trace in shown
     assert "--- completion ---" in shown
-    curate("filter", "cold-start", "-w", made)
-    tree = curate("lineage", "cold-start", "-w", made).stdout.splitlines()
+    curate("filter", "cold-start", "-w", home)
+    tree = curate("lineage", "cold-start", "-w", home).stdout.splitlines()
     assert tree[0].startswith("corpora/cold-start/")
     assert tree[1].strip().startswith("<- traces/")
     assert any("problems/" in line for line in tree)
-    assert curate("show", "zzz", "-w", made).returncode == 2
+    assert curate("show", "zzz", "-w", home).returncode == 2
 
 
-def test_files_are_annotated_and_filtered_without_a_warehouse(made, tmp_path):
+def test_files_are_annotated_and_filtered_without_a_warehouse(home, tmp_path):
     import polars as pl
 
-    rows = Warehouse(made).sql("SELECT completion, question, 'mine' AS own FROM annotated")
+    rows = Warehouse(home).sql("SELECT completion, question, 'mine' AS own FROM annotated")
     rows.write_ndjson(tmp_path / "traces.jsonl")
     done = curate(
         "annotate",
@@ -291,11 +291,11 @@ def test_files_are_annotated_and_filtered_without_a_warehouse(made, tmp_path):
     assert 0 < pl.read_ndjson(tmp_path / "kept.jsonl").height < rows.height
 
 
-def test_a_corpus_is_exported_with_a_card(made, tmp_path):
+def test_a_corpus_is_exported_with_a_card(home, tmp_path):
     import polars as pl
 
-    curate("filter", "cold-start", "-w", made)
-    done = curate("export", "cold-start", "--out", tmp_path / "out", "-w", made)
+    curate("filter", "cold-start", "-w", home)
+    done = curate("export", "cold-start", "--out", tmp_path / "out", "-w", home)
     assert done.returncode == 0, done.stderr
     rows = pl.read_parquet(tmp_path / "out" / "data" / "*.parquet")
     assert f"{rows.height} rows" in done.stdout
@@ -303,13 +303,13 @@ def test_a_corpus_is_exported_with_a_card(made, tmp_path):
     assert (tmp_path / "out" / "README.md").exists()
 
 
-def test_parts_are_merged(made):
-    before = Warehouse(made).sql("SELECT count(*) FROM annotated").item()
-    done = curate("merge", "-w", made)
+def test_parts_are_merged(home):
+    before = Warehouse(home).sql("SELECT count(*) FROM annotated").item()
+    done = curate("merge", "-w", home)
     assert done.returncode == 0, done.stderr
     assert "traces/" in done.stdout
-    assert Warehouse(made).sql("SELECT count(*) FROM annotated").item() == before
-    assert curate("merge", "-w", made).stdout == ""
+    assert Warehouse(home).sql("SELECT count(*) FROM annotated").item() == before
+    assert curate("merge", "-w", home).stdout == ""
 
 
 def test_verify_judges_a_pair():

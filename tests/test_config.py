@@ -132,7 +132,7 @@ class Middle(Config):
 
 class Outer(Config):
     middle: Middle = Middle(inner=Inner(y=20), z=30)
-    made: Middle = Field(default_factory=lambda: Middle(z=31))
+    nested: Middle = Field(default_factory=lambda: Middle(z=31))
     size: int = Field(1, ge=1)
     """How large it is."""
 
@@ -140,7 +140,7 @@ class Outer(Config):
 def test_defaults_of_two_levels_are_kept_each_by_itself() -> None:
     assert Outer(middle={"inner": {"x": 5}}).middle == Middle(inner=Inner(x=5, y=20), z=30)  # type: ignore[arg-type]
     assert Outer(middle={"z": 4}).middle == Middle(inner=Inner(y=20), z=4)  # type: ignore[arg-type]
-    assert Outer(made={"inner": {"y": 7}}).made == Middle(inner=Inner(x=10, y=7), z=31)  # type: ignore[arg-type]
+    assert Outer(nested={"inner": {"y": 7}}).nested == Middle(inner=Inner(x=10, y=7), z=31)  # type: ignore[arg-type]
     assert Outer(middle=Middle(z=5)).middle == Middle(z=5)  # an instance is taken as it is
 
 
@@ -153,7 +153,7 @@ def test_the_string_below_a_field_is_its_description() -> None:
     ("data", "message"),
     [
         ({"sise": 2}, "sise: no such key; did you mean 'size'?"),
-        ({"colour": 2}, "colour: no such key; there are made, middle, size"),
+        ({"colour": 2}, "colour: no such key; there are nested, middle, size"),
         ({"middle": {"iner": {}}}, "middle.iner: no such key; did you mean 'inner'?"),
         ({"size": 0}, "size: Input should be greater than or equal to 1 (given: 0)"),
     ],

@@ -36,13 +36,13 @@ def count_rules(frame: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
     )
 
 
-def count_steps(left: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
+def count_steps(candidates: pl.DataFrame, rules: RuleSet) -> pl.DataFrame:
     """Count the traces that each selection step drops among those that passed the rules."""
     steps = enumerate(_selection(rules), len(rules.rules))
     firsts = [
         (pl.col("dropped_by") == name).sum().cast(pl.Int64).alias(f"first{i}") for i, name in steps
     ]
-    return left.group_by(pl.col("source").cast(pl.String), "difficulty").agg(firsts)
+    return candidates.group_by(pl.col("source").cast(pl.String), "difficulty").agg(firsts)
 
 
 def funnel_of(counts: list[pl.DataFrame], rules: RuleSet) -> pl.DataFrame:

@@ -138,8 +138,8 @@ def rendered_messages(text: str) -> list[Message]:
     ):
         # The template opened the reasoning: kept at the end of the question, where it is looked
         # for.
-        *earlier, asked, opener = messages
-        messages = [*earlier, Message(asked.role, f"{asked.content}\n{opener.content}")]
+        *earlier, question, opener = messages
+        messages = [*earlier, Message(question.role, f"{question.content}\n{opener.content}")]
     return messages
 
 

@@ -35,16 +35,16 @@ def render_text(text: str, marks: Sequence[Mark] = ()) -> Html:
     """The full text as safe markup, with marks and formulas."""
     parts: list[Html] = []
     at = 0
-    for found in FORMULA.finditer(text):
-        parts.append(_marked(text, at, found.start(), marks))
-        groups = found.groupdict()
+    for match in FORMULA.finditer(text):
+        parts.append(_marked(text, at, match.start(), marks))
+        groups = match.groupdict()
         block = groups["a"] is not None or groups["b"] is not None
         shown = formula(
             next(value for value in groups.values() if value is not None).strip(), block
         )
-        inside = [m for m in marks if m.start < found.end() and m.end > found.start()]
+        inside = [m for m in marks if m.start < match.end() and m.end > match.start()]
         parts.append(_wrap(shown, inside))
-        at = found.end()
+        at = match.end()
     parts.append(_marked(text, at, len(text), marks))
     return join(parts)
 

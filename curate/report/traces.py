@@ -130,7 +130,7 @@ def browser(
     shown = in_ids(traces.get_column("trace_id").to_list())
     con.execute(f"CREATE OR REPLACE TEMP TABLE _shown AS SELECT * FROM annotated WHERE {shown}")
     items, templates = [], []
-    for row, found in zip(traces.iter_rows(named=True), marks, strict=True):
+    for row, marked in zip(traces.iter_rows(named=True), marks, strict=True):
         row["model"] = _model_name(row, called)
         decided = {
             name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
@@ -143,7 +143,7 @@ def browser(
             if rule is not None
         }
         items.append(_item(row, member.get(row["trace_id"], [])))
-        article = _article(row, found, decided, dropped, clauses)
+        article = _article(row, marked, decided, dropped, clauses)
         templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
     options = [
         tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i)

@@ -106,8 +106,8 @@ def damage_reported(root: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        if may_be_damage(error) and (found := find_damage(root)) is not None:
-            raise found from error
+        if may_be_damage(error) and (damage := find_damage(root)) is not None:
+            raise damage from error
         raise
 
 

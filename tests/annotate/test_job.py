@@ -18,7 +18,7 @@ from curate.job import Context
 
 @pytest.fixture
 def context(tmp_path, stub_model, sums):
-    with Context(tmp_path / "wh") as made:
+    with Context(tmp_path / "wh") as ctx:
         config = {
             "recipe": "r1-zero",
             "model": stub_model,
@@ -31,9 +31,9 @@ def context(tmp_path, stub_model, sums):
             "sampling": {"max_tokens": 256},
             "max_failed": 1.0,
         }
-        made.config = config
-        job.run(generate_config(config), made)
-        yield made
+        ctx.config = config
+        job.run(generate_config(config), ctx)
+        yield ctx
 
 
 def test_every_trace_gets_a_verdict_and_signals_once(context):

@@ -187,9 +187,9 @@ class Bare:
         if self.process.stdout.readline().strip() != "ready":  # type: ignore[union-attr]
             raise SystemExit("the bare engine did not start")
 
-    def run(self, asked: list[Request], folder: Path) -> tuple[int, float]:
+    def run(self, requests: list[Request], folder: Path) -> tuple[int, float]:
         path = folder / "requests.json"
-        path.write_text(json.dumps([[r.prompt, r.seed, r.sampling.max_tokens] for r in asked]))
+        path.write_text(json.dumps([[r.prompt, r.seed, r.sampling.max_tokens] for r in requests]))
         print(path, file=self.process.stdin, flush=True)
         tokens, seconds = json.loads(self.process.stdout.readline())  # type: ignore[union-attr]
         return tokens, seconds

@@ -531,12 +531,12 @@ def main() -> None:
         )
         for name in names * args.rounds:
             command = [sys.executable, __file__, str(model), *sys.argv[2:], "--child", name]
-            if (found := measured(command)) is not None:
-                results[name].append(found)
-                print(f"  {name}: {json.dumps(found)}", flush=True)
-    for name, found in results.items():
-        for key in found[0] if found else ():
-            values = sorted(r[key] for r in found)
+            if (figures := measured(command)) is not None:
+                results[name].append(figures)
+                print(f"  {name}: {json.dumps(figures)}", flush=True)
+    for name, figures in results.items():
+        for key in figures[0] if figures else ():
+            values = sorted(r[key] for r in figures)
             best = values[-1 if "per_second" in key else 0]
             print(
                 f"{name:14}{key:26} best {best:9.3f}   all {[round(v, 3) for v in values]}",

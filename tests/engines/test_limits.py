@@ -60,11 +60,11 @@ def test_a_redirect_stays_on_the_server(location: str, followed: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "waited"),
+    ("requested", "waited"),
     [(5.0, 5.0), (1e9, 600.0), (math.inf, 600.0), (-3.0, 0.0), (math.nan, None), (None, None)],
 )
-def test_a_server_cannot_make_us_wait_without_end(asked: float, waited: float | None) -> None:
-    assert limits.wait_limit(asked, 600.0) == waited
+def test_a_server_cannot_make_us_wait_without_end(requested: float, waited: float | None) -> None:
+    assert limits.wait_limit(requested, 600.0) == waited
 
 
 @pytest.mark.parametrize("value", [-1, 10**30, 1.5, "7", True, [], math.nan])

@@ -113,13 +113,13 @@ def test_a_stop_string_ends_a_text_and_stays_in_it(tiny: Path) -> None:
 
 @given(st.text("abc"), st.lists(st.text("abc", max_size=2), max_size=3))
 def test_cut_at_stop_is_the_shortest_prefix_that_holds_a_stop(text: str, stops: list[str]) -> None:
-    cut, found = cut_at_stop(text, tuple(stops))
+    cut, stopped = cut_at_stop(text, tuple(stops))
     prefixes = [
         text[:n] for n in range(len(text) + 1) if any(s and text[:n].endswith(s) for s in stops)
     ]
-    assert found == bool(prefixes)
+    assert stopped == bool(prefixes)
     assert text.startswith(cut)
-    if found:
+    if stopped:
         assert any(s and cut.endswith(s) for s in stops)
         assert not any(s and s in cut[: -max(map(len, stops))] for s in stops)
     else:

@@ -64,8 +64,8 @@ def test_slices_change_nothing(
     for ours, theirs in ((sliced.decisions, whole.decisions), (sliced.kept, whole.kept)):
         assert ours.sort("trace_id").equals(theirs.sort("trace_id"))
     written = [
-        pl.concat(corpus_rows(con, found, "c", view="third", slices=slices))
-        for found, slices in ((whole, ()), (sliced, Thirds(con)), (sliced, ()))
+        pl.concat(corpus_rows(con, decided, "c", view="third", slices=slices))
+        for decided, slices in ((whole, ()), (sliced, Thirds(con)), (sliced, ()))
     ]
     assert written[0].equals(written[1])
     assert written[0].equals(written[2])

@@ -21,8 +21,8 @@ KEEP = {"keep": 2, "first": 2}
 
 @pytest.fixture
 def context(tmp_path):
-    with Context(tmp_path / "wh") as made:
-        yield made
+    with Context(tmp_path / "wh") as ctx:
+        yield ctx
 
 
 def config(stub_model, sums, right=0.3, **changes):

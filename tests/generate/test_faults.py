@@ -241,7 +241,7 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
     }
     arguments, root = generate(tmp_path, config), tmp_path / "wh"
     durable: dict[str, str] = {}
-    for left in (0, 1):
+    for survivors in (0, 1):
         running = [start(arguments) for _ in range(2)]
         deadline = time.monotonic() + 240
         while not all(works(root, process) for process in running) and time.monotonic() < deadline:
@@ -250,7 +250,7 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
             )
             time.sleep(0.05)
         time.sleep(2)
-        assert [kill(process) for process in running[left:]] == [1] * (2 - left), (
+        assert [kill(process) for process in running[survivors:]] == [1] * (2 - survivors), (
             "a job ended before its kill"
         )
         now = texts(root)
@@ -258,9 +258,9 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
         assert len(now) > len(durable)
         durable = now
     os.kill(engine_of(running[0]), signal.SIGKILL)
-    _, said = running[0].communicate(timeout=240)
-    assert running[0].returncode == 0, said.decode()
-    assert "the engine died and is started again" in said.decode()
+    _, output = running[0].communicate(timeout=240)
+    assert running[0].returncode == 0, output.decode()
+    assert "the engine died and is started again" in output.decode()
     rows = Warehouse(root).sql(
         "SELECT trace_id, problem_id, sample_index, completion, error FROM traces"
     )

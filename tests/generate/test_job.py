@@ -15,8 +15,8 @@ ALL = f"SELECT {COLUMNS} FROM traces"
 
 @pytest.fixture
 def context(tmp_path):
-    with Context(tmp_path / "wh") as made:
-        yield made
+    with Context(tmp_path / "wh") as ctx:
+        yield ctx
 
 
 def config(stub_model, sums, **changes):

@@ -20,8 +20,8 @@ R1 = "<think>\nWe add. The sum is {answer}.\n</think>\n\nSo it is \\boxed{{answe
 
 @pytest.fixture
 def context(tmp_path):
-    with Context(tmp_path / "wh") as made:
-        yield made
+    with Context(tmp_path / "wh") as ctx:
+        yield ctx
 
 
 def config(recipe, stub_model, sums, args=None, **changes):

@@ -63,8 +63,8 @@ BARE = {
 
 @pytest.fixture
 def context(tmp_path):
-    with Context(tmp_path / "wh") as made:
-        yield made
+    with Context(tmp_path / "wh") as ctx:
+        yield ctx
 
 
 def write(path: Path, rows: list[dict]) -> str:

@@ -15,9 +15,9 @@ from tests.report.test_report import page
 
 CHROMIUM = next(
     (
-        found
+        browser
         for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
+        if (browser := shutil.which(name))
     ),
     None,
 )
@@ -25,7 +25,7 @@ CHROMIUM = next(
 
 @pytest.fixture
 def opened(hostile):
-    """(page, addresses asked for) of the report over the hostile warehouse."""
+    """(page, requested addresses) of the report over the hostile warehouse."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="the package playwright is not installed"
     )
@@ -37,8 +37,8 @@ def opened(hostile):
     with sync_api.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         view = browser.new_page(color_scheme="light")
-        view.asked, view.errors = [], []
-        view.on("request", lambda request: view.asked.append(request.url))
+        view.requested, view.errors = [], []
+        view.on("request", lambda request: view.requested.append(request.url))
         view.on("pageerror", lambda error: view.errors.append(str(error)))
         view.on("dialog", lambda dialog: view.errors.append(f"dialog: {dialog.message}"))
         view.goto(f"file://{hostile.root}/report.html")
@@ -62,7 +62,7 @@ def test_nothing_of_a_trace_runs_whatever_is_opened(opened):
     assert opened_traces >= 2 * len(HOSTILE)
     assert opened.evaluate("window.pwned === undefined && window.parent.pwned === undefined")
     assert opened.errors == []
-    assert [url for url in opened.asked if not url.startswith("file://")] == []
+    assert [url for url in opened.requested if not url.startswith("file://")] == []
     assert opened.locator("#pane-a script, #pane-a img, #pane-a iframe, #pane-a svg").count() == 0
 
 

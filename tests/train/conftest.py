@@ -47,11 +47,11 @@ def ragged() -> list[PromptCompletion]:
         return [dice.randrange(4, 100) for _ in range(n)]
 
     head = draw(12)
-    made = []
+    sequences = []
     for tail, lengths in ((5, (3, 1, 9)), (2, (6,)), (9, (2, 8, 8, 5))):
         prompt = head + draw(tail)
-        made += [PromptCompletion(prompt, draw(n)) for n in lengths]
-    return made
+        sequences += [PromptCompletion(prompt, draw(n)) for n in lengths]
+    return sequences
 
 
 def policy_of(path: Path, double: bool = True, device: str = DEVICE, **compute: Any) -> Any:

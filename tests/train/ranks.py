@@ -65,7 +65,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
             torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref)
         )
     examples = [Example(tokens, 1.0 + i, f"t{i}", 0.5) for i, tokens in enumerate(ragged())]
-    found: dict[str, dict[str, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     for kind in ("grpo", "dr_grpo", "dapo", "sft"):
         if kind == "sft":
             sft_step(policy, examples, ranks, likelihood)
@@ -78,15 +78,15 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
             grpo_step(
                 policy, rows, GRPOConfig.model_validate({"model": model, "loss": loss}), ranks, 1
             )
-        found[kind] = {}
+        results[kind] = {}
         for name, parameter in policy.model.named_parameters():
             grad = parameter.grad
-            found[kind][name] = (
+            results[kind][name] = (
                 grad.full_tensor() if hasattr(grad, "full_tensor") else grad
             ).clone()
             parameter.grad = None
     if ranks.first:
-        torch.save(found, Path(folder) / "gradients.pt")
+        torch.save(results, Path(folder) / "gradients.pt")
 
 
 def die_at(step: int) -> None:
@@ -149,7 +149,7 @@ def until_killed(model: str, warehouse: str, at: str) -> None:
     class Deadly(Counting):
         def generate(self, requests: Any) -> Any:
             for done in super().generate(requests):
-                if kind == "sample" and self.asked == int(number) * 16 - 5:
+                if kind == "sample" and self.requests == int(number) * 16 - 5:
                     os.kill(os.getpid(), signal.SIGKILL)
                 yield done
 

@@ -559,12 +559,12 @@ def test_logprobs_and_gradients_equal_transformers(case: Case) -> None:
     (values.double() * weights).sum().backward()
     assert (values - expected).abs().max() < case.tolerance
     assert expected.std() > 0.1, "equal log-probs would prove little"
-    wanted, found = gradients(reference), gradients(policy.model)
-    assert found.keys() == wanted.keys()
+    wanted, actual = gradients(reference), gradients(policy.model)
+    assert actual.keys() == wanted.keys()
     largest = max(float(g.abs().max()) for g in wanted.values())
     for name, gradient in wanted.items():
         scale = max(float(gradient.abs().max()), 1e-3 * largest)
-        assert (found[name] - gradient).abs().max() < 1e-3 * scale, name
+        assert (actual[name] - gradient).abs().max() < 1e-3 * scale, name
 
 
 def table() -> str:

@@ -142,8 +142,8 @@ def test_exact_distillation_uses_both_heads_as_the_models_define_them() -> None:
     ):
         small = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
         small |= {"num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.5}
-        made = AutoConfig.for_model(kind, vocab_size=size, pad_token_id=0, **small, **options)
-        model = AutoModelForCausalLM.from_config(made, attn_implementation="eager").eval()
+        config = AutoConfig.for_model(kind, vocab_size=size, pad_token_id=0, **small, **options)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
         policies[kind] = Policy(model, ModelConfig(precision="fp32", device="cpu"), device="cpu")
     sequences = [PromptCompletion([5, 6, 7], [8, 9]), PromptCompletion([5, 6], [10, 11, 12])]
 
@@ -153,10 +153,10 @@ def test_exact_distillation_uses_both_heads_as_the_models_define_them() -> None:
 
     student = policies["granite"]
     layout = student.layout(sequences)
-    logprobs, found = student.divergences(layout, policies["gemma2"])
+    logprobs, distances = student.divergences(layout, policies["gemma2"])
     for i, sequence in enumerate(sequences):
         ours, theirs = logits("granite", sequence), logits("gemma2", sequence)[:, :120]
-        assert torch.allclose(found[layout.row == i], divergence(ours, theirs), atol=1e-4)
+        assert torch.allclose(distances[layout.row == i], divergence(ours, theirs), atol=1e-4)
         target = torch.tensor(sequence.completion)[:, None]
         plain = torch.log_softmax(ours, -1).gather(1, target)[:, 0]
         assert torch.allclose(logprobs[layout.row == i], plain, atol=1e-4)

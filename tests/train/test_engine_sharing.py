@@ -36,25 +36,25 @@ class Recording:
 
     def __init__(self, path: Path) -> None:
         self.engine = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), path)
-        self.said: list[str] = []
+        self.calls: list[str] = []
         self.asleep = False
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         assert not self.asleep
-        self.said.append("generate")
+        self.calls.append("generate")
         yield from self.engine.generate(requests)
 
     def update_weights(self, path: Path) -> str:
         assert not self.asleep
-        self.said.append("files")
+        self.calls.append("files")
         return self.engine.update_weights(path)
 
     def sleep(self) -> None:
-        self.said.append("sleep")
+        self.calls.append("sleep")
         self.asleep = True
 
     def wake(self) -> None:
-        self.said.append("wake")
+        self.calls.append("wake")
         self.asleep = False
 
 
@@ -65,7 +65,7 @@ class Receiving(Recording):
     seen: Any = None
 
     def receive_weights(self, tensors: dict[str, Any], device: Any) -> str:
-        self.said.append("tensors")
+        self.calls.append("tensors")
         self.seen = set(tensors)
         from tempfile import TemporaryDirectory
 
@@ -83,7 +83,7 @@ def watched(monkeypatch: pytest.MonkeyPatch, engine: Recording) -> None:
     plain = grpo.optimizer_step
 
     def step(*arguments: Any) -> float:
-        engine.said.append("train")
+        engine.calls.append("train")
         return plain(*arguments)
 
     monkeypatch.setattr(grpo, "optimizer_step", step)
@@ -112,7 +112,7 @@ def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
         "files",
         "generate",
     ]  # rollouts first, held-out problems last
-    assert engine.said == ["files", "generate", *one, *one, "files"]
+    assert engine.calls == ["files", "generate", *one, *one, "files"]
     monkeypatch.undo()
     awake = Recording(tiny_dir)
     plain = train_grpo(
@@ -123,7 +123,7 @@ def test_on_the_trainers_gpu_the_engine_sleeps_while_the_trainer_works(
         PROBLEMS,
         held_out=PROBLEMS[:1],
     )
-    assert "sleep" not in awake.said
+    assert "sleep" not in awake.calls
     assert same_weights(result.model_path, plain.model_path)
 
 
@@ -136,7 +136,7 @@ def test_an_engine_on_its_own_gpus_gets_weights_without_files(
     result = train_grpo(
         config(tiny_dir, steps=2), wh, engine, ScriptedVerifier(by_chance), PROBLEMS
     )
-    assert engine.said == ["tensors", *["generate", "train", "tensors"] * 2, "files"], (
+    assert engine.calls == ["tensors", *["generate", "train", "tensors"] * 2, "files"], (
         "files at the end, where it stays"
     )
     names = set(torch_names(result.model_path))

@@ -37,8 +37,8 @@ class Letters:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
-    with VerifierPool(workers=1) as made:
-        yield made
+    with VerifierPool(workers=1) as verifiers:
+        yield verifiers
 
 
 def evaluated(
@@ -59,11 +59,11 @@ def test_an_answer_inside_reasoning_that_never_ended_does_not_count(pool: Verifi
 
 def test_wrong_answers_vote_together_if_they_are_equal(pool: VerifierPool) -> None:
     problem = Problem("?", reference="4", verifier="math", problem_id="p")
-    said = ["4", "4", "1/2", "0.5", r"\frac{1}{2}"]
-    texts = [f"<think> . </think> <answer> {answer} </answer>" for answer in said]
-    found = evaluated(pool, problem, texts, "r1-zero")
-    assert found["eval_pass@1"] == pytest.approx(0.4)
-    assert found["eval_cons@5"] == 0.0
+    answers = ["4", "4", "1/2", "0.5", r"\frac{1}{2}"]
+    texts = [f"<think> . </think> <answer> {answer} </answer>" for answer in answers]
+    metrics = evaluated(pool, problem, texts, "r1-zero")
+    assert metrics["eval_pass@1"] == pytest.approx(0.4)
+    assert metrics["eval_cons@5"] == 0.0
 
 
 def test_choices_vote_by_what_they_choose(pool: VerifierPool) -> None:

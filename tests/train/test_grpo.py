@@ -60,11 +60,11 @@ class Counting:
     """An engine that counts its requests."""
 
     def __init__(self, engine: Any) -> None:
-        self.engine, self.asked, self.name = engine, 0, engine.name
+        self.engine, self.requests, self.name = engine, 0, engine.name
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for done in self.engine.generate(requests):
-            self.asked += 1
+            self.requests += 1
             yield done
 
     def update_weights(self, path: Path) -> str:
@@ -120,7 +120,7 @@ def test_rollouts_are_stored_with_everything_that_determined_them(
 ) -> None:
     wh = Warehouse(tmp_path)
     result = train_grpo(config(tiny_dir), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
-    assert engine.asked == 3 * 4 * 4
+    assert engine.requests == 3 * 4 * 4
     rows = wh.sql(
         """SELECT t.*, r.reward, r.advantage, r.components, v.verdict
         FROM traces t JOIN rollouts r USING (trace_id)
@@ -151,7 +151,7 @@ def test_rollouts_are_stored_with_everything_that_determined_them(
     assert names >= {"mismatch", "language_share", "reflections", "loss", "grad_norm", "lr"}
     again = train_grpo(config(tiny_dir), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
     assert again.skipped
-    assert engine.asked == 48
+    assert engine.requests == 48
 
 
 def _mean() -> Any:
@@ -200,13 +200,13 @@ def test_a_killed_run_ends_with_the_same_weights_bit_for_bit(
     settings = config(tiny_dir, steps=4, **changes)
     whole, broken = Warehouse(tmp_path / "a"), Warehouse(tmp_path / "b")
     undisturbed = train_grpo(settings, whole, engine, ScriptedVerifier(by_chance), PROBLEMS)
-    asked, engine.asked = engine.asked, 0
+    before, engine.requests = engine.requests, 0
     for at in (1, 3):
         with pytest.raises(KeyboardInterrupt):
             train_grpo(settings, broken, engine, ScriptedVerifier(by_chance), PROBLEMS, killed(at))
     # committed rows are not judged again: their verdicts could differ
     result = train_grpo(settings, broken, engine, ScriptedVerifier(by_chance), PROBLEMS)
-    assert engine.asked == asked, "committed rollouts are read back, not sampled again"
+    assert engine.requests == before, "committed rollouts are read back, not sampled again"
     assert same_weights(undisturbed.model_path, result.model_path)
     assert not same_weights(undisturbed.model_path, tiny_dir)
     query = (
@@ -248,9 +248,9 @@ def test_a_kill_between_traces_and_rewards_judges_again_and_samples_nothing(
 
     with pytest.raises(KeyboardInterrupt):
         train_grpo(config(tiny_dir, steps=1), wh, engine, Broken(by_chance), PROBLEMS)
-    assert engine.asked == 16
+    assert engine.requests == 16
     train_grpo(config(tiny_dir, steps=1), wh, engine, ScriptedVerifier(by_chance), PROBLEMS)
-    assert engine.asked == 16
+    assert engine.requests == 16
 
 
 def test_rollouts_are_judged_in_their_requested_form(
@@ -362,9 +362,9 @@ def test_dynamic_sampling_replaces_groups_of_equal_rewards(
     result = train_grpo(settings, wh, engine, ScriptedVerifier(rule), PROBLEMS)
     assert result.metrics["zero_variance"] == 0.0
     assert result.metrics["computed"] == 4 * 8
-    assert engine.asked > 4 * 8
+    assert engine.requests > 4 * 8
     stored = wh.sql("SELECT count(*) AS n FROM rollouts")["n"][0]
-    assert stored == engine.asked, "what was put aside is stored too"
+    assert stored == engine.requests, "what was put aside is stored too"
 
 
 def test_truncated_traces_can_be_masked(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
@@ -395,13 +395,13 @@ def test_the_start_is_the_best_policy_if_training_improves_nothing(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
-    asked: list[int] = []
+    evaluations: list[int] = []
 
     def rule(problem: Problem, text: str) -> str:
         if problem.problem_id != "held":
             return by_chance(problem, text)
-        asked.append(1)
-        return "correct" if len(asked) == 1 else "wrong"
+        evaluations.append(1)
+        return "correct" if len(evaluations) == 1 else "wrong"
 
     settings = config(tiny_dir, steps=2, evaluation={"every": 1, "samples": 1})
     wh = Warehouse(tmp_path)
@@ -426,13 +426,15 @@ def test_the_last_round_is_evaluated_whatever_the_interval(
 
 def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     held_out = [Problem(question="what", reference="x", verifier="exact", problem_id="held")]
-    asked: list[int] = []
+    evaluations: list[int] = []
 
     def rule(problem: Problem, text: str) -> str:
         if problem.problem_id != "held":
             return by_chance(problem, text)
-        asked.append(1)
-        return "correct" if len(asked) == 3 else "wrong"  # the third evaluation: after two rounds
+        evaluations.append(1)
+        return (
+            "correct" if len(evaluations) == 3 else "wrong"
+        )  # the third evaluation: after two rounds
 
     settings = config(tiny_dir, steps=4, evaluation={"every": 1, "samples": 1})
     wh = Warehouse(tmp_path)

@@ -68,7 +68,7 @@ def test_replacing_the_reference_resets_the_kl(tiny_dir: Path, tmp_path: Path, e
 def test_dynamic_sampling_ends_at_its_limit(tiny_dir: Path, tmp_path: Path, engine: Any) -> None:
     settings = config(tiny_dir, steps=1, dynamic_sampling=2)
     (metrics,) = rounds(settings, tmp_path, engine, lambda p, c: "correct")
-    assert engine.asked == (1 + 2) * 4 * 4
+    assert engine.requests == (1 + 2) * 4 * 4
     assert metrics["zero_variance"] == 1.0
     assert metrics["computed"] == 0
 

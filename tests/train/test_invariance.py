@@ -271,5 +271,5 @@ def test_a_gpu_gives_the_gradients_of_the_cpu(
     tiny_dir: Path, sequences: list[PromptCompletion]
 ) -> None:
     policies = [policy_of(tiny_dir, device=device) for device in (DEVICE, "cpu")]
-    found, wanted = (gradients(p, sequences, CUTS["1x8"], tree_layout, "dapo") for p in policies)
-    same(found, wanted, 1e-5)  # rotary tables are computed in fp32
+    ours, wanted = (gradients(p, sequences, CUTS["1x8"], tree_layout, "dapo") for p in policies)
+    same(ours, wanted, 1e-5)  # rotary tables are computed in fp32

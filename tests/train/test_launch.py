@@ -161,15 +161,15 @@ def test_a_failed_rank_is_one_message_and_ranks_die_with_their_parent(
 
 def alive(word: str) -> list[str]:
     """Return the processes with `word` in their command line."""
-    found = []
+    commands = []
     for place in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             text = place.read_text()
         except OSError:
             continue
         if word in text:
-            found.append(text)
-    return found
+            commands.append(text)
+    return commands
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ WEIGHTS = {"accuracy": 1.0, "format": 0.2}
 
 def round_of(accuracy: list[Any], form: list[float], group: list[int], scale: Any) -> pl.DataFrame:
     reward = [None if a is None else a + 0.2 * f for a, f in zip(accuracy, form, strict=True)]
-    known = torch.tensor([float("nan") if r is None else r for r in reward], dtype=torch.float64)
-    advantage = group_advantages(known, torch.tensor(group), scale=scale, ddof=0, epsilon=0)
+    rewards = torch.tensor([float("nan") if r is None else r for r in reward], dtype=torch.float64)
+    advantage = group_advantages(rewards, torch.tensor(group), scale=scale, ddof=0, epsilon=0)
     return pl.DataFrame(
         {
             "group": group,

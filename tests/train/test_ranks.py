@@ -109,14 +109,14 @@ def test_two_ranks_train_as_one(
 
 @pytest.mark.slow
 def test_gradients_of_two_ranks_are_those_of_one_in_float64(tiny_dir: Path, tmp_path: Path) -> None:
-    found = {}
+    by_ranks = {}
     for name, ranks, fsdp in (("one", 1, False), ("whole", 2, False), ("sharded", 2, True)):
         (tmp_path / name).mkdir()
         launch(ranks, "gradients", tiny_dir, tmp_path / name, fsdp)
-        found[name] = torch.load(tmp_path / name / "gradients.pt")
-    one = found.pop("one")
+        by_ranks[name] = torch.load(tmp_path / name / "gradients.pt")
+    one = by_ranks.pop("one")
     assert set(one) == {"grpo", "dr_grpo", "dapo", "sft"}
-    for ranks, losses in found.items():
+    for ranks, losses in by_ranks.items():
         for loss, gradients in losses.items():
             assert gradients.keys() == one[loss].keys()
             assert max(float(g.abs().max()) for g in one[loss].values()) > 1e-3, (

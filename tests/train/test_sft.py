@@ -120,9 +120,9 @@ def test_labels_hold_think_and_the_end_token(tiny_dir: Path, tmp_path: Path) -> 
     from transformers import AutoTokenizer
 
     wh, tokenizer = Warehouse(tmp_path), AutoTokenizer.from_pretrained(tiny_dir)
-    made = corpus(wh, n=2)
+    version = corpus(wh, n=2)
     settings = config(tiny_dir)
-    examples, counts = load_examples([(made, mixture(settings)[0])], settings, tokenizer)
+    examples, counts = load_examples([(version, mixture(settings)[0])], settings, tokenizer)
     trained = tokenizer.decode(examples[0].tokens.completion)
     assert trained == " <think> one more </think> <answer> 1 </answer><eos>"
     assert show_example(examples[0], tokenizer) == f"User: 0 + 1. Assistant:⟦{trained}⟧"
@@ -152,11 +152,11 @@ def test_too_long_is_skipped_truncated_or_refused(tiny_dir: Path, tmp_path: Path
     from transformers import AutoTokenizer
 
     wh, tokenizer = Warehouse(tmp_path), AutoTokenizer.from_pretrained(tiny_dir)
-    made = corpus(wh, completion=lambda i: "x" * (50 if i == 3 else 5))
+    version = corpus(wh, completion=lambda i: "x" * (50 if i == 3 else 5))
 
     def load(**changes: Any) -> Any:
         settings = config(tiny_dir, max_length=40, **changes)
-        return load_examples([(made, mixture(settings)[0])], settings, tokenizer)
+        return load_examples([(version, mixture(settings)[0])], settings, tokenizer)
 
     examples, counts = load(too_long="skip")
     assert (len(examples), counts["too_long"]) == (11, 1)
@@ -173,9 +173,9 @@ def test_each_epoch_is_shuffled_anew_and_the_first_is_easiest_first_on_request(
     from transformers import AutoTokenizer
 
     wh, tokenizer = Warehouse(tmp_path), AutoTokenizer.from_pretrained(tiny_dir)
-    made = corpus(wh)
+    version = corpus(wh)
     settings = config(tiny_dir, epochs=2.5)
-    examples, _ = load_examples([(made, mixture(settings)[0])], settings, tokenizer)
+    examples, _ = load_examples([(version, mixture(settings)[0])], settings, tokenizer)
     flat = [i for batch in batch_order(examples, settings) for i in batch]
     assert len(flat) == 30
     assert sorted(flat[:12]) == sorted(flat[12:24]) == list(range(12))

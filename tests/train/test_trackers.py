@@ -17,14 +17,14 @@ def test_metrics_reach_wandb_and_trackio(tmp_path: Path, monkeypatch: pytest.Mon
     calls: list[Any] = []
 
     def fake(name: str) -> SimpleNamespace:
-        made = SimpleNamespace(
+        tracker = SimpleNamespace(
             log=lambda metrics, step: calls.append((name, step, metrics)),
             finish=lambda: calls.append((name, "end")),
         )
-        made.init = lambda **options: (
-            calls.append((name, options["project"], options["resume"])) or made
+        tracker.init = lambda **options: (
+            calls.append((name, options["project"], options["resume"])) or tracker
         )
-        return made
+        return tracker
 
     for name in ("wandb", "trackio"):
         monkeypatch.setitem(sys.modules, name, fake(name))

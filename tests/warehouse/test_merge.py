@@ -34,11 +34,11 @@ def config(stub_model, sums, **changes):
 @pytest.fixture
 def context(tmp_path, stub_model, sums):
     """Traces of two plans in several parts, annotated."""
-    with Context(tmp_path / "wh") as made:
-        job.run(config(stub_model, sums, samples=3), made)
-        job.run(config(stub_model, sums), made)
-        annotate.run(AnnotateConfig(), made)
-        yield made
+    with Context(tmp_path / "wh") as ctx:
+        job.run(config(stub_model, sums, samples=3), ctx)
+        job.run(config(stub_model, sums), ctx)
+        annotate.run(AnnotateConfig(), ctx)
+        yield ctx
 
 
 def family(wh: Warehouse) -> str:

@@ -345,7 +345,7 @@ def equal_residues(gold: Node, answer: Node) -> bool | None:
     a, b = exact(value), exact(given)
     if a is None or b is None or a.denominator != 1 or b.denominator != 1:
         return None if a is None or b is None else False
-    plain = [v for v, known in ((a, modulus), (b, second)) if known is None]
+    plain = [v for v, given_modulus in ((a, modulus), (b, second)) if given_modulus is None]
     return (a - b) % m == 0 and all(0 <= v < m for v in plain)
 
 

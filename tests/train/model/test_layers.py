@@ -139,7 +139,7 @@ def test_adapters_and_checkpointing_work_with_lean_layers(
 ) -> None:
     from curate.train.config import LoraConfig
 
-    made = []
+    outcomes = []
     for lean in (False, True):
         torch.manual_seed(0)
         options: dict[str, Any] = {
@@ -147,13 +147,13 @@ def test_adapters_and_checkpointing_work_with_lean_layers(
             "gradient_checkpointing": True,
             "precision": "bf16",
         }
-        made.append(outcome(tiny_dir, sequences, lean, monkeypatch, **options))
-    assert torch.equal(made[0][0], made[1][0])
-    trained = {name for name, gradient in made[1][1].items() if gradient is not None}
-    assert trained == {name for name, gradient in made[0][1].items() if gradient is not None}
+        outcomes.append(outcome(tiny_dir, sequences, lean, monkeypatch, **options))
+    assert torch.equal(outcomes[0][0], outcomes[1][0])
+    trained = {name for name, gradient in outcomes[1][1].items() if gradient is not None}
+    assert trained == {name for name, gradient in outcomes[0][1].items() if gradient is not None}
     assert all("lora_" in name for name in trained)
     for name in trained:
-        assert (made[0][1][name] - made[1][1][name]).norm() <= 2e-2 * made[0][1][
+        assert (outcomes[0][1][name] - outcomes[1][1][name]).norm() <= 2e-2 * outcomes[0][1][
             name
         ].norm() + 1e-6, name
 
@@ -267,12 +267,12 @@ def test_the_same_input_changed_in_place_is_cast_again() -> None:
 def test_summing_into_the_gradient_in_place_equals_autograd(
     tiny_dir: Path, sequences: list[PromptCompletion]
 ) -> None:
-    found = []
+    gradients = []
     for own in (True, False):
         policy: Policy = load_policy(tiny_dir, ModelConfig(precision="fp32", device="cpu"))[0]
         policy.module.sharded = not own
         for part in (sequences[:3], sequences[3:]):  # two micro-batches: gradients add up
             policy.logprobs(policy.layout(part))[0].sum().backward()
-        found.append({n: p.grad for n, p in policy.model.named_parameters()})
-    for name, gradient in found[0].items():
-        assert torch.allclose(gradient, found[1][name], rtol=1e-5, atol=1e-6), name
+        gradients.append({n: p.grad for n, p in policy.model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], rtol=1e-5, atol=1e-6), name
