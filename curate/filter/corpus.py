@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse
 
 PART_ROWS = 15_000
-PART_BYTES = (
-    16 << 20
-)  # of completions per part: prompt, completion and messages are in memory several times
+# Bytes of completions per part; prompt, completion and messages are in memory several times.
+PART_BYTES = 16 << 20
 _BATCH = 1_000  # rows with text that are read from the view at once
 _RANGE = 2_000  # rows with text that are sorted at once
 _TEXTS = ("completion", "reasoning", "answer", "form", "template", "question", "messages")

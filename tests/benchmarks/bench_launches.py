@@ -96,9 +96,8 @@ def kept(args: argparse.Namespace) -> dict[str, float]:
     from curate.train.model.layout import PromptCompletion
     from curate.train.model.policy import Policy
 
-    ctypes.CDLL(None).mallopt(
-        -3, 1 << 16
-    )  # what is freed goes back to the system: M_MMAP_THRESHOLD
+    # what is freed goes back to the system: M_MMAP_THRESHOLD
+    ctypes.CDLL(None).mallopt(-3, 1 << 16)
 
     def held(work: Any) -> int:
         def resident() -> int:

@@ -136,9 +136,8 @@ def loss(contender: str, args: argparse.Namespace) -> dict[str, float]:
         trainer = trl_trainer(
             args, [PROMPT], lambda completions, **_: [0.0] * len(completions), args.samples
         )
-        trainer.current_gradient_accumulation_steps = (
-            args.samples // micro
-        )  # what its own loop would have set
+        # what its own loop would have set
+        trainer.current_gradient_accumulation_steps = args.samples // micro
         model = trainer.model
         if args.checkpointing:  # as its own loop does when it begins
             model.gradient_checkpointing_enable(

@@ -97,9 +97,8 @@ def test_all_end_tokens_end_a_text(tiny_ending: Path) -> None:
         assert not engine.end_token_ids & set(ids[:-1])
         assert (ids[-1] in engine.end_token_ids) == (completion.finish_reason == "stop")
         assert completion.finish_reason == "stop" or len(ids) == 24
-        assert completion.text == engine.tokenizer.decode(
-            [i for i in ids if i > 3]
-        )  # special tokens left out
+        # special tokens left out
+        assert completion.text == engine.tokenizer.decode([i for i in ids if i > 3])
 
 
 def test_a_stop_string_ends_a_text_and_stays_in_it(tiny: Path) -> None:

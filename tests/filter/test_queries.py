@@ -57,9 +57,8 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     for name, group in GROUPS.items():
         rows_of = measured.select("trace_id", "attempt", *group.columns)
         older = rows_of.with_columns(pl.lit(None).alias(column) for column in group.columns)
-        wh.version("signals", f"{name}@0", "made.v").publish(
-            "0", older
-        )  # an older version of the group does not count
+        # an older version of the group does not count
+        wh.version("signals", f"{name}@0", "made.v").publish("0", older)
         wh.version("signals", f"{name}@{group.version}", "made.v").publish("0", rows_of)
     verdicts = frame.select(
         "trace_id",

@@ -110,9 +110,8 @@ def test_a_too_small_memory_is_refused_with_the_amount_needed(
     ):
         apply_rules(con, rules, memory="2GB")
     assert apply_rules(con, rules, memory="4GB").rows.total == 24
-    assert (
-        apply_rules(con, load_rules("unfiltered"), memory="300MB").rows.total == 24
-    )  # nothing is chosen
+    # nothing is chosen
+    assert apply_rules(con, load_rules("unfiltered"), memory="300MB").rows.total == 24
 
 
 def test_files_of_several_parts_are_filtered_as_one(

@@ -43,9 +43,8 @@ def value(text: str) -> Fraction:
 
 def entry(dataset: str, seed: int, **params) -> dict:
     item = reasoning_gym.create_dataset(dataset, size=1, seed=seed, **params)[0]
-    return json.loads(
-        json.dumps(item, default=str)
-    )  # as it comes back out of the column `metadata`
+    # as it comes back out of the column `metadata`
+    return json.loads(json.dumps(item, default=str))
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -432,9 +432,8 @@ def test_the_best_evaluation_is_kept(tiny_dir: Path, tmp_path: Path, engine: Any
         if problem.problem_id != "held":
             return by_chance(problem, text)
         evaluations.append(1)
-        return (
-            "correct" if len(evaluations) == 3 else "wrong"
-        )  # the third evaluation: after two rounds
+        third = len(evaluations) == 3  # after two rounds
+        return "correct" if third else "wrong"
 
     settings = config(tiny_dir, steps=4, evaluation={"every": 1, "samples": 1})
     wh = Warehouse(tmp_path)

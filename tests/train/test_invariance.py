@@ -96,9 +96,8 @@ def test_micro_batches_and_layout_change_no_gradient(
     policy: Any, sequences: list[PromptCompletion], cut: str, layout: str, normalisation: str
 ) -> None:
     policy.model.set_attn_implementation("sdpa")
-    plain = gradients(
-        policy, sequences, SINGLE, padded_layout, normalisation
-    )  # one sequence per call: no padding at all
+    # one sequence per call: no padding at all
+    plain = gradients(policy, sequences, SINGLE, padded_layout, normalisation)
     policy.model.set_attn_implementation("curate_tree" if layout == "tree" else "sdpa")
     same(gradients(policy, sequences, CUTS[cut], LAYOUTS[layout], normalisation), plain)
 

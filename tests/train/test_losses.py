@@ -45,17 +45,17 @@ def test_ratio_inside_the_clip_range() -> None:
 
 
 def test_clip_cuts_the_gradient_only_on_the_side_that_would_gain() -> None:
+    # ratios 1.5 and 0.5
     high, low = (
         (math.log(0.75), math.log(0.5)),
         (math.log(0.25), math.log(0.5)),
-    )  # ratios 1.5 and 0.5
+    )
     assert one_token(*high, 1.0) == pytest.approx((-1.2, 0.0))
     assert one_token(*high, -1.0) == pytest.approx((1.5, 1.5))
     assert one_token(*low, -1.0) == pytest.approx((0.8, 0.0))
     assert one_token(*low, 1.0) == pytest.approx((-0.5, -0.5))
-    assert one_token(*high, 1.0, clip_high=0.6) == pytest.approx(
-        (-1.5, -1.5)
-    )  # clip-higher lets it through
+    # clip-higher lets it through
+    assert one_token(*high, 1.0, clip_high=0.6) == pytest.approx((-1.5, -1.5))
     assert one_token(*high, 1.0, clip_high=0.28) == pytest.approx((-1.28, 0.0))
 
 
@@ -160,9 +160,8 @@ def test_sampler_correction_is_capped_and_carries_no_gradient() -> None:
     assert (loss, grad) == pytest.approx((-1.25, -1.25))
     loss, grad = one_token(old, old, 1.0, sampler=math.log(0.1), sampler_cap=2.0)  # 5, capped
     assert (loss, grad) == pytest.approx((-2.0, -2.0))
-    assert one_token(old, old, 1.0, sampler=math.log(0.1)) == pytest.approx(
-        (-1.0, -1.0)
-    )  # reported, not corrected
+    # reported, not corrected
+    assert one_token(old, old, 1.0, sampler=math.log(0.1)) == pytest.approx((-1.0, -1.0))
 
 
 @pytest.mark.parametrize("kl", ["k1", "k2", "k3"])

@@ -45,9 +45,8 @@ def test_bare_math_verify_judges_fewer_of_them_rightly(capsys: pytest.CaptureFix
                 verdict = bool(verify(parse(f"${gold}$"), parse(text)))
             except Exception:
                 verdict = False
-            right[label] += verdict == (
-                label == "c"
-            )  # it has no third verdict: "false" is right for "u" too
+            # it has no third verdict: "false" is right for "u" too
+            right[label] += verdict == (label == "c")
     finally:
         logging.disable(logging.NOTSET)
     total = Counter(label for *_, label in PAIRS)

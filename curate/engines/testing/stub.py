@@ -121,9 +121,8 @@ class StubEngine:
             return failed(request, reason)
         text = stub_text(request.prompt, request.seed, self.args.style, self.args.right)
         text, stopped = cut_at_stop(text, request.sampling.stop)
-        tokens = [byte + 1 for byte in text.encode()] + (
-            [] if stopped else [0]
-        )  # one token a byte; 0 ends the text
+        # One token per byte; 0 ends the text.
+        tokens = [byte + 1 for byte in text.encode()] + ([] if stopped else [0])
         limit = min(request.sampling.max_tokens, self.max_model_len - len(prompt_ids))
         finished = len(tokens) <= limit
         tokens = tokens[:limit]

@@ -130,9 +130,8 @@ def _near(gold: Any, given: Any, decimal: bool) -> bool | None:
         or given.free_symbols
     ):
         return None
-    a, b = (
-        one.doit().evalf(30) for one in (gold, given)
-    )  # an exact value is not integrated by points
+    # `doit` first: an integral with an exact value needs no numerical integration.
+    a, b = (one.doit().evalf(30) for one in (gold, given))
     if not (a.is_number and b.is_number and a.is_finite and b.is_finite):
         return None
     return bool(abs(a - b) <= abs(a) * (float(RELATIVE) if decimal else 1e-25))
