@@ -9,7 +9,8 @@ CREATE TABLE corpora (
     domain      VARCHAR,          -- domain of the problem
     recipe      VARCHAR,          -- recipe of the trace
     form        VARCHAR,          -- output form of the completion
-    prompt      VARCHAR NOT NULL, -- rendered again, without worked examples; the trainer conditions on it
+    prompt      VARCHAR NOT NULL, -- rendered again, without worked examples; the trainer conditions
+                                  -- on it
     completion  VARCHAR NOT NULL, -- target of the trainer, with its tags
     messages    STRUCT(role VARCHAR, content VARCHAR)[], -- question and completion as chat messages
     quality     DOUBLE,           -- score by which the selection ranked

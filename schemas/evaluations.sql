@@ -1,5 +1,6 @@
 -- version: 1
--- Evaluations in long form: one row per metric, slice and model, or pair of models for a difference.
+-- Evaluations in long form: one row per metric, slice and model, or pair of models for a
+-- difference.
 CREATE TABLE evaluations (
     evaluation_id VARCHAR NOT NULL, -- hash of models, problems, sampling and verifiers
     model         VARCHAR NOT NULL, -- label of the model

@@ -8,10 +8,13 @@ CREATE OR REPLACE VIEW last_traces AS
 SELECT t.* FROM traces t LEFT JOIN redone r ON r.trace_id = t.trace_id
 WHERE t.attempt >= coalesce(r.last_attempt, 0);
 
--- The newest verdict of each kind. For rules it is that of the verifier that the problem names, if it names one;
--- verdicts of other verifiers are in `verdicts`. Judges of reasoning (coherence) are separate from judges of answers.
+-- The newest verdict of each kind. For rules it is that of the verifier that the problem names, if
+-- it names one; verdicts of other verifiers are in `verdicts`. Judges of reasoning (coherence) are
+-- separate from judges of answers.
 CREATE OR REPLACE VIEW last_verdicts AS
-WITH contested AS (  -- judged by several verifiers: only these need their problem, which costs a join of all traces
+-- `contested` traces are judged by several verifiers: only these need their problem, which costs a
+-- join of all traces.
+WITH contested AS (
     SELECT trace_id, attempt FROM verdicts WHERE kind = 'rule'
     GROUP BY trace_id, attempt HAVING min(verifier) <> max(verifier)
 ), own AS (
@@ -21,9 +24,11 @@ WITH contested AS (  -- judged by several verifiers: only these need their probl
 ), ordered AS (
     SELECT v.trace_id, v.attempt, v.verifier, v.verdict, v.extracted, v.detail, v.kind,
            -- by class, then version, then any deterministic order
-           (CASE WHEN v.kind = 'rule' AND v.verifier = o.verifier THEN 2 WHEN v.verifier LIKE 'judge-equivalence/%' THEN 2
+           (CASE WHEN v.kind = 'rule' AND v.verifier = o.verifier THEN 2
+                 WHEN v.verifier LIKE 'judge-equivalence/%' THEN 2
                  WHEN v.verifier = 'none' THEN 0 ELSE 1 END::UBIGINT << 60)
-           + (coalesce(try_cast(split_part(v.verifier_version, '-', 1) AS UINTEGER), 0)::UBIGINT % 16777216 << 32)
+           + (coalesce(try_cast(split_part(v.verifier_version, '-', 1) AS UINTEGER), 0)::UBIGINT
+              % 16777216 << 32)
            -- the version of a consensus ends with the number of traces it saw
            + coalesce(try_cast(split_part(v.verifier_version, '-', 2) AS UINTEGER)::UBIGINT,
                       hash(v.verifier || v.verifier_version) >> 32) AS newest
@@ -35,18 +40,24 @@ SELECT trace_id, attempt,
        arg_max(verifier, newest) FILTER (kind = 'rule')  AS verified_by,
        arg_max(extracted, newest) FILTER (kind = 'rule') AS extracted,
        arg_max(detail, newest) FILTER (kind = 'rule')    AS verdict_detail,
-       arg_max(verdict, newest) FILTER (kind = 'judge' AND verifier NOT LIKE 'judge-coherence/%') AS judge_verdict,
-       arg_max(verdict, newest) FILTER (kind = 'judge' AND verifier LIKE 'judge-coherence/%')     AS coherence_verdict,
+       arg_max(verdict, newest)
+           FILTER (kind = 'judge' AND verifier NOT LIKE 'judge-coherence/%') AS judge_verdict,
+       arg_max(verdict, newest)
+           FILTER (kind = 'judge' AND verifier LIKE 'judge-coherence/%') AS coherence_verdict,
        arg_max(verdict, newest) FILTER (kind = 'consensus') AS consensus_verdict
 FROM ordered GROUP BY trace_id, attempt;
 
--- `annotated` (see curate/warehouse/sql.py) is this view plus the columns that macros derive from it. Each group of
--- signals is joined separately: collecting them by GROUP BY first costs several times as much.
+-- `annotated` (see curate/warehouse/sql.py) is this view plus the columns that macros derive from
+-- it. Each group of signals is joined separately: collecting them by GROUP BY first costs several
+-- times as much.
 CREATE OR REPLACE VIEW joined AS
 SELECT t.* REPLACE (t.labels::JSON AS labels),
-       p.question, p.source, p.domain, p.reference, p.solution, p.difficulty, p.split, p.target_language, p.verifier,
-       v.verdict, v.verified_by, v.extracted, v.verdict_detail, v.judge_verdict, v.coherence_verdict, v.consensus_verdict,
-       s.* EXCLUDE (trace_id, attempt), r.* EXCLUDE (trace_id, attempt), l.* EXCLUDE (trace_id, attempt),
+       p.question, p.source, p.domain, p.reference, p.solution, p.difficulty, p.split,
+       p.target_language, p.verifier,
+       v.verdict, v.verified_by, v.extracted, v.verdict_detail, v.judge_verdict,
+       v.coherence_verdict, v.consensus_verdict,
+       s.* EXCLUDE (trace_id, attempt), r.* EXCLUDE (trace_id, attempt),
+       l.* EXCLUDE (trace_id, attempt),
        b.* EXCLUDE (trace_id, attempt)
 FROM last_traces t
 LEFT JOIN problems p ON p.problem_id = t.problem_id

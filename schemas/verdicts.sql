@@ -1,5 +1,6 @@
 -- version: 1
--- Whether an answer is correct, according to a named verifier of a given version. Never a bare boolean.
+-- Whether an answer is correct, according to a named verifier of a given version. Never a bare
+-- boolean.
 CREATE TABLE verdicts (
     trace_id         VARCHAR NOT NULL, -- traces.trace_id
     attempt          INTEGER NOT NULL, -- traces.attempt

@@ -65,8 +65,12 @@ def schema_version(table: str) -> int:
 
 @cache
 def comments(table: str) -> dict[str, str]:
-    """Column name to its comment."""
-    return dict(re.findall(r"^\s{4}(\w+)\s+[^-\n]*?--\s*(.+)$", statement(table), flags=re.M))
+    """Column name to its comment, which may continue on further comment lines."""
+    column = r"^ {4}(\w+) [^-]*-- (.+(?:\n +-- .+)*)"
+    return {
+        name: re.sub(r"\n +-- ", " ", comment)
+        for name, comment in re.findall(column, statement(table), flags=re.M)
+    }
 
 
 @cache
