@@ -1,4 +1,4 @@
-"""Make reasoning data and train on it, after the DeepSeek-R1 report.
+"""Make reasoning data and train on it, following the DeepSeek-R1 report.
 
 The Python API is `curate.api`.
 """

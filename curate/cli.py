@@ -532,7 +532,7 @@ def lineage(
     ],
     warehouse: WarehouseDir = HERE,
 ) -> None:
-    """Show what something was made from: versions, configs, counts and code."""
+    """Show the origin of a model, corpus, trace or version: versions, configs, counts and code."""
     from curate.warehouse.lineage import format_lineage
 
     output(format_lineage(_context(warehouse).warehouse, name))
@@ -544,13 +544,14 @@ def check(
     repair: Annotated[
         bool,
         typer.Option(
-            "--repair", help="Move damaged and foreign files away; open what lost a part again."
+            "--repair",
+            help="Move damaged and foreign files away; reopen versions that lost a part.",
         ),
     ] = False,
 ) -> None:
-    """Compare every file of the warehouse with what was written. Exit code 1 if something is wrong.
+    """Compare every file of the warehouse with its record. Exit code 1 if something is wrong.
 
-    After --repair, run the commands that made the data again: they write what is missing.
+    After --repair, run the commands that made the data again: they write the missing parts.
     """
     from curate.warehouse import check as checking
 

@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-# A config of a person is far below both. Ours.
+# A hand-written config is far below both. Ours.
 YAML_CHARACTERS = 10_000_000
 EXPANDED_NODES = 1_000_000
 
@@ -160,7 +160,7 @@ def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def group_at(data: dict[str, Any], key: str, where: str) -> tuple[dict[str, Any], str]:
-    """The group of keys that holds the dotted `key`, made if it is missing, and the last name of
+    """The group of keys that holds the dotted `key`, created if missing, and the last name of
     the key.
     """
     *path, last = key.split(".")

@@ -46,8 +46,8 @@ PART_ROWS = 20_000
 
 @dataclass
 class Reading:
-    """How files are read where their content does not decide, and the number of rows that were
-    skipped.
+    """Options for reading files if their content does not decide, and the number of skipped
+    rows.
     """
 
     header: bool | None = None  # of CSV and TSV: whether the first row holds names; null: detect

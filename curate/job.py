@@ -83,7 +83,7 @@ class StageKind:
 
 
 class Context:
-    """The warehouse, and what is expensive to start and shared by the jobs of a process."""
+    """The warehouse, and the expensive resources that the jobs of a process share."""
 
     def __init__(self, warehouse: Warehouse | str | Path = "warehouse") -> None:
         from curate.engines.shared import SharedEngine
@@ -117,7 +117,7 @@ class Context:
     def record(
         self, job_id: str, kind: str, name: str, config: dict[str, Any], result: JobResult
     ) -> None:
-        """Add a row to the table `jobs`, for a run that did something."""
+        """Add a row to the table `jobs` if the run did anything."""
         row = {
             "job_id": job_id,
             "kind": kind,

@@ -1,4 +1,4 @@
-"""How much memory a job may use: parsing a setting such as `2GB`, and a tuning of the allocator."""
+"""The memory limit of a job: parse a setting such as `2GB`, and tune the allocator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From verdicts and signals to a number: a reward is a weighted sum of components, declared in a
+"""Rewards: weighted sums of components, computed from verdicts and signals and declared in a
 config.
 
     rewards: {accuracy: 1.0, format: 0.2, language: 0.1}

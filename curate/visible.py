@@ -1,4 +1,4 @@
-"""Text of models, data and servers, made safe to show: control characters become visible signs.
+"""Make text of models, data and servers safe to show: control characters become visible signs.
 
 A terminal obeys escape sequences (titles, links, colours, moving the cursor), and marks of text
 direction reorder what a person reads. `visible` replaces both by their code points, as ⟨U+001B⟩.

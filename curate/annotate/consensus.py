@@ -39,7 +39,7 @@ class ConsensusConfig(Config):
     share: float = Field(0.5, gt=0, le=1)
     """Share of the samples of one model that must give the same answer."""
     samples: int = Field(4, ge=2)
-    """Fewest samples of a problem among which agreement means anything."""
+    """Minimum number of samples of a problem for an agreement."""
     every: bool = False
     """Also judge problems that have a reference."""
     verifier: str = "math"

@@ -3,8 +3,8 @@ or changed.
 
 Four passes share the parts: signals and the rules of verifiers (rules.py), then, if configured, a
 consensus (consensus.py) and a model that judges (judge.py). Where results are stored is decided in
-curate/warehouse/annotations.py: a part that exists is never made again, so a second run does only
-what is new.
+curate/warehouse/annotations.py: a part that exists is never written again, so a second run
+processes only new traces.
 """
 
 from __future__ import annotations
@@ -56,8 +56,9 @@ class AnnotateConfig(Config):
     judge: JudgeConfig | None = None
     """Ask a model about traces that rules called wrong or unverifiable."""
     memory: str = DEFAULT
-    """Bound of what this process holds at once, such as 500MB or 2GB. Processes of verifiers and a
-    judge come on top."""
+    """Memory of this process, such as 500MB or 2GB. Processes of verifiers and a judge are
+    additional.
+    """
     label: str | None = None
     """Name in the progress display and in the table `jobs`."""
 

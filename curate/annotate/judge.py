@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class JudgeConfig(Config):
-    """A model that judges what rules could not settle."""
+    """A model that judges traces that rules could not."""
 
     model: str
     """Directory, hub id, or name at a server."""
@@ -46,8 +46,7 @@ def annotate_judge(
     targets: dict[str, list[Version]],
     context: Context,
 ) -> int:
-    """Ask the judge about every part that it has not judged. Returns the number of traces it was
-    asked about."""
+    """Judge every part that this judge has not judged yet. Returns the number of traces judged."""
     model = model_for(config.engine, config.model)
     # Verdicts of the stub, or of a user's own engine, never replace those of the model.
     engine_name, _ = choose(config.engine, model.path)

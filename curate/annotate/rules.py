@@ -35,8 +35,9 @@ ALONGSIDE = "beside."
 
 
 def verifier_version(name: str) -> str:
-    """Version of a verifier. An unknown name has NO_VERSION: unverifiable until something answers
-    to it."""
+    """Version of a verifier. An unknown name has NO_VERSION: unverifiable until a verifier has
+    that name.
+    """
     if name == NO_VERIFIER:
         return "1"
     try:

@@ -27,7 +27,7 @@ from curate.records import Completion, Request
 class EngineConfig(Config):
     """How an engine is opened.
 
-    Settings that only one backend has go into `args`, which it gets as they are.
+    Settings of a single backend go into `args`, which are passed to it unchanged.
     """
 
     name: str = Field(
@@ -127,7 +127,7 @@ class Engine(Protocol):
         """Load weights of the same architecture in place. Returns the fingerprint read back from
         the engine.
 
-        Raises CurateError if the engine then holds something else than the files. Prefix caches are
+        Raises CurateError if the engine's weights then differ from the files. Prefix caches are
         emptied.
         """
 
@@ -155,7 +155,7 @@ class ModelDirectory:
         self.max_model_len = min(config.max_model_len or longest, longest)
 
     def _adopt(self, model_dir: Path) -> None:
-        """Read from the files in `model_dir` what depends on them."""
+        """Read the settings that depend on the files in `model_dir`."""
         self.model_path = model_dir
         self._hash: str | None = None
         self.end_token_ids = end_tokens(model_dir, self.tokenizer)

@@ -62,7 +62,7 @@ class Child:
         )
         command = [
             sys.executable,
-            "-P",  # the path is ours: a folder `curate` where the user happens to be is not it
+            "-P",  # the path is ours: not that of a folder `curate` in the current directory
             "-m",
             "curate.engines.child",
             str(theirs.fileno()),

@@ -1,4 +1,4 @@
-"""Bounds on what a server can make an engine do: the size of a body, a redirect, a wait, a number.
+"""Limits on what a server can make an engine do: the size of a body, a redirect, a wait, a number.
 
 A server is not trusted: its answer may be endless, expand a thousandfold, send us to another host,
 or hold numbers that no table can. Each bound raises BadAnswer, which fails one request.
@@ -78,7 +78,7 @@ def capped_client(limit: int, timeout: float) -> Any:
 async def bounded(stream: AsyncIterator[bytes], coding: str, limit: int) -> AsyncIterator[bytes]:
     """Yield the decoded bytes of a body as they arrive. BadAnswer beyond `limit` bytes."""
     if coding not in ("identity", "", "gzip", "x-gzip"):
-        raise BadAnswer(f"the answer is compressed by '{coding[:20]}', which nobody asked for")
+        raise BadAnswer(f"the answer is compressed by '{coding[:20]}', which was not requested")
     decoder = zlib.decompressobj(wbits=31) if "gzip" in coding else None
     total = 0
     async for piece in stream:
@@ -98,7 +98,9 @@ def check_redirect(url: str, location: str) -> None:
 
 
 def wait_limit(seconds: float | None, most: float) -> float | None:
-    """A wait that a server asks for, at most `most` seconds; None if it is not a number."""
+    """Return the wait that a server asks for, capped at `most` seconds; None if it is not a
+    number.
+    """
     if seconds is None or math.isnan(seconds):
         return None
     return min(max(seconds, 0.0), most)

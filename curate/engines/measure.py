@@ -1,5 +1,5 @@
-"""Which of two installed engines is faster on this CPU: generate for some seconds with each, once,
-and remember it.
+"""Measure which of two installed engines is faster on this CPU: generate with each for some
+seconds, once, and store the result.
 
 No rule of thumb would do. vLLM steps many rows at once and shares prefixes, but calls a dozen small
 kernels per layer, whose cost depends on the instruction set it was compiled for; the plain loop
@@ -38,7 +38,9 @@ UNSHAPED = {"_name_or_path", "transformers_version", "eos_token_id", "bos_token_
 
 @dataclass(frozen=True)
 class Measurement:
-    """Output tokens per second of each engine (`name/dtype`), and on what they were measured."""
+    """Output tokens per second of each engine (`name/dtype`), and the machine they were
+    measured on.
+    """
 
     rates: dict[str, float]
     model: str
@@ -73,7 +75,7 @@ def measure(
     model_dir: str | Path,
     create: Callable[[EngineConfig, str | Path], Engine],
 ) -> Measurement:
-    """Measure each engine, unless that was done before. Two processes that need it at once do it
+    """Measure each engine, unless that was done before. Two processes that need it at once measure
     once.
 
     An engine that does not start is left out, with its reason, and is tried again by the next

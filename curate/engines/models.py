@@ -262,7 +262,8 @@ def lock_file(path: Path) -> Iterator[None]:
 def end_tokens(directory: str | Path, tokenizer: Any = None) -> set[int]:
     """Every token id that ends a text, from config.json, generation_config.json and the tokenizer.
 
-    Chat models often name different ends in different files; sampling past either gives rubbish.
+    Chat models often name different ends in different files; sampling past one of them gives
+    garbage.
     """
     ids: set[int] = set()
     for name in ("config.json", "generation_config.json"):

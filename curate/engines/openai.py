@@ -45,7 +45,7 @@ from curate.engines.limits import (
 from curate.errors import CurateError, UsageError
 from curate.records import Completion, Request
 
-PAUSE = 0.05  # seconds until a source that has nothing now is asked again
+PAUSE = 0.05  # seconds before asking a source again that had nothing
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
 # To estimate a prompt's tokens for limits and budgets, on the safe side: English has about four.
 CHARS_PER_TOKEN = 3.0
@@ -72,19 +72,19 @@ class OpenAIArgs(Config):
         default=None, description="None: OPENAI_BASE_URL, else OpenAI's own"
     )
     model: str | None = Field(
-        default=None, description="as the server calls it; None: the model of the job"
+        default=None, description="the server's name for it; None: the model of the job"
     )
     revision: str | None = Field(
-        default=None, description="a date or version, where the name alone does not say"
+        default=None, description="a date or version, if the name alone does not determine it"
     )
     api: Literal["chat", "completions"] = Field(
         default="chat", description="completions: the prompt as it is"
     )
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = Field(default=32, ge=1)
-    rpm: float | None = Field(default=None, gt=0, description="requests a minute")
+    rpm: float | None = Field(default=None, gt=0, description="requests per minute")
     tpm: float | None = Field(
-        default=None, gt=0, description="tokens a minute, prompt and completion"
+        default=None, gt=0, description="tokens per minute, prompt and completion"
     )
     max_body: int = Field(default=64_000_000, ge=1000, description="bytes of one answer, decoded")
     max_retry_after: float = Field(
@@ -113,14 +113,14 @@ class OpenAIArgs(Config):
         default=False, description="ask for the log-probs of sampled tokens"
     )
     extra_body: dict[str, Any] = Field(
-        default_factory=dict, description="sent with each request as it is"
+        default_factory=dict, description="sent unchanged with each request"
     )
 
     @model_validator(mode="after")
     def _budget_has_prices(self) -> OpenAIArgs:
         if self.budget is not None and not (self.price_in or self.price_out):
             raise ValueError(
-                "budget: without price_in and price_out nothing is ever spent, so the budget would "
+                "budget: without price_in and price_out no cost is known, so the budget would "
                 "never stop the job: give the prices per million tokens"
             )
         return self

@@ -1,4 +1,4 @@
-"""Which engine a config means: by name, or for `auto` the faster one here; and how it is opened.
+"""Choose and open the engine of a config: by name, or for `auto` the faster one here.
 
 `settle` is the one place where `name: auto` and `dtype: auto` become a definite engine and
 precision. Both are part of what determines a trace, so a job settles them before it plans, and its
@@ -134,7 +134,7 @@ def label(config: EngineConfig) -> str:
 
 
 def check_devices(config: EngineConfig, name: str) -> None:
-    """UsageError if `engine.devices` is given to an engine that cannot be kept to them."""
+    """UsageError if `engine.devices` is given to an engine that cannot be restricted to them."""
     if config.devices is not None and name in ENGINES and name != "vllm":
         raise UsageError(
             f"engine.devices is for vllm; the engine here is {name}: choose vllm, or leave it out"

@@ -29,7 +29,7 @@ PREFILL_TOKENS = 4096  # prompt tokens (padding included) in one forward pass, t
 GROWTH = 64  # tokens by which the cache grows
 REFILL = 0.25  # share of rows that must be free before new ones enter: each refill copies the cache
 DRAWS = 256  # uniform numbers drawn at once per row
-PAUSE = 0.001  # seconds until a source that has nothing now is asked again
+PAUSE = 0.001  # seconds before asking a source again that had nothing
 ATTENTION = {"full_attention", "sliding_attention"}
 
 

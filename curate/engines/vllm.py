@@ -77,7 +77,7 @@ class VllmEngine(PooledEngine):
         """Load weights (by their names in a checkpoint), sent from `device`. Returns the
         fingerprint read back.
 
-        Raises CurateError if a child dies or holds something else afterwards. A copy is kept until
+        Raises CurateError if a child dies or holds other weights afterwards. A copy is kept until
         the next update, from which a child that dies later is started again.
         """
         import torch

@@ -164,7 +164,7 @@ class VllmCore:
     def prove_transfer(self, expected: dict[str, dict[str, Any]]) -> str:
         """Like `prove_weights`, by the hashes of `vllm_transfer.expected_hashes`."""
         self.engine.reset_prefix_cache()
-        return self._proved(compare_hashes, expected, "what the trainer sent")
+        return self._proved(compare_hashes, expected, "the trainer's tensors")
 
     def _proved(self, compare: Any, argument: Any, what: str) -> str:
         proofs = self.engine.collective_rpc(cast("Any", compare), args=(argument,))

@@ -47,7 +47,7 @@ class EvaluatedModel(Config):
 
 
 class EvaluateConfig(Config):
-    """Which models to compare, and on what."""
+    """The models to compare, and the problems to compare them on."""
 
     models: list[EvaluatedModel] = Field(min_length=1)
     """Models, in the order of the table."""
@@ -176,7 +176,7 @@ def _samples(
         [family, config.samples],
     ).join(problems, on="problem_id", how="semi", maintain_order="left")
     cluster = pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64)
-    # what answers are compared by, which the table has no use for
+    # needed to compare answers, but not in the table
     return frame.drop("verifier", "choices", "metadata").with_columns(cluster, model=pl.lit(label))
 
 

@@ -1,10 +1,10 @@
-"""From judged samples to rows of `schemas/evaluations.sql`, and to tables for a person.
+"""Turn judged samples into rows of `schemas/evaluations.sql` and into readable tables.
 
 How samples and problems count:
 - A sample without a verdict (its request failed) is left out.
 - `unverifiable` is not correct. A problem is left out of pass@1, pass@k and cons@k only if no
   sample of any model could be judged; the metric `unverifiable` counts such problems.
-- A difference is taken over the problems that both models were asked.
+- A difference covers the problems that both models answered.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ def _none(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-# --- the tables a person reads
+# --- readable tables
 
 _SHOWN = ("pass@1", "cons@k", "pass@k", "format", "language", "length", "truncated")
 _PERFECT = {"language": 1.0, "truncated": 0.0}
@@ -297,7 +297,7 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
 
 def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signed: bool) -> Table:
     own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
-    # A column in which every model is perfect tells nothing: no truncated sample, no word of
+    # A column in which every model is perfect has no information: no truncated sample, no word of
     # another language.
     values = {metric: part.filter(own, pl.col("metric") == metric)["value"] for metric in _SHOWN}
     dull = {

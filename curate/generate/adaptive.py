@@ -24,8 +24,8 @@ def next_round(
     more.
 
     The chance that a sample is good is estimated as (good + 1) / (requested + 2), Laplace's rule of
-    succession. As many are requested as make up the rest at that rate, but never more than so far.
-    A problem of which nothing could be verified (no verifier, no reference that parses, every
+    succession. The number requested fills the rest at that rate, but never exceeds the number so
+    far. A problem of which nothing could be verified (no verifier, no reference that parses, every
     request failed) gets the first round only.
     """
     if good >= config.keep or requested >= budget:
@@ -42,11 +42,10 @@ def next_round(
 class UnitProgress:
     """One problem of an open chunk.
 
-    requested: samples requested so far; `stop` is the most that may be.
-    good, verified: verdicts of the finished rounds.
-    logged: samples below this are in the log already, and have to be completed without a gap.
-    waiting: samples of the current round that have not finished; `round` holds its rows that have.
-    settled: no further round follows.
+    requested: samples requested so far; `stop` is the most that may be. good, verified: verdicts of
+    the finished rounds. logged: samples below this are in the log already and must be completed
+    without a gap. waiting: samples of the current round that have not finished; `round` holds its
+    rows that have. settled: no further round follows.
     """
 
     requested: int

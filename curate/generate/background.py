@@ -2,7 +2,7 @@
 named.
 
 Annotation and filters use the same definition of good: the same verifiers, the same signals, the
-same SQL. A separate thread does the work, so that the engine is fed meanwhile.
+same SQL. A separate thread does the work, so that the engine is fed in the meantime.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class BackgroundVerifier:
             wait([self._running[1]], timeout=seconds)
 
     def _begin(self) -> None:
-        # Everything that waits goes as one batch: the longer verdicts take, the larger batches get,
-        # and so the thread keeps up with the engine.
+        # All waiting rows form one batch: the longer verdicts take, the larger the batches get, so
+        # the thread keeps up with the engine.
         if self._running is None and self._waiting:
             batch, self._waiting = self._waiting, []
             pairs = [pair for _, rows in batch for pair in rows]
@@ -167,10 +167,9 @@ class BackgroundVerifier:
 def committed_progress(
     context: Context, family: str, samples: int, rules: str | None
 ) -> Mapping[str, tuple[int, int, int]]:
-    """For each unit with committed traces: how many samples it has, how many are good, how many
-    were verified.
+    """Count the samples, good samples and verified samples of each unit with committed traces.
 
-    Verifies and measures first what no earlier run has, with the verifiers of this version.
+    First verifies and measures traces that no earlier run did, with the current verifiers.
     """
     if not context.warehouse.exists() or not context.warehouse.versions("traces", family):
         return {}

@@ -3,9 +3,9 @@
     plan what is missing ─▶ claim chunks ─▶ engine ─▶ logs ─▶ commit ─▶ seal
 
 plan.py resolves the config; worker.py feeds the engine and commits; steering.py, by the rule of
-adaptive.py, decides which problems get more samples; background.py verifies meanwhile; meter.py
-shows progress; history.py reads what is committed. curate/warehouse/chunks.py decides what happens
-after a kill: which samples are in a log or a part already, and who may make the rest.
+adaptive.py, decides which problems get more samples; background.py verifies in the meantime;
+meter.py shows progress; history.py reads committed rows. curate/warehouse/chunks.py decides what
+happens after a kill: which samples are in a log or a part already, and who may make the rest.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     """Generate the missing samples. Returns the versions that hold the wanted rows.
 
     Raises CurateError if more requests failed than `max_failed` allows, or if the budget is spent.
-    What finished is kept in either case.
+    Finished rows are kept in either case.
     """
     plan = make_plan(config, context)
     started = time.monotonic()
@@ -69,7 +69,7 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
 
 
 def _until_done(plan: Plan, worker: Worker) -> None:
-    """Plan and work until nothing is missing: first what is to be redone, then what was never
+    """Plan and work until nothing is missing: first the redone samples, then those never
     requested.
     """
     config, family = plan.config, plan.family

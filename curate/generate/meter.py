@@ -14,7 +14,7 @@ from curate.progress import Task, say
 from curate.records import Completion, Problem
 
 SHOWN = 300  # characters of a prompt's end and of a completion's beginning in the first trace
-# A sample of the traces is verified only to be shown: at most one per second, and no more than a
+# For the display, a sample of the traces is verified: at most one per second, and at most a
 # fiftieth of the time of one core.
 LIVE_SECONDS, LIVE_SHARE = 1.0, 0.02
 LIVE = "live"  # key of such a trace among those that the background verifier returns
@@ -52,7 +52,7 @@ class Meter:
         return self.finished / self.seconds if self.finished and self.seconds > 0 else None
 
     def advance(self, count: int) -> None:
-        """Move the bar on."""
+        """Advance the bar."""
         if self.bar is not None:
             self.bar.update(self.bar.done + count, self.note() if self.finished else self.bar.note)
 

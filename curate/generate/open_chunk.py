@@ -16,7 +16,7 @@ from curate.warehouse.chunks import ChunkLog, Key, key_of
 
 Row = dict[str, Any]
 
-# What a verifier reads of a row: not the tokens.
+# Columns that a verifier reads of a row: all but the tokens.
 VERIFIED_COLUMNS = (
     "trace_id",
     "attempt",
@@ -31,7 +31,7 @@ VERIFIED_COLUMNS = (
 
 @dataclass
 class OpenChunk:
-    """The log of a claimed chunk, the rows of its units, and how far each unit has come.
+    """The log of a claimed chunk, the rows of its units, and the progress of each unit.
 
     units: columns of `problems` (or of the trace to rewrite) by unit.
     wanted: keys that complete the chunk, if its size is fixed.

@@ -180,8 +180,8 @@ def _engine(
     """The engine and precision of the job, which are part of what determines its traces.
 
     An `auto` stays with the engine that this job's stored traces are from, so that a second run on
-    another machine, or after a faster engine was installed, asks nothing twice. Otherwise the
-    faster engine here is taken.
+    another machine, or after a faster engine was installed, requests nothing twice. Otherwise the
+    faster engine here is used.
     """
     if model is None:
         return config
@@ -195,14 +195,14 @@ def _engine(
         return settle(config, model.path, may_measure)
     if stored[0] != usual:
         say(
-            f"  engine {engine_label(stored[0])}, as for the traces that are there; to sample anew "
+            f"  engine {engine_label(stored[0])}, as for the existing traces; to sample anew "
             f"with another, name it: engine.name={usual.name} engine.dtype={usual.dtype}"
         )
     return stored[0]
 
 
 def _judged_by(config: GenerateConfig, units: pl.DataFrame) -> dict[str, str]:
-    """Name and version of what decides which traces are good.
+    """Name and version of the verifiers and rules that decide which traces are good.
 
     It decides on samples too, so it belongs to the job.
     """

@@ -3,7 +3,7 @@
 The report refined its R1-Zero samples by hand. Here a model rewrites them: the best correct and
 readable trace of a problem goes into a prompt, with the language of the question to write in. The
 rewrite is verified like any trace and requested again if it lost the answer (`adaptive.keep: 1`).
-`parent_trace_id` is the trace that a rewrite was made from.
+`parent_trace_id` is the rewritten trace.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LANGUAGES = {
     "hi": "Hindi",
 }  # fmt: skip
 
-# What a rewrite needs of a trace.
+# Columns of a trace that a rewrite needs.
 UNIT = (
     "trace_id AS unit, problem_id, coalesce(reasoning, completion) AS notes, "
     "coalesce(extracted, answer) AS answer, "

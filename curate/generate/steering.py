@@ -1,5 +1,4 @@
-"""How many samples each problem of the open chunks gets: the next round follows from the verdicts
-so far.
+"""Decide how many samples each problem of the open chunks gets, from the verdicts so far.
 
 The worker calls `begin` when it claims a chunk, `sampled` for each completion, and `verified` when
 the verdicts of a round are there. Each returns, or leads to, the keys to request next.

@@ -1,5 +1,5 @@
-"""One process at work on a job: feeds the engine across chunks, keeps what finishes, commits
-complete chunks.
+"""One process working on a job: feed the engine across chunks, log finished rows, commit complete
+chunks.
 
 The engine never waits for a chunk or for a verdict: requests are made lazily from claimed chunks,
 further rounds of problems that need more come first, and only if nothing else is left does the
@@ -94,7 +94,7 @@ class Worker:
     def _passes(self, rows: pl.DataFrame) -> None:
         """Work on open chunks until there are none.
 
-        What others hold is looked at again after a pause.
+        Chunks held by others are checked again after a pause.
         """
         pause = FIRST_PAUSE
         while not rows.is_empty():
@@ -126,7 +126,7 @@ class Worker:
     def _pass(self, rows: pl.DataFrame) -> None:
         requests = self._requests(rows)
         first = self._first(requests)
-        if first is None:  # all was in logs or is with others, so no model needs to start
+        if first is None:  # all rows are in logs or with others: no model needs to start
             return
         self.meter.begin_pass()
         stream = itertools.chain([first], requests)
@@ -264,7 +264,7 @@ class Worker:
         self.engine = self.context.engine.get(config, model.path, model.hash)
 
     def _solutions(self, requests: Iterator[Request | None]) -> Iterator[Completion]:
-        """Worked solutions in the place of completions."""
+        """Return worked solutions instead of completions."""
         recipe = get_recipe(self.config.recipe)
         if recipe.rows is None:
             raise UsageError(

@@ -58,7 +58,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "split": ("split", "extra_info.split"),
     "target_language": ("target_language", "language", "lang"),
 }
-# What others thought of a trace: kept as `labels`, which rules can read.
+# Labels and scores by others: kept as `labels`, which rules can read.
 LABELS = (
     *("correct", "is_correct", "correctness", "correctness_math_verify", "correctness_llama"),
     *("label", "labels", "score", "scores", "rating", "reward", "rewards", "accuracy", "passed"),

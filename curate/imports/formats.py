@@ -13,8 +13,8 @@ name in `Layout`, how it is recognised in `choose_layout`, how a row becomes tra
 and the fields it reads in `_used` (job.py). File types (JSONL, Parquet, CSV) are read by
 curate/files.py, names of columns are in columns.py, marks of reasoning in delimiters.py.
 
-Traces come out in our form `r1` (`<think>…</think>` and a summary) if they hold reasoning. The
-gold answer never becomes part of a trace. What became of every row is counted.
+Traces come out in our form `r1` (`<think>…</think>` and a summary) if they hold reasoning. The gold
+answer never becomes part of a trace. The outcome of every row is counted.
 """
 
 from __future__ import annotations
@@ -438,7 +438,7 @@ def _row_columns(table: Table, plan: Plan, where: str) -> pl.DataFrame:
             numbers = table.text(plan.fields[name]).cast(kind, strict=False)
             columns.append(numbers.alias(name))
     frame = pl.DataFrame(columns)
-    if "difficulty" in frame.columns:  # ours lies between 0 and 1; other scales are labels
+    if "difficulty" in frame.columns:  # ours is between 0 and 1; other scales are labels
         inside = pl.col("difficulty").is_between(0, 1).all()
         frame = frame.with_columns(pl.when(inside).then("difficulty").alias("difficulty"))
     return _with_answers(frame, plan)

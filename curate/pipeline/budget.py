@@ -1,5 +1,4 @@
-"""A time budget: later stages shrink to what the machine can do, by the speed that an earlier stage
-showed.
+"""A time budget: later stages shrink to fit the machine, by the measured speed of an earlier stage.
 
     budget:
       minutes: 25
@@ -8,10 +7,9 @@ showed.
         grpo: {least: {steps: 6}, cost: 2.5}     # keys that shrink, and the least they may be
         evaluate: {least: {limit: 40}}
 
-Before each of these stages, the time that is left is shared out: if the stage and those after it,
-as written, would take longer than that, their keys are multiplied by one common factor. The next of
-them is fitted again, from what was really used, so a wrong estimate costs width of intervals and
-not the deadline.
+Before each of these stages, the remaining time is divided: if the stage and those after it, as
+written, would take longer, their keys are multiplied by one common factor. The next stage is fitted
+again, from the time actually used, so a wrong estimate costs precision and not the deadline.
 
 A decision depends on how fast the machine was, so it is recorded next to the records of the stages
     and read back by
@@ -36,7 +34,7 @@ from curate.progress import duration, say
 from curate.warehouse.files import publish_file
 from curate.warehouse.identity import digest
 
-# Share of the remaining time that is given out. The rest is for what has no estimate: verdicts,
+# Share of the remaining time that is divided. The rest is for stages without an estimate: verdicts,
 # filters, the report.
 SHARE = 0.95
 
@@ -56,8 +54,10 @@ class BudgetConfig(Config):
     """The key `budget` of a pipeline."""
 
     minutes: float | None = Field(None, gt=0, description="for the whole pipeline; null: no limit")
-    speed: str = Field(description="a stage that samples: its rate is the measure of the others")
-    stages: dict[str, FitConfig] = Field(min_length=1, description="which stages shrink, and how")
+    speed: str = Field(description="a stage that samples: its rate is the unit for the others")
+    stages: dict[str, FitConfig] = Field(
+        min_length=1, description="the stages that shrink, and how"
+    )
 
 
 def check_budget(config: BudgetConfig, stages: Sequence[Stage], where: str) -> None:
@@ -192,7 +192,7 @@ class Budget:
 
 
 def _samples(stage: Stage) -> int:
-    """Completions that a stage samples at most; 0 if it samples none, or nobody can say."""
+    """Maximum number of completions that a stage samples; 0 if none, or unknown."""
     if "engine" not in stage.kind.takes:
         return 0
     size = stage.kind.size(stage.checked, lambda _: None)

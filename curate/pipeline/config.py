@@ -5,9 +5,9 @@ A stage names another's output with `@stage` (a model, a corpus, problems, trace
 and is then run by N ranks under torchrun.
 
 A loop back, with traces of the new model going into the next round, is a stage `do: loop`. It
-stands for its own stages, once per round. `carry` says what each round begins with: `$model` is
-`first` in the first round, and in a later one the output of stage `then` of the round before.
-After the loop, `@loop-name` is the output of `then` in the last round.
+stands for its own stages, once per round. `carry` gives the start of each round: `$model` is
+`first` in the first round, and in a later one the output of stage `then` of the round before. After
+the loop, `@loop-name` is the output of `then` in the last round.
 
     loop:
       do: loop
@@ -55,7 +55,7 @@ class PipelineConfig(Config):
     budget: BudgetConfig | None = None
     """Minutes that the pipeline may take, and the stages that shrink to fit."""
     queries: list[str] = []
-    """SQL that is suggested at the end of a run."""
+    """SQL queries that are suggested at the end of a run."""
 
 
 class CarryConfig(Config):

@@ -1,8 +1,8 @@
 """Draw a pipeline before it runs: each stage with its state, inputs, size and cost.
 
-Sizes come from the checked configs and the sealed versions, so that nothing is loaded. If one
-depends on what an earlier stage will keep, the drawing says so. Costs are seconds for a stage that
-ran, else tokens at most.
+Sizes come from the checked configs and the sealed versions, so that nothing is loaded. The drawing
+says if a size depends on the traces that an earlier stage will keep. Costs are seconds for a stage
+that ran, else tokens at most.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def rename(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 
 
 def resolve(value: Any, done: Mapping[str, Done], stage: str = "") -> Any:
-    """The config of `stage` with each `@name` replaced by what that stage gave."""
+    """The config of `stage` with each `@name` replaced by that stage's output."""
 
     def resolved(text: str) -> Any:
         if not text.startswith("@"):
@@ -95,8 +95,8 @@ def resolve(value: Any, done: Mapping[str, Done], stage: str = "") -> Any:
 
 
 def versions(traces: Sequence[str], done: Mapping[str, Done]) -> list[str]:
-    """The versions of traces that the named stages gave, without what other runs added to the same
-    dataset.
+    """The versions of traces that the named stages produced, without those that other runs
+    added to the same dataset.
     """
     names: list[str] = []
     for name in traces:
@@ -106,7 +106,7 @@ def versions(traces: Sequence[str], done: Mapping[str, Done]) -> list[str]:
     return names
 
 
-# What a key asks of the stage that it names.
+# The output that a key needs of the stage it names.
 WANTED = {
     "corpus": "corpus",
     "model": "model",
@@ -132,5 +132,5 @@ def check_outputs(stage: Stage, stages: Mapping[str, Stage], where: str) -> None
             raise UsageError(
                 f"{where}: {key}: '{text}' is not a {wanted}: stage {other.name} (do: "
                 f"{other.do}) gives "
-                f"{gives or 'nothing that can be named'}{hint}"
+                f"{gives or 'no output that can be named'}{hint}"
             )

@@ -1,9 +1,9 @@
-"""Looks for what would stop a pipeline hours after its start: `--plan` does it, and every run
-before the first stage.
+"""Check for errors that would stop a pipeline hours after its start: done by `--plan`, and by every
+run before the first stage.
 
-Configs are already checked when this runs. What is left is their surroundings: files and their
-columns, models, packages, conditions in SQL, splits without problems. Nothing is written, no model
-is loaded, and a stage that is done is not looked at.
+Configs are already checked when this runs. The rest is their environment: files and their columns,
+models, packages, conditions in SQL, splits without problems. Nothing is written, no model is
+loaded, and finished stages are not checked.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ NOT_MODELS = ("engine", "judge", "problems", "rewards")
 
 
 def rehearse(stages: Sequence[Stage]) -> None:
-    """UsageError with everything that would stop one of these stages."""
+    """Raise a UsageError with everything that would stop one of these stages."""
     lines: list[str] = []
     splits: dict[
         str, bool
@@ -63,7 +63,7 @@ def rehearse(stages: Sequence[Stage]) -> None:
 
 
 def _checks(stage: Stage, splits: Mapping[str, bool]) -> Iterator[Callable[[], object]]:
-    """One check per thing in the surroundings that the stage needs."""
+    """One check for each requirement of the stage."""
     config = stage.checked
     engine = _engine(config)
     if engine is not None:

@@ -1,8 +1,8 @@
 """Runs a pipeline: stages in order, each skipped when its inputs and config are unchanged.
 
-What a stage gave is remembered under a key: the hash of its config, with the outputs it names
-filled in, and of what the stages before it gave. Jobs resume by themselves, so a stage that was
-killed continues where it stopped.
+The result of a stage is stored under a key: the hash of its config, with the outputs it names
+filled in, and of the results of the stages before it. Jobs resume by themselves, so a stage that
+was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Pipeline:
         self.budget = Budget(config.budget, stages, self.folder) if config.budget else None
 
     def key(self, stage: Stage, done: Mapping[str, Done]) -> str:
-        """Hash of everything that determines what the stage gives."""
+        """Hash of everything that determines the stage's result."""
         resolved = resolve(stage.config, done, stage.name)
         return digest(stage.do, resolved, [(n, done[n].digest) for n in stage.needs])[:24]
 
@@ -63,8 +63,8 @@ class Pipeline:
         return done if intact and (not model or Path(model).exists()) else None
 
     def run(self, only: Sequence[str] = ()) -> dict[str, Done]:
-        """Run what is not done. Returns what every stage gave. If a stage fails, what it committed
-        stays.
+        """Run the unfinished stages and return every stage's result. If a stage fails, its
+        commits are kept.
         """
         names = [stage.name for stage in self.stages]
         if unknown := sorted(set(only) - set(names)):

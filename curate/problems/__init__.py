@@ -43,7 +43,7 @@ SOURCES = {
 
 
 class ProblemsConfig(Config):
-    """Which problems, and which of them are held out."""
+    """The sources of problems, and the part that is held out."""
 
     sources: list[dict[str, Any]] = Field(
         min_length=1, description="each has `source: NAME` and that source's own keys"

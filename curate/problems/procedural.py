@@ -18,8 +18,8 @@ from curate.errors import UsageError
 from curate.problems.base import Source
 from curate.problems.solutions import contradicted, worked_solution
 
-# They draw from sets of strings or the global random generator, so every process would make other
-# problems (0.1.25).
+# They draw from sets of strings or the global random generator, so every process would make
+# different problems (0.1.25).
 UNSTABLE = frozenset({"isomorphic_strings", "list_functions"})
 
 # Questions in Chinese; the fields are those of the entry's metadata. For other generators, the
@@ -72,7 +72,7 @@ class Procedural(Source):
             )
         if name in UNSTABLE:
             raise ValueError(
-                f"'{name}' makes other problems in every process, whatever the seed, so a "
+                f"'{name}' makes different problems in every process, whatever the seed, so a "
                 "job could not be resumed"
             )
         return name
@@ -134,7 +134,7 @@ class Procedural(Source):
             "split": self.split,
             "metadata": json.dumps(metadata, ensure_ascii=False, default=str),
             "identity": self.dataset,  # the rest of the entry follows from the question
-            "same_as": question,  # in whatever language it is
+            "same_as": question,  # in any language
         }
 
 

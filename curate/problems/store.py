@@ -29,7 +29,7 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True)
 class ProblemStore:
-    """Problems by name or by config. With `commit` what is loaded is stored; a dry run stores
+    """Problems by name or by config. With `commit` loaded problems are stored; a dry run stores
     nothing.
     """
 

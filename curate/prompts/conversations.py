@@ -1,9 +1,9 @@
-"""Conversations as data sets write them, in one shape: a list of messages with role and text.
+"""Bring the conversations of data sets into one shape: a list of messages with role and text.
 
     messages_of([{"from": "human", "value": "2 + 3?"}, {"from": "gpt", "value": "5"}])
 
-Read are the messages of OpenAI (text parts, reasoning, tool calls), ShareGPT turns, and prompts
-that a chat template rendered (ChatML, Llama 3, DeepSeek). No turn is dropped: what cannot be kept
+It reads OpenAI messages (text parts, reasoning, tool calls), ShareGPT turns, and prompts that a
+chat template rendered (ChatML, Llama 3, DeepSeek). No turn is dropped: content that cannot be kept
 as text raises `ValueError`.
 """
 
@@ -136,8 +136,8 @@ def rendered_messages(text: str) -> list[Message]:
         and messages[-1].role == "assistant"
         and _OPENER.match(messages[-1].content)
     ):
-        # The template opened the reasoning: kept at the end of the question, where it is looked
-        # for.
+        # The template opened the reasoning: kept at the end of the question, where parsing expects
+        # it.
         *earlier, question, opener = messages
         messages = [*earlier, Message(question.role, f"{question.content}\n{opener.content}")]
     return messages

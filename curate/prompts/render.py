@@ -1,8 +1,7 @@
-"""From a question to the prompt an engine completes: templates are text files, worked examples are
-earlier turns.
+"""Render questions as prompts: templates are text files, worked examples are earlier turns.
 
 A template contains `{question}` once, and `{open}` and `{close}` for the delimiters of the
-reasoning. The report's own template is kept as printed, with the word `prompt` in the place of the
+reasoning. The report's own template is kept as printed, with the word `prompt` in place of the
 question (`User: prompt. Assistant:`). The text before the user's turn occurs once; each worked
 example is a whole turn before the last one.
 """

@@ -1,4 +1,4 @@
-"""The pipeline as a drawing: what was made from what, by the manifests, with rows on edges."""
+"""The pipeline as a drawing: the origin of each version, from the manifests, with rows on edges."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Node:
 @dataclass
 class Graph:
     nodes: dict[str, Node] = field(default_factory=dict)
-    edges: dict[tuple[str, str], int | None] = field(default_factory=dict)  # rows that went along
+    edges: dict[tuple[str, str], int | None] = field(default_factory=dict)  # rows passed on
 
 
 def build(warehouse: Warehouse) -> Graph:

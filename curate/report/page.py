@@ -1,8 +1,8 @@
 """The page: one HTML file that loads nothing and runs only its own script.
 
 A content security policy in its head allows only the script and the style sheet whose hashes it
-lists. Text of models is escaped where it becomes markup (html.py); if that failed somewhere, the
-browser still would not run it.
+lists. Text of models is escaped when it becomes markup (html.py); if that failed somewhere, the
+browser would still not run it.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def sections(
     """All sections of the page."""
     corpora_shown = data.corpora(warehouse, con, corpora)
     return [
-        ("pipeline", "What was made from what", graph.draw(graph.build(warehouse))),
+        ("pipeline", "Origin of the data", graph.draw(graph.build(warehouse))),
         ("evaluation", "Evaluation", _evaluations(con)),
         ("training", "Behaviour over training", _curves(con)),
         ("funnel", "What each rule did", _funnels(con, corpora)),

@@ -88,7 +88,7 @@ def repeated_marks(text: str, size: int = REPEATED) -> list[Mark]:
                 ranges.append((start, end))
         seen.add(gram)
     return [
-        Mark(start, end, "repeated", f"these {size} words or more stood before")
+        Mark(start, end, "repeated", f"these {size} words or more occurred before")
         for start, end in ranges
     ]
 

@@ -181,9 +181,9 @@ def browser(
         tag(
             "p",
             tag("mark", "foreign", class_="foreign"),
-            " words in another language than asked  ",
+            " words in another language than requested  ",
             tag("mark", "repeated", class_="repeated"),
-            " five words or more that stood before",
+            " five words or more that occurred before",
             class_="note",
         ),
         tag(
@@ -245,7 +245,7 @@ def _item(row: Mapping[str, Any], sets: Sequence[int]) -> Html:
 
 
 def _model_name(row: Mapping[str, Any], called: Mapping[str, str]) -> str | None:
-    """A name of the model that means something to a reader, unlike the path of a checkpoint."""
+    """A readable name of the model, unlike the path of a checkpoint."""
     if row["model_hash"] in called:
         return f"{called[row['model_hash']]} ({row['model_hash'][:8]})"
     if row["policy_step"] is not None:  # a policy during training, without a checkpoint

@@ -1,4 +1,4 @@
-"""The texts that signals read, and the units in which words are counted.
+"""The texts that signals read, and the unit in which words are counted.
 
 Every group of signals reads the columns added by `prepare`, the one definition of chain of thought
 and prose: `_text` (the completion, with an opening delimiter that the prompt contained), `_cot`

@@ -1,15 +1,14 @@
 """Where verdicts and signals are stored, and how a part about traces is published.
 
-A part of traces never changes, so whatever is measured or judged about it is a part of the same
-name:
+A part of traces never changes, so its measurements and verdicts are parts of the same name:
 
     traces/<dataset>/<version>/part-<name>.parquet
     signals/<group>@<version>/<dataset>.<version>/part-<name>.parquet
     verdicts/<verifier>@<version>/<dataset>.<version>/part-<name>.parquet
 
-A part that exists is never made again; a new signal or a better verifier has its own directory
-and adds only itself. Parts that are not about a single part of traces (a consensus over many) have
-versions that match none. This module is the only one that spells these names.
+A part that exists is never written again; a new signal or a better verifier has its own directory
+and adds only its own parts. Parts that are not about a single part of traces (a consensus over
+many) have versions that match none. This module is the only one that spells these names.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ def address(
     version: str | int | None,
     parents: Iterable[str] = (),
 ) -> Version:
-    """The version that holds what `producer` of this version says about these traces."""
+    """The version that holds the results of `producer`, in this version, about these traces."""
     return warehouse.version(
         table,
         dataset_name(producer, version),

@@ -1,10 +1,11 @@
-"""`curate check`: compare every file of a warehouse with what was written, and mend what can be.
+"""`curate check`: compare every file of a warehouse with its record, and repair what can be
+repaired.
 
 It checks parts (present, whole, in their place, unchanged by checksum), manifests, plans, logs of
 running jobs, lineage, and that no row occurs twice. Repair never deletes: damaged and foreign files
-move to `_quarantine/`, under the same relative path. A version that lost a part is opened again, so
-that the command that wrote it writes the part again; annotations about lost traces go with them,
-because a trace that is sampled again may have another text.
+move to `_quarantine/`, under the same relative path. A version that lost a part is reopened, so
+that the command that wrote it can write the part again; annotations about lost traces are moved as
+well, because a trace that is sampled again may have another text.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ _PLANNED = re.compile(r"(\d{6})-([0-9a-f]{12})")  # a version that holds the chu
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong. `moves` go to quarantine on repair; without any it cannot be mended.
+    """One thing that is wrong. `moves` go to quarantine on repair; without any it cannot be
+    repaired.
 
     `lost`: a part of traces whose rows are gone, so that its annotations must go too.
     """
@@ -72,7 +74,7 @@ class Report:
 
 
 def check(root: Path) -> Report:
-    """Verify a warehouse. Reads every byte of it. UsageError if there is none."""
+    """Verify a warehouse. Reads every byte of it. UsageError if there is no warehouse."""
     if not is_warehouse(root):
         raise UsageError(f"no warehouse at {root}: name one with --warehouse")
     report = Report()
@@ -177,7 +179,7 @@ def _sealed_version(
 
 
 def _changed(path: Path, part: dict[str, Any]) -> str | None:
-    """How a part differs from its entry in the manifest; None if it does not."""
+    """Why a part differs from its entry in the manifest; None if it does not."""
     if not path.is_file() or path.is_symlink():
         return "the part is missing"
     size = path.stat().st_size
@@ -274,7 +276,7 @@ def _logs(root: Path) -> Iterator[Damage]:
 
 
 def _lineage(root: Path) -> Iterator[Damage]:
-    """Every version that another one was made from still has its manifest or is being written."""
+    """Every parent of a version still has its manifest or is being written."""
     for path in sorted(root.glob("*/*/*/" + MANIFEST)):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -3,7 +3,7 @@
 A *family* is all traces that share everything that determines their text. Its *plan* is a journal
 of numbered files, each published with link(2), so that two planners cannot both append the same
 number: the loser reads the journal again and plans what is still missing. Hence a (problem, sample,
-attempt) belongs to one chunk for ever, whichever jobs request it.
+attempt) belongs to one chunk forever, whichever jobs request it.
 
 A *chunk* is a unit of commit. A process that works on one holds a POSIX lock on its claim, which
 the kernel drops when the process dies (children do not inherit it). Finished rows go to a private
@@ -12,8 +12,8 @@ process that takes over a chunk first replays its logs.
 
 An *adaptive* plan holds the maximum number of samples of each problem. The process that works on a
 chunk decides from its rows how many samples are requested, always the first ones, and commits
-those; the rest may be planned again later. A decision needs no record: whoever takes over the chunk
-makes it again from the same rows.
+those; the rest may be planned again later. A decision needs no record: a process that takes over
+the chunk reaches it again from the same rows.
 
 Plans and keys are about *units*: a problem, or the trace that is rewritten (`parent_trace_id`).
 """
@@ -119,7 +119,7 @@ class Family:
     # -- the plan --------------------------------------------------------------------------------
 
     def plan(self) -> pl.DataFrame:
-        """Everything that was ever planned: PLAN_COLUMNS, of samples start to stop - 1."""
+        """All planned samples: PLAN_COLUMNS, for samples start to stop - 1."""
         files = sorted(self.jobs.glob("plan-*.parquet"))
         if not files:
             return pl.DataFrame(schema=PLAN_COLUMNS)
@@ -147,7 +147,7 @@ class Family:
         return self._append(missing, first)
 
     def _held(self, planned: pl.DataFrame, adaptive: bool) -> pl.DataFrame:
-        """How far each unit is planned: unit, stop.
+        """The end of the plan of each unit: unit, stop.
 
         Samples that an adaptive chunk left out when it was committed are free again. While it is
         open its end is unknown, and nothing more of its units is planned; an adaptive plan waits
@@ -249,7 +249,7 @@ class Family:
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
         """The chunks of these rows of the plan, in its order, one at a time."""
         versions = {plan: self.version(plan) for plan in rows["plan"].unique()}
-        # the rows of a chunk stand together
+        # the rows of a chunk are adjacent
         bounds = rows.select(pl.col("chunk_id").rle()).unnest("chunk_id")["len"].to_list()
         at = 0
         for count in bounds:
@@ -398,7 +398,7 @@ def _lock(path: Path) -> _Lock | None:
 class ChunkLog:
     """Rows of a claimed chunk: appended as they finish, soon durable, committed when complete.
 
-    Rows are not held in memory, which long traces with their tokens would fill. The files are read
+    Rows are not kept in memory, which long traces with their tokens would fill; the files are read
     again for the commit.
     """
 
@@ -486,7 +486,7 @@ def replay(paths: Iterable[Path]) -> Iterator[Row]:
 
 
 def is_whole(line: bytes) -> bool:
-    """Whether a line of a log is as it was written: checksum, a space, JSON, a line break."""
+    """Whether a line of a log is intact: checksum, a space, JSON, a line break."""
     return len(line) > 10 and line.endswith(b"\n") and line[:8] == b"%08x" % zlib.crc32(line[9:-1])
 
 

@@ -1,4 +1,4 @@
-"""Names inside a warehouse, and the one way in which a file takes its name there.
+"""Names inside a warehouse, and the one function that publishes a file under its name.
 
 <root>/<table>/<dataset>/<version>/part-<name>.parquet
 <root>/_staging/    files being written, outside every glob

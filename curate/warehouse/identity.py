@@ -77,7 +77,7 @@ def trace_id(family: str, problem_id: str, sample_index: int) -> str:
 
 
 def rollout_trace_id(run_id: str, policy_step: int, problem_id: str, sample_index: int) -> str:
-    """Id of one rollout: run and step take the place of the weights."""
+    """Id of one rollout: run and step replace the weights."""
     return digest("rollout", run_id, policy_step, problem_id, sample_index)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from curate.errors import UsageError
 from curate.warehouse.store import Warehouse
 
-# Keys of configs that a line shows; the rest is in the manifest and in the model's card.
+# Keys of configs shown on a line; the rest is in the manifest and in the model's card.
 SHOWN = ("recipe", "rules", "samples", "epochs", "rewards", "optim", "sampling")
 OMITTED = (
     "floor",
@@ -24,7 +24,7 @@ OMITTED = (
 
 
 def _short(value: Any) -> str:
-    """A value of a config on one line; a group of keys without the less telling ones."""
+    """A value of a config on one line; a group of keys without the less informative ones."""
     if not isinstance(value, dict):
         return str(value)
     details = {k: v for k, v in value.items() if k not in OMITTED}
@@ -32,8 +32,8 @@ def _short(value: Any) -> str:
 
 
 def find(warehouse: Warehouse, name: str) -> str:
-    """The reference that a name means: `table/dataset/version` or `model:<hash>`. UsageError if
-    none.
+    """The reference that a name stands for: `table/dataset/version` or `model:<hash>`.
+    UsageError if unknown.
     """
     if name.count("/") == 2 and (warehouse.root / name).is_dir():
         return name

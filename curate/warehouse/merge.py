@@ -1,10 +1,10 @@
 """Merging small parts: the sealed versions of a dataset become one version of large parts.
 
 The merged version is built aside, in a copy of the dataset's directory in which the old versions
-keep their manifests (lineage still ends in them) and lose their parts. Then the two directories
-change places in one system call: no reader ever sees a row twice. A reader that lists the dataset
-at that very moment, or opens files it listed before, may miss some and must list again. Annotations
-of traces are merged part by part in the same way: nothing is annotated again.
+keep their manifests (lineage still ends in them) and lose their parts. Then the two directories are
+swapped in one system call: no reader ever sees a row twice. A reader that lists the dataset at that
+very moment, or opens files it listed before, may miss some and must list again. Annotations of
+traces are merged part by part in the same way: nothing is annotated again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def merge(
     """Replace all sealed versions of a dataset by one with large parts, and return it.
 
     Returns None if nothing can be merged, or a job is still writing (an open version of the dataset
-    or of annotations about it). Rows, their order by version and part, and lineage stay.
+    or of annotations about it). Rows, their order by version and part, and lineage do not change.
     """
     versions = [v for v in warehouse.versions(table, dataset) if v.parts()]
     parts = [path for version in versions for path in version.parts()]
@@ -49,8 +49,8 @@ def merge(
     about = list(datasets_about(warehouse, dataset, names)) if table == "traces" else []
     if not all(version.sealed for about_traces, _ in about for version in about_traces):
         return None
-    # Annotations first: a run that is killed in between merges the rest when it is repeated. The
-    # other way round the traces would be done, and their annotations be left as they were.
+    # Annotations first: a run that is killed in between merges the rest when it is repeated. In the
+    # other order the traces would be merged and their annotations never.
     for about_traces, places in about:
         if any(version.parts() for version in about_traces):
             first = about_traces[0]

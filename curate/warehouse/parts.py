@@ -1,4 +1,4 @@
-"""The parts of a version, checked on every reading against what its manifest says.
+"""The parts of a version, checked against its manifest on every read.
 
 A sealed version holds exactly the parts of its manifest, each with its size. An open one holds
 parts that name their own place in their footer. Anything else (a part that is missing, cut off,
@@ -36,9 +36,9 @@ class Footer:
 
 
 def damaged(path: Path, what: str) -> CurateError:
-    """The error about a file of a warehouse that is not as it was written."""
+    """The error about a damaged file of a warehouse."""
     return CurateError(
-        f"{path}: {what}. See all damage with `curate check`, and mend what can be mended with "
+        f"{path}: {what}. See all damage with `curate check`, and repair it as far as possible with "
         "`curate check --repair`"
     )
 
@@ -164,7 +164,7 @@ def is_replaced(directory: Path) -> bool:
 def find_damage(root: Path) -> CurateError | None:
     """The error about the first damaged part of a warehouse; None if all are as written.
 
-    Reads every byte of sealed versions, so it is for the case that something failed already.
+    Reads every byte of sealed versions, so call it only after a failure.
     """
     try:
         for table in schemas.TABLES:

@@ -113,7 +113,7 @@ def conform(table: str, rows: Any) -> pa.Table:
 
     `rows` is an Arrow table, a Polars frame or an iterable of mappings. Unknown columns, and nulls
     in columns that must not be null, raise CurateError: a writer that does not match the schema is
-    a bug, and must not pass silently.
+    a bug and must not go unnoticed.
     """
     schema = arrow_schema(table)
     if isinstance(rows, pl.LazyFrame):

@@ -1,10 +1,10 @@
-"""The view `annotated` one slice of traces at a time, for work whose memory must not grow with the
+"""Read the view `annotated` one slice of traces at a time, so that memory does not grow with the
 warehouse.
 
 Verdicts and signals about a part of traces are parts of the same name (annotations.py), so the
 views can be pointed at some parts of traces and at the parts about them. Parts about no single part
-of traces, such as a consensus, are in every slice. All joins are by key: a part too many costs time
-and changes nothing.
+of traces, such as a consensus, are in every slice. All joins are by key, so an extra part costs
+time but changes nothing.
 
     for _ in Slices(connection, root):
         connection.sql("SELECT … FROM annotated")     # one slice; every trace is in exactly one
@@ -28,7 +28,7 @@ ROWS = 100_000
 
 
 class Slices:
-    """Iterating points the views at one slice after the other; afterwards they show all traces.
+    """Iterating points the views at one slice after another; afterwards they show all traces.
 
     Traces that are committed after construction are in no slice.
     """

@@ -102,7 +102,8 @@ class Version:
         return frame.select(columns) if columns else frame
 
     def publish(self, name: str, rows: Any) -> bool:
-        """Commit one part: all of it, once. Returns False if a part of that name exists already.
+        """Commit one part, completely and once. Returns False if a part of that name exists
+        already.
 
         Raises CurateError on a full disk or rows that do not fit the schema; no part is ever half
         written.
@@ -156,7 +157,7 @@ class Version:
         return self.manifest
 
     def _next_seal(self) -> dt.datetime:
-        """The time of sealing: now, but later than that of every version of the dataset.
+        """The time of sealing: now, but later than the seal of every other version of the dataset.
 
         The newest version counts, and the clock may have jumped back since the last one.
         """
@@ -269,7 +270,8 @@ class Warehouse:
         return query(self.root, text, params)
 
     def clean(self, older_than: float = 24 * 3600.0) -> int:
-        """Remove what killed writers left: staged files and trash. Returns the number of files.
+        """Remove the remains of killed writers: staged files and trash. Returns the number of
+        files.
 
         Every job does so when it starts. Files whose writer is alive stay, whatever the clock says;
         files of other machines go when they are older than `older_than` seconds.

@@ -106,7 +106,7 @@ def test_auto_stays_with_the_engine_and_precision_of_the_traces_that_are_there(
     job.run(few_from(named, model, sums), context)
     assert job.run(few_from({"name": "auto"}, model, sums), context).rows == 0
     messages = capsys.readouterr().err
-    assert "transformers/bfloat16, as for the traces that are there" in messages
+    assert "transformers/bfloat16, as for the existing traces" in messages
     assert "engine.dtype=float32" in messages  # how to sample anew, in what auto means here
 
 

@@ -73,8 +73,8 @@ class StubEngine:
         self.model_hash = hashlib.sha256(str(model_dir).encode()).hexdigest()[:16]
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """One completion a request; with `shuffle`, the order within a window is another but always
-        the same.
+        """Yield one completion per request; `shuffle` changes the order within a window, always
+        in the same way.
         """
         waiting: list[Request] = []
         source = iter(requests)
@@ -99,7 +99,7 @@ class StubEngine:
             yield self._complete(request)
 
     def _wait(self) -> None:
-        """As slow, stalled or dead as the arguments say."""
+        """Wait, stall or die, as the arguments say."""
         number, self._given = self._given, self._given + 1
         if self.args.die_at == number:
             os.kill(os.getpid(), signal.SIGKILL)
