@@ -38,7 +38,7 @@ class Footer:
 def damaged(path: Path, what: str) -> CurateError:
     """The error about a damaged file of a warehouse."""
     return CurateError(
-        f"{path}: {what}. See all damage with `curate check`, and repair it as far as possible with "
+        f"{path}: {what}. See all damage with `curate check`, and repair it if possible with "
         "`curate check --repair`"
     )
 
