@@ -20,24 +20,23 @@ SHOWN = 600  # characters of the first prompt
 
 def describe(plan: Plan) -> str:
     """The resolved plan as text."""
-    config = plan.config
+    config, units = plan.config, plan.units
     model = (
         f"{plan.model.name} ({plan.model.hash[:12]})" if plan.model else "none (worked solutions)"
     )
-    form = f"form {plan.template.form}" + (
-        f", {len(plan.examples)} worked examples" if plan.examples else ""
+    form = f"form {units.template.form}" + (
+        f", {len(units.examples)} worked examples" if units.examples else ""
     )
-    lines = [f"recipe    {config.recipe}: template {plan.template.name}, {form}"]
-    if plan.simple is not None:
-        count = int(plan.units["simple"].sum())
+    lines = [f"recipe    {config.recipe}: template {units.template.name}, {form}"]
+    if units.simple is not None:
+        count = int(units.frame["simple"].sum())
         lines.append(
             f"          {count} simple problems without a chain of thought: template "
-            f"{plan.simple.name}"
+            f"{units.simple.name}"
         )
     lines.append(f"model     {model}, {_engine(plan)}" if plan.model else f"model     {model}")
-    what = "traces to rewrite, of" if config.source == "rework" else "problems of"
     lines.append(
-        f"problems  {len(plan.units)} {what} {plan.source}"
+        f"problems  {len(units.frame)} {units.NOUN} {units.origin}"
         + (f", split {config.split}" if config.split else "")
     )
     lines.append(_samples(plan))
@@ -45,7 +44,7 @@ def describe(plan: Plan) -> str:
     committed = plan.family.committed(["problem_id"]).collect().height
     lines.append(f"family    {plan.family.family}: {committed} rows committed so far")
     if plan.model:
-        text = plan.prompt(plan.unit(0, ""), None)
+        text = units.prompt(plan.unit(0, ""), None)
         lines.append(
             "prompt    the first one" + (", before the chat template:" if config.chat else ":")
         )
@@ -65,7 +64,7 @@ def _engine(plan: Plan) -> str:
 
 
 def _samples(plan: Plan) -> str:
-    config, units = plan.config, len(plan.units)
+    config, units = plan.config, len(plan.units.frame)
     if config.adaptive is None or not config.adapts:
         return f"samples   {config.samples} per problem, {plan.requests} in all"
     least = units * min(config.adaptive.first, config.samples)
@@ -80,7 +79,8 @@ def _tokens(plan: Plan) -> list[str]:
     """Tokens and cost of all requests of the job, including those that are done."""
     limit = plan.config.sampling.max_tokens
     count, how = _counter(plan)
-    shown = [plan.prompt(row, None) for row in plan.units.head(SAMPLE).iter_rows(named=True)]
+    rows = plan.units.frame.head(SAMPLE).iter_rows(named=True)
+    shown = [plan.units.prompt(row, None) for row in rows]
     prompt = sum(map(count, shown)) / len(shown)
     typical = _typical_length(plan)
     usual = min(typical[0], limit) if typical else float(limit)

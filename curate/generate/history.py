@@ -14,7 +14,7 @@ def _wanted(plan: Plan, columns: list[str]) -> pl.LazyFrame:
     rows = plan.family.committed([*keys, *columns]).filter(
         pl.col("sample_index") < plan.config.samples
     )
-    units = plan.units.lazy().select("unit")
+    units = plan.units.frame.lazy().select("unit")
     return rows.select(unit_expr(), "sample_index", "attempt", *columns).join(
         units, on="unit", how="semi"
     )

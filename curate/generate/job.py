@@ -75,7 +75,7 @@ def _until_done(plan: Plan, worker: Worker) -> None:
     config, family = plan.config, plan.family
     first = True
     while True:
-        units = plan.units["unit"]
+        units = plan.units.frame["unit"]
         again = history.to_redo(plan, retry_failed=config.retry_failed and first)
         if config.adaptive is not None and config.adapts:
             assert worker.steering is not None
@@ -119,7 +119,7 @@ def _summary(plan: Plan, worker: Worker, rows: dict[str, int], seconds: float) -
     config = plan.config
     if config.adaptive is not None and worker.steering is not None:
         progress = worker.steering.progress_by_unit
-        goods = [progress.get(unit, (0, 0, 0))[1] for unit in plan.units["unit"]]
+        goods = [progress.get(unit, (0, 0, 0))[1] for unit in plan.units.frame["unit"]]
         keep = config.adaptive.keep
         solved, some = sum(g >= keep for g in goods), sum(0 < g < keep for g in goods)
         text += f"; of {len(goods)} problems, {solved} have {keep} good traces, {some} have fewer, "

@@ -112,7 +112,7 @@ class Worker:
             pause = FIRST_PAUSE if count < still_open else min(2 * pause, LONGEST_PAUSE)
 
     def _open_rows(self) -> pl.DataFrame:
-        return self.plan.family.open_rows(self.plan.units["unit"], self.config.samples)
+        return self.plan.family.open_rows(self.plan.units.frame["unit"], self.config.samples)
 
     def _steps(self, rows: pl.DataFrame) -> int:
         """Length of the progress bar: problems if verdicts decide on samples, else samples."""
@@ -237,7 +237,7 @@ class Worker:
         sampling = self.config.sampling
         if unit not in chunk.prompts:
             chat = self.engine.render_chat if self.config.chat and self.engine is not None else None
-            chunk.prompts[unit] = self.plan.prompt(chunk.units[unit], chat)
+            chunk.prompts[unit] = self.plan.units.prompt(chunk.units[unit], chat)
         return Request(
             request_id=request_id,
             prompt=chunk.prompts[unit],
@@ -270,7 +270,8 @@ class Worker:
             raise UsageError(
                 f"recipe {recipe.name} has no traces without a model: leave out source: solutions"
             )
-        frame = recipe.rows(self.plan.units.drop("unit", "simple"), self.plan.template.form.name)
+        units = self.plan.units
+        frame = recipe.rows(units.frame.drop("unit", "simple"), units.template.form.name)
         texts = dict(frame.select("problem_id", "completion").iter_rows())
         for request in requests:
             if request is not None:
@@ -296,16 +297,16 @@ class Worker:
     def _row(self, completion: Completion, chunk: OpenChunk, key: Key) -> Row:
         unit, sample, attempt = key
         source, keep, sampling = chunk.units[unit], self.config.store_tokens, self.config.sampling
-        family = self.plan.family.family
+        family, units = self.plan.family.family, self.plan.units
         return {
             "trace_id": trace_id(family, unit, sample),
             "attempt": attempt,
             "job_id": self.plan.job_id,
             "problem_id": source["problem_id"],
             "sample_index": sample,
-            "parent_trace_id": unit if self.config.source == "rework" else None,
-            "form": self.plan.template_of(source).form.name,
-            "template": self.plan.label_of(source),
+            "parent_trace_id": units.parent_trace(unit),
+            "form": units.template_of(source).form.name,
+            "template": units.template_label(source),
             "engine": "solution" if self.config.source == "solutions" else self.engine.name,
             "prompt": chunk.prompts[unit],
             # half a surrogate pair cannot be stored as UTF-8

@@ -24,7 +24,7 @@ from curate.engines.registry import LOCAL, choose, need
 from curate.errors import UsageError
 from curate.evaluate.job import EvaluateConfig
 from curate.generate.config import GenerateConfig
-from curate.generate.plan import meets
+from curate.generate.units import meets
 from curate.pipeline.stages import Stage
 from curate.problems import ProblemsConfig, Source, load_problems
 from curate.problems.base import SCHEMA

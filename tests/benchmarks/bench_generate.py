@@ -113,8 +113,8 @@ def engine_config(options: argparse.Namespace) -> EngineConfig:
 def requests_of(plan: Plan) -> Iterator[Request]:
     """The requests of the job, in its order."""
     sampling = Sampling(temperature=1.0, max_tokens=plan.config.sampling.max_tokens)
-    for row in plan.units.iter_rows(named=True):
-        prompt = plan.prompt(row, None)
+    for row in plan.units.frame.iter_rows(named=True):
+        prompt = plan.units.prompt(row, None)
         for s in range(plan.config.samples):
             yield Request(
                 f"{row['unit']}:{s}",
