@@ -220,68 +220,19 @@ def draw(graph: Graph) -> Html:
         return tag("p", "Nothing was made yet: the warehouse is empty.")
     width = (max(n.layer for n in graph.nodes.values()) + 1) * (WIDE + GAP_X) - GAP_X + 20
     height = (max(n.place for n in graph.nodes.values()) + 1) * (HIGH + GAP_Y) + 10
-    lines, labels, boxes = [], [], []
-    for (low, high), rows in graph.edges.items():
-        a, b = graph.nodes[low], graph.nodes[high]
-        x1, y1 = _x(a) + WIDE, _y(a) + HIGH / 2
-        x2, y2 = _x(b), _y(b) + HIGH / 2
-        bend = max(40.0, (x2 - x1) / 2)
-        start, end = f"{x1:.0f} {y1:.0f}", f"{x2:.0f} {y2:.0f}"
-        path = f"M{start}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {end}"
-        stroke = 1 + min(4.0, math.log10(rows + 1)) if rows else 1
-        title = f"{a.title} → {b.title}" + (f": {number(rows)} rows" if rows is not None else "")
-        lines.append(
-            tag("path", tag("title", title), d=path, class_="edge", stroke_width=f"{stroke:.1f}")
-        )
-        if rows is not None:
-            # near its target box, where the edges are apart
-            x, y = x2 - 10, y2 - 4 if y1 >= y2 else y2 + 11
-            labels.append(
-                tag(
-                    "text",
-                    number(rows),
-                    x=f"{x:.0f}",
-                    y=f"{y:.0f}",
-                    text_anchor="end",
-                    class_="count",
-                )
-            )
-    for node in graph.nodes.values():
-        x, y = _x(node), _y(node)
-        boxes.append(
-            tag(
-                "g",
-                tag("title", f"{node.kind}: {node.title}, {node.detail} ({node.name})"),
-                tag(
-                    "rect",
-                    x=f"{x:.0f}",
-                    y=f"{y:.0f}",
-                    width=WIDE,
-                    height=HIGH,
-                    rx=4,
-                    class_=f"box {node.kind}",
-                ),
-                tag(
-                    "text", _cut(node.title, 21), x=f"{x + 9:.0f}", y=f"{y + 19:.0f}", class_="name"
-                ),
-                tag(
-                    "text",
-                    _cut(node.detail, 26),
-                    x=f"{x + 9:.0f}",
-                    y=f"{y + 36:.0f}",
-                    class_="detail",
-                ),
-            )
-        )
+    edges = [
+        _edge(graph.nodes[low], graph.nodes[high], rows)
+        for (low, high), rows in graph.edges.items()
+    ]
     description = (
         f"{len(graph.nodes)} boxes: problems, traces, corpora, models and evaluations, "
         "from left to right"
     )
     drawing = tag(
         "svg",
-        lines,
-        boxes,
-        labels,
+        [line for line, _ in edges],
+        [_box(node) for node in graph.nodes.values()],
+        [label for _, label in edges if label],
         viewBox=f"0 0 {width:.0f} {height:.0f}",
         width=f"{width:.0f}",
         height=f"{height:.0f}",
@@ -290,6 +241,44 @@ def draw(graph: Graph) -> Html:
         class_="graph",
     )
     return tag("div", drawing, class_="scroll", tabindex="0", role="region", aria_label="pipeline")
+
+
+def _edge(low: Node, high: Node, rows: int | None) -> tuple[Html, Html | None]:
+    """The curve from one box to another, and the number of rows next to it."""
+    x1, y1 = _x(low) + WIDE, _y(low) + HIGH / 2
+    x2, y2 = _x(high), _y(high) + HIGH / 2
+    bend = max(40.0, (x2 - x1) / 2)
+    start, end = f"{x1:.0f} {y1:.0f}", f"{x2:.0f} {y2:.0f}"
+    path = f"M{start}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {end}"
+    stroke = 1 + min(4.0, math.log10(rows + 1)) if rows else 1
+    title = f"{low.title} → {high.title}" + (f": {number(rows)} rows" if rows is not None else "")
+    line = tag("path", tag("title", title), d=path, class_="edge", stroke_width=f"{stroke:.1f}")
+    if rows is None:
+        return line, None
+    # Near its target box, where the edges are apart.
+    x, y = x2 - 10, y2 - 4 if y1 >= y2 else y2 + 11
+    place = {"x": f"{x:.0f}", "y": f"{y:.0f}", "text_anchor": "end"}
+    return line, tag("text", number(rows), **place, class_="count")
+
+
+def _box(node: Node) -> Html:
+    x, y = _x(node), _y(node)
+    text_x = f"{x + 9:.0f}"
+    return tag(
+        "g",
+        tag("title", f"{node.kind}: {node.title}, {node.detail} ({node.name})"),
+        tag(
+            "rect",
+            x=f"{x:.0f}",
+            y=f"{y:.0f}",
+            width=WIDE,
+            height=HIGH,
+            rx=4,
+            class_=f"box {node.kind}",
+        ),
+        tag("text", _cut(node.title, 21), x=text_x, y=f"{y + 19:.0f}", class_="name"),
+        tag("text", _cut(node.detail, 26), x=text_x, y=f"{y + 36:.0f}", class_="detail"),
+    )
 
 
 def _x(node: Node) -> float:

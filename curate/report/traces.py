@@ -114,78 +114,11 @@ def browser(
             "No traces: nothing was generated yet, or nothing fits the condition.",
             class_="empty",
         )
-    fates = {
-        c.name: dict(c.decisions.select("trace_id", "dropped_by").iter_rows()) for c in corpora
-    }
-    reasons = {c.name: {r.name: r for r in c.rules.rules} for c in corpora}
-    member: dict[str, list[int]] = {}
-    for i, one in enumerate(sets):
-        for trace in one.ids:
-            member.setdefault(trace, []).append(i)
-    marks = _marks(traces)
-    # arg_max ignores rows whose key is null.
-    newest = "arg_max(name, coalesce(created_at, '-infinity'))"
-    called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
-    # Clauses are looked up one by one below, and the view would repeat its joins for each.
-    shown = in_ids(traces.get_column("trace_id").to_list())
-    con.execute(f"CREATE OR REPLACE TEMP TABLE _shown AS SELECT * FROM annotated WHERE {shown}")
-    items, templates = [], []
-    for row, marked in zip(traces.iter_rows(named=True), marks, strict=True):
-        row["model"] = _model_name(row, called)
-        decided = {
-            name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
-        }
-        dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
-        condition = f"trace_id = {quote(row['trace_id'])}"
-        clauses = {
-            name: failed_clauses(con, "_shown", condition, rule.keep)
-            for name, (_, rule) in dropped.items()
-            if rule is not None
-        }
-        items.append(_item(row, member.get(row["trace_id"], [])))
-        article = _article(row, marked, decided, dropped, clauses)
-        templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
-    options = [
-        tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i)
-        for i, s in enumerate(sets)
-    ]
-    verdicts = [
-        tag("option", name, value=value)
-        for value, name in (
-            ("", "any"),
-            ("correct", "correct"),
-            ("wrong", "wrong"),
-            ("unverifiable", "unverifiable"),
-            ("none", "none"),
-        )
-    ]
+    items, templates = _entries(con, corpora, sets, traces)
     return tag(
         "div",
-        tag(
-            "div",
-            tag("label", "traces ", tag("select", options, id="set")),
-            tag("label", "verdict ", tag("select", verdicts, id="verdict")),
-            tag(
-                "label",
-                "text ",
-                tag(
-                    "input",
-                    type="search",
-                    id="search",
-                    placeholder="in question, reasoning, answer",
-                ),
-            ),
-            tag("span", id="shown", role="status"),
-            class_="controls",
-        ),
-        tag(
-            "p",
-            tag("mark", "foreign", class_="foreign"),
-            " words in another language than requested  ",
-            tag("mark", "repeated", class_="repeated"),
-            " five words or more that occurred before",
-            class_="note",
-        ),
+        _controls(sets),
+        LEGEND,
         tag(
             "div",
             tag("ol", items, id="list", aria_label="traces"),
@@ -202,6 +135,75 @@ def browser(
         templates,
         tag("noscript", tag("p", "The list needs scripts; nothing else on this page does.")),
     )
+
+
+LEGEND = tag(
+    "p",
+    tag("mark", "foreign", class_="foreign"),
+    " words in another language than requested  ",
+    tag("mark", "repeated", class_="repeated"),
+    " five words or more that occurred before",
+    class_="note",
+)
+
+
+def _controls(sets: Sequence[Chosen]) -> Html:
+    """Selection by set, verdict and text."""
+    options = [
+        tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i)
+        for i, s in enumerate(sets)
+    ]
+    names = ("correct", "wrong", "unverifiable", "none")
+    verdicts = [tag("option", "any", value=""), *(tag("option", n, value=n) for n in names)]
+    search = tag("input", type="search", id="search", placeholder="in question, reasoning, answer")
+    return tag(
+        "div",
+        tag("label", "traces ", tag("select", options, id="set")),
+        tag("label", "verdict ", tag("select", verdicts, id="verdict")),
+        tag("label", "text ", search),
+        tag("span", id="shown", role="status"),
+        class_="controls",
+    )
+
+
+def _entries(
+    con: duckdb.DuckDBPyConnection,
+    corpora: Sequence[Corpus],
+    sets: Sequence[Chosen],
+    traces: pl.DataFrame,
+) -> tuple[list[Html], list[Html]]:
+    """The list item and the template of each trace."""
+    fates = {
+        c.name: dict(c.decisions.select("trace_id", "dropped_by").iter_rows()) for c in corpora
+    }
+    reasons = {c.name: {r.name: r for r in c.rules.rules} for c in corpora}
+    member: dict[str, list[int]] = {}
+    for i, one in enumerate(sets):
+        for trace in one.ids:
+            member.setdefault(trace, []).append(i)
+    # arg_max ignores rows whose key is null.
+    newest = "arg_max(name, coalesce(created_at, '-infinity'))"
+    called = dict(con.sql(f"SELECT model_hash, {newest} FROM models GROUP BY ALL").fetchall())
+    # Clauses are looked up one by one below, and the view would repeat its joins for each.
+    shown = in_ids(traces.get_column("trace_id").to_list())
+    con.execute(f"CREATE OR REPLACE TEMP TABLE _shown AS SELECT * FROM annotated WHERE {shown}")
+    items, templates = [], []
+    for row, marks in zip(traces.iter_rows(named=True), _marks(traces), strict=True):
+        row["model"] = _model_name(row, called)
+        decided = {
+            name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
+        }
+        dropped = {name: (by, reasons[name].get(by)) for name, by in decided.items() if by}
+        condition = f"trace_id = {quote(row['trace_id'])}"
+        clauses = {
+            name: failed_clauses(con, "_shown", condition, rule.keep)
+            for name, (_, rule) in dropped.items()
+            if rule is not None
+        }
+        items.append(_item(row, member.get(row["trace_id"], [])))
+        article = _article(row, marks, _fates(decided, dropped, clauses))
+        templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
+    return items, templates
 
 
 def _marks(traces: pl.DataFrame) -> list[list[Mark]]:
@@ -256,14 +258,8 @@ def _model_name(row: Mapping[str, Any], called: Mapping[str, str]) -> str | None
     return path.parent.name if path.name == "model" else path.name  # …/checkpoints/RUN/model
 
 
-def _article(
-    row: Mapping[str, Any],
-    marks: Sequence[Mark],
-    decided: Mapping[str, str | None],
-    dropped: Mapping[str, Any],
-    clauses: Mapping[str, list[str]],
-) -> Html:
-    verdict = row["verdict"] or "none"
+def _article(row: Mapping[str, Any], marks: Sequence[Mark], fates: Sequence[Html]) -> Html:
+    """Everything about one trace."""
     facts = [
         f"form {row['form']}",
         f"sample {row['sample_index']}",
@@ -273,32 +269,10 @@ def _article(
         row["source"],
         f"split {row['split']}" if row["split"] else None,
     ]
-    judged = [
-        tag("span", verdict, class_=f"badge {verdict}"),
-        " ",
-        f"by {row['verified_by']}" if row["verified_by"] else "",
-    ]
-    if row["extracted"] is not None:
-        judged += [" read ", tag("code", row["extracted"][:300])]
-    if row["reference"] is not None:
-        judged += [", wanted ", tag("code", row["reference"][:300])]
-    if row["verdict_detail"]:
-        judged += [tag("span", f" ({row['verdict_detail'][:300]})", class_="note")]
-    for kind in ("judge", "consensus"):
-        if row[f"{kind}_verdict"]:
-            judged += [
-                f" · {kind}: ",
-                tag("span", row[f"{kind}_verdict"], class_=f"badge {row[f'{kind}_verdict']}"),
-            ]
-    fates = [tag("p", "kept by ", tag("b", name)) for name, by in decided.items() if by is None]
-    for name, (by, rule) in dropped.items():
-        lines = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
-        if rule is not None:
-            lines.append(tag("p", tag("code", rule.keep), tag("br"), rule.reason, class_="note"))
-            lines.append(tag("ul", [tag("li", clause) for clause in clauses[name]], class_="note"))
-        fates.append(tag("div", lines, class_="fate"))
-    body = _cut(row["reasoning"]) if row["reasoning"] is not None else ""
-    whole = row["reasoning"] is None
+    texts = [_text("Reasoning", row["reasoning"], marks), _text("Answer", row["answer"])]
+    if row["reasoning"] is None:
+        title = "Text, which has no reasoning in its form"
+        texts = [texts[1], _text(title, row["completion"] or "", marks)]
     signals = [[name, _value(row[name])] for name in SIGNALS_SHOWN if row[name] is not None]
     return tag(
         "article",
@@ -308,23 +282,11 @@ def _article(
             tag("p", ", ".join(f for f in facts if f), class_="note"),
             tag("p", "by ", row["model"] or "no model (worked solution)", class_="note"),
         ),
-        tag("h5", "Question"),
-        tag("div", render_text(_cut(row["question"])), class_="text"),
+        _text("Question", row["question"] or ""),
         tag("h5", "Verdict"),
-        tag("p", judged),
+        tag("p", _judgement(row)),
         fates,
-        [tag("h5", "Reasoning"), tag("div", render_text(body, marks), class_="text")]
-        if not whole
-        else None,
-        [tag("h5", "Answer"), tag("div", render_text(_cut(row["answer"])), class_="text")]
-        if row["answer"] is not None
-        else None,
-        [
-            tag("h5", "Text, which has no reasoning in its form"),
-            tag("div", render_text(_cut(row["completion"]), marks), class_="text"),
-        ]
-        if whole
-        else None,
+        texts,
         tag("p", "failed: ", row["error"]) if row["error"] else None,
         tag(
             "details",
@@ -338,6 +300,52 @@ def _article(
         ),
         lang=None,
     )
+
+
+def _text(title: str, text: str | None, marks: Sequence[Mark] = ()) -> list[Html] | None:
+    """A heading and a text below it; None without a text."""
+    if text is None:
+        return None
+    return [tag("h5", title), tag("div", render_text(_cut(text), marks), class_="text")]
+
+
+def _judgement(row: Mapping[str, Any]) -> list[Html | str]:
+    """The verdicts on a trace, with the answers that were compared."""
+    verdict = row["verdict"] or "none"
+    parts: list[Html | str] = [
+        tag("span", verdict, class_=f"badge {verdict}"),
+        " ",
+        f"by {row['verified_by']}" if row["verified_by"] else "",
+    ]
+    if row["extracted"] is not None:
+        parts += [" read ", tag("code", row["extracted"][:300])]
+    if row["reference"] is not None:
+        parts += [", wanted ", tag("code", row["reference"][:300])]
+    if row["verdict_detail"]:
+        parts += [tag("span", f" ({row['verdict_detail'][:300]})", class_="note")]
+    for kind in ("judge", "consensus"):
+        if row[f"{kind}_verdict"]:
+            parts += [
+                f" · {kind}: ",
+                tag("span", row[f"{kind}_verdict"], class_=f"badge {row[f'{kind}_verdict']}"),
+            ]
+    return parts
+
+
+def _fates(
+    decided: Mapping[str, str | None],
+    dropped: Mapping[str, Any],
+    clauses: Mapping[str, list[str]],
+) -> list[Html]:
+    """The decision of each corpus about a trace, with the rule and the clauses that dropped it."""
+    fates = [tag("p", "kept by ", tag("b", name)) for name, by in decided.items() if by is None]
+    for name, (by, rule) in dropped.items():
+        lines = [tag("p", "dropped by ", tag("b", name), ", rule ", tag("b", by))]
+        if rule is not None:
+            lines.append(tag("p", tag("code", rule.keep), tag("br"), rule.reason, class_="note"))
+            lines.append(tag("ul", [tag("li", clause) for clause in clauses[name]], class_="note"))
+        fates.append(tag("div", lines, class_="fate"))
+    return fates
 
 
 def _value(value: object) -> str:
