@@ -156,7 +156,7 @@ def annotate(
     files, overrides = _split(arguments)
     checked = validate(job.AnnotateConfig, _read(config, overrides), str(config or "annotate"))
     if files:
-        from curate.signals.files import annotate_files
+        from curate.signals.plain_files import annotate_files
 
         target, column = _needed_out(out, files), text_column or "completion"
         rows = annotate_files(files, target, column, form, checked.signals, memory=checked.memory)

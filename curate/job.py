@@ -20,8 +20,8 @@ from typing import Any
 from curate.progress import say
 from curate.version import code_version
 from curate.warehouse import Warehouse
-from curate.warehouse.files import now
 from curate.warehouse.identity import digest
+from curate.warehouse.names import now
 
 
 @dataclass

@@ -25,7 +25,7 @@ CREATE TABLE signals (
     characters                        INTEGER, -- [shape] characters of the text
     words                             DOUBLE,  -- [shape] words of the CoT: alphabetic words, 0.65
                                                -- per Han character, 0.55 per kana
-                                               -- (curate/signals/text.py)
+                                               -- (curate/signals/prose.py)
     lines                             INTEGER, -- [shape] lines of the text
     longest_line                      INTEGER, -- [shape] characters of the longest line
     longest_paragraph                 INTEGER, -- [shape] characters of the longest paragraph; blank

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 from pydantic import Field
 
-from curate.annotate.rules import NO_VERIFIER, verifier_version
+from curate.annotate.verdicts import NO_VERIFIER, verifier_version
 from curate.config import Config
 from curate.prompts.forms import with_opener_expr
 from curate.verify.consensus import consensus_frame

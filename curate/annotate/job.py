@@ -1,7 +1,7 @@
 """Annotation: add verdicts and signals to every part of traces that lacks them. Nothing is dropped
 or changed.
 
-Four passes share the parts: signals and the rules of verifiers (rules.py), then, if configured, a
+Four passes share the parts: signals and the verdicts of rules (verdicts.py), then, if configured, a
 consensus (consensus.py) and a model that judges (judge.py). Where results are stored is decided in
 curate/warehouse/annotations.py: a part that exists is never written again, so a second run
 processes only new traces.
@@ -19,7 +19,7 @@ import polars as pl
 
 from curate.annotate.consensus import ConsensusConfig, annotate_consensus
 from curate.annotate.judge import JudgeConfig, annotate_judge
-from curate.annotate.rules import (
+from curate.annotate.verdicts import (
     ALONGSIDE,
     NO_VERIFIER,
     TRACE_COLUMNS,
@@ -35,8 +35,8 @@ from curate.signals import GROUPS, annotate_frame
 from curate.verify import verifier_named
 from curate.warehouse import Version, Warehouse
 from curate.warehouse.annotations import address
-from curate.warehouse.files import part_name
 from curate.warehouse.identity import digest
+from curate.warehouse.names import part_name
 
 
 class AnnotateConfig(Config):

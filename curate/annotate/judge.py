@@ -18,7 +18,7 @@ from curate.records import Problem
 from curate.verify.models.judge import NO_REPLY, Item, Judge, judge_identity
 from curate.warehouse import Version
 from curate.warehouse.annotations import address
-from curate.warehouse.files import part_name
+from curate.warehouse.names import part_name
 
 if TYPE_CHECKING:
     from curate.job import Context

@@ -112,7 +112,7 @@ class TransformersEngine(ModelDirectory):
     def _run(self, source: Iterator[Request | None]) -> Iterator[Completion]:
         window = self.config.in_flight or 4 * self.rows
         waiting: list[Row] = []
-        batch = Batch(self)
+        batch = DecodingBatch(self)
         exhausted = False
         while True:
             while not exhausted and len(waiting) + len(batch.rows) < max(window, self.rows):
@@ -193,7 +193,7 @@ def _like(waiting: list[Row], count: int) -> list[Row]:
     return taken
 
 
-class Batch:
+class DecodingBatch:
     """Rows stepped together, and their key-value cache, left-padded to one length."""
 
     def __init__(self, engine: TransformersEngine) -> None:

@@ -25,8 +25,8 @@ from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
 from curate.verify.consensus import cluster_ids
 from curate.warehouse.card import write_card
-from curate.warehouse.files import now
 from curate.warehouse.identity import digest
+from curate.warehouse.names import now
 
 
 class EvaluatedModel(Config):

@@ -25,7 +25,7 @@ import polars as pl
 from curate.errors import UsageError
 from curate.files import column_expr, data_files, read_parts
 from curate.filter.shingles import CJK, Tokens, tokens
-from curate.signals.text import HAN_WORDS
+from curate.signals.prose import HAN_WORDS
 
 SHORTEST = 4
 TEXT_COLUMNS = ("question", "problem", "prompt", "instruction", "input", "text")

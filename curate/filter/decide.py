@@ -18,7 +18,9 @@ import polars as pl
 
 from curate.errors import CurateError, UsageError
 from curate.filter.clauses import columns_in, failed_clauses, show
-from curate.filter.columns import (
+from curate.filter.expressions import check_expression, columns_of, reads_other_rows
+from curate.filter.funnel import band_of, count_rules, count_steps, funnel_of
+from curate.filter.hidden_columns import (
     BALANCE,
     BAND,
     DIFFICULTY,
@@ -29,8 +31,6 @@ from curate.filter.columns import (
     WITHIN,
     rule_column,
 )
-from curate.filter.expressions import check_expression, columns_of, reads_other_rows
-from curate.filter.funnel import band_of, count_rules, count_steps, funnel_of
 from curate.filter.rules import STEPS, RuleSet, Selection
 from curate.filter.select import select
 from curate.filter.spill import Decisions, numbers_read

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from curate.filter.columns import BAND, rule_column
+from curate.filter.hidden_columns import BAND, rule_column
 from curate.filter.rules import STEPS, RuleSet
 from curate.visible import one_line
 

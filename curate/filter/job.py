@@ -23,7 +23,7 @@ from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
 from curate.progress import duration, output
 from curate.prompts.render import TemplateName
 from curate.signals.macros import column_groups, derived_columns
-from curate.warehouse.files import STAGING, check_name
+from curate.warehouse.names import STAGING, check_name
 from curate.warehouse.slices import Slices
 from curate.warehouse.sql import connect, create_views, quote, signal_groups
 

@@ -23,7 +23,7 @@ from curate.filter.decide import FilterResult, apply_rules, columns_read, explai
 from curate.filter.rules import RuleSet
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes, text_bytes
 from curate.signals import column_groups, derived_columns
-from curate.signals.files import annotate_part
+from curate.signals.plain_files import annotate_part
 from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from curate.filter.columns import BALANCE, DIFFICULTY, DRAW, PLACE, RANK, SHAPE
+from curate.filter.hidden_columns import BALANCE, DIFFICULTY, DRAW, PLACE, RANK, SHAPE
 from curate.filter.rules import Selection
 
 _LEFT = pl.col("dropped_by").is_null()
@@ -20,7 +20,7 @@ _LEFT = pl.col("dropped_by").is_null()
 def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     """Return `frame` with `dropped_by` filled in for the rows that the selection drops.
 
-    Reads problem_id, dropped_by, and DRAW, RANK, DIFFICULTY, BALANCE and SHAPE (see columns.py).
+    Reads problem_id, dropped_by, and DRAW, RANK, DIFFICULTY, BALANCE and SHAPE (hidden_columns.py).
     """
     if selection.difficulty is not None:
         inside = (

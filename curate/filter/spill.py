@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from curate.filter.columns import (
+from curate.filter.hidden_columns import (
     BALANCE,
     BAND,
     DIFFICULTY,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from curate.filter.columns import PLACE, SCORE, SLICE, WITHIN
 from curate.filter.contamination import contaminated, read_benchmark
 from curate.filter.duplicates import duplicates, salted, signatures
+from curate.filter.hidden_columns import PLACE, SCORE, SLICE, WITHIN
 from curate.filter.rules import Contamination, Duplicates, Selection
 from curate.filter.spill import Decisions, problem_key
 from curate.warehouse.sql import joined_as_written

@@ -15,7 +15,7 @@ import duckdb
 import polars as pl
 
 from curate.annotate import job as annotate
-from curate.annotate.rules import NO_VERIFIER, verdict_rows
+from curate.annotate.verdicts import NO_VERIFIER, verdict_rows
 from curate.errors import UsageError
 from curate.filter.rules import load_rules
 from curate.job import Context

@@ -26,8 +26,8 @@ from curate.progress import say, task
 from curate.records import Completion, Request, Sampling
 from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.chunks import Chunk, Key, key_of
-from curate.warehouse.files import now
 from curate.warehouse.identity import request_seed, trace_id
+from curate.warehouse.names import now
 from curate.warehouse.traces import trace_frame, with_parts
 
 VERDICT_SECONDS = 0.5  # wait for a verdict if nothing else is left to do

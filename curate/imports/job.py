@@ -39,8 +39,8 @@ from curate.prompts.render import load_template
 from curate.registry import check
 from curate.verify.registry import REGISTRY
 from curate.warehouse import Version
-from curate.warehouse.files import now
 from curate.warehouse.identity import digest
+from curate.warehouse.names import now
 from curate.warehouse.schemas import shipped_file
 from curate.warehouse.traces import with_parts
 

@@ -31,8 +31,8 @@ from curate.config import Config
 from curate.errors import UsageError
 from curate.pipeline.stages import Done, Stage
 from curate.progress import duration, say
-from curate.warehouse.files import publish_file
 from curate.warehouse.identity import digest
+from curate.warehouse.names import publish_file
 
 # Share of the remaining time that is divided. The rest is for stages without an estimate: verdicts,
 # filters, the report.

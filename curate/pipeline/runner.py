@@ -22,8 +22,8 @@ from curate.pipeline.rehearsal import rehearse
 from curate.pipeline.stages import Done, Stage
 from curate.progress import duration, say
 from curate.train.launch import launch
-from curate.warehouse.files import publish_file
 from curate.warehouse.identity import digest
+from curate.warehouse.names import publish_file
 from curate.warehouse.sql import write_database
 
 

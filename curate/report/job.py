@@ -17,7 +17,7 @@ from curate.job import Context, JobResult, StageKind
 from curate.progress import duration
 from curate.report.page import document, sections
 from curate.version import code_version
-from curate.warehouse.files import now
+from curate.warehouse.names import now
 from curate.warehouse.sql import connect
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from curate.filter.clauses import failed_clauses
 from curate.report.data import Corpus, in_ids, picked
 from curate.report.html import Html, number, tag
-from curate.report.text import Mark, foreign_marks, render_text, repeated_marks
+from curate.report.marked_text import Mark, foreign_marks, render_text, repeated_marks
 from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """Signals: text columns in, measured columns out. A signal never decides.
 
-A group of signals is one function over a prepared frame (`curate.signals.text.prepare`). Its
+A group of signals is one function over a prepared frame (`curate.signals.prose.prepare`). Its
 version rises whenever a value could change. The warehouse stores signals per group and version, so
 adding a group does not measure the others again. Columns, units and groups are declared in
 `schemas/signals.sql`. All work is over columns: Polars expressions, native plugins, and, to detect
@@ -30,9 +30,9 @@ from curate.signals.macros import (
     signal_types,
     with_macros,
 )
+from curate.signals.prose import prepare
 from curate.signals.repetition import repetition
 from curate.signals.shape import shape
-from curate.signals.text import prepare
 
 __all__ = [
     "GROUPS",

@@ -20,7 +20,7 @@ from __future__ import annotations
 import polars as pl
 from polars_whichlang import detect_lang
 
-from curate.signals.text import HAN, HAN_WORDS, JAPANESE_WORDS, WORD, prose, share
+from curate.signals.prose import HAN, HAN_WORDS, JAPANESE_WORDS, WORD, prose, share
 
 LATIN = {
     "eng": "en", "spa": "es", "fra": "fr", "deu": "de", "ita": "it",
@@ -279,7 +279,7 @@ def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataF
     `clauses` (words in Latin clauses of at least `_WHOLE` words, titles aside) and `unproven`
     (words in those of them without a frequent word of their language), `latin_words`.
 
-    `texts` is prose (see `curate.signals.text.prose`). `fallback` is the language of Latin text
+    `texts` is prose (see `curate.signals.prose.prose`). `fallback` is the language of Latin text
     without any proof.
     """
     rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})

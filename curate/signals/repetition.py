@@ -12,7 +12,7 @@ import polars as pl
 import polars_textproc as textproc
 
 from curate.signals.ngrams import n_gram_shares
-from curate.signals.text import share
+from curate.signals.prose import share
 
 # A Chinese or Japanese character is a word. Chains of letters are cut at 30 characters: `aaaa…`
 # then is a loop too, and hardly any word of any language is cut.

@@ -6,7 +6,7 @@ import polars as pl
 
 from curate.prompts.forms import answer_expr, well_formed_expr
 from curate.signals.order import clashes, misplaced_marks
-from curate.signals.text import (
+from curate.signals.prose import (
     ALPHABETIC,
     CODE_FENCE,
     CURRENCY,

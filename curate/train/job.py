@@ -30,8 +30,8 @@ from curate.train.result import TrainResult
 from curate.verify.models.preference import JudgeEngines
 from curate.warehouse import Warehouse
 from curate.warehouse.card import write_card
-from curate.warehouse.files import now
 from curate.warehouse.identity import digest
+from curate.warehouse.names import now
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
 GRPO_SHOWN = (

@@ -17,8 +17,8 @@ from curate.train.ranks import Ranks
 from curate.train.result import TrainResult
 from curate.train.trackers import Trackers
 from curate.warehouse import Warehouse
-from curate.warehouse.files import now
 from curate.warehouse.identity import digest
+from curate.warehouse.names import now
 
 
 class MetricsLog:

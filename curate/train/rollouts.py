@@ -29,8 +29,8 @@ from curate.train.advantages import group_advantages
 from curate.train.config import GRPOConfig
 from curate.warehouse import Version, Warehouse
 from curate.warehouse.annotations import publish_verdicts
-from curate.warehouse.files import now
 from curate.warehouse.identity import digest, request_seed, rollout_trace_id
+from curate.warehouse.names import now
 from curate.warehouse.traces import trace_frame, with_parts
 
 EXPIRY = "keep_days"  # file next to private tokens: the number of days they are kept

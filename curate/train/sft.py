@@ -49,7 +49,7 @@ TAG = r"</?[a-z_]+>"
 
 
 @dataclass
-class Example:
+class TrainingExample:
     """One row of a corpus as token ids; `weight` multiplies its loss."""
 
     tokens: PromptCompletion
@@ -138,7 +138,7 @@ def likelihood(policy: Policy, layout: Layout, weight: Tensor) -> Tensor:
 
 
 def sft_step(
-    policy: Policy, examples: list[Example], ranks: Ranks, objective: Objective
+    policy: Policy, examples: list[TrainingExample], ranks: Ranks, objective: Objective
 ) -> tuple[float, int]:
     """Compute the gradients of one batch; return its loss and the number of tokens computed.
 
@@ -169,12 +169,12 @@ def mixture(config: SFTConfig) -> list[Mixture]:
 
 def load_examples(
     corpora: list[tuple[Version, Mixture]], config: SFTConfig, tokenizer: Any
-) -> tuple[list[Example], dict[str, int]]:
+) -> tuple[list[TrainingExample], dict[str, int]]:
     """Return the rows of the corpora as token ids, and counts.
 
     Rows that are too long are truncated, skipped or refused, as the config asks.
     """
-    examples: list[Example] = []
+    examples: list[TrainingExample] = []
     counts = {"examples": 0, "too_long": 0, "tokens": 0}
     for version, part in corpora:
         frame = corpus_rows(version, part, config)
@@ -201,7 +201,9 @@ def load_examples(
                 whole = whole[: config.max_length - len(prompt)]
                 if config.too_long == "skip" or not whole:
                     continue
-            examples.append(Example(PromptCompletion(prompt, whole), weight, trace_id, *rest))
+            examples.append(
+                TrainingExample(PromptCompletion(prompt, whole), weight, trace_id, *rest)
+            )
     if not examples:
         raise UsageError(
             f"nothing to train on: all {counts['too_long']} rows are longer than "
@@ -261,7 +263,7 @@ def encode_all(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
     ]
 
 
-def batch_order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
+def batch_order(examples: list[TrainingExample], config: SFTConfig) -> list[list[int]]:
     """Return the indices of the examples of every step, over all epochs.
 
     Reshuffled every epoch; with `order: difficulty` the first epoch runs easiest first.
@@ -280,7 +282,7 @@ def batch_order(examples: list[Example], config: SFTConfig) -> list[list[int]]:
     return [indices[i : i + config.batch_size] for i in range(0, len(indices), config.batch_size)]
 
 
-def check_labels(example: Example, tokenizer: Any) -> None:
+def check_labels(example: TrainingExample, tokenizer: Any) -> None:
     """Raise CurateError if the labels lose tags of the completion, or most of its characters."""
     ids = list(example.tokens.completion)
     text = tokenizer.decode(ids, skip_special_tokens=False)
@@ -304,7 +306,7 @@ def check_labels(example: Example, tokenizer: Any) -> None:
         )
 
 
-def show_example(example: Example, tokenizer: Any) -> str:
+def show_example(example: TrainingExample, tokenizer: Any) -> str:
     """Return an example as text with its mask: the trained part is between the marks."""
     read = tokenizer.decode(example.tokens.prompt, skip_special_tokens=False)
     trained = tokenizer.decode(example.tokens.completion, skip_special_tokens=False)

@@ -440,7 +440,6 @@ class _Box(NamedTuple):
     end: int
 
 
-_JOINER_WORDS = frozenset("and or und oder et ou y и или и和及与或".split())
 _CORRECTION = re.compile(
     r"\b(?:no|wait|wrong|incorrect|correct\w*|actually|rather|instead|should|mistake|but|however"
     r"|final(?:ly)?|let me|not)\b"

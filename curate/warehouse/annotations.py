@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
-from curate.warehouse.files import EMPTY
+from curate.warehouse.names import EMPTY
 
 if TYPE_CHECKING:
     from curate.warehouse.store import Version, Warehouse

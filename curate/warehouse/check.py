@@ -27,7 +27,7 @@ from curate.warehouse import schemas
 from curate.warehouse.annotations import TABLES as ANNOTATIONS
 from curate.warehouse.annotations import part_key
 from curate.warehouse.chunks import PLAN_COLUMNS, is_whole, plan_hash
-from curate.warehouse.files import EMPTY, is_warehouse
+from curate.warehouse.names import EMPTY, is_warehouse
 from curate.warehouse.parts import (
     MANIFEST,
     checksum,

@@ -38,8 +38,8 @@ import polars as pl
 
 from curate.atomic import disk_errors, fsync_dir, unique_name
 from curate.errors import CurateError
-from curate.warehouse.files import part_name, publish_file
 from curate.warehouse.identity import digest
+from curate.warehouse.names import part_name, publish_file
 from curate.warehouse.parts import damaged
 from curate.warehouse.store import Version, Warehouse
 

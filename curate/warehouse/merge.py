@@ -18,8 +18,8 @@ import polars as pl
 from curate.atomic import disk_errors, exchange, fsync_dir, unique_name
 from curate.errors import CurateError
 from curate.warehouse.annotations import datasets_about
-from curate.warehouse.files import STAGING, TRASH, part_name
 from curate.warehouse.identity import digest
+from curate.warehouse.names import STAGING, TRASH, part_name
 from curate.warehouse.parts import MANIFEST, footer
 from curate.warehouse.store import Version, Warehouse
 

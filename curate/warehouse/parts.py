@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from curate.errors import CurateError
 from curate.warehouse import schemas
-from curate.warehouse.files import EMPTY
+from curate.warehouse.names import EMPTY
 
 MANIFEST = "manifest.json"
 PLACE_KEY = b"curate.part"  # in the footer: <table>/<dataset>/<version>/<file>

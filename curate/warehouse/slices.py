@@ -19,7 +19,7 @@ from pathlib import Path
 import duckdb
 
 from curate.warehouse.annotations import part_key, parts_about
-from curate.warehouse.files import EMPTY
+from curate.warehouse.names import EMPTY
 from curate.warehouse.parts import empty_part, footer
 from curate.warehouse.sql import point, signal_groups, table_of, view_parts
 

@@ -29,7 +29,7 @@ from curate.atomic import disk_errors, unique_name, whole_file
 from curate.errors import CurateError, UsageError
 from curate.warehouse import schemas
 from curate.warehouse.annotations import signals_folder
-from curate.warehouse.files import EMPTY, is_warehouse
+from curate.warehouse.names import EMPTY, is_warehouse
 from curate.warehouse.parts import empty_part, find_damage, parts, table_parts
 
 

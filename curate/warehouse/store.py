@@ -31,7 +31,8 @@ from curate.errors import CurateError, UsageError
 from curate.version import code_version
 from curate.warehouse import parts as part_files
 from curate.warehouse import schemas
-from curate.warehouse.files import (
+from curate.warehouse.identity import digest
+from curate.warehouse.names import (
     EMPTY,
     STAGING,
     TRASH,
@@ -40,7 +41,6 @@ from curate.warehouse.files import (
     now,
     publish_file,
 )
-from curate.warehouse.identity import digest
 from curate.warehouse.parts import MANIFEST, PLACE_KEY
 from curate.warehouse.sql import query
 

@@ -339,7 +339,7 @@ def memory(count: int) -> None:
                 for _ in range(size // 2000):
                     writer.write_table(table)
             script = (
-                "import resource, sys; from curate.signals.files import annotate_files; "
+                "import resource, sys; from curate.signals.plain_files import annotate_files; "
                 f"n = annotate_files([{str(path)!r}], {str(path) + '.out.parquet'!r}); "
                 "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
             )

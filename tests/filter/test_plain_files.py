@@ -14,7 +14,7 @@ from curate.filter import apply_rules, load_rules, write_corpus
 from curate.filter.decide import explain
 from curate.filter.export import FORMATS, export_corpus
 from curate.filter.plain_files import filter_files, narrowed
-from curate.signals.files import annotate_files
+from curate.signals.plain_files import annotate_files
 from curate.warehouse import Warehouse
 from tests.filter.conftest import traces
 

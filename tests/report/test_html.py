@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.report.html import Html, escape, join, number, tag
+from curate.report.marked_text import Mark, foreign_marks, render_text, repeated_marks
 from curate.report.mathml import ATTRIBUTES, ELEMENTS, formula
-from curate.report.text import Mark, foreign_marks, render_text, repeated_marks
 from tests.report.conftest import HOSTILE
 
 

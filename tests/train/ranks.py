@@ -42,7 +42,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
     from curate.train.model.loading import load_policy
     from curate.train.model.sharding import shard
     from curate.train.ranks import join_ranks
-    from curate.train.sft import Example, likelihood, sft_step
+    from curate.train.sft import TrainingExample, likelihood, sft_step
     from tests.train.conftest import ragged
 
     ranks = join_ranks()
@@ -64,7 +64,7 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
         rows[-1].old, rows[-1].ref = (
             torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref)
         )
-    examples = [Example(tokens, 1.0 + i, f"t{i}", 0.5) for i, tokens in enumerate(ragged())]
+    examples = [TrainingExample(tokens, 1.0 + i, f"t{i}", 0.5) for i, tokens in enumerate(ragged())]
     results: dict[str, dict[str, Any]] = {}
     for kind in ("grpo", "dr_grpo", "dapo", "sft"):
         if kind == "sft":

@@ -40,7 +40,7 @@ class Way:
 
 
 @dataclass(frozen=True)
-class Limits:
+class LengthLimits:
     """Lengths in tokens at which the computation of a sequence changes."""
 
     window: int | None = None  # beyond it, a layer no longer sees the whole sequence
@@ -128,7 +128,7 @@ class Trunk:
         return states
 
 
-def limits(text: Any) -> Limits:
+def limits(text: Any) -> LengthLimits:
     """Read the limits from the config of a text model."""
     windows = [
         value
@@ -149,7 +149,7 @@ def limits(text: Any) -> Limits:
         if r.get("rope_type") == "longrope"
     ]
     dynamic = any(r.get("rope_type") == "dynamic" for r in sets)
-    return Limits(
+    return LengthLimits(
         window=min(windows, default=None),
         rope_switch=min(switch, default=None),
         rope_end=text.max_position_embeddings if dynamic else None,

@@ -106,7 +106,7 @@ _CASED = re.compile(r"\b(?:EQUIVALENT|HELPFUL|COHERENT|AMBIGUOUS)\b")
 _LINE = re.compile(r"^[\s*_`#>]*VERDICT[\s*_`]*[:：][\s*_`]*([A-Z]+)[\s*_`.]*$", re.M)
 
 
-class Engine(Protocol):
+class ReplyEngine(Protocol):
     """The part of an engine that a judge uses."""
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]: ...
@@ -149,7 +149,7 @@ class Judge:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: ReplyEngine,
         model: str,
         rubric: Literal["equivalence", "helpfulness", "coherence"] | Rubric = "equivalence",
         render: Callable[[str], str] = str,

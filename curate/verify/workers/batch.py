@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from curate.errors import CurateError
 from curate.verify.base import Judgement
 from curate.verify.registry import verifier_named
-from curate.verify.workers.process import START_LIMIT, Job, Worker
+from curate.verify.workers.process import START_LIMIT, Job, WorkerProcess
 from curate.verify.workers.worker import WALL_CLOCK
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Batch:
         # Small groups keep all workers busy to the end; large ones save messages.
         self.group_size = group_size or max(1, min(GROUP, len(jobs) // (2 * pool.workers)))
         self.results: Results = {}
-        self.workers: list[Worker] = []
+        self.workers: list[WorkerProcess] = []
         self.retried: set[int] = set()
         self.selector = selectors.DefaultSelector()
 
@@ -65,7 +65,7 @@ class Batch:
             self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
             self._feed(worker)
 
-    def _feed(self, worker: Worker) -> None:
+    def _feed(self, worker: WorkerProcess) -> None:
         count = min(self.group_size, len(self.pending))
         worker.send([self.pending.popleft() for _ in range(count)], self.time_limit)
         worker.flush()
@@ -98,7 +98,7 @@ class Batch:
                 self._detach(worker)
                 self.pool.put(worker)
 
-    def _on_message(self, worker: Worker, message: dict[str, Any]) -> None:
+    def _on_message(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
         now = time.monotonic()
         if "verdict" in message and worker.group:
             job = worker.group.popleft()
@@ -126,7 +126,7 @@ class Batch:
             else:
                 self._fail(worker, f"over the time limit of {self.time_limit:g} s")
 
-    def _fail(self, worker: Worker, why: str, retry: bool = False) -> None:
+    def _fail(self, worker: WorkerProcess, why: str, retry: bool = False) -> None:
         """Kill a worker, judge the item it was at (or try it once more), hand the others back.
 
         An item that the machine stopped (a kill, a wall-clock overrun) gets a second try; an
@@ -153,7 +153,7 @@ class Batch:
         )
         self.results[job[0]] = judgement, time.monotonic() - worker.began
 
-    def _detach(self, worker: Worker) -> None:
+    def _detach(self, worker: WorkerProcess) -> None:
         self.workers.remove(worker)
         for descriptor in (worker.stdout, worker.stdin):
             with contextlib.suppress(KeyError, ValueError):

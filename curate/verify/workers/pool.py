@@ -28,7 +28,7 @@ from curate.verify.base import Judgement, Verifier
 from curate.verify.extract import THINK, Extracted
 from curate.verify.registry import verifier_named
 from curate.verify.workers.batch import Batch, Results
-from curate.verify.workers.process import Job, Worker
+from curate.verify.workers.process import Job, WorkerProcess
 
 TIME_LIMIT = 2.0  # seconds of processor time per item
 MEMORY_LIMIT = 2 << 30  # bytes of address space of a worker
@@ -64,8 +64,8 @@ class VerifierPool:
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.failed_starts = 0  # workers in a row that ended before they were ready
         self.hits = 0  # judgements that came from the cache
-        self._idle: list[Worker] = []
-        self._reaping: list[Worker] = []  # killed, not yet waited for
+        self._idle: list[WorkerProcess] = []
+        self._reaping: list[WorkerProcess] = []  # killed, not yet waited for
         self._alive = 0
         self._changed = threading.Condition()
         self._closed = False
@@ -268,7 +268,7 @@ class VerifierPool:
 
     # -- workers; called by `Batch`
 
-    def take(self, wait: bool) -> Worker | None:
+    def take(self, wait: bool) -> WorkerProcess | None:
         """Return an idle worker or a new one; None if all are busy and the caller does not wait."""
         with self._changed:
             while True:
@@ -288,14 +288,14 @@ class VerifierPool:
                     return None
                 self._changed.wait()
         try:
-            return Worker(self.memory_limit, self.time_limit)
+            return WorkerProcess(self.memory_limit, self.time_limit)
         except BaseException:
             with self._changed:
                 self._alive -= 1
                 self._changed.notify()
             raise
 
-    def put(self, worker: Worker) -> None:
+    def put(self, worker: WorkerProcess) -> None:
         """Make a worker available to other batches."""
         with self._changed:
             if not self._closed:
@@ -305,7 +305,7 @@ class VerifierPool:
             self._alive -= 1
         worker.kill()
 
-    def discard(self, worker: Worker) -> None:
+    def discard(self, worker: WorkerProcess) -> None:
         """Kill a worker, so that a new one may start in its place."""
         worker.kill()
         with self._changed:

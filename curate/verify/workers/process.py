@@ -22,7 +22,7 @@ START_LIMIT = 300.0  # seconds by the clock to start a worker, or to import what
 Job = tuple[int, str, Problem, str]
 
 
-class Worker:
+class WorkerProcess:
     """A worker process, and the state that its parent keeps about it."""
 
     def __init__(self, memory: int, limit: float) -> None:
