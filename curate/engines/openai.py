@@ -80,8 +80,10 @@ class OpenAIArgs(Config):
     api: Literal["chat", "completions"] = Field(
         default="chat", description="completions: the prompt as it is"
     )
-    api_key_env: str = "OPENAI_API_KEY"
-    concurrency: int = Field(default=32, ge=1)
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="environment variable that holds the key"
+    )
+    concurrency: int = Field(default=32, ge=1, description="requests in flight at most")
     rpm: float | None = Field(default=None, gt=0, description="requests per minute")
     tpm: float | None = Field(
         default=None, gt=0, description="tokens per minute, prompt and completion"
@@ -90,7 +92,7 @@ class OpenAIArgs(Config):
     max_retry_after: float = Field(
         default=600.0, ge=0, description="seconds that a server can make us wait at most"
     )
-    retries: int = Field(default=6, ge=0)
+    retries: int = Field(default=6, ge=0, description="further tries of a failed request")
     timeout: float = Field(default=600.0, gt=0, description="seconds for one try")
     max_wait: float = Field(
         default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more"
@@ -100,15 +102,19 @@ class OpenAIArgs(Config):
         default=None, ge=0, description="of prompt tokens from the server's cache"
     )
     price_out: float = Field(default=0.0, ge=0)
-    budget: float | None = Field(default=None, gt=0)
+    budget: float | None = Field(
+        default=None, gt=0, description="cost at which the job stops; null: no limit"
+    )
     spent: float = Field(
         default=0.0, ge=0, description="of the budget, before this engine was opened"
     )
     reasoning: tuple[str, str] = Field(
         default=("<think>", "</think>"), description="put around separate reasoning"
     )
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    send_seed: bool = True
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        default="max_tokens", description="the server's name for the length limit"
+    )
+    send_seed: bool = Field(default=True, description="send the seed of each request")
     send_logprobs: bool = Field(
         default=False, description="ask for the log-probs of sampled tokens"
     )

@@ -22,41 +22,46 @@ from curate.warehouse.schemas import data_dir
 
 
 class Rule(Config):
-    """Keeps the traces for which `keep` is true. `reason` explains the rule to the reader of the
-    funnel.
-    """
+    """A named predicate with a reason."""
 
     name: str = Field(min_length=1)
+    """Name in the funnel."""
     keep: str = Field(min_length=1)
+    """SQL expression over a row of `annotated`: traces for which it is true are kept."""
     reason: str = Field(min_length=1)
+    """Explanation for the reader of the funnel."""
 
 
 class Best(Config):
-    """The k traces of a problem with the highest `by`, any SQL expression over one row."""
+    """The k best traces of a problem."""
 
     k: int = Field(ge=1)
+    """Traces per problem."""
     by: str = "quality"
+    """SQL expression over a row of `annotated`; the highest values are the best."""
 
 
 class Pick(Config):
     """k traces of a problem."""
 
     k: int = Field(ge=1)
+    """Traces per problem."""
 
 
 class PerProblem(Config):
     """How traces are chosen among those of a problem that passed the rules; at most one of the four
     ways.
-
-    random: by a hash of seed and trace. shortest: by characters of the completion. diverse: the
-    best by `quality`, then repeatedly the one whose step count, length and reflection are farthest
-    from those chosen.
     """
 
     best: Best | None = None
+    """The traces with the highest values of an expression."""
     random: Pick | None = None
+    """Random traces, by a hash of seed and trace."""
     shortest: Pick | None = None
+    """The traces with the fewest characters of completion."""
     diverse: Pick | None = None
+    """The best by `quality`, then repeatedly the one whose step count, length and reflection are
+    farthest from those chosen."""
 
     @model_validator(mode="after")
     def one_way(self) -> PerProblem:
@@ -75,17 +80,16 @@ class PerProblem(Config):
 
 
 class Difficulty(Config):
-    """A band of difficulty, both ends included. `by` is a SQL expression of difficulty between 0
-    (easy) and 1 (hard).
-
-    With `model` the difficulty is 1 - pass rate of that model's traces on the problem, among the
-    traces being filtered.
-    """
+    """A band of difficulty, both ends included."""
 
     low: float = Field(default=0.0, ge=0, le=1)
+    """Lower end."""
     high: float = Field(default=1.0, ge=0, le=1)
+    """Upper end."""
     by: str = "difficulty"
+    """SQL expression of difficulty, between 0 (easy) and 1 (hard)."""
     model: str | None = None
+    """Use 1 - pass rate of this model's traces on the problem, among the traces being filtered."""
 
     @model_validator(mode="after")
     def ordered(self) -> Difficulty:
@@ -98,71 +102,89 @@ class Balance(Config):
     """No value of `by` may hold more than `ratio` times as many traces as the smallest one."""
 
     by: str = "source"
+    """SQL expression of the value."""
     ratio: float = Field(default=1.0, ge=1)
+    """Size of the largest group over that of the smallest, at most."""
 
 
 class Duplicates(Config):
-    """Keep only the best, by `by`, of texts that are the same once folded or (`near`) share most
-    word 3-grams.
-
-    over: `completion` compares traces; `question` compares problems and drops every trace of the
-    duplicates.
-    within: SQL of a value that two texts must share to be compared (`source`, `problem_id`,
-    `dataset`); by default all are compared.
-    threshold: the minimum Jaccard similarity of near duplicates.
-    merge_templates: near duplicates among questions may differ in numbers, signs and relations.
-    """
+    """Keep only the best of texts that are the same once folded or share most word 3-grams."""
 
     over: Literal["completion", "reasoning", "question"] = "completion"
+    """`completion` and `reasoning` compare traces; `question` compares problems and drops every
+    trace of the duplicates."""
     near: bool = True
+    """Compare word 3-grams as well; false: only texts that are the same once folded."""
     threshold: float = Field(default=0.8, gt=0, le=1)
+    """Minimum Jaccard similarity of near duplicates."""
     merge_templates: bool = False
+    """Near duplicates among questions may differ in numbers, signs and relations."""
     by: str = "quality"
+    """SQL expression; of duplicates, the one with the highest value is kept."""
     within: str | None = None
+    """SQL of a value that two texts must share to be compared, such as `source`, `problem_id` or
+    `dataset`; null: all are compared."""
 
 
 class Contamination(Config):
-    """Drop problems that are items of benchmark files (data files, or .txt with an item per line).
-
-    Texts that share `n` words in a row, a rare run of three words or their numbers are compared;
-    from `similarity` on they are the same problem (see curate/filter/contamination.py).
-    """
+    """Drop problems that are items of benchmark files (see curate/filter/contamination.py)."""
 
     benchmarks: list[str] = Field(min_length=1)
+    """Data files, or .txt with an item per line."""
     column: str | None = None
+    """Column of the items; null: the first with a usual name."""
     n: int = Field(default=10, ge=4)
+    """Texts that share n words in a row, a rare run of three words or their numbers are
+    compared."""
     similarity: float = Field(default=0.6, gt=0, le=1)
+    """Texts that are at least this similar are the same problem."""
 
 
 class Selection(Config):
-    """Applied after the rules, in the order of these fields. `seed` breaks every tie."""
+    """Applied after the rules, in the order of these fields."""
 
     contamination: Contamination | None = None
+    """Drop problems of benchmarks."""
     duplicates: Duplicates | None = None
+    """Drop duplicates."""
     difficulty: Difficulty | None = None
+    """Keep a band of difficulty."""
     per_problem: PerProblem = PerProblem()
+    """Limit the traces of each problem."""
     balance: Balance | None = None
+    """Limit the larger groups of traces."""
     budget: int | None = Field(default=None, ge=1)
+    """Number of traces, at most."""
     seed: int = 0
+    """Seed of random choices and ties."""
 
 
 class Output(Config):
-    """Output form and prompt template of the corpus; None: those of the trace."""
+    """How the corpus is written."""
 
     form: FormName | None = None
+    """Output form of the completions; null: that of the trace."""
     template: TemplateName | None = None
+    """Template of the prompts; null: that of the trace."""
 
 
 class RuleSet(Config):
     """A whole rule file."""
 
     name: str = Field(min_length=1)
+    """Name of the rule set, and of its corpora unless the filter names them."""
     about: str = ""
+    """One sentence for readers."""
     kind: Literal["sft", "rl"] = "sft"
+    """`sft`: rows are traces. `rl`: rows are problems, without completions."""
     output: Output = Output()
+    """How the corpus is written."""
     where: str | None = None
+    """SQL condition on the traces that are considered at all; they do not appear in the funnel."""
     rules: Annotated[list[Rule], Field(default_factory=list)]
+    """Predicates in the order of the funnel; a trace must pass all of them."""
     select: Selection = Selection()
+    """Selection among the traces that passed."""
 
     @field_validator("rules")
     @classmethod

@@ -166,7 +166,7 @@ class Files(Mapped):
     `data/*.jsonl`.
     """
 
-    path: str | list[str]
+    path: str | list[str] = Field(description="file, directory or pattern; or several of them")
     header: bool | None = Field(
         None, description="whether the first row of CSV and TSV files holds names; null: detected"
     )

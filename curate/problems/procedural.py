@@ -48,17 +48,19 @@ class Procedural(Source):
     params: dict[str, Any] = Field(
         default_factory=dict, description="the generator's own parameters"
     )
-    languages: list[Literal["en", "zh"]] = Field(["en"], min_length=1)
+    languages: list[Literal["en", "zh"]] = Field(
+        ["en"], min_length=1, description="languages of the questions, in turn"
+    )
     solutions: bool = Field(True, description="add worked solutions if there is a solver")
     verifier: str = Field(
         "procedural",
         description="`math` would accept the expression of the question, given back unsolved",
     )
-    domain: str = "math"
+    domain: str = Field("math", description="value of the column `domain`")
     difficulty: float | None = Field(
         None, ge=0, le=1, description="default: the position within the parameters' ranges"
     )
-    split: str | None = None
+    split: str | None = Field(None, description="split of all problems; null: drawn by hash")
 
     @field_validator("dataset")
     @classmethod
