@@ -7,8 +7,8 @@
 Data goes to a temporary name in the same directory, is fsynced, and takes its name by one system
 call; then the directory is fsynced, so that the name is durable as well. After a crash the old
 content or the new is there, never a part of either. Temporary names start with a dot, end in
-`.partial` and carry the machine and the process that write them: `is_abandoned` tells what a killed
-process left behind from what another one is still writing.
+`.partial` and carry the machine and the process that write them: `is_abandoned` distinguishes the
+remains of a killed process from files that another is writing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fs.h
 
 @cache
 def machine() -> str:
-    """Hash of host name, boot and process-id namespace: where a process id means one process."""
+    """Hash of host name, boot and process-id namespace, within which a process id is unique."""
     facts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
@@ -158,8 +158,8 @@ def write_whole(target: Path, content: str | bytes, *, overwrite: bool = True) -
 def whole_directory(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` when the block ends, or vanishes if it raises.
 
-    An existing directory of that name is replaced: in one system call where the platform has it.
-    Elsewhere a kill between two renames can leave nothing under `target`.
+    An existing directory of that name is replaced: in one system call if the platform has it;
+    otherwise a kill between two renames can leave nothing under `target`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     staged, replaced = temporary_path(target), temporary_path(target)
@@ -186,8 +186,7 @@ def whole_directory(target: Path) -> Iterator[Path]:
 def exchange(one: Path, other: Path) -> bool:
     """Swap two paths in one system call (renameat2 with RENAME_EXCHANGE; Linux 3.15, glibc 2.28).
 
-    Returns False where the platform or the file system has no such call; other failures raise
-    OSError.
+    Returns False if the platform or the file system has no such call; other failures raise OSError.
     """
     if sys.platform != "linux":
         return False

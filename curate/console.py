@@ -82,7 +82,7 @@ def _first(error: Exception) -> str:
 
 
 def _flat(frame: pl.DataFrame, guard_formulas: bool = False) -> pl.DataFrame:
-    """Lists and structs as JSON text, which CSV can hold; formulas guarded if asked."""
+    """Lists and structs as JSON text, which CSV can hold; formulas guarded on request."""
     nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
     frame = frame.with_columns(
         pl.col(name).map_elements(

@@ -325,10 +325,10 @@ def _array_items(head: bytes, file: IO[bytes], path: Path) -> Iterator[str]:
                 # Doubled, so that one large element is not parsed again for each small piece.
                 text, at, size = text[at:] + more, 0, min(size * 2, 1 << 28)
                 continue
-            if end == len(text) and (more := reader.read(size)):  # a number may go on
+            if end == len(text) and (more := reader.read(size)):  # a number may continue
                 text, at = text[at:] + more, 0
                 continue
-            # Line breaks stand only between values: inside a string JSON escapes them.
+            # Line breaks occur only between values: inside a string JSON escapes them.
             yield text[at:end].replace("\r", " ").replace("\n", " ")
             at, number = end, number + 1
     except UnicodeDecodeError as error:

@@ -98,8 +98,9 @@ def annotate_judge(
 def _judge_part(
     judge: Judge, part: Path, problems: pl.DataFrame, verdicts: pl.DataFrame
 ) -> list[dict[str, Any]]:
-    """Rows of the table `verdicts` for one part. `verdicts`: what rules said (trace_id, attempt,
-    verdict)."""
+    """Rows of the table `verdicts` for one part. `verdicts`: those of rules (trace_id, attempt,
+    verdict).
+    """
     columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
     frame = (
         pl.read_parquet(part, columns=columns, glob=False)

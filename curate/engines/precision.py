@@ -17,7 +17,7 @@ def fast_bf16(device: Any) -> bool:
     """Whether a `torch.device` multiplies bfloat16 natively.
 
     On a CPU that takes AVX512-BF16, AMX or SVE-BF16. `ATEN_CPU_CAPABILITY` can take them away, so
-    torch is asked too.
+    torch is queried as well.
     """
     import torch
 

@@ -3,9 +3,9 @@ files.
 
     trainer (rank 0) ──broadcast──▶ workers of replica 1 (ranks 1 …), workers of replica 2, …
 
-vLLM has both ends (`vllm.distributed.weight_transfer`) and leaves to its caller what is here: the
-messages to our children, the tensors to send, and the proof that they arrived, by hashes that each
-worker computes of the tensors it then holds.
+vLLM has both ends (`vllm.distributed.weight_transfer`) and leaves the rest to its caller, this
+module: the messages to our children, the tensors to send, and the proof that they arrived, by
+hashes that each worker computes of the tensors it then holds.
 """
 
 from __future__ import annotations

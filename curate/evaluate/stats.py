@@ -44,7 +44,7 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
         raise ValueError("pass@k needs k >= 1 and 0 <= correct <= samples")
     none_right = np.ones(np.broadcast(n, c).shape)
     for j in range(int(min(k, n.max(initial=0)))):
-        # The j-th draw without replacement is wrong too. Draws beyond n are none.
+        # The j-th draw without replacement is wrong too. There are no draws beyond n.
         remaining = np.maximum(n - j, 1)
         none_right *= np.where(j < n, np.maximum(n - c - j, 0) / remaining, 1.0)
     return np.where(n > 0, 1.0 - none_right, np.nan)

@@ -1,4 +1,4 @@
-"""Recipes (how traces are asked for), and the job that makes a recipe exactly-once and
+"""Recipes (how traces are requested), and the job that makes a recipe exactly-once and
 resumable.
 """
 

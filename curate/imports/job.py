@@ -428,7 +428,8 @@ def _traces(
         frame = frame.with_columns(form=pl.lit(config.form))
     keys = list(frame.select("problem_id", "form", "completion").iter_rows())
     ids = [digest("import", traces.dataset, *key) for key in keys]
-    # Before the data set counted, ids left it out: what was imported then is not imported again.
+    # Earlier versions left the data set out of the ids: traces imported by them are not imported
+    # again.
     older = [digest("import", *key) for key in keys]
     places = [
         _count(seen, bytes.fromhex(i), bytes.fromhex(key[0]), bytes.fromhex(o))

@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-Step = tuple[str, str]  # what is computed, and its result: ("4 - 1", "3")
+Step = tuple[str, str]  # a computation and its result: ("4 - 1", "3")
 Number = Fraction | Decimal
 
 _SIGNS: dict[type[ast.operator], str] = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}

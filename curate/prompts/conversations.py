@@ -196,9 +196,7 @@ def _content(content: Any) -> tuple[str, str | None, list[Any]]:
 
 
 def object_text(value: Mapping[str, Any]) -> str:
-    """The text inside an object that stands where text is expected; `ValueError` if that is not
-    clear.
-    """
+    """The text inside an object in place of text; `ValueError` if that is not clear."""
     filled = {key: inner for key, inner in value.items() if inner is not None}
     for key in ("content", "text", "answer", "value", "response", "output", "completion"):
         if isinstance(filled.get(key), str):

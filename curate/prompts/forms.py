@@ -12,7 +12,7 @@ take apart into the same parts.
 
 A text that could trick a rule has no answer rather than a lenient one: a second answer, reasoning
 that is opened again after it was closed, tags that were never closed. The form is judged from the
-text alone; `finish_reason` tells whether a token limit cut the text off.
+text alone; `finish_reason` says whether a token limit cut the text off.
 """
 
 from __future__ import annotations

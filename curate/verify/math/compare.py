@@ -433,7 +433,7 @@ def _assignments(node: Node) -> list[dict[str, Node]] | None:
     if node[0] not in _COLLECTIONS:
         return None
     if node[0] == "either" and len({part[2] for part in node[1:] if assigned(part)}) > 1:
-        return None  # "x = 1 or y = 2" is no solution of a system
+        return None  # "x = 1 or y = 2" is not a solution of a system
     parts = list(node[1:])
     if all(part[0] == "rel" and part[2][0] == "tuple" for part in parts):
         each = [_assignments(part) for part in parts]

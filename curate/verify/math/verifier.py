@@ -334,7 +334,7 @@ _FORMULAS = frozenset(["add", "sub", "mul", "div", "pow", "neg", "call"])
 
 
 def _mixes_words(tree: Node) -> bool:
-    """Whether words stand inside a formula: north-east is not a subtraction."""
+    """Whether words are inside a formula: north-east is not a subtraction."""
     is_formula = tree[0] in _FORMULAS
     for part in tree[1:]:
         if isinstance(part, tuple) and part and isinstance(part[0], str):

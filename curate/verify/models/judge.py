@@ -180,7 +180,7 @@ class Judge:
             i = int(completion.request_id)
             verdict, detail = self.read(completion)
             results[i] = self._verdict(verdict, items[i], detail, time.monotonic() - began)
-        for request in requests:  # an engine that lost a request said nothing about it
+        for request in requests:  # an engine that lost a request does not report it
             i = int(request.request_id)
             results[i] = results[i] or self._verdict("unverifiable", items[i], NO_REPLY)
         return results
