@@ -31,6 +31,7 @@ def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
     (wheel,) = tmp_path.glob("curate-*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
+    assert (site / "curate" / "py.typed").is_file()
     code = (
         "import curate, pathlib\n"
         "from curate.warehouse import Warehouse, schemas\n"
