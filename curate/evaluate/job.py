@@ -124,7 +124,8 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     started = time.monotonic()
     frames, refs, rows, families, problems = [], [], 0, {}, {}
     for label, job in generation_configs(config).items():
-        problems[label] = generation.make_plan(job, context).problems.select("problem_id")
+        units = generation.make_plan(job, context).units.frame
+        problems[label] = units.select("problem_id").unique(maintain_order=True)
         sampled = generation.run(job, context)
         rows += sampled.rows
         refs += sampled.refs
