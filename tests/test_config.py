@@ -153,7 +153,7 @@ def test_the_string_below_a_field_is_its_description() -> None:
     ("data", "message"),
     [
         ({"sise": 2}, "sise: no such key; did you mean 'size'?"),
-        ({"colour": 2}, "colour: no such key; there are nested, middle, size"),
+        ({"colour": 2}, "colour: no such key; there are middle, nested, size"),
         ({"middle": {"iner": {}}}, "middle.iner: no such key; did you mean 'inner'?"),
         ({"size": 0}, "size: Input should be greater than or equal to 1 (given: 0)"),
     ],
