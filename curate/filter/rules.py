@@ -8,12 +8,13 @@ that a corpus can be made again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from curate.config import Config, group_at, read_yaml, validate
+from curate.config import Config, did_you_mean, group_at, read_yaml, validate
 from curate.errors import UsageError
 from curate.filter.expressions import check_expression
 from curate.prompts.forms import FormName
@@ -206,12 +207,17 @@ class RuleSet(Config):
 STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", "budget")
 
 
-def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:
+def load_rules(
+    path_or_name: str | Path,
+    overrides: dict[str, Any] | None = None,
+    without: Sequence[str] = (),
+) -> RuleSet:
     """The rule set in a YAML file, or the shipped one of that name (`cold-start`, `rejection`,
     `unfiltered`).
 
-    `overrides` lays values over dotted places: {"select.per_problem.best.k": 2}. Raises
-    `UsageError` with the file and the place for anything that is wrong with it.
+    `overrides` lays values over dotted places: {"select.per_problem.best.k": 2}. `without` names
+    rules to leave out. Raises `UsageError` with the file and the place for anything that is wrong
+    with it.
     """
     path = _find(path_or_name)
     content = read_yaml(path)
@@ -220,11 +226,23 @@ def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None
         group[last] = _laid_over(group.get(last), value)
     content.setdefault("name", path.stem)
     try:
-        return validate(RuleSet, content, str(path))
+        return _without(validate(RuleSet, content, str(path)), without, str(path))
     except UsageError as error:
         # A SQL expression that is refused names its rule, and not the file.
         place = "" if str(error).startswith(str(path)) else f"{path}: "
         raise UsageError(f"{place}{error}") from error
+
+
+def _without(rules: RuleSet, names: Sequence[str], where: str) -> RuleSet:
+    """The rule set without the named rules."""
+    own = [rule.name for rule in rules.rules]
+    for name in names:
+        if name not in own:
+            raise UsageError(
+                f"{where}: without: no rule '{name}'{did_you_mean(name, own)} There are "
+                f"{', '.join(own) or 'none'}"
+            )
+    return rules.model_copy(update={"rules": [r for r in rules.rules if r.name not in names]})
 
 
 def _find(path_or_name: str | Path) -> Path:
