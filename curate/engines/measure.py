@@ -26,8 +26,8 @@ from curate.errors import CurateError
 from curate.progress import say, waiting
 from curate.records import Request, Sampling
 
-# In flight together, as in a job: vLLM steps all of them at once, the loop over transformers 32 at a
-# time. Fewer would hide what vLLM gains from many.
+# In flight together, as in a job: vLLM steps all of them at once, the loop over transformers 32.
+# Fewer would hide what vLLM gains from many.
 REQUESTS = 128
 PROMPT_TOKENS, OUTPUT_TOKENS = 96, 16
 SECONDS = 3.0  # of generation with each engine, after a short warm-up

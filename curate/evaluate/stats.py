@@ -161,7 +161,8 @@ def compare_levels(
 
 def _present(level: Level) -> NDArray[np.bool_]:
     """Whether every seed has a value, (problems, metrics)."""
-    return ~np.isnan(level.numerator).any(axis=0)
+    missing: NDArray[np.bool_] = np.isnan(level.numerator).any(axis=0)
+    return ~missing
 
 
 def _fill(values: Floats) -> Floats:
@@ -187,7 +188,14 @@ def _drawn(terms: Sequence[Level], resamples: int, seed: int) -> list[tuple[Floa
     """Value (metrics,) and resampled values (resamples, metrics) of each level."""
     flat = [_fill(array) for term in terms for array in (term.numerator, term.denominator)]
     # One matrix product serves all: (problems, columns), columns being seeds x metrics of each.
-    wide = np.concatenate([a.transpose(1, 0, 2).reshape(a.shape[1], -1) for a in flat], axis=1)
+    wide = np.concatenate(
+        [
+            a.transpose(1, 0, 2).reshape(problems, seeds * metrics)
+            for a in flat
+            for seeds, problems, metrics in [a.shape]
+        ],
+        axis=1,
+    )
     sums = _resampled_sums(wide, resamples, seed)
     values = []
     start = 0

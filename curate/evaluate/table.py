@@ -174,7 +174,10 @@ def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
         pl.col(*KEYS, "source", "difficulty", "judged").first(),
         pl.len().alias("n"),
         pl.col("right").sum().alias("c"),
-        (pl.col("answered") | pl.col("right")).mean().alias("answered"),
+        pl.when(pl.col("answered").is_not_null())
+        .then(pl.col("answered") | pl.col("right"))
+        .mean()
+        .alias("answered"),
         pl.col("well_formed").mean().alias("format"),
         pl.col("target_language_share").mean().alias("language"),
         pl.col("completion_tokens").mean().alias("length"),
@@ -290,7 +293,7 @@ def _none(value: float) -> float | None:
 # --- the tables a person reads
 
 _SHOWN = (
-    *("pass@1", "greedy", "per answer", "cons@k", "voting", "pass@k"),
+    *("pass@1", "greedy", "per answer", "cons@k", "pass@k"),
     *("format", "language", "length", "truncated"),
 )
 _PERFECT = {"language": 1.0, "truncated": 0.0}

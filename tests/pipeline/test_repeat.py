@@ -51,7 +51,9 @@ def test_after_it_a_name_stands_for_all_seeds():
 
 def test_the_whole_pipeline_is_checked(tmp_path):
     path = tmp_path / "p.yaml"
-    path.write_text(yaml.safe_dump({"name": "p", "vars": {"limit": 4}, "stages": STAGES}))
+    path.write_text(
+        yaml.safe_dump({"name": "p", "vars": {"limit": 4}, "stages": STAGES}, sort_keys=False)
+    )
     _, stages = load_pipeline(path)
     evaluation = stages[-1]
     assert evaluation.needs == ("sft", "rl-3", "rl-5")
@@ -68,5 +70,5 @@ def test_the_whole_pipeline_is_checked(tmp_path):
 )
 def test_mistakes_name_the_stage(change, message):
     stages = {"again": {"do": "repeat", "stages": {"a": {"do": "report"}}, "seeds": [0]} | change}
-    with pytest.raises(UsageError, match=f"stage again.*{message}"):
+    with pytest.raises(UsageError, match=f"(?s)stage again.*{message}"):
         unroll(stages, "file")
