@@ -85,7 +85,7 @@ class BaseConfig(Config):
     right_first: float = Field(0.0, ge=0, lt=1)
     """Share of the steps, at the start, whose texts have neither wrong steps nor checks."""
     tokens: Literal["characters", "words"] = "characters"
-    """Characters alone, or whole phrases and tags as tokens, too: a quarter of the tokens."""
+    """Characters alone, or whole phrases and tags as tokens, too: a fifth of the tokens."""
     least_greedy: float = Field(0.0, ge=0, le=1)
     """Accuracy on unseen sums at temperature 0 below which the base is refused."""
     max_length: int = Field(512, ge=64)
@@ -189,7 +189,7 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
     letters = string.printable[:95] + "\n" + "".join("".join(p) for p in PHRASES.values())
     tokenizer = char_tokenizer("".join(dict.fromkeys(letters + "".join(q for q, _ in sums))))
     if config.tokens == "words":
-        tokenizer.add_tokens(words())
+        tokenizer.add_tokens(words(sums))
     end = tokenizer.eos_token_id
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=3 * config.hidden,
@@ -236,17 +236,17 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
     return model.eval(), tokenizer, value
 
 
-def words() -> list[str]:
-    """Phrases and tags that are one token each with `tokens: words`."""
+def words(sums: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Texts that are one token each with `tokens: words`: phrases, tags, operators, and what the
+    questions say around their sums.
+    """
     phrases = [
-        part
-        for language in PHRASES.values()
-        for phrase in language
-        for part in phrase.split("{}")
-        if len(part) > 1
+        part for language in PHRASES.values() for phrase in language for part in phrase.split("{}")
     ]
+    around = {part for question, _ in sums for part in _SUM.split(question)}
     tags = [f"{OPEN} ", f" {CLOSE}", f" {ANSWER_OPEN} ", f" {ANSWER_CLOSE}"]
-    return [*phrases, *tags, " + ", " - ", " = "]
+    longer = [part for part in [*phrases, *sorted(around)] if len(part) > 1]
+    return [*longer, *tags, " + ", " - ", " = "]
 
 
 def greedy_accuracy(model: Any, tokenizer: Any, sums: Sequence[tuple[str, str]]) -> float:
