@@ -161,8 +161,7 @@ def compare_levels(
 
 def _present(level: Level) -> NDArray[np.bool_]:
     """Whether every seed has a value, (problems, metrics)."""
-    missing: NDArray[np.bool_] = np.isnan(level.numerator).any(axis=0)
-    return ~missing
+    return np.asarray(~np.isnan(level.numerator).any(axis=0), dtype=np.bool_)
 
 
 def _fill(values: Floats) -> Floats:
