@@ -197,7 +197,7 @@ def filter_(
         from curate.filter.plain_files import explain_files, filter_files, overlaps_file
         from curate.filter.rules import load_rules
 
-        chosen = load_rules(checked.rules, checked.set)
+        chosen = load_rules(checked.rules, checked.set, checked.without)
         how = (text_column or "completion", form, checked.where, checked.memory)
         if explain:
             output(explain_files(files, chosen, explain, *how))
@@ -352,9 +352,10 @@ def evaluate(
     checked = validate(job.EvaluateConfig, data, str(config or "evaluate"))
     with _context(warehouse) as context:
         if dry_run:
-            for label, one in job.generation_configs(checked).items():
-                plan = generation.make_plan(one, context, commit=False)
-                output(f"{label}\n{generation.describe(plan)}\n")
+            for runs in job.generation_configs(checked).values():
+                for one in (sampled for run in runs for sampled in run if sampled):
+                    plan = generation.make_plan(one, context, commit=False)
+                    output(f"{one.label}\n{generation.describe(plan)}\n")
             return
         result = job.run(checked, context)
     output(result.facts["table"])

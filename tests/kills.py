@@ -58,7 +58,7 @@ QUERIES = {
 LENGTH = "rewards.length={weight: 1.0, options: {max_tokens: 120, buffer: 120}}"
 SMALL = {
     "r1-small": [
-        *("vars.base_steps=150", "vars.max_tokens=120"),
+        *("vars.base_steps=150", "vars.least=0", "vars.max_tokens=120"),
         # such a base gets little right, so nothing is filtered
         *(
             "stages.rework.rework.where=null",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import polars as pl
 from pydantic import Field
@@ -18,7 +19,12 @@ from curate.config import Config, did_you_mean, merge, validate
 from curate.errors import UsageError
 from curate.evaluate.table import evaluation_rows, format_table
 from curate.generate import job as generation
-from curate.generate.config import ExamplesConfig, SamplingConfig, generate_config
+from curate.generate.config import (
+    ExamplesConfig,
+    GenerateConfig,
+    SamplingConfig,
+    generate_config,
+)
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration
 from curate.prompts.forms import FormName
@@ -34,8 +40,8 @@ class EvaluatedModel(Config):
 
     label: str
     """Name of the model in the table."""
-    model: str
-    """Directory, hub id, or name at a server."""
+    model: str | list[str]
+    """Directory, hub id, or name at a server; a list is one model trained with several seeds."""
     template: TemplateName | None = None
     """Prompt template."""
     form: FormName | None = None
@@ -69,6 +75,8 @@ class EvaluateConfig(Config):
     """Whether prompts are messages for the model's chat template."""
     engine: dict[str, Any] = {}
     """How models are run."""
+    greedy: bool = True
+    """Whether to answer each problem once more at temperature 0, for the metric `greedy`."""
     seed: int = 0
     """Seed of sampling and of the bootstrap."""
     compare: list[tuple[str, str]] | None = None
@@ -79,8 +87,15 @@ class EvaluateConfig(Config):
     """Name in the progress display and in the table `jobs`."""
 
 
-def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[str, Any]:
-    """The generation job of each model, by label."""
+class Run(NamedTuple):
+    """The generation jobs of one model: its samples, and one greedy answer per problem."""
+
+    samples: GenerateConfig
+    greedy: GenerateConfig | None
+
+
+def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[str, list[Run]]:
+    """The generation jobs by label: one entry per training seed."""
     labels = [m.label for m in config.models]
     if len(set(labels)) < len(labels):
         raise UsageError(f"{where}: two models have the same label")
@@ -91,30 +106,41 @@ def generation_configs(config: EvaluateConfig, where: str = "evaluate") -> dict[
                     f"{where}: compare: no model has the label '{label}'"
                     f"{did_you_mean(label, labels)} There are {', '.join(labels)}"
                 )
-    jobs = {}
-    for model in config.models:
-        data: dict[str, Any] = {
-            "recipe": "evaluate",
-            "model": model.model,
-            "problems": config.problems,
-            "split": config.split,
-            "limit": config.limit,
-            "samples": config.samples,
-            "sampling": config.sampling.model_dump(),
-            "template": model.template or config.template,
-            "form": model.form or config.form,
-            "chat": config.chat if model.chat is None else model.chat,
-            "engine": config.engine,
-            "seed": config.seed,
-            "max_failed": 1.0,
-            "label": f"evaluate {model.label}",
-        }
-        if model.examples:
-            data = merge(data, {"examples": model.examples.model_dump()})
-            # without its own turns a base model continues with the next question after its answer
-            data["sampling"] = {**data["sampling"], "stop": config.sampling.stop or ["</answer>"]}
-        jobs[model.label] = generate_config(data, f"{where}: model {model.label}")
-    return jobs
+    return {model.label: _runs(model, config, where) for model in config.models}
+
+
+def _runs(model: EvaluatedModel, config: EvaluateConfig, where: str) -> list[Run]:
+    """The jobs of each training seed of a model."""
+    paths = [model.model] if isinstance(model.model, str) else model.model
+    if not paths or len(set(paths)) < len(paths):
+        raise UsageError(f"{where}: model {model.label}: the list is empty or names a model twice")
+    data: dict[str, Any] = {
+        "recipe": "evaluate",
+        "problems": config.problems,
+        "split": config.split,
+        "limit": config.limit,
+        "samples": config.samples,
+        "sampling": config.sampling.model_dump(),
+        "template": model.template or config.template,
+        "form": model.form or config.form,
+        "chat": config.chat if model.chat is None else model.chat,
+        "engine": config.engine,
+        "seed": config.seed,
+        "max_failed": 1.0,
+        "label": f"evaluate {model.label}",
+    }
+    if model.examples:
+        data = merge(data, {"examples": model.examples.model_dump()})
+        # without its own turns a base model continues with the next question after its answer
+        data["sampling"] = {**data["sampling"], "stop": config.sampling.stop or ["</answer>"]}
+    once = {"sampling": {"temperature": 0.0, "top_p": 1.0}, "samples": 1}
+    runs = []
+    for path in paths:
+        own = {**data, "model": path}
+        samples = generate_config(own, f"{where}: model {model.label}")
+        greedy = {**merge(own, once), "label": f"evaluate {model.label}, greedy"}
+        runs.append(Run(samples, generate_config(greedy, where) if config.greedy else None))
+    return runs
 
 
 def run(config: EvaluateConfig, context: Context) -> JobResult:
@@ -122,23 +148,14 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     table.
     """
     started = time.monotonic()
-    frames, refs, rows, families, problems = [], [], 0, {}, {}
-    for label, job in generation_configs(config).items():
-        units = generation.make_plan(job, context).units.frame
-        problems[label] = units.select("problem_id").unique(maintain_order=True)
-        sampled = generation.run(job, context)
-        rows += sampled.rows
-        refs += sampled.refs
-        families[label] = sampled.facts["family"]
-    annotate.run(
-        annotate.AnnotateConfig(traces=sorted(set(families.values())), label="judge"), context
-    )
-    for label, family in families.items():
-        frames.append(_samples(label, family, problems[label], config, context))
-    compare = config.compare or [
-        (b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)
-    ]
-    key = [sorted(families.items()), refs, config.model_dump(mode="json")]
+    sampled: dict[str, list[list[_Sampled]]] = {}
+    for label, runs in generation_configs(config).items():
+        sampled[label] = [[_sample(job, context) for job in run if job] for run in runs]
+    every = [one for runs in sampled.values() for run in runs for one in run]
+    families = sorted({one.family for one in every})
+    annotate.run(annotate.AnnotateConfig(traces=families, label="judge"), context)
+    refs = [ref for one in every for ref in one.result.refs]
+    key = [families, refs, config.model_dump(mode="json")]
     version = context.warehouse.version(
         "evaluations",
         config.label or "evaluation",
@@ -146,15 +163,13 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
         parents=refs,
         config=config.model_dump(),
     )
-    table = evaluation_rows(
-        _concat(frames), compare=compare, k=config.samples, resamples=config.resamples
-    )
-    table = _with_facts(table, version.version, config)
+    table = _with_facts(_table(sampled, config, context), version.version, config)
     if not version.sealed:
         version.publish("0", table)
         version.seal()
         for model_hash in table["model_hash"].drop_nulls().unique().to_list():
             write_card(context.warehouse, model_hash)
+    rows = sum(one.result.rows for one in every)
     result = JobResult(refs=[version.ref], rows=rows, seconds=time.monotonic() - started)
     result.facts = {"table": format_table(table), "evaluation_id": version.version}
     result.summary = (
@@ -163,9 +178,45 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     return result
 
 
-def _samples(
-    label: str, family: str, problems: pl.DataFrame, config: EvaluateConfig, context: Context
+@dataclass(frozen=True)
+class _Sampled:
+    """A finished generation job: the traces it gave, and the problems it was about."""
+
+    result: JobResult
+    problems: pl.DataFrame
+
+    @property
+    def family(self) -> str:
+        return str(self.result.facts["family"])
+
+
+def _sample(job: GenerateConfig, context: Context) -> _Sampled:
+    units = generation.make_plan(job, context).units.frame
+    problems = units.select("problem_id").unique(maintain_order=True)
+    return _Sampled(generation.run(job, context), problems)
+
+
+def _table(
+    sampled: Mapping[str, list[list[_Sampled]]], config: EvaluateConfig, context: Context
 ) -> pl.DataFrame:
+    """The rows of the evaluation from the judged samples."""
+    parts: list[list[pl.DataFrame]] = [[], []]  # samples, greedy
+    for label, runs in sampled.items():
+        for number, run in enumerate(runs):
+            for part, one, count in zip(parts, run, (config.samples, 1), strict=False):
+                frame = _samples(one, count, context)
+                part.append(frame.with_columns(model=pl.lit(label), run=pl.lit(number)))
+    compare = config.compare or [
+        (b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)
+    ]
+    samples, greedy = (_concat(part) if part else None for part in parts)
+    assert samples is not None
+    return evaluation_rows(
+        samples, compare=compare, k=config.samples, resamples=config.resamples, greedy=greedy
+    )
+
+
+def _samples(sampled: _Sampled, count: int, context: Context) -> pl.DataFrame:
     """Input of the table: one row per sample of the problems, with the cluster of its answer."""
     frame = context.warehouse.sql(
         "SELECT a.model_hash, a.problem_id, a.sample_index, a.verdict, a.extracted, a.well_formed, "
@@ -174,11 +225,13 @@ def _samples(
         "FROM annotated a LEFT JOIN problems p USING (problem_id) WHERE a.dataset = ? AND "
         "a.sample_index < ? "
         "ORDER BY a.problem_id, a.sample_index",
-        [family, config.samples],
-    ).join(problems, on="problem_id", how="semi", maintain_order="left")
+        [sampled.family, count],
+    ).join(sampled.problems, on="problem_id", how="semi", maintain_order="left")
     cluster = pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64)
     # needed to compare answers, but not in the table
-    return frame.drop("verifier", "choices", "metadata").with_columns(cluster, model=pl.lit(label))
+    return frame.drop("verifier", "choices", "metadata").with_columns(
+        cluster, answered=pl.col("extracted").is_not_null()
+    )
 
 
 def _concat(frames: list[pl.DataFrame]) -> pl.DataFrame:
@@ -202,11 +255,12 @@ def _checked(data: Mapping[str, Any], where: str) -> EvaluateConfig:
 
 
 def _size(config: EvaluateConfig, _: Rows) -> Size:
-    models = len(config.models)
+    models = sum(1 if isinstance(m.model, str) else len(m.model) for m in config.models)
+    per_problem = config.samples + config.greedy
     if config.limit is None:
-        return Size(f"{models} models x all problems x {config.samples}")
-    total = models * config.limit * config.samples
-    text = f"{models} models x {config.limit} problems x {config.samples} = {total:,} samples"
+        return Size(f"{models} models x all problems x {per_problem}")
+    total = models * config.limit * per_problem
+    text = f"{models} models x {config.limit} problems x {per_problem} = {total:,} samples"
     return Size(text, total, total * config.sampling.max_tokens)
 
 

@@ -1,11 +1,13 @@
 """Estimates of an evaluation as pure functions of arrays: pass@1, pass@k, cons@k, intervals.
 
 Every estimate is a mean over problems of one value per problem, so that one bootstrap over problems
-serves all of them: problems are independent draws, the k samples of one problem are not.
+serves all of them: problems are independent draws, the k samples of one problem are not. Where a
+model was trained with several seeds, seeds are a second level of the bootstrap.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +28,7 @@ class Estimate:
     low: float
     high: float
     count: int  # problems
+    seeds: int = 1  # training seeds; of a difference, the larger number of both sides
 
 
 def pass_at_1(samples: ArrayLike, correct: ArrayLike) -> Floats:
@@ -92,19 +95,130 @@ def bootstrap(
     table = np.asarray(values, dtype=np.float64)
     if table.ndim != 2:
         raise ValueError(f"bootstrap needs (problems, columns), not shape {table.shape}")
-    present = ~np.isnan(table)
-    filled = np.where(present, table, 0.0)
-    counts = present.sum(axis=0)
-    with np.errstate(invalid="ignore"):
-        means = filled.sum(axis=0) / counts
-    drawn = _resampled_means(filled, present.astype(np.float64), resamples, seed)
+    return compare_levels([Level.of_means(table[None])], (), resamples, seed, level)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Measured values of one model, or of several that differ only by the seed of their training.
+
+    Both arrays have shape (seeds, problems, metrics). The level of a metric is the sum of its
+    numerators divided by the sum of its denominators: a mean over problems where the denominator is
+    1, a ratio (such as accuracy per answered text) where it is a share. NaN in both marks a problem
+    without a value.
+    """
+
+    numerator: Floats
+    denominator: Floats
+
+    @staticmethod
+    def of_means(values: Floats) -> Level:
+        """Level of plain means: the denominator of every value is 1."""
+        return Level(values, np.where(np.isnan(values), np.nan, 1.0))
+
+    def masked(self, keep: NDArray[np.bool_]) -> Level:
+        """The same level with NaN outside `keep`, (problems, metrics)."""
+        return Level(
+            np.where(keep, self.numerator, np.nan), np.where(keep, self.denominator, np.nan)
+        )
+
+
+def compare_levels(
+    levels: Sequence[Level],
+    pairs: Sequence[tuple[int, int]],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> list[list[Estimate]]:
+    """Estimates per metric of each level, then of each difference `levels[i] - levels[j]`.
+
+    A hierarchical bootstrap: each draw takes problems with replacement, and training seeds with
+    replacement where there are several. All levels share the draws of problems, and levels with
+    equally many seeds share the draws of seeds, so that differences are paired. Of S seeds a draw
+    takes S - 1: the mean of S draws would vary by (S - 1) / S too little (Rao and Wu 1988). A
+    problem that either side of a difference lacks is left out of both.
+    """
+    blocks: list[tuple[Level, ...]] = [(one,) for one in levels]
+    for ours, theirs in pairs:
+        keep = _present(levels[ours]) & _present(levels[theirs])
+        blocks.append((levels[ours].masked(keep), levels[theirs].masked(keep)))
+    terms = [term for block in blocks for term in block]
+    drawn = iter(_drawn(terms, resamples, seed))
     tail = 100 * (1 - level) / 2
-    estimates = []
-    for j, count in enumerate(counts):
-        column = drawn[:, j][~np.isnan(drawn[:, j])]
-        low, high = np.percentile(column, [tail, 100 - tail]) if count > 1 else (np.nan, np.nan)
-        estimates.append(Estimate(float(means[j]), float(low), float(high), int(count)))
-    return estimates
+    results = []
+    for block in blocks:
+        values, draws = _minus([next(drawn) for _ in block])
+        counts = (_fill(block[0].denominator).sum(axis=0) > 0).sum(axis=0)
+        seeds = max(len(term.numerator) for term in block)
+        results.append(
+            [
+                _estimate(float(values[j]), draws[:, j], int(count), seeds, tail)
+                for j, count in enumerate(counts)
+            ]
+        )
+    return results
+
+
+def _present(level: Level) -> NDArray[np.bool_]:
+    """Whether every seed has a value, (problems, metrics)."""
+    return np.asarray(~np.isnan(level.numerator).any(axis=0), dtype=np.bool_)
+
+
+def _fill(values: Floats) -> Floats:
+    return np.where(np.isnan(values), 0.0, values)
+
+
+def _minus(parts: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    """Value and draws of a level, or of the difference of two."""
+    if len(parts) == 1:
+        return parts[0]
+    (value, draws), (other_value, other_draws) = parts
+    return value - other_value, draws - other_draws
+
+
+def _estimate(value: float, draws: Floats, count: int, seeds: int, tail: float) -> Estimate:
+    draws = draws[~np.isnan(draws)]
+    usable = count > 1 and len(draws)
+    low, high = np.percentile(draws, [tail, 100 - tail]) if usable else (np.nan, np.nan)
+    return Estimate(value, float(low), float(high), count, seeds)
+
+
+def _drawn(terms: Sequence[Level], resamples: int, seed: int) -> list[tuple[Floats, Floats]]:
+    """Value (metrics,) and resampled values (resamples, metrics) of each level."""
+    flat = [_fill(array) for term in terms for array in (term.numerator, term.denominator)]
+    # One matrix product serves all: (problems, columns), columns being seeds x metrics of each.
+    wide = np.concatenate(
+        [
+            a.transpose(1, 0, 2).reshape(problems, seeds * metrics)
+            for a in flat
+            for seeds, problems, metrics in [a.shape]
+        ],
+        axis=1,
+    )
+    sums = _resampled_sums(wide, resamples, seed)
+    values = []
+    start = 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for numerator, denominator in zip(flat[::2], flat[1::2], strict=True):
+            seeds, _, metrics = numerator.shape
+            middle, end = start + seeds * metrics, start + 2 * seeds * metrics
+            weights = _seed_weights(seeds, resamples, seed)[:, :, None]
+            above, below = (
+                (weights * sums[:, a:b].reshape(resamples, seeds, metrics)).sum(axis=1)
+                for a, b in ((start, middle), (middle, end))
+            )
+            exact = numerator.sum(axis=(0, 1)) / denominator.sum(axis=(0, 1))
+            values.append((exact, above / below))
+            start = end
+    return values
+
+
+def _seed_weights(seeds: int, resamples: int, seed: int) -> Floats:
+    """How often each draw takes each training seed, (resamples, seeds)."""
+    if seeds == 1:
+        return np.ones((resamples, 1))
+    rng = np.random.default_rng([seed, seeds])
+    return rng.multinomial(seeds - 1, np.full(seeds, 1 / seeds), size=resamples).astype(np.float64)
 
 
 def paired_difference(
@@ -124,11 +238,13 @@ def paired_difference(
     return bootstrap(difference[:, None], resamples, seed, level)[0]
 
 
-def _resampled_means(filled: Floats, present: Floats, resamples: int, seed: int) -> Floats:
-    """Means of `resamples` draws, (resamples, columns), a few at a time to bound memory."""
-    problems = len(filled)
+def _resampled_sums(values: Floats, resamples: int, seed: int) -> Floats:
+    """Sums over problems of `resamples` draws, (resamples, columns), a few at a time to bound
+    memory.
+    """
+    problems = len(values)
     if problems == 0:
-        return np.full((resamples, filled.shape[1]), np.nan)
+        return np.full((resamples, values.shape[1]), np.nan)
     rng = np.random.default_rng(seed)
     step = max(1, _CELLS // problems)
     parts = []
@@ -136,9 +252,6 @@ def _resampled_means(filled: Floats, present: Floats, resamples: int, seed: int)
         rows = min(step, resamples - start)
         drawn = rng.integers(0, problems, size=(rows, problems), dtype=np.int32)
         flat = (drawn + np.arange(rows, dtype=np.int64)[:, None] * problems).reshape(-1)
-        weights = (
-            np.bincount(flat, minlength=rows * problems).reshape(rows, problems).astype(np.float64)
-        )
-        with np.errstate(invalid="ignore"):
-            parts.append((weights @ filled) / (weights @ present))
+        weights = np.bincount(flat, minlength=rows * problems).reshape(rows, problems)
+        parts.append(weights.astype(np.float64) @ values)
     return np.concatenate(parts)

@@ -5,6 +5,12 @@ How samples and problems count:
 - `unverifiable` is not correct. A problem is left out of pass@1, pass@k and cons@k only if no
   sample of any model could be judged; the metric `unverifiable` counts such problems.
 - A difference covers the problems that both models answered.
+- A model that was trained with several seeds has one `run` per seed; its level is their mean, and
+  intervals are over seeds and problems.
+- `per answer` is the accuracy per answered text: pass@1 divided by the share of samples with an
+  answer. It does not change if a model only learns to answer in the right form.
+- `voting` is cons@k - pass@1 of the same model: what a majority vote adds.
+- `greedy` is the accuracy at temperature 0, without the noise of sampling.
 """
 
 from __future__ import annotations
@@ -24,17 +30,20 @@ from curate.errors import CurateError
 from curate.evaluate.stats import (
     RESAMPLES,
     Estimate,
-    Floats,
-    bootstrap,
+    Level,
+    compare_levels,
     cons_at_k,
     pass_at_1,
     pass_at_k,
 )
 from curate.visible import one_line
 
+KEYS = ["model", "run", "problem_id"]  # what one row of estimates is about
 NEEDED = ("model", "problem_id", "sample_index", "verdict")
 OPTIONAL: dict[str, pl.DataType] = {
+    "run": pl.Int64(),
     "cluster": pl.Int64(),
+    "answered": pl.Boolean(),
     "well_formed": pl.Boolean(),
     "target_language_share": pl.Float64(),
     "completion_tokens": pl.Float64(),
@@ -52,6 +61,7 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "slice": pl.String,
     "metric": pl.String,
     "k": pl.Int32,
+    "seeds": pl.Int32,
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
@@ -70,20 +80,29 @@ def evaluation_rows(
     k: int | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    greedy: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Levels of each model and paired differences of each (model, baseline), overall and per slice.
 
-    `samples` has one row per sample: model, problem_id, sample_index, verdict, and if available
-    cluster (equivalence class of the answer within its problem; null without an answer),
-    well_formed, target_language_share, completion_tokens, truncated, source, difficulty,
-    model_hash. `k` is the number of samples per problem, by default the largest that occurs. Slices
-    are sources and fifths of difficulty, if there are several. Columns that name the evaluation
-    (id, problems, sampling, time) are null, for the caller to fill.
+    `samples` has one row per sample: model, problem_id, sample_index, verdict, and if available run
+    (number of the training seed), cluster (equivalence class of the answer within its problem; null
+    without an answer), answered, well_formed, target_language_share, completion_tokens, truncated,
+    source, difficulty, model_hash. `greedy` has the same columns, of one sample at temperature 0.
+    `k` is the number of samples per problem, by default the largest that occurs. Slices are sources
+    and fifths of difficulty, if there are several. Columns that name the evaluation (id, problems,
+    sampling, time) are null, for the caller to fill.
     """
     samples = _checked(samples)
     sizes = samples.group_by("model", "problem_id").len()["len"]
     k = k or int(sizes.max() or 1)  # type: ignore[arg-type]
     problems = _per_problem(samples, k)
+    if greedy is not None:
+        problems = problems.join(
+            _per_problem(_checked(greedy), 1).select(*KEYS, pl.col("pass@1").alias("greedy")),
+            on=KEYS,
+            how="left",
+            maintain_order="left",
+        )
     models = samples["model"].unique(maintain_order=True).to_list()
     pairs = list(compare)
     if unknown := sorted({name for pair in pairs for name in pair} - set(models)):
@@ -108,7 +127,18 @@ def evaluation_rows(
     )
 
 
-_ROW = ("model", "baseline", "slice", "metric", "k", "value", "low", "high", "problem_count")
+_ROW = (
+    "model",
+    "baseline",
+    "slice",
+    "metric",
+    "k",
+    "seeds",
+    "value",
+    "low",
+    "high",
+    "problem_count",
+)
 
 
 def _checked(samples: pl.DataFrame) -> pl.DataFrame:
@@ -120,14 +150,13 @@ def _checked(samples: pl.DataFrame) -> pl.DataFrame:
         )
         for name, dtype in OPTIONAL.items()
     ).filter(pl.col("verdict").is_not_null())
+    samples = samples.with_columns(pl.col("run").fill_null(0))
     if samples.is_empty():
         raise CurateError(
             "nothing to evaluate: no sample has a verdict. Did every request fail, or was nothing "
             "judged?"
         )
-    if samples.select(
-        pl.struct("model", "problem_id", "sample_index").is_duplicated().any()
-    ).item():
+    if samples.select(pl.struct(*KEYS, "sample_index").is_duplicated().any()).item():
         raise ValueError(
             "a sample occurs twice (same model, problem and sample_index): give one attempt of each"
         )
@@ -135,16 +164,20 @@ def _checked(samples: pl.DataFrame) -> pl.DataFrame:
 
 
 def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
-    """One row per model and problem, one column per metric; NaN if the problem has no value."""
+    """One row per model, run and problem, one column per metric; NaN if there is no value."""
     right = pl.col("verdict") == "correct"
     judged = (pl.col("verdict") != "unverifiable").any().over("problem_id")
     samples = samples.with_columns(
-        right=right, judged=judged, group=pl.struct("model", "problem_id").rank("dense") - 1
+        right=right, judged=judged, group=pl.struct(*KEYS).rank("dense") - 1
     )
     table = samples.group_by("group", maintain_order=False).agg(
-        pl.col("model", "problem_id", "source", "difficulty", "judged").first(),
+        pl.col(*KEYS, "source", "difficulty", "judged").first(),
         pl.len().alias("n"),
         pl.col("right").sum().alias("c"),
+        pl.when(pl.col("answered").is_not_null())
+        .then(pl.col("answered") | pl.col("right"))
+        .mean()
+        .alias("answered"),
         pl.col("well_formed").mean().alias("format"),
         pl.col("target_language_share").mean().alias("language"),
         pl.col("completion_tokens").mean().alias("length"),
@@ -157,12 +190,32 @@ def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
     if samples["cluster"].null_count() == samples.height and samples["right"].any():
         cons = np.full(table.height, np.nan)  # nothing was clustered
     metrics = {"pass@1": pass_at_1(n, c), "cons@k": cons}
+    metrics["voting"] = metrics["cons@k"] - metrics["pass@1"]
+    metrics["per answer"] = metrics["pass@1"]  # divided by `answered` when problems are summed up
     metrics |= {f"pass@k {size}": pass_at_k(n, c, size) for size in _sizes(k)}
     unjudged = ~table["judged"].to_numpy()
     return table.with_columns(
         *(pl.Series(name, np.where(unjudged, np.nan, values)) for name, values in metrics.items()),
         pl.Series("unverifiable", unjudged.astype(np.float64)),
     )
+
+
+def _level(rows: pl.DataFrame, ids: pl.DataFrame, metrics: Sequence[str]) -> Level:
+    """Values of one model on the problems `ids`, with one entry per run."""
+    runs = []
+    columns = [*metrics, "answered"]
+    for run in sorted(rows["run"].unique()):
+        table = ids.join(
+            rows.filter(pl.col("run") == run), on="problem_id", how="left", maintain_order="left"
+        )
+        runs.append(table.select(pl.col(columns).cast(pl.Float64).fill_null(np.nan)).to_numpy())
+    values = np.stack(runs)
+    level = Level.of_means(values[:, :, :-1])
+    ratio, answered = metrics.index("per answer"), values[:, :, -1]
+    missing = np.isnan(level.numerator[:, :, ratio]) | np.isnan(answered)
+    level.numerator[:, :, ratio][missing] = np.nan
+    level.denominator[:, :, ratio] = np.where(missing, np.nan, answered)
+    return level
 
 
 def _sizes(k: int) -> list[int]:
@@ -192,28 +245,18 @@ def _slice_rows(
     seed: int,
 ) -> list[Row]:
     """All levels and differences of one slice, from one set of bootstrap draws."""
-    metrics = ["pass@1", *(f"pass@k {size}" for size in _sizes(k)), "cons@k"]
+    metrics = ["pass@1", *(f"pass@k {size}" for size in _sizes(k)), "cons@k", "voting"]
+    metrics.append("per answer")
+    metrics += ["greedy"] if "greedy" in part.columns else []
     metrics += ["format", "language", "length", "truncated", "unverifiable"]
     ids = part.select(pl.col("problem_id").unique().sort())
-    level: dict[str, Floats] = {
-        model: ids.join(
-            part.filter(pl.col("model") == model),
-            on="problem_id",
-            how="left",
-            maintain_order="left",
-        )
-        .select(pl.col(metrics).cast(pl.Float64).fill_null(np.nan))
-        .to_numpy()
-        for model in models
-    }
-    columns: list[tuple[str, str | None, Floats]] = [
-        (model, None, level[model]) for model in models
+    levels = [_level(part.filter(pl.col("model") == model), ids, metrics) for model in models]
+    numbers = [(models.index(model), models.index(baseline)) for model, baseline in pairs]
+    estimates = [
+        estimate for block in compare_levels(levels, numbers, resamples, seed) for estimate in block
     ]
-    columns += [(model, baseline, level[model] - level[baseline]) for model, baseline in pairs]
-    estimates = bootstrap(
-        np.concatenate([values for _, _, values in columns], axis=1), resamples, seed
-    )
-    keys = [(model, baseline, metric) for model, baseline, _ in columns for metric in metrics]
+    columns = [(model, None) for model in models] + [(m, b) for m, b in pairs]
+    keys = [(model, baseline, metric) for model, baseline in columns for metric in metrics]
     return [
         _row(name, model, baseline, metric, k, estimate)
         for (model, baseline, metric), estimate in zip(keys, estimates, strict=True)
@@ -224,7 +267,7 @@ def _slice_rows(
 def _row(
     name: str, model: str, baseline: str | None, metric: str, k: int, estimate: Estimate
 ) -> Row:
-    metric, _, size = metric.partition(" ")
+    size = metric.removeprefix("pass@k ") if metric.startswith("pass@k ") else ""
     values = dict(
         zip(
             ("value", "low", "high"),
@@ -236,8 +279,9 @@ def _row(
         "model": model,
         "baseline": baseline,
         "slice": name,
-        "metric": metric,
+        "metric": "pass@k" if size else metric,
         "k": int(size or k),
+        "seeds": estimate.seeds,
     }
     return own | values | {"problem_count": estimate.count}
 
@@ -248,7 +292,10 @@ def _none(value: float) -> float | None:
 
 # --- readable tables
 
-_SHOWN = ("pass@1", "cons@k", "pass@k", "format", "language", "length", "truncated")
+_SHOWN = (
+    *("pass@1", "greedy", "per answer", "cons@k", "pass@k"),
+    *("format", "language", "length", "truncated"),
+)
 _PERFECT = {"language": 1.0, "truncated": 0.0}
 
 
@@ -291,7 +338,9 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
             f"{problems} problems could not be judged and count in none of pass@1, pass@k and "
             f"cons@k"
         )
-    shown.append("In brackets: 95 % bootstrap interval over problems.")
+    seeds = int(levels["seeds"].fill_null(1).max())  # type: ignore[arg-type]
+    over = f"problems and the up to {seeds} training seeds" if seeds > 1 else "problems"
+    shown.append(f"In brackets: 95 % bootstrap interval over {over}.")
     return shown
 
 
@@ -329,7 +378,8 @@ def _cell(row: dict[str, Any], signed: bool) -> str:
     """The estimate with its interval below it; only the main metrics of levels carry theirs."""
     tokens = row["metric"] == "length"
     value = f"{row['value']:{'+' if signed else ''}z.{1 if tokens else 3}f}"
-    if row["low"] is None or not (signed or row["metric"] in ("pass@1", "cons@k", "pass@k")):
+    with_interval = ("pass@1", "cons@k", "voting", "pass@k")
+    if row["low"] is None or not (signed or row["metric"] in with_interval):
         return value
     sign, digits = "+" if signed else "", 1 if tokens else 2
     return f"{value}\n[{row['low']:{sign}z.{digits}f}, {row['high']:{sign}z.{digits}f}]"

@@ -45,6 +45,7 @@ class FilterConfig(Config):
     set: dict[str, Any] = Field(
         {}, description="values of the rule set to replace, by dotted place"
     )
+    without: list[str] = Field([], description="names of rules to leave out")
     memory: str = Field(
         DEFAULT, description="memory for the decision; half of it is DuckDB's, which spills to disk"
     )
@@ -55,7 +56,7 @@ class FilterConfig(Config):
 
 def prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | None]:
     """Return the rule set of a config and its condition on traces."""
-    rules = load_rules(config.rules, config.set)
+    rules = load_rules(config.rules, config.set, config.without)
     conditions = [f"({config.where})"] if config.where else []
     if config.traces:
         chosen = [_chosen(name.removeprefix("traces/"), warehouse) for name in config.traces]
@@ -219,7 +220,7 @@ def _parents(con: duckdb.DuckDBPyConnection, result: FilterResult, slices: Slice
 
 def _checked(data: Mapping[str, Any], where: str) -> FilterConfig:
     config = validate(FilterConfig, data, where)
-    load_rules(config.rules, config.set)
+    load_rules(config.rules, config.set, config.without)
     return config
 
 

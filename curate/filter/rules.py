@@ -8,12 +8,13 @@ can be reproduced.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from curate.config import Config, group_at, read_yaml, validate
+from curate.config import Config, did_you_mean, group_at, read_yaml, validate
 from curate.errors import UsageError
 from curate.filter.expressions import check_expression
 from curate.prompts.forms import FormName
@@ -226,12 +227,16 @@ class RuleSet(Config):
 STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", "budget")
 
 
-def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None) -> RuleSet:
+def load_rules(
+    path_or_name: str | Path,
+    overrides: dict[str, Any] | None = None,
+    without: Sequence[str] = (),
+) -> RuleSet:
     """Load a rule set from a YAML file, or the shipped one of that name (`cold-start`, `rejection`,
     `unfiltered`).
 
-    `overrides` replaces values at dotted places: {"select.per_problem.best.k": 2}. Raises
-    `UsageError` with the file and the place of an error.
+    `overrides` replaces values at dotted places: {"select.per_problem.best.k": 2}. `without` names
+    rules to leave out. Raises `UsageError` with the file and the place of an error.
     """
     path = _find(path_or_name)
     content = read_yaml(path)
@@ -240,11 +245,23 @@ def load_rules(path_or_name: str | Path, overrides: dict[str, Any] | None = None
         group[last] = _laid_over(group.get(last), value)
     content.setdefault("name", path.stem)
     try:
-        return validate(RuleSet, content, str(path))
+        return _without(validate(RuleSet, content, str(path)), without, str(path))
     except UsageError as error:
         # The error about a refused SQL expression names its rule, not the file.
         place = "" if str(error).startswith(str(path)) else f"{path}: "
         raise UsageError(f"{place}{error}") from error
+
+
+def _without(rules: RuleSet, names: Sequence[str], where: str) -> RuleSet:
+    """Return the rule set without the named rules."""
+    own = [rule.name for rule in rules.rules]
+    for name in names:
+        if name not in own:
+            raise UsageError(
+                f"{where}: without: no rule '{name}'{did_you_mean(name, own)} There are "
+                f"{', '.join(own) or 'none'}"
+            )
+    return rules.model_copy(update={"rules": [r for r in rules.rules if r.name not in names]})
 
 
 def _find(path_or_name: str | Path) -> Path:

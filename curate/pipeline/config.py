@@ -14,6 +14,16 @@ the loop, `@loop-name` is the output of `then` in the last round.
       rounds: 3
       carry: {model: {first: "@sft", then: tune}}
       stages: {sample: …, tune: …}
+
+Training that is repeated with several seeds is a stage `do: repeat`. It stands for its own stages,
+once per seed. Inside it, `@stage` is the stage of the same seed; after it, `@stage` is the list of
+all of them, which an evaluation takes as one model with several seeds.
+
+    training:
+      do: repeat
+      seeds: [0, 1, 2]
+      stages: {rl: {do: grpo, …}}
+    evaluate: {do: evaluate, models: [{label: RL, model: "@rl"}], …}
 """
 
 from __future__ import annotations
@@ -76,6 +86,15 @@ class LoopConfig(Config):
     """Variables that change from round to round."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """The stages of a round."""
+
+
+class RepeatConfig(Config):
+    """A stage `do: repeat`."""
+
+    seeds: list[int] = Field(min_length=1)
+    """Seeds of the stages, one run of all of them for each."""
+    stages: dict[str, dict[str, Any]] = Field(min_length=1)
+    """The stages of a run."""
 
 
 def load_pipeline(
@@ -164,7 +183,7 @@ def _stage(
     """One stage, checked against its kind and the stages before it."""
     do, after, processes = body.pop("do", None), body.pop("after", []), body.pop("processes", 1)
     if not isinstance(do, str) or (do not in KINDS and ":" not in do):
-        kinds = [*KINDS, "loop"]
+        kinds = [*KINDS, "loop", "repeat"]
         hint = did_you_mean(str(do), kinds)
         raise UsageError(f"{where}: do: {do!r} is none of {', '.join(kinds)}{hint}")
     kind = stage_kind(do)
@@ -195,33 +214,70 @@ def _engine(default: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     return merge({k: v for k, v in default.items() if not (other and k == "args")}, own)
 
 
+Names = dict[str, str | list[str]]  # a name in the file to the stages that it stands for
+
+
 def unroll(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
-    """The stages with every loop replaced by its rounds: `loop-1-stage`, `loop-2-stage`, …"""
+    """The stages with every loop and every repetition replaced by the stages it stands for:
+    `loop-1-stage`, `loop-2-stage`, … and `stage-0`, `stage-1`, … by seed.
+    """
     flat: dict[str, dict[str, Any]] = {}
-    last: dict[
-        str, str
-    ] = {}  # name of a loop to the stage that gives its output, in the last round
+    names: Names = {}
     for name, raw in stages.items():
-        if raw.get("do") != "loop":
-            flat[name] = rename(raw, last)
-            continue
         body = {key: value for key, value in raw.items() if key != "do"}
-        loop = validate(LoopConfig, body, f"{where}: stage {name}")
-        for carry in loop.carry.values():
-            if carry.then not in loop.stages:
-                raise UsageError(
-                    f"{where}: stage {name}: carry names '{carry.then}', which is not a "
-                    "stage of the loop"
-                )
-        for turn in range(1, loop.rounds + 1):
-            own = {inner: f"{name}-{turn}-{inner}" for inner in loop.stages}
-            carried = {
-                key: carry.first if turn == 1 else f"@{name}-{turn - 1}-{carry.then}"
-                for key, carry in loop.carry.items()
-            }
-            for inner, config in loop.stages.items():
-                # Variables of the pipeline stay as they are, and are filled in later.
-                values = {key: f"${key}" for key in variables(config)} | carried | {"round": turn}
-                flat[own[inner]] = rename(fill(config, values, name), {**last, **own})
-        last[name] = f"{name}-{loop.rounds}-{next(iter(loop.carry.values())).then}"
+        if raw.get("do") == "loop":
+            _unroll_loop(name, body, f"{where}: stage {name}", flat, names)
+        elif raw.get("do") == "repeat":
+            _unroll_repeat(body, f"{where}: stage {name}", flat, names)
+        else:
+            flat[name] = rename(raw, names)
     return flat
+
+
+def _unroll_loop(
+    name: str,
+    body: dict[str, Any],
+    where: str,
+    flat: dict[str, dict[str, Any]],
+    names: Names,
+) -> None:
+    """Add the stages of every round to `flat`, and the output of the last round to `names`."""
+    loop = validate(LoopConfig, body, where)
+    for carry in loop.carry.values():
+        if carry.then not in loop.stages:
+            raise UsageError(
+                f"{where}: carry names '{carry.then}', which is not a stage of the loop"
+            )
+    for turn in range(1, loop.rounds + 1):
+        own: Names = {inner: f"{name}-{turn}-{inner}" for inner in loop.stages}
+        carried = {
+            key: carry.first if turn == 1 else f"@{name}-{turn - 1}-{carry.then}"
+            for key, carry in loop.carry.items()
+        }
+        for inner, config in loop.stages.items():
+            # Variables of the pipeline stay as they are, and are filled in later.
+            values = {key: f"${key}" for key in variables(config)} | carried | {"round": turn}
+            flat[f"{name}-{turn}-{inner}"] = rename(fill(config, values, name), {**names, **own})
+    names[name] = f"{name}-{loop.rounds}-{next(iter(loop.carry.values())).then}"
+
+
+def _unroll_repeat(
+    body: dict[str, Any], where: str, flat: dict[str, dict[str, Any]], names: Names
+) -> None:
+    """Add the stages of every seed to `flat`, and the lists of their names to `names`."""
+    repeat = validate(RepeatConfig, body, where)
+    if len(set(repeat.seeds)) < len(repeat.seeds):
+        raise UsageError(f"{where}: seeds: a seed occurs twice in {repeat.seeds}")
+    for seed in repeat.seeds:
+        own: Names = {inner: f"{inner}-{seed}" for inner in repeat.stages}
+        for inner, config in repeat.stages.items():
+            values = {key: f"${key}" for key in variables(config)} | {"seed": seed}
+            stage = rename(fill(config, values, where), {**names, **own})
+            kind = stage.get("do")
+            if isinstance(kind, str) and kind in KINDS and "seed" in stage_kind(kind).takes:
+                stage.setdefault("seed", seed)
+            if "name" in stage:
+                stage["name"] = f"{stage['name']}-{seed}"
+            flat[f"{inner}-{seed}"] = stage
+    for inner in repeat.stages:
+        names[inner] = [f"{inner}-{seed}" for seed in repeat.seeds]

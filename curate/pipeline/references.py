@@ -12,14 +12,24 @@ from curate.errors import UsageError
 from curate.pipeline.stages import Done, Stage
 
 
+class _Several(list[str]):
+    """Names that one name stands for."""
+
+
 def _map_texts(value: Any, change: Callable[[str], Any]) -> Any:
-    """The value with every text in it, at any depth, replaced by `change(text)`."""
+    """The value with every text in it, at any depth, replaced by `change(text)`; what is
+    `_Several` becomes that many entries of the list that it is in.
+    """
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
         return {key: _map_texts(inner, change) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_map_texts(inner, change) for inner in value]
+        entries: list[Any] = []
+        for inner in value:
+            changed = _map_texts(inner, change)
+            entries += changed if isinstance(changed, _Several) else [changed]
+        return entries
     return value
 
 
@@ -63,18 +73,27 @@ def stage_names(value: Any) -> list[str]:
     return [text[1:].split(".")[0] for _, text in _texts(value) if text.startswith("@")]
 
 
-def rename(config: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """The config of a stage with `@old` written as `@new`, and the stages of `after` as well."""
+def rename(config: Mapping[str, Any], names: Mapping[str, str | list[str]]) -> dict[str, Any]:
+    """The config of a stage with `@old` written as `@new`, and the stages of `after` as well.
 
-    def renamed(text: str) -> str:
+    A name that stands for several stages becomes a list, or more entries of the list that it is in.
+    """
+
+    def renamed(text: str) -> Any:
         if not text.startswith("@"):
             return text
         name, dot, fact = text[1:].partition(".")
-        return f"@{names.get(name, name)}{dot}{fact}"
+        new = names.get(name, name)
+        if isinstance(new, str):
+            return f"@{new}{dot}{fact}"
+        return _Several(f"@{one}{dot}{fact}" for one in new)
 
     result: dict[str, Any] = _map_texts(config, renamed)
     if isinstance(after := result.get("after"), list):
-        result["after"] = [names.get(name, name) for name in after]
+        replaced = [names.get(name, name) for name in after]
+        result["after"] = [
+            one for new in replaced for one in ([new] if isinstance(new, str) else new)
+        ]
     return result
 
 

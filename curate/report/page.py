@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
     from curate.warehouse import Warehouse
 
-METRICS = ("pass@1", "cons@k", "pass@k", "format", "language", "length", "truncated")
+METRICS = (
+    *("pass@1", "greedy", "per answer", "cons@k", "voting", "pass@k"),
+    *("format", "language", "length", "truncated"),
+)
 
 
 def static(name: str) -> str:
@@ -116,11 +119,13 @@ def _evaluation(name: str, rows: pl.DataFrame) -> Html:
         own.filter(pl.col("baseline").is_not_null()),
     )
     first = rows.row(0, named=True)
+    runs = int(levels["seeds"].fill_null(1).max() or 1)  # type: ignore[arg-type]
+    seeds = f" and up to {runs} training seeds" if runs > 1 else ""
     problems = int(levels["problem_count"].max() or 0)  # type: ignore[arg-type]
     settings = (
         f"{number(problems)} problems of {first['problems']}, {most!s} samples each, temperature "
         f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over "
-        f"problems"
+        f"problems{seeds}"
     )
     parts = [
         tag("h3", name),

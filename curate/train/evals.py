@@ -11,6 +11,7 @@ import polars as pl
 
 from curate.engines.base import encode
 from curate.evaluate.stats import cons_at_k, pass_at_1, pass_at_k
+from curate.progress import waiting
 from curate.prompts.forms import with_opener_expr
 from curate.records import Problem, Request, Sampling
 from curate.train.config import GRPOConfig
@@ -53,9 +54,11 @@ class Evaluator:
             for i, p in enumerate(self.problems)
             for s in range(options.samples)
         )
-        completions = sorted(
-            self.engine.generate(requests), key=lambda c: tuple(map(int, c.request_id.split(":")))
-        )
+        with waiting(f"evaluating on {len(prompts)} held-out problems"):
+            completions = sorted(
+                self.engine.generate(requests),
+                key=lambda c: tuple(map(int, c.request_id.split(":"))),
+            )
         index = [int(c.request_id.split(":")[0]) for c in completions]
         row_problems = [self.problems[i] for i in index]
         frame = pl.DataFrame(

@@ -1,10 +1,14 @@
 """A small base model with known faults, to test claims in minutes on a CPU.
 
-A Llama of about a million parameters over single characters, pre-trained from scratch on
-deliberately faulty texts: sums (`chain_sum`) worked step by step, in which steps are wrong, tags
-are missing and two languages are mixed, each at a rate that the config sets. The faults that RL or
-a cold start can correct are thus known, unlike those of a web corpus. It is a base for experiments
-and can do nothing but these sums.
+A Llama of about a million parameters, pre-trained from scratch on deliberately faulty texts: sums
+(`chain_sum`) worked step by step, in which steps are wrong, tags are missing and two languages are
+mixed, each at a rate that the config sets. The faults that RL or a cold start can correct are thus
+known, unlike those of a web corpus. It is a base for experiments and can do nothing but these sums.
+
+RL sharpens what a model knows and teaches it nothing new. So a base for claims about accuracy must
+know its sums but express them badly: `right_first` lets it learn on right sums before it sees
+faulty ones, and its accuracy at temperature 0 is measured, printed, and checked against
+`least_greedy`.
 """
 
 from __future__ import annotations
@@ -16,8 +20,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import polars as pl
 from pydantic import Field
 
 from curate.config import Config
@@ -39,6 +44,9 @@ PHRASES = {
     "zh": ("逐步计算：", "，然后 ", "。所以结果是 {}。", "，等等，验算："),
 }
 FORM = Form.of("r1-zero")
+SPLITS = ("train", "held-out")
+GREEDY_SUMS, GREEDY_TOKENS = 100, 220
+_NUMBER = re.compile(r"-?\d+")
 _TERM = re.compile(r"[+-]?\s*\d+")
 _SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
 
@@ -74,6 +82,12 @@ class BaseConfig(Config):
     """Share of texts with phrases of both languages."""
     checks: float = Field(0.15, ge=0, le=1)
     """Probability that a step is checked, which corrects it."""
+    right_first: float = Field(0.0, ge=0, lt=1)
+    """Share of the steps, at the start, whose texts have neither wrong steps nor checks."""
+    tokens: Literal["characters", "words"] = "characters"
+    """Characters alone, or whole phrases and tags as tokens, too: a fifth of the tokens."""
+    least_greedy: float = Field(0.0, ge=0, le=1)
+    """Accuracy on unseen sums at temperature 0 below which the base is refused."""
     max_length: int = Field(512, ge=64)
     """Positions of the model."""
     seed: int = 0
@@ -91,18 +105,15 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     version = context.warehouse.latest(
         "problems", config.problems.removeprefix("problems/").replace("/", "@", 1)
     )
-    run_id = digest("base", BASE_VERSION, config.model_dump(mode="json"), version.ref)[:16]
+    # The threshold does not change the model, so a base that was refused is not trained again.
+    settings = config.model_dump(mode="json", exclude={"least_greedy"})
+    run_id = digest("base", BASE_VERSION, settings, version.ref)[:16]
     checkpoints = Checkpoints(context.warehouse.root, run_id)
     trained = checkpoints.finished()
     result = JobResult(refs=[version.ref])
     if trained is None:
         questions = version.read(["question", "target_language", "split"]).collect()
-        rows = (
-            questions.filter(questions["split"] == "train")
-            .select("question", "target_language")
-            .rows()
-        )
-        sums = [(q, language or "en") for q, language in rows if _SUM.search(q)]
+        sums, unseen = (_sums(questions, questions["split"] == split) for split in SPLITS)
         if not sums:
             raise UsageError(
                 f"base: {version.ref} has no sums in its training split, and the base learns "
@@ -116,19 +127,42 @@ def run(config: BaseConfig, context: Context) -> JobResult:
 
         trained = TrainResult(checkpoints.path / "model", run_id, config.steps)
         trained.metrics = {"loss": loss}
+        if unseen:
+            trained.metrics["greedy"] = greedy_accuracy(model, tokenizer, unseen[:GREEDY_SUMS])
         trained.counts = {"parameters": sum(p.numel() for p in model.parameters())}
         record = partial(_record_model, config, trained, version.ref, context)
         checkpoints.finish(write, trained, record)
         result.rows = len(sums)
     result.model, result.seconds = str(trained.model_path), time.monotonic() - started
     result.facts = {"run_id": run_id, "model_hash": weights_hash(trained.model_path)}
-    result.summary = f"{config.steps} steps on faulty traces of sums, {duration(result.seconds)}"
+    greedy = trained.metrics.get("greedy")
+    known = "" if greedy is None else f", {greedy:.2f} of unseen sums right at temperature 0"
+    result.summary = (
+        f"{config.steps} steps on faulty traces of sums{known}, {duration(result.seconds)}"
+    )
     if result.rows:
         context.record(run_id, "base", config.name, config.model_dump(mode="json"), result)
     # A finished base without a card was killed before writing it.
     if result.rows or not (trained.model_path / "README.md").exists():
         write_card(context.warehouse, result.facts["model_hash"])
+    if greedy is None and config.least_greedy > 0:
+        raise UsageError(
+            f"base: least_greedy needs held-out sums, and {version.ref} holds out none: set "
+            "`held_out` in its config"
+        )
+    if greedy is not None and greedy < config.least_greedy:
+        raise UsageError(
+            f"base: only {greedy:.2f} of unseen sums are right at temperature 0, and "
+            f"least_greedy is {config.least_greedy}: the base has not learnt to add, and RL could "
+            "only teach it the form. Raise steps or batch_size, or lower least_greedy"
+        )
     return result
+
+
+def _sums(questions: pl.DataFrame, rows: pl.Series) -> list[tuple[str, str]]:
+    """Questions that are sums, with their languages."""
+    pairs = questions.filter(rows).select("question", "target_language").iter_rows()
+    return [(question, language or "en") for question, language in pairs if _SUM.search(question)]
 
 
 def _record_model(
@@ -154,6 +188,8 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
 
     letters = string.printable[:95] + "\n" + "".join("".join(p) for p in PHRASES.values())
     tokenizer = char_tokenizer("".join(dict.fromkeys(letters + "".join(q for q, _ in sums))))
+    if config.tokens == "words":
+        tokenizer.add_tokens(words(sums))
     end = tokenizer.eos_token_id
     shape = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=config.hidden, intermediate_size=3 * config.hidden,
@@ -174,10 +210,13 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
     )
     warm = max(1, config.steps // 20)
     value = float("nan")
+    right = config.model_copy(update={"wrong": 0.0, "checks": 0.0})
     with task(config.name, config.steps) as bar:
         for step in range(config.steps):
-            texts = [faulty_text(*rng.choice(sums), config, rng) for _ in range(config.batch_size)]
-            ids = [[*tokenizer.encode(text, add_special_tokens=False), end] for text in texts]
+            rates = right if step < config.right_first * config.steps else config
+            texts = [faulty_text(*rng.choice(sums), rates, rng) for _ in range(config.batch_size)]
+            # Question and text apart, since no token may span the end of a prompt.
+            ids = [[*_encode(tokenizer, q), *_encode(tokenizer, text), end] for q, text in texts]
             wide = max(map(len, ids))
             batch = torch.tensor(
                 [row + [tokenizer.pad_token_id] * (wide - len(row)) for row in ids]
@@ -197,11 +236,49 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
     return model.eval(), tokenizer, value
 
 
-def faulty_text(question: str, language: str, config: BaseConfig, rng: random.Random) -> str:
-    """Return a question and a faulty answer, with faults at the rates of the config."""
+def words(sums: Sequence[tuple[str, str]] = ()) -> list[str]:
+    """Texts that are one token each with `tokens: words`: phrases, tags, operators, and what the
+    questions say around their sums.
+    """
+    phrases = [
+        part for language in PHRASES.values() for phrase in language for part in phrase.split("{}")
+    ]
+    around = {part for question, _ in sums for part in _SUM.split(question)}
+    tags = [f"{OPEN} ", f" {CLOSE}", f" {ANSWER_OPEN} ", f" {ANSWER_CLOSE}"]
+    longer = [part for part in [*phrases, *sorted(around)] if len(part) > 1]
+    return [*longer, *tags, " + ", " - ", " = "]
+
+
+def greedy_accuracy(model: Any, tokenizer: Any, sums: Sequence[tuple[str, str]]) -> float:
+    """Share of the sums whose text at temperature 0 ends in the right number."""
+    import torch
+
+    right = 0
+    for question, _ in sums:
+        ids = torch.tensor([_encode(tokenizer, question)])
+        with torch.no_grad():
+            output = model.generate(ids, do_sample=False, max_new_tokens=GREEDY_TOKENS)
+        numbers = _NUMBER.findall(tokenizer.decode(output[0, ids.shape[1] :]))
+        right += bool(numbers) and int(numbers[-1]) == sum(_terms(question))
+    return right / len(sums)
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _terms(question: str) -> list[int]:
+    """The signed terms of a sum."""
     match = _SUM.search(question)
     assert match is not None
-    terms = [int(term.replace(" ", "")) for term in _TERM.findall(match.group())]
+    return [int(term.replace(" ", "")) for term in _TERM.findall(match.group())]
+
+
+def faulty_text(
+    question: str, language: str, config: BaseConfig, rng: random.Random
+) -> tuple[str, str]:
+    """Return a question and a faulty answer, with faults at the rates of the config."""
+    terms = _terms(question)
     native = language if language in PHRASES else "en"
     mixed = rng.random() < config.mixed
 
@@ -228,4 +305,4 @@ def faulty_text(question: str, language: str, config: BaseConfig, rng: random.Ra
             text.replace(f"{ANSWER_OPEN} ", "").replace(f" {ANSWER_CLOSE}", ""),
             text.removeprefix(f"{OPEN} "),
         ))  # fmt: skip
-    return f"{question} {text}"
+    return question, f" {text}"

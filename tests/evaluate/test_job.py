@@ -48,11 +48,18 @@ def value(context: Context, metric: str, model: str, baseline: str | None = None
 
 def test_the_stored_numbers_are_those_of_the_verdicts(evaluated):
     context, first, _ = evaluated
-    assert first.rows == 2 * 25 * 4
-    right = context.warehouse.sql("SELECT avg((verdict = 'correct')::INT) FROM annotated").item()
+    assert first.rows == 2 * 25 * (4 + 1)  # four samples and one at temperature 0
+    right = context.warehouse.sql(
+        "SELECT avg((verdict = 'correct')::INT) FROM annotated WHERE temperature > 0"
+    ).item()
     assert 0.3 < right < 0.9
     assert value(context, "pass@1", "a") == pytest.approx(right)
     assert value(context, "format", "a") == 1
+    assert value(context, "per answer", "a") == pytest.approx(right)
+    greedy = context.warehouse.sql(
+        "SELECT avg((verdict = 'correct')::INT) FROM annotated WHERE temperature = 0"
+    ).item()
+    assert value(context, "greedy", "a") == pytest.approx(greedy)
     assert value(context, "pass@1", "a") <= value(context, "pass@k", "a") <= 1
 
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from curate.evaluate.stats import bootstrap, cons_at_k, paired_difference, pass_at_1, pass_at_k
+from curate.evaluate.stats import (
+    Level,
+    bootstrap,
+    compare_levels,
+    cons_at_k,
+    paired_difference,
+    pass_at_1,
+    pass_at_k,
+)
 
 counts = st.integers(1, 12).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))
 
@@ -156,3 +164,51 @@ def test_pairs_see_a_difference_that_two_levels_do_not():
 def test_a_model_against_itself_differs_by_nothing(values):
     estimate = paired_difference(values, values, resamples=100)
     assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
+
+
+def test_levels_over_seeds_are_means_and_their_intervals_know_the_seeds():
+    rng = np.random.default_rng(5)
+    seeds, problems = 3, 400
+    effects = np.array([0.0, 0.2, 0.4])  # what each training seed adds
+    values = rng.random((seeds, problems, 1)) * 0.1 + effects[:, None, None]
+    several = compare_levels([Level.of_means(values)], ())[0][0]
+    one = compare_levels([Level.of_means(values.mean(axis=0, keepdims=True))], ())[0][0]
+    assert several.value == pytest.approx(one.value) == pytest.approx(values.mean())
+    assert (several.seeds, one.seeds, several.count) == (3, 1, 400)
+    # The mean of two of the three effects varies between 0 and 0.4; the problems hardly vary.
+    assert several.high - several.low == pytest.approx(0.4, abs=0.02)
+    assert one.high - one.low < 0.02
+
+
+def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say():
+    rng = np.random.default_rng(8)
+    held = []
+    for _ in range(200):
+        effect = rng.normal(0, 0.1, size=(8, 1, 1))
+        values = 0.5 + effect + rng.normal(0, 0.3, size=(8, 100, 1))
+        estimate = compare_levels([Level.of_means(values)], (), resamples=400)[0][0]
+        held.append(estimate.low <= 0.5 <= estimate.high)
+    assert 0.86 <= np.mean(held) <= 0.99
+
+
+def test_differences_pair_seeds_and_a_model_of_one_seed_serves_all():
+    rng = np.random.default_rng(2)
+    effects = np.array([0.0, 0.3, 0.6])[:, None, None]
+    ours = effects + rng.random((3, 50, 1)) * 0.01
+    theirs = ours - 0.1
+    base = np.zeros((1, 50, 1))
+    levels = [Level.of_means(values) for values in (ours, theirs, base)]
+    paired, against_base = (block[0] for block in compare_levels(levels, [(0, 1), (0, 2)])[3:])
+    assert (paired.low, paired.high) == pytest.approx((0.1, 0.1))
+    assert against_base.value == pytest.approx(ours.mean())
+    assert against_base.high - against_base.low > 0.5
+
+
+def test_a_ratio_is_that_of_the_sums_and_not_the_mean_of_ratios():
+    right = np.array([[[0.5], [0.0]]])  # of the samples
+    answered = np.array([[[1.0], [0.25]]])
+    ratio = compare_levels([Level(right, answered)], ())[0][0]
+    assert ratio.value == pytest.approx(0.5 / 1.25)
+    nothing = compare_levels([Level(right * 0, answered * 0)], ())[0][0]
+    assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+    assert nothing.count == 0

@@ -189,3 +189,55 @@ def test_bad_input_is_reported():
         evaluation_rows(samples("a", {"p": "c"}).drop("verdict"))
     with pytest.raises(ValueError, match="twice"):
         evaluation_rows(pl.concat([samples("a", {"p": "c"})] * 2))
+
+
+def test_accuracy_per_answered_text_leaves_out_texts_without_an_answer():
+    data = samples("a", {"p": "cw", "q": "ww"}).with_columns(
+        answered=pl.Series([True, False, True, False])
+    )
+    rows = evaluation_rows(data)
+    assert level(rows, "pass@1")["value"] == pytest.approx(1 / 4)
+    assert level(rows, "per answer")["value"] == pytest.approx(1 / 2)
+
+
+def test_a_form_that_is_only_learnt_raises_pass_at_1_and_not_accuracy_per_answer():
+    before = samples("before", dict.fromkeys("pqr", "cw--")).with_columns(
+        verdict=pl.col("verdict").fill_null("wrong"),
+        answered=pl.Series([True, True, False, False] * 3),
+    )
+    after = samples("after", dict.fromkeys("pqr", "ccww"), answered=True)
+    rows = evaluation_rows(pl.concat([before, after]), [("after", "before")])
+    gain = {"model": "after", "baseline": "before"}
+    assert level(rows, "pass@1", **gain)["value"] == pytest.approx(1 / 4)
+    assert level(rows, "per answer", **gain)["value"] == pytest.approx(0)
+
+
+def test_voting_is_what_the_majority_adds():
+    rows = evaluation_rows(samples("a", {"p": "ccw", "q": "cww"}))
+    cons, once = (level(rows, metric)["value"] for metric in ("cons@k", "pass@1"))
+    assert level(rows, "voting")["value"] == pytest.approx(cons - once)
+
+
+def test_greedy_answers_are_a_metric_of_their_own():
+    greedy = samples("a", {"p": "c", "q": "w"})
+    rows = evaluation_rows(samples("a", {"p": "wwww", "q": "wwww"}), greedy=greedy)
+    assert level(rows, "greedy")["value"] == pytest.approx(1 / 2)
+    assert level(rows, "pass@1")["value"] == 0
+    assert "greedy" in format_table(rows)
+    assert "greedy" not in format_table(evaluation_rows(samples("a", {"p": "wc"})))
+
+
+def test_training_seeds_are_runs_of_one_model():
+    runs = [
+        samples("a", {"p": letters, "q": letters}, run=number)
+        for number, letters in enumerate(["cccc", "wwww", "ccww"])
+    ]
+    base = samples("base", {"p": "wwww", "q": "wwww"})
+    data = pl.concat([*runs, base.with_columns(run=pl.lit(0))], how="vertical_relaxed")
+    rows = evaluation_rows(data, [("a", "base")])
+    assert level(rows, "pass@1")["value"] == pytest.approx(1 / 2)
+    assert level(rows, "pass@1")["seeds"] == 3
+    gain = level(rows, "pass@1", baseline="base")
+    assert (gain["value"], gain["seeds"]) == (pytest.approx(1 / 2), 3)
+    assert gain["low"] < 0.3 < 0.7 < gain["high"]  # both problems agree, the seeds do not
+    assert "3 training seeds" in format_table(rows)

@@ -53,7 +53,7 @@ def refused(tmp_path: Path, changes: dict[str, Any], *overrides: str) -> str:
             "no stage before it has that name; did you mean 'corpus'?",
         ),
         ({"judge": {"do": "anotate"}}, "'anotate' is none of problems, generate, import, annotate"),
-        ({"judge": {"do": "anotate"}}, "report, loop; did you mean 'annotate'?"),
+        ({"judge": {"do": "anotate"}}, "report, loop, repeat; did you mean 'annotate'?"),
         ({"harvest": {"model": "$modle"}}, "no variable 'modle' in vars; there are model; did you"),
         ({"harvest": {"processes": 2}}, "stage harvest: processes: 2; give a number of ranks"),
         ({"corpus": {"rules": "rejecton"}}, "no rule set 'rejecton'"),
