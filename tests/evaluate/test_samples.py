@@ -6,14 +6,11 @@ from pathlib import Path
 
 import polars as pl
 
-from curate.evaluate.job import EvaluateConfig, _samples
-from curate.job import Context
+from curate.evaluate.job import _Sampled, _samples
+from curate.job import Context, JobResult
 
 
 def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:
-    config = EvaluateConfig.model_validate(
-        {"models": [{"label": "m", "model": "m"}], "problems": "p", "samples": 3}
-    )
     problem = {
         "problem_id": "p",
         "question": "?",
@@ -40,7 +37,9 @@ def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:
             for i, (a, v) in enumerate(zip(answers, ["wrong", "wrong", "correct"], strict=True))
         ]
         warehouse.write("verdicts", "choice@2", verdicts, key=3)
-        frame = _samples("m", "family", pl.DataFrame({"problem_id": ["p"]}), config, context)
+        job = JobResult(facts={"family": "family"})
+        sampled = _Sampled(job, pl.DataFrame({"problem_id": ["p"]}))
+        frame = _samples(sampled, 3, context)
     clusters = frame.sort("sample_index")["cluster"].to_list()
     assert clusters[0] == clusters[1] != clusters[2]
     assert "choices" not in frame.columns

@@ -129,7 +129,7 @@ def test_a_filter_that_keeps_nothing_names_the_rule(con: Connection) -> None:
     ) as caught:
         apply_rules(con, impossible)
     assert caught.value.exit_code == 1
-    with pytest.raises(CurateError, match="no trace to look at"):
+    with pytest.raises(CurateError, match="got no traces"):
         apply_rules(con, rules({}), where="problem_id = 'none'")
 
 
