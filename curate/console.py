@@ -16,7 +16,12 @@ from curate.visible import guard_formula, one_line, visible
 from curate.warehouse import Warehouse
 from curate.warehouse.parts import find_damage
 from curate.warehouse.schemas import data_dir
-from curate.warehouse.sql import check_read_only, connect_read_only, may_be_damage
+from curate.warehouse.sql import (
+    check_read_only,
+    connect_read_only,
+    may_be_damage,
+    views_read,
+)
 
 TABLE_ROWS = 100
 # Columns of `annotated` that are printed in full below the others, or not at all.
@@ -44,7 +49,7 @@ def run_query(
     `guard_formulas`: text that a spreadsheet would run as a formula gets an apostrophe in front.
     """
     check_read_only(query)
-    with connect_read_only(Warehouse(root).root, allow_files) as connection:
+    with connect_read_only(Warehouse(root).root, allow_files, views_read(query)) as connection:
         frame = _result(connection, query, Warehouse(root).root)
     if format == "csv":
         _write(_flat(frame, guard_formulas).write_csv())

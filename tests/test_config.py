@@ -87,6 +87,17 @@ def smallest(cls: type[Config]) -> dict[str, Any]:
     return data
 
 
+def test_every_key_of_every_config_is_described_in_its_json_schema() -> None:
+    missing = []
+    for cls in config_classes():
+        schema = cls.model_json_schema()
+        for name, field in schema.get("properties", {}).items():
+            group = field.get("$ref") or any("$ref" in part for part in field.get("allOf", []))
+            if not group and not field.get("description"):  # a group is described by its class
+                missing.append(f"{cls.__name__}.{name}")
+    assert not missing
+
+
 def test_every_nested_default_of_every_config_survives_a_group_given_in_part() -> None:
     walked = 0
     for cls in config_classes():

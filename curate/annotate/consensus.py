@@ -14,7 +14,7 @@ from curate.config import Config
 from curate.prompts.forms import with_opener_expr
 from curate.verify.consensus import consensus_frame
 from curate.warehouse import Version
-from curate.warehouse.identity import digest
+from curate.warehouse.annotations import joint_address
 
 if TYPE_CHECKING:
     from curate.job import Context
@@ -64,7 +64,7 @@ def annotate_consensus(
         if source.parts() and len(problems):
             families.setdefault(source.dataset, []).append(source)
     rows = 0
-    for family, versions in families.items():
+    for versions in families.values():
         frame = _answers(versions, problems, config.every)
         if frame.is_empty():
             continue
@@ -74,12 +74,7 @@ def annotate_consensus(
             frame["attempt"].to_list(),
             verifier_version("math"),
         ]
-        target = context.warehouse.version(
-            "verdicts",
-            "consensus@1",
-            f"{family}.{digest(key)[:16]}",
-            parents=[v.ref for v in versions],
-        )
+        target = joint_address(context.warehouse, "verdicts", versions, "consensus", 1, key)
         targets[versions[-1].ref].append(target)
         if target.sealed:
             continue

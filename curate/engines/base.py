@@ -49,7 +49,7 @@ class EngineConfig(Config):
         description="GiB for the key-value cache; None: chosen from what is free on the device",
     )
     seed: int = Field(
-        default=0, ge=0, description="of the engine; each request also has its own seed"
+        default=0, ge=0, description="seed of the engine; each request also has its own"
     )
     tensor_parallel_size: int = Field(
         default=1, ge=1, description="GPUs across which one copy of the model is split"

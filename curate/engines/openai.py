@@ -97,11 +97,11 @@ class OpenAIArgs(Config):
     max_wait: float = Field(
         default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more"
     )
-    price_in: float = Field(default=0.0, ge=0)
+    price_in: float = Field(default=0.0, ge=0, description="of a million prompt tokens")
     price_cached: float | None = Field(
         default=None, ge=0, description="of prompt tokens from the server's cache"
     )
-    price_out: float = Field(default=0.0, ge=0)
+    price_out: float = Field(default=0.0, ge=0, description="of a million completion tokens")
     budget: float | None = Field(
         default=None, gt=0, description="cost at which the job stops; null: no limit"
     )

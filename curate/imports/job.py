@@ -73,17 +73,23 @@ class ImportConfig(Config):
         None, description="regular expression whose first group is the reference, e.g. '#### (.+)'"
     )
     template: str | None = Field(
-        None, description="of prompts made from these traces; default: that of the form"
+        None, description="template of prompts made from these traces; default: that of the form"
     )
     model: str | None = Field(None, description="who wrote the traces, if no column says so")
-    verifier: str | None = Field(None, description="for problems that name none")
-    domain: str | None = Field(None, description="for problems that name none")
-    target_language: str | None = Field(None, description="for problems that name none")
-    source: str | None = Field(None, description="for problems that name none; default: the name")
-    held_out: float = Field(0.0, ge=0, lt=1, description="share of the questions, drawn by hash")
-    subset: str | None = Field(None, description="of a data set from the Hub")
+    verifier: str | None = Field(None, description="verifier of problems that name none")
+    domain: str | None = Field(None, description="domain of problems that name none")
+    target_language: str | None = Field(
+        None, description="target_language of problems that name none"
+    )
+    source: str | None = Field(
+        None, description="source of problems that name none; default: the name"
+    )
+    held_out: float = Field(
+        0.0, ge=0, lt=1, description="share of the questions that are held out, drawn by hash"
+    )
+    subset: str | None = Field(None, description="configuration of a data set from the Hub")
     part: str = Field("train", description="split of a data set from the Hub")
-    revision: str | None = Field(None, description="of a data set from the Hub")
+    revision: str | None = Field(None, description="revision of a data set from the Hub")
     limit: int | None = Field(None, ge=1, description="maximum number of rows")
     header: bool | None = Field(
         None, description="whether the first row of CSV and TSV files holds names; null: detected"

@@ -43,13 +43,13 @@ class Mapped(Source):
         default_factory=dict,
         description="our field: their column; any other field is the column of the same name",
     )
-    verifier: str | None = Field(None, description="for rows without one of their own")
-    domain: str | None = Field(None, description="for rows without one of their own")
-    target_language: str | None = Field(None, description="for rows without one of their own")
+    verifier: str | None = Field(None, description="verifier of rows that have none")
+    domain: str | None = Field(None, description="domain of rows that have none")
+    target_language: str | None = Field(None, description="target_language of rows that have none")
     difficulty: float | None = Field(
-        None, ge=0, le=1, description="for rows without one of their own"
+        None, ge=0, le=1, description="difficulty of rows that have none"
     )
-    split: str | None = Field(None, description="for rows without one of their own")
+    split: str | None = Field(None, description="split of rows that have none")
     label: str | None = Field(
         None,
         description="value of the column `source`; default: the name of the file or dataset",
@@ -64,7 +64,7 @@ class Mapped(Source):
     skip_invalid: bool = Field(
         False, description="skip rows without a question instead of refusing them"
     )
-    limit: int | None = Field(None, ge=1, description="read only the first N rows")
+    limit: int | None = Field(None, ge=1, description="maximum number of rows")
 
     def expected(self) -> int | None:
         return self.limit

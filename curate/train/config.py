@@ -51,7 +51,7 @@ class ModelConfig(Config):
     """How the model is held and computed. Weights are fp32 whatever `precision` computes in."""
 
     precision: Literal["bf16", "fp32", "auto"] = "auto"
-    """Of products; auto: bf16 if the processor multiplies it natively."""
+    """Number format of matrix products; auto: bf16 if the processor multiplies it natively."""
     layout: Literal["tree", "padded"] = "tree"
     """`tree`: no padding and shared prefixes computed once, if the model's attention allows it;
     `padded`: plain rows.
@@ -84,7 +84,7 @@ class CheckpointConfig(Config):
     keep_best: bool = True
     """Keep the policy of the best evaluation, the start included; later stages use it."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the finished model; auto: that of the model it started from."""
+    """Dtype of the finished model; auto: that of the model it started from."""
 
 
 class Mixture(Config):
@@ -125,7 +125,7 @@ class SFTConfig(Config):
     trackers: list[Tracker] = []
     """Services that get the metrics, too."""
     seed: int = 0
-    """Of the order, of adapters and of dropout."""
+    """Seed of the order of examples, of adapters and of dropout."""
     optim: OptimConfig = OptimConfig()
     compute: ModelConfig = ModelConfig()
     checkpoint: CheckpointConfig = CheckpointConfig(every=50)
@@ -146,7 +146,7 @@ class DistillConfig(SFTConfig):
     mix: float = Field(default=0.0, ge=0, le=1)
     """Share of the plain SFT loss."""
     temperature: float = Field(default=1.0, gt=0)
-    """Of both distributions in the KL."""
+    """Temperature of both distributions in the KL."""
 
 
 class RewardComponent(Config):
@@ -211,7 +211,7 @@ class TrainSampling(Config):
     """
 
     temperature: float = Field(default=1.0, gt=0)
-    """Of the rollouts (the report: 1)."""
+    """Temperature of the rollouts (the report: 1)."""
     max_tokens: int = Field(default=256, ge=1)
     """Length limit of a completion."""
     stop: list[str] = []
@@ -226,9 +226,9 @@ class EvalConfig(Config):
     samples: int = Field(default=4, ge=1)
     """Completions per problem, k."""
     temperature: float = Field(default=0.6, ge=0)
-    """Of sampling (the report's)."""
+    """Temperature of sampling (the report's)."""
     top_p: float = Field(default=0.95, gt=0, le=1)
-    """Of sampling (the report's)."""
+    """top_p of sampling (the report's)."""
     patience: int = Field(default=0, ge=0)
     """Stop after this many evaluations without a better pass@1; 0: never."""
 
@@ -243,7 +243,7 @@ class GRPOConfig(Config):
     template: TemplateName = "r1-zero"
     """Prompt template."""
     form: FormName = "r1-zero"
-    """Output form that is asked for."""
+    """Requested output form."""
     steps: int = Field(default=100, ge=1)
     """Rounds of rollouts; each makes mini_batches * epochs optimizer steps."""
     prompts: int = Field(default=16, ge=1)
@@ -255,7 +255,7 @@ class GRPOConfig(Config):
     epochs: int = Field(default=1, ge=1)
     """Passes over a round."""
     dynamic_sampling: int = Field(default=0, ge=0)
-    """Fresh rounds at most to replace groups of equal rewards (DAPO); 0: off."""
+    """Maximum number of fresh rounds to replace groups of equal rewards (DAPO); 0: off."""
     rewards: dict[str, float | RewardComponent] = {"accuracy": 1.0, "format": 0.2}
     """Weights of reward components."""
     sampling: TrainSampling = TrainSampling()
@@ -274,7 +274,7 @@ class GRPOConfig(Config):
     trackers: list[Tracker] = []
     """Services that get the metrics, too."""
     seed: int = 0
-    """Of sampling, of the problems' order and of adapters."""
+    """Seed of sampling, of the order of problems and of adapters."""
 
     @model_validator(mode="after")
     def _consistent(self) -> GRPOConfig:

@@ -91,7 +91,7 @@ class BaseConfig(Config):
     max_length: int = Field(512, ge=64)
     """Positions of the model."""
     seed: int = 0
-    """Of the weights and the texts."""
+    """Seed of the weights and the texts."""
 
 
 def run(config: BaseConfig, context: Context) -> JobResult:

@@ -14,12 +14,13 @@ many) have versions that match none. This module is the only one that spells the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from curate.warehouse.identity import digest
 from curate.warehouse.names import EMPTY
 
 if TYPE_CHECKING:
@@ -57,6 +58,26 @@ def address(
         dataset_name(producer, version),
         version_name(traces),
         parents=[traces.ref, *parents],
+    )
+
+
+def joint_address(
+    warehouse: Warehouse,
+    table: Table,
+    traces: Sequence[Version],
+    producer: str,
+    version: str | int | None,
+    key: object,
+) -> Version:
+    """The version that holds the results of `producer` about several versions of a dataset.
+
+    Its name matches no single version of traces; `key` is everything that determines its rows.
+    """
+    return warehouse.version(
+        table,
+        dataset_name(producer, version),
+        f"{traces[0].dataset}.{digest(key)[:16]}",
+        parents=[one.ref for one in traces],
     )
 
 

@@ -82,30 +82,33 @@ def arrow_schema(table: str) -> pa.Schema:
         return connection.sql(f"SELECT * FROM {table}").to_arrow_table().schema
 
 
-@cache
 def required(table: str) -> tuple[str, ...]:
     """Columns that must not be null, in order: the first one is part of the key."""
-    with duckdb.connect() as connection:
-        connection.execute(statement(table))
-        rows = connection.execute(
-            "SELECT column_name FROM duckdb_columns() WHERE table_name = ? AND NOT is_nullable "
-            "ORDER BY column_index",
-            [table],
-        ).fetchall()
-    return tuple(name for (name,) in rows)
+    return tuple(name for name, _, nullable in _columns()[table] if not nullable)
+
+
+def types(table: str) -> dict[str, str]:
+    """Column name to its SQL type, in order."""
+    return {name: kind for name, kind, _ in _columns()[table]}
 
 
 @cache
-def types(table: str) -> dict[str, str]:
-    """Column name to its SQL type."""
+def _columns() -> dict[str, list[tuple[str, str, bool]]]:
+    """Name, SQL type and nullability of the columns of each table.
+
+    One connection reads all tables: opening one takes longer than its statements.
+    """
+    columns: dict[str, list[tuple[str, str, bool]]] = {}
     with duckdb.connect() as connection:
-        connection.execute(statement(table))
+        for table in TABLES:
+            connection.execute(statement(table))
         rows = connection.execute(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE table_name = ? "
-            "ORDER BY column_index",
-            [table],
+            "SELECT table_name, column_name, data_type, is_nullable FROM duckdb_columns() "
+            "WHERE NOT internal ORDER BY table_name, column_index"
         ).fetchall()
-    return dict(rows)
+    for table, *column in rows:
+        columns.setdefault(table, []).append((column[0], column[1], column[2]))
+    return columns
 
 
 def conform(table: str, rows: Any) -> pa.Table:

@@ -16,7 +16,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -45,13 +45,17 @@ def escape_glob(path: str | Path) -> str:
 
 @contextmanager
 def connect(
-    root: Path, without: Collection[str] = (), views: bool = True
+    root: Path,
+    without: Collection[str] = (),
+    views: bool = True,
+    only: Collection[str] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory connection with all views. UsageError if there is no warehouse.
 
     `without` names groups of signals, or `verdicts`, that no statement will read: they become empty
     views, which avoids their joins. `views`: also create those of `views.sql`, over `annotated`.
-    A part that is missing, changed or foreign raises CurateError.
+    `only`: create only these views and those that they read. A part of a view that is missing,
+    changed or foreign raises CurateError.
     """
     if not is_warehouse(root):
         raise UsageError(
@@ -66,20 +70,23 @@ def connect(
         connection.execute("SET parquet_metadata_cache = true")
         try:
             with damage_reported(root):
-                create_views(connection, root, without, views)
+                create_views(connection, root, without, views, only=only)
                 yield connection
         finally:
             shutil.rmtree(spill, ignore_errors=True)
 
 
 @contextmanager
-def connect_read_only(root: Path, allow_files: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+def connect_read_only(
+    root: Path, allow_files: bool = False, only: Collection[str] | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open a connection for statements of others: it reads files of the warehouse and no others.
 
-    `allow_files` lets it read any file that this process may read. Pass each statement through
-    `check_read_only` first: the settings alone do not prevent writing inside the warehouse.
+    `allow_files` lets it read any file that this process may read. `only`: see `connect`. Pass each
+    statement through `check_read_only` first: the settings alone do not prevent writing inside the
+    warehouse.
     """
-    with connect(root) as connection:
+    with connect(root, only=only) as connection:
         if not allow_files:
             roots = {f"{path}/" for path in (root, root.resolve())}
             roots |= {escape_glob(path) for path in roots}  # how the views spell it
@@ -95,7 +102,7 @@ def query(
 ) -> pl.DataFrame:
     """Return the result of a query, of the last one if there are several. Nothing is written."""
     check_read_only(text)
-    with connect_read_only(root, allow_files) as connection:
+    with connect_read_only(root, allow_files, views_read(text)) as connection:
         result = connection.sql(text, params=list(params))
         return result.pl() if result is not None else pl.DataFrame()
 
@@ -183,6 +190,27 @@ def parse_tree(statement: str) -> dict[str, Any] | None:
     return None if tree.get("error") else tree
 
 
+def views_read(text: str) -> set[str] | None:
+    """The views that queries name; None if they may read others, as SHOW TABLES does."""
+    names: set[str] = set()
+    known = {*schemas.TABLES, *_VIEWS, *view_statements()}
+    for statement in duckdb.extract_statements(text):
+        tree = parse_tree(statement.query)
+        if tree is None:  # EXPLAIN
+            return None
+        nodes = list(_nodes(tree))
+        local = {str(node["key"]).lower() for node in nodes if {"key", "value"} <= node.keys()}
+        for node in nodes:
+            if node.get("type") in ("TABLE_FUNCTION", "SHOW_REF"):
+                return None
+            if node.get("type") == "BASE_TABLE":
+                name = str(node.get("table_name")).lower()
+                if node.get("schema_name") or name not in known | local:
+                    return None
+                names |= {name} & known
+    return names
+
+
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
     stack = [tree]
     while stack:
@@ -209,15 +237,18 @@ def create_views(
     without: Collection[str] = (),
     views: bool = True,
     globs: bool = False,
+    only: Collection[str] | None = None,
 ) -> None:
     """Create one view per table, then those of `macros.sql`, `joined.sql` and `views.sql`.
 
     Views read the parts that exist now, checked. `globs`: they match files when they are read, and
-    check nothing; for clients that keep the views.
+    check nothing; for clients that keep the views. `only`: see `connect`.
     """
-
+    wanted = _with_dependencies(only)
     tables = [table for table in schemas.TABLES if table != "signals"]
     for name in [*signal_groups(), *tables]:
+        if not wanted(_view_name(name)):
+            continue
         if globs:
             files = None
         elif name in without:
@@ -225,15 +256,67 @@ def create_views(
         else:
             files = view_parts(root, name)
         point(connection, root, name, files)
-    connection.execute(_signals_view())
-    connection.execute(_manifest_view(root))
+    if wanted("signals"):
+        connection.execute(_signals_view())
+    if wanted("manifests"):
+        connection.execute(_manifest_view(root))
     connection.execute(schemas.statement("macros"))
-    connection.execute(schemas.statement("joined"))
-    derived = _derived(connection)
-    connection.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT *{derived} FROM joined")
+    _create(connection, "joined", wanted)
+    if wanted("annotated") or wanted("measured"):
+        derived = _derived(connection)
+        if wanted("annotated"):
+            connection.execute(f"CREATE OR REPLACE VIEW annotated AS SELECT *{derived} FROM joined")
+        if views and wanted("measured"):
+            connection.execute(f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals")
     if views:
-        connection.execute(f"CREATE OR REPLACE VIEW measured AS SELECT *{derived} FROM signals")
-        connection.execute(schemas.statement("views"))
+        _create(connection, "views", wanted)
+
+
+def _create(
+    connection: duckdb.DuckDBPyConnection, file: str, wanted: Callable[[str], bool]
+) -> None:
+    for name, statement in _statements(file).items():
+        if wanted(name):
+            connection.execute(statement)
+
+
+@cache
+def _statements(file: str) -> dict[str, str]:
+    """The views that a file in `schemas/` creates, with their statements, in order."""
+    statements = [one.query for one in duckdb.extract_statements(schemas.statement(file))]
+    return {str(re.findall(r"VIEW (\w+) AS", text)[0]): text for text in statements}
+
+
+# Views that this module composes.
+_VIEWS = ("annotated", "measured", "manifests")
+
+
+@cache
+def view_statements() -> dict[str, str]:
+    """The views of `joined.sql` and `views.sql`, with their statements."""
+    return _statements("joined") | _statements("views")
+
+
+def _view_name(name: str) -> str:
+    """The name of the view of a table, or of a group of signals."""
+    return f"signals_{name}" if name in signal_groups() else name
+
+
+def _with_dependencies(only: Collection[str] | None) -> Callable[[str], bool]:
+    """Whether a view is to be created: one of `only`, or read by one of them; None: all are."""
+    if only is None:
+        return lambda name: True
+    groups = [_view_name(group) for group in signal_groups()]
+    reads = {
+        name: set(re.findall(r"\w+", text)) - {name} for name, text in view_statements().items()
+    }
+    reads |= {"annotated": {"joined"}, "measured": {"signals"}, "signals": set(groups)}
+    names, waiting = set[str](), list(only)
+    while waiting:
+        if (name := waiting.pop()) not in names:
+            names.add(name)
+            waiting.extend(reads.get(name, ()))
+    return names.__contains__
 
 
 def point(
@@ -286,7 +369,7 @@ def table_view(
 
     `older`: all of them may lack columns of today's schema, which are null then.
     """
-    columns = schemas.arrow_schema(table).names
+    columns = list(schemas.types(table))
     names = ", ".join(columns)
     # The dataset and the version of a part are the two directories above it.
     place = "parse_path(filename)[-3] AS dataset, parse_path(filename)[-2] AS version"
@@ -363,7 +446,7 @@ def _signals_view() -> str:
 def _derived(connection: duckdb.DuckDBPyConnection) -> str:
     """Columns that macros derive from signals: a macro's parameters are named after the columns it
     reads."""
-    columns = set(schemas.arrow_schema("signals").names)
+    columns = set(schemas.types("signals"))
     rows = connection.execute(
         "SELECT function_name, parameters FROM duckdb_functions() "
         "WHERE function_type = 'macro' AND NOT internal ORDER BY function_name"
