@@ -40,7 +40,14 @@ from curate.train.runs import (
     memory_errors,
     start_run,
 )
-from curate.train.sft import TAG, Example, check_labels, draw_batches, encode_all, show_example
+from curate.train.sft import (
+    TAG,
+    TrainingExample,
+    check_labels,
+    draw_batches,
+    encode_all,
+    show_example,
+)
 from curate.warehouse import Warehouse
 from curate.warehouse.identity import digest
 
@@ -220,8 +227,8 @@ def load_pairs(
     return pairs, counts
 
 
-def _example(pair: Pair) -> Example:
-    return Example(pair.chosen, 1.0, pair.trace_id, 0.5, pair.tags)
+def _example(pair: Pair) -> TrainingExample:
+    return TrainingExample(pair.chosen, 1.0, pair.trace_id, 0.5, pair.tags)
 
 
 def _shown(pair: Pair, tokenizer: Any) -> str:

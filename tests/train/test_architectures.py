@@ -145,11 +145,12 @@ SIZES: dict[str, Any] = {
 
 def tiny(config: Any) -> dict[str, Any]:
     """Options that make a model of a config's type tiny, for the names that the config has."""
-    options = {}
+    options: dict[str, Any] = {}
     for name, value in config.to_dict().items():
         if isinstance(value, int | float) and not isinstance(value, bool):
-            sizes = [size for names, size in SIZES.items() if re.fullmatch(names, name)]
-            options |= {name: size for size in sizes[:1]}
+            for names, size in SIZES.items():
+                if re.fullmatch(names, name):
+                    options[name] = size
     return options
 
 
@@ -548,12 +549,27 @@ CASES = [
     Case("solar_open", TREE, name="Solar Open", shrink=True),
     Case("gpt_neo", EAGER, {"attention_types": [[["global", "local"], 2]]}, "GPT-Neo", shrink=True),
     Case("biogpt", PADDED, name="BioGPT", shrink=True),
-    Case("bert", f"{TREE}, the head by transformers", {"is_decoder": True}, "BERT as a decoder",
-         shrink=True),
-    Case("bert", "its log-probs depend on the tokens after it", name="BERT", shrink=True,
-         refused=True),
-    Case("xlnet", "its log-probs depend on the tokens after it", name="XLNet", shrink=True,
-         refused=True),
+    Case(
+        "bert",
+        f"{TREE}, the head by transformers",
+        {"is_decoder": True},
+        "BERT as a decoder",
+        shrink=True,
+    ),
+    Case(
+        "bert",
+        "its log-probs depend on the tokens after it",
+        name="BERT",
+        shrink=True,
+        refused=True,
+    ),
+    Case(
+        "xlnet",
+        "its log-probs depend on the tokens after it",
+        name="XLNet",
+        shrink=True,
+        refused=True,
+    ),
 ]
 
 

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from curate.train.config import GRPOConfig
 from curate.train.grpo import RolloutRow, grpo_step
 from curate.train.ranks import Ranks
-from curate.train.sft import Example, likelihood, sft_step
+from curate.train.sft import TrainingExample, likelihood, sft_step
 from tests.train.conftest import policy_of, ragged
 
 WAITING = {
@@ -108,7 +108,7 @@ def test_a_step_of_grpo_reads_once(tiny_dir: Path, loss: dict[str, Any], micro: 
 @pytest.mark.parametrize("micro", [1, 5000])
 def test_a_step_of_sft_reads_once(tiny_dir: Path, micro: int) -> None:
     policy = policy_of(tiny_dir, double=False, micro_batch_tokens=micro)
-    examples = [Example(tokens, 1.0, "t", 0.5) for tokens in ragged()]
+    examples = [TrainingExample(tokens, 1.0, "t", 0.5) for tokens in ragged()]
     with Waits() as waits:
         loss, _ = sft_step(policy, examples, Ranks(), likelihood)
     assert loss > 0
