@@ -210,15 +210,27 @@ def short_windows(model: Any, size: int) -> Iterator[None]:
 def short_rope(model: Any, size: int) -> Iterator[None]:
     """Have `longrope` use its other frequencies beyond `size` tokens, as `short_windows` does."""
     name = "original_max_position_embeddings"
-    sets = {id(r): r for config in _configs(model) for r in _rope_sets(config)}
-    before = [(r, r[name]) for r in sets.values() if r.get("rope_type") == "longrope"]
-    for rope, _ in before:
-        rope[name] = size
+    before: list[tuple[Any, Any]] = []  # a config or its parameters, and the value there
+    for config in _configs(model):
+        rope = [r for r in _rope_sets(config) if r.get("rope_type") == "longrope"]
+        before += [(r, r[name]) for r in rope]
+        # transformers copies the value of the config into the parameters again and again.
+        if rope and name in config.__dict__:
+            before.append((config, config.__dict__[name]))
+
+    def put(holder: Any, value: int) -> None:
+        if isinstance(holder, dict):
+            holder[name] = value
+        else:
+            setattr(holder, name, value)
+
+    for holder, _ in before:
+        put(holder, size)
     try:
         yield
     finally:
-        for rope, value in before:
-            rope[name] = value
+        for holder, value in before:
+            put(holder, value)
 
 
 def _configs(model: Any) -> list[Any]:
