@@ -80,7 +80,7 @@ def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> J
 
 
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
-    """Train by `sft`, `distill` or `grpo` (`curate train`). `result.model` is the model's
+    """Train by `sft`, `distill`, `dpo` or `grpo` (`curate train`). `result.model` is the model's
     directory.
     """
     from curate.job import Context

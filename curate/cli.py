@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 train_app = typer.Typer(
-    help="Train on a corpus (sft, distill) or by reinforcement learning on problems (grpo)."
+    help="Train on a corpus (sft, distill), on pairs of traces (dpo) or by RL on problems (grpo)."
 )
 app.add_typer(train_app, name="train", no_args_is_help=True)
 
@@ -308,6 +308,17 @@ def distill(
 ) -> None:
     """Distil a teacher into a student, on a corpus or on the student's own samples."""
     _train("distill", overrides, config, warehouse, dry_run)
+
+
+@train_app.command()
+def dpo(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+    dry_run: DryRun = False,
+) -> None:
+    """Direct preference optimisation on pairs of traces, which SQL rules choose and reject."""
+    _train("dpo", overrides, config, warehouse, dry_run)
 
 
 @train_app.command()

@@ -68,6 +68,8 @@ WITH RECURSIVE edges AS (
           unnest(from_json(data, '{"corpora": ["VARCHAR"]}').corpora) FROM models
     UNION SELECT 'model:' || model_hash,
           unnest(from_json(data, '{"problems": ["VARCHAR"]}').problems) FROM models
+    UNION SELECT 'model:' || model_hash,
+          unnest(from_json(data, '{"traces": ["VARCHAR"]}').traces) FROM models
 ), walk AS (
     SELECT child AS ref, parent AS ancestor, 1 AS depth FROM edges
     UNION SELECT w.ref, e.parent, w.depth + 1 FROM walk w JOIN edges e ON e.child = w.ancestor

@@ -50,6 +50,11 @@ FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
 # To estimate a prompt's tokens for limits and budgets, on the safe side: English has about four.
 CHARS_PER_TOKEN = 3.0
 UNKNOWN_LENGTH = 1 << 20
+# Servers that fill in what a request leaves out from the model's generation config, by the owner
+# they give their models, and what keeps them from it. Others may refuse unknown keys.
+FILLING = {"vllm", "sglang"}
+UNTRUNCATED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+OWNER_PATIENCE = 10.0  # seconds to wait for the list of models
 FATAL = {
     401: "the key was refused",
     402: "the account is empty",
@@ -213,6 +218,7 @@ class OpenAIEngine:
         self._average = 0.0  # completion tokens per request so far
         self._loop: asyncio.AbstractEventLoop | None = None
         self._client: Any = None
+        self._defaults: asyncio.Future[dict[str, Any]] | None = None
 
     def _find_key(self) -> str:
         key = os.environ.get(self.args.api_key_env, "").strip()
@@ -353,7 +359,7 @@ class OpenAIEngine:
                 max_retries=0,
                 http_client=capped_client(self.args.max_body, self.args.timeout),
             )
-            self._loop = asyncio.new_event_loop()
+            self._loop, self._defaults = asyncio.new_event_loop(), None
             threading.Thread(
                 target=self._loop.run_forever, name="curate-openai", daemon=True
             ).start()
@@ -405,6 +411,21 @@ class OpenAIEngine:
         await self._requests.take(1)
         await self._tokens.take(job.guess)
 
+    async def _sampling_defaults(self) -> dict[str, Any]:
+        """Keys that keep the server from truncating samples where a request does not ask for it."""
+        if self._defaults is None:
+            self._defaults = asyncio.ensure_future(self._ask_owner())
+        # Shielded: a cancelled request must not cancel it for the others.
+        return dict(await asyncio.shield(self._defaults))
+
+    async def _ask_owner(self) -> dict[str, Any]:
+        with contextlib.suppress(Exception):  # many servers do not list models
+            async with asyncio.timeout(min(OWNER_PATIENCE, self.args.timeout)):
+                models = await self._client.models.list()
+            if any(model.owned_by in FILLING for model in models.data):
+                return UNTRUNCATED
+        return {}
+
     async def _call(self, request: Request) -> Any:
         sampling = request.sampling
         options: dict[str, Any] = {
@@ -417,9 +438,10 @@ class OpenAIEngine:
             options["stop"] = list(sampling.stop)
         if self.args.send_seed:
             options["seed"] = request.seed
-        extra = dict(self.args.extra_body)
+        extra = await self._sampling_defaults()
         if sampling.top_k:
-            extra.setdefault("top_k", sampling.top_k)  # OpenAI has none; vLLM and SGLang do
+            extra["top_k"] = sampling.top_k  # OpenAI has none; vLLM and SGLang do
+        extra |= self.args.extra_body
         want = self.args.send_logprobs and sampling.logprobs
         if self.args.api == "completions":
             prompt = (

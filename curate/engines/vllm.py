@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,8 @@ class VllmEngine(PooledEngine):
         """
         import torch
 
-        from curate.engines.vllm_transfer import Sender, expected_hashes
+        from curate.engines.proof import expected_hashes
+        from curate.engines.vllm_transfer import Sender
 
         if self._generating:
             raise CurateError(
@@ -91,8 +93,13 @@ class VllmEngine(PooledEngine):
             )
         self.wait_ready()
         dtype = getattr(torch, self._children[0].ready()["dtype"])
+        sizes: Counter[Any] = Counter()
+        for tensor in tensors.values():
+            sizes[tensor.dtype] += tensor.numel()
+        # What is not in the dtype of most weights is so on purpose: the expert bias of DeepSeek-V3.
+        common = sizes.most_common(1)[0][0]
         cast = {
-            name: t.to("cpu", dtype) if t.is_floating_point() else t.cpu()
+            name: t.to(device="cpu", dtype=dtype if t.dtype == common else t.dtype)
             for name, t in tensors.items()
         }
         size = self.config.tensor_parallel_size
@@ -100,12 +107,16 @@ class VllmEngine(PooledEngine):
             self._sender = Sender(self._children, size, device, self.transfer_options)
         self._sent = cast
         self._sender.send(cast)
-        expected = expected_hashes(cast, size)
+        expected = expected_hashes(cast, size, dtype)
         seen = {child.call("prove_transfer", expected) for child in self._children}
         if len(seen) != 1:
             raise CurateError("the replicas hold different weights after the transfer")
         self._hash = seen.pop()
         return self._hash
+
+    def proven(self) -> str:
+        """What the proof of the last weights compared and what it did not, in one line."""
+        return str(self._children[0].call("proven"))
 
     def update_weights(self, directory: str | Path) -> str:
         self._sent = {}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 from curate.engines.base import model_length
 from curate.engines.child import Done, Job
-from curate.engines.vllm_transfer import PROOF_BYTES, hash_of
+from curate.engines.proof import compare, describe, prove
 from curate.records import Completion, Request
 
 GIB = 1 << 30
@@ -41,6 +39,7 @@ class VllmCore:
         self.lora = self._lora(arguments)
         self.engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self.jobs: dict[str, Job] = {}
+        self.proof: dict[str, Any] = {}
 
     def _arguments(self, model_dir: str, config: dict[str, Any]) -> dict[str, Any]:
         chosen: dict[str, Any] = {
@@ -155,29 +154,24 @@ class VllmCore:
 
     def prove_weights(self, directory: str) -> str:
         """The fingerprint of the engine's tensors; RuntimeError if they differ from the files."""
-        return self._proved(compare_weights, directory, f"'{directory}'")
+        return self._proved(directory, f"'{directory}'")
 
     def transfer(self, method: str, *args: Any) -> None:
         """Make a call of vLLM's weight transfer in every worker (see `vllm_transfer.Children`)."""
         self.engine.collective_rpc(method, args=args)
 
     def prove_transfer(self, expected: dict[str, dict[str, Any]]) -> str:
-        """Like `prove_weights`, by the hashes of `vllm_transfer.expected_hashes`."""
+        """Like `prove_weights`, by the result of `proof.expected_hashes`."""
         self.engine.reset_prefix_cache()
-        return self._proved(compare_hashes, expected, "the trainer's tensors")
+        return self._proved(expected, "the trainer's tensors")
 
-    def _proved(self, compare: Any, argument: Any, what: str) -> str:
-        proofs = self.engine.collective_rpc(cast("Any", compare), args=(argument,))
-        wrong = [name for proof in proofs for name in proof["wrong"]]
-        if wrong:
-            raise RuntimeError(
-                f"{len(wrong)} tensors of the engine differ from {what}, the first is {wrong[0]}"
-            )
-        if any(proof["matrices"] == 0 for proof in proofs):
-            raise RuntimeError(
-                "no weight matrix could be read back from the engine, so nothing proves the update"
-            )
-        return "+".join(proof["digest"] for proof in proofs)
+    def _proved(self, sent: Any, what: str) -> str:
+        self.proof = prove(self.engine.collective_rpc(cast("Any", compare), args=(sent,)), what)
+        return str(self.proof["digest"])
+
+    def proven(self) -> str:
+        """What the last proof compared and what it did not, in one line."""
+        return describe(self.proof) if self.proof else ""
 
     def sleep(self) -> None:
         if self.engine.vllm_config.model_config.enable_sleep_mode:
@@ -209,7 +203,7 @@ def completion_of(output: Any, ids: list[int], request: Request) -> Completion:
     )
 
 
-# --- memory and proof
+# --- memory
 
 
 def free_cpu_memory() -> int:
@@ -232,133 +226,3 @@ def free_gpu_share() -> float:
 
     free, total = torch.cuda.mem_get_info()
     return round(GPU_SHARE * free / total, 3)
-
-
-FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-
-
-def read_back(worker: Any, names: Container[str]) -> Iterator[tuple[str, list[str], Any]]:
-    """The tensors of a worker's model: name, the names of its parts in a checkpoint, and the
-    parameter.
-
-    vLLM fuses tensors; the two common fusions are taken apart. Tensors with a part that is not in
-    `known` are left out. A model above `PROOF_BYTES` is sampled evenly.
-    """
-    parameters = list(worker.get_model().named_parameters())
-    size = sum(p.numel() * p.element_size() for _, p in parameters)
-    every = max(1, -(-size // PROOF_BYTES))
-    for name, parameter in parameters[::-1][::every]:
-        stem = name.replace(".base_layer", "")
-        fused = next((key for key in FUSED if f".{key}." in stem), None)
-        parts = [stem.replace(fused, part) for part in FUSED[fused]] if fused else [stem]
-        if all(part in names for part in parts):
-            yield name, parts, parameter
-
-
-def compare_weights(worker: Any, directory: str) -> dict[str, Any]:
-    """Read tensors back from a worker's model and compare them with the files, bit for bit in the
-    engine's dtype.
-
-    If a tensor is split over ranks, this rank's part is compared. One that still has another shape
-    (padded, packed, quantised) is not counted. Returns `digest` of what was read, `wrong` names,
-    and how many `matrices` were equal.
-    """
-    import torch
-    from safetensors import safe_open
-    from vllm.distributed import (
-        get_tensor_model_parallel_rank,
-        get_tensor_model_parallel_world_size,
-    )
-
-    files = [safe_open(path, "pt") for path in sorted(Path(directory).glob("*.safetensors"))]
-    where = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
-    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
-    proof = Proof()
-    for name, parts, parameter in read_back(worker, where):
-        tensors = [where[part].get_tensor(part) for part in parts]
-        if ranks > 1:
-            if len(parts) > 1:
-                continue
-            tensors = [_shard(tensors[0], parameter.shape, rank, ranks)]
-        expected = torch.cat(tensors).to(parameter.dtype)
-        held = unpadded(parameter, expected.shape)
-        if held.shape == expected.shape:
-            proof.add(name, held, torch.equal(held, expected))
-    return proof.result()
-
-
-def compare_hashes(worker: Any, expected: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Like `compare_weights`, against hashes of tensors in the engine's dtype."""
-    from vllm.distributed import (
-        get_tensor_model_parallel_rank,
-        get_tensor_model_parallel_world_size,
-    )
-
-    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
-    proof = Proof()
-    for name, parts, parameter in read_back(worker, expected):
-        wanted = [expected[part] for part in parts]
-        rows = [w["shape"][0] for w in wanted]
-        if ranks == 1:
-            held = unpadded(parameter, (sum(rows), *wanted[0]["shape"][1:]))
-            if held.shape == (sum(rows), *wanted[0]["shape"][1:]):
-                pieces = zip(held.split(rows), wanted, strict=True)
-                proof.add(name, held, all(hash_of(piece) == w["hashes"][""] for piece, w in pieces))
-        elif (
-            len(parts) == 1
-            and (key := _part(wanted[0]["shape"], parameter.shape, rank, ranks)) is not None
-        ):
-            held = parameter.detach().cpu()
-            proof.add(name, held, hash_of(held) == wanted[0]["hashes"].get(key))
-    return proof.result()
-
-
-def _part(whole: Any, shape: Any, rank: int, ranks: int) -> str | None:
-    """The part of a tensor that this rank holds, as `expected_hashes` names it; None if its shape
-    fits none.
-    """
-    if tuple(whole) == tuple(shape):
-        return ""
-    for dim, (a, b) in enumerate(zip(whole, shape)):
-        if a == b * ranks:
-            return f"{dim}:{rank}"
-    return None
-
-
-def unpadded(parameter: Any, shape: Any) -> Any:
-    """A parameter on the CPU, without the rows that pad the vocabulary beyond `shape`."""
-    held = parameter.detach().cpu()
-    if held.ndim == 2 and held.shape[0] > shape[0] and held.shape[1:] == tuple(shape[1:]):
-        held = held[: shape[0]]
-    return held
-
-
-class Proof:
-    """Result of reading tensors back."""
-
-    def __init__(self) -> None:
-        self.digest, self.matrices = hashlib.sha256(), 0
-        self.wrong: list[str] = []
-
-    def add(self, name: str, held: Any, equal: bool) -> None:
-        import torch
-
-        if not equal:
-            self.wrong.append(name)
-        self.matrices += held.ndim >= 2
-        self.digest.update(name.encode() + held.contiguous().view(torch.uint8).numpy().tobytes())
-
-    def result(self) -> dict[str, Any]:
-        return {
-            "digest": self.digest.hexdigest()[:16],
-            "wrong": self.wrong,
-            "matrices": self.matrices,
-        }
-
-
-def _shard(tensor: Any, shape: Any, rank: int, ranks: int) -> Any:
-    """This rank's part of a tensor that tensor parallelism splits along one dimension."""
-    for dim, (whole, part) in enumerate(zip(tensor.shape, shape)):
-        if whole == part * ranks:
-            return tensor.narrow(dim, rank * part, part)
-    return tensor

@@ -14,7 +14,6 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
 from curate.engines.base import EngineConfig
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from curate.engines.child import Child
-
-# Up to this size of a model all tensors are proved; of a larger one, an even sample.
-PROOF_BYTES = 2 << 30
 
 
 def way_of_weights(config: EngineConfig, name: str, device: str) -> Literal["nccl", "files"]:
@@ -149,33 +145,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-# --- the proof
-
-
-def hash_of(tensor: Tensor) -> str:
-    """Hash of a CPU tensor's bytes."""
-    import torch
-
-    return sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()
-
-
-def expected_hashes(tensors: Mapping[str, Tensor], ranks: int) -> dict[str, dict[str, Any]]:
-    """`shape` and `hashes` of each tensor, by name: of the whole (""), and of the parts
-    ("dimension:rank") that tensor parallelism over `ranks` may hold. A large model is sampled
-    evenly.
-    """
-    size = sum(t.numel() * t.element_size() for t in tensors.values())
-    every = max(1, -(-size // PROOF_BYTES))
-    expected: dict[str, dict[str, Any]] = {}
-    for name, tensor in list(tensors.items())[::-1][::every]:
-        hashes = {"": hash_of(tensor)}
-        for dim in range(min(2, tensor.ndim)) if ranks > 1 else ():
-            if tensor.shape[dim] % ranks == 0:
-                hashes |= {
-                    f"{dim}:{rank}": hash_of(part)
-                    for rank, part in enumerate(tensor.chunk(ranks, dim))
-                }
-        expected[name] = {"shape": tuple(tensor.shape), "hashes": hashes}
-    return expected

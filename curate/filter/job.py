@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +59,17 @@ def prepare(config: FilterConfig, warehouse: Warehouse) -> tuple[RuleSet, str | 
     rules = load_rules(config.rules, config.set, config.without)
     conditions = [f"({config.where})"] if config.where else []
     if config.traces:
-        chosen = [_chosen(name.removeprefix("traces/"), warehouse) for name in config.traces]
-        conditions.append(f"({' OR '.join(dict.fromkeys(chosen))})")
+        conditions.append(f"({traces_condition(config.traces, warehouse)})")
     return rules, " AND ".join(conditions) or None
+
+
+def traces_condition(names: Sequence[str], warehouse: Warehouse) -> str:
+    """The SQL condition on `annotated` of traces by `family` or `family/version`.
+
+    Raises UsageError for a name without traces.
+    """
+    chosen = [_chosen(name.removeprefix("traces/"), warehouse) for name in names]
+    return " OR ".join(dict.fromkeys(chosen))
 
 
 def _chosen(name: str, warehouse: Warehouse) -> str:

@@ -22,6 +22,7 @@ KINDS = {
     "base": "curate.train.stages:BASE",
     "sft": "curate.train.stages:SFT",
     "distill": "curate.train.stages:DISTILL",
+    "dpo": "curate.train.stages:DPO",
     "grpo": "curate.train.stages:GRPO",
     "evaluate": "curate.evaluate.job:STAGE",
     "report": "curate.report.job:STAGE",

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from curate.config import Config
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
+
+AnyConfig = TypeVar("AnyConfig", bound=Any)
+
+
+def refuse_dropout(config: AnyConfig) -> AnyConfig:
+    """Raise ValueError for dropout in adapters, for losses that compare log-probs."""
+    if config.compute.lora and config.compute.lora.dropout:
+        raise ValueError(
+            "compute.lora.dropout must be 0: the loss compares log-probs, which dropout "
+            "changes by chance"
+        )
+    return config
 
 
 class LoraConfig(Config):
@@ -149,6 +161,59 @@ class DistillConfig(SFTConfig):
     """Temperature of both distributions in the KL."""
 
 
+class PairsConfig(Config):
+    """Which traces of one prompt make a pair: SQL expressions over one row of `annotated`."""
+
+    where: str | None = None
+    """Condition on both traces of a pair."""
+    chosen: str = Field(default="verdict = 'correct'", min_length=1)
+    """Traces to prefer."""
+    rejected: str = Field(default="verdict = 'wrong'", min_length=1)
+    """Traces that lose. One that `chosen` accepts as well is chosen."""
+    by: str | None = None
+    """Number by which the traces of a prompt pair up: the highest of the chosen with the lowest of
+    the rejected, and so on; null: by chance.
+    """
+    per_prompt: int = Field(default=1, ge=1)
+    """Pairs of one prompt at most; no trace is in two pairs."""
+
+
+class DPOConfig(Config):
+    """`curate train dpo`: direct preference optimisation on pairs of traces."""
+
+    name: str = "dpo"
+    """Name of the model and of its metrics."""
+    model: str
+    """Directory in Hugging Face format."""
+    traces: list[str] = []
+    """`family` or `family/version` of the table traces; empty: all."""
+    pairs: PairsConfig = PairsConfig()
+    beta: float = Field(default=0.1, gt=0)
+    """Strength of the bond to the reference (the paper's, section 6: 0.1)."""
+    nll: float = Field(default=0.0, ge=0)
+    """Weight of the SFT loss on the chosen traces (the Llama 3 report, 4.1.4: 0.2)."""
+    reference: str | None = None
+    """Model directory of the reference; null: the start."""
+    epochs: float = Field(default=1.0, gt=0)
+    """Passes over the pairs."""
+    batch_size: int = Field(default=16, ge=1)
+    """Pairs per step (the paper: 64)."""
+    max_length: int = Field(default=4096, ge=2)
+    """Tokens of prompt and completion; pairs with a longer one are skipped."""
+    trackers: list[Tracker] = []
+    """Services that get the metrics, too."""
+    seed: int = 0
+    """Of the pairs, their order and adapters."""
+    optim: OptimConfig = OptimConfig(lr=1e-6, schedule="linear", warmup=0.1, floor=0)
+    """The learning rate is that of the paper (appendix B)."""
+    compute: ModelConfig = ModelConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig(every=50)
+
+    @model_validator(mode="after")
+    def _no_dropout(self) -> DPOConfig:
+        return refuse_dropout(self)
+
+
 class RewardComponent(Config):
     """One term of a reward: weight times the value of a named component (see curate/rewards.py)."""
 
@@ -193,9 +258,11 @@ class LossConfig(Config):
     mask_level: Literal["token", "sequence"] = "token"
     """`sequence`: the mean over a completion decides for all its tokens."""
     correct_kl: bool = False
-    """Weight the KL term by the ratio to the policy that sampled, for more than one update per
-    round.
+    """Weight the KL term by the ratio to the policy that sampled: the gradient is that of
+    KL(policy || reference), also with more than one update per round.
     """
+    entropy_bonus: float = Field(default=0.0, ge=0)
+    """Weight of the entropy of the next-token distributions, in nats, that the loss rewards."""
     advantage: Literal["group", "batch", "none"] = "group"
     """Standard deviation that rewards are divided by."""
     ddof: Literal[0, 1] = 1
@@ -287,11 +354,6 @@ class GRPOConfig(Config):
             raise ValueError(
                 f"keep_tokens is {self.keep_tokens}: give true, false or a number of days"
             )
-        if self.compute.lora and self.compute.lora.dropout:
-            raise ValueError(
-                "compute.lora.dropout must be 0: the loss compares log-probs, which dropout "
-                "changes by chance"
-            )
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one component, such as accuracy: 1.0")
-        return self
+        return refuse_dropout(self)

@@ -37,7 +37,7 @@ from curate.train.model.layout import Layout, PromptCompletion
 from curate.train.model.loading import write_model
 from curate.train.model.policy import Policy
 from curate.train.optim import learning_rate, optimizer_step
-from curate.train.push import push_directory, push_weights, shares_gpu
+from curate.train.push import proof_of, push_directory, push_weights, shares_gpu
 from curate.train.ranks import Ranks, join_ranks
 from curate.train.reference import drop_references, load_reference, new_reference
 from curate.train.result import TrainResult
@@ -70,10 +70,11 @@ class RolloutRow:
     sampler: list[float] | None  # log-probs that the engine reported
     old: Any = None  # [n] log-probs of the policy that sampled; None if it is the one that learns
     ref: Any = None  # [n] log-probs of the reference
+    bonus: bool = False  # whether the loss has a term that needs no advantage
 
     @property
     def computed(self) -> bool:
-        return self.kept and (self.advantage != 0 or self.ref is not None)
+        return self.kept and (self.advantage != 0 or self.ref is not None or self.bonus)
 
 
 @dataclass
@@ -143,6 +144,8 @@ def train_grpo(
     evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer, rollouts.form)
     updates = config.mini_batches * config.epochs  # per round
     weights = push_weights(rollouts, run)
+    if ranks.first and (text := proof_of(engine)):
+        say(text)
     if config.evaluation.every and held_out and state.round == 0:
         state.metrics = ranks.broadcast(evaluator.run(0) if ranks.first else None)
         judge_progress(state, 0, config)
@@ -279,6 +282,7 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
             advantage or 0.0,
             is_kept,
             logprobs,
+            bonus=config.loss.entropy_bonus > 0,
         )
         for prompt, completion, trace_id, group, advantage, is_kept, logprobs in columns.iter_rows()
     ]
@@ -357,8 +361,10 @@ def grpo_step(
     weights = row_weights(lengths, kept, config.loss.normalisation, config.sampling.max_tokens)
     pairs = [(row, w) for row, w in zip(batch, weights.tolist(), strict=True) if row.computed]
     own = ranks.deal(pairs, [row.tokens for row, _ in pairs])
-    sums: dict[str, float] = {"computed": float(len(own))}
-    for cut in policy.micro_batches([row.tokens for row, _ in own], ranks):
+    trained_tokens = 0
+    parts: list[dict[str, Tensor]] = []
+    cuts = policy.micro_batches([row.tokens for row, _ in own], ranks)
+    for cut in cuts:
         rows = [own[i][0] for i in cut]
         layout = policy.layout([row.tokens for row in rows])
         new, entropy = policy.logprobs(
@@ -376,6 +382,7 @@ def grpo_step(
             old=_per_token([row.old for row in rows], layout, new),
             ref=_per_token([row.ref for row in rows], layout, new),
             sampler=_per_token([row.sampler for row in rows], layout, new),
+            entropy=entropy,
         )
         out = policy_loss(
             tokens,
@@ -389,18 +396,26 @@ def grpo_step(
             sampler_mask=config.loss.sampler_mask,
             mask_level=config.loss.mask_level,
             correct_kl=config.loss.correct_kl,
+            entropy_bonus=config.loss.entropy_bonus,
         )
-        check_finite(out.loss.item(), "loss", step, [row.trace_id for row in rows])
         out.loss.backward()
         policy.release_memory()
-        measured = {
-            "loss": out.loss.item(),
-            "entropy": float(entropy.sum()),
-            "trained_tokens": float(layout.tokens),
-        }
-        add(sums, out.sums | measured)
+        trained_tokens += layout.tokens
+        parts.append(out.sums | {"loss": out.loss.detach(), "entropy": entropy.detach().sum()})
+    sums = {"computed": float(len(own)), "trained_tokens": float(trained_tokens)}
+    for cut, part in zip(cuts, read(parts), strict=True):
+        check_finite(part["loss"], "loss", step, [own[i][0].trace_id for i in cut])
+        add(sums, part)
     ranks.reduce_gradients(policy.parameters())
     return ranks.all_reduce_sums(sums)
+
+
+def read(parts: list[dict[str, Tensor]]) -> list[dict[str, float]]:
+    """Return numbers that lie on a device, all read at once: each reading makes the CPU wait."""
+    if not parts:
+        return []
+    table = torch.stack([v.to(torch.float64) for part in parts for v in part.values()])
+    return [dict(zip(parts[0], row, strict=True)) for row in table.view(len(parts), -1).tolist()]
 
 
 def add(sums: dict[str, float], more: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ from curate.problems import ProblemsConfig, from_rows
 from curate.problems.store import stored_problems
 from curate.progress import duration, say, task
 from curate.rewards import components
-from curate.train.config import DistillConfig, GRPOConfig, SFTConfig
+from curate.train.config import DistillConfig, DPOConfig, GRPOConfig, SFTConfig
 from curate.train.on_policy import is_on_policy, on_policy
 from curate.train.ranks import join_ranks, leave_ranks
 from curate.train.result import TrainResult
@@ -34,6 +34,7 @@ from curate.warehouse.identity import digest
 from curate.warehouse.names import now
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
+DPO_SHOWN = ("loss", "margin", "preferred", "tokens_per_second")
 GRPO_SHOWN = (
     "reward",
     "accuracy",
@@ -70,16 +71,31 @@ def run_distill(data: Mapping[str, Any], context: Context, where: str) -> JobRes
     return _supervised("distill", config, model, train_distill, context)
 
 
+def run_dpo(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
+    """Run `curate train dpo`: a DPOConfig; model and reference are names for `resolve_model`."""
+    from curate.train.dpo import train_dpo
+
+    config = validate(DPOConfig, data, where)
+    model = resolve_model(config.model)
+    config = config.model_copy(update={"model": str(model.path)})
+    if config.reference:
+        reference = resolve_model(config.reference)
+        remember_base(context.warehouse, reference)
+        config = config.model_copy(update={"reference": str(reference.path)})
+    return _supervised("dpo", config, model, train_dpo, context, DPO_SHOWN)
+
+
 def _supervised(
     kind: str,
-    config: SFTConfig,
+    config: SFTConfig | DPOConfig,
     model: ModelRef,
     train: Callable[..., TrainResult],
     context: Context,
+    shown: tuple[str, ...] = SFT_SHOWN,
 ) -> JobResult:
     started = time.monotonic()
     remember_base(context.warehouse, model)
-    with _bar(config.name, 1, SFT_SHOWN) as progress:
+    with _bar(config.name, 1, shown) as progress:
         trained = train(config, context.warehouse, progress, say=say)
     result = _result(trained, started)
     counts = ", ".join(
@@ -148,6 +164,7 @@ def run_grpo(
 RUNS: dict[str, Callable[[Mapping[str, Any], Context, str], JobResult]] = {
     "sft": run_sft,
     "distill": run_distill,
+    "dpo": run_dpo,
     "grpo": run_grpo,
 }
 
@@ -190,6 +207,8 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
             f"corpus  {', '.join(corpora)}: {rows} rows\n"
             f"steps   {steps}"
         )
+    if kind == "dpo":
+        return _describe_dpo(validate(DPOConfig, data, where), context)
     grpo, model, extra = _grpo_config(data, where)
     version = stored_problems(extra["problems"], context)
     rollouts = grpo.steps * grpo.prompts * grpo.samples
@@ -205,6 +224,20 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
         f"engine    {choose(engine)[0]}{own}\n"
         f"rollouts  {grpo.steps} rounds of {grpo.prompts} x {grpo.samples} = {rollouts:,}\n"
         f"tokens    at most {rollouts * grpo.sampling.max_tokens:,}"
+    )
+
+
+def _describe_dpo(config: DPOConfig, context: Context) -> str:
+    from curate.train.pairs import preference_pairs
+
+    model = resolve_model(config.model)
+    frame = preference_pairs(context.warehouse, config.pairs, config.traces, config.seed)
+    steps = -(-max(1, round(len(frame) * config.epochs)) // config.batch_size)
+    return (
+        f"model   {model.name} ({model.hash[:12]})\n"
+        f"pairs   {len(frame)} of {frame['problem_id'].n_unique()} problems, from "
+        f"{', '.join(sorted(set(frame['refs'].explode().to_list())))}\n"
+        f"steps   {steps}"
     )
 
 

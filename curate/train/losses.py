@@ -9,10 +9,11 @@ global batch (`row_weights`). The division of that batch into micro-batches and 
 cannot change a gradient, as long as gradients are summed and no completion is cut in two.
 
 A new loss or variant goes here, and its key into `LossConfig` (or `DistillConfig`) in config.py.
-The callers are grpo.py, sft.py and distill.py.
+The callers are grpo.py, sft.py, distill.py and dpo.py.
 
 Papers: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476), GSPO
-(2507.18071). The KL estimators are Schulman's ("Approximating KL divergence", 2020).
+(2507.18071), DPO (2305.18290). The KL estimators are Schulman's ("Approximating KL divergence",
+2020).
 """
 
 from __future__ import annotations
@@ -45,14 +46,18 @@ class PolicyTokens:
     old: Tensor | None = None
     ref: Tensor | None = None  # [N] log pi_ref
     sampler: Tensor | None = None  # [N] log-probs that the engine reported
+    entropy: Tensor | None = None  # [N] of the next-token distributions, nats, with gradient
 
 
 @dataclass
 class PolicyLoss:
-    """`loss` is this micro-batch's part of the global loss; `sums` add up over micro-batches."""
+    """`loss` is this micro-batch's part of the global loss; `sums` add up over micro-batches.
+
+    Sums stay tensors on the device: reading one makes the CPU wait for all work before it.
+    """
 
     loss: Tensor  # scalar
-    sums: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, Tensor] = field(default_factory=dict)  # scalars without gradient
 
 
 def row_weights(
@@ -127,10 +132,11 @@ def policy_loss(
     sampler_mask: tuple[float, float] | None = None,
     mask_level: Literal["token", "sequence"] = "token",
     correct_kl: bool = False,
+    entropy_bonus: float = 0.0,
 ) -> PolicyLoss:
     """Return the negated clipped objective with a KL term (DeepSeekMath, eq. 3).
 
-    loss = - sum_i w_i sum_t [ c_t min(r_t A_i, clip(r_t) A_i) - beta KL_t ]
+    loss = - sum_i w_i sum_t [ c_t min(r_t A_i, clip(r_t) A_i) - beta KL_t + bonus H_t ]
 
     clip(r) limits r to [1 - clip_low, 1 + clip_high].
 
@@ -143,8 +149,12 @@ def policy_loss(
     `objective="cispo"` replaces the minimum by clip(r_t) A_i log pi_theta with a detached ratio: no
     token loses its gradient (MiniMax-M1, arXiv 2506.13585, eq. 4). `sampler_mask` drops the terms
     of tokens whose pi_old / pi_sampler is outside of [low, high]; at `mask_level="sequence"` the
-    geometric mean of the row decides for all its tokens. `correct_kl` weights the KL term by the
-    detached r_t, so that samples of an older policy estimate the KL of this one.
+    geometric mean of the row decides for all its tokens. `correct_kl` weights the KL term by
+    r_t, so that samples of an older policy estimate the KL of this one. For k3 the gradient passes
+    through r_t, which makes it that of KL(pi_theta || pi_ref) (DeepSeek-V3.2, arXiv 2512.02556);
+    k1 and k2 have that gradient with a detached r_t. `entropy_bonus`
+    weights the entropies H_t of the policy's next-token distributions (PPO, arXiv 1707.06347, eq.
+    9), which must then be given with their gradient.
     """
     weight, advantage = tokens.weight[tokens.row], tokens.advantage[tokens.row]
     live = weight != 0
@@ -182,25 +192,43 @@ def policy_loss(
     if tokens.ref is not None:
         divergence = kl_estimate(new, given(tokens.ref), kl)
         if correct_kl:
-            divergence = divergence * r.detach()
+            divergence = divergence * (r if kl == "k3" else r.detach())
+    if entropy_bonus:
+        if tokens.entropy is None:
+            raise ValueError("an entropy bonus needs entropies with gradient: give tokens.entropy")
+        gain = gain + entropy_bonus * tokens.entropy
     terms = torch.where(live, weight * (beta * divergence - gain), torch.zeros_like(new))
     loss = terms.sum()
 
+    def total(values: Tensor) -> Tensor:
+        # Not `values[live].sum()`: the number of live tokens would have to be read first.
+        return torch.where(live, values, torch.zeros_like(values)).sum()
+
     with torch.no_grad():
-        cut = live & (clipped < unclipped)
+        cut = clipped < unclipped
         sums = {
             "tokens": live.sum(),
-            "kl": divergence[live].sum(),
-            "clip_low": (cut & (r < 1)).sum(),
-            "clip_high": (cut & (r > 1)).sum(),
-            "ratio": r[live].sum(),
-            "mismatch": mismatch[live].abs().sum(),
-            "mismatch_kl": (torch.expm1(mismatch) - mismatch)[live].sum(),
-            "capped": (mismatch[live].exp() > sampler_cap).sum()
-            if sampler_cap is not None
-            else torch.zeros(()),
+            "kl": total(divergence),
+            "clip_low": total(cut & (r < 1)),
+            "clip_high": total(cut & (r > 1)),
+            "ratio": total(r),
+            "mismatch": total(mismatch.abs()),
+            "mismatch_kl": total(torch.expm1(mismatch) - mismatch),
+            "capped": total(mismatch.exp() > (torch.inf if sampler_cap is None else sampler_cap)),
         }
-        return PolicyLoss(loss, {name: float(value) for name, value in sums.items()})
+        return PolicyLoss(loss, sums)
+
+
+def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """Return losses `[P]` of direct preference optimisation (Rafailov et al. 2023, eq. 7).
+
+    loss = - log sigmoid(beta [log pi(y_w)/pi_ref(y_w) - log pi(y_l)/pi_ref(y_l)])
+
+    `chosen` and `rejected` `[P]` are the log-ratios of whole completions between the policy and the
+    reference: sums over tokens, in nats. The gradient by `chosen` is -beta sigmoid(-margin), where
+    margin is the argument of the sigmoid, and that by `rejected` its opposite. (arXiv 2305.18290)
+    """
+    return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
 
 
 def sft_loss(new: Tensor, weight: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ def record_model(
         "parameters": result.counts.get("parameters"),
         "created_at": now(),
     }
-    parents = [*inputs.get("corpora", []), *inputs.get("problems", [])]
+    parents = [ref for table in ("corpora", "problems", "traces") for ref in inputs.get(table, [])]
     wh.write(
         "models",
         name,

@@ -40,6 +40,11 @@ def push_weights(rollouts: Rollouts, run: TrainingRun) -> dict[str, Tensor]:
     return state
 
 
+def proof_of(engine: Any) -> str:
+    """What the engine's proof of the last weights compared, in one line; empty if it has none."""
+    return str(engine.proven()) if hasattr(engine, "proven") else ""
+
+
 def shares_gpu(device: torch.device, engine: Any) -> bool:
     """Whether the engine must free its memory while the trainer works on `device`."""
     devices = getattr(getattr(engine, "config", None), "devices", None)

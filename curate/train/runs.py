@@ -13,7 +13,7 @@ import torch
 
 from curate.errors import CurateError
 from curate.train.checkpoints import Checkpoints
-from curate.train.config import GRPOConfig, SFTConfig
+from curate.train.config import DPOConfig, GRPOConfig, SFTConfig
 from curate.train.metrics import record_model
 from curate.train.model.devices import is_out_of_memory
 from curate.train.model.loading import load_policy, stored_dtype, weights, write_model
@@ -32,7 +32,7 @@ ProgressCallback = Callable[[int, int, dict[str, float]], None]
 class TrainingRun:
     """One run of a trainer: a policy and its optimizer, as of the last checkpoint."""
 
-    config: SFTConfig | GRPOConfig
+    config: SFTConfig | DPOConfig | GRPOConfig
     wh: Warehouse
     ranks: Ranks
     checkpoints: Checkpoints
@@ -80,7 +80,7 @@ class TrainingRun:
 
 
 def start_run(
-    config: SFTConfig | GRPOConfig,
+    config: SFTConfig | DPOConfig | GRPOConfig,
     wh: Warehouse,
     checkpoints: Checkpoints,
     ranks: Ranks,
@@ -92,7 +92,7 @@ def start_run(
     # Adapters are in the optimizer's part of a checkpoint; its model has them merged.
     resumed = start and not config.compute.lora
     path = checkpoints.directory(start) / "model" if resumed else config.model
-    # SFT may use the model's dropout; GRPO compares log-probs and must not.
+    # SFT may use the model's dropout; the others compare log-probs and must not.
     dropout = isinstance(config, SFTConfig)
     with memory_errors("while the model was loaded"):
         policy, tokenizer = load_policy(path, config.compute, dropout=dropout)
@@ -104,12 +104,14 @@ def start_run(
     return TrainingRun(config, wh, ranks, checkpoints, policy, tokenizer, optimizer, start, saved)
 
 
-def config_identity(config: SFTConfig | GRPOConfig) -> dict[str, Any]:
+def config_identity(config: SFTConfig | DPOConfig | GRPOConfig) -> dict[str, Any]:
     """Return the part of a config that determines the trained weights.
 
     Models, corpora and data enter a run's id by hash, not by path.
     """
     aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
+    if isinstance(config, DPOConfig):
+        aside |= {"reference", "traces", "pairs"}
     return config.model_dump(mode="json", exclude=aside)
 
 

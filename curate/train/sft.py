@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,7 @@ def train_sft(
     run = start_run(config, wh, checkpoints, ranks, say)
     policy, tokenizer = run.policy, run.tokenizer
     examples, counts = load_examples(corpora, config, tokenizer)
+    policy.check_length(max(len(e.tokens) for e in examples))
     batches = batch_order(examples, config)
     for i in batches[0]:
         check_labels(examples[i], tokenizer)
@@ -148,16 +149,19 @@ def sft_step(
     count = sum(e.weight * len(e.tokens.completion) for e in examples)
     examples = sorted(examples, key=lambda e: -len(e.tokens))
     own = ranks.deal(examples, [e.tokens for e in examples])
-    loss, tokens = 0.0, 0
+    losses: list[Tensor] = []
+    tokens = 0
     for cut in policy.micro_batches([e.tokens for e in own], ranks):
         layout = policy.layout([own[i].tokens for i in cut])
         weights = torch.tensor([own[i].weight / count for i in cut], device=policy.device)
         part = objective(policy, layout, weights[layout.row])
         part.backward()
         policy.release_memory()
-        loss += float(part.detach())
+        losses.append(part.detach())
         tokens += layout.tokens
     ranks.reduce_gradients(policy.parameters())
+    # Read once per step: each reading makes the CPU wait for a GPU.
+    loss = sum(torch.stack(losses).tolist()) if losses else 0.0
     sums = ranks.all_reduce_sums({"loss": loss, "tokens": tokens})
     return sums["loss"], int(sums["tokens"])
 
@@ -266,20 +270,31 @@ def encode_all(tokenizer: Any, prompts: list[str]) -> list[list[int]]:
 def batch_order(examples: list[TrainingExample], config: SFTConfig) -> list[list[int]]:
     """Return the indices of the examples of every step, over all epochs.
 
-    Reshuffled every epoch; with `order: difficulty` the first epoch runs easiest first.
+    With `order: difficulty` the first epoch runs easiest first.
     """
-    wanted = max(1, round(config.epochs * len(examples)))
+    levels = [e.difficulty for e in examples] if config.order == "difficulty" else None
+    return draw_batches(len(examples), config.epochs, config.batch_size, config.seed, levels)
+
+
+def draw_batches(
+    count: int, epochs: float, size: int, seed: int, first: Sequence[float] | None = None
+) -> list[list[int]]:
+    """Return the indices below `count` of every step, reshuffled every epoch.
+
+    The first epoch is in the order of `first`, if given.
+    """
+    wanted = max(1, round(epochs * count))
     indices: list[int] = []
     epoch = 0
     while len(indices) < wanted:
-        shuffled = list(range(len(examples)))
-        random.Random(f"{config.seed}:{epoch}").shuffle(shuffled)
-        if config.order == "difficulty" and epoch == 0:
-            shuffled.sort(key=lambda i: examples[i].difficulty)
+        shuffled = list(range(count))
+        random.Random(f"{seed}:{epoch}").shuffle(shuffled)
+        if first is not None and epoch == 0:
+            shuffled.sort(key=first.__getitem__)
         indices += shuffled
         epoch += 1
     indices = indices[:wanted]
-    return [indices[i : i + config.batch_size] for i in range(0, len(indices), config.batch_size)]
+    return [indices[i : i + size] for i in range(0, len(indices), size)]
 
 
 def check_labels(example: TrainingExample, tokenizer: Any) -> None:

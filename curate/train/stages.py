@@ -1,4 +1,4 @@
-"""The kinds of stages that train: base, sft, distill and grpo."""
+"""The kinds of stages that train: base, sft, distill, dpo and grpo."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.problems import ProblemsConfig
 from curate.rewards import components
 from curate.train import toy_base
-from curate.train.config import DistillConfig, GRPOConfig, Mixture, SFTConfig
-from curate.train.job import run_distill, run_grpo, run_sft
+from curate.train.config import DistillConfig, DPOConfig, GRPOConfig, Mixture, SFTConfig
+from curate.train.job import run_distill, run_dpo, run_grpo, run_sft
 from curate.train.on_policy import is_on_policy, on_policy
 
 
@@ -50,6 +50,10 @@ def _run_grpo(config: GRPOStage, context: Context) -> JobResult:
     return run_grpo(config.model_dump(), context, config.name)
 
 
+def _run_dpo(config: DPOConfig, context: Context) -> JobResult:
+    return run_dpo(config.model_dump(), context, config.name)
+
+
 def _run_distill(config: DistillConfig | GRPOStage, context: Context) -> JobResult:
     if isinstance(config, GRPOStage):
         return run_grpo(config.model_dump(), context, config.name, kind="distill")
@@ -74,6 +78,10 @@ def _grpo_size(config: GRPOStage, _: Rows) -> Size:
 
 def _distill_size(config: DistillConfig | GRPOStage, rows: Rows) -> Size:
     return _grpo_size(config, rows) if isinstance(config, GRPOStage) else _sft_size(config, rows)
+
+
+def _dpo_size(config: DPOConfig, _: Rows) -> Size:
+    return Size(f"{config.epochs:g} epochs of the pairs that traces give")
 
 
 def _base_size(config: toy_base.BaseConfig, _: Rows) -> Size:
@@ -101,6 +109,15 @@ DISTILL = StageKind(
     size=_distill_size,
     takes=frozenset({"seed"}),
     ranks=True,
+    gives="model",
+)
+DPO = StageKind(
+    config=partial(validate, DPOConfig),
+    run=_run_dpo,
+    size=_dpo_size,
+    takes=frozenset({"seed"}),
+    ranks=True,
+    exact=frozenset({"traces"}),
     gives="model",
 )
 GRPO = StageKind(

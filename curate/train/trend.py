@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import polars as pl
+import polars as pl
 
 MIN_ROUNDS, MAX_ROUNDS = 4, 12  # rounds that the slope covers
 # Standard errors. Of 600 simulated runs of 16 problems x 8 samples that learn nothing, 1 % fall
@@ -27,8 +25,6 @@ def round_level(frame: pl.DataFrame, column: str) -> tuple[float, float] | None:
 
     None if fewer than two problems have a value.
     """
-    import polars as pl
-
     means = frame.group_by("group").agg(pl.col(column).mean())[column].drop_nulls()
     if len(means) < 2:
         return None

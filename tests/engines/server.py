@@ -25,6 +25,13 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
+    def do_GET(self) -> None:
+        """The list of models, of a server that says whose they are."""
+        if self.server.owner is None:
+            return self.reply(404, b"{}")
+        model = {"id": "m", "object": "model", "created": 0, "owned_by": self.server.owner}
+        self.reply(200, json.dumps({"object": "list", "data": [model]}).encode())
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         number = self.server.record(self.path, body, dict(self.headers))
@@ -94,6 +101,7 @@ class Loopback(ThreadingHTTPServer):
         self.make, self.behind, self.fault = reply, behind, fault
         self.seen: list[tuple[float, str, dict[str, Any], dict[str, str]]] = []
         self.open = self.most_open = 0
+        self.owner: str | None = None  # of the models, if the server lists any
         self.lock = threading.Lock()
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()

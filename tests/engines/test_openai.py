@@ -74,6 +74,25 @@ def test_each_request_is_answered_once_with_its_own_seed_and_settings() -> None:
     assert wanted.items() <= body.items()
 
 
+@pytest.mark.parametrize("owner", ["vllm", "sglang", "openai", None])
+def test_a_server_that_fills_in_sampling_settings_is_kept_from_it(owner: str | None) -> None:
+    """Qwen 3's generation config has top_k 20: a trace that asked for none must not get it."""
+    plain = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+    with Loopback(chat_answer) as server:
+        server.owner = owner
+        for args, sampling, changes in (
+            ({}, {}, {}),
+            ({}, {"top_k": 5}, {"top_k": 5}),
+            ({"extra_body": {"min_p": 0.1}}, {}, {"min_p": 0.1}),
+        ):
+            engine = engine_for(server, **args)
+            list(engine.generate(ask(2, **sampling)))
+            engine.close()
+            body = server.seen[-1][2]
+            filled = plain | changes if owner in ("vllm", "sglang") else changes
+            assert {k: body[k] for k in plain if k in body} == filled
+
+
 def test_concurrency_is_bounded_and_used() -> None:
     full = threading.Event()
 

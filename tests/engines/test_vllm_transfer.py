@@ -16,8 +16,9 @@ import pytest
 from pydantic import ValidationError
 
 from curate.engines.base import EngineConfig
+from curate.engines.proof import expected_hashes
 from curate.engines.vllm import VllmEngine, devices_of, own_devices
-from curate.engines.vllm_transfer import Children, expected_hashes, way_of_weights
+from curate.engines.vllm_transfer import Children, way_of_weights
 from curate.errors import UsageError
 from curate.records import Request, Sampling
 
@@ -158,14 +159,16 @@ def test_each_replica_gets_its_own_ranks() -> None:
 
 def test_hashes_cover_a_tensor_and_its_parts() -> None:
     torch = pytest.importorskip("torch")
-    from curate.engines.vllm_transfer import hash_of
+    from curate.engines.proof import hash_of
 
     matrix, odd = torch.arange(24.0).view(4, 6).to(torch.bfloat16), torch.arange(3.0)
     hashes = expected_hashes({"w": matrix, "b": odd}, 2)
-    assert set(hashes["w"]["hashes"]) == {"", "0:0", "0:1", "1:0", "1:1"}
-    assert hashes["w"]["hashes"]["0:1"] == hash_of(matrix[2:])
-    assert hashes["w"]["hashes"]["1:0"] == hash_of(matrix[:, :3])
-    assert set(hashes["b"]["hashes"]) == {""}, "three numbers are not split over two"
+    parts = hashes["w"]["forms"]["torch.bfloat16"]["hashes"]
+    assert set(parts) == {"", "0:0", "0:1", "1:0", "1:1"}
+    assert parts["0:1"] == hash_of(matrix[2:])
+    assert parts["1:0"] == hash_of(matrix[:, :3])
+    odd_parts = hashes["b"]["forms"]["torch.float32"]["hashes"]
+    assert set(odd_parts) == {""}, "three numbers are not split over two"
     assert hash_of(matrix) != hash_of(matrix + 1)
 
 

@@ -76,7 +76,7 @@ class Engine(VllmEngine):
 def main(tiny: str, other: str, replicas: str) -> None:
     from safetensors.torch import load_file
 
-    from curate.engines.vllm_transfer import expected_hashes
+    from curate.engines.proof import expected_hashes
     from curate.errors import CurateError
 
     without_cuda()

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
-    """`kind`: sft, bf16 (sft in it), lora, grpo or gradients; `-until-2`: all die after step 2."""
+    """`kind`: sft, bf16 (sft in it), lora, dpo, grpo or gradients; `-until-2`: die after step 2."""
     from curate.train.ranks import leave_ranks
     from curate.warehouse import Warehouse
 
@@ -26,7 +26,7 @@ def main(kind: str, model: str, warehouse: str, fsdp: str) -> None:
     if kind == "gradients":
         gradients(model, warehouse, compute)
     else:
-        (grpo if kind == "grpo" else sft)(model, Warehouse(warehouse), compute)
+        {"grpo": grpo, "dpo": dpo}.get(kind, sft)(model, Warehouse(warehouse), compute)
     leave_ranks()
 
 
@@ -117,6 +117,21 @@ def sft(model: str, wh: Any, compute: dict[str, Any]) -> None:
     }
     lr = 1e-2 if "lora" in compute else 1e-3
     train_sft(SFTConfig.model_validate(data | {"optim": {"lr": lr}}), wh)
+
+
+def dpo(model: str, wh: Any, compute: dict[str, Any]) -> None:
+    from curate.train.config import DPOConfig
+    from curate.train.dpo import train_dpo
+
+    data = {
+        "model": model,
+        "batch_size": 3,
+        "epochs": 2,
+        "compute": compute,
+        "optim": {"lr": 1e-3},
+        "checkpoint": {"every": 1},
+    }
+    train_dpo(DPOConfig.model_validate(data), wh)
 
 
 def grpo(model: str, wh: Any, compute: dict[str, Any]) -> None:

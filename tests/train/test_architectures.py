@@ -3,11 +3,13 @@
 The table of supported models in docs/train.md is generated from the cases here:
 
     python -m tests.train.test_architectures
+    python -m tests.train.test_architectures --all      tries every causal model of transformers
 """
 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ torch = pytest.importorskip("torch")
 
 from curate.errors import UsageError
 from curate.train.config import ModelConfig
+from curate.train.model import attention
 from curate.train.model.layout import PromptCompletion
 from curate.train.model.policy import Policy
 
@@ -61,6 +64,7 @@ LATENT: dict[str, Any] = {
     "qk_nope_head_dim": 8,
     "v_head_dim": 12,
 }
+MLA: dict[str, Any] = {"num_key_value_heads": 4}
 GRANITE: dict[str, Any] = {
     "embedding_multiplier": 3.0,
     "attention_multiplier": 0.2,
@@ -104,11 +108,50 @@ class Case:
     drop: tuple[str, ...] = ()  # common options that the config does not have
     text: bool = False  # whether the options belong to the config's text_config
     outer: dict[str, Any] = field(default_factory=dict)  # options next to text_config
+    shrink: bool = False  # whether `tiny` makes up the options, from the config's own
     refused: bool = False
     tolerance: float = 1e-4  # nats
 
     def __str__(self) -> str:
         return self.name or self.kind
+
+
+# Sizes of a tiny model, by the names that configs give them.
+SIZES: dict[str, Any] = {
+    r"vocab_size|vocab_size_per_layer_input": VOCABULARY,
+    r"hidden_size|d_model|n_embd|embedding_size|embedding_dim": 32,
+    r"intermediate_size|intermediate_size_mlp|ffn_dim|n_inner|feed_forward_size": 48,
+    r"moe_intermediate_size|shared_expert_intermediate_size": 24,
+    r"num_hidden_layers|n_layers?|num_layers|num_blocks": 4,
+    r"num_attention_heads|n_heads?|num_heads|mamba_n_heads|linear_num_value_heads|index_n_heads": 4,
+    r"num_key_value_heads|num_kv_heads|linear_num_key_heads": 2,
+    r"head_dim|swa_head_dim|global_head_dim|v_head_dim|swa_v_head_dim|mamba_d_head": 16,
+    r"sliding_window|attention_chunk_size|attention_window_size": WINDOW,
+    r"num_experts|num_local_experts|n_routed_experts|moe_num_experts": 8,
+    r"num_experts_per_tok|moe_k|moe_topk|top_k_experts": 2,
+    r"n_group|topk_group|n_groups|mamba_n_groups": 1,
+    r"q_lora_rank|kv_lora_rank|o_lora_rank": 16,
+    r"qk_rope_head_dim|qk_nope_head_dim|linear_(key|value)_head_dim|index_head_dim": 8,
+    r"mamba_d_state|mamba_d_conv|state_size|hidden_size_per_layer_input": 8,
+    r"conv_kernel|linear_conv_kernel_dim|laurel_rank": 4,
+    r"index_topk": 64,
+    r"max_position_embeddings|n_positions|n_ctx": 512,
+    r"initializer_range|init_std": 0.3,
+    r"pad_token_id": 0,
+    r"bos_token_id": 1,
+    r"eos_token_id": 2,
+}
+
+
+def tiny(config: Any) -> dict[str, Any]:
+    """Options that make a model of a config's type tiny, for the names that the config has."""
+    options: dict[str, Any] = {}
+    for name, value in config.to_dict().items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            for names, size in SIZES.items():
+                if re.fullmatch(names, name):
+                    options[name] = size
+    return options
 
 
 CASES = [
@@ -434,7 +477,7 @@ CASES = [
                 "sliding_attention",
                 "full_attention",
             ],
-            "num_kv_shared_layers": 0,
+            "num_kv_shared_layers": 2,
             "vocab_size_per_layer_input": 97,
             "hidden_size_per_layer_input": 8,
             "laurel_rank": 4,
@@ -468,6 +511,65 @@ CASES = [
         {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
         "StarCoder",
     ),
+    Case("afmoe", WINDOWED, name="Arcee AFM (Trinity)", shrink=True),
+    Case("aria_text", TREE, name="Aria", shrink=True),
+    Case("cohere2_moe", WINDOWED, name="Cohere 2 MoE", shrink=True),
+    Case("cwm", WINDOWED, name="Code World Model", shrink=True),
+    Case("deepseek_v32", PADDED, MLA, "DeepSeek-V3.2", ("head_dim",), shrink=True),
+    Case("deepseek_v4", EAGER, name="DeepSeek-V4", shrink=True),
+    Case("glm4_moe_lite", TREE, MLA, "GLM-4.7 Flash", ("head_dim",), shrink=True),
+    Case("glm_moe_dsa", PADDED, MLA, "GLM-5", ("head_dim",), shrink=True),
+    Case("minicpm3", TREE, MLA, "MiniCPM 3", ("head_dim",), shrink=True),
+    Case("youtu", TREE, MLA, "Youtu", ("head_dim",), shrink=True),
+    Case("doge", PADDED, name="Doge", shrink=True),
+    Case("emu3", TREE, name="Emu 3", shrink=True),
+    Case("exaone_moe", WINDOWED, name="EXAONE MoE", shrink=True),
+    Case("gemma4", WINDOWED, name="Gemma 4 with vision", shrink=True),
+    Case("gemma4_text", WINDOWED, name="Gemma 4 (text)", shrink=True),
+    Case("granitemoeshared", TREE, name="Granite MoE with shared experts", shrink=True),
+    Case("granite_swa", EAGER, name="Granite with a sliding window", shrink=True),
+    Case("hy_v3", TREE, name="Hunyuan 3", shrink=True),
+    Case("hyperclovax", TREE, name="HyperCLOVA X", shrink=True),
+    Case("jetmoe", TREE, name="JetMoE", shrink=True),
+    Case(
+        "lfm2_moe",
+        PADDED,
+        {"layer_types": ["conv", "full_attention", "conv", "full_attention"]},
+        "LFM2 MoE",
+        shrink=True,
+    ),
+    Case("llama4", WINDOWED, name="Llama 4 with vision", shrink=True),
+    Case("mimo_v2_flash", EAGER, name="MiMo-V2 Flash", shrink=True),
+    Case("ministral3", TREE, name="Ministral 3", shrink=True),
+    Case("olmo_hybrid", PADDED, name="OLMo Hybrid", shrink=True),
+    Case("phimoe", TREE, name="Phi-3.5 MoE", shrink=True),
+    Case("phi4_multimodal", TREE, name="Phi-4 multimodal", shrink=True),
+    Case("qwen3_5", PADDED, name="Qwen 3.5 with vision", shrink=True),
+    Case("qwen3_5_moe_text", PADDED, name="Qwen 3.5 MoE", shrink=True),
+    Case("solar_open", TREE, name="Solar Open", shrink=True),
+    Case("gpt_neo", EAGER, {"attention_types": [[["global", "local"], 2]]}, "GPT-Neo", shrink=True),
+    Case("biogpt", PADDED, name="BioGPT", shrink=True),
+    Case(
+        "bert",
+        f"{TREE}, the head by transformers",
+        {"is_decoder": True},
+        "BERT as a decoder",
+        shrink=True,
+    ),
+    Case(
+        "bert",
+        "its log-probs depend on the tokens after it",
+        name="BERT",
+        shrink=True,
+        refused=True,
+    ),
+    Case(
+        "xlnet",
+        "its log-probs depend on the tokens after it",
+        name="XLNet",
+        shrink=True,
+        refused=True,
+    ),
 ]
 
 
@@ -475,7 +577,14 @@ def build(case: Case) -> Any:
     """A model of random weights with norms and biases away from 1 and 0, in float64."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    options = {k: v for k, v in (COMMON | case.options).items() if k not in case.drop}
+    start: dict[str, Any] = COMMON
+    if case.shrink:
+        default = AutoConfig.for_model(case.kind)
+        start = tiny(default)
+        for name in default.sub_configs:
+            if (part := getattr(default, name, None)) is not None:
+                start[name] = tiny(part) | {"model_type": part.model_type}
+    options = {k: v for k, v in (start | case.options).items() if k not in case.drop}
     if case.text:
         config = AutoConfig.for_model(case.kind, text_config=options, **case.outer)
     else:
@@ -491,6 +600,8 @@ def build(case: Case) -> Any:
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+            elif float(parameter.std()) < 1e-3:  # zeros at first: routers would only see ties
+                parameter.add_(torch.randn_like(parameter) * 0.2)
         for name, buffer in model.named_buffers():
             if "correction_bias" in name:
                 buffer.copy_(torch.rand_like(buffer))
@@ -544,6 +655,31 @@ def compute(**options: Any) -> ModelConfig:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_logprobs_and_gradients_equal_transformers(case: Case) -> None:
+    compare(case)
+
+
+# Latent attention has values of another width than keys, which a GPU's kernels do not take.
+ON_GPU = {"DeepSeek-V3, Kimi K2", "DeepSeek-V2", "Qwen 3 MoE", "Gemma", "Gemma 3 1B", "SmolLM3"}
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if str(c) in ON_GPU], ids=str)
+def test_the_attention_of_gpus_equals_transformers(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Computed on a CPU, by the function that GPUs use."""
+    calls = []
+
+    def fused(*args: Any) -> Any:
+        calls.append(args)
+        return attention.sdpa_attention(*args)
+
+    monkeypatch.setattr(attention, "matmul_attention", fused)
+    compare(case)
+    assert calls
+
+
+def compare(case: Case) -> None:
+    """Log-probs and gradients of a case, ours and those of transformers; or its refusal."""
     model = build(case)
     if case.refused:
         with pytest.raises(UsageError, match=re.escape(case.layout)):
@@ -567,12 +703,18 @@ def test_logprobs_and_gradients_equal_transformers(case: Case) -> None:
         assert (actual[name] - gradient).abs().max() < 1e-3 * scale, name
 
 
+NOT_CAUSAL = "refused: log-probs depend on later tokens"
+
+
 def table() -> str:
     """The table of supported models, in Markdown."""
     lines = ["| model | `model_type` | computed as |", "|---|---|---|"]
     for case in CASES:
         layout = case.layout.replace(f" {WINDOW} tokens", " the window")
-        text = "tree, sequences longer than its positions are refused" if case.refused else layout
+        text = layout
+        if case.refused:
+            causal = "depend on the tokens after it" not in layout
+            text = "tree, sequences longer than its positions are refused" if causal else NOT_CAUSAL
         lines.append(f"| {case} | `{case.kind}` | {text} |")
     return "\n".join(lines)
 
@@ -590,6 +732,31 @@ def test_at_least_sixty_architectures_are_covered() -> None:
     assert len({str(case) for case in CASES}) == len(CASES)
 
 
+def try_everything() -> None:
+    """Print how each model type of AutoModelForCausalLM is computed, refused, or not built."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    for kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        case = Case(kind, "", shrink=True)
+        try:
+            model, reference = build(case), build(case).eval()
+            if sum(p.numel() for p in model.parameters()) > 8_000_000:
+                raise ValueError("the tiny model is not tiny")
+        except Exception as error:
+            print(f"{kind}: not built: {str(error).strip().splitlines()[0][:120]}", flush=True)
+            continue
+        try:
+            policy = Policy(model.train(), compute())
+            difference = float((ours(policy, 0.8) - plain(reference, 0.8)).abs().max().detach())
+        except UsageError as error:
+            print(f"{kind}: refused: {error}", flush=True)
+            continue
+        print(f"{kind}: {policy.describe()}, {difference:.1e} nats", flush=True)
+
+
 if __name__ == "__main__":
+    if "--all" in sys.argv:
+        try_everything()
+        raise SystemExit
     before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
     DOCS.write_text(f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}", encoding="utf-8")

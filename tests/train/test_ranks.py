@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from curate.warehouse import Warehouse
+from tests.train.test_dpo import judged
 from tests.train.test_sft import corpus, weights_of
 
 CODE = "import sys; from tests.train.ranks import main; main(*sys.argv[1:])"
@@ -68,6 +69,7 @@ def alone(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     def run(kind: str) -> Any:
         wh = Warehouse(tmp_path_factory.mktemp(f"alone-{kind}"))
         corpus(wh)
+        judged(wh)
         launch(1, kind, tiny_dir, wh.root, False)
         return outcome(wh)
 
@@ -93,6 +95,7 @@ def outcome(wh: Warehouse) -> tuple[dict[str, list[float]], dict[str, Any]]:
         ("grpo", True),
         ("lora", True),
         ("bf16", True),
+        ("dpo", True),
     ],
 )
 def test_two_ranks_train_as_one(
@@ -100,6 +103,7 @@ def test_two_ranks_train_as_one(
 ) -> None:
     wh = Warehouse(tmp_path)
     corpus(wh)
+    judged(wh)
     launch(2, kind, tiny_dir, wh.root, fsdp)
     if kind == "bf16":  # sums of rounded numbers depend on how rows were cut into micro-batches
         same_run(outcome(wh), alone(kind), rel=2e-2, apart=5e-4)
@@ -145,12 +149,13 @@ def same_run(got: Any, expected_run: Any, rel: float = 1e-4, apart: float = 1e-5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "ranks"), [("sft", 2), ("sft", 1), ("lora", 2)])
+@pytest.mark.parametrize(("kind", "ranks"), [("sft", 2), ("sft", 1), ("lora", 2), ("dpo", 1)])
 def test_a_sharded_checkpoint_resumes_with_as_many_ranks_or_fewer(
     tiny_dir: Path, tmp_path: Path, alone: Callable[[str], Any], kind: str, ranks: int
 ) -> None:
     wh = Warehouse(tmp_path)
     corpus(wh)
+    judged(wh)
     launch(2, f"{kind}-until-2", tiny_dir, wh.root, True, code=9)
     (step,) = tmp_path.glob("checkpoints/*/step-000002")
     shards = {p.name: p.stat().st_size for p in (step / "shards").glob("*.distcp")}

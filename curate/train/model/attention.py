@@ -24,6 +24,8 @@ from curate.train.model.layout import Layout
 from curate.train.model.slabs import Slabs
 
 NAME = "curate_tree"  # of the attention implementation in transformers
+CHANGES = {"softcap", "s_aux"}  # arguments that would change the result, whatever their type
+PASSED_BY = {"position_ids", "cache_position"}  # tensors that mean nothing to attention
 
 
 @dataclass
@@ -67,7 +69,8 @@ def tree_index(layout: Layout) -> TreeIndex:
     inverse = torch.empty(layout.input_ids.shape[1], dtype=torch.long)
     families, offset = [], 0
     for family in layout.families:
-        width = max(end - start for start, end in family.members)
+        lengths = {end - start for start, end in family.members}
+        width, ragged = max(lengths), len(lengths) > 1
         members = torch.tensor([[start] * width for start, _ in family.members])
         padding = torch.ones_like(members, dtype=torch.bool)
         for i, (start, end) in enumerate(family.members):
@@ -81,7 +84,7 @@ def tree_index(layout: Layout) -> TreeIndex:
             FamilyIndex(
                 ancestors=torch.cat(ancestors).to(device),
                 members=members.to(device),
-                padding=padding.to(device) if bool(padding.any()) else None,
+                padding=padding.to(device) if ragged else None,
                 future=torch.ones(width, width, dtype=torch.bool, device=device).triu(1),
             )
         )
@@ -350,8 +353,11 @@ def tree_attention_forward(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    for name in ("softcap", "s_aux"):
-        if kwargs.get(name) is not None:
+    if attention_mask is not None:
+        raise NotImplementedError("the attention of this model has a mask of its own")
+    for name, given in kwargs.items():
+        unknown = isinstance(given, Tensor) and name not in PASSED_BY
+        if unknown or (name in CHANGES and given is not None):
             raise NotImplementedError(f"the attention of this model has '{name}'")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # Under autocast rotary embeddings leave queries and keys in fp32, next to values in bf16.

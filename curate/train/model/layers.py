@@ -191,6 +191,8 @@ def use_lean_layers(model: Any, dtype: torch.dtype | None, slabs: Slabs | None =
             _replace(module, _gated_forward, layers)
         elif is_norm(module):
             _replace(module, _norm_forward, layers)
+        elif dtype is not None and is_fp32_router(module):
+            _replace(module, _router_forward, layers)
         elif type(module) is torch.nn.Linear and module is not head:
             _replace(module, _linear_forward, layers)
 
@@ -213,7 +215,10 @@ def is_gated(module: Any) -> bool:
     with torch.no_grad():
         x = _probe_input(module.gate_proj.weight)
         gate, up = module.gate_proj(x), module.up_proj(x)
-        plain = module(x)
+        try:
+            plain = module(x)
+        except (TypeError, RuntimeError):  # it wants more than states
+            return False
         lean = (torch.nn.functional.silu(gate) * up) @ module.down_proj.weight.t()
         return bool(plain.shape == lean.shape and torch.allclose(plain, lean))
 
@@ -235,6 +240,28 @@ def is_norm(module: Any) -> bool:
             if plain.dtype != lean.dtype or not torch.equal(plain, lean):
                 return False
     return True
+
+
+def is_fp32_router(module: Any) -> bool:
+    """Whether a module chooses experts and casts states and weights to fp32 for that by itself.
+
+    Autocast would undo the cast, and near ties would go to other experts than in an engine.
+    """
+    weight = module._parameters.get("weight")
+    name = type(module).__name__
+    if weight is None or weight.ndim != 2 or not ("Router" in name or name.endswith("Gate")):
+        return False
+    try:
+        with torch.no_grad():
+            module(_probe_input(weight).to(torch.bfloat16))  # raises if it does not cast
+    except (TypeError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _router_forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    with torch.autocast(x.device.type, enabled=False):
+        return type(self).forward(self, x, *args, **kwargs)
 
 
 def _probe_input(weight: Tensor) -> Tensor:

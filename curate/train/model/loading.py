@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,14 @@ from torch import Tensor
 from curate.engines.precision import weights_dtype
 from curate.errors import UsageError
 from curate.train.config import ModelConfig
+from curate.train.model.devices import is_out_of_memory
 from curate.train.model.lora import base, merged
 from curate.train.model.policy import Policy
 
-# Files of models with vision or audio: an engine cannot open the directory without them.
-PROCESSOR_FILES = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-)
-
-
-# Files of models with vision or audio: an engine cannot open the directory without them.
-PROCESSOR_FILES = (
+# Files that an export copies as they are. Without the processor of a model with vision or audio an
+# engine cannot open the directory.
+COPIED_FILES = (
+    "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
     "video_preprocessor_config.json",
@@ -62,7 +56,9 @@ def load_policy(
                 path, dtype=torch.float32, local_files_only=True
             )
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # whatever the code of an architecture raises
+        if is_out_of_memory(error):
+            raise
         raise UsageError(f"cannot load the model at {path}: {error}") from error
     if tokenizer.eos_token_id is None:
         raise UsageError(
@@ -74,20 +70,22 @@ def load_policy(
         model.requires_grad_(False)
     model.train(dropout and not frozen)
     policy = Policy(model, compute, device=device)
-    policy.source = path
-    if compute.gradient_checkpointing and not dropout:
-        _checkpoint_layers_only(policy.model)
+    # Read now: a run that resumes removes the checkpoint that it was loaded from.
+    there = [file for file in COPIED_FILES if (path / file).exists()]
+    policy.files = {file: (path / file).read_bytes() for file in there}
+    if compute.gradient_checkpointing:
+        _let_layers_checkpoint(policy.model)
     return policy, tokenizer
 
 
-def _checkpoint_layers_only(model: Any) -> None:
-    """Enable gradient checkpointing, which layers do in training mode only, and keep dropout off.
+def _let_layers_checkpoint(model: Any) -> None:
+    """Enable gradient checkpointing, which layers do in training mode only; leave dropout as it is.
 
-    Modules inside a layer stay in evaluation mode; a layer may also apply dropout itself, at a rate
-    of its own.
+    Modules inside a layer keep their mode; a layer may also apply dropout itself, at a rate of its
+    own.
     """
     for module in model.modules():
-        if hasattr(module, "gradient_checkpointing"):
+        if hasattr(module, "gradient_checkpointing") and not module.training:
             module.training = True
             for name, value in list(vars(module).items()):
                 if "dropout" in name and isinstance(value, float):
@@ -158,8 +156,8 @@ def write_model(
 ) -> None:
     """Write the model as `transformers` and vLLM load it.
 
-    That is config, generation config, safetensors and tokenizer, and the unchanged processor of a
-    model with vision. Weights that share a tensor are written once.
+    That is config, safetensors and tokenizer, and the generation config and processor as they
+    were. Weights that share a tensor are written once.
     """
     kind = getattr(torch, dtype)
     model = base(policy.model)
@@ -170,14 +168,28 @@ def write_model(
     try:
         model.config.dtype, model.config.use_cache = kind, True
         with no_progress_bars():
-            model.save_pretrained(path, state_dict=state)
+            with _valid_generation_config(model):
+                model.save_pretrained(path, state_dict=state)
             _state_dtype(path / "config.json", dtype)
             tokenizer.save_pretrained(path)
-            for file in PROCESSOR_FILES:
-                if policy.source and (policy.source / file).exists():
-                    shutil.copyfile(policy.source / file, path / file)
+            for file in COPIED_FILES:
+                if file in policy.files:
+                    (path / file).write_bytes(policy.files[file])
     finally:
         model.config.dtype, model.config.use_cache = before, cache
+
+
+@contextlib.contextmanager
+def _valid_generation_config(model: Any) -> Iterator[None]:
+    """Set the generation config aside: transformers saves no contradictory one, which many have."""
+    before = getattr(model, "generation_config", None)
+    if before is not None:
+        model.generation_config = type(before).from_model_config(model.config)
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.generation_config = before
 
 
 def _state_dtype(config: Path, dtype: str) -> None:

@@ -47,7 +47,7 @@ def _tiles(
 class TiledLogProbs(torch.autograd.Function):
     """hidden `[N, D]`, weight `[V, D]`, target `[N]` to log-probs `[N]` and entropies `[N]`.
 
-    Entropies have no gradient. Products are computed in the dtype of `hidden`. With `in_place` the
+    Products are computed in the dtype of `hidden`. With `in_place` the
     gradient of the weight is added to `weight.grad` here, as autograd would do, but without a
     second matrix of its size.
     """
@@ -93,14 +93,17 @@ class TiledLogProbs(torch.autograd.Function):
             logprobs[part] = chosen - log_norm[part]
             if entropy:  # H = log Z - E[z]
                 entropies[part] = torch.log(total) - product / total
-        ctx.save_for_backward(hidden, weight, target, log_norm)
+        ctx.save_for_backward(hidden, weight, target, log_norm, entropies if entropy else None)
         ctx.scale, ctx.chunk, ctx.weight = scale, chunk, weight if in_place else None
-        ctx.mark_non_differentiable(entropies)
+        ctx.set_materialize_grads(False)  # most losses use log-probs only
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, target, log_norm = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, target, log_norm, entropies = ctx.saved_tensors
+        by_logprob, by_entropy = grads
+        if by_logprob is None:
+            by_logprob = torch.zeros_like(log_norm)
         d_hidden: Any = None
         d_weight: Any = None
         if ctx.needs_input_grad[0]:
@@ -111,14 +114,21 @@ class TiledLogProbs(torch.autograd.Function):
             d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
         for start in range(0, hidden.shape[0], ctx.chunk):
             part = slice(start, start + ctx.chunk)
-            states, factor = hidden[part], (grads[0][part] * ctx.scale)[:, None]
+            states, factor = hidden[part], (by_logprob[part] * ctx.scale)[:, None]
             begin = 0
             for z, column, here in _tiles(states, weight, target[part], ctx.scale, ctx.chunk):
                 rows = slice(begin, begin + z.shape[1])
+                z.sub_(log_norm[part, None])
+                bonus: Any = None
+                if by_entropy is not None and entropies is not None:
+                    # d H / d z = - scale p (log p + H)
+                    bonus = (z + entropies[part, None]).mul_(z.exp())
+                    bonus.mul_((by_entropy[part] * ctx.scale)[:, None])
                 # d log p_y / d z = scale (1[y] - p)
-                z.sub_(log_norm[part, None]).exp_().neg_()
+                z.exp_().neg_()
                 z.scatter_add_(1, column, here[:, None].to(z.dtype))
-                d = z.mul_(factor).to(hidden.dtype)
+                z.mul_(factor)
+                d = (z if bonus is None else z.sub_(bonus)).to(hidden.dtype)
                 if d_hidden is not None:
                     d_hidden[part] += torch.matmul(d, weight[rows].to(hidden.dtype))
                 if d_weight is not None:
@@ -144,11 +154,11 @@ def token_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Return the log-probs `[N]` of the tokens `target` (`[N]`), and entropies `[N]` in nats.
 
-    Entropies are zeros without `entropy`. `hidden` `[N, D]` are the states that predict the tokens,
-    `weight` `[V, D]` is the output matrix. Log-probs are those of softmax(logits / temperature),
-    which is what an engine samples from at that temperature. Logits are `scale` times their
-    product, or the result of `logits` if given, which is not computed in tiles. `in_place`:
-    `weight` is a leaf whose gradient may be summed in place.
+    Both have a gradient. Entropies are zeros without `entropy`. `hidden` `[N, D]` are the states
+    that predict the tokens, `weight` `[V, D]` is the output matrix. Log-probs are those of
+    softmax(logits / temperature), which is what an engine samples from at that temperature. Logits
+    are `scale` times their product, or the result of `logits` if given, which is not computed in
+    tiles. `in_place`: `weight` is a leaf whose gradient may be summed in place.
     """
     if logits is None:
         in_place = in_place and weight.is_leaf and weight.requires_grad
@@ -157,7 +167,9 @@ def token_logprobs(
 
     def part(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logs = torch.log_softmax(logits(h) / temperature, -1)
-        return logs.gather(1, y[:, None])[:, 0], -(logs.exp() * logs).sum(-1).detach()
+        # Some heads forbid tokens by -inf, and 0 * inf would be nan.
+        finite = logs.clamp(min=torch.finfo(logs.dtype).min)
+        return logs.gather(1, y[:, None])[:, 0], -(logs.exp() * finite).sum(-1)
 
     return _in_chunks(part, hidden, target, _whole_rows(weight.shape[0], chunk))
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from curate.train.model.layout import (
     tree_layout,
 )
 from curate.train.model.lora import add_lora
-from curate.train.model.probe import Probe
+from curate.train.model.probe import Probe, refusals
 from curate.train.model.slabs import Slabs, trim_heap
 from curate.train.model.trunk import Trunk, Way
 from curate.train.ranks import Ranks
@@ -49,16 +48,19 @@ class Policy:
             compute.precision == "auto" and fast_bf16(self.device)
         )
         self.slabs = Slabs()
-        self.source: Path | None = None  # the directory that the model was loaded from
+        self.files: dict[str, bytes] = {}  # that an export of the model copies, by name
         model = model.to(self.device)
-        self.trunk, self.head = Trunk(model), OutputHead(model)
-        probe = Probe(model, self.trunk, self.head)
-        if compute.lora:
-            model = add_lora(model, compute.lora)
-        use_lean_layers(model, torch.bfloat16 if self.autocast else None, self.slabs)
-        self.model = model
-        self.module = Scorer(self.model, self)
-        self.ways = probe.choose(self.trunk.ways(compute.layout), self._probed)
+        with refusals(model):
+            self.trunk, self.head = Trunk(model), OutputHead(model)
+            probe = Probe(model, self.trunk, self.head)
+            if compute.lora:
+                model = add_lora(model, compute.lora)
+            use_lean_layers(model, torch.bfloat16 if self.autocast else None, self.slabs)
+            self.model = model
+            self.module = Scorer(self.model, self)
+            ways = self.trunk.ways(compute.layout, compute.micro_batch_tokens)
+            self.ways = probe.choose(ways, self._probed)
+        keep_dropout_only(model)
         if compute.gradient_checkpointing:
             model.enable_input_require_grads()
             model.gradient_checkpointing_enable(
@@ -104,6 +106,11 @@ class Policy:
             )
         return self.ways[1]
 
+    def check_length(self, length: int) -> None:
+        """Raise UsageError if no way computes a sequence of this length exactly."""
+        self.way(length)
+        self.trunk.limits.group(length)
+
     def layout(self, sequences: Sequence[PromptCompletion]) -> Layout:
         """Arrange sequences as one call of the model.
 
@@ -142,7 +149,7 @@ class Policy:
     def logprobs(
         self, layout: Layout, *, temperature: float = 1.0, entropy: bool = False
     ) -> tuple[Tensor, Tensor]:
-        """Log-probs `[N]` of the completion tokens with gradient, and entropies `[N]` in nats.
+        """Log-probs `[N]` of the completion tokens and entropies `[N]` in nats, with gradient.
 
         Entropies are zeros without `entropy`.
         """
@@ -202,6 +209,18 @@ class Policy:
         """Return freed CPU memory to the system; call it after a micro-batch and after a step."""
         self.slabs.start_new()
         trim_heap(self.device)
+
+
+def keep_dropout_only(model: Any) -> None:
+    """Put modules without dropout into evaluation mode.
+
+    In training mode some architectures change what they compute in other ways: PhiMoE adds noise to
+    its router and draws experts by chance, Gemma 3n overwrites weights.
+    """
+    for module in model.modules():
+        rates = [v for k, v in vars(module).items() if "dropout" in k and isinstance(v, float)]
+        if not isinstance(module, torch.nn.modules.dropout._DropoutNd) and not any(rates):
+            module.training = False
 
 
 class Scorer(torch.nn.Module):

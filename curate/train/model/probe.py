@@ -3,14 +3,15 @@
 `model(input_ids).logits` of one sequence per call, with eager attention, defines the model. The
 probe computes a few short sequences with shared prefixes that way, and then in our ways, fastest
 first. The first that agrees is used. If none does, training is refused: an optimizer would silently
-follow wrong gradients. Sliding windows are shrunk for the probe, so that it crosses them.
+follow wrong gradients. Sliding windows, and the length at which `longrope` changes its frequencies,
+are shrunk for the probe, so that it crosses them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,12 +21,11 @@ from curate.errors import UsageError
 from curate.train.model.devices import is_out_of_memory
 from curate.train.model.head import OutputHead
 from curate.train.model.layout import PromptCompletion, padded_layout
-from curate.train.model.trunk import Trunk, Way, short_windows
+from curate.train.model.trunk import Trunk, Way, short_rope, short_windows
 
 # Nats. fp32 rounding stays below 1e-4 in the models tried; the faults it looks for are above 1e-2.
 TOLERANCE = 1e-3
 SHORT_WINDOW = 8
-MAX_PROBE = 512  # tokens: a longer sequence would make loading slow
 ATTEMPTS = 2  # a near tie of two experts can be decided either way: draw other tokens
 
 
@@ -40,7 +40,9 @@ def probe_sequences(model: Any, seed: int) -> list[PromptCompletion]:
         for name, value in part.to_dict().items()
         if name.endswith(("_token_id", "_token_index", "_index")) and isinstance(value, int)
     }
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    # Some models embed tokens that they cannot predict: Llama 3.2's placeholder of an image.
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    vocabulary = min(part.weight.shape[0] for part in embeddings)
     usable = [t for t in range(min(3, vocabulary - 1), vocabulary) if t not in special]
 
     def draw(count: int) -> list[int]:
@@ -84,31 +86,34 @@ class Probe:
         with torch.no_grad():
             with contextlib.suppress(ValueError, UsageError):
                 trunk.use("eager")
+            leaks = []
             for attempt in range(ATTEMPTS):
                 sequences = probe_sequences(model, attempt)
                 inside = plain_logprobs(model, trunk, sequences)
+                leaks.append(self._leak(sequences[-1], inside[-1]))
                 across = inside
                 if self.windowed:
                     with short_windows(model, SHORT_WINDOW):
                         across = plain_logprobs(model, trunk, sequences)
                 self.cases.append((sequences, inside, across))
-            self.beyond = self._beyond_switch()
+            if min(leaks) > TOLERANCE:
+                raise UsageError(
+                    f"this model ({_kind(model)}) cannot be trained to predict the next token: its "
+                    f"log-probs depend on the tokens after it (by {min(leaks):.2g} nats). Use a "
+                    "causal model; one of BERT's kind is causal with is_decoder in its config.json"
+                )
+            self.beyond: list[Tensor] = []  # with the frequencies of long sequences
+            if trunk.limits.rope_switch is not None:
+                with short_rope(model, SHORT_WINDOW):
+                    self.beyond = plain_logprobs(model, trunk, self.cases[0][0])
             head.agrees = self._tiled_head_agrees()
             trunk.use(before)
         model.train(training)
 
-    def _beyond_switch(self) -> tuple[list[PromptCompletion], list[Tensor]] | None:
-        """Return a sequence that crosses the length at which rotary frequencies change, if that
-        is short.
-        """
-        switch = self.trunk.limits.rope_switch
-        if switch is None or switch > MAX_PROBE:
-            return None
-        rng = random.Random(ATTEMPTS)
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        ids = [rng.randrange(vocabulary) for _ in range(switch + 4)]
-        sequences = [PromptCompletion(ids[:switch], ids[switch:])]
-        return sequences, plain_logprobs(self.model, self.trunk, sequences)
+    def _leak(self, sequence: PromptCompletion, logprobs: Tensor) -> float:
+        """By how many nats the log-prob of a token depends on the tokens after the next one."""
+        first = PromptCompletion(sequence.prompt, sequence.completion[:1])
+        return _difference(plain_logprobs(self.model, self.trunk, [first]), [logprobs[:1]])
 
     def _tiled_head_agrees(self) -> bool:
         """Whether matrix, bias, scale and softcap are the whole head.
@@ -160,7 +165,10 @@ class Probe:
                 reasons.append(f"{way}: {reason}")
         if chosen:  # a tree, and nothing for sequences beyond the window
             return chosen
-        raise UsageError(_refusal(self.model, "; ".join(reasons)))
+        differences = "; ".join(reasons)
+        raise UsageError(
+            _refusal(self.model, f"our log-probs disagree with transformers' ({differences})")
+        )
 
     def _reason(
         self,
@@ -176,16 +184,16 @@ class Probe:
             except Exception as error:  # any error means that this way does not work for this model
                 if is_out_of_memory(error):  # says nothing about the model
                     raise
-                return str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+                return _first_line(error)
             difference = _difference(values, within if inside else across)
             if difference <= TOLERANCE:
                 break
             reason = f"log-probs differ by up to {difference:.2g} nats"
         else:
             return reason
-        if self.beyond is not None:
-            sequences, expected = self.beyond
-            difference = _difference(compute(way, sequences), expected)
+        if self.beyond:
+            with short_rope(self.model, SHORT_WINDOW):
+                difference = _difference(compute(way, self.cases[0][0]), self.beyond)
             if difference > TOLERANCE:
                 return f"beyond the switch of longrope, log-probs differ by {difference:.2g} nats"
         return ""
@@ -199,9 +207,31 @@ def _difference(values: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     return difference if difference == difference else float("inf")
 
 
-def _refusal(model: Any, reasons: str) -> str:
-    kind = getattr(model.config, "model_type", type(model).__name__)
+@contextlib.contextmanager
+def refusals(model: Any) -> Iterator[None]:
+    """Turn errors of a model that does not work as a causal language model into one message."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:  # whatever the code of an architecture raises
+        if is_out_of_memory(error):
+            raise
+        reason = f"it cannot be computed as a causal language model ({_first_line(error)})"
+        raise UsageError(_refusal(model, reason)) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message, or the name of its class."""
+    return str(error).strip().split("\n")[0][:160] or type(error).__name__
+
+
+def _kind(model: Any) -> str:
+    return str(getattr(model.config, "model_type", type(model).__name__))
+
+
+def _refusal(model: Any, reason: str) -> str:
     return (
-        f"this model ({kind}) cannot be trained: our log-probs disagree with transformers' "
-        f"({reasons}). Use another model, or report this architecture"
+        f"this model ({_kind(model)}) cannot be trained: {reason}. Use another model, or report "
+        "this architecture"
     )

@@ -21,20 +21,60 @@ from curate.train.ranks import Ranks
 
 
 def shard(policy: Policy, ranks: Ranks, compute: ModelConfig) -> None:
-    """Shard weights, gradients and optimizer over the ranks, layer by layer."""
+    """Shard weights, gradients and optimizer over the ranks, layer by layer.
+
+    Where products are bf16, ranks send each other the weights of layers in bf16, which halves the
+    traffic, and sum gradients in fp32. Embeddings, last norm and head stay fp32: the states that
+    layers add to are fp32, as on one rank. So do layers with numbers that bf16 would distort.
+    """
     if ranks.size == 1 or not compute.fsdp:
         return
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    layers = base(policy.model).base_model.layers
+    layers = layers_of(base(policy.model))
+    low = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
+    )
     for layer in layers:
-        fully_shard(layer)
+        short = policy.autocast and bears_bf16(layer)
+        fully_shard(layer, mp_policy=low if short else MixedPrecisionPolicy())
     fully_shard(policy.module)
     for module in (policy.module, *layers):
         # Sum, not mean: the weights of the loss are global already. Gloo supports sums only.
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     ranks.sharded = policy.module.sharded = True
+
+
+def layers_of(model: Any) -> list[Any]:
+    """Return the layers of a transformers model, outermost first.
+
+    Each architecture names the classes of its layers, wherever they are: `model.layers`,
+    `transformer.h`, or below the language model of one with vision.
+    """
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    layers: list[Any] = []
+    inside: set[int] = set()
+    for module in model.modules():
+        if type(module).__name__ in names and id(module) not in inside:
+            layers.append(module)
+            inside |= {id(part) for part in module.modules()}
+    return layers
+
+
+def bears_bf16(layer: Any) -> bool:
+    """Whether all weights of a layer may be rounded to bf16 before they are used.
+
+    That holds for matrices, which autocast rounds anyway, for biases, and for scales of RMS norms.
+    The logarithms of decay rates in a state-space layer are not among these.
+    """
+    return all(
+        parameter.ndim >= 2
+        or type(module).__name__.endswith("RMSNorm")
+        or isinstance(module, torch.nn.Linear)
+        for module in layer.modules()
+        for parameter in module.parameters(recurse=False)
+    )
 
 
 def optimizer_state(policy: Policy, optimizer: Any) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class LengthLimits:
     rope_switch: int | None = None
     # Beyond it, `dynamic` frequencies depend on the longest sequences seen so far.
     rope_end: int | None = None
+    positions: int | None = None  # that the model has learnt an embedding of
 
     def group(self, length: int) -> int:
         """Return the group of a sequence: different groups must not share a call.
@@ -61,6 +62,11 @@ class LengthLimits:
                 "computed before: lower the length limits, or set rope_type yarn or linear in "
                 "the model's config.json"
             )
+        if self.positions is not None and length > self.positions:
+            raise UsageError(
+                f"a sequence of {length} tokens is longer than the {self.positions} positions of "
+                "this model: lower the length limits"
+            )
         beyond_window = self.window is not None and length > self.window
         switched = self.rope_switch is not None and length > self.rope_switch
         return int(beyond_window) + 2 * int(switched)
@@ -73,8 +79,8 @@ class Trunk:
         self.model = model
         config = model.config
         self.text = config.get_text_config()
-        self.limits = limits(self.text)
         self.module = model._modules[trunk_name(model)]
+        self.limits = limits(self.text, self.module)
         parameters = inspect.signature(self.module.forward).parameters
         self.keywords = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         self.accepted = set(parameters)
@@ -84,12 +90,18 @@ class Trunk:
         )
         self.own_attention = config._attn_implementation or "eager"
 
-    def ways(self, preferred: str) -> list[Way]:
-        """Return the ways worth trying, fastest first; `preferred` is the config's layout."""
+    def ways(self, preferred: str, tokens: int) -> list[Way]:
+        """Return the ways worth trying, fastest first.
+
+        `preferred` is the config's layout, `tokens` the size of its micro-batches.
+        """
         ways = []
         kinds = set(getattr(self.text, "layer_types", None) or ["full_attention"])
+        # Llama 4 counts positions in a row of tokens itself, and scales queries from here on.
+        scaled_from = getattr(self.text, "floor_scale", None)
         if (
             preferred == "tree"
+            and (scaled_from is None or tokens < scaled_from)
             and getattr(self.model, "_supports_attention_backend", False)
             and self.keywords
             and kinds <= ATTENTION_LAYERS
@@ -128,8 +140,8 @@ class Trunk:
         return states
 
 
-def limits(text: Any) -> LengthLimits:
-    """Read the limits from the config of a text model."""
+def limits(text: Any, module: Any) -> LengthLimits:
+    """Read the limits from the config of a text model; `module` is its trunk."""
     windows = [
         value
         for name in WINDOWS
@@ -140,9 +152,7 @@ def limits(text: Any) -> LengthLimits:
         windows = []
     if getattr(text, "use_sliding_window", None) is False:
         windows = []
-    # One set of rope parameters, or one per kind of layer.
-    rope = getattr(text, "rope_parameters", None) or {}
-    sets = [rope] if "rope_type" in rope else [v for v in rope.values() if isinstance(v, dict)]
+    sets = _rope_sets(text)
     switch = [
         r.get("original_max_position_embeddings") or text.max_position_embeddings
         for r in sets
@@ -153,15 +163,37 @@ def limits(text: Any) -> LengthLimits:
         window=min(windows, default=None),
         rope_switch=min(switch, default=None),
         rope_end=text.max_position_embeddings if dynamic else None,
+        positions=_learnt_positions(text, module),
     )
+
+
+def _rope_sets(config: Any) -> list[dict[str, Any]]:
+    """Return the rope parameters of a config: one set, or one per kind of layer."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return [rope] if "rope_type" in rope else [v for v in rope.values() if isinstance(v, dict)]
+
+
+def _learnt_positions(text: Any, module: Any) -> int | None:
+    """Return the number of positions with an embedding of their own; None if there are none.
+
+    GPT-2 calls the table `wpe`, OPT `embed_positions`. Its first rows may stand for no position.
+    """
+    count = getattr(text, "max_position_embeddings", None)
+    learnt = any(
+        isinstance(part, torch.nn.Embedding)
+        and (name.rpartition(".")[2] == "wpe" or "position" in name.rpartition(".")[2])
+        and count is not None
+        and part.num_embeddings >= count
+        for name, part in module.named_modules()
+    )
+    return int(count) if learnt and count is not None else None
 
 
 @contextlib.contextmanager
 def short_windows(model: Any, size: int) -> Iterator[None]:
     """Shrink the windows of all layers to `size` tokens, so that a short probe crosses them."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     before: list[tuple[Any, str, int]] = []
-    for holder in [*configs.values(), *model.modules()]:
+    for holder in [*_configs(model), *model.modules()]:
         for name in WINDOWS:
             value = holder.__dict__.get(name)
             if isinstance(value, int) and not isinstance(value, bool) and value > size:
@@ -172,3 +204,35 @@ def short_windows(model: Any, size: int) -> Iterator[None]:
     finally:
         for holder, name, value in before:
             setattr(holder, name, value)
+
+
+@contextlib.contextmanager
+def short_rope(model: Any, size: int) -> Iterator[None]:
+    """Have `longrope` use its other frequencies beyond `size` tokens, as `short_windows` does."""
+    name = "original_max_position_embeddings"
+    before: list[tuple[Any, Any]] = []  # a config or its parameters, and the value there
+    for config in _configs(model):
+        rope = [r for r in _rope_sets(config) if r.get("rope_type") == "longrope"]
+        before += [(r, r[name]) for r in rope]
+        # transformers copies the value of the config into the parameters again and again.
+        if rope and name in config.__dict__:
+            before.append((config, config.__dict__[name]))
+
+    def put(holder: Any, value: int) -> None:
+        if isinstance(holder, dict):
+            holder[name] = value
+        else:
+            setattr(holder, name, value)
+
+    for holder, _ in before:
+        put(holder, size)
+    try:
+        yield
+    finally:
+        for holder, value in before:
+            put(holder, value)
+
+
+def _configs(model: Any) -> list[Any]:
+    """Return the configs of a model and of all modules in it, each once."""
+    return list({id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values())

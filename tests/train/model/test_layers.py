@@ -276,3 +276,21 @@ def test_summing_into_the_gradient_in_place_equals_autograd(
         gradients.append({n: p.grad for n, p in policy.model.named_parameters()})
     for name, gradient in gradients[0].items():
         assert torch.allclose(gradient, gradients[1][name], rtol=1e-5, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("name", "fp32"), [("DeepSeek-V3, Kimi K2", True), ("GLM-4.5", True), ("Qwen 3 MoE", False)]
+)
+def test_routers_that_cast_to_fp32_do_so_under_autocast(name: str, fp32: bool) -> None:
+    from tests.train.test_architectures import CASES, build
+
+    model = build(next(case for case in CASES if str(case) == name)).float().eval()
+    routers = [m for m in model.modules() if "Router" in type(m).__name__]
+    states = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    plain = [router(states) for router in routers]
+    use_lean_layers(model, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [router(states) for router in routers]
+    assert routers
+    for one, other in zip(plain, found, strict=True):
+        assert torch.equal(one[0], other[0]) == fp32, "router logits"

@@ -41,7 +41,8 @@ def test_chunked_equals_plain(
         logits = cap * torch.tanh(logits / cap)
     plain = torch.log_softmax(logits / temperature, -1)
     picked = plain.gather(1, target[:, None])[:, 0]
-    (picked * torch.arange(13)).sum().backward()
+    uncertainty = -(plain.exp() * plain).sum(-1)
+    (picked * torch.arange(13) + uncertainty * torch.linspace(-2, 2, 13)).sum().backward()
     expected = hidden.grad.clone(), weight.grad.clone()
     hidden.grad = weight.grad = None
 
@@ -53,9 +54,9 @@ def test_chunked_equals_plain(
     values, entropy = token_logprobs(
         hidden, weight, target, temperature=temperature, chunk=chunk, entropy=True, **given
     )
-    (values * torch.arange(13)).sum().backward()
+    (values * torch.arange(13) + entropy * torch.linspace(-2, 2, 13)).sum().backward()
     assert torch.allclose(values, picked, atol=1e-12)
-    assert torch.allclose(entropy, -(plain.exp() * plain).sum(-1), atol=1e-12)
+    assert torch.allclose(entropy, uncertainty, atol=1e-12)
     assert torch.allclose(hidden.grad, expected[0], atol=1e-11)
     assert torch.allclose(weight.grad, expected[1], atol=1e-11)
 

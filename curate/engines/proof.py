@@ -1,0 +1,351 @@
+"""The proof that new weights arrived in vLLM: every tensor that its workers hold is compared.
+
+vLLM renames, fuses, pads and reorders weights for its kernels. A tensor that is still a row of
+checkpoint tensors is compared bit for bit, others (packed experts, parts of fused matrices under
+tensor parallelism) by a checksum that is the same in any order and ignores zeros. What has no
+counterpart in a checkpoint is listed, never passed over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Up to this size of a model all tensors are compared bit for bit where that is possible; of a
+# larger one an even sample, and the rest by their checksums.
+PROOF_BYTES = 2 << 30
+
+# Parts of the tensors that vLLM fuses, if the model does not say so itself.
+FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+EXPERTS = re.compile(r"(.*\.experts)(?:\.routed_experts)?\.(w13|w2)_(weight|bias)")
+# Names of an expert's matrices in checkpoints: gate and up, then down.
+EXPERT_PARTS = ((("gate_proj", "up_proj"), "down_proj"), (("w1", "w3"), "w2"))
+
+CHUNK = 1 << 24  # elements that a checksum widens to int64 at once
+
+
+def checksum(tensor: Tensor) -> int:
+    """Checksum of a tensor's elements, modulo 2^64: the same in any order, and of 0 it is 0.
+
+    The bits of an element, as a number x, are mixed to x (a x + b).
+    """
+    import torch
+
+    kinds = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.detach().reshape(-1).contiguous().view(kinds[tensor.element_size()])
+    total = 0
+    for part in bits.split(CHUNK):
+        x = part.to(torch.int64)
+        total += int((x * (x * 0x9E3779B1 + 0x85EBCA77)).sum())
+    return total % (1 << 64)
+
+
+def hash_of(tensor: Tensor) -> str:
+    """Hash of a CPU tensor's bytes."""
+    import torch
+
+    return sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()
+
+
+# --- what the trainer sent
+
+
+class Sent(Protocol):
+    """The tensors of a checkpoint, as a worker can compare its own with them."""
+
+    names: Container[str]
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def checksum(self, name: str, dtype: Any) -> int | None:
+        """Checksum of the tensor in the engine's dtype; None if that cannot be told."""
+        ...
+
+    def equals(self, name: str, part: str, held: Tensor) -> bool | None:
+        """Whether a part of the tensor is `held`, bit for bit; None if that cannot be told.
+
+        `part` is "" for the whole, or "dimension:rank" under tensor parallelism.
+        """
+        ...
+
+
+class SentFiles:
+    """Tensors in the safetensors files of a directory, for a group of `ranks` workers."""
+
+    def __init__(self, directory: str, ranks: int) -> None:
+        from safetensors import safe_open
+
+        files = [safe_open(path, "pt") for path in sorted(Path(directory).glob("*.safetensors"))]
+        self.names = {name: file for file in files for name in file.keys()}  # noqa: SIM118 (not a dict)
+        self.ranks = ranks
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.names[name].get_slice(name).get_shape())
+
+    def checksum(self, name: str, dtype: Any) -> int:
+        return checksum(self.names[name].get_tensor(name).to(dtype))
+
+    def equals(self, name: str, part: str, held: Tensor) -> bool | None:
+        import torch
+
+        tensor = self.names[name].get_tensor(name)
+        if part:
+            dim, rank = map(int, part.split(":"))
+            tensor = tensor.chunk(self.ranks, dim)[rank]
+        return torch.equal(tensor.to(held.dtype), held)
+
+
+class SentHashes:
+    """Tensors that were sent without files, by the result of `expected_hashes`."""
+
+    def __init__(self, expected: Mapping[str, Mapping[str, Any]]) -> None:
+        self.names = expected
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.names[name]["shape"])
+
+    def checksum(self, name: str, dtype: Any) -> int | None:
+        form = self.names[name]["forms"].get(str(dtype))
+        return None if form is None else int(form["checksum"])
+
+    def equals(self, name: str, part: str, held: Tensor) -> bool | None:
+        wanted = self.names[name]["forms"].get(str(held.dtype), {}).get("hashes", {}).get(part)
+        return None if wanted is None else hash_of(held) == wanted
+
+
+def expected_hashes(
+    tensors: Mapping[str, Tensor], ranks: int, dtype: Any = None
+) -> dict[str, dict[str, Any]]:
+    """`shape` and `forms` of each tensor, by name; a form has a `checksum` and `hashes`.
+
+    There is a form in the tensor's dtype, and one in the engine's `dtype`, in which it may hold the
+    tensor. Hashes are those of the whole ("") and of the parts ("dimension:rank") that tensor
+    parallelism over `ranks` may hold; of a large model only an even sample has them.
+    """
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    every = max(1, -(-size // PROOF_BYTES))
+    expected: dict[str, dict[str, Any]] = {}
+    for i, (name, tensor) in enumerate(list(tensors.items())[::-1]):
+        kinds = {tensor.dtype, dtype or tensor.dtype} if tensor.is_floating_point() else {None}
+        forms = {}
+        for kind in kinds:
+            form = tensor if kind is None else tensor.to(kind)
+            hashes = _hashes(form, ranks) if i % every == 0 else {}
+            forms[str(form.dtype)] = {"checksum": checksum(form), "hashes": hashes}
+        expected[name] = {"shape": tuple(tensor.shape), "forms": forms}
+    return expected
+
+
+def _hashes(tensor: Tensor, ranks: int) -> dict[str, str]:
+    """Hashes of a tensor and of the parts that a rank of several may hold."""
+    hashes = {"": hash_of(tensor)}
+    for dim in range(min(2, tensor.ndim)) if ranks > 1 else ():
+        if tensor.shape[dim] % ranks == 0:
+            parts = enumerate(tensor.chunk(ranks, dim))
+            hashes |= {f"{dim}:{rank}": hash_of(part) for rank, part in parts}
+    return hashes
+
+
+# --- what a worker holds
+
+
+def parts_of(model: Any, name: str, shape: tuple[int, ...], sent: Container[str]) -> list[str]:
+    """Names in the checkpoint of the tensors that vLLM's parameter is made of; empty: none are.
+
+    `model` may name its fusions (`packed_modules_mapping`).
+    """
+    for parts in _candidates(model, name.replace(".base_layer", ""), shape):
+        if all(part in sent for part in parts):
+            return parts
+    return []
+
+
+def _candidates(model: Any, name: str, shape: tuple[int, ...]) -> Iterator[list[str]]:
+    yield [name]
+    fusions = FUSED | dict(getattr(model, "packed_modules_mapping", None) or {})
+    for fused, parts in fusions.items():
+        if f".{fused}." in name:
+            yield [name.replace(f".{fused}.", f".{part}.") for part in parts]
+    if match := EXPERTS.fullmatch(name):
+        stem, which, kind = match.groups()
+        for (gate, up), down in EXPERT_PARTS:
+            rows = (gate, up) if which == "w13" else (down,)
+            yield [f"{stem}.{e}.{row}.{kind}" for e in range(shape[0]) for row in rows]
+        fused = "gate_up_proj" if which == "w13" else "down_proj"
+        yield [f"{stem}.{fused}" + ("" if kind == "weight" else f"_{kind}")]
+
+
+class Renamed:
+    """A checkpoint under the names that vLLM's model gives its tensors."""
+
+    def __init__(self, model: Any, sent: Any) -> None:
+        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        self.sent = sent
+        self.names = {mapper.map_name(name) if mapper else name: name for name in sent.names}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.sent.shape(self.names[name]))
+
+    def checksum(self, name: str, dtype: Any) -> int | None:
+        value: int | None = self.sent.checksum(self.names[name], dtype)
+        return value
+
+    def equals(self, name: str, part: str, held: Tensor) -> bool | None:
+        result: bool | None = self.sent.equals(self.names[name], part, held)
+        return result
+
+
+def compare(worker: Any, given: Any) -> dict[str, Any]:
+    """Compare all parameters of a worker's model with a directory or with `expected_hashes`.
+
+    Returns `exact`, whether a tensor is equal bit for bit, by name; `sums`, its checksum and the
+    one that was sent, of those that could only be compared so; `unseen`, the other names; and
+    `digest`, the checksums of everything. `prove` judges the results of all workers together.
+    """
+    from vllm.distributed import (
+        get_tensor_model_parallel_rank,
+        get_tensor_model_parallel_world_size,
+    )
+
+    rank, ranks = get_tensor_model_parallel_rank(), get_tensor_model_parallel_world_size()
+    sent = SentFiles(given, ranks) if isinstance(given, str) else SentHashes(given)
+    return compare_model(worker.get_model(), sent, rank, ranks)
+
+
+def compare_model(model: Any, given: Any, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
+    """`compare`, of a model on one of `ranks` workers, with what was sent (`Sent`)."""
+    sent = Renamed(model, given)
+    parameters = list(model.named_parameters())
+    size = sum(p.numel() * p.element_size() for _, p in parameters)
+    every = max(1, -(-size // PROOF_BYTES))
+    exact: dict[str, bool] = {}
+    sums: dict[str, tuple[int, int]] = {}
+    unseen: list[str] = []
+    digest = sha256()
+    for i, (name, parameter) in enumerate(parameters[::-1]):
+        parts = parts_of(model, name, tuple(parameter.shape), sent.names)
+        held = checksum(parameter)
+        digest.update(f"{name} {held} ".encode())
+        equal = None
+        if parts and i % every == 0:
+            equal = in_order(parameter, parts, sent, rank, ranks)
+        if equal is not None:
+            exact[name] = equal
+            continue
+        wanted = [sent.checksum(part, parameter.dtype) for part in parts]
+        if wanted and None not in wanted:
+            sums[name] = held, sum(map(int, wanted)) % (1 << 64)  # type: ignore[arg-type]
+        else:
+            unseen.append(name)
+    return {
+        "exact": exact,
+        "sums": sums,
+        "unseen": unseen,
+        "matrices": sum((p.ndim >= 2 and n in exact) or n in sums for n, p in parameters),
+        "digest": digest.hexdigest()[:16],
+    }
+
+
+def in_order(parameter: Any, parts: list[str], sent: Renamed, rank: int, ranks: int) -> bool | None:
+    """Whether a parameter is its parts, one below the other; None if it has another shape."""
+    shapes = [sent.shape(part) for part in parts]
+    if ranks > 1:
+        if len(parts) > 1 or (key := _part(shapes[0], parameter.shape, rank, ranks)) is None:
+            return None
+        return sent.equals(parts[0], key, parameter.detach().cpu())
+    rows = [shape[0] for shape in shapes]
+    rest = shapes[0][1:]
+    held = parameter.detach()
+    if held.ndim == 3 and len(rest) == 1:  # experts, one behind the other
+        if held.shape[2:] != rest or held.shape[0] * held.shape[1] != sum(rows):
+            return None
+        held = held.flatten(0, 1)
+    held = unpadded(held, (sum(rows), *rest)).cpu()
+    if held.shape != (sum(rows), *rest):
+        return None
+    pieces = zip(held.split(rows), parts, strict=True)
+    results = [sent.equals(part, "", piece) for piece, part in pieces]
+    if None in results:
+        return None
+    if parameter.ndim == 3 and not all(results):
+        return None  # experts may be in the order of a kernel: their checksum decides
+    return all(results)
+
+
+def _part(whole: Any, shape: Any, rank: int, ranks: int) -> str | None:
+    """The part of a tensor that this rank holds, as `expected_hashes` names it.
+
+    None if its shape fits none.
+    """
+    if tuple(whole) == tuple(shape):
+        return ""
+    for dim, size in enumerate(whole):
+        if (*whole[:dim], size // ranks, *whole[dim + 1 :]) == tuple(shape) and size % ranks == 0:
+            return f"{dim}:{rank}"
+    return None
+
+
+def unpadded(held: Any, shape: Any) -> Any:
+    """A tensor without the rows that pad the vocabulary beyond `shape`."""
+    if held.ndim == 2 and held.shape[0] > shape[0] and held.shape[1:] == tuple(shape[1:]):
+        held = held[: shape[0]]
+    return held
+
+
+# --- the judgement
+
+
+def prove(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
+    """Judge what all workers of an engine found (`compare`).
+
+    Returns the fingerprint, and numbers and names for `describe`. Raises RuntimeError if a tensor
+    differs from `what` was sent, or if no matrix could be compared.
+    """
+    wrong = [name for result in results for name, equal in result["exact"].items() if not equal]
+    names = dict.fromkeys(name for result in results for name in result["sums"])
+    for name in names:
+        pairs = [result["sums"][name] for result in results if name in result["sums"]]
+        if not _adds_up([held for held, _ in pairs], pairs[0][1]):
+            wrong.append(name)
+    if wrong:
+        raise RuntimeError(
+            f"{len(wrong)} tensors of the engine differ from {what}, the first is {wrong[0]}"
+        )
+    if any(result["matrices"] == 0 for result in results):
+        raise RuntimeError(
+            "no weight matrix could be read back from the engine, so nothing proves the update"
+        )
+    return {
+        "digest": "+".join(result["digest"] for result in results),
+        "exact": len(results[0]["exact"]),
+        "sums": len(results[0]["sums"]),
+        "unseen": results[0]["unseen"],
+    }
+
+
+def _adds_up(held: list[int], wanted: int) -> bool:
+    """Whether the checksums of all ranks are those of one tensor.
+
+    It is split over the ranks, or every rank has it, or groups of ranks share parts (key heads).
+    """
+    if all(value == wanted for value in held):
+        return True
+    total = sum(held) % (1 << 64)
+    copies = [n for n in range(1, len(held) + 1) if len(held) % n == 0]
+    return any(total == wanted * n % (1 << 64) for n in copies)
+
+
+def describe(proof: dict[str, Any]) -> str:
+    """What a proof compared and what it did not, in one line."""
+    text = f"weights in the engine: {proof['exact']} tensors compared bit for bit"
+    if proof["sums"]:
+        text += f", {proof['sums']} by checksums in any order"
+    if unseen := proof["unseen"]:
+        text += f"; not compared: {len(unseen)}, such as {unseen[0]}"
+    return text
