@@ -110,6 +110,9 @@ def config_identity(config: SFTConfig | GRPOConfig) -> dict[str, Any]:
     Models, corpora and data enter a run's id by hash, not by path.
     """
     aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
+    # Absent unless used, so that runs of versions without it keep their ids.
+    if getattr(config, "replay", None) is None:
+        aside.add("replay")
     return config.model_dump(mode="json", exclude=aside)
 
 
