@@ -32,7 +32,8 @@ WITH contested AS (
            -- the version of a consensus ends with the number of traces it saw, that of a verdict
            -- against a corrected reference with -r and the number of the correction
            + coalesce(try_cast(split_part(v.verifier_version, '-', 2) AS UINTEGER)::UBIGINT,
-                      (1::UBIGINT << 31) + try_cast(split_part(v.verifier_version, '-r', 2) AS UINTEGER)::UBIGINT,
+                      (1::UBIGINT << 31)
+                      + try_cast(split_part(v.verifier_version, '-r', 2) AS UINTEGER)::UBIGINT,
                       hash(v.verifier || v.verifier_version) >> 33) AS newest
     FROM verdicts v
     LEFT JOIN own o ON o.trace_id = v.trace_id AND o.attempt = v.attempt

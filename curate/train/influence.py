@@ -37,8 +37,8 @@ from curate.train.model.loading import load_policy
 from curate.train.model.policy import Policy
 from curate.train.runs import memory_errors
 from curate.warehouse import Version, Warehouse
-from curate.warehouse.names import now, part_name
 from curate.warehouse.identity import digest
+from curate.warehouse.names import now, part_name
 
 SKETCH_VERSION = 1  # raised when the same config would give other sketches
 TINY = 1e-12

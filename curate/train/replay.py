@@ -30,8 +30,8 @@ from curate.train.config import GRPOConfig
 from curate.train.rollouts import Rollouts
 from curate.train.runs import config_identity
 from curate.warehouse import Version, Warehouse
-from curate.warehouse.names import part_name
 from curate.warehouse.identity import digest
+from curate.warehouse.names import part_name
 from curate.warehouse.runs import run_named
 
 STORED = "stored-"  # begins the names of parts about rollouts of another run
