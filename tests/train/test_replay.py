@@ -22,7 +22,7 @@ from curate.warehouse import Warehouse
 from tests.train.test_grpo import (
     PROBLEMS,
     Counting,
-    Judge,
+    ScriptedVerifier,
     by_chance,
     config,
     killed,
@@ -54,7 +54,9 @@ def stored(wh: Warehouse) -> None:
 
 def fresh(wh: Warehouse, engine: Any, settings: GRPOConfig, rule: Any = by_chance) -> TrainResult:
     stored(wh)
-    return train_grpo(settings, wh, engine, Judge(rule), PROBLEMS, problems_refs=["problems/p/1"])
+    return train_grpo(
+        settings, wh, engine, ScriptedVerifier(rule), PROBLEMS, problems_refs=["problems/p/1"]
+    )
 
 
 def replayed(wh: Warehouse, run_id: str, rule: Any = by_chance, **changes: Any) -> TrainResult:
@@ -63,7 +65,9 @@ def replayed(wh: Warehouse, run_id: str, rule: Any = by_chance, **changes: Any) 
     data = stored_config(source) | changes
     group = data.pop("replay", {})
     settings = GRPOConfig.model_validate(data | {"replay": {"run": source.run_id, **group}})
-    return train_grpo(settings, wh, NoEngine(), Judge(rule), source.problems(), source=source)
+    return train_grpo(
+        settings, wh, NoEngine(), ScriptedVerifier(rule), source.problems(), source=source
+    )
 
 
 @pytest.mark.parametrize(
@@ -84,10 +88,10 @@ def test_a_replay_with_the_same_settings_gives_the_same_weights_bit_for_bit(
 ) -> None:
     wh = Warehouse(tmp_path)
     first = fresh(wh, engine, config(tiny_dir, **changes))
-    sampled = engine.asked
+    sampled = engine.requests
     again = replayed(wh, first.run_id)
     assert again.run_id != first.run_id
-    assert engine.asked == sampled, "nothing is sampled"
+    assert engine.requests == sampled, "nothing is sampled"
     assert same_weights(first.model_path, again.model_path)
     assert not same_weights(first.model_path, tiny_dir), "training changed the weights"
     if "mini_batches" not in changes:  # a policy that moves within a round leaves its samples
@@ -109,7 +113,13 @@ def test_a_replay_resumes_after_a_kill_with_the_same_weights(
     settings = GRPOConfig.model_validate(stored_config(source) | {"replay": first.run_id})
     with pytest.raises(KeyboardInterrupt):
         train_grpo(
-            settings, wh, NoEngine(), Judge(by_chance), source.problems(), killed(2), source=source
+            settings,
+            wh,
+            NoEngine(),
+            ScriptedVerifier(by_chance),
+            source.problems(),
+            killed(2),
+            source=source,
         )
     again = replayed(wh, first.run_id)
     assert again.resumed_from
@@ -208,14 +218,14 @@ def test_a_buffer_of_own_rounds_mixes_stored_and_fresh_rollouts(
 
     assert course("replayed") == [0.0, 0.5, 0.5, 0.5, 0.5], "the first round has none to draw from"
     assert all(1 <= age <= 2 for age in course("staleness")), "no older than the limit"
-    assert engine.asked == (4 + 4 * 2) * 4
+    assert engine.requests == (4 + 4 * 2) * 4
     stored(Warehouse(tmp_path / "b"))
     with pytest.raises(KeyboardInterrupt):
         train_grpo(
             config(tiny_dir, **settings),
             Warehouse(tmp_path / "b"),
             engine,
-            Judge(by_chance),
+            ScriptedVerifier(by_chance),
             PROBLEMS,
             killed(3),
             problems_refs=["problems/p/1"],
@@ -233,14 +243,14 @@ def test_stored_rounds_of_another_run_next_to_fresh_ones(
     wh = Warehouse(tmp_path)
     first = fresh(wh, engine, config(tiny_dir))
     source = find_run(wh, first.run_id)
-    before = engine.asked
+    before = engine.requests
     settings = config(
         tiny_dir,
         name="mixed",
         replay={"run": first.run_id, "fresh": 1, "staleness": 0, "min_ess": 0},
     )
-    result = train_grpo(settings, wh, engine, Judge(other), PROBLEMS, source=source)
-    assert engine.asked - before == 3 * 4
+    result = train_grpo(settings, wh, engine, ScriptedVerifier(other), PROBLEMS, source=source)
+    assert engine.requests - before == 3 * 4
     assert result.metrics["replayed"] == 0.75
     assert result.metrics["staleness"] == 0
     parents = wh.latest("rollouts", "mixed").manifest["parents"]
