@@ -4,7 +4,10 @@
                                                                fresh run with it
     python tests/benchmarks/bench_replay.py influence FOLDER   picks by influence, by quality and by
                                                                chance, of equal size
-    python tests/benchmarks/bench_replay.py references FOLDER  planted wrong references
+    python tests/benchmarks/bench_replay.py references FOLDER  planted wrong references, in a copy
+                                                               of a warehouse
+    python tests/benchmarks/bench_replay.py simulated FOLDER   planted wrong references, simulated
+                                                               answers
 
 Each begins with the same base and problems, which are made once in FOLDER. Intervals are 95 % of a
 paired bootstrap over held-out problems, of means over seeds; they do not hold the chance of
@@ -37,6 +40,7 @@ from curate.progress import output
 from curate.train import influence
 from curate.train import job as training
 from curate.train.config import InfluenceConfig
+from tests.annotate.test_corrections import warehouse as planted_warehouse
 
 FP32 = {"precision": "fp32", "device": "cpu", "micro_batch_tokens": 8192}
 ENGINE = {"name": "transformers", "dtype": "float32", "max_model_len": 256, "args": {"rows": 128}}
@@ -296,9 +300,35 @@ def references(context: Context, share: float, seed: int) -> None:
     output(table(pl.DataFrame(rows)))
 
 
+def simulated(folder: Path, sets: int) -> None:
+    """The same on answers of three simulated models, over sets of 300 problems."""
+    rows = []
+    for samples in (4, 8):
+        rows += [
+            {"samples": samples, "posterior at least": limit, "named": 0, "hits": 0}
+            for limit in (0.5, 0.9)
+        ]
+        for number in range(sets):
+            wrong = set(random.Random(100 + number).sample(range(300), 15))
+            place = folder / f"{samples}-{number}"
+            wh = planted_warehouse(place, 300, samples, wrong, number)
+            with Context(wh) as context:
+                annotate.run(annotate.AnnotateConfig(signals=[]), context)
+            found = wh.sql(saved_query(Path("suspicious_references")))
+            for row in rows[-2:]:
+                likely = found.filter(pl.col("posterior") >= row["posterior at least"])
+                names = set(likely["problem_id"])
+                row["named"] += len(names)
+                row["hits"] += len(names & {f"p{i:04d}" for i in wrong})
+    frame = pl.DataFrame(rows).with_columns(
+        recall=pl.col("hits") / (15 * sets), precision=pl.col("hits") / pl.col("named")
+    )
+    output(table(frame))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=["curves", "influence", "references"])
+    parser.add_argument("what", choices=["curves", "influence", "references", "simulated"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--count", type=int, default=256)
@@ -307,6 +337,9 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="overrides of the pipeline")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
+    if arguments.what == "simulated":
+        simulated(arguments.folder, arguments.seeds)
+        return
     with Context(arguments.folder) as context:
         if arguments.what == "references":
             references(context, arguments.share, seed=0)
