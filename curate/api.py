@@ -22,6 +22,7 @@ from curate.errors import UsageError
 if TYPE_CHECKING:
     import polars as pl
 
+    from curate.exploits.job import RewardReport
     from curate.job import JobResult
     from curate.pipeline.stages import Done
 
@@ -90,6 +91,43 @@ def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> Job
         raise UsageError(f"train: '{kind}' is none of {', '.join(RUNS)}")
     with Context(warehouse) as context:
         return RUNS[kind](config, context, kind)
+
+
+def rescore(run: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
+    """Give the stored rollouts of a run other rewards (`curate rescore`)."""
+    from curate.job import Context
+    from curate.train import rescore as job
+
+    with Context(warehouse) as context:
+        return job.run({"run": run, **config}, context, "rescore")
+
+
+def reward_test(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> RewardReport:
+    """Try exploits on a reward set (`curate reward test`)."""
+    from curate.exploits.job import reward_config, run
+    from curate.job import Context
+
+    with Context(warehouse) as context:
+        return run(reward_config(config, "reward test"), context)
+
+
+def correct(corrections: dict[str, str], *, warehouse: str | Path = WAREHOUSE) -> JobResult:
+    """Correct references, by problem_id, and judge stored traces again (`curate correct`)."""
+    from curate.annotate import corrections as job
+    from curate.job import Context
+
+    with Context(warehouse) as context:
+        return job.correct(job.frame_of(corrections), context)
+
+
+def influence(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
+    """Measure which traces would make target problems likelier (`curate influence`)."""
+    from curate.job import Context
+    from curate.train import influence as job
+    from curate.train.config import InfluenceConfig
+
+    with Context(warehouse) as context:
+        return job.run(validate(InfluenceConfig, config, "influence"), context)
 
 
 def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFrame:

@@ -16,6 +16,7 @@ from curate.errors import CurateError, UsageError
 from curate.progress import output, say
 
 if TYPE_CHECKING:
+    from curate.exploits.job import RewardReport
     from curate.job import Context
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ train_app = typer.Typer(
     help="Train on a corpus (sft, distill), on pairs of traces (dpo) or by RL on problems (grpo)."
 )
 app.add_typer(train_app, name="train", no_args_is_help=True)
+reward_app = typer.Typer(help="Work on reward sets before they train anything.")
+app.add_typer(reward_app, name="reward", no_args_is_help=True)
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file with the config.")
@@ -330,6 +333,150 @@ def grpo(
 ) -> None:
     """Group-relative policy optimisation with rule rewards; rollouts are stored as traces."""
     _train("grpo", overrides, config, warehouse, dry_run)
+
+
+@app.command()
+def influence(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Measure which traces would make target problems likelier, by gradients (experimental)."""
+    from curate.config import validate
+    from curate.train.config import InfluenceConfig
+
+    checked = validate(InfluenceConfig, _read(config, overrides), str(config or "influence"))
+    from curate.train import influence as job
+
+    with _context(warehouse) as context:
+        output(job.run(checked, context).summary)
+
+
+@app.command()
+def correct(
+    corrections: Annotated[
+        list[str],
+        typer.Argument(
+            help="A file with problem_id and proposed, or PROBLEM_ID=REFERENCE.",
+            metavar="FILE | [PROBLEM_ID=REFERENCE]...",
+        ),
+    ],
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Correct references of problems, and judge their stored traces again; nothing is sampled."""
+    from curate.annotate import corrections as job
+
+    if len(corrections) == 1 and "=" not in corrections[0]:
+        rows = job.read_corrections(Path(corrections[0]))
+    else:
+        rows = job.pairs(corrections)
+    with _context(warehouse) as context:
+        output(job.correct(rows, context).summary)
+
+
+@app.command()
+def rescore(
+    run: Annotated[
+        str, typer.Argument(help="A training run with rollouts: its id, or the training's name.")
+    ],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Give stored rollouts other rewards, and show what changes; nothing is sampled."""
+    from curate.console import table
+    from curate.train import rescore as job
+
+    data = _read(config, overrides, run=run)
+    with _context(warehouse) as context:
+        result = job.run(data, context, str(config or "rescore"))
+        by_step, by_problem = job.changes(context.warehouse, result.facts["rescore_id"])
+    output(table(by_step))
+    if by_problem.height:
+        output("\n" + table(by_problem))
+    output(f"\n{result.summary}; by problem and step: curate sql --file rescored")
+
+
+@reward_app.command("test")
+def try_rewards(
+    config: Annotated[
+        str, typer.Argument(help="YAML with rewards, of a GRPO run, or a pipeline (or its name).")
+    ],
+    overrides: Overrides = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Try exploits on a reward set, and measure it on stored rollouts (run=RUN).
+
+    Exit code 1 if a limit is exceeded.
+    """
+    from curate.exploits.job import reward_config, run
+
+    failures = []
+    with _context(warehouse) as context:
+        for label, data in _reward_sets(config):
+            report = run(reward_config(data, label, overrides or []), context)
+            output(f"{label}\n{_reward_report(report)}\n")
+            failures += [f"{label}: {line}" for line in report.failures]
+    if failures:
+        output("\n".join(failures))
+        raise typer.Exit(1)
+
+
+def _reward_sets(config: str) -> list[tuple[str, dict[str, Any]]]:
+    """The config of a file, or of each stage of a pipeline that has rewards, with its label."""
+    from curate.config import read_yaml
+    from curate.registry import add_folder
+
+    path = Path(config)
+    data = read_yaml(path) if path.is_file() else {"stages": {}}
+    if "stages" not in data:
+        add_folder(path.parent)
+        return [(config, data)]
+    from curate.pipeline.config import load_pipeline
+
+    name, stages = load_pipeline(config, [])
+    sets = {
+        f"{name.name}: {stage.name}": {
+            "rewards": stage.checked.rewards,
+            "form": stage.checked.form,
+        }
+        for stage in stages
+        if hasattr(stage.checked, "rewards")
+    }
+    if not sets:
+        raise UsageError(f"{config}: no stage of this pipeline has rewards")
+    # Repeated stages have the same rewards: each set is tested once, under its first name.
+    distinct = {str(data): (label, data) for label, data in reversed(sets.items())}
+    return list(reversed(distinct.values()))
+
+
+def _reward_report(report: RewardReport) -> str:
+    """The report of a test as tables."""
+    import polars as pl
+
+    from curate.console import table
+    from curate.visible import one_line
+
+    parts = [table(report.rates.with_columns(pl.col("rate").round(3)))]
+    if report.left_out:
+        parts.append(f"left out, they ask a model: {', '.join(report.left_out)} (judges=true)")
+    if report.exploited.height:
+        shown = report.exploited.group_by("component", "exploit", maintain_order=True).first()
+        cut = pl.col("completion").map_elements(
+            lambda text: one_line(text)[:80], return_dtype=pl.String
+        )
+        parts.append("paid, one example each:\n" + table(shown.drop("family").with_columns(cut)))
+    if report.disagreement.height:
+        parts.append("verifiers:\n" + table(report.disagreement))
+    if (stored := report.stored) is not None:
+        parts.append(
+            f"stored rollouts of run {stored.run_id}: {stored.rollouts} in {stored.groups} groups, "
+            f"{stored.zero_variance:.3f} of them with equal rewards; {stored.changed} rollouts on "
+            "another side of their group's mean than before"
+        )
+        parts.append("scale:\n" + table(stored.scales))
+        parts.append("correlation:\n" + table(stored.correlation))
+    return "\n\n".join(parts)
 
 
 @app.command()

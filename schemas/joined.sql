@@ -29,9 +29,12 @@ WITH contested AS (
                  WHEN v.verifier = 'none' THEN 0 ELSE 1 END::UBIGINT << 60)
            + (coalesce(try_cast(split_part(v.verifier_version, '-', 1) AS UINTEGER), 0)::UBIGINT
               % 16777216 << 32)
-           -- the version of a consensus ends with the number of traces it saw
+           -- the version of a consensus ends with the number of traces it saw, that of a verdict
+           -- against a corrected reference with -r and the number of the correction
            + coalesce(try_cast(split_part(v.verifier_version, '-', 2) AS UINTEGER)::UBIGINT,
-                      hash(v.verifier || v.verifier_version) >> 32) AS newest
+                      (1::UBIGINT << 31)
+                      + try_cast(split_part(v.verifier_version, '-r', 2) AS UINTEGER)::UBIGINT,
+                      hash(v.verifier || v.verifier_version) >> 33) AS newest
     FROM verdicts v
     LEFT JOIN own o ON o.trace_id = v.trace_id AND o.attempt = v.attempt
 )
@@ -47,6 +50,11 @@ SELECT trace_id, attempt,
        arg_max(verdict, newest) FILTER (kind = 'consensus') AS consensus_verdict
 FROM ordered GROUP BY trace_id, attempt;
 
+-- The newest measurement of each trace.
+CREATE OR REPLACE VIEW last_influences AS
+SELECT trace_id, attempt, arg_max(influence, created_at) AS influence
+FROM influences WHERE trace_id IS NOT NULL GROUP BY trace_id, attempt;
+
 -- `annotated` (see curate/warehouse/sql.py) is this view plus the columns that macros derive from
 -- it. Each group of signals is joined separately: collecting them by GROUP BY first costs several
 -- times as much.
@@ -58,11 +66,12 @@ SELECT t.* REPLACE (t.labels::JSON AS labels),
        v.coherence_verdict, v.consensus_verdict,
        s.* EXCLUDE (trace_id, attempt), r.* EXCLUDE (trace_id, attempt),
        l.* EXCLUDE (trace_id, attempt),
-       b.* EXCLUDE (trace_id, attempt)
+       b.* EXCLUDE (trace_id, attempt), i.influence
 FROM last_traces t
 LEFT JOIN problems p ON p.problem_id = t.problem_id
 LEFT JOIN last_verdicts v ON v.trace_id = t.trace_id AND v.attempt = t.attempt
 LEFT JOIN signals_shape s ON s.trace_id = t.trace_id AND s.attempt = t.attempt
 LEFT JOIN signals_repetition r ON r.trace_id = t.trace_id AND r.attempt = t.attempt
 LEFT JOIN signals_language l ON l.trace_id = t.trace_id AND l.attempt = t.attempt
-LEFT JOIN signals_behaviour b ON b.trace_id = t.trace_id AND b.attempt = t.attempt;
+LEFT JOIN signals_behaviour b ON b.trace_id = t.trace_id AND b.attempt = t.attempt
+LEFT JOIN last_influences i ON i.trace_id = t.trace_id AND i.attempt = t.attempt;

@@ -17,5 +17,7 @@ CREATE TABLE problems (
                                       -- easy, 1 hard
     split           VARCHAR,          -- train or held-out: decided by the hash of the question,
                                       -- never both
-    metadata        VARCHAR           -- JSON: input of a procedural verifier besides the answer
+    metadata        VARCHAR,          -- JSON: input of a procedural verifier besides the answer
+    correction      INTEGER           -- number of the correction that the reference is from
+                                      -- (`curate correct`); null: as loaded
 );

@@ -44,6 +44,17 @@ SELECT r.run_id, r.policy_step, count(*) AS rollouts, avg(r.reward) AS reward,
 FROM rollouts r LEFT JOIN annotated a ON a.trace_id = r.trace_id
 GROUP BY r.run_id, r.policy_step;
 
+-- Rescored rollouts next to the rewards that the run trained on. `side` is what training does to
+-- the completion: `for` it, `against` it, or `none`.
+CREATE OR REPLACE VIEW rescored_sides AS
+SELECT n.rescore, n.rescore_id, n.run_id, n.policy_step, n.problem_id, n.sample_index, n.trace_id,
+       o.reward AS reward_before, n.reward, o.advantage AS advantage_before, n.advantage, n.verdict,
+       CASE WHEN o.advantage > 0 THEN 'for' WHEN o.advantage < 0 THEN 'against' ELSE 'none' END
+           AS side_before,
+       CASE WHEN n.advantage > 0 THEN 'for' WHEN n.advantage < 0 THEN 'against' ELSE 'none' END
+           AS side
+FROM rescored n JOIN rollouts o ON o.trace_id = n.trace_id AND o.run_id = n.run_id;
+
 -- Corpora by version.
 CREATE OR REPLACE VIEW corpus_versions AS
 SELECT c.dataset AS corpus, c.version, count(*) AS rows, count(DISTINCT c.problem_id) AS problems,

@@ -62,6 +62,16 @@ def test_every_function_from_problems_to_the_page(tmp_path: Path, sums: str) -> 
     table = api.evaluate(models=models, problems=name, samples=2, engine=STUB, warehouse=wh)
     assert {"base", "sft"} <= set(table["model"])
 
+    assert api.reward_test(rewards={"accuracy": 1.0}, warehouse=wh).failures == []
+    measured = api.influence(
+        model=model, traces=[sampled.facts["family"]], problems=name, warehouse=wh
+    )
+    assert measured.rows == sampled.rows
+    one = problems["problem_id"][0]
+    assert api.correct({one: "-1"}, warehouse=wh).facts["traces"] >= 2
+    with pytest.raises(UsageError, match="no run called 'grpo'"):
+        api.rescore("grpo", warehouse=wh)
+
     page = api.report(out=str(tmp_path / "page.html"), warehouse=wh)
     assert "<html" in page.read_text()
 

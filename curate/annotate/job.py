@@ -23,8 +23,8 @@ from curate.annotate.verdicts import (
     ALONGSIDE,
     NO_VERIFIER,
     TRACE_COLUMNS,
+    Judging,
     verdict_rows,
-    verifier_version,
 )
 from curate.config import Config, validate
 from curate.files import read_parts
@@ -69,7 +69,7 @@ class Todo:
 
     path: Path
     signals: dict[str, Version]
-    verdicts: dict[str, Version]
+    verdicts: dict[Judging, Version]
 
     @property
     def name(self) -> str:
@@ -137,8 +137,8 @@ def _missing(
     signals = {g: address(wh, "signals", source, g, GROUPS[g].version) for g in groups}
     by_part = _verifiers_by_part(parts, problems, config.verifiers) if config.verify else {}
     verdicts = {
-        name: address(wh, "verdicts", source, name, verifier_version(name.removeprefix(ALONGSIDE)))
-        for name in sorted(set().union(*by_part.values()))
+        judging: address(wh, "verdicts", source, judging.dataset, judging.version)
+        for judging in sorted(set().union(*by_part.values()))
     }
     todo = []
     for path in parts:
@@ -146,7 +146,7 @@ def _missing(
         item = Todo(
             path,
             {g: v for g, v in signals.items() if not v.has(name)},
-            {v: verdicts[v] for v in by_part.get(name, ()) if not verdicts[v].has(name)},
+            {j: verdicts[j] for j in by_part.get(name, ()) if not verdicts[j].has(name)},
         )
         if item.signals or item.verdicts:
             todo.append(item)
@@ -155,20 +155,24 @@ def _missing(
 
 def _verifiers_by_part(
     parts: list[Path], problems: pl.DataFrame, alongside: Sequence[str]
-) -> dict[str, set[str]]:
+) -> dict[str, set[Judging]]:
     """Name of each part to the verifiers that its problems name, and those to run alongside."""
+    columns = problems.lazy().select("problem_id", "verifier", "correction")
     pairs = (
         pl.scan_parquet(parts, include_file_paths="path", glob=False)
         .select("path", "problem_id")
-        .join(problems.lazy().select("problem_id", "verifier"), on="problem_id", how="left")
-        .select("path", pl.col("verifier").fill_null(NO_VERIFIER))
+        .join(columns, on="problem_id", how="left")
+        .select(
+            "path", pl.col("verifier").fill_null(NO_VERIFIER), pl.col("correction").fill_null(0)
+        )
         .unique()
         .collect()
     )
-    by_part: dict[str, set[str]] = {}
-    for path, verifier in pairs.iter_rows():
-        names = by_part.setdefault(part_name(Path(path)), {ALONGSIDE + name for name in alongside})
-        names.add(verifier)
+    other = [ALONGSIDE + name for name in alongside]
+    by_part: dict[str, set[Judging]] = {}
+    for path, verifier, correction in pairs.iter_rows():
+        names = by_part.setdefault(part_name(Path(path)), {Judging(name) for name in other})
+        names |= {Judging(name, correction) for name in (verifier, *other)}
     return by_part
 
 
@@ -179,7 +183,7 @@ def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -
         problems.select("problem_id", "question", "target_language") if len(problems) else None
     )
     measured: dict[str, list[pl.DataFrame]] = {group: [] for group in item.signals}
-    judged: dict[str, list[pl.DataFrame]] = {name: [] for name in item.verdicts}
+    judged: dict[Judging, list[pl.DataFrame]] = {judging: [] for judging in item.verdicts}
     rows = 0
     for traces in read_parts(item.path, size, TRACE_COLUMNS):
         rows += len(traces)
@@ -191,12 +195,12 @@ def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -
             for group, frames in measured.items():
                 frames.append(signals.select("trace_id", "attempt", *GROUPS[group].columns))
         verdicts = verdict_rows(traces, problems, context, list(item.verdicts))
-        for name, frames in judged.items():
-            frames.append(verdicts[name])
+        for judging, frames in judged.items():
+            frames.append(verdicts[judging])
     for group, target in item.signals.items():
         target.publish(item.name, pl.concat(measured[group]))
-    for name, target in item.verdicts.items():
-        target.publish(item.name, pl.concat(judged[name], how="vertical_relaxed"))
+    for judging, target in item.verdicts.items():
+        target.publish(item.name, pl.concat(judged[judging], how="vertical_relaxed"))
     return rows
 
 

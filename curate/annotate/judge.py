@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import polars as pl
 
 from curate.config import Config
-from curate.engines import EngineConfig, model_for
+from curate.engines import EngineConfig, ModelRef, model_for
 from curate.engines.registry import LOCAL, choose
 from curate.errors import CurateError
 from curate.progress import task
@@ -48,11 +48,7 @@ def annotate_judge(
 ) -> int:
     """Judge every part that this judge has not judged yet. Returns the number of traces judged."""
     model = model_for(config.engine, config.model)
-    # Verdicts of the stub, or of a user's own engine, never replace those of the model.
-    engine_name, _ = choose(config.engine, model.path)
-    real = engine_name in (*LOCAL, "openai")
-    who = model.hash[:12] + ("" if real else f"-{engine_name.replace(':', '.')}")
-    name, version = judge_identity(config.rubric, who)
+    name, version = judge_identity(config.rubric, _who(config, model))
     todo = []
     for source in sources:
         target = address(
@@ -67,14 +63,7 @@ def annotate_judge(
         todo += [(target, part) for part in source.parts() if not target.has(part_name(part))]
     if not todo:
         return 0
-    engine = context.engine.get(config.engine, model.path, model.hash)
-
-    def render(message: str) -> str:
-        if not config.chat:
-            return message
-        return str(engine.render_chat([{"role": "user", "content": message}]))
-
-    judge = Judge(engine, who, config.rubric, render, config.max_tokens)
+    judge = open_judge(config, context)
     verdicts = context.warehouse.sql(
         "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
     )
@@ -93,6 +82,27 @@ def annotate_judge(
             judged += len(rows)
             bar.update(done, f"{judged} traces judged")
     return judged
+
+
+def _who(config: JudgeConfig, model: ModelRef) -> str:
+    """Name of a judge in verdicts. Those of the stub, or of a user's own engine, never replace
+    those of the model."""
+    engine_name, _ = choose(config.engine, model.path)
+    real = engine_name in (*LOCAL, "openai")
+    return model.hash[:12] + ("" if real else f"-{engine_name.replace(':', '.')}")
+
+
+def open_judge(config: JudgeConfig, context: Context) -> Judge:
+    """Open the engine of a judge, in the context's place for one engine."""
+    model = model_for(config.engine, config.model)
+    engine = context.engine.get(config.engine, model.path, model.hash)
+
+    def render(message: str) -> str:
+        if not config.chat:
+            return message
+        return str(engine.render_chat([{"role": "user", "content": message}]))
+
+    return Judge(engine, _who(config, model), config.rubric, render, config.max_tokens)
 
 
 def _judge_part(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
@@ -46,37 +46,59 @@ def verifier_version(name: str) -> str:
         return NO_VERSION
 
 
-def verdict_rows(
-    traces: pl.DataFrame, problems: pl.DataFrame, context: Context, verifiers: Sequence[str]
-) -> dict[str, pl.DataFrame]:
-    """Verdicts about these traces (TRACE_COLUMNS) by verifier: one row of the table `verdicts` per
-    trace.
+class Judging(NamedTuple):
+    """A verifier over some traces: those of problems whose reference is of this correction.
 
     A verifier `x` judges the traces of problems that name it, `ALONGSIDE + x` those of all other
-    problems.
+    problems. Correction 0: references as they were loaded.
     """
+
+    dataset: str
+    correction: int = 0
+
+    @property
+    def verifier(self) -> str:
+        return self.dataset.removeprefix(ALONGSIDE)
+
+    @property
+    def version(self) -> str:
+        """Version of its verdicts. The same verifier judges anew what was corrected."""
+        suffix = f"-r{self.correction}" if self.correction else ""
+        return verifier_version(self.verifier) + suffix
+
+
+def verdict_rows(
+    traces: pl.DataFrame, problems: pl.DataFrame, context: Context, judgings: Sequence[Judging]
+) -> dict[Judging, pl.DataFrame]:
+    """Verdicts about these traces (TRACE_COLUMNS): one row of the table `verdicts` per trace."""
     text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
     joined = (
         traces.select(
             "trace_id", "attempt", "problem_id", "form", "finish_reason", text.alias("text")
         )
         .join(problems, on="problem_id", how="left", maintain_order="left")
-        .with_columns(pl.col("verifier").fill_null(NO_VERIFIER), pl.col("question").fill_null(""))
+        .with_columns(
+            pl.col("verifier").fill_null(NO_VERIFIER),
+            pl.col("question").fill_null(""),
+            pl.col("correction").fill_null(0),
+        )
     )
     result = {}
-    for requested in verifiers:
-        name = requested.removeprefix(ALONGSIDE)
+    for judging in judgings:
+        name = judging.verifier
         own = pl.col("verifier") == name
-        if name == requested:
-            rows = joined.filter(own)
+        rows = joined.filter(pl.col("correction") == judging.correction)
+        if name == judging.dataset:
+            rows = rows.filter(own)
         else:
-            rows = joined.filter(~own).with_columns(verifier=pl.lit(name))
-        result[requested] = _judge(rows, name, context)
+            rows = rows.filter(~own).with_columns(verifier=pl.lit(name))
+        result[judging] = _judge(rows, judging, context)
     return result
 
 
-def _judge(rows: pl.DataFrame, verifier: str, context: Context) -> pl.DataFrame:
+def _judge(rows: pl.DataFrame, judging: Judging, context: Context) -> pl.DataFrame:
     """Verdicts of one verifier. Failed requests have no answer to judge: they are unverifiable."""
+    verifier = judging.verifier
     if verifier == NO_VERIFIER:
         answered, reason = rows.head(0), "the problem names no verifier"
     else:
@@ -102,7 +124,7 @@ def _judge(rows: pl.DataFrame, verifier: str, context: Context) -> pl.DataFrame:
             pl.col("verdict").fill_null("unverifiable"),
             pl.when(absent).then(pl.lit(reason)).otherwise(pl.col("detail")).alias("detail"),
             verifier=pl.lit(verifier),
-            verifier_version=pl.lit(verifier_version(verifier)),
+            verifier_version=pl.lit(judging.version),
             kind=pl.lit("rule"),
         )
     )

@@ -57,6 +57,8 @@ def write_corpus(
     from curate.warehouse.identity import digest_listed
 
     rules = result.rules.model_dump(mode="json")
+    if rules["select"]["top"] is None:  # so that corpora of rule sets without it keep their version
+        del rules["select"]["top"]
     templates = _templates(con, result, template, view)
     hashes = {label: used.hash for label, used in templates.items()}
     with _ordered_ids(result) as ids:

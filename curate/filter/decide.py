@@ -28,6 +28,7 @@ from curate.filter.hidden_columns import (
     RANK,
     SCORE,
     SHAPE,
+    TOP,
     WITHIN,
     rule_column,
 )
@@ -367,6 +368,8 @@ def _wanted(rules: RuleSet) -> dict[str, str]:
         )
     if chosen.balance:
         wanted[BALANCE] = f"({chosen.balance.by}\n)::VARCHAR"
+    if chosen.top:
+        wanted[TOP] = f"({chosen.top.by}\n)::DOUBLE"
     if chosen.per_problem.diverse is not None:
         wanted[SHAPE] = (
             "[coalesce(ln(1 + step_count), 0), coalesce(ln(1 + characters), 0), coalesce(ln(1 + "
@@ -438,6 +441,7 @@ def _blame(
         RANK: "select.per_problem",
         DIFFICULTY: "select.difficulty",
         BALANCE: "select.balance",
+        TOP: "select.top",
         SHAPE: "diverse",
     }
     for name, sql in places.items():

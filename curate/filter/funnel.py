@@ -115,6 +115,8 @@ def _selection(rules: RuleSet) -> dict[str, str]:
         words["balance"] = (
             f"at most {chosen.balance.ratio:g} times the smallest {chosen.balance.by}"
         )
+    if chosen.top is not None:
+        words["top"] = f"the best {chosen.top.k} of all by {chosen.top.by}"
     if chosen.budget is not None:
         words["budget"] = f"at most {chosen.budget} traces"
     return {step: words[step] for step in STEPS if step in words}

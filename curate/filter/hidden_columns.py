@@ -9,6 +9,7 @@ from __future__ import annotations
 RANK = "_by"  # rank of traces within a problem, high first
 SCORE = "_best"  # the duplicate with the highest value is kept
 WITHIN = "_within"  # text that two traces must share to be compared as duplicates
+TOP = "_top"  # rank of traces among all that remain, high first
 DIFFICULTY = "_band"  # difficulty of the problem, 0 to 1, as the selection defines it
 BALANCE = "_balance"  # group whose size `balance` limits
 SHAPE = "_shape"  # logarithms of steps, characters and reflections: distance between traces

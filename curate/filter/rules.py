@@ -42,6 +42,13 @@ class Best(Config):
     """SQL expression over a row of `annotated`; the highest values are the best."""
 
 
+class Top(Config):
+    """The k traces with the highest `by` of all that remain, any SQL expression over one row."""
+
+    k: int = Field(ge=1)
+    by: str = "quality"
+
+
 class Pick(Config):
     """k traces of a problem."""
 
@@ -154,6 +161,8 @@ class Selection(Config):
     """Limit the traces of each problem."""
     balance: Balance | None = None
     """Limit the larger groups of traces."""
+    top: Top | None = None
+    """Keep the best of all."""
     budget: int | None = Field(default=None, ge=1)
     """Number of traces, at most."""
     seed: int = 0
@@ -220,11 +229,13 @@ class RuleSet(Config):
             named["select.difficulty.by"] = self.select.difficulty.by
         if self.select.balance is not None:
             named["select.balance.by"] = self.select.balance.by
+        if self.select.top is not None:
+            named["select.top.by"] = self.select.top.by
         return named
 
 
 # Names of the selection steps in the funnel, in order of execution.
-STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", "budget")
+STEPS = ("contamination", "duplicates", "difficulty", "per_problem", "balance", "top", "budget")
 
 
 def load_rules(

@@ -1,5 +1,5 @@
 """Selection among the traces that passed the rules: difficulty band, k of each problem, balance,
-total budget.
+the best of all, total budget.
 
 Each step writes its name into `dropped_by` of the rows that it drops. Ties and random choices are
 decided by a hash of seed and trace id (DRAW), so the same traces in any order give the same corpus.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from curate.filter.hidden_columns import BALANCE, DIFFICULTY, DRAW, PLACE, RANK, SHAPE
+from curate.filter.hidden_columns import BALANCE, DIFFICULTY, DRAW, PLACE, RANK, SHAPE, TOP
 from curate.filter.rules import Selection
 
 _LEFT = pl.col("dropped_by").is_null()
@@ -20,7 +20,8 @@ _LEFT = pl.col("dropped_by").is_null()
 def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
     """Return `frame` with `dropped_by` filled in for the rows that the selection drops.
 
-    Reads problem_id, dropped_by, and DRAW, RANK, DIFFICULTY, BALANCE and SHAPE (hidden_columns.py).
+    Reads problem_id, dropped_by, and DRAW, RANK, TOP, DIFFICULTY, BALANCE and SHAPE
+    (hidden_columns.py).
     """
     if selection.difficulty is not None:
         inside = (
@@ -43,6 +44,11 @@ def select(frame: pl.DataFrame, selection: Selection) -> pl.DataFrame:
         if len(sizes):
             most = int(selection.balance.ratio * min(sizes.to_list()))
             frame = _drop(frame, "balance", _rank(frame, BALANCE, [DRAW]) >= most)
+    if selection.top is not None:
+        # Traces without a value come last, as nothing is known about them.
+        first: list[str | pl.Expr] = [-pl.col(TOP).fill_nan(None), DRAW]
+        every = frame.with_columns(_all=pl.lit(0))
+        frame = _drop(frame, "top", _rank(every, "_all", first) >= selection.top.k)
     if selection.budget is not None:
         frame = _drop(
             frame,

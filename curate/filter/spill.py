@@ -26,6 +26,7 @@ from curate.filter.hidden_columns import (
     RANK,
     SCORE,
     SHAPE,
+    TOP,
     WITHIN,
     is_hidden,
 )
@@ -51,10 +52,12 @@ def numbers_read(selection: Selection) -> list[str]:
     band.
     """
     ways = selection.per_problem
-    read = [DRAW] if ways.ways() or selection.balance or selection.budget else []
+    draws = ways.ways() or selection.balance or selection.top or selection.budget
+    read = [DRAW] if draws else []
     read += [RANK] if ways.best or ways.shortest or ways.diverse else []
     read += [DIFFICULTY] if selection.difficulty else []
     read += [BALANCE] if selection.balance else []
+    read += [TOP] if selection.top else []
     return read + ([SHAPE] if ways.diverse else [])
 
 

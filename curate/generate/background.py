@@ -15,7 +15,7 @@ import duckdb
 import polars as pl
 
 from curate.annotate import job as annotate
-from curate.annotate.verdicts import NO_VERIFIER, verdict_rows
+from curate.annotate.verdicts import NO_VERIFIER, Judging, verdict_rows
 from curate.errors import UsageError
 from curate.filter.rules import load_rules
 from curate.job import Context
@@ -118,11 +118,12 @@ class BackgroundVerifier:
         traces = with_parts(trace_frame(row for row, _ in pairs))
         by_id = {problem.problem_id: problem for _, problem in pairs}
         records = [{name: getattr(p, name) for name in SCHEMA} for p in by_id.values()]
+        # The references are at hand, corrected or not.
         problems = pl.DataFrame(records, schema=SCHEMA).with_columns(
-            pl.col("verifier").fill_null(NO_VERIFIER)
+            pl.col("verifier").fill_null(NO_VERIFIER), correction=pl.lit(0)
         )
-        names = problems["verifier"].unique().sort().to_list()
-        by_verifier = verdict_rows(traces, problems, self.context, names)
+        judgings = [Judging(name) for name in problems["verifier"].unique().sort()]
+        by_verifier = verdict_rows(traces, problems, self.context, judgings)
         verdicts = traces.select("trace_id", "attempt").join(
             pl.concat(by_verifier.values(), how="vertical_relaxed"),
             on=["trace_id", "attempt"],

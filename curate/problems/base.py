@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from curate.config import Config
 from curate.errors import UsageError
 
-# The columns of schemas/problems.sql; a test compares them with that file.
+# The columns of schemas/problems.sql that a source gives; a test compares them with that file.
 SCHEMA: dict[str, Any] = {
     "problem_id": pl.String,
     "source": pl.String,

@@ -13,6 +13,7 @@ import polars as pl
 from curate.config import validate
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.problems import ProblemsConfig, load_problems
+from curate.problems.base import SCHEMA
 from curate.progress import say
 from curate.warehouse import Version
 from curate.warehouse.identity import frame_digest
@@ -43,7 +44,8 @@ class ProblemStore:
         wh = self.context.warehouse
         if isinstance(problems, str):
             version = wh.latest("problems", _address(problems))
-            return Stored(version.read().collect(), version.ref, version.dataset)
+            frame = version.read(list(SCHEMA)).collect()
+            return Stored(frame, version.ref, version.dataset)
         frame, report = load_problems(problems)
         for line in report.lines():
             say(f"  {line}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from curate.annotate.judge import JudgeConfig
 from curate.config import Config
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
@@ -300,6 +301,27 @@ class EvalConfig(Config):
     """Stop after this many evaluations without a better pass@1; 0: never."""
 
 
+class ReplayConfig(Config):
+    """Stored rollouts that a run trains on, alone or next to fresh ones."""
+
+    run: str
+    """Run that sampled them: its id or the beginning of it, or the name of a training (its newest
+    run). `own`: earlier rounds of this run.
+    """
+    fresh: int = Field(default=0, ge=0)
+    """Problems per round that are sampled anew; 0: all rollouts are stored ones, and no engine is
+    opened. Round N then trains on the N-th stored round.
+    """
+    staleness: int | None = Field(default=None, ge=0)
+    """With fresh ones: optimizer steps between the policy that sampled and this one, at most; null:
+    any number.
+    """
+    min_ess: float = Field(default=0.2, ge=0, le=1)
+    """Stop before a step whose effective sample size is a smaller share of its completions. Ours;
+    samplers usually act below 0.5 (Liu and Chen 1998).
+    """
+
+
 class GRPOConfig(Config):
     """`curate train grpo`: reinforcement learning from verifiable rewards."""
 
@@ -338,13 +360,22 @@ class GRPOConfig(Config):
     """Token ids and log-probs. true: in the traces, permanently; false: next to the checkpoints
     until one covers them; a number: next to the checkpoints for that many days.
     """
+    replay: ReplayConfig | None = None
+    """Train on stored rollouts: a run, or a group of settings; null: sample all rollouts."""
     trackers: list[Tracker] = []
     """Services that get the metrics, too."""
     seed: int = 0
     """Seed of sampling, of the order of problems and of adapters."""
 
+    @field_validator("replay", mode="before")
+    @classmethod
+    def _run_alone(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _consistent(self) -> GRPOConfig:
+        if self.replay:
+            self._check_replay(self.replay)
         if self.prompts % self.mini_batches:
             raise ValueError(
                 f"prompts ({self.prompts}) must be a multiple of mini_batches "
@@ -357,3 +388,73 @@ class GRPOConfig(Config):
         if not self.rewards:
             raise ValueError("rewards is empty: name at least one component, such as accuracy: 1.0")
         return refuse_dropout(self)
+
+    def _check_replay(self, replay: ReplayConfig) -> None:
+        if replay.fresh >= self.prompts:
+            raise ValueError(
+                f"replay.fresh ({replay.fresh}) leaves none of the {self.prompts} problems of a "
+                "round to stored rollouts: lower it, or leave replay out"
+            )
+        if replay.run == "own" and (not replay.fresh or self.keep_tokens is not True):
+            raise ValueError(
+                "replay.run=own needs replay.fresh of at least 1, and keep_tokens=true: the run "
+                "trains again on token ids that it sampled and stored"
+            )
+
+
+class RescoreConfig(Config):
+    """`curate rescore`: other rewards for the stored rollouts of a run. Nothing is sampled."""
+
+    name: str = "rescore"
+    """Name in the table `rescored`."""
+    run: str
+    """Run that sampled them: its id or the beginning of it, or the name of a training (its newest
+    run).
+    """
+    rewards: dict[str, float | RewardComponent]
+    """Weights of reward components, laid over those of the run."""
+    advantage: Literal["group", "batch", "none"] = "group"
+    """Standard deviation that rewards are divided by; the run's by default."""
+    ddof: Literal[0, 1] = 1
+    """1: deviation of the sample; 0: of the population; the run's by default."""
+    verifier: str | None = None
+    """Judges all problems; null: each problem's own, in its present version."""
+    problems: str | None = None
+    """Version of problems whose references count; null: the newest of each problem."""
+    judge: JudgeConfig | None = None
+    """A model whose verdict counts where the verifier's is unverifiable."""
+
+
+class InfluenceConfig(Config):
+    """`curate influence`: which traces would make target problems likelier, by gradients.
+
+    Experimental: see the table in docs/replay.md.
+    """
+
+    name: str = "influence"
+    """Name in the table `influences`."""
+    model: str
+    """Directory in Hugging Face format: the weights at which gradients are taken."""
+    traces: list[str]
+    """Datasets of the table `traces` to measure."""
+    problems: str
+    """Stored problems with worked solutions, which are the targets."""
+    split: str = "held-out"
+    """Split of the targets. Evaluate on other problems: these take part in the choice."""
+    targets: int = Field(default=64, ge=1)
+    """Number of targets, the last ones of the split, as in an evaluation during training."""
+    template: TemplateName = "r1-zero"
+    """Prompt template of the targets."""
+    form: FormName = "r1-zero"
+    """Output form of the targets."""
+    side: int = Field(default=24, ge=2, le=256)
+    """A sketch has side x side numbers."""
+    precondition: bool = True
+    """Divide gradients of traces by the root of the mean square over the targets, parameter by
+    parameter, as a step of AdamW does with that of earlier steps.
+    """
+    max_length: int = Field(default=4096, ge=2)
+    """Longer rows are left out."""
+    compute: ModelConfig = ModelConfig()
+    seed: int = 0
+    """Of the projections."""

@@ -31,7 +31,13 @@ from curate.records import Problem
 from curate.train.checkpoints import Checkpoints
 from curate.train.config import GRPOConfig
 from curate.train.evals import Evaluator
-from curate.train.losses import PolicyTokens, policy_loss, row_weights
+from curate.train.losses import (
+    PolicyTokens,
+    effective_share,
+    importance_sums,
+    policy_loss,
+    row_weights,
+)
 from curate.train.metrics import MetricsLog, round_metrics, speeds
 from curate.train.model.layout import Layout, PromptCompletion
 from curate.train.model.loading import write_model
@@ -40,6 +46,7 @@ from curate.train.optim import learning_rate, optimizer_step
 from curate.train.push import proof_of, push_directory, push_weights, shares_gpu
 from curate.train.ranks import Ranks, join_ranks
 from curate.train.reference import drop_references, load_reference, new_reference
+from curate.train.replay import Replay, StoredRun, numbered
 from curate.train.result import TrainResult
 from curate.train.rollouts import Rollouts, problem_stream
 from curate.train.runs import (
@@ -68,6 +75,7 @@ class RolloutRow:
     advantage: float
     kept: bool  # counts towards the normalisation
     sampler: list[float] | None  # log-probs that the engine reported
+    replayed: bool = False  # sampled by a policy that may be another than this one
     old: Any = None  # [n] log-probs of the policy that sampled; None if it is the one that learns
     ref: Any = None  # [n] log-probs of the reference
     bonus: bool = False  # whether the loss has a term that needs no advantage
@@ -92,6 +100,10 @@ class RunState:
     levels: list[tuple[float, float]] = field(default_factory=list)
     warning: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    # Of a replay: whether the next round was sampled by this policy, and why the run ended early.
+    on_trajectory: bool = True
+    ended: str = ""
+    steps_of_round: int = 0  # made in the round that it ended in
 
 
 def train_grpo(
@@ -108,11 +120,13 @@ def train_grpo(
     kind: str = "grpo",
     say: Callable[[str], None] = lambda text: None,
     judges: Any = None,
+    source: StoredRun | None = None,
 ) -> TrainResult:
     """Train `config.model` on `problems`; returns at once if the same run has finished.
 
     `engine` holds a model of the same architecture; it receives the policy's weights and ends with
-    the last ones. `held_out` problems are sampled every `evaluation.every` steps. Under `torchrun`
+    the last ones. `held_out` problems are sampled every `evaluation.every` steps. `source` is the
+    run whose rollouts `config.replay` names. Under `torchrun`
     only the first rank needs engine and pool. Raises UsageError for wrong settings, CurateError for
     a non-finite loss or gradient.
     """
@@ -136,10 +150,14 @@ def train_grpo(
     reference = load_reference(config, checkpoints, state.reference_step)
     name = model_name or config.model
     rollouts = Rollouts(
-        config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent
-    )
-    rollouts.judges = judges
-    facts = {"parents": [rollouts.traces.ref], "config": config.model_dump(mode="json")}
+        config, wh, engine, pool, run_id, tokenizer, list(problems_refs), name, parent,
+        judges=judges, replayed_refs=source.refs if source else [],
+    )  # fmt: skip
+    replay = Replay(config, source, rollouts, parent) if config.replay else None
+    if replay:
+        replay.check(tokenizer, policy.vocabulary)
+    rounds = rounds_to_train(config, replay, say)
+    facts = {"parents": rollouts.parents, "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, ranks, config.trackers, **facts)
     evaluator = Evaluator(config, engine, pool, held_out, rollouts.prompt, tokenizer, rollouts.form)
     updates = config.mini_batches * config.epochs  # per round
@@ -155,10 +173,11 @@ def train_grpo(
         log.add(0, state.metrics)
         log.publish()
 
-    while state.round < config.steps and not state.stopped:
+    while state.round < rounds and not state.stopped:
         began, step = time.perf_counter(), state.round * updates
         # 1. Roll out, judge, reward. Other ranks wait for the rows of the first.
-        frame = ranks.broadcast(collect(rollouts, state, problems, step) if ranks.first else None)
+        rows_of_round = partial(collect, rollouts, state, problems, step, replay)
+        frame = ranks.broadcast(rows_of_round() if ranks.first else None)
         if ranks.first and shares_gpu(policy.device, engine):
             rollouts.rest()
         sampled = time.perf_counter()
@@ -169,6 +188,10 @@ def train_grpo(
             fix_logprobs(rows, policy, reference, config, ranks)
             sums, lr = update_policy(run, config, rows, step)
         trained = time.perf_counter()
+        if "refused" in sums:  # a step that this policy's completions would not have made
+            end_replay(state, sums, config, step)
+            log.add(step + state.steps_of_round + 1, {"ess": sums["ess"]})
+            break
         state.round += 1
         step = state.round * updates
 
@@ -180,12 +203,13 @@ def train_grpo(
 
         # 4. Measure and evaluate.
         state.metrics = round_metrics(frame, sums, config, updates=updates) | {"lr": lr}
+        state.metrics |= replay_metrics(frame, sums, step - updates) if replay else {}
         state.metrics |= speeds(
             state.metrics, sampled - began, trained - sampled, time.perf_counter() - began
         )
         if (text := watch(state, frame, config)) and ranks.first:
             say(text)
-        if held_out and evaluation_is_due(state, config):
+        if held_out and evaluation_is_due(state, config, rounds):
             state.metrics |= ranks.broadcast(evaluator.run(step) if ranks.first else None)
             judge_progress(state, step, config)
             if state.best_step == step and config.checkpoint.keep_best and ranks.first:
@@ -197,10 +221,10 @@ def train_grpo(
             if config.show_every and state.round % config.show_every == 0:
                 say(samples_shown(frame, step))
             if progress:
-                progress(state.round, config.steps, state.metrics)
+                progress(state.round, rounds, state.metrics)
 
         # 5. Save the state that a killed run resumes from.
-        last = state.round == config.steps or state.stopped
+        last = state.round == rounds or state.stopped
         if config.checkpoint.every and state.round % config.checkpoint.every == 0 and not last:
             checkpoints.save(step, policy, tokenizer, run.optimizer, ranks, run=asdict(state))
             if ranks.first:
@@ -209,6 +233,7 @@ def train_grpo(
         if ranks.first:
             rollouts.expire_tokens()
 
+    log.publish()
     log.seal()
     if ranks.first:
         rollouts.seal()
@@ -220,6 +245,8 @@ def train_grpo(
         shutil.rmtree(push_directory(wh.root, run_id), ignore_errors=True)
 
     inputs = {"model": parent, "problems": list(problems_refs)}
+    if source:
+        inputs["traces"] = source.refs
     return run.finish(result, kind, parent, inputs, before_record=settle_engine)
 
 
@@ -227,15 +254,42 @@ def train_grpo(
 
 
 def collect(
-    rollouts: Rollouts, state: RunState, problems: Sequence[Problem], step: int
+    rollouts: Rollouts,
+    state: RunState,
+    problems: Sequence[Problem],
+    step: int,
+    replay: Replay | None = None,
 ) -> pl.DataFrame:
     """Return the rollouts of one round, and advance `state.position` in the stream of problems.
+
+    With a replay they are stored ones, all or some (`replayed` marks those of another policy).
+    """
+    config = rollouts.config
+    if replay is None or config.replay is None:
+        return sample_round(rollouts, state, problems, step, config.prompts)
+    if not config.replay.fresh:
+        frame, state.on_trajectory = replay.whole_round(state.round, state.on_trajectory)
+        return frame
+    stored = replay.draw(step, config.prompts - config.replay.fresh)
+    count = 0 if stored is None else stored["group"].n_unique()
+    fresh = sample_round(rollouts, state, problems, step, config.prompts - count)
+    fresh = fresh.with_columns(replayed=pl.lit(False))
+    if stored is None:
+        return fresh
+    shift = pl.col("group") + fresh["group"].n_unique()
+    return pl.concat([fresh, stored.with_columns(group=shift).select(fresh.columns)])
+
+
+def sample_round(
+    rollouts: Rollouts, state: RunState, problems: Sequence[Problem], step: int, prompts: int
+) -> pl.DataFrame:
+    """Return fresh rollouts of `prompts` problems, the next of the stream.
 
     With dynamic sampling, groups of equal rewards are replaced by fresh ones (DAPO, section 3.2).
     After the last fresh round, groups of equal rewards fill the rest.
     """
     config = rollouts.config
-    wanted = min(config.prompts, len(problems))
+    wanted = min(prompts, len(problems))
     varied: list[pl.DataFrame] = []
     uniform: list[pl.DataFrame] = []
     for extra in range(1 + config.dynamic_sampling):
@@ -247,8 +301,7 @@ def collect(
             (varied if teaches else uniform).append(group)
         if len(varied) >= wanted:
             break
-    groups = [*varied, *uniform][:wanted]
-    return pl.concat([g.with_columns(group=pl.lit(i, pl.Int64)) for i, g in enumerate(groups)])
+    return numbered([*varied, *uniform][:wanted])
 
 
 def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
@@ -273,6 +326,7 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
         "advantage",
         kept.alias("kept"),
         "logprobs",
+        *(["replayed"] if "replayed" in frame.columns else []),
     )
     return [
         RolloutRow(
@@ -281,10 +335,10 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
             group,
             advantage or 0.0,
             is_kept,
-            logprobs,
+            *rest,
             bonus=config.loss.entropy_bonus > 0,
         )
-        for prompt, completion, trace_id, group, advantage, is_kept, logprobs in columns.iter_rows()
+        for prompt, completion, trace_id, group, advantage, is_kept, *rest in columns.iter_rows()
     ]
 
 
@@ -295,8 +349,10 @@ def fix_logprobs(
     config: GRPOConfig,
     ranks: Ranks,
 ) -> None:
-    """Set log-probs of the reference, and of the policy before the round if the round has
-    several updates.
+    """Set log-probs of the reference, and of the policy that sampled unless it is the one at hand.
+
+    That is the policy before the round if the round has several updates; of replayed rows the
+    stored sampler.
     """
     temperature = config.sampling.temperature
     kept = [r for r in rows if r.kept]
@@ -308,11 +364,16 @@ def fix_logprobs(
         for row, value in zip(kept, values, strict=True):
             row.ref = value
     computed = [r for r in rows if r.computed]
-    if config.mini_batches * config.epochs > 1 and computed:
-        sequences = [r.tokens for r in computed]
+    own = [r for r in computed if not r.replayed]
+    # A micro-batch that mixes both kinds needs the log-probs of both.
+    if own and (config.mini_batches * config.epochs > 1 or len(own) < len(computed)):
+        sequences = [r.tokens for r in own]
         values = policy.all_logprobs(sequences, temperature=temperature, ranks=ranks)
-        for row, value in zip(computed, values, strict=True):
+        for row, value in zip(own, values, strict=True):
             row.old = value
+    for row in computed:
+        if row.replayed:
+            row.old = row.sampler
 
 
 def update_policy(
@@ -320,16 +381,24 @@ def update_policy(
 ) -> tuple[dict[str, float], float]:
     """Make one optimizer step per mini-batch and epoch; returns sums for the metrics, and the rate.
 
-    `step` is the number of steps before the round.
+    `step` is the number of steps before the round. A replay makes no step whose effective sample
+    size is below the limit: `refused` is then the number of steps made before it.
     """
     sums: dict[str, float] = {}
-    lr = 0.0
+    lr, before = 0.0, step
     total = config.steps * config.mini_batches * config.epochs
     for _ in range(config.epochs):
         for batch in mini_batches(rows, config):
             part = grpo_step(run.policy, batch, config, run.ranks, step + 1)
             lr = learning_rate(step, total, config.optim)
             step += 1
+            if config.replay:
+                sums["ess"] = min(sums.get("ess", 1.0), effective_share(part))
+                # The policy that sampled may move within its round as far as in any run.
+                stale = any(row.replayed for row in batch)
+                if stale and sums["ess"] < config.replay.min_ess:
+                    run.optimizer.zero_grad(set_to_none=True)
+                    return sums | {"refused": step - before - 1.0}, lr
             if part["computed"]:  # without a gradient, momentum alone must not move the policy
                 norm = optimizer_step(run.policy, run.optimizer, lr, config.optim.max_grad_norm)
                 check_finite(norm, "gradient", step, [r.trace_id for r in batch if r.computed])
@@ -363,6 +432,7 @@ def grpo_step(
     own = ranks.deal(pairs, [row.tokens for row, _ in pairs])
     trained_tokens = 0
     parts: list[dict[str, Tensor]] = []
+    importance: dict[str, float] = {}
     cuts = policy.micro_batches([row.tokens for row, _ in own], ranks)
     for cut in cuts:
         rows = [own[i][0] for i in cut]
@@ -402,7 +472,9 @@ def grpo_step(
         policy.release_memory()
         trained_tokens += layout.tokens
         parts.append(out.sums | {"loss": out.loss.detach(), "entropy": entropy.detach().sum()})
-    sums = {"computed": float(len(own)), "trained_tokens": float(trained_tokens)}
+        if config.replay and tokens.sampler is not None:
+            add(importance, importance_sums(new - tokens.sampler, layout.row, len(rows)))
+    sums = {"computed": float(len(own)), "trained_tokens": float(trained_tokens)} | importance
     for cut, part in zip(cuts, read(parts), strict=True):
         check_finite(part["loss"], "loss", step, [own[i][0].trace_id for i in cut])
         add(sums, part)
@@ -432,18 +504,51 @@ def _per_token(values: list[Any], layout: Layout, like: Tensor) -> Tensor | None
     return torch.cat(parts).to(like.device) if parts else like.detach()
 
 
+def rounds_to_train(config: GRPOConfig, replay: Replay | None, say: Callable[[str], None]) -> int:
+    """Return the number of rounds: `steps`, or fewer if a replay has no more.
+
+    The schedule of the learning rate stays that of `steps`.
+    """
+    if replay is None or config.replay is None or config.replay.fresh:
+        return config.steps
+    stored = replay.rounds()
+    if stored < config.steps and join_ranks().first:
+        say(f"the replay ends after {stored} of {config.steps} rounds: no more are stored")
+    return min(stored, config.steps)
+
+
+def replay_metrics(frame: pl.DataFrame, sums: dict[str, float], step: int) -> dict[str, float]:
+    """Return `ess`, the share of replayed completions, and their mean age in optimizer steps."""
+    stored = frame.filter(pl.col("replayed"))
+    age = (step - stored["policy_step"]).mean() if stored.height else None
+    measured = {"ess": sums.get("ess", 1.0), "replayed": stored.height / frame.height}
+    return measured | ({"staleness": float(age)} if age is not None else {})  # type: ignore[arg-type]
+
+
+def end_replay(state: RunState, sums: dict[str, float], config: GRPOConfig, step: int) -> None:
+    """Note that a replay ended before a step, and why."""
+    assert config.replay is not None
+    state.steps_of_round = int(sums["refused"])
+    state.stopped = True
+    state.ended = (
+        f"ended before step {step + state.steps_of_round + 1}: the stored completions are worth "
+        f"{sums['ess']:.3f} of their number to this policy, below "
+        f"replay.min_ess={config.replay.min_ess:g}"
+    )
+
+
 def reference_is_due(state: RunState, config: GRPOConfig) -> bool:
     """Whether the policy becomes the reference after this round."""
     every = config.loss.reference_every
     return bool(config.loss.beta and every and state.round % every == 0)
 
 
-def evaluation_is_due(state: RunState, config: GRPOConfig) -> bool:
+def evaluation_is_due(state: RunState, config: GRPOConfig, rounds: int) -> bool:
     """Whether to evaluate: every `evaluation.every` rounds, and after the last, which may be
     the best.
     """
     every = config.evaluation.every
-    return bool(every) and (state.round % every == 0 or state.round == config.steps)
+    return bool(every) and (state.round % every == 0 or state.round == rounds)
 
 
 def judge_progress(state: RunState, step: int, config: GRPOConfig) -> None:
@@ -493,7 +598,7 @@ def finished_result(run: TrainingRun, state: RunState, updates: int) -> TrainRes
     return TrainResult(
         run.checkpoints.path / "model",
         run.checkpoints.path.name,
-        state.round * updates,
+        state.round * updates + state.steps_of_round,
         resumed_from=run.start,
         metrics=state.metrics,
         counts={
@@ -503,4 +608,5 @@ def finished_result(run: TrainingRun, state: RunState, updates: int) -> TrainRes
         best_path=best if best.exists() else None,
         best_step=state.best_step if best.exists() else None,
         warning=state.warning,
+        ended=state.ended,
     )

@@ -10,9 +10,9 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from curate.config import invalid, validate
+from curate.config import invalid, merge, validate
 from curate.engines import EngineConfig, ModelRef, resolve_model
 from curate.engines.models import weights_hash
 from curate.engines.registry import check_devices, choose, label, settle
@@ -22,6 +22,7 @@ from curate.job import Context, JobResult
 from curate.problems import ProblemsConfig, from_rows
 from curate.problems.store import stored_problems
 from curate.progress import duration, say, task
+from curate.records import Problem
 from curate.rewards import components
 from curate.train.config import DistillConfig, DPOConfig, GRPOConfig, SFTConfig
 from curate.train.on_policy import is_on_policy, on_policy
@@ -32,6 +33,9 @@ from curate.warehouse import Warehouse
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
 from curate.warehouse.names import now
+
+if TYPE_CHECKING:
+    from curate.train.replay import StoredRun
 
 SFT_SHOWN = ("loss", "lr", "tokens_per_second")
 DPO_SHOWN = ("loss", "margin", "preferred", "tokens_per_second")
@@ -113,13 +117,9 @@ def run_grpo(
     from curate.train.grpo import train_grpo
 
     started = time.monotonic()
+    data, source = _with_stored_run(data, context)
     config, model, extra = _grpo_config(data, where)
-    version = stored_problems(extra["problems"], context)
-    frame = version.read().collect()
-    problems = from_rows(frame.filter(frame["split"] == extra["split"]))
-    # The last problems: an evaluation with a limit takes the first ones, so the best policy is not
-    # selected on the problems that measure it.
-    held_out = from_rows(frame.filter(frame["split"] == "held-out").tail(extra["held_out_limit"]))
+    problems, held_out, refs = _grpo_problems(config, extra, source, context)
     remember_base(context.warehouse, model)
     if config.loss.reference:
         reference = resolve_model(config.loss.reference)
@@ -127,9 +127,7 @@ def run_grpo(
         config = config.model_copy(
             update={"loss": config.loss.model_copy(update={"reference": str(reference.path)})}
         )
-    settings = rollout_engine_config(extra["engine"], config.compute.device)
-    settings = settle(settings, model.path, may_measure=join_ranks().first)
-    engine = _LazyEngine(context, settings, model)
+    engine = _grpo_engine(config, extra["engine"], model, context)
     with JudgeEngines() as judges, _bar(config.name, config.steps, GRPO_SHOWN) as progress:
         try:
             trained = train_grpo(
@@ -140,11 +138,12 @@ def run_grpo(
                 problems,
                 progress,
                 held_out=held_out if config.evaluation.every else (),
-                problems_refs=[version.ref],
+                problems_refs=refs,
                 model_name=model.name,
                 kind=kind,
                 say=say,
                 judges=judges,
+                source=source,
             )
         finally:
             context.engine.changed()  # it holds the trained weights now, not the original ones
@@ -157,8 +156,80 @@ def run_grpo(
         result.summary += f"; kept the best by held-out accuracy ({kept}), not the last"
     if trained.warning:
         result.summary += "; the policy got worse, see the warning"
+    if trained.ended:
+        result.summary += f"; {trained.ended}"
     _record(context, kind, config.name, config.model_dump(mode="json"), trained, result)
     return result
+
+
+def _replay_of_another(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the group `replay` of a config if it names another run."""
+    given = data.get("replay")
+    group = dict(given) if isinstance(given, Mapping) else {"run": given}
+    return group if isinstance(group.get("run"), str) and group["run"] != "own" else None
+
+
+def _with_stored_run(
+    data: Mapping[str, Any], context: Context
+) -> tuple[dict[str, Any], StoredRun | None]:
+    """Lay the keys over the config of the run that `replay` names, and return that run as well.
+
+    A stage of a pipeline gives all keys, and none is taken from the run. `rewards.NAME: null` drops
+    a component.
+    """
+    group = _replay_of_another(data)
+    if group is None:
+        return dict(data), None
+    from curate.train.replay import find_run, stored_config
+
+    source = find_run(context.warehouse, group["run"])
+    group["run"] = source.run_id
+    if not set(GRPOConfig.model_fields) <= set(data):
+        data = merge(stored_config(source), data)
+        rewards = data.get("rewards")
+        if isinstance(rewards, Mapping):
+            data["rewards"] = {k: v for k, v in rewards.items() if v is not None}
+    return {**data, "replay": group}, source
+
+
+def _grpo_problems(
+    config: GRPOConfig, extra: Mapping[str, Any], source: StoredRun | None, context: Context
+) -> tuple[list[Problem], list[Problem], list[str]]:
+    """Return the problems to sample, the held-out ones, and the version that they are from.
+
+    A replay without fresh rollouts has the problems of its stored ones; a version is needed for an
+    evaluation only.
+    """
+    refs = extra["problems"]
+    if source is not None and refs is None:
+        refs = next((ref for ref in source.parents if ref.startswith("problems/")), None)
+    if source is not None and config.replay and not config.replay.fresh:
+        if refs is None or not config.evaluation.every:
+            return source.problems(), [], [r for r in [refs] if isinstance(r, str)]
+    elif refs is None:
+        raise UsageError("grpo: problems: missing; name stored problems, or give their sources")
+    version = stored_problems(refs, context)
+    frame = version.read().collect()
+    train = from_rows(frame.filter(frame["split"] == extra["split"]))
+    if source is not None and config.replay and not config.replay.fresh:
+        train = source.problems()
+    # The last ones: an evaluation with a limit takes the first, so that the best policy is not
+    # chosen on the problems that measure it.
+    held_out = from_rows(frame.filter(frame["split"] == "held-out").tail(extra["held_out_limit"]))
+    return train, held_out, [version.ref]
+
+
+def _grpo_engine(
+    config: GRPOConfig, settings: EngineConfig, model: ModelRef, context: Context
+) -> Any:
+    """Return the engine next to the trainer; a replay that samples nothing needs none."""
+    if config.replay and not config.replay.fresh and not config.evaluation.every:
+        from curate.train.replay import NoEngine
+
+        return NoEngine()
+    settings = rollout_engine_config(settings, config.compute.device)
+    settings = settle(settings, model.path, may_measure=join_ranks().first)
+    return _LazyEngine(context, settings, model)
 
 
 RUNS: dict[str, Callable[[Mapping[str, Any], Context, str], JobResult]] = {
@@ -209,8 +280,16 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
         )
     if kind == "dpo":
         return _describe_dpo(validate(DPOConfig, data, where), context)
+    data, source = _with_stored_run(data, context)
     grpo, model, extra = _grpo_config(data, where)
-    version = stored_problems(extra["problems"], context)
+    _, _, refs = _grpo_problems(grpo, extra, source, context)
+    if source and grpo.replay and not grpo.replay.fresh:
+        return (
+            f"model     {model.name} ({model.hash[:12]})\n"
+            f"rollouts  {min(grpo.steps, len(source.steps()))} stored rounds of run "
+            f"{source.run_id} ({source.name})\n"
+            f"engine    {'for evaluations only' if grpo.evaluation.every else 'none'}"
+        )
     rollouts = grpo.steps * grpo.prompts * grpo.samples
     engine = rollout_engine_config(extra["engine"], grpo.compute.device)
     own = (
@@ -220,7 +299,7 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
     )
     return (
         f"model     {model.name} ({model.hash[:12]})\n"
-        f"problems  {version.ref}, split {extra['split']}\n"
+        f"problems  {refs[0]}, split {extra['split']}\n"
         f"engine    {choose(engine)[0]}{own}\n"
         f"rollouts  {grpo.steps} rounds of {grpo.prompts} x {grpo.samples} = {rollouts:,}\n"
         f"tokens    at most {rollouts * grpo.sampling.max_tokens:,}"
@@ -337,13 +416,13 @@ def check_grpo(data: Mapping[str, Any], where: str) -> tuple[GRPOConfig, dict[st
     """
     own = dict(data)
     problems = own.pop("problems", None)
-    if problems is None:
+    if problems is None and _replay_of_another(own) is None:
         raise UsageError(
             invalid(where, ["problems: missing; name stored problems, or give their sources"])
         )
     extra = {
         "problems": problems
-        if isinstance(problems, str)
+        if isinstance(problems, str | None)
         else validate(ProblemsConfig, problems, f"{where}: problems"),
         "split": own.pop("split", "train"),
         "engine": validate(EngineConfig, own.pop("engine", {}), f"{where}: engine"),

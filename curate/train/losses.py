@@ -18,6 +18,7 @@ Papers: DeepSeekMath (arXiv 2402.03300), Dr. GRPO (2503.20783), DAPO (2503.14476
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -229,6 +230,31 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float = 0.1) -> Tensor:
     margin is the argument of the sigmoid, and that by `rejected` its opposite. (arXiv 2305.18290)
     """
     return -torch.nn.functional.logsigmoid(beta * (chosen - rejected))
+
+
+def importance_sums(log_ratio: Tensor, row: Tensor, rows: int) -> dict[str, float]:
+    """Return sums over `rows` completions from which `effective_share` is computed.
+
+    `log_ratio` (`[N]`) holds log pi_theta - log pi_sampler of the tokens, `row` (`[N]`) their
+    completion. A completion weighs the product of its ratios.
+    """
+    total = torch.zeros(rows, dtype=torch.float64, device=log_ratio.device)
+    total = total.index_add(0, row, log_ratio.detach().to(torch.float64))
+    weight = total.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return {
+        "weighed": float(rows),
+        "weight": float(weight.sum()),
+        "weight_squared": float(weight.square().sum()),
+    }
+
+
+def effective_share(sums: Mapping[str, float]) -> float:
+    """Return the effective sample size as a share of the completions: (sum w)^2 / (n sum w^2).
+
+    1 if all weigh the same, 1/n if one outweighs the rest (Kong 1992). 1 without completions.
+    """
+    rows, squares = sums.get("weighed", 0.0), sums.get("weight_squared", 0.0)
+    return sums["weight"] ** 2 / (rows * squares) if rows and squares else 1.0
 
 
 def sft_loss(new: Tensor, weight: Tensor) -> Tensor:

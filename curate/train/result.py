@@ -20,6 +20,7 @@ class TrainResult:
     best_path: Path | None = None  # the model of the best evaluation, which may be the start
     best_step: int | None = None  # optimizer steps of that model; 0: the start
     warning: str = ""
+    ended: str = ""  # why a replay ended before its last step
 
     @property
     def chosen_path(self) -> Path:

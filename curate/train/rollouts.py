@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from curate.prompts.forms import with_opener_expr
 from curate.prompts.render import load_template, render
 from curate.records import Problem, Request, Sampling, Verdict
 from curate.rewards import score
-from curate.train.advantages import group_advantages
+from curate.train.advantages import Scale, group_advantages
 from curate.train.config import GRPOConfig
 from curate.warehouse import Version, Warehouse
 from curate.warehouse.annotations import publish_verdicts
@@ -51,6 +51,7 @@ class Rollouts:
     model_hash: str = ""  # of the weights that the engine holds now
     asleep: bool = False
     judges: Any = None  # open engines of reward models
+    replayed_refs: list[str] = field(default_factory=list)  # traces of another run that it reads
 
     def __post_init__(self) -> None:
         self.template = load_template(self.config.template, self.config.form)
@@ -62,8 +63,11 @@ class Rollouts:
             "seed": self.config.seed,
         }
         self.traces = self.wh.version("traces", self.config.name, self.run_id, **facts)
+        replay = self.config.replay
+        own = [] if replay and not replay.fresh else [self.traces.ref]
+        self.parents = [*own, *self.replayed_refs]
         self.rollouts = self.wh.version(
-            "rollouts", self.config.name, self.run_id, parents=[self.traces.ref]
+            "rollouts", self.config.name, self.run_id, parents=self.parents
         )
         self.verdict_versions: dict[str, Version] = {}
         self.private = self.wh.root / "checkpoints" / self.run_id / "rounds"
@@ -94,12 +98,39 @@ class Rollouts:
         frame = frame.join(order, on="problem_id", how="left", maintain_order="left").sort(
             "group", "sample_index"
         )
-        if self.rollouts.has(name):
-            judged = pl.read_parquet(self.rollouts.part(name), glob=False)
-        else:
-            judged = self._judge(name, policy_step, frame, problems)
+        return self.judged(name, frame, problems, publish_verdicts=True)
+
+    def judged(
+        self,
+        name: str,
+        frame: pl.DataFrame,
+        problems: Sequence[Problem],
+        *,
+        publish_verdicts: bool = False,
+    ) -> pl.DataFrame:
+        """Return traces (with `group`) with their rewards and advantages, judged at most once.
+
+        These are committed as the part `name` of `rollouts`. Verdicts are published only about
+        traces of this run.
+        """
+        if not self.rollouts.has(name):
+            verdicts = verify_rollouts(frame, problems, self.pool)
+            if publish_verdicts:
+                self._publish_verdicts(name, frame, problems, verdicts)
+            loss = self.config.loss
+            scored = score_rollouts(
+                frame.with_columns(
+                    verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String)
+                ),
+                self.config.rewards,
+                self.judges,
+                scale=loss.advantage,
+                ddof=loss.ddof,
+            )
+            self.rollouts.publish(name, rollout_rows(frame, scored, self.run_id))
+        stored = pl.read_parquet(self.rollouts.part(name), glob=False)
         names = list(self.config.rewards)
-        values = judged.select(
+        values = stored.select(
             "trace_id",
             "reward",
             "advantage",
@@ -250,42 +281,6 @@ class Rollouts:
 
     # --- judging
 
-    def _judge(
-        self, name: str, policy_step: int, frame: pl.DataFrame, problems: Sequence[Problem]
-    ) -> pl.DataFrame:
-        """Commit verdicts, rewards and advantages of a round; returns its part of `rollouts`."""
-        by_id = {p.problem_id: p for p in problems}
-        row_problems = [by_id[p] for p in frame["problem_id"]]
-        text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
-        verdicts = self.pool.verify_batch(
-            row_problems, frame.select(text).to_series().to_list(), forms=frame["form"].to_list()
-        )
-        self._publish_verdicts(name, frame, row_problems, verdicts)
-        judged = frame.with_columns(
-            verdict=pl.Series([v.verdict for v in verdicts], dtype=pl.String)
-        )
-        scored = score(judged, self.config.rewards, self.judges)
-        rewards = torch.tensor(
-            [float("nan") if r is None else r for r in scored["reward"].to_list()],
-            dtype=torch.float64,
-        )
-        advantages = group_advantages(
-            rewards,
-            torch.tensor(frame["group"].to_list()),
-            scale=self.config.loss.advantage,
-            ddof=self.config.loss.ddof,
-        )
-        rows = frame.select(
-            "trace_id", "policy_step", "problem_id", "sample_index", run_id=pl.lit(self.run_id)
-        )
-        rows = rows.hstack(scored.select("reward")).with_columns(
-            advantage=pl.Series(advantages.tolist(), dtype=pl.Float64)
-        )
-        parts = {n.removeprefix("reward_"): scored[n] for n in scored.columns if n != "reward"}
-        table = rows.to_arrow().append_column("components", _map_array(parts, len(rows)))
-        self.rollouts.publish(name, table)
-        return pl.read_parquet(self.rollouts.part(name), glob=False)
-
     def _publish_verdicts(
         self,
         name: str,
@@ -296,10 +291,11 @@ class Rollouts:
         """Store verdicts where `curate annotate` stores them, so that it does not judge them
         again.
         """
+        verifiers = {p.problem_id: p.verifier for p in problems}
         rows = pl.DataFrame(
             [
                 {
-                    "verifier": v.verifier or p.verifier or "none",
+                    "verifier": v.verifier or verifiers[problem_id] or "none",
                     "verifier_version": v.verifier_version,
                     "kind": v.kind,
                     "verdict": v.verdict,
@@ -307,7 +303,7 @@ class Rollouts:
                     "detail": v.detail,
                     "seconds": v.seconds,
                 }
-                for v, p in zip(verdicts, problems, strict=True)
+                for v, problem_id in zip(verdicts, frame["problem_id"], strict=True)
             ],
             schema_overrides={"extracted": pl.String},
         )
@@ -316,9 +312,58 @@ class Rollouts:
         self.verdict_versions |= {version.ref: version for version in versions}
 
     def seal(self) -> None:
-        """Seal all versions of the run."""
-        for version in (self.traces, self.rollouts, *self.verdict_versions.values()):
+        """Seal all versions of the run. A run that sampled nothing has no traces."""
+        sampled = [self.traces] if self.traces.parts() else []
+        for version in (*sampled, self.rollouts, *self.verdict_versions.values()):
             version.seal()
+
+
+def verify_rollouts(frame: pl.DataFrame, problems: Sequence[Problem], pool: Any) -> list[Verdict]:
+    """Return the verdicts of the problems' verifiers about traces, in order."""
+    by_id = {p.problem_id: p for p in problems}
+    text = with_opener_expr(pl.col("completion"), pl.col("prompt"), pl.col("form"))
+    verdicts: list[Verdict] = pool.verify_batch(
+        [by_id[p] for p in frame["problem_id"]],
+        frame.select(text).to_series().to_list(),
+        forms=frame["form"].to_list(),
+    )
+    return verdicts
+
+
+def score_rollouts(
+    frame: pl.DataFrame,
+    rewards: Mapping[str, Any],
+    judges: Any = None,
+    *,
+    scale: Scale = "group",
+    ddof: int = 1,
+) -> pl.DataFrame:
+    """Return `reward, advantage, reward_<component>` of traces, in order.
+
+    `frame` holds whole groups: columns of `traces`, `group`, `verdict`, and the problem's
+    `question`, `target_language` and `verifier`.
+    """
+    scored = score(frame, rewards, judges)
+    values = torch.tensor(
+        [float("nan") if r is None else r for r in scored["reward"].to_list()],
+        dtype=torch.float64,
+    )
+    group = torch.tensor(frame["group"].to_list())
+    advantages = group_advantages(values, group, scale=scale, ddof=ddof)
+    return scored.with_columns(advantage=pl.Series(advantages.tolist(), dtype=pl.Float64))
+
+
+def rollout_rows(frame: pl.DataFrame, scored: pl.DataFrame, run_id: str) -> pa.Table:
+    """Return the rows of the table `rollouts` for traces and their scores, in order."""
+    rows = frame.select(
+        "trace_id", "policy_step", "problem_id", "sample_index", run_id=pl.lit(run_id)
+    ).hstack(scored.select("reward", "advantage"))
+    parts = {
+        name.removeprefix("reward_"): scored[name]
+        for name in scored.columns
+        if name.startswith("reward_")
+    }
+    return rows.to_arrow().append_column("components", _map_array(parts, len(rows)))
 
 
 def _map_array(columns: dict[str, pl.Series], rows: int) -> Any:

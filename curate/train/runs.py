@@ -112,6 +112,9 @@ def config_identity(config: SFTConfig | DPOConfig | GRPOConfig) -> dict[str, Any
     aside = {"name", "model", "teacher", "corpus", "checkpoint", "trackers", "show_every"}
     if isinstance(config, DPOConfig):
         aside |= {"reference", "traces", "pairs"}
+    # Absent unless used, so that runs of versions without it keep their ids.
+    if getattr(config, "replay", None) is None:
+        aside.add("replay")
     return config.model_dump(mode="json", exclude=aside)
 
 

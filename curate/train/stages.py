@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from curate.config import validate
+from curate.config import invalid, validate
 from curate.engines import EngineConfig
+from curate.errors import UsageError
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.problems import ProblemsConfig
 from curate.rewards import components
@@ -20,8 +21,8 @@ from curate.train.on_policy import is_on_policy, on_policy
 class GRPOStage(GRPOConfig):
     """The keys of GRPO, plus the problems that it samples and the engine it samples with."""
 
-    problems: str | ProblemsConfig
-    """Stored problems by name, or their sources."""
+    problems: str | ProblemsConfig | None = None
+    """Stored problems by name, or their sources; null: those of a replayed run."""
     split: str = "train"
     """Split of the problems that rollouts are sampled from."""
     engine: EngineConfig = EngineConfig()
@@ -32,6 +33,10 @@ class GRPOStage(GRPOConfig):
 
 def _grpo_config(data: Mapping[str, Any], where: str) -> GRPOStage:
     config = validate(GRPOStage, data, where)
+    if config.problems is None and (config.replay is None or config.replay.run == "own"):
+        raise UsageError(
+            invalid(where, ["problems: missing; name stored problems, or give their sources"])
+        )
     components(config.rewards)  # an unknown reward, or option of one, fails before anything runs
     return config
 
@@ -71,6 +76,8 @@ def _sft_size(config: SFTConfig, rows: Rows) -> Size:
 
 
 def _grpo_size(config: GRPOStage, _: Rows) -> Size:
+    if config.replay and not config.replay.fresh:
+        return Size(f"up to {config.steps} stored rounds, nothing is sampled")
     count = config.steps * config.prompts * config.samples
     text = f"{config.steps} rounds of {config.prompts} x {config.samples} = {count:,} rollouts"
     return Size(text, count, count * config.sampling.max_tokens)

@@ -381,7 +381,14 @@ def table_view(
         scan = f"(SELECT *, '' AS filename FROM {_with_columns(table, None)})"
     head = f"CREATE OR REPLACE VIEW {table} AS"
     if table == "problems":  # several versions of a source may hold the same problem
-        values = ", ".join(f"any_value({c}) AS {c}" for c in columns if c != "problem_id")
+        # A correction keeps the problem's id: the newest one has the reference.
+        chosen = {
+            "reference": "arg_max(reference, coalesce(correction, 0))",
+            "correction": "max(correction)",
+        }
+        values = ", ".join(
+            f"{chosen.get(c, f'any_value({c})')} AS {c}" for c in columns if c != "problem_id"
+        )
         return f"{head} SELECT problem_id, {values} FROM {scan} GROUP BY problem_id"
     if table in ("corpora", "traces"):
         return f"{head} SELECT {names}, {place} FROM {scan}"

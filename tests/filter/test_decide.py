@@ -122,6 +122,20 @@ def test_balance_budget_and_difficulty(con: Connection) -> None:
         apply_rules(con, rules({}, {"difficulty": {"model": "nobody"}}))
 
 
+def test_the_best_of_all_traces_by_any_expression(con: Connection) -> None:
+    top = apply_rules(con, rules({}, {"top": {"k": 4, "by": "step_count"}}))
+    steps = con.sql("SELECT trace_id, step_count FROM annotated").pl()
+    limit = steps["step_count"].sort(descending=True)[3]
+    kept = steps.filter(steps["trace_id"].is_in(ids(top.kept)))
+    assert kept.height == 4
+    assert kept["step_count"].min() == limit
+    unknown = "CASE WHEN trace_id = 't05' THEN 1.0 END"
+    first = apply_rules(con, rules({}, {"top": {"k": 1, "by": unknown}, "budget": 3}))
+    assert ids(first.kept) == ["t05"], "a trace without a value comes last"
+    with pytest.raises(UsageError, match=r"select\.top.*nocolumn"):
+        apply_rules(con, rules({}, {"top": {"k": 1, "by": "nocolumn"}}))
+
+
 def test_a_filter_that_keeps_nothing_names_the_rule(con: Connection) -> None:
     impossible = rules({"some": "problem_id = 'p0'", "hard": "step_count > 1000"})
     with pytest.raises(
