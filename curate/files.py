@@ -367,6 +367,9 @@ def _rows_inside(content: Any, key: str | None, path: Path) -> list[dict[str, An
         if key not in content:
             raise UsageError(f"{path} has no key '{key}': it has {', '.join(map(str, content))}")
         content = {key: content[key]}
+    columns, data = content.get("columns"), content.get("data")
+    if isinstance(columns, list) and isinstance(data, list) and all(map(_is_list, data)):
+        return [dict(zip(columns, row, strict=False)) for row in data]  # `orient="split"` of pandas
     lists = {
         name: value
         for name, value in content.items()
@@ -379,6 +382,11 @@ def _rows_inside(content: Any, key: str | None, path: Path) -> list[dict[str, An
     if lists:
         return next(iter(lists.values()))
     values = list(content.values())
+    if values and all(isinstance(value, dict) and value for value in values):
+        keys = [list(value) for value in values]
+        if all(key == [str(i) for i in range(len(keys[0]))] for key in keys):
+            cells = zip(*(value.values() for value in values), strict=True)
+            return [dict(zip(content, row, strict=True)) for row in cells]  # pandas, by column
     if len(values) == 1 and isinstance(values[0], dict):
         return _rows_inside(values[0], None, path)
     lengths = {len(value) if isinstance(value, list) else -1 for value in values}
@@ -389,6 +397,10 @@ def _rows_inside(content: Any, key: str | None, path: Path) -> list[dict[str, An
         if set.intersection(*names):
             return [{"id": name, **value} for name, value in content.items()]
     return [content]
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
 
 
 def _json_parts(
@@ -502,6 +514,8 @@ def _whole_characters(data: bytes) -> bytes:
     """JSON in which an escape for half of a character is one for U+FFFD; Polars would read
     U+0000.
     """
+    if b"\\ud" not in data and b"\\uD" not in data:  # quicker than the pattern
+        return data
     if not _SURROGATE.search(data):
         return data
     lone = 6  # bytes: a pair has twelve, an escaped backslash two

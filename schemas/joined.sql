@@ -4,9 +4,20 @@
 CREATE OR REPLACE VIEW redone AS
 SELECT trace_id, max(attempt) AS last_attempt FROM traces WHERE attempt > 0 GROUP BY trace_id;
 
+-- Imported traces whose id stands in several datasets: before ids depended on the dataset, a text
+-- imported under two names had one id. The first one counts.
+CREATE OR REPLACE VIEW doubled AS
+SELECT trace_id, min(dataset || '.' || version) AS home
+FROM traces WHERE recipe = 'import'
+GROUP BY trace_id HAVING min(dataset || '.' || version) <> max(dataset || '.' || version);
+
 CREATE OR REPLACE VIEW last_traces AS
-SELECT t.* FROM traces t LEFT JOIN redone r ON r.trace_id = t.trace_id
-WHERE t.attempt >= coalesce(r.last_attempt, 0);
+SELECT t.*, CASE WHEN d.home IS NOT NULL THEN hash(d.home) END AS about
+FROM traces t
+LEFT JOIN redone r ON r.trace_id = t.trace_id
+LEFT JOIN doubled d ON d.trace_id = t.trace_id
+WHERE t.attempt >= coalesce(r.last_attempt, 0)
+      AND coalesce(d.home = t.dataset || '.' || t.version, TRUE);
 
 -- The newest verdict of each kind. For rules it is that of the verifier that the problem names, if
 -- it names one; verdicts of other verifiers are in `verdicts`. Judges of reasoning (coherence) are
@@ -57,21 +68,24 @@ FROM influences WHERE trace_id IS NOT NULL GROUP BY trace_id, attempt;
 
 -- `annotated` (see curate/warehouse/sql.py) is this view plus the columns that macros derive from
 -- it. Each group of signals is joined separately: collecting them by GROUP BY first costs several
--- times as much.
+-- times as much. `about`: signals of a doubled id in its other datasets do not multiply its row.
 CREATE OR REPLACE VIEW joined AS
-SELECT t.* REPLACE (t.labels::JSON AS labels),
+SELECT t.* EXCLUDE (about) REPLACE (t.labels::JSON AS labels),
        p.question, p.source, p.domain, p.reference, p.solution, p.difficulty, p.split,
        p.target_language, p.verifier,
        v.verdict, v.verified_by, v.extracted, v.verdict_detail, v.judge_verdict,
        v.coherence_verdict, v.consensus_verdict,
-       s.* EXCLUDE (trace_id, attempt), r.* EXCLUDE (trace_id, attempt),
-       l.* EXCLUDE (trace_id, attempt),
-       b.* EXCLUDE (trace_id, attempt), i.influence
+       s.* EXCLUDE (trace_id, attempt, about), r.* EXCLUDE (trace_id, attempt, about),
+       l.* EXCLUDE (trace_id, attempt, about), b.* EXCLUDE (trace_id, attempt, about), i.influence
 FROM last_traces t
 LEFT JOIN problems p ON p.problem_id = t.problem_id
 LEFT JOIN last_verdicts v ON v.trace_id = t.trace_id AND v.attempt = t.attempt
 LEFT JOIN signals_shape s ON s.trace_id = t.trace_id AND s.attempt = t.attempt
+     AND (t.about IS NULL OR s.about = t.about)
 LEFT JOIN signals_repetition r ON r.trace_id = t.trace_id AND r.attempt = t.attempt
+     AND (t.about IS NULL OR r.about = t.about)
 LEFT JOIN signals_language l ON l.trace_id = t.trace_id AND l.attempt = t.attempt
+     AND (t.about IS NULL OR l.about = t.about)
 LEFT JOIN signals_behaviour b ON b.trace_id = t.trace_id AND b.attempt = t.attempt
+     AND (t.about IS NULL OR b.about = t.about)
 LEFT JOIN last_influences i ON i.trace_id = t.trace_id AND i.attempt = t.attempt;

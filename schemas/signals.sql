@@ -153,6 +153,14 @@ CREATE TABLE signals (
                                                -- frequent words (articles, pronouns, prepositions
                                                -- ...) of a Latin language; 1 without Latin words.
                                                -- Running text has a third, token soup a tenth
+    unknown_word_share                DOUBLE,  -- [language] share of the Latin and Cyrillic words of
+                                               -- three or more small letters that are in no word
+                                               -- list of the supported languages (pseudo-words)
+    known_pair_share                  DOUBLE,  -- [language] share of neighbours that text puts
+                                               -- together: words, the second in small letters, that
+                                               -- are a frequent pair of English, and Chinese or
+                                               -- Japanese characters that a word holds; 1 without
+                                               -- pairs
     stray_fragments                   INTEGER, -- [language] stretches of another script inside a
                                                -- clause, outside quotation marks and brackets, in a
                                                -- script that the question does not use (the glitch

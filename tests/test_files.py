@@ -76,6 +76,8 @@ def test_every_ending_gives_the_same_rows_compressed_or_not(
         {"name": "x", "rows": ROWS},
         {"data": {"train": ROWS}},
         {key: [row[key] for row in ROWS] for key in ROWS[0]},
+        {key: {"0": ROWS[0][key], "1": ROWS[1][key]} for key in ROWS[0]},  # pandas
+        {"columns": list(ROWS[0]), "index": [0, 1], "data": [list(row.values()) for row in ROWS]},
     ],
 )
 def test_a_json_object_may_hold_the_rows(tmp_path: Path, content: dict[str, Any]) -> None:

@@ -18,15 +18,19 @@ from curate.files import column_expr, column_names
 NAMES: dict[str, tuple[str, ...]] = {
     "question": (
         *("question", "problem", "prompt", "instruction", "query", "task", "quiz", "input"),
-        *("user_prompt",),
+        *("user_prompt", "doc.question", "doc.problem"),
     ),
     "completion": (
         *("completion", "completions", "generations", "responses", "response", "generation"),
         *("generated_text", "model_output", "model_response", "trace", "output", "outputs", "code"),
+        *("generated_solution", "generated_solutions", "model_solution", "assistant_response"),
+        *("llm_response", "raw_output", "raw_response", "full_response", "reply"),
+        *("resps", "samples", "candidates"),
     ),
     "chosen": ("chosen",),
     "rejected": ("rejected",),
-    "turns": ("messages", "conversations", "conversation", "dialog", "dialogue"),
+    "turns": ("messages", "conversations", "conversation", "dialog", "dialogue", "contents"),
+    "history": ("history",),
     "system": ("system", "system_prompt"),
     "tools": ("tools", "functions"),
     "reasoning": (
@@ -42,6 +46,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("reference", "ground_truth", "gold", "expected_answer", "final_answer", "answer"),
         *("target", "gt", "gtruth_answer", "gold_answer", "correct_answer", "standard_answer"),
         *("actual_answer", "actual_answer_label", "label_answer", "reward_model.ground_truth"),
+        *("gts", "ground_truth_answer", "reference_answer", "ref_answer", "doc.answer"),
     ),
     "solution": (
         *("solution", "ground_truth_solution", "worked_solution", "gt_cot", "analysis"),
@@ -63,6 +68,11 @@ LABELS = (
     *("correct", "is_correct", "correctness", "correctness_math_verify", "correctness_llama"),
     *("label", "labels", "score", "scores", "rating", "reward", "rewards", "accuracy", "passed"),
     *("grade", "quality_score", "is_right", "acc"),
+)
+# Columns that mean something only together.
+_TOGETHER = (
+    {"question": "user", "completion": "assistant"},
+    {"reasoning": "reasoning_content", "summary": "content"},
 )
 # Fields of a struct that hold a whole completion, as in one column per model.
 _INNER_TEXTS = ("solution", "completion", "response", "output", "text", "content", "generation")
@@ -90,6 +100,10 @@ def find_columns(schema: pl.Schema, given: Mapping[str, str], where: str) -> dic
                 columns[field] = name
                 taken.add(name)
                 break
+    for pair in _TOGETHER:
+        free = not {"completion", "summary"} & set(columns)
+        if free and all(columns.get(f, n) == n and n in schema for f, n in pair.items()):
+            columns |= pair
     return columns
 
 

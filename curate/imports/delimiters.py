@@ -18,12 +18,17 @@ PAIRS = (
     ("<thinking>", "</thinking>"),
     ("<reasoning>", "</reasoning>"),
     ("<thought>", "</thought>"),
+    ("<thoughts>", "</thoughts>"),
+    ("<reason>", "</reason>"),
+    ("<analysis>", "</analysis>"),
+    ("<scratchpad>", "</scratchpad>"),
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("Thinking...\n", "...done thinking."),  # what ollama prints
+    ("Thinking…\n", "…done thinking."),
 )
 # Marks around the answer, and marks of the end of a turn that are not part of the text.
 _SOLUTION = (
@@ -32,21 +37,24 @@ _SOLUTION = (
     "<|START_RESPONSE|>",
     "<|END_RESPONSE|>",
 )
-_HARMONY = r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>((?:[^<]|<(?!\|(?:end|return|call|start)\|>))*)"
+_HARMONY = (
+    r"<\|channel\|>\s*(\w+)(?:[^<]|<\|constrain\|>)*<\|message\|>"
+    r"((?:[^<]|<(?!\|(?:end|return|call|start|channel)\|>))*)"
+)
+# The same without its special tokens, as tokenizers decode it when told to skip them.
+_BARE_HARMONY = r"(?s)\A\s*analysis(.+?)assistantfinal(.+)\z"
 
 
 def ends_in_opener(prompt: pl.Expr, own: Iterable[tuple[str, str]] = ()) -> pl.Expr:
     """Whether a prompt ends with an opening delimiter, so that the completion begins with
     reasoning.
     """
-    openers = [opener.strip() for opener, _ in (*own, *PAIRS)]
-    return prompt.str.strip_chars_end().str.contains(_any(openers) + r"\z").fill_null(False)
+    return prompt.str.strip_chars_end().str.contains(_openers(own)).fill_null(False)
 
 
 def without_opener(prompt: pl.Expr, own: Iterable[tuple[str, str]] = ()) -> pl.Expr:
     """The prompt without the opening delimiter that it ends with."""
-    openers = [opener.strip() for opener, _ in (*own, *PAIRS)]
-    stripped = prompt.str.strip_chars_end().str.replace(_any(openers) + r"\z", "")
+    stripped = prompt.str.strip_chars_end().str.replace(_openers(own), "")
     return (
         pl.when(ends_in_opener(prompt, own)).then(stripped.str.strip_chars_end()).otherwise(prompt)
     )
@@ -61,13 +69,16 @@ def in_our_delimiters(
     frame = pl.DataFrame({"text": texts.str.strip_chars(), "opened": opened})
     for opener, closer in (*own, *PAIRS):
         # A step per delimiter: as one expression, each would hold all others several times.
-        if frame.get_column("text").str.contains(_any((opener, closer))).any():
+        if frame.get_column("text").str.contains("(?i)" + _any((opener, closer))).any():
             frame = frame.with_columns(text=_replaced(opener, closer))
     text = pl.col("text")
     for mark in _SOLUTION:
         frame = frame.with_columns(text=text.str.replace_all(mark, "", literal=True))
     if frame.get_column("text").str.contains("<|channel|>", literal=True).any():
         frame = frame.with_columns(text=text.map_elements(_channels, return_dtype=pl.String))
+    if frame.get_column("text").str.contains(_BARE_HARMONY).any():
+        parts = f"{OPEN}\n${{1}}\n{CLOSE}\n\n${{2}}"
+        frame = frame.with_columns(text=text.str.replace(_BARE_HARMONY, parts))
     bare = pl.col("opened") & ~text.str.contains(OPEN, literal=True)
     headed = pl.concat_str(pl.lit(f"{OPEN}\n"), text)
     return frame.select(pl.when(bare).then(headed).otherwise(text).str.strip_chars()).to_series()
@@ -76,15 +87,21 @@ def in_our_delimiters(
 def _replaced(opener: str, closer: str) -> pl.Expr:
     """The column `text` with one pair of delimiters replaced where it delimits."""
     text = pl.col("text")
-    begins = text.str.starts_with(opener)
-    closes = text.str.contains(closer, literal=True)
+    opens, closes = "(?i)" + re.escape(opener), "(?i)" + re.escape(closer)
+    begins = text.str.contains(rf"\A{opens}")
     # The closer without its opener: the prompt ended with that.
-    headless = closes & ~text.str.contains(opener, literal=True)
+    headless = text.str.contains(closes) & ~text.str.contains(opens)
     if opener == OPEN:  # text with our own delimiters may break the form; it stays as it is
-        return pl.when(headless).then(pl.concat_str(pl.lit(f"{OPEN}\n"), text)).otherwise(text)
-    inner = pl.when(begins).then(text.str.strip_prefix(opener).str.strip_chars_start())
-    body = inner.otherwise(text).str.replace(closer, CLOSE, literal=True)
-    return pl.when(begins | headless).then(pl.concat_str(pl.lit(f"{OPEN}\n"), body)).otherwise(text)
+        exact = text.str.starts_with(OPEN) | ~begins
+        headed = pl.concat_str(pl.lit(f"{OPEN}\n"), text)
+        ours = pl.when(headless).then(headed).otherwise(text)
+        return pl.when(exact).then(ours).otherwise(_in_place(text, opens, closes))
+    return pl.when(begins | headless).then(_in_place(text, opens, closes)).otherwise(text)
+
+
+def _in_place(text: pl.Expr, opens: str, closes: str) -> pl.Expr:
+    body = text.str.replace(rf"\A{opens}\s*", "").str.replace(closes, CLOSE)
+    return pl.concat_str(pl.lit(f"{OPEN}\n"), body)
 
 
 def _channels(text: str | None) -> str | None:
@@ -112,6 +129,10 @@ def form_of(text: pl.Expr) -> pl.Expr:
         .then(pl.lit("r1"))
         .otherwise(pl.lit("plain"))
     )
+
+
+def _openers(own: Iterable[tuple[str, str]]) -> str:
+    return "(?i)" + _any(opener.strip() for opener, _ in (*own, *PAIRS)) + r"\z"
 
 
 def _any(marks: Iterable[str]) -> str:

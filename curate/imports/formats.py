@@ -32,6 +32,7 @@ from curate.imports.columns import Table, model_columns
 from curate.imports.delimiters import ends_in_opener, form_of, in_our_delimiters, without_opener
 from curate.prompts.conversations import (
     Message,
+    holds_turns,
     is_rendered,
     last_answer,
     messages_of,
@@ -74,6 +75,7 @@ class Plan:
     delimiters: tuple[tuple[str, str], ...] = ()
     reference_pattern: str | None = None
     given: frozenset[str] = frozenset()  # fields that the user mapped
+    skip_invalid: bool = False  # leave out rows whose values are no text
 
     def columns(self) -> list[str]:
         """Every column that is read."""
@@ -179,9 +181,10 @@ def _is_plain(table: Table, plan: Plan) -> bool:
     ]
     if plan.layout not in ("pairs", "openthoughts", "problems"):
         return False
-    if "system" in plan.fields or not all(map(table.is_text, used)):
+    if {"system", "history"} & set(plan.fields) or not all(map(table.is_text, used)):
         return False
-    return not is_rendered(table.text(plan.fields["question"])).any()
+    question = table.text(plan.fields["question"])
+    return not (is_rendered(question) | holds_turns(question)).any()
 
 
 def _plain_traces(table: Table, plan: Plan, where: str) -> pl.DataFrame:
@@ -264,6 +267,7 @@ def _traces(
     questions = list(_question_texts(table, plan)) if plain else column("question")
     answers = _answers(table, plan)
     thoughts, turns, systems = column("reasoning"), column("turns"), column("system")
+    histories = column("history")
     if plan.layout in ("messages", "sharegpt"):
         questions = [None] * table.frame.height
     for row, question in enumerate(questions):
@@ -273,6 +277,8 @@ def _traces(
                 plan.layout == "preference" and turns[row] is not None and not prompt
             ):
                 prompt = messages_of(turns[row] or [])
+            if histories[row]:
+                prompt = [*_earlier(histories[row]), *prompt]
             if isinstance(systems[row], str) and systems[row].strip():
                 prompt = [Message("system", systems[row]), *prompt]
             produced = list(answers(row))
@@ -281,11 +287,29 @@ def _traces(
             elif plan.layout == "problems":
                 produced = [_Answer([Message("assistant", "")])]
         except ValueError as error:
-            raise UsageError(f"{where}, row {row + 1}: {error}") from error
+            if not plan.skip_invalid:
+                raise UsageError(
+                    f"{where}, row {row + 1}: {error}; name another column, or leave such rows "
+                    "out with skip_invalid=true"
+                ) from error
+            counts["that cannot be read as text (skip_invalid)"] += 1
+            continue
         if not produced:
             counts["without a completion"] += 1
         for sample, answer in enumerate(produced):
-            yield _trace(row, sample, prompt, answer, thoughts[row], plan, counts)
+            thought = _thought(thoughts[row], sample, len(produced))
+            yield _trace(row, sample, prompt, answer, thought, plan, counts)
+
+
+def _thought(value: Any, sample: int, samples: int) -> str | None:
+    """The reasoning of one completion: of its row, or of its place in a list of as many."""
+    if isinstance(value, list):
+        if len(value) not in (1, samples):
+            raise ValueError(f"{len(value)} texts of reasoning for {samples} completions")
+        value = value[0 if len(value) == 1 else sample]
+    if isinstance(value, Mapping):
+        return object_text(value)
+    return value if isinstance(value, str) else None
 
 
 @dataclass
@@ -296,6 +320,20 @@ class _Answer:
     finish_reason: str | None = None
     model: str | None = None
     preference: str | None = None
+
+
+def _earlier(history: Any) -> list[Message]:
+    """The turns before an instruction (Alpaca): pairs of a request and its answer, or messages."""
+    if isinstance(history, str):  # in a CSV file
+        history = json.loads(history)
+    if isinstance(history, list) and all(isinstance(pair, list) for pair in history):
+        roles = ("user", "assistant")
+        return [
+            Message(role, str(text or ""))
+            for pair in history
+            for role, text in zip(roles, pair, strict=False)
+        ]
+    return messages_of(history)
 
 
 def _answers(table: Table, plan: Plan) -> Any:
@@ -329,9 +367,11 @@ def _several(value: Any) -> Iterator[_Answer]:
     """The completions in a value: text, a message, a conversation, or a list of completions."""
     if value is None:
         return
+    if isinstance(value, Mapping) and isinstance(value.get("choices"), list):
+        value = value["choices"]  # the response of an OpenAI server
     if isinstance(value, list) and not (value and _is_turn(value[0])):
         for item in value:
-            yield from _several(item) if not isinstance(item, list) else [_Answer(_assistant(item))]
+            yield from _several(item)
         return
     reason = value.get("finish_reason") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and isinstance(value.get("message"), Mapping):
@@ -360,7 +400,7 @@ def _trace(
     sample: int,
     prompt: list[Message],
     answer: _Answer,
-    reasoning: Any,
+    reasoning: str | None,
     plan: Plan,
     counts: Counter[str],
 ) -> tuple[Any, ...]:
@@ -381,7 +421,7 @@ def _trace(
         counts["without a turn of the user"] += 1
     if last is not None:
         turn = talk[last]
-        thought = turn.reasoning or (reasoning if isinstance(reasoning, str) else None)
+        thought = turn.reasoning or reasoning
         completion = turn.text()
         if thought and OPEN not in completion:
             completion = f"{OPEN}\n{thought.strip()}\n{CLOSE}\n\n{completion.strip()}"

@@ -15,7 +15,7 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ from curate.problems.base import SCHEMA, ReferencePattern, to_schema
 from curate.problems.hub import opened, saved
 from curate.problems.identity import add_problem_id, add_split
 from curate.progress import duration, say
+from curate.prompts.conversations import last_answer, messages_of
 from curate.prompts.forms import Form
 from curate.prompts.render import load_template
 from curate.registry import check
@@ -140,8 +141,9 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     started = time.monotonic()
     name = config.name or _name(config.path)
     where = Path(config.path).expanduser()
-    version = digest("import", _content(config, where), config.model_dump(mode="json"))[:16]
-    facts: dict[str, Any] = {"config": config.model_dump(mode="json")}
+    content = _content(config, where)
+    version = digest("import", content, config.model_dump(mode="json"))[:16]
+    facts: dict[str, Any] = {"config": config.model_dump(mode="json"), "content": content}
     problems = context.warehouse.version("problems", name, version, **facts)
     traces = context.warehouse.version("traces", name, version, parents=[problems.ref], **facts)
     result = JobResult(refs=[problems.ref, traces.ref])
@@ -151,6 +153,7 @@ def run(config: ImportConfig, context: Context) -> JobResult:
             f"nothing new: {traces.manifest['rows']} traces of {config.path} are in {traces.ref}"
         )
         return result
+    _check_options(config, content, context.warehouse.versions("traces", name))
     seen = _stored(context, name, version)
     reading = Reading(header=config.header, rows=config.rows, skip_invalid=config.skip_invalid)
     plan: Plan | None = None
@@ -171,6 +174,42 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     return result
 
 
+# Options that decide which rows are read; all others decide what a row becomes.
+_READING = ("path", "name", "limit", "skip_invalid", "held_out")
+
+
+def _check_options(config: ImportConfig, content: list[Any], earlier: Sequence[Version]) -> None:
+    """`UsageError` if the same file is stored under this name, but was read with other options.
+
+    Its rows would be there twice: with another reference or verifier, a row is another trace.
+    """
+    options = config.model_dump(mode="json")
+    for version in earlier:
+        if not version.sealed or not version.manifest["rows"]:
+            continue
+        stored = version.manifest.get("config") or {}
+        same = stored.get("path") == config.path or (
+            version.manifest["facts"].get("content") == content
+        )
+        changed = [
+            f"{option}: {_shown(stored.get(option))}, now {_shown(value)}"
+            for option, value in options.items()
+            if option not in _READING and option in stored and stored[option] != value
+        ]
+        if same and changed:
+            name = version.dataset
+            raise UsageError(
+                f"{config.path} is in {version.ref} already, imported with other options "
+                f"({'; '.join(changed)}). Imported again under this name, every row would be there "
+                f"twice: give it another (name={name}-2), and narrow filters to that one "
+                f"(traces='[{name}-2]')"
+            )
+
+
+def _shown(value: Any) -> str:
+    return "none" if value is None or value == {} else str(value)
+
+
 def _summary(
     config: ImportConfig, seen: _Seen, plan: Plan, traces: Version, result: JobResult
 ) -> str:
@@ -182,7 +221,7 @@ def _summary(
     left_out = {
         what: counts.pop(what, 0)
         for what in list(counts)
-        if what.startswith("without") and counts[what]
+        if what.startswith(("without", "that cannot")) and counts[what]
     }
     if plan.layout == "problems":
         head = f"{problems} problems, no traces (no column holds any)"
@@ -282,6 +321,10 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
     if layout == "auto":
         layout = choose_layout(table, fields, config.columns, config.path)
     layout = "messages" if layout == "sharegpt" else layout
+    if layout == "messages" and config.layout == "auto" and _asks_only(table, fields):
+        # Turns that end with the user's are the prompt of what another column holds.
+        fields["question"] = fields.pop("turns")
+        layout = "pairs"
     taken = list(fields.values())
     labels = find_labels(table.schema, config.labels, taken, config.path)
     if "difficulty" in fields and table.is_text(fields["difficulty"]):
@@ -298,6 +341,7 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
         (config.delimiters,) if config.delimiters else (),
         config.reference_pattern,
         frozenset(config.columns),
+        config.skip_invalid,
     )
     if not quiet:
         pairs = [f"{ours} = {theirs}" for ours, theirs in fields.items()]
@@ -308,6 +352,17 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
         if unused := [name for name in table.schema if name not in used]:
             say(f"  not imported: {', '.join(unused[:20])}{', …' if len(unused) > 20 else ''}")
     return plan
+
+
+def _asks_only(table: Table, fields: dict[str, str]) -> bool:
+    """Whether no conversation has a turn of the assistant, and another column may hold it."""
+    if not {"completion", "reasoning"} & set(fields):
+        return False
+    try:
+        talks = [messages_of(turns) for turns in table.values(fields["turns"])[:100] if turns]
+    except ValueError:
+        return False
+    return bool(talks) and all(last_answer(talk) is None for talk in talks)
 
 
 def _unnamed(table: Table, fields: dict[str, str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ as text raises `ValueError`.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -28,13 +29,14 @@ ROLES = {
 }
 _CALLS = ("function_call", "tool_call")
 # Keys of the text in a turn, in a part of its content, or in an object in its place.
-_TEXTS = ("content", "value", "text", "answer", "response", "output")
+_TEXTS = ("content", "value", "text", "parts", "answer", "response", "output")
 _REASONINGS = ("reasoning_content", "reasoning", "thinking", "thought")
 _RENDERED = re.compile(
     r"<\|im_start\|>\s*(?P<chatml>\w+)\n|<\|start_header_id\|>(?P<llama>\w+)<\|end_header_id\|>\s*"
     r"|<｜(?P<deepseek>User|Assistant)｜>"
 )
 _OPENER = re.compile(r"[<\[◁][^<>\[\]]{1,30}[>\]▷]\Z")
+_SPOKEN = re.compile(r"(?:\A\s*|\n\n)(Human|User|Assistant): ?")
 _ENDS = re.compile(r"\s*(<\|im_end\|>|<\|eot_id\|>|<｜end▁of▁sentence｜>)\s*\Z")
 
 
@@ -66,7 +68,8 @@ def messages_of(value: Any) -> list[Message]:
     if isinstance(value, str):
         value = _parsed_turns(value) or [{"role": "user", "content": value}]
     if isinstance(value, Mapping):
-        inner = next((value[key] for key in ("messages", "conversations") if key in value), None)
+        keys = ("messages", "conversations", "contents")
+        inner = next((value[key] for key in keys if key in value), None)
         value = [value] if inner is None else inner
     if not isinstance(value, Sequence) or isinstance(value, str):
         raise ValueError(f"not a list of turns: {_short(value)}")
@@ -103,25 +106,41 @@ def exchanges(messages: Sequence[Message]) -> tuple[list[tuple[str, str]], str]:
 
 def is_rendered(text: Any) -> Any:
     """Whether texts (a Polars expression or series) hold the marks of a chat template."""
-    return text.str.contains(_RENDERED.pattern.replace("?P<", "?<"))
+    rendered = _RENDERED.pattern.replace("?P<", "?<")
+    return text.str.contains(rf"{rendered}|\A\s*Human: (?s:.*)\n\nAssistant:")
+
+
+def holds_turns(text: Any) -> Any:
+    """Whether texts (a Polars expression or series) may be conversations as JSON or Python text."""
+    return text.str.contains(r"""(?s)\A\s*\[?\s*\{.*['"](?:role|from)['"]\s*:""")
 
 
 def _parsed_turns(text: str) -> Any:
-    """The conversation that JSON text holds, or None: a question may be JSON, too."""
-    if not text.lstrip().startswith(("[{", "{")):
+    """The conversation that JSON text holds, or None: a question may be JSON, too.
+
+    Lists in CSV files are often text of Python.
+    """
+    if not re.match(r"\s*(?:\[\s*)?\{", text):
         return None
     try:
         value = json.loads(text)
     except ValueError:
-        return None
-    turns = value if isinstance(value, list) else value.get("messages") or [value]
-    have_roles = all(isinstance(t, Mapping) and (t.get("role") or t.get("from")) for t in turns)
+        try:
+            value = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return None
+    turns = value.get("messages") or [value] if isinstance(value, dict) else value
+    have_roles = isinstance(turns, list) and all(
+        isinstance(t, Mapping) and (t.get("role") or t.get("from")) for t in turns
+    )
     return value if turns and have_roles else None
 
 
 def rendered_messages(text: str) -> list[Message]:
     """The turns of a prompt that a chat template rendered; empty for other text."""
     starts = list(_RENDERED.finditer(text))
+    if not starts and text.lstrip().startswith("Human: "):
+        starts = list(_SPOKEN.finditer(text))
     messages: list[Message] = []
     if not starts:
         return messages

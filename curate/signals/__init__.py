@@ -16,13 +16,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
+import numpy as np
 import polars as pl
 
 from curate.errors import UsageError
 from curate.signals.behaviour import behaviour
-from curate.signals.language import language
+from curate.signals.language import language, question_language
 from curate.signals.macros import (
     column_groups,
     derived_columns,
@@ -62,9 +64,9 @@ class Group:
 GROUPS: dict[str, Group] = {
     group.name: group
     for group in (
-        Group("shape", "5", shape),
-        Group("repetition", "2", repetition),
-        Group("language", "5", language),
+        Group("shape", "6", shape),
+        Group("repetition", "3", repetition),
+        Group("language", "6", language),
         Group("behaviour", "2", behaviour),
     )
 }
@@ -93,7 +95,9 @@ def annotate_frame(frame: pl.DataFrame, groups: Iterable[str] | None = None) -> 
         )
     # Select the inputs only: a data column may have the name of a working column such as `_text`.
     inputs = frame.select(pl.col(name).cast(pl.String) for name in _INPUTS if name in frame.columns)
-    slices = list(inputs.iter_slices(_slice_rows(inputs))) or [inputs]
+    if "language" in chosen:  # of all slices at once: many traces share a question
+        inputs = inputs.with_columns(_question_language=question_language(inputs))
+    slices = _slices(inputs)
     # Several slices at a time: regular expressions and plugins use one core, so slices overlap.
     with ThreadPoolExecutor(max_workers=min(_WORKERS, len(slices))) as pool:
         measured = pl.concat(pool.map(lambda part: _measure(part, chosen), slices))
@@ -112,13 +116,18 @@ _INPUTS = (
 )
 
 
-def _slice_rows(inputs: pl.DataFrame) -> int:
-    """Rows per slice: slices as large as allowed, their number a multiple of the workers."""
-    size = int(inputs.get_column("completion").str.len_bytes().sum() or 0)
-    count = max(ceil(size / _SLICE_BYTES), ceil(inputs.height / 10_000), 1)
+def _slices(inputs: pl.DataFrame) -> list[pl.DataFrame]:
+    """Slices of about equal text, as large as allowed, their number a multiple of the workers."""
+    sizes = inputs.get_column("completion").str.len_bytes().fill_null(0).to_numpy()
+    total = int(sizes.sum())
+    count = max(ceil(total / _SLICE_BYTES), ceil(inputs.height / 10_000), 1)
     if count > 1:
         count = ceil(count / _WORKERS) * _WORKERS
-    return max(16, ceil(inputs.height / count))
+    # The share of a row's place counts too: rows without text take memory as well.
+    place = np.cumsum(sizes + 1) - 1
+    number = place * count // (total + inputs.height)
+    starts = [0, *(np.flatnonzero(np.diff(number)) + 1).tolist(), inputs.height]
+    return [inputs.slice(a, b - a) for a, b in pairwise(starts)]
 
 
 def _measure(part: pl.DataFrame, groups: list[str]) -> pl.DataFrame:

@@ -17,9 +17,11 @@ proven clause, and single letters, which are variables.
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
 from polars_whichlang import detect_lang
 
+from curate.signals.lexicon import character_pairs, word_shares
 from curate.signals.prose import HAN, HAN_WORDS, JAPANESE_WORDS, WORD, prose, share
 
 LATIN = {
@@ -30,6 +32,7 @@ LANGUAGES = (
     "en", "zh", "es", "fr", "de", "ru", "ja", "ko", "ar", "it", "pt", "nl", "sv", "tr", "vi", "hi",
     "other",
 )  # fmt: skip
+_PLACES = {code: place for place, code in enumerate(LANGUAGES)}
 
 _SEGMENT = (
     r"[\p{Latin}\p{M}][\p{Latin}\p{M}'’\-]*(?: +[\p{Latin}\p{M}'’\-]+){0,6}"
@@ -163,7 +166,7 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
     either, `target_language_share` is null. A text without words has share 1: nothing in it is in
     another language.
     """
-    question = _question_language(frame)
+    question = frame.get_column("_question_language")
     counted = word_counts(frame.get_column("_prose"), question)
     total = pl.sum_horizontal(LANGUAGES)
     best = pl.max_horizontal(LANGUAGES)
@@ -180,6 +183,7 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
         ],
         pl.when(pl.col("target").is_not_null()).then(pl.col("other")),
     )
+    pairs = pl.col("pairs") + pl.col("character_pairs")
     return rows.select(
         question_language=question,
         target_language_share=pl.when(pl.col("target").is_null())
@@ -197,6 +201,10 @@ def language(frame: pl.DataFrame) -> pl.DataFrame:
         .otherwise(1.0),
         foreign_clauses="foreign_clauses",
         unproven_share=share(pl.col("unproven"), pl.col("clauses")),
+        unknown_word_share=share(pl.col("unknown"), pl.col("checked")),
+        known_pair_share=pl.when(pairs > 0)
+        .then((pl.col("known_pairs") + pl.col("character_known_pairs")) / pairs)
+        .otherwise(1.0),
         **{f"share_{code}": share(pl.col(code), total) for code in LANGUAGES},
     )
 
@@ -239,7 +247,7 @@ def _stray_fragments(frame: pl.DataFrame) -> pl.Series:
     return joined.get_column("count").fill_null(0).alias("stray_fragments")
 
 
-def _question_language(frame: pl.DataFrame) -> pl.Series:
+def question_language(frame: pl.DataFrame) -> pl.Series:
     """ISO 639-1 code of each question's language; null without one.
 
     Many traces share a question, so each distinct question is measured once.
@@ -249,7 +257,7 @@ def _question_language(frame: pl.DataFrame) -> pl.Series:
     questions = frame.select(pl.col("question").cast(pl.String)).unique().drop_nulls()
     # A question may be little more than a formula: names of functions are not words of a language.
     text = prose(pl.col("question")).str.replace_all(_FUNCTION_NAME, " ")
-    words = word_counts(questions.select(text).get_column("question"))
+    words = word_counts(questions.select(text).get_column("question"), all_columns=False)
     best = pl.max_horizontal(LANGUAGES)
     code = pl.coalesce(
         *[pl.when((pl.col(code) == best) & (best > 0)).then(pl.lit(code)) for code in LANGUAGES]
@@ -272,54 +280,101 @@ def _target(frame: pl.DataFrame) -> pl.Series:
     return frame.select(code).get_column("target_language")
 
 
-def word_counts(texts: pl.Series, fallback: pl.Series | None = None) -> pl.DataFrame:
+def word_counts(
+    texts: pl.Series, fallback: pl.Series | None = None, all_columns: bool = True
+) -> pl.DataFrame:
     """Count the words of each language: one row per text, one float column per code in `LANGUAGES`.
 
-    Further columns: `switches` (changes of language), `foreign_clauses` (see `_foreign_clauses`),
-    `clauses` (words in Latin clauses of at least `_WHOLE` words, titles aside) and `unproven`
-    (words in those of them without a frequent word of their language), `latin_words`.
+    Further columns unless `all_columns` is false: `switches` (changes of language),
+    `foreign_clauses` (see `_foreign_clauses`), `clauses` (words in Latin clauses of at least
+    `_WHOLE` words, titles aside), `unproven` (words in those of them without a frequent word of
+    their language), `latin_words`, and those of `lexicon`.
 
     `texts` is prose (see `curate.signals.prose.prose`). `fallback` is the language of Latin text
     without any proof.
     """
-    rows = pl.DataFrame({"row": pl.int_range(len(texts), dtype=pl.UInt32, eager=True)})
     segments = _segments_of(texts, fallback)
-    languages = pl.col("language").drop_nulls()
-    clause = (pl.col("script") == "latin") & (pl.col("words") >= _WHOLE) & ~pl.col("title")
-    counts = segments.group_by("row").agg(
-        *[
-            pl.col("words").filter(pl.col("language") == code).sum().alias(code)
-            for code in LANGUAGES
+    row, words = segments.get_column("row").to_numpy(), segments.get_column("words").to_numpy()
+    code = segments.get_column("language").replace_strict(_PLACES, default=-1).to_numpy()
+    has = code >= 0
+    count, width = len(texts), len(LANGUAGES)
+    flat = np.bincount(row[has] * width + code[has], words[has], minlength=count * width)
+    counts = pl.DataFrame(flat.reshape(count, width), schema=dict.fromkeys(LANGUAGES, pl.Float64))
+    if not all_columns:
+        return counts
+    flags = segments.select(
+        latin=pl.col("script") == "latin",
+        clause=(pl.col("script") == "latin") & (pl.col("words") >= _WHOLE) & ~pl.col("title"),
+        common=pl.col("common").fill_null(False),
+    )
+    latin, clause, common = (flag.to_numpy() for flag in flags)
+    spoken, told = row[has], code[has]
+    switch = (told[1:] != told[:-1]) & (spoken[1:] == spoken[:-1])
+    several = pl.Series(np.flatnonzero((flat.reshape(count, width) > 0).sum(axis=1) > 1))
+    return pl.concat(
+        [
+            counts.with_columns(
+                latin_words=_sums(row, latin, words, count),
+                switches=pl.Series(np.bincount(spoken[1:][switch], minlength=count)),
+                clauses=_sums(row, clause, words, count),
+                unproven=_sums(row, clause & ~common, words, count),
+                foreign_clauses=_foreign_clauses(texts, segments, several.cast(pl.UInt32)),
+            ),
+            word_shares(segments.filter(pl.col("script").is_in(["latin", "ru"])), count),
+            character_pairs(segments.filter(pl.col("script").is_in(["han", "ja"])), count),
         ],
-        latin_words=pl.col("words").filter(pl.col("script") == "latin").sum(),
-        switches=(languages != languages.shift(1)).sum(),
-        clauses=pl.col("words").filter(clause).sum(),
-        unproven=pl.col("words").filter(clause & ~pl.col("common")).sum(),
-    )
-    counts = counts.join(_foreign_clauses(segments), on="row", how="left")
-    return rows.join(counts, on="row", how="left", maintain_order="left").select(
-        pl.col(LANGUAGES).fill_null(0.0),
-        pl.col("switches", "foreign_clauses").fill_null(0),
-        pl.col("clauses", "unproven", "latin_words").fill_null(0.0),
+        how="horizontal",
     )
 
 
-def _foreign_clauses(segments: pl.DataFrame) -> pl.DataFrame:
+def _sums(row: np.ndarray, which: np.ndarray, words: np.ndarray, count: int) -> pl.Series:
+    return pl.Series(np.bincount(row[which], words[which], minlength=count))
+
+
+def _foreign_clauses(texts: pl.Series, segments: pl.DataFrame, several: pl.Series) -> pl.Series:
     """Count the clauses per row, outside quotations, that are not in the language of most clauses.
 
     A Latin clause counts if it proves its language and is not in capitals, as SQL keywords are.
+    Only the rows `several`, with words of several languages, have any.
     """
+    if several.is_empty():
+        return pl.zeros(len(texts), dtype=pl.Int64, eager=True)
+    segments = segments.filter(pl.col("row").is_in(several.implode()))
+    segments = segments.join(_quoted(texts, several), on=["row", "nth"], maintain_order="left")
     latin = pl.col("script") == "latin"
     proven = (pl.col("proven") == pl.col("language")) & pl.col("segment").str.contains(
         r"\p{Ll}[\p{L}'’-]* +\p{Ll}"
     )
     clause = pl.when(latin).then(proven).otherwise(pl.col("words") >= _SPOKEN)
-    return (
+    counts = (
         segments.filter(~pl.col("quoted") & clause & pl.col("language").is_not_null())
         .group_by("row", "language")
         .agg(pl.col("words").sum(), clauses=pl.len())
         .group_by("row")
-        .agg(foreign_clauses=pl.col("clauses").sum() - pl.col("clauses").sort_by("words").last())
+        .agg(foreign=pl.col("clauses").sum() - pl.col("clauses").sort_by("words").last())
+    )
+    foreign = np.zeros(len(texts), dtype=np.int64)
+    foreign[counts.get_column("row").to_numpy()] = counts.get_column("foreign").to_numpy()
+    return pl.Series(foreign)
+
+
+def _quoted(texts: pl.Series, rows: pl.Series) -> pl.DataFrame:
+    """Whether each segment of some rows is inside a quotation: row, nth (place in its row)."""
+    segment = pl.col("segment")
+    return (
+        pl.DataFrame({"row": rows, "text": texts.gather(rows)})
+        .select("row", pl.col("text").str.extract_all(f"{_QUOTED}|{_SEGMENT}").alias("segment"))
+        .explode("segment")
+        .drop_nulls("segment")
+        .with_columns(quoted=segment.str.contains(_OPENS))
+        .with_columns(
+            # A segment never crosses a quotation mark: inside one, there are so many.
+            times=pl.when("quoted").then(segment.str.count_matches(_SEGMENT)).otherwise(1)
+        )
+        .select("row", pl.col("quoted").repeat_by("times"))
+        .explode("quoted")
+        .drop_nulls("quoted")
+        .with_columns(nth=pl.int_range(pl.len(), dtype=pl.UInt32).over("row"))
     )
 
 
@@ -337,6 +392,7 @@ def language_segments(texts: pl.Series, fallback: pl.Series | None = None) -> pl
 
 
 def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
+    """The segments of texts with their languages; `nth` is the place of a segment in its row."""
     segments = (
         pl.DataFrame({"text": texts})
         .with_columns(fallback=fallback if fallback is not None else pl.lit(None, dtype=pl.String))
@@ -344,27 +400,19 @@ def _segments_of(texts: pl.Series, fallback: pl.Series | None) -> pl.DataFrame:
         .select(
             "row",
             "fallback",
-            pl.col("text").str.extract_all(f"{_QUOTED}|{_SEGMENT}").alias("segment"),
+            pl.col("text").str.extract_all(_SEGMENT).alias("segment"),
         )
-        .explode("segment")
+        .with_columns(nth=pl.int_ranges(0, pl.col("segment").list.len(), dtype=pl.UInt32))
+        .explode("segment", "nth")
         .drop_nulls("segment")
-        .with_row_index("place")
-        .with_columns(quoted=pl.col("segment").str.contains(_OPENS))
     )
-    inside = (
-        segments.filter("quoted")
-        .with_columns(pl.col("segment").str.extract_all(_SEGMENT))
-        .explode("segment")
-    )
-    segments = segments.filter(~pl.col("quoted")).merge_sorted(
-        inside.drop_nulls("segment"), key="place"
-    )
-    return _languages(_scripts(segments.drop("place")))
+    return _languages(_scripts(segments))
 
 
 def _scripts(segments: pl.DataFrame) -> pl.DataFrame:
     """Add `script` (the language itself, except for Latin and Han) and `words`."""
     text = pl.col("segment")
+    ascii_ = text < "\x80"
     script = (
         pl.when(text.str.contains(r"^[\p{Latin}\p{M}]")).then(pl.lit("latin"))
         .when(text.str.contains(r"^[\p{Han}々〆]*[\p{Hiragana}\p{Katakana}ー]")).then(pl.lit("ja"))
@@ -375,10 +423,15 @@ def _scripts(segments: pl.DataFrame) -> pl.DataFrame:
         .when(text.str.contains(r"^\p{Devanagari}")).then(pl.lit("hi"))
         .otherwise(pl.lit("other"))
     )  # fmt: skip
+    # Segments are letters: those that begin in ASCII are Latin, and need no search.
+    place = segments.select(pl.arg_where(~ascii_)).to_series()
+    others = segments.select(text.gather(place)).select(script.alias("script")).to_series()
+    latin = pl.repeat("latin", segments.height, eager=True)
+    scripts = latin.scatter(place, others) if len(place) else latin
     characters = text.str.len_chars()
     spoken = text.str.count_matches(WORD).cast(pl.Float64)
     return (
-        segments.with_columns(script.alias("script"))
+        segments.with_columns(scripts.alias("script"))
         .with_columns(
             pl.when(pl.col("script") == "han").then(HAN_WORDS * characters)
             .when(pl.col("script") == "ja").then(JAPANESE_WORDS * characters)
@@ -407,7 +460,11 @@ def _languages(segments: pl.DataFrame) -> pl.DataFrame:
         _joined(frame.filter(latin)), on="row", how="left", maintain_order="left"
     )
     frame = frame.with_columns(around=pl.coalesce("inherited", "joined", "expected"))
-    frame = frame.with_columns(
+    # Most texts have one script, and need none of the sums over their segments.
+    scripts = frame.filter(~latin).get_column("row").unique()
+    several = pl.col("row").is_in(scripts.implode())
+    one = frame.filter(~several).with_columns(language=pl.coalesce("proven", "around"))
+    mixed = frame.filter(several).with_columns(
         pl.when(latin)
         .then(_latin_language())
         .when(han)
@@ -415,7 +472,7 @@ def _languages(segments: pl.DataFrame) -> pl.DataFrame:
         .otherwise(pl.col("script"))
         .alias("language")
     )
-    return _with_common_words(frame)
+    return _with_common_words(pl.concat([one, mixed]))
 
 
 def _latin_language() -> pl.Expr:

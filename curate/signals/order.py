@@ -69,7 +69,7 @@ def _pairs(table: dict[str, str]) -> str:
 # Words that can end a sentence in another of these languages (an, du, los, par) are left out.
 _CLASH = (
     rf"(?i)(?-u:\b)(?:{_pairs(_ENGLISH)}|{_pairs(_GERMAN)}|{_pairs(_ROMANCE)})(?:[ .,;]|$)"
-    rf"|(?i)(?-u:\b)(?:(?:{_NO_END})[.,;]|(?:{_NO_FINAL})[.;])|{_CHINESE}"
+    rf"|(?i)(?-u:\b)(?:(?:{_NO_END})[.,;]|(?:{_NO_FINAL})[.;])"
 )
 # The end of one sentence where the next begins with a small letter, and words that open a sentence
 # after a small letter. Writers who use no capitals do the first only, titles the second.
@@ -85,6 +85,11 @@ _LATE_OPENER = (
 def clashes(prose: pl.Expr) -> pl.Expr:
     """Pairs of function words that no grammar allows, and function words that end a sentence."""
     return prose.str.count_matches(_CLASH)
+
+
+def chinese_clashes(prose: pl.Expr) -> pl.Expr:
+    """The same for Chinese particles and conjunctions."""
+    return prose.str.count_matches(_CHINESE)
 
 
 def misplaced_marks(prose: pl.Expr) -> pl.Expr:

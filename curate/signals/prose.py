@@ -30,6 +30,8 @@ _MASK = (
     r"|(?s:\\\[.*?\\\])|(?s:\\\(.*?\\\))"
     r"|(?s:\\begin\{.*?\\end\{\w+\*?\})|\\[A-Za-z]+"
     r"|(?:https?://|www\.)[^\s\p{Han}]+|</?[A-Za-z][\w-]*/?>|<\|[^|<>\n]*\|>"
+    # What tags in square brackets enclose, as voices and examples in word lists, is mentioned.
+    r"|\[[a-z_]{2,20}\][^\n\[\]]*\[/[a-z_]{2,20}\]"
     r"|\p{N}+"
 )
 
@@ -69,13 +71,16 @@ def prose(text: pl.Expr) -> pl.Expr:
     return text.str.replace_all(_MASK, " ")
 
 
-def words(text: pl.Expr) -> pl.Expr:
-    """Number of words (float): alphabetic words, plus an estimate per Han and kana character."""
-    return (
-        text.str.count_matches(WORD).cast(pl.Float64)
-        + HAN_WORDS * text.str.count_matches(HAN)
-        + JAPANESE_WORDS * text.str.count_matches(KANA)
-    )
+def counted(frame: pl.DataFrame, where: pl.Expr, **columns: pl.Expr) -> pl.DataFrame:
+    """Return integer columns that are computed on the rows that meet `where`, and 0 on the others.
+
+    A search costs the same whether it finds anything or not, and most texts need few of them.
+    """
+    rows = frame.with_row_index("_at").filter(where)
+    values = rows.select("_at", *[e.cast(pl.Int64).alias(name) for name, e in columns.items()])
+    places = pl.DataFrame({"_at": pl.int_range(frame.height, dtype=pl.UInt32, eager=True)})
+    joined = places.join(values, on="_at", how="left", maintain_order="left")
+    return joined.drop("_at").fill_null(0)
 
 
 def share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:

@@ -7,21 +7,32 @@ same d throughout, repeats a unit of d tokens.
 
 from __future__ import annotations
 
+from string import ascii_letters, digits
+
 import numpy as np
 import polars as pl
 import polars_textproc as textproc
 
 from curate.signals.ngrams import n_gram_shares
-from curate.signals.prose import share
+from curate.signals.prose import counted, share
 
 # A Chinese or Japanese character is a word. Chains of letters are cut at 30 characters: `aaaa…`
 # then is a loop too, and hardly any word of any language is cut.
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 _TOKEN = rf"{_CJK}|[\w--{_CJK}]{{1,30}}|[^\w\s]"
+# What the first byte of a token says: bits of its kinds.
+_WORD, _DIGIT, _MARK = 1, 2, 4
+_CHARACTER = 9  # a word, and a character of Chinese or Japanese
+_ASCII = 127
+_KINDS = np.zeros(256, dtype=np.uint8)
+_KINDS[[ord(c) for c in ascii_letters + "_"]] = _WORD
+_KINDS[[ord(c) for c in digits]] = _WORD | _DIGIT
+_KINDS[[ord(c) for c in ".):"]] = _MARK
 _TAIL = 1000  # characters: longer than most loop units, yet filled by a loop at the end
 _ITEM = r"^\s*(?:\d{1,3}[.)、:]|[-*•])\s*(.{8,})$"
 _LIST = 6  # items from which a share of repeated ones means something
 _WINDOW = 4  # tokens that must recur before a stretch counts as repeated
+_PIECE = 4 << 20  # characters whose tokens are in memory at once; a text is hardly ever longer
 
 
 def repetition(frame: pl.DataFrame) -> pl.DataFrame:
@@ -34,14 +45,44 @@ def repetition(frame: pl.DataFrame) -> pl.DataFrame:
     shares = texts.select(
         **_duplicates("lines", "duplicate_line"),
         **_duplicates("paragraphs", "duplicate_paragraph"),
-        repeated_item_share=_repeated_items(),
         compression=_compression(pl.col("text")),
         compression_tail=_compression(pl.col("text").str.tail(_TAIL)),
     )
-    tokens = _tokens(texts.get_column("text"))
-    grams = _n_grams(tokens, texts.get_column("text").str.len_chars().to_numpy())
+    by_token = _in_pieces(texts.get_column("text"))
+    return pl.concat([shares, _repeated_items(texts), by_token], how="horizontal")
+
+
+def _in_pieces(texts: pl.Series) -> pl.DataFrame:
+    """The columns of `_by_token`, with memory that the length of a text does not raise.
+
+    A text longer than `_PIECE` is measured in pieces: its shares of n-grams are means over them,
+    its loop is that of the piece with the longest.
+    """
+    long = texts.str.len_bytes() > _PIECE
+    if not long.any():
+        return _by_token(texts)
+    short = pl.select(pl.when(long).then(pl.lit("")).otherwise(texts)).to_series()
+    columns = _by_token(short)
+    loops = [name for name in columns.columns if name.startswith("loop_")]
+    for at in long.arg_true():
+        size = int(texts[at : at + 1].str.len_chars()[0])
+        cuts = [texts[at : at + 1].str.slice(i, _PIECE) for i in range(0, size, _PIECE)]
+        pieces = pl.concat([_by_token(cut) for cut in cuts])
+        weight = pl.Series([float(min(_PIECE, size - i)) for i in range(0, size, _PIECE)])
+        whole = pieces.select(
+            pl.exclude(loops).dot(weight) / size,
+            pl.col(loops).sort_by("loop_characters").last(),
+        )
+        columns = pl.concat([columns[:at], whole.select(columns.columns), columns[at + 1 :]])
+    return columns
+
+
+def _by_token(texts: pl.Series) -> pl.DataFrame:
+    """Columns that compare the tokens of each text: n-gram shares and loops."""
+    tokens = _tokens(texts)
+    grams = _n_grams(tokens, texts.str.len_chars().to_numpy())
     loops = _loops(_without_list_numbers(tokens), len(texts))
-    return pl.concat([shares, grams, loops], how="horizontal")
+    return pl.concat([grams, loops], how="horizontal")
 
 
 def _tokens(texts: pl.Series) -> pl.DataFrame:
@@ -56,20 +97,39 @@ def _tokens(texts: pl.Series) -> pl.DataFrame:
         .explode("token")
         .drop_nulls("token")
     )
-    token = pl.col("token")
-    # CJK characters take several bytes each, so the regular expression skips ASCII tokens.
-    beyond = tokens.select(pl.arg_where(token.str.len_bytes() > token.str.len_chars())).to_series()
-    cjk = tokens.select(token.gather(beyond).str.contains(rf"^{_CJK}")).to_series()
-    codes = tokens.select(
-        "row",
-        code=token.hash() ^ (pl.col("row").cast(pl.UInt64) * 0x9E3779B9),
-        size=token.str.len_chars().cast(pl.Int64),
-        word=token.str.contains(r"^\w"),
-        cjk=pl.lit(False),
-        number=(token >= "0") & (token < ":") & (token.str.len_bytes() <= 3),
-        mark=(token == ".") | (token == ")") | (token == ":") | (token == "、"),
+    token = tokens.get_column("token")
+    first, size = _first_bytes(token)
+    kind = _KINDS[first]
+    # A byte decides about ASCII; the regular expressions, which take longer, see the others.
+    beyond = np.flatnonzero(first > _ASCII)
+    others = token.gather(beyond)
+    size[beyond] = others.str.len_chars().to_numpy()
+    kind[beyond] = np.where(
+        others.str.contains(rf"^{_CJK}").to_numpy(),
+        _CHARACTER,
+        np.where(others.str.contains(r"^\w").to_numpy(), _WORD, 0),
+    ) + np.where((others == "、").to_numpy(), _MARK, 0)
+    row = tokens.get_column("row")
+    return pl.DataFrame(
+        {
+            "row": row,
+            "code": token.hash() ^ (row.cast(pl.UInt64) * 0x9E3779B9),
+            "size": size,
+            "word": (kind & _WORD) > 0,
+            "cjk": kind == _CHARACTER,
+            "number": ((kind & _DIGIT) > 0) & (size <= 3),
+            "mark": (kind & _MARK) > 0,
+        }
     )
-    return codes.with_columns(codes["cjk"].scatter(beyond, cjk))
+
+
+def _first_bytes(tokens: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """The first byte of each token, and its length in bytes."""
+    array = tokens.to_arrow(compat_level=pl.CompatLevel.oldest())
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    letters = np.frombuffer(data or b"", dtype=np.uint8)
+    return letters[ends[:-1]], np.diff(ends)
 
 
 def _without_list_numbers(tokens: pl.DataFrame) -> pl.DataFrame:
@@ -107,11 +167,14 @@ def _duplicates(column: str, name: str) -> dict[str, pl.Expr]:
     }
 
 
-def _repeated_items() -> pl.Expr:
+def _repeated_items(texts: pl.DataFrame) -> pl.DataFrame:
     """Share of list items that repeat an earlier one, markers aside; 0 for a list of few items."""
     items = pl.col("lines").list.eval(pl.element().str.extract(_ITEM).drop_nulls())
-    count = items.list.len()
-    return share(pl.when(count >= _LIST).then(count - items.list.n_unique()).otherwise(0), count)
+    listed = pl.col("text").str.count_matches(rf"(?m){_ITEM}") >= _LIST
+    counts = counted(texts, listed, items=items.list.len(), distinct=items.list.n_unique())
+    return counts.select(
+        repeated_item_share=share(pl.col("items") - pl.col("distinct"), pl.col("items"))
+    )
 
 
 def _characters(parts: pl.Expr) -> pl.Expr:

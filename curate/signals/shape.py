@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 from curate.prompts.forms import answer_expr, well_formed_expr
-from curate.signals.order import clashes, misplaced_marks
+from curate.signals.order import chinese_clashes, clashes, misplaced_marks
 from curate.signals.prose import (
     ALPHABETIC,
     CODE_FENCE,
@@ -16,8 +16,8 @@ from curate.signals.prose import (
     JAPANESE_WORDS,
     KANA,
     WORD,
+    counted,
     share,
-    words,
 )
 
 # Living scripts that the other signals do not support: text in one of them is not judged. Several
@@ -26,7 +26,6 @@ _UNSUPPORTED = (
     "Bengali Thai Tamil Telugu Gujarati Gurmukhi Kannada Malayalam Oriya Sinhala Khmer Lao Myanmar "
     "Tibetan Georgian Armenian Hebrew Ethiopic Mongolian"
 ).split()
-_UNSUPPORTED_LETTER = "[" + "".join(rf"\p{{{script}}}" for script in _UNSUPPORTED) + "]"
 # Characters outside the scripts, punctuation and mathematics of the supported languages: other
 # scripts and dingbats.
 _STRANGE = (
@@ -92,6 +91,7 @@ _NUMBER_PAIR = r"\d[.)]?[ \t]+-?\d[\d.]*"
 _MARKER = r"(?m)(?:^|\s)[0-9A-Za-z]{1,3}\)"
 _HALF_OPEN_RIGHT = r"\[[^\[\]()\n]{1,40},[^\[\]()\n]{1,40}\)"
 _HALF_OPEN_LEFT = r"\([^\[\]()\n]{1,40},[^\[\]()\n]{1,40}\]"
+_SIZES = ("left", "right")  # of LaTeX brackets
 # Words that do not make a line by themselves. A list may have one word per line, but not these.
 _FUNCTION_WORDS = (
     "the of and to is are was were we it that this these so then with for be by have has as a in "
@@ -100,33 +100,55 @@ _FUNCTION_WORDS = (
     "per del 就 也 都 对 等于 那么 可以 就是 一个 は が を に の で も と и в на не что это по с к "
     "из для мы то في من على إلى أن هو هي ثم ve bir bu için là của và các है के में की को और से"
 ).split()
+_FUNCTION_WORD_LINE = (
+    rf"(?im)^[ \t]*(?:(?:{'|'.join(_FUNCTION_WORDS)})[.,;:。，]*|[,;。，；、])[ \t\r]*$"
+)
 # A text was cut off if it ends in one of these words or marks, or in a letter although its other
-# sentences end in a mark. Headings, list items and table rows need none.
+# sentences end in a mark. Headings and table rows need none, and items of a list only if the item
+# before has one.
 _CUT_OFF = (
     r"(?i)(?:(?-u:\b)(?:the|an|of|and|or|because|which|than|my|your|their|our|its|every|was|were"
-    r"|are|is|with|from|into|und|oder|der|das|ein|eine|mit|weil|dass|et|ou|les|des|dans|avec|que|el"
-    r"|los|las|una|con|porque|para)|[，、,(（]|(?:因为|所以|但是|如果|而且|以及|或者|[的把被与和]))\z"
+    r"|are|is|with|from|into|we|they|would|should|must|been|between|although|und|oder|der|das|ein"
+    r"|eine|mit|weil|dass|et|ou|les|des|dans|avec|que|el|los|las|una|con|porque|para)"
+    r"|[，、,(（\[{“「《=+×÷≤≥→]|(?:因为|所以|但是|如果|而且|以及|或者|[的把被与和]))\z"
 )
 _SENTENCE_END = r"[.!?](?:\s|[\"'”’)])|[。！？]"
 _OPEN_LINE = (
     r"\A\s*[^\s\-*•#|>【\d](?:[^\n]*?\p{L}[^\n\p{L}]+){4}[^\n]*[\p{Ll}\p{Lo}]\z"
     r"|\A\s*[^\s\-*•#|>【\d][^\n]*\p{Han}{5}\z"
+    r"|(?-u:\b)(?:a|to|in|on|at|by|for|as|if|when|that|this|has|have|had|be|will|can|could|he|she"
+    r"|not|but|so|then|there|more|per|von|zu|im|um|auf|le|la|un|une|du|de|en|por|su|se|di|il)\z"
+)
+_ITEM_MARK = r"[ \t]*(?:\d{1,3}[.)、]|[-*•])[ \t]"
+_OPEN_ITEM = (
+    rf"(?m)^{_ITEM_MARK}[^\n]*[.!?。！？；;]\s*\n{_ITEM_MARK}[^\n]{{12,}}[\p{{Ll}}\p{{Lo}},，]\z"
 )
 _END_TOKENS = r"(?:\s*(?:<\|[^|<>\n]{1,40}\|>|</s>|<eo[a-z]>))+\s*\z"
 # A refusal opens with an apology or "as an AI" and says in the same sentence that it cannot help.
 _REFUSAL = (
-    r"(?i)\A\W*(?:(?:i['’]?m|i am|we are)?\s*(?:very |so |really )?sorry|unfortunately"
-    r"|i apologi[sz]e|as an? (?:ai|artificial intelligence|(?:large )?language model)|lo siento"
-    r"|lamento|je suis désolé|désolée?|es tut mir leid|entschuldigung|mi dispiace|desculpe"
-    r"|извините|к сожалению)"
-    r"[^.!?\n]{0,120}(?:can(?:no|['’])t|can not|unable|not able|won['’]t|don['’]t|do not|no puedo"
-    r"|ne peux|kann|non posso|não posso|не могу)"
+    r"(?i)\A\W*(?:(?:i['’]?m|i am|we are)?\s*(?:very |so |really |truly )?sorry|unfortunately"
+    r"|regrettably|i regret|(?:i|we) apologi[sz]e|(?:my|our) (?:\w+ )?apolog(?:y|ies)|i appreciate"
+    r"|thank(?: you|s)|as an? (?:\w+ )?(?:ai|artificial intelligence|(?:large )?language model)"
+    r"|(?:i['’]m|i am) (?:just |only )?an? (?:\w+ )?(?:ai|artificial|(?:large )?language model)"
+    r"|lo siento|lamento|lamentablemente|desafortunadamente|je suis désolé|désolée?|malheureusement"
+    r"|es tut mir leid|leider|entschuldigung|mi dispiace|purtroppo|desculpe|infelizmente|helaas"
+    r"|het spijt me|tyvärr|üzgünüm|maalesef|извините|простите|к сожалению)"
+    r"[^.!?\n]{0,160}(?:can(?:no|['’])t|can not|unable|not able|won['’]t|don['’]t|do not|not going"
+    r"|no puedo|no podemos|ne peux|ne suis pas|kann|non posso|não posso|kan ik|kan inte|inte hjälpa"
+    r"|yardımcı olamam|yapamam|cevap veremem|не могу|не можем)"
     r"|\A\W*i(?:['’]m| am)? (?:can(?:no|['’])?t|can not|must|have to|unable to|not able to"
-    r"|won['’]t) (?:be able to |respectfully )?"
-    r"(?:help|assist|answer|provide|comply|fulfil|decline|do (?:that|this))"
-    r"|\A\s*(?:(?:非常|很|十分)?抱歉|对不起|不好意思|作为(?:一个|一名)?(?:AI|人工智能|语言模型))"
-    r"[^。！？\n]{0,60}(?:不能|无法|没法|不便)"
-    r"|\A\s*申し訳[^。\n]{0,60}(?:ません|できない)|\A\s*죄송[^.\n]{0,60}(?:없|못)"
+    r"|won['’]t|will not) (?:be able to |respectfully |in good conscience )?"
+    r"(?:help|assist|answer|provide|comply|fulfil|decline|do (?:that|this)|write|create|give"
+    r"|generate|support|engage|discuss|continue)"
+    r"|\A\W*i (?:do not|don['’]t) (?:feel comfortable|think i (?:can|should))"
+    r"|\A\W*it (?:is not|isn['’]t|would not be|wouldn['’]t be) (?:\w+ )?"
+    r"(?:appropriate|ethical|acceptable|right) (?:for me |of me )?to"
+    r"|\A\s*(?:(?:非常|很|十分)?(?:抱歉|遗憾)|对不起|不好意思|作为(?:一个|一名|一款)?(?:AI|人工智能|语言模型|大))"
+    r"[^。！？\n]{0,60}(?:不能|无法|没法|不便|没有能力)"
+    r"|\A\s*我(?:不能|无法|没法|不可以)(?:回答|提供|协助|帮助|完成|满足|生成|讨论)"
+    r"|\A\s*(?:大変)?(?:申し訳|すみません|恐れ入り)[^。\n]{0,60}(?:ません|できない)"
+    r"|\A\s*(?:죄송|미안)[^.\n]{0,60}(?:없|못)|\A\s*я не могу|\A\s*no puedo (?:ayudar|responder)"
+    r"|\A\s*(?:عذر|آسف|أعتذر)[^.\n]{0,60}(?:لا|غير)|\A\s*(?:क्षमा|माफ़)[^।\n]{0,60}(?:नहीं|असमर्थ)"
 )
 _REFUSAL_LENGTH = 400  # characters; a longer text does more than refuse
 
@@ -134,47 +156,37 @@ _REFUSAL_LENGTH = 400  # characters; a longer text does more than refuse
 def shape(frame: pl.DataFrame) -> pl.DataFrame:
     """Measure the columns of group `shape` (schemas/signals.sql) on a prepared frame."""
     text, prose, cot = pl.col("_text"), pl.col("_prose"), pl.col("_cot")
-    tags = _tags(set(frame.columns))
-    lines = text.str.split("\n")
-    blocks = (
-        text.str.replace_all(r"\n[ \t\r]*\n\s*", "\u0000")
-        .str.split("\u0000")
-        .list.eval(pl.element().str.len_chars())
-    )
-    without_code = pl.col("_without_code")
-    prose_lines = without_code.str.split("\n")
-    visible = text.str.len_chars() - _white_space(text)
-    # Shares of words are over words of all scripts: one acronym in a Chinese text is not its prose.
-    dense = HAN_WORDS * cot.str.count_matches(HAN) + JAPANESE_WORDS * cot.str.count_matches(KANA)
-    alphabetic = prose.str.count_matches(WORD)
-    spoken = alphabetic + dense
-    unsupported = pl.col("_unsupported")
-    prepared = frame.with_columns(
-        _unsupported=_unsupported_letters(frame),
+    # What several columns read is a column first: Polars computes an expression wherever it occurs.
+    frame = frame.with_columns(
         _without_code=text.str.replace_all(CODE_FENCE, ""),
+        _characters=text.str.len_chars(),
+        _visible=text.str.len_chars() - _white_space(text),
+        _alphabetic=prose.str.count_matches(WORD),
+        _alphabetic_cot=cot.str.count_matches(WORD),
+        **_endings(text),
     )
-    return prepared.select(
-        **tags,
-        characters=text.str.len_chars(),
-        words=words(cot),
-        lines=pl.when(text.str.len_bytes() > 0).then(lines.list.len()).otherwise(0),
-        longest_line=lines.list.eval(pl.element().str.len_chars()).list.max().fill_null(0),
-        longest_paragraph=blocks.list.max().fill_null(0),
-        function_word_lines=prose_lines.list.eval(_is_function_word()).list.sum(),
-        indentations=prose_lines.list.eval(_indentation().n_unique()).list.first(),
+    frame = frame.hstack(_beyond_ascii(frame))
+    # Shares of words are over words of all scripts: one acronym in a Chinese text is not its prose.
+    dense = HAN_WORDS * pl.col("_han") + JAPANESE_WORDS * pl.col("_kana")
+    frame = frame.with_columns(
+        _words=pl.col("_alphabetic_cot") + dense, _spoken=pl.col("_alphabetic") + dense
+    )
+    characters, visible = pl.col("_characters"), pl.col("_visible")
+    total, spoken = pl.col("_words"), pl.col("_spoken")
+    without_code = pl.col("_without_code")
+    measured = frame.select(
+        **_tags(set(frame.columns)),
+        characters=characters,
+        words=total,
+        lines=pl.when(characters > 0).then(_number(text, "\n") + 1).otherwise(0),
+        longest_line=_longest(text.str.split("\n")),
+        function_word_lines=without_code.str.count_matches(_FUNCTION_WORD_LINE),
         code_blocks=text.str.count_matches("```", literal=True) // 2,
-        code_share=share(text.str.len_chars() - without_code.str.len_chars(), text.str.len_chars()),
-        unbalanced_latex=_unbalanced_latex(without_code),
-        unbalanced_brackets=_unbalanced_brackets(without_code),
-        broken_share=share(text.str.count_matches(_BROKEN), text.str.len_chars()),
-        strange_share=share(
-            (text.str.count_matches(_STRANGE).cast(pl.Int64) - unsupported).clip(0), visible
-        ),
-        unsupported_share=share(unsupported, visible),
-        odd_word_share=share(
-            prose.str.extract_all(_ODD).list.n_unique(),
-            spoken,
-        ),
+        code_share=share(characters - without_code.str.len_chars(), characters),
+        broken_share=share(pl.col("_broken"), characters),
+        strange_share=share((pl.col("_strange") - pl.col("_unsupported")).clip(0), visible),
+        unsupported_share=share(pl.col("_unsupported"), visible),
+        odd_word_share=share(prose.str.extract_all(_ODD).list.n_unique(), spoken),
         vowelless_share=share(
             prose.str.count_matches(_VOWELLESS) - prose.str.count_matches(_ROOT), spoken
         ),
@@ -185,70 +197,93 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
             ).clip(0),
             spoken,
         ),
-        symbol_share=share(text.str.count_matches(_SYMBOL), visible),
-        markup_count=(
-            without_code.str.count_matches(_MARKUP).cast(pl.Int64)
-            - without_code.str.count_matches(_FORMATTING)
-        ).clip(0),
-        leaked_tokens=without_code.str.count_matches(_LEAKED),
+        symbol_share=share(pl.col("_symbols"), visible),
         loose_marks=cot.str.replace_all(CODE_FENCE, "").str.count_matches(_LOOSE),
-        longest_run=without_code.str.extract_all(_RUN)
-        .list.eval(pl.element().str.len_chars())
-        .list.max()
-        .fill_null(0),
-        clashing_word_share=share(clashes(prose), spoken),
+        longest_run=_longest(without_code.str.extract_all(_RUN)),
+        clashing_word_share=share(clashes(prose) + pl.col("_chinese_clashes"), spoken),
         misplaced_marks=misplaced_marks(prose),
-        filler_share=share(cot.str.count_matches(_FILLER), words(cot)),
+        filler_share=share(cot.str.count_matches(_FILLER), total),
         number_pairs=without_code.str.count_matches(_NUMBER_PAIR),
         mean_word_length=share(
             (prose.str.len_chars() - _white_space(prose) - prose.str.count_matches(_NO_LETTER))
             .cast(pl.Int64)
             .clip(0),
-            alphabetic,
+            pl.col("_alphabetic"),
         ),
     )
+    return measured.hstack(_rare_counts(frame))
+
+
+def _beyond_ascii(frame: pl.DataFrame) -> pl.DataFrame:
+    """Counts of characters and pairs that printable ASCII does not have."""
+    text, prose, cot = pl.col("_text"), pl.col("_prose"), pl.col("_cot")
+    rich = text.str.contains(r"[^\t\n\r -~]") | (cot.str.len_bytes() > cot.str.len_chars())
+    counts = counted(
+        frame,
+        rich,
+        _han=cot.str.count_matches(HAN),
+        _kana=cot.str.count_matches(KANA),
+        _broken=text.str.count_matches(_BROKEN),
+        _strange=text.str.count_matches(_STRANGE),
+        _symbols=text.str.count_matches(_SYMBOL),
+        _chinese_clashes=chinese_clashes(prose),
+    )
+    # The letters of the most frequent unsupported script; few texts have any.
+    unsupported = pl.max_horizontal(
+        text.str.count_matches(rf"[\p{{L}}&&\p{{{script}}}]") for script in _UNSUPPORTED
+    )
+    foreign = counts.get_column("_strange") > 0
+    return counts.hstack(counted(frame, pl.lit(foreign), _unsupported=unsupported))
+
+
+def _rare_counts(frame: pl.DataFrame) -> pl.DataFrame:
+    """The columns that need a search only in texts with a certain character."""
+    text, without_code = pl.col("_text"), pl.col("_without_code")
+    markup = (
+        without_code.str.count_matches(_MARKUP).cast(pl.Int64)
+        - without_code.str.count_matches(_FORMATTING)
+    ).clip(0)
+    marked = counted(
+        frame,
+        without_code.str.contains(r"[<&\[#ĠĊ▁]"),
+        markup_count=markup,
+        leaked_tokens=without_code.str.count_matches(_LEAKED),
+    )
+    latex = counted(
+        frame,
+        without_code.str.contains(r"[\\$]"),
+        unbalanced_latex=_unbalanced_latex(without_code),
+    )
+    paragraphs = text.str.replace_all(r"\n[ \t\r]*\n\s*", "\u0000").str.split("\u0000")
+    longest = counted(
+        frame, text.str.contains(r"\n[ \t\r]*\n"), longest_paragraph=_longest(paragraphs)
+    ).select(
+        longest_paragraph=pl.when(pl.col("longest_paragraph") > 0)
+        .then("longest_paragraph")
+        .otherwise(frame.get_column("_characters"))
+    )
+    starts = without_code.str.extract_all(r"(?m)^ *[^ \n]")
+    indented = counted(
+        frame,
+        without_code.str.contains(r"(?m)^ "),
+        indentations=starts.list.eval(pl.element().str.len_chars()).list.n_unique(),
+    )
+    blank = frame.select(without_code.str.contains(r"\A[ \n]*\z")).to_series()
+    indented = indented.select(pl.col("indentations").clip(pl.when(blank).then(0).otherwise(1)))
+    return pl.concat([marked, latex, longest, indented, _brackets(frame)], how="horizontal")
 
 
 def _white_space(text: pl.Expr) -> pl.Expr:
     """Number of white-space characters. Literals are counted five times as fast as a class."""
-    return sum(
-        (text.str.count_matches(space, literal=True).cast(pl.Int64) for space in " \n\t\u3000"),
-        start=pl.lit(0),
-    )
+    return sum((_number(text, space) for space in " \n\t\u3000"), start=pl.lit(0))
 
 
-def _is_function_word() -> pl.Expr:
-    """Whether a line is one function word, with or without a mark, or a mark alone."""
-    short = pl.element().filter(pl.element().str.len_bytes() <= 24)
-    line = short.str.strip_chars()
-    word = line.str.strip_chars(".,;:。，").str.to_lowercase()
-    return word.is_in(_FUNCTION_WORDS) | line.is_in(list(",;。，；、"))
+def _number(text: pl.Expr, mark: str) -> pl.Expr:
+    return text.str.count_matches(mark, literal=True).cast(pl.Int64)
 
 
-def _indentation() -> pl.Expr:
-    """Leading spaces of a line; null for a blank line."""
-    line = pl.element()
-    text = line.str.strip_chars_start(" ")
-    return (line.str.len_chars() - text.str.len_chars()).filter(text != "")
-
-
-def _unsupported_letters(frame: pl.DataFrame) -> pl.Series:
-    """Letters of the most frequent unsupported script of each text.
-
-    Few texts have any, so only those are searched for each script.
-    """
-    rows = frame.select("_text").with_row_index("row")
-    text = pl.col("_text")
-    beyond_ascii = rows.filter(text.str.len_bytes() > text.str.len_chars())
-    counts = beyond_ascii.filter(text.str.contains(_UNSUPPORTED_LETTER)).select(
-        "row",
-        count=pl.max_horizontal(
-            pl.col("_text").str.count_matches(rf"[\p{{L}}&&\p{{{script}}}]")
-            for script in _UNSUPPORTED
-        ),
-    )
-    joined = rows.select("row").join(counts, on="row", how="left", maintain_order="left")
-    return joined.get_column("count").fill_null(0)
+def _longest(parts: pl.Expr) -> pl.Expr:
+    return parts.list.eval(pl.element().str.len_chars()).list.max().fill_null(0)
 
 
 def _tags(columns: set[str]) -> dict[str, pl.Expr]:
@@ -268,21 +303,16 @@ def _tags(columns: set[str]) -> dict[str, pl.Expr]:
         .otherwise(well_formed_expr(text, form))
     )
     # Without tags to keep, a text is well formed if it ends and answers.
-    ending = text.str.tail(400).str.replace(_END_TOKENS, "").str.strip_chars_end()
-    last_line = ending.str.extract(r"([^\n]*)\z")
-    unfinished = ending.str.contains(_CUT_OFF) | (
-        last_line.str.contains(_OPEN_LINE) & text.str.contains(_SENTENCE_END)
-    )
-    refusal = text.str.head(300).str.contains(_REFUSAL) & (text.str.len_chars() <= _REFUSAL_LENGTH)
-    well_formed = pl.when(plain).then(well_formed & ~unfinished & ~refusal).otherwise(well_formed)
+    ends = ~pl.col("_unfinished") & ~pl.col("_refusal")
+    well_formed = pl.when(plain).then(well_formed & ends).otherwise(well_formed)
     finish = (
         pl.col("finish_reason") if "finish_reason" in columns else pl.lit(None, dtype=pl.String)
     )
     return {
         "has_think": pl.when(plain).then(closed).otherwise(reasoned).fill_null(False),
         "well_formed": well_formed.fill_null(False),
-        "unfinished": unfinished,
-        "refusal": refusal,
+        "unfinished": pl.col("_unfinished"),
+        "refusal": pl.col("_refusal"),
         "has_summary": pl.when(plain)
         .then(after)
         .otherwise(answer.str.strip_chars() != "")
@@ -291,37 +321,58 @@ def _tags(columns: set[str]) -> dict[str, pl.Expr]:
     }
 
 
-def _difference(text: pl.Expr, one: str, other: str) -> pl.Expr:
-    """Absolute difference between the numbers of matches of two patterns."""
-    return (
-        text.str.count_matches(one).cast(pl.Int64) - text.str.count_matches(other).cast(pl.Int64)
-    ).abs()
+def _endings(text: pl.Expr) -> dict[str, pl.Expr]:
+    """Whether a text was cut off, and whether it is a refusal."""
+    ending = text.str.tail(400).str.replace(_END_TOKENS, "").str.strip_chars_end()
+    last_line = ending.str.extract(r"([^\n]*)\z")
+    sentences = text.str.contains(_SENTENCE_END)
+    short = text.str.len_chars() <= _REFUSAL_LENGTH
+    fences = text.str.count_matches("```", literal=True)
+    return {
+        "_unfinished": ending.str.contains(_CUT_OFF)
+        | (last_line.str.contains(_OPEN_LINE) & sentences)
+        | ending.str.contains(_OPEN_ITEM)
+        | (fences % 2 == 1),
+        "_refusal": short & text.str.head(300).str.contains(_REFUSAL),
+    }
 
 
-def _unbalanced_brackets(text: pl.Expr) -> pl.Expr:
-    """Brackets without their other half, summed over {}, () and [].
+def _brackets(frame: pl.DataFrame) -> pl.DataFrame:
+    """`unbalanced_brackets`: brackets without their other half, summed over {}, () and [].
 
     List markers excuse closing brackets; a half-open interval has one bracket of each kind.
     """
-    right, left = _count(text, _HALF_OPEN_RIGHT), _count(text, _HALF_OPEN_LEFT)
-    round_ = _count(text, r"\(") - _count(text, r"\)") + right - left
-    square = _count(text, r"\[") - _count(text, r"\]") - right + left
-    excused = pl.when(round_ < 0).then((-round_ - _count(text, _MARKER)).clip(0)).otherwise(round_)
-    return excused + square.abs() + _difference(text, r"\{", r"\}")
-
-
-def _count(text: pl.Expr, pattern: str) -> pl.Expr:
-    return text.str.count_matches(pattern).cast(pl.Int64)
+    text = pl.col("_without_code")
+    names = {"round": "()", "square": "[]", "curly": "{}"}
+    excess = frame.select(
+        text, **{name: _number(text, b[0]) - _number(text, b[1]) for name, b in names.items()}
+    )
+    odd = (pl.col("round") != 0) | (pl.col("square") != 0)
+    mixed = counted(
+        excess,
+        odd,
+        right=text.str.count_matches(_HALF_OPEN_RIGHT),
+        left=text.str.count_matches(_HALF_OPEN_LEFT),
+        markers=text.str.count_matches(_MARKER),
+    )
+    intervals = pl.when(odd).then(pl.col("right") - pl.col("left")).otherwise(0)
+    excess = excess.hstack(mixed).with_columns(
+        round=pl.col("round") + intervals, square=pl.col("square") - intervals
+    )
+    closing = (-pl.col("round") - pl.col("markers")).clip(0)
+    excused = pl.when(pl.col("round") < 0).then(closing).otherwise("round")
+    return excess.select(
+        unbalanced_brackets=excused + pl.col("square").abs() + pl.col("curly").abs()
+    )
 
 
 def _unbalanced_latex(text: pl.Expr) -> pl.Expr:
     """Environments, delimiters and dollars without their other half."""
     money = text.str.replace_all(rf"\\\$|{FORMULA}|{CURRENCY}", " ")
-    dollars = money.str.count_matches("$", literal=True)
+    pairs = [(r"\begin{", r"\end{"), (r"\[", r"\]"), (r"\(", r"\)")]
+    sizes = [text.str.count_matches(rf"\\{name}(?-u:\b)").cast(pl.Int64) for name in _SIZES]
     return (
-        _difference(text, r"\\begin\{", r"\\end\{")
-        + _difference(text, r"\\\[", r"\\\]")
-        + _difference(text, r"\\\(", r"\\\)")
-        + _difference(text, r"\\left(?-u:\b)", r"\\right(?-u:\b)")
-        + (dollars % 2).cast(pl.Int64)
+        sum(((_number(text, one) - _number(text, other)).abs() for one, other in pairs), pl.lit(0))
+        + (sizes[0] - sizes[1]).abs()
+        + _number(money, "$") % 2
     )

@@ -60,11 +60,14 @@ class Slices:
             for name in self.parts
             if name != "traces"
         }
-        # A later attempt of a trace may be in another slice.
-        self.connection.execute(
-            "CREATE OR REPLACE TEMP TABLE redone_everywhere AS SELECT * FROM redone"
-        )
-        self.connection.execute("CREATE OR REPLACE VIEW redone AS SELECT * FROM redone_everywhere")
+        # A later attempt of a trace, or its id in another dataset, may be in another slice.
+        for view in ("redone", "doubled"):
+            self.connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE {view}_everywhere AS SELECT * FROM {view}"
+            )
+            self.connection.execute(
+                f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM {view}_everywhere"
+            )
         try:
             for number, group in enumerate(groups):
                 point(self.connection, self.root, "traces", group)

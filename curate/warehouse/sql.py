@@ -400,12 +400,14 @@ def group_view(
 ) -> str:
     """The statement of the view of one group of signals (see `table_view`)."""
     folder = f"{escape_glob(root)}/signals/{signals_folder(root, group)}"
-    scan = _scan(files, f"{folder}/*/part-*.parquet")
+    scan = _scan(files, f"{folder}/*/part-*.parquet", "filename = true")
     if older:
         scan = _with_columns("signals", scan)
     columns = ", ".join(signal_groups()[group])
+    # The directory of a part names the version of the traces that it is about.
     return (
-        f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, {columns} FROM {scan}"
+        f"CREATE OR REPLACE VIEW signals_{group} AS SELECT trace_id, attempt, "
+        f"hash(parse_path(filename)[-2]) AS about, {columns} FROM {scan}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,52 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
         ),
         ({"question": "Q", "reasoning": "R", "prediction": "A", "answer": "51"}, [THOUGHT]),
         ({"question": "Q", "reasoning": "R", "response": "A"}, [THOUGHT]),
+        ({"problem": "Q", "generated_solution": "A", "expected_answer": "51"}, ["A"]),
+        ({"doc": {"question": "Q", "answer": "51"}, "resps": [["A"], ["B"]]}, ["A", "B"]),
+        ({"prompt": "Q", "response": {"choices": [{"message": assistant("A")}]}}, ["A"]),
+        ({"prompt": "Q", "response": {"reasoning": "R", "content": "A"}}, [THOUGHT]),
+        ({"messages": [user("Q")], "reasoning": "R", "response": "A"}, [THOUGHT]),
+        ({"messages": [user("Q")], "responses": ["A", "B"]}, ["A", "B"]),
+        ({"question": "Q", "thinking_trajectories": ["R"], "attempt": "A"}, [THOUGHT]),
+        ({"question": "Q", "reasoning_content": "R", "content": "A"}, [THOUGHT]),
+        ({"question": "Q", "thinking": ["R", "R"], "responses": ["A", "A "]}, [THOUGHT] * 2),
+        ({"user": "Q", "assistant": "A"}, ["A"]),
+        ({"prompt": json.dumps([user("Q")]), "completion": "A"}, ["A"]),
+        ({"prompt": str([user("Q")]), "completion": "A"}, ["A"]),
+        (
+            {"chosen": "Human: Q\n\nAssistant: A", "rejected": "Human: Q\n\nAssistant: B"},
+            ["A", "B"],
+        ),
+        ({"prompt": "Q", "completion": "A", "label": True}, ["A"]),
+        ({"prompt": [user("Q")], "completion": [assistant("A")], "label": False}, ["A"]),
+        (
+            {
+                "conversations": [{"from": "human", "value": "Q"}],
+                "chosen": {"from": "gpt", "value": "A"},
+                "rejected": {"from": "gpt", "value": "B"},
+            },
+            ["A", "B"],
+        ),
+        (
+            {
+                "contents": [
+                    {"role": "user", "parts": [{"text": "Q"}]},
+                    {"role": "model", "parts": [{"text": "A"}]},
+                ]
+            },
+            ["A"],
+        ),
+        (
+            {
+                "messages": [
+                    user("Q"),
+                    assistant(
+                        [{"type": "thinking", "thinking": "R"}, {"type": "text", "text": "A"}]
+                    ),
+                ]
+            },
+            [THOUGHT],
+        ),
     ],
 )
 def test_every_shape_gives_all_its_traces(
@@ -148,6 +195,11 @@ def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
         "<seed:think>R</seed:think>A",
         "<|begin_of_thought|>R<|end_of_thought|><|begin_of_solution|>A<|end_of_solution|>",
         "Thinking...\nR\n...done thinking.\n\nA",
+        "Thinking…\nR\n…done thinking.\n\nA",
+        "<THINK>R</THINK>A",
+        "<Thinking>\nR\n</Thinking>\n\nA",
+        "analysisRassistantfinalA",
+        "<|channel|>analysis<|message|>R<|channel|>final <|constrain|>json<|message|>A<|end|>",
         "<|channel|>analysis<|message|>R<|end|><|start|>assistant<|channel|>final<|message|>A<|return|>",
         "R</think>A",
         "R</thinking>A",
@@ -276,10 +328,10 @@ def test_an_export_in_every_format_comes_back_with_the_same_rows(
     bring(context, tmp_path / "talk.jsonl", [{"messages": talk}])
     run_filter(FilterConfig(rules="unfiltered", corpus="all"), context)
     before = context.warehouse.sql("SELECT question, trim(completion) FROM annotated").rows()
-    for format in FORMATS:
-        path = tmp_path / f"{format}.parquet"
+    for format, suffix in product(FORMATS, (".parquet", ".jsonl", "")):
+        path = tmp_path / f"{format}{suffix}"  # without an ending: a directory with its card
         export_corpus(context.warehouse, "all", path, format)
-        with Context(tmp_path / f"wh-{format}") as other:
+        with Context(tmp_path / f"wh-{format}{suffix}") as other:
             config = validate(importing.ImportConfig, {"path": str(path)}, "import")
             importing.run(config, other)
             questions = sorted(question for question, _ in before)
@@ -332,6 +384,73 @@ def test_problems_without_traces_are_imported_as_such(context: Context, tmp_path
     long = {"question": "Q", "essay": "word " * 100}
     with pytest.raises(UsageError, match=r"columns\.completion=essay, or layout=problems"):
         bring(context, tmp_path / "long.jsonl", [long])
+
+
+def test_the_turns_before_an_instruction_are_kept(context: Context, tmp_path: Path) -> None:
+    row = {"instruction": "Q", "input": "", "output": "A", "history": [["Hi", "Hello"]]}
+    result = bring(context, tmp_path / "set.json", [row])
+    ((messages,),) = traces(context, "messages")
+    assert [turn["content"] for turn in messages] == ["Hi", "Hello", "Q", "A"]
+    assert "1 of several turns kept as messages" in result.summary
+
+
+def test_a_conversation_in_a_csv_file_is_read_from_its_text(
+    context: Context, tmp_path: Path
+) -> None:
+    talk = [user("Q"), assistant("It's\nA")]
+    for name, text in (("json", json.dumps(talk)), ("python", str(talk))):
+        path = tmp_path / f"{name}.csv"
+        pl.DataFrame({"messages": [text]}).write_csv(path)
+        importing.run(importing.ImportConfig(path=str(path)), context)
+    assert traces(context) == [("Q", "It's\nA")] * 2
+
+
+def test_rows_that_are_no_text_are_refused_or_left_out_and_counted(
+    context: Context, tmp_path: Path
+) -> None:
+    image = user([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "Q"}])
+    rows = [{"messages": [user("Q"), assistant("A")]}, {"messages": [image, assistant("B")]}]
+    path = tmp_path / "set.jsonl"
+    with pytest.raises(UsageError, match=r"row 2: a part of type 'image_url' .* skip_invalid=true"):
+        bring(context, path, rows)
+    summary = bring(context, path, rows, skip_invalid=True).summary
+    assert "left out: 1 rows that cannot be read as text (skip_invalid)" in summary
+    assert traces(context) == [("Q", "A")]
+
+
+def test_a_file_read_again_with_other_options_is_refused_under_its_name(
+    context: Context, tmp_path: Path
+) -> None:
+    rows = [{"question": "Q", "completion": "A", "gold": "4"}]
+    path = tmp_path / "set.jsonl"
+    bring(context, path, rows)
+    with pytest.raises(UsageError, match=r"verifier: none, now math.*name=set-2"):
+        bring(context, path, rows, verifier="math", columns={"reference": "gold"})
+    (tmp_path / "copy.jsonl").write_bytes(path.read_bytes())
+    with pytest.raises(UsageError, match="imported with other options"):
+        bring(context, tmp_path / "copy.jsonl", rows, name="set", verifier="math")
+    assert traces_count(context, "count(*)") == (1,)
+    bring(context, path, [*rows, {"question": "P", "completion": "B", "gold": "5"}])  # grown
+    bring(context, path, rows, verifier="math", columns={"reference": "gold"}, name="set-2")
+    assert traces_count(context, "count(*)") == (3,)
+
+
+def test_an_id_that_older_versions_stored_under_two_names_is_one_trace(
+    context: Context, tmp_path: Path
+) -> None:
+    row = {"question": "What is 2+2?", "completion": "The answer is \\boxed{4}.", "answer": "4"}
+    bring(context, tmp_path / "a.jsonl", [row], verifier="math")
+    (first,) = context.warehouse.versions("traces", "a")
+    stored = pl.read_parquet(first.parts())
+    for name in ("b", "c"):  # as they were written before ids depended on the name
+        context.warehouse.write("traces", name, stored, key=name)
+    annotate.run(annotate.AnnotateConfig(), context)
+    assert traces_count(context, "count(*), count(readable), any_value(verdict)") == (
+        1,
+        1,
+        "correct",
+    )
+    assert run_filter(FilterConfig(rules="unfiltered"), context).rows == 1
 
 
 def test_a_lone_surrogate_becomes_a_replacement_character(context: Context, tmp_path: Path) -> None:

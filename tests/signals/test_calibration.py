@@ -24,6 +24,9 @@ from curate.signals import annotate_frame, with_macros
 from curate.signals.language import LANGUAGES
 
 DATA = Path(__file__).parent / "data"
+# Outputs of real models, which lie beside the checkout and are not part of it.
+OUTPUTS = Path(__file__).resolve().parents[3] / "shared" / "real" / "outputs.jsonl"
+REAL = pytest.mark.skipif(not OUTPUTS.is_file(), reason="no real outputs beside the checkout")
 
 
 def load(name: str) -> list[dict[str, Any]]:
@@ -135,3 +138,47 @@ def test_refusals_and_texts_cut_off_are_not_well_formed() -> None:
         if well_formed != case["well_formed"]
     ]
     assert wrong == []
+
+
+def real_outputs() -> pl.DataFrame:
+    rows = [json.loads(line) for line in OUTPUTS.read_text(encoding="utf-8").splitlines()]
+    frame = pl.DataFrame({name: [row[name] for row in rows] for name in ("id", "set", "question")})
+    frame = frame.with_columns(completion=pl.Series([row["completion"] for row in rows]))
+    return with_macros(annotate_frame(frame))
+
+
+@REAL
+def test_outputs_of_real_models_raise_few_false_alarms() -> None:
+    # Four of the texts by Codex are loops of one equation up to the token limit.
+    loops = ["bbh-0047", "bbh-0049"]
+    rates = (
+        real_outputs()
+        .filter(~pl.col("id").is_in(loops))
+        .group_by("set")
+        .agg(
+            readable=(~pl.col("readable").fill_null(True)).mean(),
+            mixed=pl.col("mixed_language").mean(),
+            stray=pl.col("stray_script").mean(),
+        )
+        .sort("set")
+    )
+    print(f"\n{rates}")
+    assert rates["readable"].max() <= 0.01
+    assert rates["mixed"].max() <= 0.003
+    assert rates["stray"].max() <= 0.003
+
+
+@REAL
+def test_real_outputs_that_were_read_one_by_one() -> None:
+    labels = pl.DataFrame(load("real_read"))
+    rows = real_outputs().join(labels, on="id", suffix="_label")
+    assert rows.height == labels.height >= 150
+    assert rows.filter(pl.col("language") == "zh").height * 2 >= rows.height
+    for name, label in (
+        ("readable", "readable_label"),
+        ("mixed_language", "mixed"),
+        ("stray_script", "stray"),
+    ):
+        wrong = rows.filter(pl.col(name).fill_null(True) != pl.col(label))["id"].to_list()
+        print(f"\n{name}: {wrong} of {rows.height} judged differently")
+        assert len(wrong) <= rows.height // 100, wrong
