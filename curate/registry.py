@@ -17,7 +17,7 @@ import os
 import sys
 import traceback
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +38,7 @@ def resolve(kind: str, name: str, builtin: Mapping[str, str], *, data: bool = Fa
         return load(builtin[name], kind)
     for point in entry_points(group=f"curate.{kind}"):
         if point.name == name:
-            return point.load()
+            return _load_entry_point(kind, point)
     if ":" in name and not data:
         return load(name, kind)
     own = ", or your own as 'module:name'" if not data else ""
@@ -69,6 +69,14 @@ def load(path: str, kind: str) -> Any:
             f"'{attribute}'{hint}"
         )
     return getattr(module, attribute)
+
+
+def _load_entry_point(kind: str, point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # whatever the installed package raises while it is imported
+        reason = _reason(point.module, error)
+        raise UsageError(f"cannot load the {kind} '{point.name}': {reason}") from error
 
 
 def add_folder(folder: str | Path) -> None:

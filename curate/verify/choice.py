@@ -15,18 +15,21 @@ from curate.verify.base import CORRECT, Judgement, Verifier
 from curate.verify.extract import (
     TAIL,
     Extracted,
-    after_reasoning,
     announced,
+    corrected_line,
     find_answer,
+    from_json,
     is_denied,
+    is_refused,
     is_taken_back,
     last_boxes,
+    stated_instead,
     tidy,
     value_of,
-    without_end_tokens,
+    visible_text,
 )
 from curate.verify.math.verifier import compare_answers
-from curate.verify.text import leading_letters, normal, text_of_choice, without_style
+from curate.verify.text import is_question, leading_letters, normal, text_of_choice, without_style
 
 # Phrases that announce a choice; the letter follows. Those of `extract.ANNOUNCE` count as well.
 _ANNOUNCED = re.compile(
@@ -35,9 +38,12 @@ _ANNOUNCED = re.compile(
     r"(?: is| are| would be)?"
     r"|\b(?:the )?(?:option|choice|letter) (?:is|would be)|\b(?:solution|result|option|choice"
     r"|selection)(?=\s*[*_]*[:：])"
-    r"|\bI(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)(?: (?:option"
-    r"|choice|answer))?"
-    r"|(?<![不没别非])(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是|为|為)?|正确(?:的)?选项(?:是|为)?"
+    r"|\b(?:I|we)(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)"
+    r"(?: (?:option|choice|answer))?"
+    r"|(?:^|(?<=[.!?\n])|\b(?:so|thus|hence|therefore|think|believe),?) *\bit(?:['’]s| is| must be"
+    r"| should be| has to be)(?: (?:option|choice))?|\brichtig ist"
+    r"|(?<![不没别非])(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是"
+    r"|为|為)?|正确(?:的)?选项(?:是|为)?"
     r"|选项(?:是|为)"
     r"|\b(?:opción|option|alternativa|opzione) (?:correcta|correcte|correta|corretta)"
     r" (?:es|est|é|è)(?: la)?\b|選択肢は|정답은|답은)"
@@ -53,6 +59,17 @@ _IS_CORRECT = re.compile(
     r"|choice|one))?"
     r"(?P<after>[^\n]*)"
 )
+# Bが正解です, B是正确的
+_IS_CORRECT_HAN = re.compile(
+    r"(?:^|[、,，。\s]|选项)[(（]?(?P<letter>[A-J])[)）]?(?:项|選択肢)?(?:(?:が|は)(?:正解"
+    r"|正しい)(?:です|である|だ)?"
+    r"|(?:是)?(?:正确|對|对)(?:的)?(?:答案|选项)?|(?:이|가) 정답(?:입니다|이다)?)[。.．]?\s*$"
+)
+# "A is incorrect, so B."
+_SO = re.compile(
+    r"(?:^|.*[,;.]\s*)(?:so|therefore|thus|hence)[,:]?\s+(?P<answer>[(\[*$]*[A-J][)\]*$]*)[.!]?",
+    re.S,
+)
 _LAST_LINE = re.compile(
     r"(?:(?:so|thus|hence|therefore|因此|所以"
     r"|故)[,:，：]?\s*)?(?P<answer>[(\[（【*$`\\]*[A-J](?![A-Za-z]).*)",
@@ -64,7 +81,7 @@ class ChoiceVerifier(Verifier):
     """Compares the choices that an answer names with the right ones."""
 
     name = "choice"
-    version = "4"
+    version = "5"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         return find_choice(completion, delimiters, problem.choices or [])
@@ -88,8 +105,8 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
     """Return the answer to a multiple-choice question: like `find_answer`, with the phrases that
     name a choice.
     """
-    visible = after_reasoning(without_end_tokens(text), delimiters)
-    if visible is None or "<answer>" in visible:
+    visible = visible_text(text, delimiters)
+    if visible is None or "<answer>" in visible or from_json(visible):
         return find_answer(text, delimiters)
     box = last_boxes(visible)
     tail = (visible[box.end :] if box else visible)[-TAIL:]
@@ -106,8 +123,13 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
             return Extracted(None, "announced", "no answer")
         line, _, following = tail[last.end() :].partition("\n")
         value, following = value_of(line, following)
-        if following.lstrip().startswith("?") or is_taken_back(following):
+        if following.lstrip().startswith("?"):
             return Extracted(None, "announced", "the text takes its answer back")
+        if is_taken_back(following):
+            instead = stated_instead(following)
+            if instead is None:
+                return Extracted(None, "announced", "the text takes its answer back")
+            value = instead
         return Extracted(tidy(value), "announced")
     if box is None and general is None:
         confirmations = list(_IS_CORRECT.finditer(tail))
@@ -119,9 +141,22 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
         ):
             return Extracted(confirmations[-1]["letter"], "announced")
         whole = visible.strip()
+        if in_han := _IS_CORRECT_HAN.search(whole):
+            return Extracted(in_han["letter"], "announced")
+        if _is_list_of_choices(whole, choices):
+            return Extracted(whole, "bare")
         if "\n" not in whole and named_letters(tidy(whole), choices):
             return Extracted(tidy(whole), "bare")
-        line = whole.rpartition("\n")[2].strip()
+        if "\n" not in whole and _OTHERS_DENIED.fullmatch(whole):
+            return Extracted(tidy(whole), "bare")
+        if "\n" not in whole and (corrected := corrected_line(whole)):
+            return corrected._replace(answer=corrected.answer and tidy(corrected.answer))
+        before, _, line = whole.rpartition("\n")
+        line = line.strip()
+        if before and is_refused(before):
+            return Extracted(None, detail="no answer")
+        if (so := _SO.fullmatch(line)) and not _UNSURE.search(line):
+            return Extracted(tidy(so["answer"]), "last line")
         final = _LAST_LINE.fullmatch(line) if "\n" in whole or len(line) < 20 else None
         listed = re.findall(r"^[ \t]*[(]?([A-J])[).:]", visible, re.M)
         if len(set(listed)) > 1:
@@ -129,6 +164,17 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
         if final and named_letters(tidy(final["answer"]), choices):
             return Extracted(tidy(final["answer"]), "last line")
     return find_answer(text, delimiters)
+
+
+_UNSURE = re.compile(r"\b(?:if|unless|maybe|perhaps|possibly|or|could|might|may)\b|\?", re.I)
+
+
+def _is_list_of_choices(text: str, choices: list[str]) -> bool:
+    """Whether each line of a text names one choice, and not all choices are written out again."""
+    lines = text.split("\n")
+    if not 1 < len(lines) < len(choices):
+        return False
+    return all(len(named_letters(tidy(line), choices)) == 1 for line in lines)
 
 
 def right_letters(problem: Problem) -> set[str]:
@@ -157,18 +203,24 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
     if len(answer) > 10_000:
         return set()
     bare = without_style(answer)
+    if (others := _OTHERS_DENIED.fullmatch(bare)) and (kept := others["kept"].rstrip(" .,;。，")):
+        letters = named_letters(kept, choices)
+        denied = set(re.findall(r"(?<![A-Za-z])[A-J](?![A-Za-z])", others["denied"]))
+        return letters if not letters & denied else set()
     by_text = _letters_of_text(bare, choices)
     if by_text:
         return by_text if len(by_text) == 1 else set()
     letters, rest = leading_letters(bare)
     if letters:
         text = text_of_choice(rest)
+        if text is None and rest[:1] in ",，":  # "B, cats"
+            text = rest[1:].strip() if _letters_of_text(rest[1:], choices) == letters else None
         if any(string.ascii_uppercase.index(one) >= len(choices) for one in letters if choices):
             return set()
         if text is not None:
             # "B. dogs" names B and the choice whose text that is.
             return letters | (_letters_of_text(text, choices) if text else set())
-        return set()
+        return _named_in_parts(bare, choices)
     match = re.fullmatch(r"(.*\S)\s*(?:[(\[（]([A-J])[)\]）]|, so ([A-J]))", bare, re.S)  # "8 (B)"
     if match:
         letter = match[2] or match[3]
@@ -177,7 +229,33 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
             if _letters_of_text(match[1], choices)
             else set()
         )
-    return set()
+    return _named_in_parts(bare, choices)
+
+
+# "D, it can't be A or B": what is denied are other choices.
+_OTHERS_DENIED = re.compile(
+    r"(?P<kept>.{1,200}?)(?:[.,;:。，；]\s*|\s+|(?=不是|而不是))(?:and\s+)?(?:because\s+|since\s+)?(?:(?:it|this"
+    r"|that)\s*)?"
+    r"(?:can(?:['’]t|not) be|is ?n[o'’]t|does(?:n['’]t| not) make sense for it to be|not|non"
+    r"|nicht|pas"
+    r"|no es|不是|而不是|не)\s*(?P<denied>\(?[A-J]\)?(?:\s*(?:,|/|or|and|nor|或|和"
+    r"|、)\s*\(?[A-J]\)?)*)[.。]?",
+    re.S,
+)
+_PARTS = re.compile(r"\s*(?:[,;，；、\n]\s*(?:and\s+)?|\band\b|和|及)\s*")
+
+
+def _named_in_parts(bare: str, choices: list[str]) -> set[str]:
+    """Return the letters that the parts of a list name, one each: "A. dogs, C. mice", "dogs and
+    mice".
+    """
+    parts = _PARTS.split(bare)
+    if not 1 < len(parts) <= len(choices):
+        return set()
+    named = [named_letters(part, choices) for part in parts if part]
+    letters = {letter for one in named for letter in one}
+    is_list = all(len(one) == 1 for one in named) and len(letters) == len(named)
+    return letters if is_list else set()
 
 
 def _letters_of_text(text: str, choices: list[str]) -> set[str]:
@@ -193,6 +271,8 @@ def matches_choice(choice: str, answer: str) -> bool:
     """Whether an answer is the text of a choice: the same words, or the same mathematical
     object.
     """
+    if is_question(answer) and not is_question(choice):
+        return False
     first, second = normal(choice), normal(answer)
     if first == second or first.removeprefix("it ") == second:
         return True

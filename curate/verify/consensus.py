@@ -161,7 +161,8 @@ def _comparable(verifier: str, problem: Problem | None) -> Problem:
     """Return a problem whose verifier compares two answers; a procedural score cannot, so the text
     verifier does.
     """
-    name = verifier if verifier in ("math", "choice", "exact", "text") else "text"
+    name = "math" if verifier.startswith("math-") else verifier
+    name = name if name in ("math", "choice", "exact", "text") else "text"
     return replace(problem or Problem(""), verifier=name)
 
 

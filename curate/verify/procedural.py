@@ -80,7 +80,7 @@ class ProceduralVerifier(Verifier):
     """
 
     name = "procedural"
-    version = "2"
+    version = "3"
 
     def load(self) -> None:
         import reasoning_gym  # noqa: F401
@@ -107,8 +107,9 @@ class ProceduralVerifier(Verifier):
             return Judgement("unverifiable", reason)
         if _hedges(answer, entry["answer"], dataset):
             return Judgement("wrong", "offers more than one answer")
+        scorer = _scorer(dataset)
         try:
-            score = _scorer(dataset)(answer, entry)
+            score = scorer(answer, entry)
         except Exception as error:
             return Judgement("wrong", f"the generator's verifier raised {type(error).__name__}")
         return CORRECT if score == 1.0 else Judgement("wrong", f"score {score:.3g}")

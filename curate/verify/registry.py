@@ -10,6 +10,8 @@ from curate.verify.base import Verifier
 
 REGISTRY = {
     "math": "curate.verify.math.verifier:MathVerifier",
+    "math-strict": "curate.verify.math.variants:StrictMathVerifier",
+    "math-rounded": "curate.verify.math.variants:RoundedMathVerifier",
     "choice": "curate.verify.choice:ChoiceVerifier",
     "code": "curate.verify.code.verifier:CodeVerifier",
     "exact": "curate.verify.text:ExactVerifier",
@@ -20,9 +22,15 @@ REGISTRY = {
 
 @cache
 def verifier_named(name: str) -> Verifier:
-    """Return the verifier of this name. Raises `UsageError` if there is none."""
+    """Return the verifier of this name. Raises `UsageError` if there is none, or if it cannot be
+    loaded.
+    """
     resolved = resolve("verifier", name, REGISTRY)
-    verifier = resolved() if isinstance(resolved, type) else resolved
+    try:
+        verifier = resolved() if isinstance(resolved, type) else resolved
+    except Exception as error:  # whatever the user's own class raises
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"cannot load the verifier '{name}': {reason}") from error
     if not isinstance(verifier, Verifier):
         raise UsageError(
             f"the verifier '{name}' is not a curate.verify.base.Verifier: subclass that class"

@@ -110,12 +110,19 @@ def equal_words(first: str, second: str) -> bool:
         and normal(first) == normal(second)
     ):
         return False
+    if is_question(first) != is_question(second):
+        return False
     if first.endswith("!") != second.endswith("!") and re.search(
         r"\b\w{1,3}!$", f"{first} {second}"
     ):
         return False  # n! is a factorial, not an exclamation
     pairs = zip(_WORD.findall(first), _WORD.findall(second), strict=False)
     return all(_equal_case(one, other) for one, other in pairs) or normal(first) in _ANY_CASE
+
+
+def is_question(text: str) -> bool:
+    """Whether a text asks: "Paris?" is no answer, unless the reference is a question too."""
+    return text.rstrip(" \"'”’*_`$)").endswith(("?", "？"))
 
 
 def _equal_case(one: str, other: str) -> bool:
@@ -131,6 +138,7 @@ _STYLE = re.compile(
     r"|[$`\"“”「」『』]|\\[()\[\]]"
 )
 _CHOICE_WORD = (
+    r"(?:both |(?:la|le|el|the|die|der|das) (?=[A-J]\b))?(?:故|所以|因此|本题|应)*"
     r"(?:(?:the |our )?(?:(?:correct|right|best|final) )*(?:options?|choices?|answers?|letters?"
     r"|选项"
     r"|选择|选|答案|opción"
@@ -150,10 +158,11 @@ _TEXT_OF_CHOICE = re.compile(r"\s*[.:：)、]\s*(?P<text>.*)|\s*[-–—]\s+(?P<
 _REASON = re.compile(
     r"\s*[,;，]?\s*(?:because|since|as|for|weil|porque|因为"
     r"|which is (?:the )?(?:right|correct))\b.*"
-    r"|\s*[,;，]\s*(?:and )?(?:not|rather than|instead of)\s+\(?[A-Z]\)?\s*"
+    r"|(?:\s*[,;，]\s*(?:and )?not|\s+and not|\s*[,;，]?\s*(?:rather than|instead of))"
+    r"\s+\(?[A-Z]\)?\s*"
     r"|\s*(?:is|are)\s+(?:the\s+)?(?:(?:right|correct|best|final)\s*)+(?:answers?|options?"
     r"|choices?|ones?)?\s*"
-    r"|\s*(?:です|だ|である|입니다|이다|项|項|。)+\s*",
+    r"|\s*(?:です|だ|である|입니다|이다|选项|選項|项|項|。|．)+\s*",
     re.I | re.S,
 )
 _OTHER_OFFER = re.compile(
@@ -166,10 +175,14 @@ _OTHER_OFFER = re.compile(
 
 def without_style(text: str) -> str:
     """Strip type commands, markdown, quotes and a full stop from a short answer."""
+    text = text.replace("\\ ", " ")
     for _ in range(3):
         text = _STYLE.sub(lambda match: match.group(1) or "", text)
     text = text.strip()
-    return text[:-1].rstrip() if text.endswith((".", "。")) and not text.endswith("..") else text
+    if len(text) > 2 and text[0] == text[-1] == "'":
+        text = text[1:-1].strip()
+    stops = (".", "。", "．")
+    return text[:-1].rstrip() if text.endswith(stops) and not text.endswith("..") else text
 
 
 def bare_letters(text: str) -> set[str]:
@@ -213,11 +226,37 @@ def text_of_choice(rest: str) -> str | None:
     return None if _OTHER_OFFER.search(text) or text.startswith("..") else text
 
 
+_ITEM = re.compile(r"(?:[-*•+]|\(?\d{1,3}[.):]|\(?[a-zA-Z][.):]|[^\W\d_]+:)\s+\S")
+
+
+def _rows(text: str) -> list[str]:
+    """Return the lines of a text that are not empty or a fence, without extra white space."""
+    lines = (" ".join(line.replace("`", " ").split()).casefold() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
+def are_rows(lines: list[str]) -> bool:
+    """Whether several lines are one answer together: a grid of signs or of short cells, a table, or
+    a list with marks, so that one of them alone is no spelling of it.
+    """
+    if len(lines) < 2:
+        return False
+    if all("|" in line or "\t" in line for line in lines) or all(map(_ITEM.match, lines)):
+        return True
+    cells = [re.split(r"\s*,\s*|\s+", line) for line in lines]
+    if len(set(map(len, cells))) == 1 and len(cells[0]) > 1:
+        return all(len(cell) <= 3 for row in cells for cell in row)
+    if len(set(map(len, lines))) > 1 or len(cells[0]) > 1 or len(lines[0]) < 2:
+        return False
+    signs = "".join(lines)
+    return signs.isdigit() or not signs.isalpha() or 2 * len(set(signs)) <= len(signs)
+
+
 class ExactVerifier(Verifier):
     """Accepts exactly the same characters, apart from white space around them."""
 
     name = "exact"
-    version = "3"
+    version = "4"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         extracted = raw_answer(completion, delimiters)
@@ -239,16 +278,22 @@ class ExactVerifier(Verifier):
 
 class TextVerifier(Verifier):
     """Accepts the same text after `normal`. A reference may offer several spellings, one per
-    line.
+    line, unless its lines are the rows of one answer (a grid, a table, a numbered list).
     """
 
     name = "text"
-    version = "4"
+    version = "5"
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
         if len(answer) > 100_000:
             return Judgement("wrong", "the answer is longer than 100000 characters")
+        rows = _rows(problem.reference or "")
+        if are_rows(rows):
+            return CORRECT if _rows(answer) == rows else WRONG
+        if is_question(answer) and not is_question(problem.reference or ""):
+            return Judgement("wrong", "a question")
         spellings = {normal(line) for line in (problem.reference or "").splitlines()} - {""}
         if not spellings:
             return Judgement("unverifiable", "the reference has no text")
-        return CORRECT if normal(answer) in spellings | {normal(problem.reference or "")} else WRONG
+        is_whole = [normal(row) for row in _rows(answer)] == [normal(row) for row in rows]
+        return CORRECT if is_whole or normal(answer) in spellings else WRONG

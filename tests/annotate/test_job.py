@@ -7,9 +7,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from curate.annotate import job as annotate
 from curate.annotate.job import AnnotateConfig
+from curate.cli import app
 from curate.errors import CurateError, UsageError
 from curate.generate import job
 from curate.generate.config import generate_config
@@ -154,6 +156,44 @@ def test_a_newer_verifier_runs_over_old_traces_and_both_are_compared_in_sql(cont
         == 0
     )
     assert annotate.run(AnnotateConfig(), context).rows == 0
+
+
+def test_the_command_judges_the_traces_of_an_older_version_again(context, monkeypatch):
+    from curate.verify.base import CORRECT
+    from curate.verify.math.verifier import MathVerifier
+
+    # An older version that took every answer. Its verdicts are sealed parts on the disk.
+    with monkeypatch.context() as older:
+        older.setattr(MathVerifier, "version", "0")
+        older.setattr(MathVerifier, "quick", lambda *_: CORRECT)
+        annotate.run(AnnotateConfig(), context)
+    folder = Path(context.warehouse.root)
+    parts = {path: path.read_bytes() for path in (folder / "verdicts").rglob("*.parquet")}
+    assert parts
+
+    command = ["annotate", "--warehouse", str(folder)]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert {path: path.read_bytes() for path in parts} == parts
+    rows = context.warehouse.sql(
+        "SELECT verifier_version AS version, count(*) AS rows, count(DISTINCT trace_id) AS traces, "
+        "count(*) FILTER (verdict = 'wrong') AS wrong FROM verdicts GROUP BY 1 ORDER BY 1"
+    )
+    traces = context.warehouse.sql("SELECT count(*) FROM traces").item()
+    assert rows["version"].to_list() == ["0", MathVerifier.version]
+    assert rows["rows"].to_list() == rows["traces"].to_list() == [traces, traces]
+    assert rows["wrong"][1] > rows["wrong"][0]
+    # A trace has its old verdict and its new one next to each other; the new one is its verdict.
+    changed = context.warehouse.sql(
+        "SELECT old.verdict AS before, new.verdict AS after, annotated.verdict AS now "
+        "FROM verdicts old JOIN verdicts new USING (trace_id, attempt) "
+        "JOIN annotated USING (trace_id, attempt) WHERE old.verifier_version = '0' "
+        "AND new.verifier_version <> '0' AND old.verdict <> new.verdict"
+    )
+    assert set(changed.rows()) == {("correct", "wrong", "wrong")}
+    assert len(changed) == rows["wrong"][1] - rows["wrong"][0]
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    again = context.warehouse.sql("SELECT count(*) FROM verdicts").item()
+    assert again == 2 * traces
 
 
 def annotate_wrong():

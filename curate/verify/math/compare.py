@@ -6,6 +6,7 @@ alternatives are not a single answer. `None` means undecided here; `math-verify`
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -20,7 +21,7 @@ from curate.verify.math.exact import (
     symbols,
 )
 from curate.verify.math.identity import is_multiple
-from curate.verify.math.intervals import Piece, region, symbolic_pieces
+from curate.verify.math.intervals import Piece, meet, region, symbolic_pieces
 from curate.verify.math.numbers import RELATIVE, Number, close_values, equal_numbers
 from curate.verify.math.numeric import context, equal_at_points, logarithm, number
 from curate.verify.math.parser import Node
@@ -47,8 +48,9 @@ def equal(gold: Node, answer: Node) -> bool | None:
             return equal(gold[2], answer) or equal(gold[3], answer)
         about = answer[0] == "rel" and answer[1] == "~"
         return equal(("rel", "=", *gold[2:]), ("rel", "=", *answer[2:]) if about else answer)
-    if _is_system(gold) and _are_alternatives(answer):
-        return False  # both of x = 1 and y = 2 are meant, not one of them
+    for one, other in ((gold, answer), (answer, gold)):
+        if _is_system(one) and _are_alternatives(other):
+            return False  # both of x = 1 and y = 2 are meant, not one of them, and vice versa
     for one, other in ((gold, answer), (answer, gold)):  # {x | x^2 = 4}
         if one[0] == "rel" and one[1] == "=" and "" in symbols(one) and other[0] == "set":
             return _equal_to_solutions(gold, answer)
@@ -323,6 +325,9 @@ def _decimals(node: Node) -> int | None:
 
 def equal_in_base(gold: Node, answer: Node) -> bool | None:
     """Compare numbers in a base; a missing base is taken from the other side."""
+    for node in (gold, answer):
+        if node[0] == "base" and any(int(digit) >= int(_base(node[2])) for digit in node[1]):
+            return False  # 7_2 is no number
     if gold[0] == answer[0] == "base":
         return (gold[1], _base(gold[2])) == (answer[1], _base(answer[2]))
     with_base, other = (gold, answer) if gold[0] == "base" else (answer, gold)
@@ -370,6 +375,8 @@ def equal_collections(gold: Node, answer: Node) -> bool | None:
     solved = solutions(gold, answer)
     if solved is not None:
         return match_unordered(*solved)
+    if (name := _common_name(gold)) and (other := _common_name(answer)) and name != other:
+        return False  # y = 1, 2 says nothing about x
     expected, given = values(gold), values(answer)
     if _named_apart(gold) and not any(part[0] == "rel" for part in given):
         # The names fix the order of values without names: x=1, y=2 is "1, 2" and not "2, 1".
@@ -381,6 +388,15 @@ def equal_collections(gold: Node, answer: Node) -> bool | None:
     if gold[0] == "set" and answer[0] not in ("set", *_COLLECTIONS):
         return False
     return match_unordered(expected, given)
+
+
+def _common_name(node: Node) -> Node | None:
+    """Return the symbol that all parts of a collection give a value to, or None."""
+    parts = node[1:] if node[0] in _COLLECTIONS else ()
+    if not parts or not all(assigned(part) and part[2][0] == "sym" for part in parts):
+        return None
+    names = {part[2] for part in parts}
+    return names.pop() if len(names) == 1 else None
 
 
 def _named_apart(node: Node) -> bool:
@@ -461,7 +477,7 @@ def values(node: Node) -> list[Node]:
     parts = list(node[1:]) if node[0] in ("set", "bracket", *_COLLECTIONS) else [node]
     if all(assigned(part) for part in parts) and len({part[2] for part in parts}) == 1:
         parts = [part[3] for part in parts]
-    elif node[0] not in ("set", "either"):
+    elif node[0] not in ("set", "either") and any(part[0] != "tuple" for part in parts):
         return parts
     kept: list[Node] = []
     for part in parts:
@@ -508,6 +524,10 @@ def equal_containers(gold: Node, answer: Node) -> bool | None:
     if "ratio" in kinds:
         ratio, other = (gold, answer) if gold[0] == "ratio" else (answer, gold)
         return len(ratio) == 3 and equal(other, ("div", ratio[1], ratio[2]))
+    if set(kinds) == {"matrix", "bracket"}:
+        flat, cells = _as_vectors(gold), _as_vectors(answer)
+        if flat is not None and cells is not None:
+            return match_in_order(flat, cells)
     first, second = grid(gold), grid(answer)
     if "matrix" in kinds and first is not None and second is not None:
         if [len(row) for row in first] != [len(row) for row in second]:
@@ -516,6 +536,17 @@ def equal_containers(gold: Node, answer: Node) -> bool | None:
             [cell for row in first for cell in row], [cell for row in second for cell in row]
         )
     return False
+
+
+def _as_vectors(node: Node) -> list[Node] | None:
+    """Return the cells of a matrix of one row or column, or of a plain list in brackets."""
+    if node[0] == "matrix":
+        rows = list(node[1:])
+        if len(rows) > 1 and any(len(row) > 1 for row in rows):
+            return None
+        return [cell for row in rows for cell in row]
+    is_plain = not any(part[0] in ("bracket", "tuple") for part in node[1:])
+    return list(node[1:]) if is_plain else None
 
 
 def equal_ratios(gold: Node, answer: Node) -> bool | None:
@@ -626,7 +657,7 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
         if "'f:" in repr(gold) and (name is None or f"'f:{name}" in repr(gold)):
             return False  # "0 = f(0)" offers two values for f(0)
         # A name, or something carried out, before the value: x = 5, 2 + 3 = 5, m + n = 34.
-        if answer[1] not in ("=", "in"):
+        if answer[1] not in ("=", "in") or _is_reversed(answer[2]):
             return False
         named = assigned(answer) or not symbols(answer[2]) or len(symbols(answer[2])) > 1
         if not named or (symbols(answer[2]) & symbols(answer[3]) and not assigned(answer)):
@@ -635,6 +666,14 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
     if gold[1] == "=" and not symbols(gold[2]) and not symbols(gold[3]):
         return consistent(gold) and equal(gold[3], answer)
     return equal(gold[3], answer) if assigned(gold) else False
+
+
+def _is_reversed(names: Node) -> bool:
+    """Whether a tuple names neighbouring letters backwards: (y, x) = (1, 2) is not (1, 2)."""
+    if names[0] != "tuple" or any(part[0] != "sym" or len(part[1]) != 1 for part in names[1:]):
+        return False
+    letters = [ord(part[1]) for part in names[1:]]
+    return len(letters) > 1 and all(a - b == 1 for a, b in itertools.pairwise(letters))
 
 
 def _function_definitions(gold: Node, answer: Node) -> tuple[Node, Node] | None:
@@ -692,12 +731,34 @@ def with_dummy_renamed(gold: Node, answer: Node, is_family: bool) -> Node | None
     return substituted(answer, theirs, ("sym", ours)) if constant or counter else None
 
 
+def _numerator(node: Node) -> tuple[Node, Node]:
+    """Return a sum of quotients as one quotient: numerator and denominator, not reduced."""
+    one = ("num", Number(Fraction(1)))
+    if node[0] == "neg":
+        over, under = _numerator(node[1])
+        return ("neg", over), under
+    if node[0] in ("add", "sub", "mul", "div") and "'div'" in repr(node):
+        (a, b), (c, d) = _numerator(node[1]), _numerator(node[2])
+        if node[0] == "mul":
+            return ("mul", a, c), ("mul", b, d)
+        if node[0] == "div":
+            return ("mul", a, d), ("mul", b, c)
+        if b == d:
+            return (node[0], a, c), b
+        return (node[0], ("mul", a, d), ("mul", c, b)), ("mul", b, d)
+    return node, one
+
+
 def proportional(gold: Node, answer: Node) -> bool | None:
     """Whether two equations are equal up to a constant factor."""
     first, second = ("sub", gold[2], gold[3]), ("sub", answer[2], answer[3])
     if symbols(first) != symbols(second):
         return False
     multiple = is_multiple(first, second)
+    if not multiple and ("'div'" in repr(first) or "'div'" in repr(second)):
+        # xy = 1 and y = 1/x, with the quotients multiplied out
+        first, second = _numerator(first)[0], _numerator(second)[0]
+        multiple = is_multiple(first, second)
     if multiple is not None:
         return multiple
     ratios: list[Any] = []
@@ -736,6 +797,8 @@ def equal_regions(gold: Node, answer: Node) -> bool | None:
     if single and about != whose and gold[0] not in ("tuple", "bracket", "interval", "union"):
         return False  # k < 0 says nothing about x
     try:
+        if _is_several_regions(answer) and _overlap(answer[1:]):
+            return False  # [0,3); (0,3) offers two answers
         first, second = region(gold), region(answer)
     except Undefined:
         first = second = None
@@ -750,6 +813,22 @@ def equal_regions(gold: Node, answer: Node) -> bool | None:
             return solved
         return _equal_inequalities(gold, answer)
     return _equal_pieces(first, second)
+
+
+def _is_several_regions(node: Node) -> bool:
+    """Whether a node lists regions. "x > 2 and x < 5" is one, and its inequalities must overlap."""
+    if node[0] == "both":
+        return any(part[0] in ("interval", "tuple", "bracket") for part in node[1:])
+    return node[0] in ("list", "either")
+
+
+def _overlap(parts: Sequence[Node]) -> bool:
+    """Whether two of several regions have a point in common."""
+    regions = [region(part) for part in parts]
+    return any(
+        one is not None and other is not None and bool(meet(one, other))
+        for one, other in itertools.combinations(regions[:20], 2)
+    )
 
 
 def _equal_to_solutions(gold: Node, answer: Node) -> bool | None:

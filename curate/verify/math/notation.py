@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from curate.verify.extract import Extracted, announced, last_boxes, tidy
+from curate.verify.extract import ANNOTATION, Extracted, announced, last_boxes, tidy
 
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _SIZE = re.compile(
@@ -47,6 +47,22 @@ _SYSTEM = re.compile(
     r"|aligned|matrix)\}\s*\\right\s*\.",
     re.S,
 )
+_QUAD = re.compile(r"(\\q?quad)(?=[a-zA-Z])")  # \\quadx: a space that was lost
+# \text{17 apples}
+_WHOLE_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s*\{\s*([^{}\\]*\d[^{}\\]*)\}")
+# Lines of one derivation, set one below the other.
+_ALIGNED = re.compile(
+    r"\\begin\s*\{(aligned|align\*?|alignedat|split|gathered|gather\*?|eqnarray\*?|equation\*?)\}"
+    r"(?:\[[a-z]\]|\{[\dlcr]+\})?(.*?)\\end\s*\{\1\}",
+    re.S,
+)
+_ROW_END = re.compile(r"\\\\(?:\s*\[[^\]]*\])?")
+_CONTINUES = re.compile(
+    r"\s*(?:=|<|>|\\(?:approx|le|leq|ge|geq|lt|gt|equiv|sim|simeq)(?![a-zA-Z]))"
+)
+# siunitx: \SI{5}{m/s}, \qty{5}{\metre\per\second}
+_QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_UNIT_COMMAND = re.compile(r"\\(?:si|unit)\s*\{([^{}]*)\}")
 _COMBINATION = re.compile(
     r"(?<![\w.])(?:\{\}\s*_\s*|\{\}\s*\^\s*|\^\s*)?\{?(\d+)\}?\s*(?:\\mathrm\s*\{([CP])\}"
     r"|([CP]))\s*_?\s*\{?(\d+)\}?(?![\w.])"
@@ -94,10 +110,14 @@ def clean(text: str) -> str:
 
 def _clean_commands(text: str) -> str:
     doubled = _DOUBLED.search(text)
-    if doubled and not _SINGLE_COMMAND.search(text.replace("\\\\", "")):
-        text = text.replace("\\\\", "\\")  # every backslash was doubled
+    if doubled and ("\\begin" not in text or not _SINGLE_COMMAND.search(text.replace("\\\\", ""))):
+        # Every backslash was doubled, or some were where no row can end.
+        text = text.replace("\\\\", "\\")
+    if whole := _WHOLE_TEXT.fullmatch(text):
+        text = whole[1].strip()
     is_ordinary = _ORDINARY.issuperset(_NAME.findall(text))
     text = _THOUSANDS.sub("", text) if is_ordinary else _without_style(text)
+    text = _QUAD.sub(r"\1 ", text)
     text = _BRACKETS.sub(" ", text)
     text = _INVISIBLE_BRACKET.sub(" ", text)
     text = text.replace("\\_", "_")
@@ -107,6 +127,11 @@ def _clean_commands(text: str) -> str:
 
 def _without_style(text: str) -> str:
     text = _SYSTEM.sub(r"\\begin{cases}\1\\end{cases}", text)
+    if "\\begin" in text:
+        text = _ALIGNED.sub(_as_chain, text)
+    if "\\SI" in text or "\\qty" in text or "\\si" in text or "\\unit" in text:
+        text = _QUANTITY.sub(lambda m: f"{m[1]}\\ \\text{{{_unit_words(m[2])}}}", text)
+        text = _UNIT_COMMAND.sub(lambda m: f"\\text{{{_unit_words(m[1])}}}", text)
     for pattern, replacement in (
         (_COLOUR, ""),
         (_SIZE, " "),
@@ -124,6 +149,20 @@ def _without_style(text: str) -> str:
     return _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
 
 
+def _as_chain(match: re.Match[str]) -> str:
+    """Write the lines of one derivation as a chain (x = 8 + 9 = 17), others as a system."""
+    rows = [" ".join(row.replace("&", " ").split()) for row in _ROW_END.split(match[2])]
+    rows = [row.rstrip(",") for row in rows if row and row != "."]
+    if len(rows) == 1 or (rows and all(map(_CONTINUES.match, rows[1:]))):
+        return " ".join(rows)
+    return "\\begin{cases}" + r" \\ ".join(rows) + "\\end{cases}"
+
+
+def _unit_words(written: str) -> str:
+    """Write the unit of siunitx in words: \\metre\\per\\second as "metre per second"."""
+    return " ".join(re.sub(r"\\([a-zA-Z]+)", r" \1 ", written).split())
+
+
 def _without_full_stop(text: str) -> str:
     if text.endswith(("...", "…", "\\.", "\\,", "\\;")):
         return text
@@ -136,7 +175,6 @@ def _without_full_stop(text: str) -> str:
 _WORKED = re.compile(
     r"####|\\boxed|\\fbox|(?i:answer|答案|solution is|result is|antwort|réponse|respuesta|ответ)"
 )
-_ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 @lru_cache(maxsize=8192)
@@ -146,7 +184,7 @@ def final_answer(reference: str) -> str | None:
     """
     reference = reference.strip()
     if "####" in reference:
-        reference = _ANNOTATION.sub("", reference)
+        reference = ANNOTATION.sub("", reference)
         reference = re.sub(r"(?<=\S)[ \t]+(?=####)", "\n", reference)
     if not _WORKED.search(reference):
         return reference if not _is_prose(reference) else None

@@ -135,6 +135,15 @@ _UNIT_TAIL = re.compile(
     r"|\\degree)\s*\}?\s*(?:\\?(?:text|mathrm)?\s*\{?[CF]\}?)?))\.?\s*\Z",
     re.S,
 )
+# 17\,m\,s^{-1}, 9.8 \mathrm{kg\cdot m^2/s^2}: units multiplied or raised to a power.
+_UNIT_PRODUCT = re.compile(
+    r"(?P<n>[-+]?[\d.,]*\d(?:\s*(?:\*|\\times|\\cdot)\s*10\s*\^\s*\{?\s*[-+]?\d+\s*\}?)?)"
+    r"(?:(?:\s|~|\\[ ,;:!])+|(?=\\(?:mathrm|text|textrm|rm|mbox)\b))(?P<u>\\?[A-Za-zμΩ].*)\Z",
+    re.S,
+)
+_UNIT_FRACTION = re.compile(r"\\d?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_UNIT_STYLE = re.compile(r"\\(?:mathrm|text|textrm|rm|mbox|operatorname)(?![a-zA-Z])\s*|[{}]")
+_UNIT_TIMES = re.compile(r"\\(?:cdot|times)(?![a-zA-Z])|\\[,;:! ]|[~*]")
 _CURRENCY = re.compile(
     r"(?P<s>[+-]?)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩|\\pounds|\\euro|(?:Rs|USD|US\$|EUR"
     r"|GBP)\.?(?=\s*\d))\s*(?P<n>[-+.\d].*)\Z",
@@ -143,10 +152,14 @@ _CURRENCY = re.compile(
 _CURRENCY_TAIL = re.compile(r"(?P<n>.*\d)\s*(?P<c>\\\$|\$|€|£|¥|¢|₹|₩)\Z", re.S)
 _NAMES = {"\\$": "$", "us$": "$", "\\pounds": "£", "\\euro": "€"}
 _ABOUT = re.compile(
-    r"(?:\\approx|\\simeq|\\sim|≈|≃|~|about|approximately|approx\.|roughly|around|大约|大約|约为|约"
-    r"|約)\s*(?=[-+.$\\\d])",
+    r"(?:\\approx|\\simeq|\\sim|≈|≃|~|about|approximately(?: equal to)?|approx\.|roughly|around"
+    r"|circa"
+    r"|ca\.|etwa|ungefähr|rund|environ|à peu près|aproximadamente|примерно|около|приблизительно"
+    r"|大约|大約|约为|约|約|およそ|약)\s*(?=[-+.$\\\d])",
     re.I,
 )
+# 26 (twenty-six)
+_RESTATED = re.compile(r"([^()]*[^()\s])\s+\(\s*([^()]+?)\s*\)")
 _PERCENT = (
     *("\\%", "%", "％", " percent", " per cent", "\\text{percent}", "\\text{ percent}", "percent"),
     *(
@@ -195,6 +208,9 @@ def _parse(text: str) -> Number | None:
     ):
         text = text.strip("$").strip() if text[0] == "$" else text[2:-2].strip()
     text = _braces(text)
+    if text.endswith(")") and (restated := _RESTATED.fullmatch(text)):
+        first, second = _read(restated[1]), _read(restated[2])
+        return first if first and second and first.value == second.value else None
     if about := _ABOUT.match(text):
         text = text[about.end() :]
     percent = text.endswith(_PERCENT)
@@ -241,7 +257,7 @@ def _with_unit(text: str) -> Number | None:
     tail = _UNIT_TAIL.match(text)
     value = _bare(tail["n"].strip()) if tail else None
     if tail is None or value is None:
-        return None
+        return _with_unit_product(text)
     bare = tail["w"] or ""
     if bare.isascii() and 0 < len(bare) <= 3 and not is_unit_after_number(bare, tail["gap"]):
         return None  # 2ab, 5m, 3 x: a product; left to the parser of expressions
@@ -253,6 +269,19 @@ def _with_unit(text: str) -> Number | None:
         return None  # 3\mathrm{i}
     unit_ = unit_named(name, value.value == 1)
     return None if unit_ is None else replace(value, unit=unit_)
+
+
+def _with_unit_product(text: str) -> Number | None:
+    """Read a number followed by a product of known units: 17 m s^{-1}."""
+    match = _UNIT_PRODUCT.match(text)
+    if match is None:
+        return None
+    written = _UNIT_FRACTION.sub(r"\1/\2", match["u"])
+    unit = " ".join(_UNIT_TIMES.sub(" ", _UNIT_STYLE.sub("", written)).split())
+    if measure(unit) is None:
+        return None
+    value = _bare(match["n"])
+    return None if value is None else replace(value, unit=unit)
 
 
 _FEET = re.compile(r"(\d+)\s*(?:'|\^\{?\\prime\}?|ft|feet)\s*(\d+)\s*(?:\"|''|in|inches)\Z")

@@ -707,6 +707,8 @@ class _Parser:
             return ("list", *(row[0] for row in rows)) if len(rows) > 1 else rows[0][0]
         if name.group(1) == "vmatrix":
             raise Unreadable("a determinant")
+        if name.group(1) == "array" and len(rows) == len(rows[0]) == 1:
+            return rows[0][0]  # \\begin{array}{c}5\\end{array} only places its 5
         return ("matrix", *(tuple(row) for row in rows))
 
     def function(self, name: str) -> Node:

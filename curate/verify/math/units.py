@@ -35,11 +35,17 @@ mass 1000000 tonne tonnes 吨
 mass 45359237/100000 lb lbs pound pounds
 mass 45359237/1600000 oz ounce ounces
 time 1 s sec secs second seconds 秒 秒钟
-time 60 min mins minute minutes 分钟
-time 3600 h hr hrs hour hours 小时
-time 86400 day days 天
-time 604800 week weeks 周
-year 1 year years yr yrs 年 岁
+time 1 sekunde sekunden seconde secondes segundo segundos секунд секунды
+time 60 min mins minute minutes 分钟 minuten minuto minutos минут минуты 분
+time 3600 h hr hrs hour hours 小时 stunde stunden heure heures hora horas час часа часов 時間 시간
+time 86400 day days 天 tag tage tagen jour jours día días дней дня день 日間 일
+time 604800 week weeks 周 woche wochen semaine semaines semana semanas недель недели 週間
+year 1 year years yr yrs 年 岁 jahr jahre années año años лет года
+length 1 mètre mètres metro metros метр метра метров м
+length 1/100 zentimeter centimètre centimètres centímetro centímetros см
+length 1000 kilomètre kilomètres kilómetro kilómetros км
+mass 1 gramm gramme grammes gramo gramos
+mass 1000 kilogramm kilogramme kilogrammes kilogramo kilogramos кг
 year 1/12 month months 个月
 length:1,time:-1 1397/3125 mph
 length:1,time:-1 5/18 kmh kph 千米/时
@@ -127,7 +133,10 @@ _NO_NOUN = frozenset(
     "infinity infinities zero power powers exponent root-of cube-root square-root base bases "
     "digit-sum nan none null "
     "ist nicht oder und kein keine mal est pas ou et ne n'est y o es ni è e и или не нет это dan "
-    "atau bukan".split()
+    "atau bukan "
+    # Verbs that end like plurals: "7 fails".
+    "follows equals satisfies gives fails exists appears suffices divides means yields makes seems "
+    "becomes contradicts remains happens occurs says holds differs".split()
 )
 # Names of symbols and functions: "2 log n" and "5 alpha" are products.
 _MATHEMATICS = frozenset(
@@ -217,6 +226,8 @@ def unit_named(text: str, one: bool = False) -> str | None:
     thing.
     """
     text = _POLITE.sub("", " ".join(text.split()).strip(". "))
+    if text.startswith("(") and text.endswith(")"):
+        text = text[1:-1].strip()
     if text in ("", "st", "nd", "rd", "th"):
         return ""
     if measure(text) is not None:
@@ -229,10 +240,12 @@ def unit_named(text: str, one: bool = False) -> str | None:
         words = words[:-1]
         if measure(" ".join(words)) is not None:
             return " ".join(words)
-    if words == ["of", "them"]:
+    if words in (["of", "them"], ["times"]):
         return text.lower()
     if not words or len(words) > MAX_WORDS or not all(map(_is_word, words)):
         return None
+    if any(len(word) == 1 and word != "a" and word.isascii() for word in words):
+        return None  # 7 K people
     if _NO_NOUN.intersection(words) or _MATHEMATICS.intersection(words):
         return None
     return text.lower() if _is_counted(words, one) else None

@@ -36,11 +36,21 @@ from curate.verify.text import bare_letters, equal_words, normal
 MAX_QUICK = 300
 
 _NO_ANSWER = re.compile(
-    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no answer|proof|proofs?\.?"
-    r"|omitted|varies|tbd"
-    r"|to be determined|answers? (?:may )?var(?:y|ies)|see (?:the )?(?:solution|above|below|text"
-    r"|proof|explanation|figure|answer)"
-    r"|as above|见解析|略|证明略|见上|如图|见答案)\W*$"
+    r"(?i)^\W*$|^(?:n/?a|none given|unknown|null|nan|not available|no (?:final )?answer"
+    r"(?: (?:given|provided|available|found))?|not found|notfound|omitted|skipped|varies|tbd"
+    r"|to be determined|answers? (?:may )?var(?:y|ies)|q\.? ?e\.? ?d|proved|proven|shown"
+    r"|(?:the )?(?:(?:full |complete )?(?:proofs?|derivations?|solutions?|answers?|details?)"
+    r"|(?:graph|statement|claim|inequality|identity)(?= ))"
+    r"(?:,? (?:is |are )?(?:omitted|skipped|above|below|required|needed|provided|given|trivial"
+    r"|obvious|unavailable|complete|proved|proven|not (?:provided|available|given|found|required)"
+    r"|left (?:to|as|for) [\w ]+|in (?:the )?\w+))?"
+    r"|(?:see|refer to|cf\.?) (?:the )?(?:\w+ )?(?:solution|above|below|text|proof|explanation"
+    r"|figure|answer|graph|diagram|work)s?(?: (?:above|below|section))?"
+    r"|(?:as|proved|shown|given) (?:above|below|shown|required)|left (?:to|as|for) [\w ]+"
+    r"|(?:prove|show) (?:it|that)|siehe \w+|beweis|voir \w+ ?\w*|preuve|demostración|доказательство"
+    r"|(?:答案|解答|证明|證明|解|过程)?[:：]?\s*(?:略|省略|见解析|见上|见答案|如图|见图|如上)"
+    r"|证明过程?|證明|证毕|无答案"
+    r"|暂无(?:答案)?|见(?:解析|详解|解答|答案|[上下]文?|图|过程|证明))\W*$"
 )
 _DIGIT = re.compile(r"[0-9]")
 _EMPTY_SET = re.compile(r"\\\{\s*\\\}|∅|\\(?:emptyset|varnothing)")
@@ -56,7 +66,7 @@ _LABEL = re.compile(
 _TRAILING_UNIT = re.compile(
     r"\s*(?:\\[,;! ]\s*|~)*"
     r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*(?!and\b|or\b"
-    r"|if\b)[^{}]*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
+    r"|if\b)(?:[^{}]|\{-?\d\})*\}(?:\s*\^\s*\{?[23]\}?)?\s*\.?$"
 )
 # A unit in plain letters after an expression: 8\pi cm^2, \sqrt{2} km/h
 _BARE_UNIT = re.compile(
@@ -76,7 +86,7 @@ class MathVerifier(Verifier):
     """Decides whether an answer is the same mathematical object as the reference."""
 
     name = "math"
-    version = "5"
+    version = "6"
 
     def load(self) -> None:
         # The parser and the solver of SymPy build their tables at first use.
@@ -190,7 +200,8 @@ def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Nod
             tree = parse(bare[:unit].rstrip(), functions)
         except Unreadable:
             continue
-        if not _mixes_words(tree):
+        has_unit = tree[0] == "num" and tree[1].unit  # "7 K people"
+        if not _mixes_words(tree) and not has_unit:
             return tree, named
     try:
         tree = parse(bare, functions)
@@ -220,9 +231,10 @@ def _units_after(bare: str) -> list[tuple[int, str]]:
 
 def _unit_text(written: str) -> str:
     """Return the words of a unit in LaTeX: `\\,\\text{ cm}^2` as "cm^2"."""
-    return re.sub(
-        r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*([^{}]*?)\s*\}|\\[,;! ]|~", r"\1", written
-    ).strip(" .")
+    text = re.sub(
+        r"\\(?:text|mathrm|mbox|textrm)\s*\{\s*((?:[^{}]|\{-?\d\})*?)\s*\}", r"\1", written
+    )
+    return re.sub(r"\\[,;:! ]|\\cdot(?![a-z])|~", " ", text).strip(" .")
 
 
 @lru_cache(maxsize=16384)

@@ -184,16 +184,16 @@ class VerifierPool:
         # it.
         rows_by_key: dict[tuple[Any, ...], list[int]] = {}
         jobs: list[Job] = []
+        # Name -> why it cannot be used: a failed import is not repeated for every row.
+        unusable: dict[str, str] = {}
         for i, problem in enumerate(problems):
             began = time.perf_counter()
-            verifier = _verifier(problem.verifier)
+            name = problem.verifier or ""
+            verifier = None if name in unusable else _verifier(name)
             if verifier is None:
-                why = (
-                    f"unknown verifier '{problem.verifier}'"
-                    if problem.verifier
-                    else "the problem names no verifier"
-                )
-                verdicts[i] = Verdict("unverifiable", None, why, verifier=problem.verifier or "")
+                if name not in unusable:
+                    unusable[name] = _why_unusable(name)
+                verdicts[i] = Verdict("unverifiable", None, unusable[name], verifier=name)
                 continue
             answer, judgement = self._judge_in_caller(verifier, problem, extract, i)
             if judgement is not None:
@@ -202,7 +202,7 @@ class VerifierPool:
             answers[i] = answer or ""
             key = _key(problem, answers[i]) if verifier.cacheable else (i,)
             if key not in rows_by_key:
-                jobs.append((i, problem.verifier or "", problem, answers[i]))
+                jobs.append((i, name, problem, answers[i]))
             rows_by_key.setdefault(key, []).append(i)
         results = self._run(jobs) if jobs else {}
         for key, rows in rows_by_key.items():
@@ -226,7 +226,7 @@ class VerifierPool:
             why, extracted = verifier.unverifiable(problem), extract(index, verifier)
         except Exception as error:
             return None, Judgement(
-                "unverifiable", f"limit: the verifier raised {type(error).__name__}"
+                "unverifiable", f"limit: the verifier raised {type(error).__name__}: {error}"
             )
         if why:
             return extracted.answer, Judgement("unverifiable", why)
@@ -319,6 +319,17 @@ def _verifier(name: str | None) -> Verifier | None:
         return verifier_named(name) if name else None
     except UsageError:
         return None
+
+
+def _why_unusable(name: str) -> str:
+    """Return why a verifier cannot be used: no name, an unknown one, or an import that failed."""
+    if not name:
+        return "the problem names no verifier"
+    try:
+        verifier_named(name)
+    except UsageError as error:
+        return str(error)
+    return f"unknown verifier '{name}'"
 
 
 @functools.cache

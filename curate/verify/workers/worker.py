@@ -25,6 +25,7 @@ LENGTH = struct.Struct("<I")
 # The limit counts processor time. The wall-clock limit is this many times as long: enough on a
 # heavily loaded machine, and finite for an item that waits without computing. Ours.
 WALL_CLOCK = 30.0
+MAX_REASON = 200  # characters of an exception that a verdict quotes
 GRACE = 3.0  # seconds beyond both limits after which the kernel ends the process
 
 
@@ -52,7 +53,8 @@ def main() -> None:
             except RecursionError:
                 verdict = ["unverifiable", "nested too deeply"]
             except Exception as error:
-                verdict = ["unverifiable", f"the verifier raised {type(error).__name__}"]
+                reason = f"{type(error).__name__}: {error}"[:MAX_REASON]
+                verdict = ["unverifiable", f"the verifier raised {reason}"]
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.setitimer(signal.ITIMER_PROF, 0)
             message = {"item": item, "verdict": verdict, "failed": failed}

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from curate import registry
 from curate.errors import CurateError, UsageError
 from curate.records import Problem
 from curate.verify import VerifierPool, default_pool, versions
@@ -212,3 +214,40 @@ def test_forms_say_where_the_reasoning_ends(pool: VerifierPool) -> None:
 def test_every_verifier_has_a_version() -> None:
     assert set(versions()) == {"math", "choice", "exact", "text", "procedural", "code"}
     assert all(versions().values())
+
+
+def test_a_verifier_that_cannot_be_imported_says_why(
+    pool: VerifierPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "needs_more.py").write_text("import a_package_that_is_absent\n")
+    (tmp_path / "raises.py").write_text(
+        "class Own:\n    def __init__(self):\n        raise RuntimeError('no licence')\n"
+    )
+    names = ["needs_more:Own", "raises:Own", "absent_module:Own", "no_such_verifier"]
+    verdicts = pool.verify_batch([Problem("?", "1", name) for name in names], ["1"] * len(names))
+    assert [v.verdict for v in verdicts] == ["unverifiable"] * len(names)
+    for verdict, reason in zip(
+        verdicts,
+        [
+            "cannot load the verifier 'needs_more:Own': ModuleNotFoundError: No module named "
+            "'a_package_that_is_absent'",
+            "cannot load the verifier 'raises:Own': RuntimeError: no licence",
+            "no module 'absent_module'",
+            "unknown verifier 'no_such_verifier'",
+        ],
+        strict=True,
+    ):
+        assert reason in verdict.detail
+
+
+def test_a_package_whose_verifier_fails_to_import_is_named(
+    pool: VerifierPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = EntryPoint("broken", "a_package_that_is_absent:Own", "curate.verifier")
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    verdict = pool.verify(Problem("?", "1", "broken"), "1")
+    assert verdict.verdict == "unverifiable"
+    assert verdict.detail.startswith("cannot load the verifier 'broken': ")
+    assert "a_package_that_is_absent" in verdict.detail
