@@ -70,7 +70,7 @@ def _in_pieces(texts: pl.Series) -> pl.DataFrame:
         pieces = pl.concat([_by_token(cut) for cut in cuts])
         weight = pl.Series([float(min(_PIECE, size - i)) for i in range(0, size, _PIECE)])
         whole = pieces.select(
-            pl.exclude(loops).dot(weight) / size,
+            (pl.exclude(loops) * pl.lit(weight)).sum() / size,
             pl.col(loops).sort_by("loop_characters").last(),
         )
         columns = pl.concat([columns[:at], whole.select(columns.columns), columns[at + 1 :]])

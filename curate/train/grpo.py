@@ -326,7 +326,7 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
         "advantage",
         kept.alias("kept"),
         "logprobs",
-        *(["replayed"] if "replayed" in frame.columns else []),
+        pl.col("replayed") if "replayed" in frame.columns else pl.lit(False).alias("replayed"),
     )
     return [
         RolloutRow(
@@ -335,10 +335,20 @@ def loss_rows(frame: pl.DataFrame, config: GRPOConfig) -> list[RolloutRow]:
             group,
             advantage or 0.0,
             is_kept,
-            *rest,
+            sampler,
+            replayed,
             bonus=config.loss.entropy_bonus > 0,
         )
-        for prompt, completion, trace_id, group, advantage, is_kept, *rest in columns.iter_rows()
+        for (
+            prompt,
+            completion,
+            trace_id,
+            group,
+            advantage,
+            is_kept,
+            sampler,
+            replayed,
+        ) in columns.iter_rows()
     ]
 
 
