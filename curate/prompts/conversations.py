@@ -112,7 +112,7 @@ def _parsed_turns(text: str) -> Any:
         return None
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     turns = value if isinstance(value, list) else value.get("messages") or [value]
     have_roles = all(isinstance(t, Mapping) and (t.get("role") or t.get("from")) for t in turns)
@@ -217,7 +217,7 @@ def _parsed(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -86,6 +86,8 @@ def connect_read_only(root: Path, allow_files: bool = False) -> Iterator[duckdb.
             listed = ", ".join(quote(path) for path in sorted(roots))
             connection.execute(f"SET allowed_directories = [{listed}]")
             connection.execute("SET enable_external_access = false")
+        # Names of tables are not names of variables of this program.
+        connection.execute("SET python_enable_replacements = false")
         connection.execute("SET lock_configuration = true")
         yield connection
 
