@@ -66,9 +66,11 @@ def temporary_path(target: Path) -> Path:
 
 def is_abandoned(path: Path, foreign_seconds: float = FOREIGN_SECONDS) -> bool:
     """Whether the process that wrote a temporary name is dead; on another machine, whether it is
-    old."""
+    old. A name that no writer gives is never abandoned: it is somebody else's."""
     match = _UNIQUE.search(path.name)
-    if match is not None and match[1] == machine():
+    if match is None:
+        return False
+    if match[1] == machine():
         return int(match[2]) != os.getpid() and not Path(f"/proc/{match[2]}").exists()
     try:
         return time.time() - path.stat().st_mtime > foreign_seconds
@@ -94,6 +96,14 @@ def fsync_dir(path: Path) -> None:
 def disk_full(error: OSError) -> bool:
     """Whether an error means that the disk is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path lies in a directory, whatever `..` and symbolic links are in it.
+
+    Paths in a warehouse of somebody else may name any place; nothing is written or moved there.
+    """
+    return path.resolve().is_relative_to(root.resolve())
 
 
 @contextlib.contextmanager

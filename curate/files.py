@@ -6,7 +6,8 @@ complete.
 
 Files are JSON lines, JSON, CSV, TSV or Parquet, each also compressed by gzip or Zstandard. The
 ending decides, in either case. Memory is bounded by the size of a part, which follows from the
-`memory` setting, except for a JSON file whose rows are inside an object: it is parsed at once.
+`memory` setting, and by what one row may hold. A JSON file whose rows are inside an object, and a
+compressed Parquet file, are read at once, up to a limit: a few bytes can decompress to gigabytes.
 
 Nested values stay nested. Values whose types differ between rows become JSON text. A lone
 surrogate (half of a character, which JSON can hold and UTF-8 cannot) becomes U+FFFD, and NaN
@@ -20,7 +21,6 @@ import gzip
 import io
 import json
 import re
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,6 +42,11 @@ COMPRESSED = (".gz", ".zst")
 # Endings that can be written.
 SUFFIXES = (*PARQUET, *LINES)
 PART_ROWS = 20_000
+# Limits against files built to exhaust memory. Ours; real data stays far below.
+ROW_BYTES = 64 << 20  # of one row
+WHOLE_BYTES = 256 << 20  # of a file that must be read at once, decompressed
+COLUMNS = 10_000
+_BATCH_ROWS = 256  # of Parquet at once: metadata can understate how large rows are
 
 
 @dataclass
@@ -211,28 +216,74 @@ def open_bytes(path: Path) -> IO[bytes]:
 def _parquet_parts(
     path: Path, limit: int, columns: Sequence[str] | None
 ) -> Iterator[tuple[pl.DataFrame, Sequence[int]]]:
-    compressed = path.suffix.lower() in COMPRESSED
-    source = pa.BufferReader(open_bytes(path).read()) if compressed else path
+    source = path
+    if path.suffix.lower() in COMPRESSED:
+        with open_bytes(path) as compressed:
+            source = pa.BufferReader(_whole(compressed, path))
     first = 1
     try:
         with pq.ParquetFile(source, page_checksum_verification=True) as file:
-            meta = file.metadata
-            size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-            each = max(size / max(meta.num_rows, 1), 1)
-            if not meta.num_rows:
+            check_columns(file.metadata.num_columns, path)
+            if not file.metadata.num_rows:
                 schema = file.schema_arrow
                 if columns is not None:
                     schema = pa.schema([schema.field(name) for name in columns])
                 yield pl.DataFrame(pl.from_arrow(schema.empty_table())), ()
-            for batch in file.iter_batches(
-                batch_size=int(max(1, min(PART_ROWS, limit / each))),
+            batches = file.iter_batches(
+                batch_size=_batch_rows(file.metadata, limit),
                 columns=None if columns is None else list(columns),
-            ):
-                frame = pl.DataFrame(pl.from_arrow(pa.Table.from_batches([batch])))
+            )
+            for table in _grouped(batches, limit):
+                frame = pl.DataFrame(pl.from_arrow(table))
                 yield frame, range(first, first + frame.height)
                 first += frame.height
     except (pa.ArrowException, UnicodeDecodeError, MemoryError) as error:  # damaged bytes
         raise UsageError(f"{path} is not readable Parquet: {error}") from error
+
+
+def _batch_rows(metadata: pq.FileMetaData, limit: int) -> int:
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    each = max(size / max(metadata.num_rows, 1), 1)
+    return int(max(1, min(_BATCH_ROWS, limit / each)))
+
+
+def _grouped(batches: Iterable[pa.RecordBatch], limit: int) -> Iterator[pa.Table]:
+    """Put batches together up to `limit` bytes or PART_ROWS rows."""
+    waiting: list[pa.RecordBatch] = []
+    size = rows = 0
+    for batch in batches:
+        if waiting and (size + batch.nbytes > limit or rows + batch.num_rows > PART_ROWS):
+            yield pa.Table.from_batches(waiting)
+            waiting, size, rows = [], 0, 0
+        waiting.append(batch)
+        size += batch.nbytes
+        rows += batch.num_rows
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def check_columns(count: int, path: Path) -> None:
+    """UsageError for a file with more columns than any data set has."""
+    if count > COLUMNS:
+        raise UsageError(
+            f"{path} has {count:,} columns, and at most {COLUMNS:,} are read: if they are keys of "
+            "a mapping, store that as JSON text"
+        )
+
+
+def _whole(file: IO[bytes], path: Path) -> bytes:
+    """All of a file that cannot be read part by part. UsageError beyond WHOLE_BYTES."""
+    data = file.read(WHOLE_BYTES + 1)
+    if len(data) > WHOLE_BYTES:
+        raise UsageError(
+            f"{path} holds more than {WHOLE_BYTES >> 20} MB, and such a file is read at once: "
+            "decompress Parquet, or write JSON as one object per line (.jsonl)"
+        )
+    return data
+
+
+def _too_large(path: Path, row: str) -> UsageError:
+    return UsageError(f"{path}, {row}: more than {ROW_BYTES >> 20} MB in one row")
 
 
 class _Lines:
@@ -245,7 +296,10 @@ class _Lines:
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
         with open_bytes(self.path) as file:
-            for number, line in enumerate(file, 1):
+            lines = iter(lambda: file.readline(ROW_BYTES + 1), b"")
+            for number, line in enumerate(lines, 1):
+                if len(line) > ROW_BYTES:
+                    raise _too_large(self.path, f"line {number}")
                 if number == 1:
                     line = _without_mark(line, self.path)
                 if line.strip():
@@ -268,7 +322,7 @@ class _Items:
             if head.lstrip().startswith(b"["):
                 items = _array_items(head, file, self.path)
             else:
-                items = self._object_items(head + file.read())
+                items = self._object_items(head + _whole(file, self.path))
             for number, item in enumerate(items, 1):
                 yield number, item.encode("utf-8", "surrogatepass") + b"\n"
 
@@ -322,6 +376,8 @@ def _array_items(head: bytes, file: IO[bytes], path: Path) -> Iterator[str]:
                 more = reader.read(size)
                 if not more:
                     raise UsageError(f"{path}, row {number}: not valid JSON ({error})") from error
+                if len(text) - at > ROW_BYTES:
+                    raise _too_large(path, f"row {number}") from error
                 # Doubled, so that one large element is not parsed again for each small piece.
                 text, at, size = text[at:] + more, 0, min(size * 2, 1 << 28)
                 continue
@@ -412,6 +468,7 @@ def _json_parts(
     schema = pl.Schema()
     for lines, numbers in _chunks(source, limit):
         schema = _union(schema, _chunk_schema(source, lines, numbers, reading))
+        check_columns(len(schema), source.path)
     reading.skipped = 0
     for lines, numbers in _chunks(source, limit):
         data = _whole_characters(b"".join(lines))
@@ -578,12 +635,12 @@ def _table_parts(
     path: Path, limit: int, reading: Reading
 ) -> Iterator[tuple[pl.DataFrame, Sequence[int]]]:
     """Rows of CSV or TSV, all columns text; empty cells are null."""
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(ROW_BYTES)
     tabs = kind_of(path) == ".tsv"
     with open_bytes(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
         rows = csv.reader(
-            text,
+            _text_lines(text, path),
             delimiter="\t" if tabs else ",",
             quoting=csv.QUOTE_NONE if tabs and not _tabs_are_quoted(path) else csv.QUOTE_MINIMAL,
         )
@@ -591,6 +648,7 @@ def _table_parts(
             first = next(rows, None)
             if first is None:
                 return
+            check_columns(len(first), path)
             header = _is_header(first) if reading.header is None else reading.header
             width = len(first)
             names = _distinct(first) if header else [f"column_{i}" for i in range(1, width + 1)]
@@ -620,6 +678,14 @@ def _table_parts(
             yield _table(waiting, names), numbers
         except (csv.Error, UnicodeDecodeError) as error:
             raise UsageError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+def _text_lines(text: IO[str], path: Path) -> Iterator[str]:
+    lines = iter(lambda: text.readline(ROW_BYTES + 1), "")
+    for number, line in enumerate(lines, 1):
+        if len(line) > ROW_BYTES:
+            raise _too_large(path, f"line {number}")
+        yield line
 
 
 def _table(rows: list[list[str]], names: list[str]) -> pl.DataFrame:

@@ -6,8 +6,11 @@ import gzip
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from curate import files
 from curate.config import override, parse_yaml, read_yaml
 from curate.errors import CurateError, UsageError
 from curate.files import read_parts
@@ -58,7 +61,7 @@ FILES = {
     "deep.json": b"[" * 100_000 + b"]" * 100_000,
     "bomb.jsonl.gz": gzip.compress(b'{"a": "' + b"x" * 30_000_000 + b'"}\n'),
     "half.jsonl.gz": gzip.compress(b'{"a": 1}\n' * 1000)[:40],
-    "wide.jsonl": json.dumps(dict.fromkeys(map(str, range(30_000)))).encode() + b"\n",
+    "wide.jsonl": json.dumps(dict.fromkeys(map(str, range(9_000)))).encode() + b"\n",
 }
 
 
@@ -72,3 +75,54 @@ def test_a_data_bomb_is_one_message_or_is_read(tmp_path: Path, name: str) -> Non
     except CurateError as error:
         message = str(error)
     assert rows == 1 or name in message
+
+
+# Content whose row or whole is larger than the limits, which are lowered here; name: content.
+LARGE = {
+    "line.jsonl": b'{"a": "' + b"x" * 20_000 + b'"}\n',
+    "line.jsonl.gz": gzip.compress(b'{"a": "' + b"x" * 20_000 + b'"}\n'),
+    "no_end.jsonl": b"\0" * 20_000,
+    "row.json": b'[{"a": "' + b"x" * 3_000_000 + b'"}]',
+    "object.json": b'{"rows": [' + b'{"a": 1},' * 10_000 + b'{"a": 1}]}',
+    "object.json.gz": gzip.compress(b'{"rows": [' + b'{"a": 1},' * 10_000 + b'{"a": 1}]}'),
+    "parquet.parquet.gz": gzip.compress(b"PAR1" + b"\0" * 50_000),
+    "line.csv": b"a,b\n1," + b"x" * 20_000 + b"\n",
+    "cell.csv": b'a,b\n1,"' + b"x\n" * 10_000 + b'"\n',
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_what_decompresses_or_parses_to_too_much_is_one_message(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "ROW_BYTES", 10_000)
+    monkeypatch.setattr(files, "WHOLE_BYTES", 40_000)
+    path = write(tmp_path / name, LARGE[name])
+    with pytest.raises(UsageError, match=r"more than|larger than field limit") as caught:
+        list(read_parts(path, 1_000_000))
+    assert name in str(caught.value)
+
+
+def test_columns_without_end_are_one_message(tmp_path: Path) -> None:
+    row = dict.fromkeys(map(str, range(10_001)), 1)
+    table = pa.table({name: [1] for name in row})
+    pq.write_table(table, tmp_path / "wide.parquet")
+    write(tmp_path / "wide.jsonl", json.dumps(row).encode() + b"\n")
+    write(tmp_path / "wide.csv", ",".join(row).encode() + b"\n" + ",".join(row).encode())
+    for name in ("wide.parquet", "wide.jsonl", "wide.csv"):
+        with pytest.raises(UsageError, match="10,001 columns"):
+            list(read_parts(tmp_path / name, 1_000_000))
+
+
+def test_a_dictionary_that_names_one_long_text_often_is_read_in_small_parts(
+    tmp_path: Path,
+) -> None:
+    """20,000 times the same 100 KB: 2 GB, in a file of 30 KB whose metadata speaks of 0.1 MB."""
+    text = pa.array(["x" * 100_000])
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), text)
+    path = tmp_path / "bomb.parquet"
+    pq.write_table(pa.table({"text": column}), path, compression="zstd", store_schema=False)
+    assert path.stat().st_size < 50_000
+    sizes = [(len(part), part.estimated_size()) for part in read_parts(path, 1_000_000)]
+    assert sum(rows for rows, _ in sizes) == 20_000
+    assert max(size for _, size in sizes) < 30_000_000

@@ -19,6 +19,7 @@ from curate.verify.models.judge import NO_REPLY, Item, Judge, judge_identity
 from curate.warehouse import Version
 from curate.warehouse.annotations import address
 from curate.warehouse.names import part_name
+from curate.warehouse.parts import verify
 
 if TYPE_CHECKING:
     from curate.job import Context
@@ -112,6 +113,7 @@ def _judge_part(
     verdict).
     """
     columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
+    verify([part])
     frame = (
         pl.read_parquet(part, columns=columns, glob=False)
         .join(verdicts, on=["trace_id", "attempt"], how="left", maintain_order="left")

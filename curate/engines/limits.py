@@ -83,7 +83,10 @@ async def bounded(stream: AsyncIterator[bytes], coding: str, limit: int) -> Asyn
     total = 0
     async for piece in stream:
         # One byte more than allowed is enough to know, and bounds what one piece can expand to.
-        data = decoder.decompress(piece, limit - total + 1) if decoder else piece
+        try:
+            data = decoder.decompress(piece, limit - total + 1) if decoder else piece
+        except zlib.error as error:
+            raise BadAnswer(f"the answer is not compressed as it says: {error}") from error
         total += len(data)
         if total > limit:
             raise BadAnswer(f"the answer has more than {limit / 1e6:g} MB (max_body)")

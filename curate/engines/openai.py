@@ -392,9 +392,16 @@ class OpenAIEngine:
                 wait = self._retry_after_error(job, error)
             except TimeoutError:
                 wait = self._again(job, f"no answer in {self.args.timeout:g} s", None)
-            except (ValueError, AttributeError, TypeError, IndexError, RecursionError) as error:
+            except (
+                ValueError,
+                AttributeError,
+                TypeError,
+                LookupError,
+                OverflowError,
+                RecursionError,
+            ) as error:
                 # The server does not keep to the protocol.
-                reason = f"an answer that cannot be read ({type(error).__name__}: {error})"
+                reason = f"an answer that cannot be read ({type(error).__name__}: {_short(error)})"
                 wait = self._again(job, reason, None)
             self._tokens.settle(job.guess)
             if wait is None:
@@ -508,7 +515,7 @@ class OpenAIEngine:
         self._count(job, prompt_tokens, completion_tokens, cost)
         error = refusal
         if choice.finish_reason not in ("stop", "length"):
-            error = error or f"the server ended it: {choice.finish_reason}"
+            error = error or f"the server ended it: {_short(choice.finish_reason)}"
         elif not text and choice.finish_reason == "stop":
             error = error or "the answer is empty"
         extra = {
@@ -594,7 +601,7 @@ def text_of(choice: Any, delimiters: tuple[str, str]) -> tuple[str, str | None]:
         # Reasoning that was truncated is not closed.
         closed = delimiters[1] if content or choice.finish_reason == "stop" else ""
         content = f"{delimiters[0]}{reasoning}{closed}{content}"
-    return content, f"the model refused: {refusal}" if refusal else None
+    return content, f"the model refused: {_short(refusal)}" if refusal else None
 
 
 def logprobs_of(choice: Any) -> list[float] | None:
@@ -621,7 +628,7 @@ def retry_after(error: Any) -> float | None:
         if value.replace(".", "", 1).isdigit():
             return float(value)
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 
@@ -634,4 +641,9 @@ def _guess_tokens(request: Request) -> float:
 def _message(error: Any) -> str:
     body = getattr(error, "body", None)
     inner = body.get("message") or body.get("detail") if isinstance(body, dict) else None
-    return str(inner or error).strip().replace("\n", " ")[:300]
+    return _short(inner or error)
+
+
+def _short(text: object) -> str:
+    """What a server says, as the beginning of one line: it may be megabytes long."""
+    return str(text).strip()[:300].replace("\n", " ")

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from curate.errors import CurateError
+from curate.errors import CurateError, UsageError
 from curate.filter.decide import FilterResult
 from curate.filter.spill import ExternalSort, bounds_of, in_chunks, problem_key
 from curate.prompts.conversations import Message, exchanges, last_answer
 from curate.prompts.forms import Form, compose_expr
-from curate.prompts.render import Example, Template, load_template, render
+from curate.prompts.render import Example, Template, load_template, render, shipped
 from curate.warehouse.sql import joined_as_written
 
 if TYPE_CHECKING:
@@ -199,10 +199,14 @@ def _templates(
     labels = con.sql(
         f"SELECT DISTINCT template, form FROM {view} WHERE template IS NOT NULL"
     ).fetchall()
-    return {
-        label: load_template(wanted or label.partition("@")[0], form or own)
-        for label, own in labels
-    }
+    names = {label: wanted or label.partition("@")[0] for label, _ in labels}
+    if unknown := sorted(set() if wanted else set(names.values()) - set(shipped())):
+        # Not looked up as a file: a row must not choose what is read.
+        raise UsageError(
+            f"traces were sampled with the template {', '.join(unknown)}, which does not ship with "
+            "curate: give its path, or another template for the corpus, with template=PATH"
+        )
+    return {label: load_template(names[label], form or own) for label, own in labels}
 
 
 def _shape_rows(

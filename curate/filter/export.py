@@ -17,6 +17,7 @@ import polars as pl
 from curate.atomic import write_whole
 from curate.errors import CurateError, UsageError
 from curate.files import SUFFIXES, Writer
+from curate.warehouse.parts import verify
 
 if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse
@@ -85,6 +86,7 @@ def export_corpus(
     if suffix not in (".parquet", ".jsonl"):
         raise UsageError(f"unknown kind of file '{suffix}': choose .parquet or .jsonl")
     version = warehouse.latest("corpora", corpus)
+    verify(version.parts())  # before an older export is touched
     target = Path(out)
     if target.suffix in SUFFIXES and not target.is_dir():
         if push is not None:

@@ -208,7 +208,7 @@ def _inside(value: Any, path: Sequence[str]) -> Any:
         if isinstance(value, str) and re.match(r"\s*[\[{]", value):
             try:
                 value = json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return None
         if isinstance(value, list):
             return [_inside(item, path[path.index(name) :]) for item in value]

@@ -209,5 +209,5 @@ def _with(stage: Stage, values: Mapping[str, int]) -> Stage:
 def _read(path: Path) -> Decision | None:
     try:
         return Decision(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None

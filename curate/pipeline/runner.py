@@ -53,7 +53,7 @@ class Pipeline:
         path = self.folder / f"{stage.name}-{key}.json"
         try:
             done = Done(**json.loads(path.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         root = self.context.warehouse.root
         intact = all(

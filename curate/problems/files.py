@@ -216,7 +216,7 @@ def _column(values: pl.Series, field: str, where: str) -> pl.Series:
         if values.dtype.is_integer():
             return values.cast(pl.String).alias(field)
         return pl.Series(field, [to_text(value) for value in values.to_list()], dtype=pl.String)
-    except (ValueError, TypeError, pl.exceptions.PolarsError) as error:
+    except (ValueError, TypeError, RecursionError, pl.exceptions.PolarsError) as error:
         raise UsageError(
             f"{where}: column '{values.name}' cannot be read as {field}: {error}"
         ) from error

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from curate.atomic import disk_errors, is_abandoned, whole_directory, write_whole
+from curate.atomic import SUFFIX, disk_errors, is_abandoned, whole_directory, write_whole
 from curate.errors import CurateError
 from curate.train.model.loading import weights, write_model
 from curate.train.model.policy import Policy
@@ -131,19 +131,29 @@ class Checkpoints:
 
     def finished(self) -> TrainResult | None:
         """Return the result of a finished run, with `skipped` set; None if it has not finished."""
+        path = self.path / "result.json"
         try:
-            stored = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            stored = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(path, error) from error
         model, best = self.path / "model", self.path / "best"  # the warehouse may have been moved
         if not (model / "config.json").exists():
             return None
-        stored.update(model_path=model, best_path=best if best.exists() else None, skipped=True)
-        return TrainResult(**stored)
+        try:
+            stored.update(model_path=model, best_path=best if best.exists() else None, skipped=True)
+            return TrainResult(**stored)
+        except (TypeError, AttributeError) as error:
+            raise self._damaged(path, error) from error
+
+    @staticmethod
+    def _damaged(path: Path, error: Exception) -> CurateError:
+        return CurateError(f"{path} cannot be read ({error}): delete it to train the model again")
 
     def _sweep(self) -> None:
         """Remove the remains of killed writers."""
-        for path in self.path.glob(".*"):
+        for path in self.path.glob(f".*{SUFFIX}"):
             if path.is_dir() and is_abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
 

@@ -65,7 +65,7 @@ def _problem(
     if isinstance(choices, str) and choices.strip():
         try:
             choices = json.loads(choices)
-        except ValueError:
+        except (ValueError, RecursionError):
             choices = None
         if not isinstance(choices, list):
             raise UsageError(

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from curate.atomic import write_whole
+from curate.atomic import is_inside, write_whole
 from curate.warehouse.lineage import format_lineage
 from curate.warehouse.store import Warehouse
 
@@ -30,6 +30,8 @@ def write_card(warehouse: Warehouse, model_hash: str) -> Path | None:
     model = rows.row(0, named=True)
     directory = warehouse.root / str(model["path"])
     if not directory.is_dir() or (model["kind"] == "base" and not model["run_id"]):
+        return None  # a model that was not made here
+    if not is_inside(directory, warehouse.root):
         return None  # a model that was not made here
     path = directory / "README.md"
     if path.exists() and MARK not in path.read_text(encoding="utf-8"):

@@ -21,7 +21,7 @@ from typing import Any
 
 import polars as pl
 
-from curate.atomic import disk_errors, write_whole
+from curate.atomic import disk_errors, is_inside, write_whole
 from curate.errors import CurateError, UsageError
 from curate.warehouse import schemas
 from curate.warehouse.annotations import TABLES as ANNOTATIONS
@@ -30,6 +30,7 @@ from curate.warehouse.chunks import PLAN_COLUMNS, is_whole, plan_hash
 from curate.warehouse.names import EMPTY, is_warehouse
 from curate.warehouse.parts import (
     MANIFEST,
+    check_pages,
     checksum,
     footer,
     foreign,
@@ -156,6 +157,7 @@ def _open_version(paths: Iterable[Path]) -> Iterator[Damage]:
     for path in paths:
         try:
             reason = foreign(path)
+            check_pages(path)
         except CurateError as error:
             yield Damage(path, _reason(error), (path,), lost=path)
             continue
@@ -189,6 +191,8 @@ def _changed(path: Path, part: dict[str, Any]) -> str | None:
         return "the bytes of the part have changed"
     try:
         rows = footer(path).rows
+        if "checksum" not in part:
+            check_pages(path)
     except CurateError as error:
         return _reason(error)
     return None if rows == part["rows"] else f"the part has {rows} rows, not {part['rows']}"
@@ -331,6 +335,8 @@ def repair(root: Path, damages: Iterable[Damage]) -> list[Path]:
         moves = list(damage.moves)
         if damage.lost is not None:
             moves += _annotations_of(root, damage.lost)
+        # A manifest of somebody else may name any place as a parent.
+        moves = [p for p in moves if ".." not in p.parts and is_inside(p.parent, root)]
         moves += _stage_records(root, moves)
         for path in moves:
             if path.exists() or path.is_symlink():

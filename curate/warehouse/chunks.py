@@ -38,6 +38,7 @@ import polars as pl
 
 from curate.atomic import disk_errors, fsync_dir, unique_name
 from curate.errors import CurateError
+from curate.warehouse import schemas
 from curate.warehouse.identity import digest
 from curate.warehouse.names import part_name, publish_file
 from curate.warehouse.parts import damaged
@@ -410,10 +411,13 @@ class ChunkLog:
         self.done: set[Key] = {key_of(row) for row in self.rows()}
 
     def rows(self) -> Iterator[Row]:
-        """The finished rows of the chunk, from all processes; the first row of a key counts."""
+        """The finished rows of the chunk, from all processes; the first row of a key counts.
+
+        A row that no part can hold does not count: its key is sampled again.
+        """
         files = sorted(self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"))
         wanted = set(self.chunk.keys) if files else set()
-        for row in replay(files):
+        for row in filter(fits, replay(files)):
             if key_of(row) in wanted:
                 wanted.remove(key_of(row))
                 yield row
@@ -483,6 +487,30 @@ def replay(paths: Iterable[Path]) -> Iterator[Row]:
             for line in handle:
                 if is_whole(line):
                     yield json.loads(line[9:-1])
+
+
+_RANGES = {"INTEGER": 1 << 31, "BIGINT": 1 << 63}
+
+
+@cache
+def _integers() -> dict[str, int]:
+    """Columns of `traces` that hold whole numbers, and the first number too large for each."""
+    types = schemas.types("traces")
+    return {name: _RANGES[kind] for name, kind in types.items() if kind in _RANGES}
+
+
+def fits(row: Any) -> bool:
+    """Whether a row of a log has a key, and whole numbers that its columns can hold.
+
+    Rows of today's engines do. Earlier versions logged what a server said.
+    """
+    if not isinstance(row, dict) or not {"problem_id", "sample_index", "attempt"} <= row.keys():
+        return False
+    return all(
+        isinstance(value, int) and -limit <= value < limit
+        for name, limit in _integers().items()
+        if (value := row.get(name)) is not None
+    )
 
 
 def is_whole(line: bytes) -> bool:

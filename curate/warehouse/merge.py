@@ -20,7 +20,7 @@ from curate.errors import CurateError
 from curate.warehouse.annotations import datasets_about
 from curate.warehouse.identity import digest
 from curate.warehouse.names import STAGING, TRASH, part_name
-from curate.warehouse.parts import MANIFEST, footer
+from curate.warehouse.parts import MANIFEST, footer, verify
 from curate.warehouse.store import Version, Warehouse
 
 # Rows of a merged part: large enough to scan well, small enough to hold in memory with their text.
@@ -49,6 +49,7 @@ def merge(
     about = list(datasets_about(warehouse, dataset, names)) if table == "traces" else []
     if not all(version.sealed for about_traces, _ in about for version in about_traces):
         return None
+    verify(parts)  # before anything is swapped
     # Annotations first: a run that is killed in between merges the rest when it is repeated. In the
     # other order the traces would be merged and their annotations never.
     for about_traces, places in about:
@@ -102,6 +103,7 @@ def _swap(
             ]
             paths = [path for path in paths if path.exists()]
             if paths:
+                verify(paths)  # a merged part has a checksum of its own, which would hide damage
                 built.publish(f"{number:05d}", pl.read_parquet(paths, glob=False))
         built.seal()
         for old in live.iterdir():

@@ -3,13 +3,16 @@
 A sealed version holds exactly the parts of its manifest, each with its size. An open one holds
 parts that name their own place in their footer. Anything else (a part that is missing, cut off,
 copied from elsewhere, or not ours) raises one CurateError instead of changing a count silently.
-Checksums are compared by `curate check`, which reads every byte.
+Checksums take reading every byte. `verify` compares them: for `curate check`, and for what reads
+whole parts and passes their rows on (corpora, merged parts, exports, training).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -149,6 +152,43 @@ def _check_size(path: Path, size: int) -> None:
         raise damaged(path, f"the part has {actual} bytes, and {size} were written")
 
 
+def verify(paths: Iterable[Path]) -> None:
+    """Compare the bytes of parts with their manifests. CurateError about the first that changed.
+
+    Each part is hashed once per process. Parts of open versions, and of manifests without
+    checksums, have nothing to compare with.
+    """
+    with ThreadPoolExecutor(4) as threads:  # hashing releases the lock of the interpreter
+        for _ in threads.map(_verify, paths):
+            pass
+
+
+def _verify(path: Path) -> None:
+    stat = path.stat()
+    if not _as_written(path, stat.st_size, stat.st_mtime_ns):
+        raise damaged(path, "the bytes of the part have changed")
+
+
+@lru_cache(maxsize=65536)
+def _as_written(path: Path, size: int, mtime_ns: int) -> bool:
+    manifest = read_manifest(path.parent)
+    sums = {part["name"]: part.get("checksum") for part in manifest.get("parts", [])}
+    return sums.get(path.name) in (None, checksum(path))
+
+
+def check_pages(path: Path) -> None:
+    """Read a part and compare the checksum of each page. CurateError if one has changed.
+
+    For parts whose manifest has no checksum, or that have no manifest yet.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches():
+                pass
+    except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        raise damaged(path, "the bytes of the part have changed") from error
+
+
 def is_replaced(directory: Path) -> bool:
     """Whether a merged version next to this one holds its rows (see merge.py)."""
     ref = "/".join(directory.parts[-3:])
@@ -169,14 +209,10 @@ def find_damage(root: Path) -> CurateError | None:
     try:
         for table in schemas.TABLES:
             for directory in version_directories(root, table):
-                sums = {
-                    part["name"]: part.get("checksum")
-                    for part in read_manifest(directory).get("parts", [])
-                }
-                for path in parts(directory):
+                present = parts(directory)
+                for path in present:
                     footer(path)
-                    if sums.get(path.name) not in (None, checksum(path)):
-                        return damaged(path, "the bytes of the part have changed")
+                verify(present)
     except CurateError as error:
         return error
     return None

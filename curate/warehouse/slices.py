@@ -4,7 +4,8 @@ warehouse.
 Verdicts and signals about a part of traces are parts of the same name (annotations.py), so the
 views can be pointed at some parts of traces and at the parts about them. Parts about no single part
 of traces, such as a consensus, are in every slice. All joins are by key, so an extra part costs
-time but changes nothing.
+time but changes nothing. What is read of a slice decides what is kept, so the bytes of its parts
+are compared with their checksums first.
 
     for _ in Slices(connection, root):
         connection.sql("SELECT … FROM annotated")     # one slice; every trace is in exactly one
@@ -20,7 +21,7 @@ import duckdb
 
 from curate.warehouse.annotations import part_key, parts_about
 from curate.warehouse.names import EMPTY
-from curate.warehouse.parts import empty_part, footer
+from curate.warehouse.parts import empty_part, footer, table_parts, verify
 from curate.warehouse.sql import point, signal_groups, table_of, view_parts
 
 # Rows per slice: hash tables take some 50 MB, and slices are few enough that planning costs little.
@@ -52,7 +53,9 @@ class Slices:
 
     def __iter__(self) -> Iterator[int]:
         groups = self._grouped()
+        verify(table_parts(self.root, "problems"))  # joined to every slice
         if len(groups) < 2:
+            verify(path for paths in self.parts.values() for path in paths)
             yield 0
             return
         annotations = {
@@ -70,9 +73,11 @@ class Slices:
             )
         try:
             for number, group in enumerate(groups):
+                verify(group)
                 point(self.connection, self.root, "traces", group)
                 for name, paths in annotations.items():
                     files = [path for part in group for path in paths[part_key(part)]] + paths[None]
+                    verify(files)
                     files = files or [empty_part(self.root, table_of(name))]
                     point(self.connection, self.root, name, files)
                 yield number

@@ -93,6 +93,8 @@ def connect_read_only(
             listed = ", ".join(quote(path) for path in sorted(roots))
             connection.execute(f"SET allowed_directories = [{listed}]")
             connection.execute("SET enable_external_access = false")
+        # Names of tables are not names of variables of this program.
+        connection.execute("SET python_enable_replacements = false")
         connection.execute("SET lock_configuration = true")
         yield connection
 

@@ -26,7 +26,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from curate.atomic import disk_errors, is_abandoned
+from curate.atomic import disk_errors, is_abandoned, is_inside
 from curate.errors import CurateError, UsageError
 from curate.version import code_version
 from curate.warehouse import parts as part_files
@@ -90,8 +90,12 @@ class Version:
         return part_files.parts(self.path)
 
     def read(self, columns: Sequence[str] | None = None) -> pl.LazyFrame:
-        """All committed rows; of an open version, the rows so far."""
+        """All committed rows; of an open version, the rows so far.
+
+        CurateError if a part is not as it was written, down to its bytes.
+        """
         parts = self.parts()
+        part_files.verify(parts)
         if parts:
             frame = pl.scan_parquet(
                 parts, missing_columns="insert", extra_columns="ignore", glob=False
@@ -274,13 +278,15 @@ class Warehouse:
         files.
 
         Every job does so when it starts. Files whose writer is alive stay, whatever the clock says;
-        files of other machines go when they are older than `older_than` seconds.
+        files of other machines go when they are older than `older_than` seconds. Only names that a
+        writer gives count, and symbolic links are not followed: a warehouse may come from anybody.
         """
         removed = 0
         for pattern in (f"{STAGING}/*", f"{TRASH}/*", ".*.partial"):
             for path in self.root.glob(pattern):
                 with contextlib.suppress(OSError):
-                    if is_abandoned(path, older_than):
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    if is_inside(path.parent, self.root) and is_abandoned(path, older_than):
+                        whole = path.is_dir() and not path.is_symlink()
+                        shutil.rmtree(path) if whole else path.unlink()
                         removed += 1
         return removed

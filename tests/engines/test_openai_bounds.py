@@ -30,6 +30,17 @@ def ask(fault: Any = None, reply: Any = chat_answer, **args: Any) -> list[Comple
             engine.close()
 
 
+def answer(**changes: Any) -> tuple[str, bytes, dict[str, str]]:
+    """A fault: the usual answer with other values."""
+    body = {"messages": [{"content": "x"}], "model": "m"}
+    return "raw", json.dumps(chat_answer(body) | changes).encode(), {}
+
+
+def choice(**changes: Any) -> tuple[str, bytes, dict[str, str]]:
+    body = {"messages": [{"content": "x"}], "model": "m"}
+    return answer(choices=[chat_answer(body)["choices"][0] | changes])
+
+
 HOSTILE = {
     "a long body": ("raw", b" " * 200_000, {}),
     "a compressed bomb": ("raw", gzip.compress(b" " * 50_000_000), {"content-encoding": "gzip"}),
@@ -39,7 +50,27 @@ HOSTILE = {
     "a list": ("raw", b"[1]", {}),
     "a slow drip": ("drip", 0.05),
     "another host": ("status", 307, {"location": "http://127.0.0.2:1/v1"}),
-}
+    "a redirect to itself without end": ("status", 307, {"location": "/v1/chat/completions"}),
+    "no gzip": ("raw", b"\x1f\x8b\x08 no gzip", {"content-encoding": "gzip"}),
+    "half of a gzip": ("raw", gzip.compress(b"{}")[:-12], {"content-encoding": "gzip"}),
+    "null": ("raw", b"null", {}),
+    "a number of 5,000 digits": ("raw", b'{"created": ' + b"9" * 5000 + b"}", {}),
+    "choices by name": answer(choices={"a": 1}),
+    "choices as text": answer(choices="abc"),
+    "no choice": answer(choices=[]),
+    "null as choice": answer(choices=[None]),
+    "a list as message": choice(message=["x"]),
+    "a number as content": choice(message={"content": 5}),
+    "a mapping as content": choice(message={"content": {"a": 1}}),
+    "a list as finish reason": choice(finish_reason=["stop"]),
+    "a mapping as token ids": choice(token_ids={"a": 1}),
+    "a date of which no clock knows": (
+        "status", 503, {"retry-after": "Mon, 01 Jan 2026 00:00:00 +99999999999999999999"}
+    ),
+    "a wait in other digits": ("status", 503, {"retry-after": "²"}),
+    "a refusal of 50 KB": choice(message={"content": None, "refusal": "no" * 25_000}),
+    "a finish reason of 50 KB": choice(finish_reason="x" * 50_000),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -47,6 +78,7 @@ def test_a_hostile_answer_is_one_failed_row(name: str) -> None:
     rows = ask(HOSTILE[name])
     assert [row.finish_reason for row in rows] == ["stop", "error", "stop"]
     assert rows[1].error
+    assert len(rows[1].error) < 500
 
 
 NUMBERS: dict[str, dict[str, Any]] = {

@@ -13,11 +13,14 @@ import pytest
 
 from curate.errors import CurateError
 from curate.files import read_parts
+from curate.filter.export import export_corpus
 from curate.warehouse import Warehouse, schemas
 from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.check import QUARANTINE, check, describe, repair
 from curate.warehouse.chunks import Family
 from curate.warehouse.merge import merge
+from curate.warehouse.slices import Slices
+from curate.warehouse.sql import connect
 
 
 def trace(number: int) -> dict[str, object]:
@@ -212,6 +215,45 @@ def test_annotation_does_not_read_texts_whose_bytes_have_changed(wh: Warehouse) 
             silent += not pl.concat(read_parts(path)).equals(expected)
         path.write_bytes(whole)
     assert silent == 0
+
+
+def decide(wh: Warehouse) -> None:
+    with connect(wh.root) as connection:
+        for _ in Slices(connection, wh.root, rows=50):
+            connection.sql("SELECT count(*) FROM annotated").fetchall()
+
+
+# What passes rows on, and the table that it reads.
+PASSED_ON: dict[str, tuple[str, Callable[[Warehouse], object]]] = {
+    "a filter": ("traces", decide),
+    "a filter, of verdicts": ("verdicts", decide),
+    "a merge": ("traces", lambda wh: merge(wh, "traces", "sums")),
+    "a merge, of verdicts": ("verdicts", lambda wh: merge(wh, "traces", "sums")),
+    "training": ("corpora", lambda wh: wh.latest("corpora", "c").read().collect()),
+    "an export": ("corpora", lambda wh: export_corpus(wh, "c", wh.root.parent / "out")),
+}
+
+
+@pytest.mark.parametrize("name", PASSED_ON)
+def test_a_flip_that_leaves_a_readable_page_is_not_passed_on(wh: Warehouse, name: str) -> None:
+    table, act = PASSED_ON[name]
+    path = part(wh, table)
+    before = {p: p.read_bytes() for p in wh.root.rglob("part-*.parquet")}
+    flip(path, 50)  # inside the first page; the footer is whole, and the size stays
+    before[path] = path.read_bytes()
+    with pytest.raises(CurateError, match=rf"{path.name}: the bytes of the part have changed"):
+        act(wh)
+    parts = {p: p.read_bytes() for p in wh.root.rglob("part-*.parquet")}
+    assert {p: b for p, b in parts.items() if "_staging" not in p.parts} == before
+    assert not list((wh.root.parent / "out").glob("data/*"))
+
+
+def test_a_flip_in_an_open_version_is_found_by_its_pages(wh: Warehouse) -> None:
+    path = part(wh)
+    path.with_name("manifest.json").unlink()
+    assert check(wh.root).damages == []
+    flip(path, 50)
+    assert [d.path for d in check(wh.root).damages] == [path]
 
 
 def test_a_lost_chunk_is_planned_again_and_its_verdicts_go_with_it(wh: Warehouse) -> None:

@@ -118,6 +118,23 @@ def test_a_kill_between_commit_and_removal_leaves_no_log_and_counts_no_cost_twic
     assert not list(family.logs.iterdir())
 
 
+@pytest.mark.parametrize("bad", [{"prompt_tokens": 10**30}, {"seed": "x"}, {"sample_index": None}])
+def test_a_row_that_no_part_can_hold_is_sampled_again(tmp_path, bad):
+    """Earlier versions logged what a server said, and then no run could commit the chunk."""
+    family = Family(Warehouse(tmp_path), "f")
+    family.extend(IDS, 1)
+    (chunk,) = family.chunks(family.open_rows(IDS, 1))
+    log = family.claim(chunk)
+    for number, key in enumerate(chunk.keys):
+        log.append(row(key) | (bad if number == 3 else {}))
+    log.close()
+    again = family.claim(chunk)
+    assert again.missing == [chunk.keys[3]]
+    again.append(row(chunk.keys[3]))
+    assert again.commit(list(again.rows()))
+    assert len(chunk.version.read().collect()) == 10
+
+
 def test_a_torn_or_damaged_log_line_is_left_out(tmp_path):
     family = Family(Warehouse(tmp_path), "f")
     family.extend(IDS, 1)

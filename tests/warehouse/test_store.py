@@ -113,13 +113,16 @@ def test_a_full_disk_is_one_message_and_leaves_no_part(tmp_path, monkeypatch):
 
 def test_garbage_of_killed_writers_goes_by_age(tmp_path):
     wh = Warehouse(tmp_path).create()
-    old, young = (wh.root / "_staging" / name for name in ("old.parquet", "young.parquet"))
-    old.write_bytes(b"half")
-    young.write_bytes(b"half")
+    names = "0123456789ab-7-0a0a0a0a.parquet", "0123456789ab-7-0b0b0b0b.parquet", "notes.parquet"
+    old, young, foreign = (wh.root / "_staging" / name for name in names)
+    for path in (old, young, foreign):
+        path.write_bytes(b"half")
     os.utime(old, (1, 1))
+    os.utime(foreign, (1, 1))  # no writer gives such a name
     assert wh.clean() == 1
     assert not old.exists()
     assert young.exists()
+    assert foreign.exists()
 
 
 def test_the_database_file_holds_views_only_and_opens_in_stock_duckdb(tmp_path):

