@@ -22,6 +22,7 @@ from curate.warehouse import Warehouse
 from curate.warehouse.traces import trace_frame, with_parts
 from tests.train.conftest import policy_of
 
+FILTER = filtering.FilterConfig(rules="unfiltered", corpus="helpful", template="plain")
 FP32 = {"precision": "fp32", "device": "cpu"}
 
 
@@ -143,9 +144,7 @@ def test_influence_is_a_column_and_a_rule(tiny_dir: Path, harvest: Context) -> N
         (rows["trace_id"][:4], {"select.top": {"k": 4, "by": "influence"}}),
         (best["trace_id"], {"select.per_problem": {"best": {"k": 1, "by": "influence"}}}),
     ):
-        filtering.run(
-            filtering.FilterConfig(rules="unfiltered", corpus="helpful", set=chosen), harvest
-        )
+        filtering.run(FILTER.model_copy(update={"set": chosen}), harvest)
         kept = wh.latest("corpora", "helpful").read().collect()["trace_id"]
         assert set(kept) == set(expected)
     assert influence.run(config(tiny_dir), harvest).rows == 0
