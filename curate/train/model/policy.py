@@ -115,9 +115,15 @@ class Policy:
         """Arrange sequences as one call of the model.
 
         No sequences give a call of one token without log-probs: with sharded weights every rank
-        must take part in every call.
+        must take part in every call. Raises ValueError for sequences that must not share a call.
         """
         sequences = sequences or [PromptCompletion([0], [])]
+        groups = {self.trunk.limits.group(len(s)) for s in sequences}
+        if not self.trunk.limits.compatible(groups):
+            raise ValueError(
+                "these sequences must not share a call, because rotary frequencies depend on its "
+                "longest one: cut them by `micro_batches`"
+            )
         return self._arrange(sequences, self.way(max(map(len, sequences))))
 
     def _arrange(self, sequences: Sequence[PromptCompletion], way: Way) -> Layout:
@@ -251,6 +257,22 @@ class Scorer(torch.nn.Module):
         low = policy.autocast and not policy.compute.fp32_head
         return self.hidden(layout).to(torch.bfloat16 if low else policy.head.weight.dtype)
 
+    def states_for(self, layout: Layout) -> Tensor:
+        """Hidden states `[N, D]` in the order of another policy's layout."""
+        policy, sequences = self.policy, layout.sequences
+        groups: dict[int, list[int]] = {}
+        for i, sequence in enumerate(sequences):
+            groups.setdefault(policy.trunk.limits.group(len(sequence)), []).append(i)
+        if policy.trunk.limits.compatible(groups):
+            own = policy.layout(sequences)
+            return self.states(own)[own.permutation(layout)]
+        rows: dict[int, Tensor] = {}
+        for indices in groups.values():
+            own = policy.layout([sequences[i] for i in indices])
+            states = self.states(own)
+            rows |= {i: states[own.row == k] for k, i in enumerate(indices)}
+        return torch.cat([rows[i] for i in layout.order])
+
     def forward(
         self,
         layout: Layout,
@@ -275,8 +297,7 @@ class Scorer(torch.nn.Module):
                     in_place=not self.sharded,
                 )
             with torch.no_grad():
-                theirs = teacher.policy.layout(layout.sequences)
-                teacher_hidden = teacher.states(theirs)[theirs.permutation(layout)]
+                teacher_hidden = teacher.states_for(layout)
             divergences = head.divergences(
                 hidden,
                 teacher.policy.head,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,10 @@ class LengthLimits:
         beyond_window = self.window is not None and length > self.window
         switched = self.rope_switch is not None and length > self.rope_switch
         return int(beyond_window) + 2 * int(switched)
+
+    def compatible(self, groups: Iterable[int]) -> bool:
+        """Whether sequences of these groups may share a call: on one side of the rope switch."""
+        return len({group // 2 for group in groups}) <= 1
 
 
 class Trunk:

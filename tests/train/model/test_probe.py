@@ -16,7 +16,7 @@ from curate.train.model import attention, probe
 from curate.train.model.loading import load_policy
 from curate.train.model.policy import Policy
 from curate.train.model.trunk import Trunk
-from tests.train.test_architectures import CASES, build
+from tests.train.test_architectures import CASES, build, sequences
 
 COMPUTE = ModelConfig(precision="fp32", device="cpu")
 
@@ -80,3 +80,20 @@ def test_the_probe_crosses_the_switch_of_longrope(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(probe, "SHORT_WINDOW", 14)  # sequences have 12 to 15 tokens
     with pytest.raises(UsageError, match="beyond the switch of longrope"):
         Policy(build(long), COMPUTE)
+
+
+def test_sequences_on_both_sides_of_the_switch_share_no_call() -> None:
+    """Neither in a layout of their own, nor as a teacher's, whose student has no switch."""
+    by_name = {str(case): case for case in CASES}
+    phi = Policy(build(by_name["Phi-3 and Phi-4-mini with longrope"]).float(), COMPUTE)
+    llama = Policy(build(by_name["Llama, SmolLM2, DeepSeek-R1-Distill-Llama"]).float(), COMPUTE)
+    rows = sequences()
+    assert {len(row) > 32 for row in rows} == {True, False}
+    with pytest.raises(ValueError, match="must not share a call"):
+        phi.layout(rows)
+    with torch.no_grad():
+        layout = llama.layout(rows)
+        found = llama.divergences(layout, phi)[1]
+        for i, row in enumerate(rows):
+            alone = llama.divergences(llama.layout([row]), phi)[1]
+            assert torch.allclose(found[layout.row == i], alone, atol=1e-4)
