@@ -23,6 +23,8 @@ from curate.job import Context, JobResult
 from curate.progress import duration
 from curate.warehouse.identity import digest, frame_digest
 
+# Verifiers that judge by metadata or tests: another reference would change no verdict.
+WITHOUT_REFERENCE = ("procedural", "code")
 LOOSE = "corrections"  # dataset of corrected problems that no newest version of a dataset holds
 
 VERDICTS = "SELECT trace_id, attempt, verdict FROM annotated WHERE problem_id IN (SELECT unnest(?))"
@@ -55,16 +57,24 @@ def read_corrections(path: Path) -> pl.DataFrame:
 def correct(corrections: pl.DataFrame, context: Context) -> JobResult:
     """Write new references (`problem_id, reference`), and judge the traces of their problems.
 
-    Corrections that change nothing are left out. UsageError for an unknown problem.
+    Corrections that change nothing are left out. UsageError for an unknown problem, and for one
+    whose verifier reads no reference.
     """
     started, wh = time.monotonic(), context.warehouse
-    known = wh.sql("SELECT problem_id, reference AS old FROM problems")
+    known = wh.sql("SELECT problem_id, reference AS old, verifier FROM problems")
     unknown = corrections.join(known, on="problem_id", how="anti")["problem_id"]
     if len(unknown):
         raise UsageError(
             f"{len(unknown)} problems are not in {wh.root}, the first is {unknown[0]}: "
             "corrections name problems by problem_id"
         )
+    judged = corrections.join(known, on="problem_id")
+    for name in WITHOUT_REFERENCE:
+        if (count := judged.filter(pl.col("verifier") == name).height) > 0:
+            raise UsageError(
+                f"{count} problems are judged by the verifier '{name}', which reads no reference: "
+                "leave them out, and correct their source"
+            )
     changed = corrections.join(known, on="problem_id", how="inner").filter(
         pl.col("reference").ne_missing(pl.col("old"))
     )

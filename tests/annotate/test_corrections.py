@@ -182,7 +182,11 @@ def test_an_unknown_problem_changes_nothing(planted: tuple[Context, set[str]]) -
     versions = len(context.warehouse.versions("problems"))
     with pytest.raises(UsageError, match="1 problems are not in"):
         correct(pairs(["nobody=1"]), context)
-    assert len(context.warehouse.versions("problems")) == versions
+    rows = [{"problem_id": "g", "question": "q", "reference": "1", "verifier": "procedural"}]
+    context.warehouse.write("problems", "generated", rows, key=1)
+    with pytest.raises(UsageError, match="judged by the verifier 'procedural', which reads no ref"):
+        correct(pairs(["g=2"]), context)
+    assert len(context.warehouse.versions("problems")) == versions + 1
 
 
 def test_the_commands(tmp_path: Path) -> None:

@@ -4,8 +4,6 @@
                                                                fresh run with it
     python tests/benchmarks/bench_replay.py influence FOLDER   picks by influence, by quality and by
                                                                chance, of equal size
-    python tests/benchmarks/bench_replay.py references FOLDER  planted wrong references, in a copy
-                                                               of a warehouse
     python tests/benchmarks/bench_replay.py simulated FOLDER   planted wrong references, simulated
                                                                answers
 
@@ -26,7 +24,6 @@ import numpy as np
 import polars as pl
 
 from curate.annotate import job as annotate
-from curate.annotate.corrections import correct, pairs
 from curate.config import validate
 from curate.console import saved_query, table
 from curate.evaluate.stats import bootstrap, paired_difference
@@ -255,53 +252,8 @@ def _solved(context: Context, model: str, label: str, ids: list[str]) -> Any:
 # --- wrong references
 
 
-def references(context: Context, share: float, seed: int) -> None:
-    """Plant wrong references among sampled problems of this warehouse, and look for them.
-
-    Run it on a copy: what is planted stays.
-    """
-    wh = context.warehouse
-    sampled = wh.sql(
-        "SELECT p.problem_id, p.reference, count(DISTINCT a.model || a.template) AS sources, "
-        "count(*) AS n "
-        "FROM annotated a JOIN problems p USING (problem_id) WHERE a.finish_reason = 'stop' "
-        "GROUP BY ALL HAVING n >= 8 ORDER BY p.problem_id"
-    )
-    dice = random.Random(seed)
-    planted = dice.sample(sampled.rows(), max(1, round(share * sampled.height)))
-    wrong = {
-        problem: str(int(reference) + dice.choice([-10, -2, -1, 1, 2, 10]))
-        for problem, reference, *_ in planted
-    }
-    right = {problem: reference for problem, reference, *_ in planted}
-    correct(pairs([f"{p}={r}" for p, r in wrong.items()]), context)
-    suspects = wh.sql(saved_query(Path("suspicious_references"))).join(
-        sampled.select("problem_id"), on="problem_id", how="semi"
-    )
-    output(
-        f"{len(wrong)} wrong references among {sampled.height} problems with "
-        f"{sampled['n'].mean():.1f} samples of {sampled['sources'].mean():.1f} sources each"
-    )
-    rows = []
-    for limit in (0.5, 0.9, 0.99):
-        likely = suspects.filter(pl.col("posterior") >= limit)
-        hits = likely.filter(pl.col("problem_id").is_in(sorted(wrong)))
-        true = sum(right[p] == a for p, a in hits.select("problem_id", "proposed").iter_rows())
-        rows.append(
-            {
-                "posterior at least": limit,
-                "named": likely.height,
-                "planted among them": hits.height,
-                "recall": hits.height / len(wrong),
-                "precision": hits.height / max(likely.height, 1),
-                "right answer proposed": true,
-            }
-        )
-    output(table(pl.DataFrame(rows)))
-
-
 def simulated(folder: Path, sets: int) -> None:
-    """The same on answers of three simulated models, over sets of 300 problems."""
+    """Plant wrong references among 300 problems, with answers of three simulated models."""
     rows = []
     for samples in (4, 8):
         rows += [
@@ -328,12 +280,11 @@ def simulated(folder: Path, sets: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("what", choices=["curves", "influence", "references", "simulated"])
+    parser.add_argument("what", choices=["curves", "influence", "simulated"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--count", type=int, default=256)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--share", type=float, default=0.05)
     parser.add_argument("--set", nargs="*", default=[], help="overrides of the pipeline")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
@@ -341,9 +292,6 @@ def main() -> None:
         simulated(arguments.folder, arguments.seeds)
         return
     with Context(arguments.folder) as context:
-        if arguments.what == "references":
-            references(context, arguments.share, seed=0)
-            return
         base = start(context, arguments.set)
         if arguments.what == "curves":
             curves(context, base, arguments.rounds, seeds)
