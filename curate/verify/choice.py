@@ -154,7 +154,7 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
         before, _, line = whole.rpartition("\n")
         line = line.strip()
         if before and is_refused(before):
-            return Extracted(None, detail="no answer")
+            return find_answer(text, delimiters)
         if (so := _SO.fullmatch(line)) and not _UNSURE.search(line):
             return Extracted(tidy(so["answer"]), "last line")
         final = _LAST_LINE.fullmatch(line) if "\n" in whole or len(line) < 20 else None
