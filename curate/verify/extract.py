@@ -46,7 +46,7 @@ _END_TOKENS = re.compile(
 
 # Struck-out text. Two ties in a formula, x=1,~~y=2, are no such mark.
 _STRUCK = re.compile(
-    r"(?<![A-Za-z0-9_},;:\\~])~~(?=[^\s~])[^~\n]{0,200}~~(?![A-Za-z0-9_{\\~])"
+    r"(?<![A-Za-z0-9_},;:\\~])~~(?=[^\s~])[^~\n]{0,200}~~(?![A-Za-z0-9_{~]|\\(?![\])]))"
     r"|<(?P<tag>del|strike)>[^<]{0,200}</(?P=tag)>",
     re.I,
 )
@@ -564,14 +564,17 @@ def last_display(text: str) -> str | None:
     return next(filter(None, match.groups()))
 
 
+_PROSE_WORD = re.compile(r"[^\W\d_]{2,}|[\u3040-\u30ff\u4e00-\u9fff]")
+
+
 def is_refused(before: str) -> bool:
     """Whether the line before the last one denies, supposes or only quotes what follows it ("We
     reject", "Not:"), or offers another value.
     """
     previous = next((one for one in reversed(before[-TAIL:].splitlines()) if one.strip()), "")
     previous = previous.strip()[-BARE:]
-    offered = _VALUE_LINE.fullmatch(previous)
-    if offered and (offered["number"] or offered["letter"]):
+    written = re.sub(r"\\[a-zA-Z]+", "", previous)
+    if "=" not in previous and re.search(r"\w", written) and not _PROSE_WORD.search(written):
         return True  # one of several lines with a value each
     if previous.endswith((".", "。", "!", "！")):
         return False

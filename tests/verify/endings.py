@@ -71,7 +71,7 @@ GROUPS: list[tuple[str, str, str, str, list[str]]] = [
         "The answer is 17; alternatively, 18.", "The answer is 17; or 18.",
         "The answer is 17, otherwise 18.", "The answer is 17 → 18.", "The answer is 17 => 18.",
         "Answer: 17?\nAnswer: 18", "Answer: 17 18", "Answer: 17, no 18",
-        "Possible answers:\n16\n17", "Candidates:\n15\n16\n17",
+        "Possible answers:\n16\n17", "Possible answers:\n17\\pi\n17", "Candidates:\n15\n16\n17",
     ]),
     # struck out, quoted, rejected
     ("struck", "math", "17", "w", [

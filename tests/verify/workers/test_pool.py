@@ -212,7 +212,8 @@ def test_forms_say_where_the_reasoning_ends(pool: VerifierPool) -> None:
 
 
 def test_every_verifier_has_a_version() -> None:
-    assert set(versions()) == {"math", "choice", "exact", "text", "procedural", "code"}
+    mathematics = {"math", "math-strict", "math-rounded"}
+    assert set(versions()) == mathematics | {"choice", "exact", "text", "procedural", "code"}
     assert all(versions().values())
 
 
