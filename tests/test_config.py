@@ -80,6 +80,8 @@ def smallest(cls: type[Config]) -> dict[str, Any]:
         data |= {"model": "m", "problems": "p"}
     if cls.__name__ == "ExamplesConfig":
         data |= {"file": "long-cot"}
+    if cls.__name__ == "RewardTestConfig":
+        data |= {"rewards": {"accuracy": 1.0}}
     if cls.__name__ == "RepeatConfig":
         data |= {"seeds": [0], "stages": {"a": {}}}
     if cls.__name__ == "BudgetConfig":

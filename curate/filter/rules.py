@@ -46,7 +46,9 @@ class Top(Config):
     """The k traces with the highest `by` of all that remain, any SQL expression over one row."""
 
     k: int = Field(ge=1)
+    """Traces in all."""
     by: str = "quality"
+    """Expression that ranks the traces."""
 
 
 class Pick(Config):
