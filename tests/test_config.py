@@ -75,13 +75,19 @@ def smallest(cls: type[Config]) -> dict[str, Any]:
     """A value for each field that has no default, and for what the whole config asks for
     besides.
     """
-    data = {n: REQUIRED.get(n, 1) for n, field in cls.model_fields.items() if field.is_required()}
+    data = {
+        name: REQUIRED.get(name, "x" if field.annotation is str else 1)
+        for name, field in cls.model_fields.items()
+        if field.is_required()
+    }
     if cls.__name__ == "GenerateConfig":
         data |= {"model": "m", "problems": "p"}
     if cls.__name__ == "ExamplesConfig":
         data |= {"file": "long-cot"}
     if cls.__name__ == "RewardTestConfig":
         data |= {"rewards": {"accuracy": 1.0}}
+    if cls.__name__ == "Exploit":
+        data |= {"answer": "{wrong}"}
     if cls.__name__ == "RepeatConfig":
         data |= {"seeds": [0], "stages": {"a": {}}}
     if cls.__name__ == "BudgetConfig":
