@@ -312,12 +312,14 @@ cli.main()
 def test_without_any_claims_rows_are_still_there_once(tmp_path, stub_model, sums):
     """As on a share whose locks reach no other machine: put-if-absent alone keeps rows apart."""
     arguments, root = command(tmp_path, stub_model, sums, slow=0.002), tmp_path / "wh"
+    config = json.loads((tmp_path / "job.yaml").read_text())
+    (tmp_path / "job.yaml").write_text(json.dumps({**config, "samples": 20}))
     script = [sys.executable, "-c", NO_CLAIMS.format(arguments=arguments[3:])]
     both = [start(script) for _ in range(2)]
     for process in both:
         assert process.wait(120) == 0, process.stderr.read().decode()
         process.stderr.close()
-    check(root)
+    check(root, samples=20)
 
 
 def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, sums):
