@@ -106,6 +106,7 @@ def harvest(tmp_path: Path) -> Context:
             traces.append(
                 {"trace_id": f"{kind}-{i}", "attempt": 0, "problem_id": f"p{i + 4}"}
                 | {"sample_index": 0, "recipe": "r1-zero", "form": "r1-zero", "prompt": "say"}
+                | {"template": "plain@1"}
                 | {"completion": text, "finish_reason": "stop"}
             )
     context.warehouse.write("problems", "letters", problems, key=1)
