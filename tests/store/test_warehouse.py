@@ -24,7 +24,10 @@ from curate.warehouse import check as checking
 from curate.warehouse.logs import every_log, replay
 from curate.warehouse.parts import forget
 
-pytestmark = pytest.mark.timeout(600)
+LONG = pytest.mark.skipif(
+    "CURATE_TEST_LONG" not in os.environ, reason="minutes: set CURATE_TEST_LONG=1"
+)
+pytestmark = [pytest.mark.timeout(600), LONG]
 SAMPLES = 24  # times 40 problems
 KILLS = 4  # on each server
 
@@ -129,7 +132,6 @@ def finished(root: Path) -> set[str]:
     return ids
 
 
-@pytest.mark.skipif("CURATE_TEST_LONG" not in os.environ, reason="minutes: set CURATE_TEST_LONG=1")
 @pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["moto", "localbucket"], indirect=True)
 def test_kills_lose_nothing_and_double_nothing(
