@@ -405,14 +405,18 @@ def table_view(
     else:  # the warehouse is older than the table
         scan = f"(SELECT *, '' AS filename FROM {_with_columns(table, None)})"
     head = f"CREATE OR REPLACE VIEW {table} AS"
-    if table == "problems":  # several versions of a source may hold the same problem
-        # A correction keeps the problem's id: the newest one has the reference.
+    if table == "problems":
+        # Several versions and sources may hold the same problem: of each column the first value by
+        # place, and not any, so that a query answers the same each time. A correction keeps the
+        # problem's id: the newest one has the reference.
         chosen = {
             "reference": "arg_max(reference, coalesce(correction, 0))",
             "correction": "max(correction)",
         }
         values = ", ".join(
-            f"{chosen.get(c, f'any_value({c})')} AS {c}" for c in columns if c != "problem_id"
+            f"{chosen.get(c, f'arg_min({c}, filename)')} AS {c}"
+            for c in columns
+            if c != "problem_id"
         )
         return f"{head} SELECT problem_id, {values} FROM {scan} GROUP BY problem_id"
     if table in ("corpora", "traces"):
