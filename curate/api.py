@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from curate.cluster import on_cluster
 from curate.config import validate
 from curate.errors import UsageError
 
@@ -49,7 +50,7 @@ def generate(recipe: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -
     from curate.job import Context
 
     checked = generate_config({"recipe": recipe, **config}, "generate")
-    with Context(warehouse) as context:
+    with Context(warehouse) as context, on_cluster(context, checked.cluster):
         return job.run(checked, context)
 
 
@@ -67,8 +68,9 @@ def annotate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     from curate.annotate import job
     from curate.job import Context
 
-    with Context(warehouse) as context:
-        return job.run(validate(job.AnnotateConfig, config, "annotate"), context)
+    checked = validate(job.AnnotateConfig, config, "annotate")
+    with Context(warehouse) as context, on_cluster(context, checked.cluster):
+        return job.run(checked, context)
 
 
 def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
@@ -76,8 +78,9 @@ def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> J
     from curate.filter import job
     from curate.job import Context
 
-    with Context(warehouse) as context:
-        return job.run(validate(job.FilterConfig, {"rules": rules, **config}, "filter"), context)
+    checked = validate(job.FilterConfig, {"rules": rules, **config}, "filter")
+    with Context(warehouse) as context, on_cluster(context, checked.cluster):
+        return job.run(checked, context)
 
 
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
@@ -137,8 +140,9 @@ def evaluate(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> pl.DataFram
     from curate.evaluate import job
     from curate.job import Context
 
-    with Context(warehouse) as context:
-        result = job.run(validate(job.EvaluateConfig, config, "evaluate"), context)
+    checked = validate(job.EvaluateConfig, config, "evaluate")
+    with Context(warehouse) as context, on_cluster(context, checked.cluster):
+        result = job.run(checked, context)
         return context.warehouse.sql(
             "SELECT * FROM evaluations WHERE evaluation_id = ?", [result.facts["evaluation_id"]]
         )

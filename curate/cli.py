@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from curate.cluster import on_cluster
 from curate.errors import CurateError, UsageError
 from curate.progress import output, say
+from curate.store import parse_root, url_of
 
 if TYPE_CHECKING:
     from curate.exploits.job import RewardReport
@@ -113,9 +115,10 @@ def generate(
         if dry_run:
             output(job.describe(job.make_plan(checked, context, commit=False)))
             return
-        result = job.run(checked, context)
+        with on_cluster(context, checked.cluster):
+            result = job.run(checked, context)
     output(result.summary)
-    output(f"traces: {result.facts['family']} in {context.warehouse.root}")
+    output(f"traces: {result.facts['family']} in {url_of(context.warehouse.root)}")
 
 
 @app.command("import")
@@ -166,7 +169,7 @@ def annotate(
         output(f"{rows} rows annotated: {out}")
         return
     _for_files_only(out, text_column, form)
-    with _context(warehouse) as context:
+    with _context(warehouse) as context, on_cluster(context, checked.cluster):
         output(job.run(checked, context).summary)
 
 
@@ -217,7 +220,8 @@ def filter_(
         if explain:
             output(job.explain_trace(checked, context, explain))
             return
-        output(job.run(checked, context).summary)
+        with on_cluster(context, checked.cluster):
+            output(job.run(checked, context).summary)
 
 
 @app.command()
@@ -515,7 +519,8 @@ def evaluate(
                     plan = generation.make_plan(one, context, commit=False)
                     output(f"{one.label}\n{generation.describe(plan)}\n")
             return
-        result = job.run(checked, context)
+        with on_cluster(context, checked.cluster):
+            result = job.run(checked, context)
     output(result.facts["table"])
 
 
@@ -714,13 +719,14 @@ def check(
     """
     from curate.warehouse import check as checking
 
-    root = warehouse.absolute()
+    root = parse_root(warehouse)
     report = checking.check(root)
     output(checking.describe(report, root))
     if repair and report.damages:
         moved = checking.repair(root, report.damages)
         report = checking.check(root)
-        output(f"{len(moved)} files moved to {root / checking.QUARANTINE}; checked again:")
+        place = url_of(root / checking.QUARANTINE)
+        output(f"{len(moved)} files moved to {place}; checked again:")
         output(checking.describe(report, root))
     if report.damages:
         raise typer.Exit(1)
@@ -737,7 +743,7 @@ def merge(
 
     wh = _context(warehouse).warehouse
     if not wh.exists():
-        raise UsageError(f"no warehouse at {wh.root}: name one with --warehouse")
+        raise UsageError(f"no warehouse at {url_of(wh.root)}: name one with --warehouse")
     if table and table not in schemas.TABLES:
         raise UsageError(f"no table '{table}': choose one of {', '.join(schemas.TABLES)}")
     for name in [table] if table else ["traces", "rollouts", "metrics", "jobs", "models"]:
@@ -766,6 +772,9 @@ EXTRAS = {
     "vllm": "vllm",
     "openai": "openai",
     "datasets": "hub",
+    "ray": "ray",
+    "obstore": "s3",
+    "fsspec": "s3",
     "reasoning_gym": "quickstart",
     "gguf": "quickstart",
 }

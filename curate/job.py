@@ -12,16 +12,34 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from pydantic import Field
+
+from curate.config import Config
 from curate.progress import say
 from curate.version import code_version
 from curate.warehouse import Warehouse
+from curate.warehouse.claims import Claims, claims_of
 from curate.warehouse.identity import digest
 from curate.warehouse.names import now
+
+
+class ClusterConfig(Config):
+    """The machines that work on a job together (docs/scale.md)."""
+
+    ray: str = "auto"
+    """Address of a Ray cluster, as HOST:PORT; auto: the one that this machine belongs to."""
+    workers: int = Field(1, ge=1)
+    """Workers, at most. A job begins with those that start first, and later ones join."""
+    resources: dict[str, float] = {"CPU": 1}
+    """What each worker needs, such as {GPU: 1, CPU: 8}; an engine sees its GPUs only."""
+    env: dict[str, str] = {}
+    """Environment variables of the workers. No secrets: they belong into the environment of the
+    machines."""
 
 
 @dataclass
@@ -67,7 +85,7 @@ class StageKind:
     config: validates the keys of a stage, with `@stage` unresolved; raises UsageError.
     run: runs the job. `@stage` means `facts["value"]` of its result, or else its model.
     size: estimates the size of the stage from its config and the rows of earlier stages.
-    takes: keys with a default from the pipeline: `engine`, `seed`, `label` or `name`.
+    takes: keys with a default from the pipeline: `engine`, `seed`, `cluster`, `label` or `name`.
     ranks: whether several processes can run it together under torchrun.
     exact: keys in which `@stage` means the versions of that stage instead of the whole dataset.
     gives: what `@stage` names: problems, traces, corpus, model, page, or None.
@@ -82,16 +100,62 @@ class StageKind:
     gives: str | None = None
 
 
+Payload = TypeVar("Payload")
+Result = TypeVar("Result")
+Item = TypeVar("Item")
+
+
+class Crew(Protocol):
+    """Processes on several machines that do the work of a job together (curate/cluster)."""
+
+    def work(
+        self,
+        function: Callable[[Payload, Context], Result],
+        payload: Payload,
+        label: str,
+        total: int,
+    ) -> list[Result]:
+        """Run `function` in every process, until one of them finds that nothing is missing."""
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Apply a function to each item in some process; results in the order of the items."""
+
+
 class Context:
     """The warehouse, and the expensive resources that the jobs of a process share."""
 
-    def __init__(self, warehouse: Warehouse | str | Path = "warehouse") -> None:
+    def __init__(
+        self, warehouse: Warehouse | str | Path = "warehouse", claims: Claims | None = None
+    ) -> None:
         from curate.engines.shared import SharedEngine
 
         self.warehouse = warehouse if isinstance(warehouse, Warehouse) else Warehouse(warehouse)
         self.warehouse.clean()
+        self.claims = claims or claims_of(self.warehouse.root)
+        self.crew: Crew | None = None
         self.engine = SharedEngine(say)
         self._pool: Any = None
+
+    def spread(
+        self,
+        function: Callable[[Payload, Context], Result],
+        payload: Payload,
+        label: str,
+        total: int,
+    ) -> list[Result]:
+        """Results of a function that works until nothing is missing: of this process, or of each
+        process of the crew if there is one.
+
+        Function and payload must pickle. The function shares `total` claims, and shows its progress
+        itself; a crew shows how many of the claims are done, under `label`.
+        """
+        if self.crew is None:
+            return [function(payload, self)]
+        return self.crew.work(function, payload, label, total)
+
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """`map`, by the processes of the crew if there is one; function and items must pickle."""
+        return map(function, items) if self.crew is None else self.crew.map(function, items)
 
     @property
     def pool(self) -> Any:

@@ -356,6 +356,6 @@ def test_ctrl_c_is_one_message_and_what_finished_stays(tmp_path, stub_model, sum
     assert process.returncode == 1
     assert "interrupted: what finished is committed" in err
     assert "Traceback" not in err
-    from curate.warehouse.chunks import replay
+    from curate.warehouse.logs import replay
 
     assert len(list(replay(tmp_path.glob("wh/_logs/*/*.log")))) > 0

@@ -25,12 +25,22 @@ AREAS = {
     ],
     "Checkpoints of others": ["tests/train/test_checkpoint_safety.py"],
     "Terminal, tables, CSV": ["tests/test_visible.py"],
-    "Report page": ["tests/report/test_html.py", "tests/report/test_report.py"],
+    "Report page": [
+        "tests/report/test_html.py",
+        "tests/report/test_report.py",
+        "tests/report/test_browser.py",
+    ],
     "Servers": ["tests/engines/test_limits.py", "tests/engines/test_openai_bounds.py"],
     "Bombs in YAML and data files": ["tests/test_bombs.py"],
-    "Programs of models (sandbox)": ["tests/verify/code/test_sandbox.py"],
+    "Programs of models (sandbox)": [
+        "tests/verify/code/test_sandbox.py",
+        "tests/verify/code/test_seccomp.py",
+    ],
     "Whole files, owners of temporary names": ["tests/test_atomic.py"],
-    "Kills, full and read-only disks, descriptors, clock, paths": ["tests/test_faults.py"],
+    "Kills, full and read-only disks, descriptors, clock, paths": [
+        "tests/test_faults.py",
+        "tests/test_command_kills.py",
+    ],
 }
 
 

@@ -1,10 +1,10 @@
 """Annotation: add verdicts and signals to every part of traces that lacks them. Nothing is dropped
 or changed.
 
-Four passes share the parts: signals and the verdicts of rules (verdicts.py), then, if configured, a
-consensus (consensus.py) and a model that judges (judge.py). Where results are stored is decided in
+Four passes: signals and the verdicts of rules (verdicts.py), then, if configured, a consensus
+(consensus.py) and a model that judges (judge.py). Where results are stored is decided in
 curate/warehouse/annotations.py: a part that exists is never written again, so a second run
-processes only new traces.
+processes only new traces, and several processes, on one machine or many, share the parts by claims.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import polars as pl
+from pydantic import Field
 
 from curate.annotate.consensus import ConsensusConfig, annotate_consensus
 from curate.annotate.judge import JudgeConfig, annotate_judge
@@ -28,13 +29,15 @@ from curate.annotate.verdicts import (
 )
 from curate.config import Config, validate
 from curate.files import read_parts
-from curate.job import Context, JobResult, Rows, Size, StageKind
+from curate.job import ClusterConfig, Context, JobResult, Rows, Size, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, text_bytes
 from curate.progress import duration, task
 from curate.signals import GROUPS, annotate_frame
+from curate.store.paths import on_disk, scan
 from curate.verify import verifier_named
 from curate.warehouse import Version, Warehouse
-from curate.warehouse.annotations import address
+from curate.warehouse.annotations import address, version_name
+from curate.warehouse.claims import share
 from curate.warehouse.identity import digest
 from curate.warehouse.names import part_name
 
@@ -61,12 +64,15 @@ class AnnotateConfig(Config):
     """
     label: str | None = None
     """Name in the progress display and in the table `jobs`."""
+    cluster: ClusterConfig | None = Field(None, exclude=True)
+    """Machines that work on it together; null: this one."""
 
 
 @dataclass
 class Todo:
     """One part of traces, and the versions that lack a part about it."""
 
+    source: Version
     path: Path
     signals: dict[str, Version]
     verdicts: dict[Judging, Version]
@@ -74,6 +80,16 @@ class Todo:
     @property
     def name(self) -> str:
         return part_name(self.path)
+
+
+@dataclass
+class Work:
+    """What one or more processes are to annotate, `size` bytes of text at a time."""
+
+    todo: list[Todo]
+    problems: pl.DataFrame
+    size: int
+    label: str
 
 
 def run(config: AnnotateConfig, context: Context) -> JobResult:
@@ -94,12 +110,8 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
     for source in sources:
         items, targets[source.ref] = _missing(source, problems, config, context.warehouse)
         todo += items
-    rows = 0
-    if todo:
-        with task(config.label or "annotate", len(todo)) as bar:
-            for done, item in enumerate(todo, 1):
-                rows += _annotate(item, problems, context, size)
-                bar.update(done, f"{rows} traces")
+    work = Work(todo, problems, size, config.label or "annotate")
+    rows = sum(context.spread(annotate_parts, work, work.label, len(todo))) if todo else 0
     if config.consensus:
         rows += annotate_consensus(config.consensus, sources, problems, targets, context)
     if config.judge:
@@ -118,6 +130,19 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
         job_id = digest(config.model_dump(exclude={"memory"}))[:24]
         context.record(job_id, "annotate", config.label or "", config.model_dump(), result)
     return result
+
+
+def annotate_parts(work: Work, context: Context) -> int:
+    """Annotate parts until none lacks anything. Returns the number of traces that this process
+    read.
+    """
+    limit_malloc_arenas()
+    rows = 0
+    with task(work.label, len(work.todo)) as bar:
+        for done, item in enumerate(share(work.todo, context.claims, _claim_of, _lacking), 1):
+            rows += _annotate(item, work.problems, context, work.size)
+            bar.update(done, f"{rows} traces")
+    return rows
 
 
 def stored_problems(warehouse: Warehouse) -> pl.DataFrame:
@@ -143,14 +168,21 @@ def _missing(
     todo = []
     for path in parts:
         name = part_name(path)
-        item = Todo(
-            path,
-            {g: v for g, v in signals.items() if not v.has(name)},
-            {j: verdicts[j] for j in by_part.get(name, ()) if not verdicts[j].has(name)},
-        )
-        if item.signals or item.verdicts:
-            todo.append(item)
+        item = Todo(source, path, signals, {j: verdicts[j] for j in by_part.get(name, ())})
+        if (lacking := _lacking(item)) is not None:
+            todo.append(lacking)
     return todo, [*signals.values(), *verdicts.values()]
+
+
+def _claim_of(item: Todo) -> str:
+    return f"_annotate/{version_name(item.source)}.{item.name}"
+
+
+def _lacking(item: Todo) -> Todo | None:
+    """The item with the versions that still lack a part; None if none does."""
+    signals = {group: v for group, v in item.signals.items() if not v.has(item.name)}
+    verdicts = {judging: v for judging, v in item.verdicts.items() if not v.has(item.name)}
+    return Todo(item.source, item.path, signals, verdicts) if signals or verdicts else None
 
 
 def _verifiers_by_part(
@@ -159,7 +191,7 @@ def _verifiers_by_part(
     """Name of each part to the verifiers that its problems name, and those to run alongside."""
     columns = problems.lazy().select("problem_id", "verifier", "correction")
     pairs = (
-        pl.scan_parquet(parts, include_file_paths="path", glob=False)
+        scan(parts, include_file_paths="path")
         .select("path", "problem_id")
         .join(columns, on="problem_id", how="left")
         .select(
@@ -185,18 +217,19 @@ def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -
     measured: dict[str, list[pl.DataFrame]] = {group: [] for group in item.signals}
     judged: dict[Judging, list[pl.DataFrame]] = {judging: [] for judging in item.verdicts}
     rows = 0
-    for traces in read_parts(item.path, size, TRACE_COLUMNS):
-        rows += len(traces)
-        if item.signals:
-            frame = traces
-            if columns is not None:
-                frame = traces.join(columns, on="problem_id", how="left", maintain_order="left")
-            signals = annotate_frame(frame, list(item.signals))
-            for group, frames in measured.items():
-                frames.append(signals.select("trace_id", "attempt", *GROUPS[group].columns))
-        verdicts = verdict_rows(traces, problems, context, list(item.verdicts))
-        for judging, frames in judged.items():
-            frames.append(verdicts[judging])
+    with on_disk(item.path) as path:
+        for traces in read_parts(path, size, TRACE_COLUMNS):
+            rows += len(traces)
+            if item.signals:
+                frame = traces
+                if columns is not None:
+                    frame = traces.join(columns, on="problem_id", how="left", maintain_order="left")
+                signals = annotate_frame(frame, list(item.signals))
+                for group, frames in measured.items():
+                    frames.append(signals.select("trace_id", "attempt", *GROUPS[group].columns))
+            verdicts = verdict_rows(traces, problems, context, list(item.verdicts))
+            for judging, frames in judged.items():
+                frames.append(verdicts[judging])
     for group, target in item.signals.items():
         target.publish(item.name, pl.concat(measured[group]))
     for judging, target in item.verdicts.items():
@@ -212,5 +245,8 @@ def _size(config: AnnotateConfig, rows: Rows) -> Size:
 
 
 STAGE = StageKind(
-    config=partial(validate, AnnotateConfig), run=run, size=_size, takes=frozenset({"label"})
+    config=partial(validate, AnnotateConfig),
+    run=run,
+    size=_size,
+    takes=frozenset({"cluster", "label"}),
 )

@@ -4,6 +4,7 @@ those of the rules."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +16,11 @@ from curate.engines.registry import LOCAL, choose
 from curate.errors import CurateError
 from curate.progress import task
 from curate.records import Problem
+from curate.store.paths import scan
 from curate.verify.models.judge import NO_REPLY, Item, Judge, judge_identity
 from curate.warehouse import Version
 from curate.warehouse.annotations import address
+from curate.warehouse.claims import share
 from curate.warehouse.names import part_name
 from curate.warehouse.parts import verify
 
@@ -64,14 +67,36 @@ def annotate_judge(
         todo += [(target, part) for part in source.parts() if not target.has(part_name(part))]
     if not todo:
         return 0
-    judge = open_judge(config, context)
     verdicts = context.warehouse.sql(
         "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
     )
+    work = Work(todo, config, model, problems, verdicts)
+    return sum(context.spread(judge_parts, work, "judge", len(todo)))
+
+
+Part = tuple[Version, Path]  # the version that lacks a part, and the part of traces
+
+
+@dataclass
+class Work:
+    """What one or more processes are to judge. `verdicts`: what rules said (trace_id, attempt,
+    verdict)."""
+
+    todo: list[Part]
+    config: JudgeConfig
+    model: ModelRef
+    problems: pl.DataFrame
+    verdicts: pl.DataFrame
+
+
+def judge_parts(work: Work, context: Context) -> int:
+    """Judge parts until none is left. Returns the number of traces that this process judged."""
+    judge = open_judge(work.config, context, work.model.on_this_machine())
     judged = 0
-    with task("judge", len(todo)) as bar:
-        for done, (target, part) in enumerate(todo, 1):
-            rows = _judge_part(judge, part, problems, verdicts)
+    with task("judge", len(work.todo)) as bar:
+        parts = share(work.todo, context.claims, _claim_of, _unjudged)
+        for done, (target, part) in enumerate(parts, 1):
+            rows = _judge_part(judge, part, work.problems, work.verdicts)
             if rows and all(str(row["detail"]).startswith(NO_REPLY) for row in rows):
                 raise CurateError(
                     f"the judge replied to none of {len(rows)} requests ({rows[0]['detail']}): "
@@ -93,9 +118,12 @@ def _who(config: JudgeConfig, model: ModelRef) -> str:
     return model.hash[:12] + ("" if real else f"-{engine_name.replace(':', '.')}")
 
 
-def open_judge(config: JudgeConfig, context: Context) -> Judge:
-    """Open the engine of a judge, in the context's place for one engine."""
-    model = model_for(config.engine, config.model)
+def open_judge(config: JudgeConfig, context: Context, model: ModelRef | None = None) -> Judge:
+    """Open the engine of a judge, in the context's place for one engine.
+
+    `model`: that of the config, if it was resolved before.
+    """
+    model = model or model_for(config.engine, config.model)
     engine = context.engine.get(config.engine, model.path, model.hash)
 
     def render(message: str) -> str:
@@ -106,16 +134,25 @@ def open_judge(config: JudgeConfig, context: Context) -> Judge:
     return Judge(engine, _who(config, model), config.rubric, render, config.max_tokens)
 
 
+def _claim_of(part: Part) -> str:
+    target, path = part
+    return f"_judge/{target.dataset}.{target.version}.{part_name(path)}"
+
+
+def _unjudged(part: Part) -> Part | None:
+    return None if part[0].has(part_name(part[1])) else part
+
+
 def _judge_part(
     judge: Judge, part: Path, problems: pl.DataFrame, verdicts: pl.DataFrame
 ) -> list[dict[str, Any]]:
-    """Rows of the table `verdicts` for one part. `verdicts`: those of rules (trace_id, attempt,
-    verdict).
-    """
+    """Rows of the table `verdicts` for one part."""
     columns = ["trace_id", "attempt", "problem_id", "reasoning", "answer", "finish_reason"]
     verify([part])
     frame = (
-        pl.read_parquet(part, columns=columns, glob=False)
+        scan([part])
+        .select(columns)
+        .collect()
         .join(verdicts, on=["trace_id", "attempt"], how="left", maintain_order="left")
         .join(problems, on="problem_id", how="inner", maintain_order="left")
     )

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,6 +39,28 @@ class ModelRef:
     name: str
     path: Path
     hash: str
+
+    def on_this_machine(self) -> ModelRef:
+        """The same weights here, where another machine resolved the name and hashed them.
+
+        UsageError if they are neither under the same path nor to be found by the name.
+        """
+        if self.path.exists() or str(self.path) == self.name:  # the latter: a server's model
+            return self
+        pinned = f"{self.name.partition('@')[0]}@{self.hash}" if _is_hub_id(self.name) else None
+        try:
+            here = resolve_model(pinned or self.name)
+        except UsageError as error:
+            raise UsageError(
+                f"the model '{self.name}' is not on {socket.gethostname()} under {self.path}: put "
+                "it on a file system that all machines share, or name one of the Hub"
+            ) from error
+        if here.hash != self.hash:
+            raise UsageError(
+                f"the model '{self.name}' on {socket.gethostname()} ({here.path}) has other "
+                f"weights than where the job was planned: {here.hash}, not {self.hash}"
+            )
+        return ModelRef(self.name, here.path, here.hash)
 
 
 def default_cache() -> Path:

@@ -111,7 +111,7 @@ class Sender:
         self.client, self.state = Children(children, size), State(device)
         with _current(device):
             info = NCCLTrainerInitInfo(
-                master_address="127.0.0.1",
+                master_address="127.0.0.1",  # engines are children of this process
                 master_port=_free_port(),
                 world_size=1 + len(children) * size,
                 rank=0,

@@ -25,7 +25,7 @@ from curate.generate.config import (
     SamplingConfig,
     generate_config,
 )
-from curate.job import Context, JobResult, Rows, Size, StageKind
+from curate.job import ClusterConfig, Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
@@ -85,6 +85,8 @@ class EvaluateConfig(Config):
     """Bootstrap draws of problems."""
     label: str | None = None
     """Name in the progress display and in the table `jobs`."""
+    cluster: ClusterConfig | None = Field(None, exclude=True)
+    """Machines that work on it together; null: this one."""
 
 
 class Run(NamedTuple):
@@ -265,5 +267,5 @@ def _size(config: EvaluateConfig, _: Rows) -> Size:
 
 
 STAGE = StageKind(
-    config=_checked, run=run, size=_size, takes=frozenset({"engine", "seed", "label"})
+    config=_checked, run=run, size=_size, takes=frozenset({"cluster", "engine", "seed", "label"})
 )

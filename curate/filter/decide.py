@@ -35,7 +35,7 @@ from curate.filter.hidden_columns import (
 from curate.filter.rules import STEPS, RuleSet, Selection
 from curate.filter.select import select
 from curate.filter.spill import Decisions, numbers_read
-from curate.filter.text_steps import drop_by_text
+from curate.filter.text_steps import Map, drop_by_text
 from curate.memory import BASE, megabytes
 from curate.warehouse.sql import quote
 
@@ -127,6 +127,7 @@ def apply_rules(
     slices: Iterable[Any] = (),
     folder: Path | None = None,
     memory: str | None = None,
+    each: Map = map,
 ) -> FilterResult:
     """Decide on every trace of `view` for which `where` (a SQL expression) is true. A predicate
     that is null does not pass.
@@ -134,13 +135,13 @@ def apply_rules(
     `slices`: iterating over it points the view at one slice of the traces after another (see
     curate/warehouse/slices.py). `folder`: where the rows are kept as long as the result is used; by
     default the system's folder for temporary files. `memory`: limit of the whole process (`2GB`);
-    by default none.
+    by default none. `each`: applies a function to batches of texts, here or elsewhere.
 
     Raises `UsageError` if the SQL of a rule fails (naming the rule, with DuckDB's message) or if
     the selection needs more memory (saying how much), and `CurateError` if nothing is kept (naming
     the rule that dropped most).
     """
-    rows, counts, overlaps = _decide(con, rules, where, view, slices, folder, memory)
+    rows, counts, overlaps = _decide(con, rules, where, view, slices, folder, memory, each)
     if not rows.total:
         raise CurateError(
             f"rule set '{rules.name}' got no traces"
@@ -256,6 +257,7 @@ def _decide(
     slices: Iterable[Any] = (),
     folder: Path | None = None,
     memory: str | None = None,
+    each: Map = map,
 ) -> tuple[Decisions, list[pl.DataFrame], pl.DataFrame]:
     """Return the rows with `dropped_by`: the first rule that a trace fails, else the selection step
     that drops it.
@@ -282,7 +284,7 @@ def _decide(
     rows.close()
     if memory is not None:
         _check_memory(rows, rules, megabytes(memory, 200))
-    overlaps = drop_by_text(con, rows, rules.select, view, slices)
+    overlaps = drop_by_text(con, rows, rules.select, view, slices, each)
     rows.candidates = select(rows.candidates, rules.select)
     return rows, counts, overlaps
 

@@ -17,6 +17,8 @@ import polars as pl
 from curate.atomic import write_whole
 from curate.errors import CurateError, UsageError
 from curate.files import SUFFIXES, Writer
+from curate.store import is_remote
+from curate.store.paths import scan
 from curate.warehouse.parts import verify
 
 if TYPE_CHECKING:
@@ -88,6 +90,8 @@ def export_corpus(
     version = warehouse.latest("corpora", corpus)
     verify(version.parts())  # before an older export is touched
     target = Path(out)
+    if is_remote(target):
+        raise UsageError(f"--out {out}: a corpus is exported to this machine: name a folder here")
     if target.suffix in SUFFIXES and not target.is_dir():
         if push is not None:
             raise UsageError(f"--push sends a folder: give --out a folder instead of {target}")
@@ -123,7 +127,7 @@ def _rows(warehouse: Warehouse, version: Version, format: str) -> Iterator[pl.Da
         else None
     )
     for path in version.parts():
-        rows = pl.read_parquet(path, glob=False)
+        rows = scan([path]).collect()
         if problems is not None:
             rows = rows.join(problems, on="problem_id", how="left", maintain_order="left")
         yield FORMATS[format](rows)

@@ -30,6 +30,13 @@ def check_expression(sql: str, name: str) -> tuple[str, ...]:
                 f"rule '{name}' holds a subquery: a rule is an expression over the columns of one "
                 "trace"
             )
+        if kind == "PARAMETER":
+            raise UsageError(f"rule '{name}' holds a parameter (? or $1): write the value itself")
+        if kind == "FUNCTION" and node.get("function_name", "").lower() in _PLANNERS:
+            raise UsageError(
+                f"rule '{name}' calls {node['function_name']}(), which plans another query and "
+                "opens the files that it names"
+            )
         if kind == "STAR":
             raise UsageError(f"rule '{name}' holds '*': name the columns it reads")
         if kind == "FUNCTION" and node.get("function_name", "").lower() in _unsteady():
@@ -150,6 +157,8 @@ def _nodes(tree: Any) -> list[dict[str, Any]]:
     return nodes
 
 
+# Scalar functions that bind a query from text: its plan tells what is in the files that it names.
+_PLANNERS = ("json_serialize_plan",)
 # Without brackets these are parsed as columns.
 _CLOCKS = ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp")
 _UNSTEADY: set[str] = set()

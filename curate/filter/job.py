@@ -18,12 +18,14 @@ from curate.errors import UsageError
 from curate.filter.corpus import kept_by_slice, write_corpus
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
 from curate.filter.rules import RuleSet, load_rules
-from curate.job import Context, JobResult, StageKind
+from curate.job import ClusterConfig, Context, JobResult, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
 from curate.progress import duration, output
 from curate.prompts.render import TemplateName
 from curate.signals.macros import column_groups, derived_columns
-from curate.warehouse.names import STAGING, check_name
+from curate.store import url_of
+from curate.store.paths import scratch
+from curate.warehouse.names import check_name
 from curate.warehouse.slices import Slices
 from curate.warehouse.sql import connect, create_views, quote, signal_groups
 
@@ -51,6 +53,9 @@ class FilterConfig(Config):
     )
     template: TemplateName | None = Field(
         None, description="template of the prompts; default: the rule set's, else the trace's"
+    )
+    cluster: ClusterConfig | None = Field(
+        None, exclude=True, description="machines that look for duplicates and contamination"
     )
 
 
@@ -84,9 +89,8 @@ def _chosen(name: str, warehouse: Warehouse) -> str:
     ]
     if not versions and warehouse.exists():
         there = sorted({v.dataset for v in warehouse.versions("traces")})
-        raise UsageError(
-            f"no traces '{name}' in {warehouse.root}: there are {', '.join(there[:12]) or 'none'}"
-        )
+        names = ", ".join(there[:12]) or "none"
+        raise UsageError(f"no traces '{name}' in {url_of(warehouse.root)}: there are {names}")
     return f"dataset = {quote(family)}" + (f" AND version = {quote(version)}" if version else "")
 
 
@@ -112,7 +116,7 @@ def bounded(connection: duckdb.DuckDBPyConnection, memory: str, root: Path) -> I
     rest.
     """
     size = megabytes(memory, 200)
-    spill = root / STAGING / f"spill-{unique_name()}"
+    spill = scratch(root) / f"spill-{unique_name()}"
     connection.execute(f"SET temp_directory = {quote(str(spill))}")
     connection.execute(f"SET memory_limit = '{round(size / 2)}MB'")
     try:
@@ -153,8 +157,9 @@ def run(config: FilterConfig, context: Context) -> JobResult:
             rules,
             where,
             slices=slices,
-            folder=context.warehouse.root / STAGING,
+            folder=scratch(context.warehouse.root),
             memory=config.memory,
+            each=context.map,
         )
         print_funnel(decision.funnel)
         for line in overlap_lines(decision):
@@ -232,4 +237,10 @@ def _checked(data: Mapping[str, Any], where: str) -> FilterConfig:
     return config
 
 
-STAGE = StageKind(config=_checked, run=run, exact=frozenset({"traces"}), gives="corpus")
+STAGE = StageKind(
+    config=_checked,
+    run=run,
+    takes=frozenset({"cluster"}),
+    exact=frozenset({"traces"}),
+    gives="corpus",
+)

@@ -6,12 +6,13 @@ memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from curate.filter.contamination import contaminated, read_benchmark
+from curate.filter.contamination import Benchmark, contaminated, read_benchmark
 from curate.filter.duplicates import duplicates, salted, signatures
 from curate.filter.hidden_columns import PLACE, SCORE, SLICE, WITHIN
 from curate.filter.rules import Contamination, Duplicates, Selection
@@ -21,6 +22,8 @@ from curate.warehouse.sql import joined_as_written
 if TYPE_CHECKING:
     import duckdb
 
+# The built-in `map`, or one over several machines.
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 _BATCH = 25_000  # texts in memory at once
 _LEFT = pl.col("dropped_by").is_null()
 _OVERLAPS = {
@@ -39,14 +42,19 @@ def drop_by_text(
     selection: Selection,
     view: str,
     slices: Iterable[Any] = (),
+    each: Map = map,
 ) -> pl.DataFrame:
-    """Fill in `dropped_by` of `rows.candidates`; return the overlaps with benchmarks."""
+    """Fill in `dropped_by` of `rows.candidates`; return the overlaps with benchmarks.
+
+    `each`: applies a function to batches of texts, in order, here or elsewhere.
+    """
     overlaps = pl.DataFrame(schema=_OVERLAPS)
     if selection.contamination is not None:
-        overlaps = _contaminated(con, rows, selection.contamination, view, slices)
+        overlaps = _contaminated(con, rows, selection.contamination, view, slices, each)
         _drop(rows, "contamination", pl.col("problem_id").is_in(_keys(overlaps)))
     if selection.duplicates is not None:
-        _drop(rows, "duplicates", _duplicates(con, rows, selection.duplicates, view, slices))
+        falls = _duplicates(con, rows, selection.duplicates, view, slices, each)
+        _drop(rows, "duplicates", falls)
     return overlaps
 
 
@@ -66,23 +74,39 @@ def _contaminated(
     step: Contamination,
     view: str,
     slices: Iterable[Any],
+    each: Map,
 ) -> pl.DataFrame:
     benchmark = read_benchmark(step.benchmarks, step.column, step.n)
-    overlaps = []
-    for part, texts in _texts(con, _units(rows, "question"), "question", view, slices):
-        hits = contaminated(texts, benchmark, step.similarity)
-        overlaps.append(
-            part.select(
-                pl.col("trace_id", "attempt", "problem_id").gather(hits["at"])
-            ).with_columns(
-                texts.gather(hits["at"]).alias("question"),
-                benchmark.texts.gather(hits["item"]).alias("item"),
-                *hits.select("similarity", "tokens", "overlap"),
-            )
-        )
+    parts: list[pl.DataFrame] = []
+    texts = _noting(_texts(con, _units(rows, "question"), "question", view, slices), parts)
+    find = partial(_hits, benchmark=benchmark, similarity=step.similarity)
+    overlaps = [
+        parts[number]
+        .select(pl.col("trace_id", "attempt", "problem_id").gather(hits["at"]))
+        .hstack(hits.drop("at"))
+        for number, hits in enumerate(each(find, texts))
+    ]
     if not overlaps:
         return pl.DataFrame(schema=_OVERLAPS)
     return pl.concat(overlaps).sort("trace_id", "attempt").select(list(_OVERLAPS))
+
+
+def _hits(texts: pl.Series, benchmark: Benchmark, similarity: float) -> pl.DataFrame:
+    """The texts that are items of a benchmark: `at` (their index), and columns of `_OVERLAPS`."""
+    hits = contaminated(texts, benchmark, similarity)
+    return hits.select("at", "similarity", "tokens", "overlap").with_columns(
+        texts.gather(hits["at"]).alias("question"),
+        benchmark.texts.gather(hits["item"]).alias("item"),
+    )
+
+
+def _noting(
+    batches: Iterable[tuple[pl.DataFrame, pl.Series]], parts: list[pl.DataFrame]
+) -> Iterator[pl.Series]:
+    """The texts of batches; their units are added to `parts`."""
+    for part, texts in batches:
+        parts.append(part)
+        yield texts
 
 
 def _duplicates(
@@ -91,19 +115,19 @@ def _duplicates(
     step: Duplicates,
     view: str,
     slices: Iterable[Any],
+    each: Map,
 ) -> pl.Expr:
     """Return which rows of `rows.candidates` are duplicates of a better one."""
     facts = step.over == "question" and not step.merge_templates
     units = _units(rows, step.over)
     if units.is_empty():
         return pl.lit(False)
-    read = list(
-        _texts(
-            con, units, step.over, view, slices, lambda texts: signatures(texts, step.near, facts)
-        )
-    )
-    order = pl.concat([part for part, _ in read]).with_row_index("_n").sort("trace_id", "attempt")
-    units, marks = order.drop("_n"), pl.concat([marks for _, marks in read])[order["_n"]]
+    parts: list[pl.DataFrame] = []
+    texts = _noting(_texts(con, units, step.over, view, slices), parts)
+    sign = partial(signatures, near=step.near, facts=facts)
+    signed = pl.concat(each(sign, texts))
+    order = pl.concat(parts).with_row_index("_n").sort("trace_id", "attempt")
+    units, marks = order.drop("_n"), signed[order["_n"]]
     if step.within is not None:
         marks = salted(marks, units[WITHIN])
 
@@ -153,11 +177,8 @@ def _texts(
     column: str,
     view: str,
     slices: Iterable[Any] = (),
-    then: Any = None,
-) -> Iterator[tuple[pl.DataFrame, Any]]:
-    """Yield batches of units with their texts, or with the result of `then` on them; without
-    slices, in the order of units.
-    """
+) -> Iterator[tuple[pl.DataFrame, pl.Series]]:
+    """Yield batches of units with their texts; without slices, in the order of units."""
     for number, _ in enumerate(slices or (0,)):
         mine = units.filter(pl.col(SLICE) == number) if slices else units
         for part in mine.iter_slices(_BATCH):
@@ -173,5 +194,4 @@ def _texts(
                     ).pl()
             finally:
                 con.unregister("_asked")
-            texts = rows.get_column("text")
-            yield part, then(texts) if then else texts
+            yield part, rows.get_column("text")

@@ -17,7 +17,7 @@ import polars as pl
 from curate.annotate import job as annotate
 from curate.annotate.verdicts import NO_VERIFIER, Judging, verdict_rows
 from curate.errors import UsageError
-from curate.filter.rules import load_rules
+from curate.filter.rules import RuleSet, load_rules
 from curate.job import Context
 from curate.problems.base import SCHEMA
 from curate.records import Problem
@@ -30,18 +30,18 @@ Row = dict[str, Any]
 CORRECT = "(verdict = 'correct') IS TRUE"
 
 
-def predicate(rules: str | None) -> str:
+def predicate(rules: str | RuleSet | None) -> str:
     """SQL over a row of `annotated`: whether the rule set keeps it; without a rule set, whether it
     is correct.
     """
     if rules is None:
         return CORRECT
-    rule_set = load_rules(rules)
+    rule_set = load_rules(rules) if isinstance(rules, str) else rules
     parts = [rule.keep for rule in rule_set.rules] + ([rule_set.where] if rule_set.where else [])
     return " AND ".join(f"(({sql}\n) IS TRUE)" for sql in parts) or "TRUE"
 
 
-def good_sql(rules: str | None) -> str:
+def good_sql(rules: str | RuleSet | None) -> str:
     """SQL over a row of `annotated`: whether a trace counts towards `adaptive.keep`."""
     return CORRECT if rules is None else f"{CORRECT} AND {predicate(rules)}"
 
@@ -52,7 +52,7 @@ class BackgroundVerifier:
     `submit` and `poll` are for the one thread that feeds the engine.
     """
 
-    def __init__(self, context: Context, rules: str | None = None) -> None:
+    def __init__(self, context: Context, rules: RuleSet | None = None) -> None:
         self.context, self.rules = context, rules
         self.columns = self._columns()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="curate-verify")
@@ -72,7 +72,7 @@ class BackgroundVerifier:
                 connection.sql(f"SELECT {good_sql(self.rules)} FROM annotated LIMIT 0").fetchall()
             except duckdb.Error as error:
                 raise UsageError(
-                    f"adaptive.rules: '{self.rules}' cannot be evaluated: {error}"
+                    f"adaptive.rules: '{self.rules.name}' cannot be evaluated: {error}"
                 ) from error
             described = connection.sql("DESCRIBE annotated").fetchall()
         return {str(row[0]): str(row[1]) for row in described}
@@ -166,7 +166,7 @@ class BackgroundVerifier:
 
 
 def committed_progress(
-    context: Context, family: str, samples: int, rules: str | None
+    context: Context, family: str, samples: int, rules: RuleSet | None
 ) -> Mapping[str, tuple[int, int, int]]:
     """Count the samples, good samples and verified samples of each unit with committed traces.
 

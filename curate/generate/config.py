@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from curate.config import Config, merge, validate
 from curate.engines import EngineConfig
 from curate.generate import get_recipe
+from curate.job import ClusterConfig
 from curate.problems import ProblemsConfig
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
@@ -140,8 +141,12 @@ class GenerateConfig(Config):
     """Show the share of correct answers, from a sample of the traces."""
     chunk: int = Field(64, ge=1)
     """Rows per part, about; each is committed as a whole. Thousands suit millions of traces."""
+    flush: float = Field(10.0, gt=0, exclude=True)
+    """Object storage: seconds within which a finished trace is durable. On a disk it is two."""
     label: str | None = None
     """Name of the job in the progress display and the table `jobs`."""
+    cluster: ClusterConfig | None = Field(None, exclude=True)
+    """Machines that work on it together; null: this one."""
 
     @field_validator("recipe")
     @classmethod

@@ -5,7 +5,8 @@ from __future__ import annotations
 import polars as pl
 
 from curate.generate.plan import Plan
-from curate.warehouse.chunks import replay, unit_expr
+from curate.warehouse.chunks import unit_expr
+from curate.warehouse.logs import replay
 
 
 def _wanted(plan: Plan, columns: list[str]) -> pl.LazyFrame:

@@ -11,8 +11,11 @@ happens after a kill: which samples are in a log or a part already, and who may 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
+
+import polars as pl
 
 from curate.errors import CurateError
 from curate.generate import history
@@ -20,7 +23,7 @@ from curate.generate.adaptive import next_round
 from curate.generate.background import committed_progress
 from curate.generate.config import GenerateConfig, generate_config
 from curate.generate.estimate import describe
-from curate.generate.plan import Plan, make_plan
+from curate.generate.plan import Plan, PortablePlan, make_plan
 from curate.generate.worker import Worker
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.progress import duration, say
@@ -39,20 +42,16 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     """
     plan = make_plan(config, context)
     started = time.monotonic()
-    worker = Worker(plan)
-    try:
-        _until_done(plan, worker)
-    finally:
-        worker.close()
-        result = JobResult(rows=worker.committed, seconds=time.monotonic() - started)
+    portable, chunks = (plan.portable(), 0) if context.crew is None else _planned_here(plan)
+    work = _sum(context.spread(sample, portable, config.label or config.recipe, chunks))
+    result = JobResult(rows=work.committed, seconds=time.monotonic() - started, rate=work.rate)
     result.refs = [v.ref for v in plan.family.seal()]
-    result.rate = worker.meter.rate
     result.facts = {"family": plan.family.family, "value": plan.family.family}
     rows = history.outcome(plan)
     result.failed = rows.get("error", 0)
     total = sum(rows.values())
-    result.summary = _summary(plan, worker, rows, result.seconds)
-    if worker.committed:
+    result.summary = _summary(plan, work, rows, result.seconds)
+    if work.committed:
         context.record(
             plan.job_id, "generate", config.label or config.recipe, config.model_dump(), result
         )
@@ -68,6 +67,61 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     return result
 
 
+@dataclass(frozen=True)
+class Work:
+    """What one process did, or several together. `progress`: by unit, of an adaptive job."""
+
+    committed: int
+    tokens: int
+    cost: float
+    rate: float | None
+    progress: Mapping[str, tuple[int, int, int]]
+
+
+def sample(portable: PortablePlan, context: Context) -> Work:
+    """Sample until nothing of the plan is missing, together with whoever else does so."""
+    plan = portable.in_process(context)
+    worker = Worker(plan)
+    try:
+        _until_done(plan, worker)
+    finally:
+        worker.close()
+    meter, steering = worker.meter, worker.steering
+    progress = steering.progress_by_unit if steering is not None else {}
+    return Work(worker.committed, meter.tokens, meter.cost, meter.rate, progress)
+
+
+def _planned_here(plan: Plan) -> tuple[PortablePlan, int]:
+    """The plan for the processes of a crew, and its open chunks. Its samples are in the journal, so
+    that they find work as soon as they start.
+
+    Failed samples are planned again here and only here: each process doing so, at its own time,
+    would repeat what another one repeated.
+    """
+    config, family = plan.config, plan.family
+    again = history.to_redo(plan, retry_failed=config.retry_failed)
+    if config.adapts:
+        family.redo(again.filter(pl.col("finish_reason") == "error"))
+    else:
+        family.redo(again)
+        family.extend(plan.units.frame["unit"], config.samples)
+    once = replace(plan, config=config.model_copy(update={"retry_failed": False}))
+    chunks = family.open_rows(plan.units.frame["unit"], config.samples)["chunk_id"].n_unique()
+    return once.portable(), chunks
+
+
+def _sum(parts: Sequence[Work]) -> Work:
+    """The work of all processes; each has seen the progress of all units at its end."""
+    rates = [part.rate for part in parts if part.rate is not None]
+    return Work(
+        sum(part.committed for part in parts),
+        sum(part.tokens for part in parts),
+        sum(part.cost for part in parts),
+        sum(rates) if rates else None,
+        max((part.progress for part in parts), key=len, default={}),
+    )
+
+
 def _until_done(plan: Plan, worker: Worker) -> None:
     """Plan and work until nothing is missing: first the redone samples, then those never
     requested.
@@ -80,7 +134,7 @@ def _until_done(plan: Plan, worker: Worker) -> None:
         if config.adaptive is not None and config.adapts:
             assert worker.steering is not None
             worker.steering.progress_by_unit = committed_progress(
-                plan.context, family.family, config.samples, config.adaptive.rules
+                plan.context, family.family, config.samples, plan.rules
             )
             units = units.filter(~units.is_in(_settled(plan, worker)))
             failed = again["finish_reason"] == "error"
@@ -108,17 +162,17 @@ def _settled(plan: Plan, worker: Worker) -> list[str]:
     ]
 
 
-def _summary(plan: Plan, worker: Worker, rows: dict[str, int], seconds: float) -> str:
+def _summary(plan: Plan, work: Work, rows: dict[str, int], seconds: float) -> str:
     total = sum(rows.values())
-    text = f"{total} traces ({worker.committed} new): "
+    text = f"{total} traces ({work.committed} new): "
     text += ", ".join(f"{count} {_WORDS[reason]}" for reason, count in sorted(rows.items()))
-    if worker.committed:
-        text += f"; {worker.meter.tokens:,} tokens in {duration(seconds)}"
-    if worker.meter.cost:
-        text += f", cost {worker.meter.cost:.4g}"
+    if work.committed:
+        text += f"; {work.tokens:,} tokens in {duration(seconds)}"
+    if work.cost:
+        text += f", cost {work.cost:.4g}"
     config = plan.config
-    if config.adaptive is not None and worker.steering is not None:
-        progress = worker.steering.progress_by_unit
+    if config.adaptive is not None and config.adapts:
+        progress = work.progress
         goods = [progress.get(unit, (0, 0, 0))[1] for unit in plan.units.frame["unit"]]
         keep = config.adaptive.keep
         solved, some = sum(g >= keep for g in goods), sum(0 < g < keep for g in goods)
@@ -166,6 +220,6 @@ STAGE = StageKind(
     config=_checked,
     run=run,
     size=_size,
-    takes=frozenset({"engine", "seed", "label"}),
+    takes=frozenset({"cluster", "engine", "seed", "label"}),
     gives="traces",
 )

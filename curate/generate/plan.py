@@ -5,7 +5,7 @@ its traces.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import polars as pl
@@ -14,7 +14,7 @@ from curate.engines import EngineConfig, ModelRef, model_for
 from curate.engines.registry import alternatives, settle
 from curate.engines.registry import label as engine_label
 from curate.errors import UsageError
-from curate.filter.rules import load_rules
+from curate.filter.rules import RuleSet, load_rules
 from curate.generate import rework
 from curate.generate.config import GenerateConfig
 from curate.generate.examples import load_examples
@@ -24,9 +24,11 @@ from curate.problems.store import ProblemStore
 from curate.progress import say
 from curate.prompts.render import Example, load_template
 from curate.records import Problem
+from curate.store.paths import is_folder
 from curate.verify.registry import verifier_named
 from curate.warehouse.chunks import Family
 from curate.warehouse.identity import digest, family_id
+from curate.warehouse.names import JOBS
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,15 @@ class Plan:
     units: Units
     model: ModelRef | None
     engine: EngineConfig  # settled: a definite engine and precision
+    rules: RuleSet | None  # that a good trace of an adaptive job must pass
     family: Family
     job_id: str
+
+    def portable(self) -> PortablePlan:
+        """The plan for other processes, which read no problems, templates or rules again."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OF_PROCESS}
+        units: Any = replace(self.units, context=None)  # type: ignore[arg-type]
+        return PortablePlan(values | {"units": units}, self.family.family, self.family.facts)
 
     @property
     def requests(self) -> int:
@@ -51,6 +60,30 @@ class Plan:
         if place is not None:
             return self.units.frame.row(place, named=True)
         return self.units.fetch(unit)
+
+
+_OF_PROCESS = ("context", "family")
+
+
+@dataclass(frozen=True)
+class PortablePlan:
+    """A plan without the objects of the process that made it, so that it can be sent to others."""
+
+    values: dict[str, Any]
+    family: str
+    facts: dict[str, Any]
+
+    def in_process(self, context: Context) -> Plan:
+        """The plan in this process. UsageError if its model is not on this machine."""
+        values = {**self.values, "units": replace(self.values["units"], context=context)}
+        if values["model"] is not None:
+            values["model"] = values["model"].on_this_machine()
+        family = _family(self.family, self.facts, values["config"], context)
+        return Plan(context=context, family=family, **values)
+
+
+def _family(name: str, facts: dict[str, Any], config: GenerateConfig, context: Context) -> Family:
+    return Family(context.warehouse, name, facts, config.chunk, context.claims, config.flush)
 
 
 def as_problem(row: Row) -> Problem:
@@ -94,12 +127,14 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
         "seed": config.seed,
         "engine": engine_label(engine) if model else "solution",
     }
-    job_id = family = family_of(engine)
+    job_id, rules = family_of(engine), None
+    family = job_id
     if config.adapts and config.adaptive is not None:
-        facts["judged_by"] = _judged_by(config, units.frame)
+        rules = load_rules(config.adaptive.rules) if config.adaptive.rules else None
+        facts["judged_by"] = _judged_by(units.frame, rules)
         job_id = digest(family, config.adaptive.model_dump(), facts["judged_by"])[:24]
-    stored = Family(context.warehouse, family, facts, config.chunk)
-    return Plan(config, context, units, model, engine, stored, job_id)
+    stored = _family(family, facts, config, context)
+    return Plan(config, context, units, model, engine, rules, stored, job_id)
 
 
 def _units(config: GenerateConfig, context: Context, commit: bool) -> Units:
@@ -134,7 +169,7 @@ def _engine(
     stored = [
         option
         for option in [usual, *alternatives(config, model.path)]
-        if (context.warehouse.root / "_jobs" / family_of(option)).is_dir()
+        if is_folder(context.warehouse.root / JOBS / family_of(option))
     ]
     if not stored:
         return settle(config, model.path, may_measure)
@@ -146,14 +181,13 @@ def _engine(
     return stored[0]
 
 
-def _judged_by(config: GenerateConfig, units: pl.DataFrame) -> dict[str, str]:
+def _judged_by(units: pl.DataFrame, rules: RuleSet | None) -> dict[str, str]:
     """Name and version of the verifiers and rules that decide which traces are good.
 
     It decides on samples too, so it belongs to the job.
     """
     names = units["verifier"].drop_nulls().unique().sort()
     versions = {str(name): verifier_named(name).version for name in names}
-    if config.adaptive is not None and config.adaptive.rules:
-        rules = load_rules(config.adaptive.rules)
+    if rules is not None:
         versions[f"rules {rules.name}"] = digest(rules.model_dump(mode="json"))[:12]
     return versions

@@ -9,7 +9,6 @@ stream say "none now".
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Hashable, Iterator
 from typing import Any
 
@@ -26,14 +25,12 @@ from curate.progress import say, task
 from curate.records import Completion, Request, Sampling
 from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.chunks import Chunk, Key, key_of
+from curate.warehouse.claims import FIRST_PAUSE, LONGEST_PAUSE
 from curate.warehouse.identity import request_seed, trace_id
 from curate.warehouse.names import now
 from curate.warehouse.traces import trace_frame, with_parts
 
 VERDICT_SECONDS = 0.5  # wait for a verdict if nothing else is left to do
-# Each look at chunks that other processes hold reads the plan and lists the parts. With many
-# workers on one store that adds up, so the pause doubles while nothing changes.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 
 
 class Worker:
@@ -50,7 +47,7 @@ class Worker:
         self.steering: Steering | None = None
         adaptive = self.config.adaptive if self.config.adapts else None
         if adaptive is not None:
-            self.verifier = BackgroundVerifier(self.context, adaptive.rules)
+            self.verifier = BackgroundVerifier(self.context, plan.rules)
             self.steering = Steering(adaptive, self.config.samples, self.verifier, self.meter)
         elif self.config.live and self.config.source == "model":
             self.verifier = BackgroundVerifier(self.context)
@@ -108,7 +105,7 @@ class Worker:
             bar = self.meter.bar
             if bar is not None:
                 bar.update(bar.done, f"{count} chunks are with another process")
-            time.sleep(pause)
+            self.context.claims.pause(pause)
             pause = FIRST_PAUSE if count < still_open else min(2 * pause, LONGEST_PAUSE)
 
     def _open_rows(self) -> pl.DataFrame:

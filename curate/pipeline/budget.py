@@ -31,6 +31,7 @@ from curate.config import Config
 from curate.errors import UsageError
 from curate.pipeline.stages import Done, Stage
 from curate.progress import duration, say
+from curate.store.paths import make_folder, read_text
 from curate.warehouse.identity import digest
 from curate.warehouse.names import publish_file
 
@@ -185,7 +186,7 @@ class Budget:
     def _record(self, path: Path, decision: Decision) -> None:
         text = json.dumps(decision.__dict__, indent=1)
         with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             publish_file(
                 self.folder.parents[1], path, lambda staged: staged.write_text(text, "utf-8")
             )
@@ -208,6 +209,6 @@ def _with(stage: Stage, values: Mapping[str, int]) -> Stage:
 
 def _read(path: Path) -> Decision | None:
     try:
-        return Decision(**json.loads(path.read_text(encoding="utf-8")))
+        return Decision(**json.loads(read_text(path)))
     except (OSError, ValueError, TypeError, RecursionError):
         return None

@@ -2,7 +2,7 @@
 
 A stage names another's output with `@stage` (a model, a corpus, problems, traces) or
 `@stage.fact`. `$name` stands for a variable of `vars`. A stage that trains takes `processes: N`
-and is then run by N ranks under torchrun.
+and is then run by N ranks under torchrun, on each of `nodes: M` machines.
 
 A loop back, with traces of the new model going into the next round, is a stage `do: loop`. It
 stands for its own stages, once per round. `carry` gives the start of each round: `$model` is
@@ -38,6 +38,7 @@ from pydantic import Field
 from curate.config import Config, did_you_mean, merge, override, read_yaml, validate
 from curate.engines import EngineConfig
 from curate.errors import UsageError
+from curate.job import ClusterConfig
 from curate.pipeline.budget import BudgetConfig, check_budget
 from curate.pipeline.references import check_outputs, fill, rename, stage_names, variables
 from curate.pipeline.stages import KINDS, Stage, stage_kind
@@ -56,6 +57,8 @@ class PipelineConfig(Config):
     """Where the data is, unless the command names another place."""
     engine: dict[str, Any] = {}
     """Defaults for the `engine` of every stage that samples."""
+    cluster: ClusterConfig | None = None
+    """Machines for every stage that can use several and does not set its own `cluster`."""
     seed: int = 0
     """Seed of every stage that takes one and does not set its own."""
     vars: dict[str, Any] = {}
@@ -181,27 +184,31 @@ def _stage(
     where: str,
 ) -> Stage:
     """One stage, checked against its kind and the stages before it."""
-    do, after, processes = body.pop("do", None), body.pop("after", []), body.pop("processes", 1)
+    do, after = body.pop("do", None), body.pop("after", [])
+    processes, nodes = body.pop("processes", 1), body.pop("nodes", 1)
     if not isinstance(do, str) or (do not in KINDS and ":" not in do):
         kinds = [*KINDS, "loop", "repeat"]
         hint = did_you_mean(str(do), kinds)
         raise UsageError(f"{where}: do: {do!r} is none of {', '.join(kinds)}{hint}")
     kind = stage_kind(do)
-    if type(processes) is not int or processes < 1 or (processes > 1 and not kind.ranks):
-        raise UsageError(
-            f"{where}: processes: {processes!r}; give a number of ranks, and only to a "
-            "stage that trains"
-        )
+    for key, count in (("processes", processes), ("nodes", nodes)):
+        if type(count) is not int or count < 1 or (count > 1 and not kind.ranks):
+            raise UsageError(
+                f"{where}: {key}: {count!r}; give a number of ranks or of machines, and only to a "
+                "stage that trains"
+            )
     if "engine" in kind.takes:
         body["engine"] = _engine(pipeline.engine, body.get("engine", {}))
     if "seed" in kind.takes:
         body.setdefault("seed", pipeline.seed)
+    if "cluster" in kind.takes and pipeline.cluster is not None:
+        body.setdefault("cluster", pipeline.cluster.model_dump())
     needs = tuple(dict.fromkeys([*stage_names(body), *after]))
     for need in needs:
         if need not in before:
             hint = did_you_mean(need, before)
             raise UsageError(f"{where} needs '{need}', and no stage before it has that name{hint}")
-    stage = Stage(name, do, body, kind.config(body, where), needs, processes)
+    stage = Stage(name, do, body, kind.config(body, where), needs, processes, nodes)
     check_outputs(stage, before, where)
     return stage
 

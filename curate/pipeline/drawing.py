@@ -14,6 +14,7 @@ from typing import Any
 from curate.pipeline.runner import Pipeline
 from curate.pipeline.stages import Done, Stage
 from curate.progress import duration
+from curate.store.paths import files
 
 TABLES = {"problems": "problems", "traces": "traces", "corpus": "corpora"}
 
@@ -54,6 +55,7 @@ def planned(pipeline: Pipeline) -> list[Planned]:
         else:
             state = _state(pipeline, stage, done)
             text = size.text + (f", {stage.processes} processes" if stage.processes > 1 else "")
+            text += f" on {stage.nodes} nodes" if stage.nodes > 1 else ""
             cost = f"≤ {size.tokens:,} tokens" if size.tokens else ""
         plan.append(Planned(stage.name, stage.do, stage.needs, state, text, cost))
     return plan
@@ -75,7 +77,7 @@ def _state(pipeline: Pipeline, stage: Stage, done: dict[str, Done]) -> str:
     """
     waits = [name for name in stage.needs if name not in done]
     state = f"waits for {', '.join(waits)}" if waits else "to run"
-    records = pipeline.folder.glob(f"{stage.name}-*.json")
+    records = files(pipeline.folder, f"{stage.name}-*.json")
     # A key has 24 characters: a longer rest is a record of another stage whose name begins in the
     # same way.
     ran = any(len(path.stem) == len(stage.name) + 25 for path in records)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from curate.atomic import disk_errors
+from curate.cluster import on_cluster
 from curate.errors import UsageError
 from curate.job import Context
 from curate.pipeline.budget import Budget
@@ -21,9 +22,12 @@ from curate.pipeline.references import resolve, versions
 from curate.pipeline.rehearsal import rehearse
 from curate.pipeline.stages import Done, Stage
 from curate.progress import duration, say
+from curate.store import is_remote, url_of
+from curate.store.paths import is_file, make_folder, read_text, remove
 from curate.train.launch import launch
 from curate.warehouse.identity import digest
 from curate.warehouse.names import publish_file
+from curate.warehouse.parts import MANIFEST
 from curate.warehouse.sql import write_database
 
 
@@ -38,6 +42,7 @@ class Pipeline:
     def key(self, stage: Stage, done: Mapping[str, Done]) -> str:
         """Hash of everything that determines the stage's result."""
         resolved = resolve(stage.config, done, stage.name)
+        resolved.pop("cluster", None)  # where it runs does not change what it gives
         return digest(stage.do, resolved, [(n, done[n].digest) for n in stage.needs])[:24]
 
     def fitted(self, stage: Stage, done: Mapping[str, Done], decide: bool = False) -> Stage:
@@ -52,13 +57,11 @@ class Pipeline:
         """The stored result of the stage under this key, or None if it no longer exists."""
         path = self.folder / f"{stage.name}-{key}.json"
         try:
-            done = Done(**json.loads(path.read_text(encoding="utf-8")))
+            done = Done(**json.loads(read_text(path)))
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             return None
         root = self.context.warehouse.root
-        intact = all(
-            (root / ref / "manifest.json").exists() for ref in done.refs if ref.count("/") == 2
-        )
+        intact = all(is_file(root / ref / MANIFEST) for ref in done.refs if ref.count("/") == 2)
         model = done.facts.get("model")
         return done if intact and (not model or Path(model).exists()) else None
 
@@ -70,6 +73,7 @@ class Pipeline:
         if unknown := sorted(set(only) - set(names)):
             raise UsageError(f"no stage {', '.join(unknown)}: there are {', '.join(names)}")
         wanted = set(only) | self._before(only) if only else set(names)
+        self._check_place(wanted)
         rehearse([stage for stage in self.unfinished() if stage.name in wanted])
         done: dict[str, Done] = {}
         started, skipped = time.monotonic(), 0
@@ -101,6 +105,16 @@ class Pipeline:
             write_database(self.context.warehouse.root)
         return done
 
+    def _check_place(self, wanted: set[str]) -> None:
+        """UsageError if a stage trains and the warehouse is object storage."""
+        trains = [s.name for s in self.stages if s.kind.gives == "model" and s.name in wanted]
+        if trains and is_remote(self.context.warehouse.root):
+            raise UsageError(
+                f"stage {trains[0]} trains, which needs a warehouse on a file system for its "
+                f"checkpoints; {url_of(self.context.warehouse.root)} is object storage. Leave such "
+                "stages to a pipeline of their own (--only runs some stages)"
+            )
+
     def unfinished(self) -> list[Stage]:
         """Stages that are not done, in order."""
         done: dict[str, Done] = {}
@@ -130,12 +144,14 @@ class Pipeline:
         for name in kind.takes & {"label", "name"}:
             if config.get(name) is None:
                 config[name] = stage.name
-        if stage.processes > 1:
+        if stage.processes > 1 or stage.nodes > 1:
             self.context.engine.close()  # the first rank opens its own
             root = self.context.warehouse.root
-            launch(stage.do, config, root, stage.processes, where)
+            launch(stage.do, config, root, stage.processes, where, stage.nodes)
         # The ranks finished the run, so that this call only reads its result.
-        result = kind.run(kind.config(config, where), self.context)
+        checked = kind.config(config, where)
+        with on_cluster(self.context, getattr(checked, "cluster", None)):
+            result = kind.run(checked, self.context)
         facts = dict(result.facts)
         if result.model:
             facts["model"] = result.model
@@ -150,8 +166,8 @@ class Pipeline:
         text = json.dumps(done.__dict__, indent=1, default=str)
         path = self.folder / f"{stage.name}-{done.key}.json"
         with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path.unlink(missing_ok=True)  # a record whose outputs are gone
+            make_folder(self.folder)
+            remove([path])  # a record whose outputs are gone
             publish_file(
                 self.context.warehouse.root, path, lambda staged: staged.write_text(text, "utf-8")
             )

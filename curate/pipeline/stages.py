@@ -42,8 +42,8 @@ class Stage:
 
     config: its keys as written, with variables and the pipeline's defaults filled in and names of
     outputs left alone. checked: the same, validated by the kind of stage. needs: stages that it
-    names, or that it is to come after. processes: ranks that train together under torchrun. Their
-    number does not change the result.
+    names, or that it is to come after. processes: ranks that train together under torchrun, on each
+    of `nodes` machines. Their number does not change the result.
     """
 
     name: str
@@ -52,6 +52,7 @@ class Stage:
     checked: Any
     needs: tuple[str, ...]
     processes: int = 1
+    nodes: int = 1
 
     @property
     def kind(self) -> StageKind:

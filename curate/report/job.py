@@ -10,12 +10,13 @@ from typing import Any
 from pydantic import Field
 
 from curate.annotate import job as annotate
-from curate.atomic import write_whole
 from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult, StageKind
 from curate.progress import duration
 from curate.report.page import document, sections
+from curate.store import is_remote, url_of
+from curate.store.paths import write
 from curate.version import code_version
 from curate.warehouse.names import now
 from curate.warehouse.sql import connect
@@ -45,20 +46,22 @@ def run(config: ReportConfig, context: Context) -> JobResult:
     started = time.monotonic()
     wh = context.warehouse
     if not wh.exists():
-        raise UsageError(f"no warehouse at {wh.root}: name one with --warehouse")
+        raise UsageError(f"no warehouse at {url_of(wh.root)}: name one with --warehouse")
     if config.annotate:
         annotate.run(annotate.AnnotateConfig(verify=False, label="signals"), context)
     target = Path(config.out) if config.out else wh.root / "report.html"
-    if target.is_dir():
+    if not is_remote(target) and target.is_dir():
         raise UsageError(f"{target} is a folder: name a file, such as {target / 'report.html'}")
     conditions = dict(config.where) or {"all traces": "TRUE"}
     with connect(wh.root) as con:
         parts = sections(wh, con, config.corpora, conditions, config.traces)
         page = document(config.title, _subtitle(con), parts)
-    write_whole(target, page)
+    write(target, page)
     result = JobResult(seconds=time.monotonic() - started)
-    result.facts = {"value": str(target), "report": str(target)}
-    result.summary = f"{target} ({len(page.encode()) / 1e6:.1f} MB) in {duration(result.seconds)}"
+    result.facts = {"value": url_of(target), "report": url_of(target)}
+    result.summary = (
+        f"{url_of(target)} ({len(page.encode()) / 1e6:.1f} MB) in {duration(result.seconds)}"
+    )
     return result
 
 

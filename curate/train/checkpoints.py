@@ -23,7 +23,8 @@ from typing import Any
 import torch
 
 from curate.atomic import SUFFIX, disk_errors, is_abandoned, whole_directory, write_whole
-from curate.errors import CurateError
+from curate.errors import CurateError, UsageError
+from curate.store import is_remote, url_of
 from curate.train.model.loading import weights, write_model
 from curate.train.model.policy import Policy
 from curate.train.model.sharding import (
@@ -49,6 +50,12 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     def __init__(self, root: Path, run_id: str, keep_last: int = 1) -> None:
+        if is_remote(root):
+            raise UsageError(
+                f"training needs a warehouse on a file system, for its checkpoints; {url_of(root)} "
+                "is object storage. Export the corpus (curate export), import it into a warehouse "
+                "on a disk that all nodes of the training share, and train there"
+            )
         self.path = root / "checkpoints" / run_id
         self.keep_last = keep_last
 

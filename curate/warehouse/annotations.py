@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from curate.store.paths import folders
 from curate.warehouse.identity import digest
 from curate.warehouse.names import EMPTY
 
@@ -126,7 +127,7 @@ def datasets_about(
     """
     names = {f"{traces}.{version}": version for version in versions}
     for table in TABLES:
-        for path in sorted((warehouse.root / table).glob("*@*")):
+        for path in folders(warehouse.root / table, "*@*"):
             yield (
                 [v for v in warehouse.versions(table, path.name) if v.version in names],
                 names,
@@ -136,6 +137,6 @@ def datasets_about(
 def signals_folder(root: Path, group: str) -> str:
     """Directory of the newest version of a group of signals, inside `signals/`; older versions do
     not count."""
-    numbers = [p.name.rpartition("@")[2] for p in (root / "signals").glob(f"{group}@*")]
+    numbers = [p.name.rpartition("@")[2] for p in folders(root / "signals", f"{group}@*")]
     newest = max((int(number) for number in numbers if number.isdigit()), default=None)
     return EMPTY if newest is None else dataset_name(group, newest)

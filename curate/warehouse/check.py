@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,20 +20,40 @@ from typing import Any
 
 import polars as pl
 
-from curate.atomic import disk_errors, is_inside, write_whole
+from curate.atomic import disk_errors, is_inside
 from curate.errors import CurateError, UsageError
+from curate.store import is_remote, url_of
+from curate.store.paths import (
+    exists,
+    files,
+    files_below,
+    folders,
+    is_file,
+    listed_once,
+    on_disk,
+    opened,
+    read_bytes,
+    read_text,
+    remove,
+    stamp,
+    write,
+)
 from curate.warehouse import schemas
 from curate.warehouse.annotations import TABLES as ANNOTATIONS
 from curate.warehouse.annotations import part_key
-from curate.warehouse.chunks import PLAN_COLUMNS, is_whole, plan_hash
-from curate.warehouse.names import EMPTY, is_warehouse
+from curate.warehouse.chunks import PLAN_COLUMNS, PLANS, plan_hash
+from curate.warehouse.logs import every_log, is_whole
+from curate.warehouse.names import EMPTY, JOBS, is_warehouse
 from curate.warehouse.parts import (
     MANIFEST,
+    PARTS,
     check_pages,
     checksum,
     footer,
     foreign,
+    forget,
     is_replaced,
+    manifests,
     read_manifest,
     version_directories,
 )
@@ -77,16 +96,17 @@ class Report:
 def check(root: Path) -> Report:
     """Verify a warehouse. Reads every byte of it. UsageError if there is no warehouse."""
     if not is_warehouse(root):
-        raise UsageError(f"no warehouse at {root}: name one with --warehouse")
+        raise UsageError(f"no warehouse at {url_of(root)}: name one with --warehouse")
     report = Report()
-    for table in schemas.TABLES:
-        report.damages += _strays(root, table)
-        for directory in version_directories(root, table):
-            report.damages += _version(directory, report)
-    report.damages += _plans(root)
-    report.damages += _logs(root)
-    report.damages += _lineage(root)
-    report.damages += _records(root)
+    with listed_once(root):
+        for table in schemas.TABLES:
+            report.damages += _strays(root, table)
+            for directory in version_directories(root, table):
+                report.damages += _version(directory, report)
+        report.damages += _plans(root)
+        report.damages += _logs(root)
+        report.damages += _lineage(root)
+        report.damages += _records(root)
     if not report.damages:  # rows can be counted only if all parts can be read
         report.damages += _duplicates(root)
     return report
@@ -113,8 +133,8 @@ def _advice(damage: Damage) -> str:
 
 def _strays(root: Path, table: str) -> Iterator[Damage]:
     """Files where only directories belong."""
-    for path in sorted([*(root / table).glob("*"), *(root / table).glob("*/*")]):
-        if path.is_file() or path.is_symlink():
+    for path in sorted([*files(root / table, "*"), *files(root / table, "*/*")]):
+        if is_file(path) or path.is_symlink():
             yield Damage(path, "a foreign file", (path,))
 
 
@@ -126,7 +146,7 @@ def _version(directory: Path, report: Report) -> Iterator[Damage]:
     except CurateError as error:
         yield Damage(manifest_path, _reason(error), (manifest_path,))
         manifest = {}
-    present = sorted(directory.iterdir())
+    present = files(directory)
     for path in present:
         if path.name != MANIFEST and not re.fullmatch(r"part-.+\.parquet", path.name):
             yield Damage(path, "a foreign file", (path,))
@@ -182,9 +202,9 @@ def _sealed_version(
 
 def _changed(path: Path, part: dict[str, Any]) -> str | None:
     """Why a part differs from its entry in the manifest; None if it does not."""
-    if not path.is_file() or path.is_symlink():
+    if not is_file(path) or path.is_symlink():
         return "the part is missing"
-    size = path.stat().st_size
+    size = stamp(path).size
     if size != part["bytes"]:
         return f"the part has {size} bytes, and {part['bytes']} were written"
     if part.get("checksum") not in (None, checksum(path)):
@@ -203,7 +223,7 @@ def _reopened(
 ) -> tuple[tuple[Path, ...], Path | None]:
     """Files to move so that a version can be written again; none if that is unsafe."""
     lost = part if directory.parts[-3] == "traces" else None
-    moves = [part] if part.exists() or part.is_symlink() else []
+    moves = [part] if exists(part) or part.is_symlink() else []
     if "merged" not in (manifest.get("config") or {}):
         return (*moves, directory / MANIFEST), lost
     if len(manifest["parts"]) > 1:
@@ -216,7 +236,7 @@ def _with_replaced(directory: Path, manifest: dict[str, Any]) -> tuple[Path, ...
     """A merged version, and the manifests of the versions that it replaced."""
     root = directory.parents[2]
     replaced = [root / ref / MANIFEST for ref in manifest.get("parents", [])]
-    return (directory, *(path for path in replaced if path.exists()))
+    return (directory, *(path for path in replaced if exists(path)))
 
 
 def _reason(error: CurateError) -> str:
@@ -229,15 +249,15 @@ def _reason(error: CurateError) -> str:
 
 def _plans(root: Path) -> Iterator[Damage]:
     """Plans are numbered without a gap, readable, and those that the versions were written for."""
-    for family in sorted(path for path in (root / "_jobs").glob("*") if path.is_dir()):
+    for family in folders(root / JOBS):
         chunks: dict[int, set[str]] = {}
-        files = sorted(family.glob("plan-*.parquet"))
-        for number, path in enumerate(files, 1):
+        for number, path in enumerate(files(family, PLANS), 1):
             if path.name != f"plan-{number:06d}.parquet":
                 yield Damage(path, f"plan {number} of the family is missing")
                 break
             try:
-                frame = pl.read_parquet(path, glob=False)
+                with on_disk(path) as file:
+                    frame = pl.read_parquet(file, glob=False)
                 absent = set(PLAN_COLUMNS) - {"adaptive", "unit"} - set(frame.columns)
             except (pl.exceptions.PolarsError, OSError) as error:
                 yield Damage(path, f"the plan cannot be read ({str(error).splitlines()[0]})")
@@ -246,7 +266,7 @@ def _plans(root: Path) -> Iterator[Damage]:
                 yield Damage(path, f"the plan has no column {', '.join(sorted(absent))}")
                 continue
             chunks[number] = set(frame["chunk_id"])
-        for directory in sorted((root / "traces" / family.name).glob("*")):
+        for directory in folders(root / "traces" / family.name):
             match = _PLANNED.fullmatch(directory.name)
             if match is not None:
                 yield from _planned_version(family, directory, int(match.group(1)), chunks)
@@ -256,13 +276,13 @@ def _planned_version(
     family: Path, directory: Path, number: int, chunks: dict[int, set[str]]
 ) -> Iterator[Damage]:
     path = family / f"plan-{number:06d}.parquet"
-    if not path.exists():
+    if not exists(path):
         yield Damage(directory, f"its plan {path.name} is missing")
     elif number in chunks:
         if plan_hash(path) != directory.name.partition("-")[2]:
             yield Damage(path, f"the plan is not the one that {directory.name} was written for")
             return
-        for part in sorted(directory.glob("part-*.parquet")):
+        for part in files(directory, PARTS):
             name = part.stem.removeprefix("part-")
             if name != "empty" and name not in chunks[number]:
                 yield Damage(part, "a foreign file: the plan has no such chunk", (part,))
@@ -270,8 +290,8 @@ def _planned_version(
 
 def _logs(root: Path) -> Iterator[Damage]:
     """Lines of logs are whole. A torn last line is left by a killed process."""
-    for path in sorted((root / "_logs").glob("*/*.log")):
-        with open(path, "rb") as handle:
+    for path in every_log(root):
+        with opened(path) as handle:
             whole = [is_whole(line) for line in handle]
         bad = [number for number, good in enumerate(whole[:-1], 1) if not good]
         if bad:
@@ -281,22 +301,23 @@ def _logs(root: Path) -> Iterator[Damage]:
 
 def _lineage(root: Path) -> Iterator[Damage]:
     """Every parent of a version still has its manifest or is being written."""
-    for path in sorted(root.glob("*/*/*/" + MANIFEST)):
+    present = {d for table in schemas.TABLES for d in version_directories(root, table)}
+    for path in manifests(root):
         try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
+            manifest = json.loads(read_text(path))
         except (ValueError, RecursionError):
             continue  # reported with its version
         for parent in manifest.get("parents") or [] if isinstance(manifest, dict) else []:
             names = str(parent).split("/")
-            if len(names) == 3 and names[0] in schemas.TABLES and not (root / parent).is_dir():
+            if len(names) == 3 and names[0] in schemas.TABLES and root / parent not in present:
                 yield Damage(path, f"made from {parent}, which is not in the warehouse")
 
 
 def _records(root: Path) -> Iterator[Damage]:
     """Records of finished stages of pipelines are JSON. Without one its stage runs again."""
-    for path in sorted((root / "_runs").glob("*/*.json")):
+    for path in _records_of(root):
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            json.loads(read_text(path))
         except (ValueError, RecursionError) as error:
             yield Damage(path, f"the record of a stage cannot be read ({error})", (path,))
 
@@ -339,9 +360,10 @@ def repair(root: Path, damages: Iterable[Damage]) -> list[Path]:
         moves = [p for p in moves if ".." not in p.parts and is_inside(p.parent, root)]
         moves += _stage_records(root, moves)
         for path in moves:
-            if path.exists() or path.is_symlink():
+            if exists(path) or path.is_symlink():
                 _quarantine(root, path)
                 moved.append(path)
+    forget()
     return moved
 
 
@@ -349,8 +371,8 @@ def _annotations_of(root: Path, part: Path) -> Iterator[Path]:
     """Parts of annotations about a lost part of traces, and the manifests that seal them."""
     version, name = part_key(part)
     for table in ANNOTATIONS:
-        for directory in sorted((root / table).glob(f"*/{version}")):
-            if directory.parent.name == EMPTY or not (directory / name).exists():
+        for directory in folders(root / table, f"*/{version}"):
+            if directory.parent.name == EMPTY or not exists(directory / name):
                 continue
             manifest = read_manifest(directory)
             if "merged" in (manifest.get("config") or {}):
@@ -364,16 +386,21 @@ def _stage_records(root: Path, moves: Iterable[Path]) -> list[Path]:
     refs = {
         "/".join(path.parent.relative_to(root).parts) for path in moves if path.name == MANIFEST
     }
-    records = sorted((root / "_runs").glob("*/*.json"))
-    return [
-        path
-        for path in records
-        if any(ref in path.read_text(encoding="utf-8", errors="replace") for ref in refs)
-    ]
+    texts = {path: read_bytes(path).decode("utf-8", "replace") for path in _records_of(root)}
+    return [path for path, text in texts.items() if any(ref in text for ref in refs)]
+
+
+def _records_of(root: Path) -> list[Path]:
+    return files(root / "_runs", "*/*.json")
 
 
 def _quarantine(root: Path, path: Path) -> None:
     target = root / QUARANTINE / path.relative_to(root)
+    if is_remote(root):
+        for file in [path] if is_file(path) else files_below(path):
+            write(root / QUARANTINE / file.relative_to(root), read_bytes(file))
+            remove([file])
+        return
     with disk_errors(root):
         target.parent.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -385,13 +412,10 @@ def _quarantine(root: Path, path: Path) -> None:
 
 def _rewrite_log(root: Path, path: Path) -> None:
     """Keep the whole lines of a log; the damaged file goes to quarantine."""
-    with open(path, "rb") as handle:
-        content = b"".join(line for line in handle if is_whole(line))
-    copy = root / QUARANTINE / path.relative_to(root)
-    with disk_errors(root):
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-    write_whole(path, content)
+    damaged = read_bytes(path)
+    content = b"".join(line for line in damaged.splitlines(keepends=True) if is_whole(line))
+    write(root / QUARANTINE / path.relative_to(root), damaged)
+    write(path, content)
 
 
 def _relative(path: Path, root: Path) -> Path:

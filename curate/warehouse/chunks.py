@@ -5,10 +5,9 @@ of numbered files, each published with link(2), so that two planners cannot both
 number: the loser reads the journal again and plans what is still missing. Hence a (problem, sample,
 attempt) belongs to one chunk forever, whichever jobs request it.
 
-A *chunk* is a unit of commit. A process that works on one holds a POSIX lock on its claim, which
-the kernel drops when the process dies (children do not inherit it). Finished rows go to a private
-log, fsynced within FLUSH_SECONDS; a complete chunk becomes one part, named after the chunk. A
-process that takes over a chunk first replays its logs.
+A *chunk* is a unit of commit. A process that works on one holds a claim (claims.py), which ends
+with the process. Finished rows go to a private log (logs.py), soon durable; a complete chunk
+becomes one part, named after the chunk. A process that takes over a chunk first replays its logs.
 
 An *adaptive* plan holds the maximum number of samples of each problem. The process that works on a
 chunk decides from its rows how many samples are requested, always the first ones, and commits
@@ -21,31 +20,37 @@ Plans and keys are about *units*: a problem, or the trace that is rewritten (`pa
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import json
-import os
 import resource
-import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from curate.atomic import disk_errors, fsync_dir, unique_name
-from curate.errors import CurateError
+from curate.atomic import disk_errors
+from curate.store import is_remote
+from curate.store.paths import files, make_folder, read_bytes, remove
 from curate.warehouse import schemas
+from curate.warehouse.claims import Claim, Claims, claims_of, rotated
 from curate.warehouse.identity import digest
-from curate.warehouse.names import part_name, publish_file
+from curate.warehouse.logs import (
+    BATCH_SECONDS,
+    Log,
+    chunks_with_logs,
+    line_of,
+    logs_of,
+    open_log,
+    replay,
+)
+from curate.warehouse.names import JOBS, LOGS, part_name, publish_file
 from curate.warehouse.parts import damaged
 from curate.warehouse.store import Version, Warehouse
 
-# Rows are durable at most this long after they finish (the contract is two seconds).
-FLUSH_SECONDS = 1.0
+PLANS = "plan-*.parquet"
 CHUNK_ROWS = 64
 OPEN_FILES = 16384
 
@@ -108,23 +113,32 @@ class Family:
         family: str,
         facts: dict[str, Any] | None = None,
         chunk_rows: int = CHUNK_ROWS,
+        claims: Claims | None = None,
+        flush: float = BATCH_SECONDS,
     ) -> None:
         self.chunk_rows = chunk_rows
         self.warehouse = warehouse
         self.family = family
         self.facts = facts or {}
         _allow_files()
-        self.jobs = warehouse.root / "_jobs" / family
-        self.logs = warehouse.root / "_logs" / family
+        self.jobs = warehouse.root / JOBS / family
+        self.logs = warehouse.root / LOGS / family
+        self.claims = claims or claims_of(warehouse.root)
+        self.flush = flush
+        self._plans: dict[Path, pl.DataFrame] = {}
+        self._hashes: dict[int, str] = {}
 
     # -- the plan --------------------------------------------------------------------------------
 
     def plan(self) -> pl.DataFrame:
         """All planned samples: PLAN_COLUMNS, for samples start to stop - 1."""
-        files = sorted(self.jobs.glob("plan-*.parquet"))
-        if not files:
+        paths = files(self.jobs, PLANS)
+        for path in paths:
+            if path not in self._plans:  # a plan never changes
+                self._plans[path] = _plan_file(path)
+        if not paths:
             return pl.DataFrame(schema=PLAN_COLUMNS)
-        return pl.concat(_plan_file(path) for path in files).select(list(PLAN_COLUMNS))
+        return pl.concat(self._plans[path] for path in paths).select(list(PLAN_COLUMNS))
 
     def extend(self, units: pl.Series, samples: int, first: int | None = None) -> int:
         """Plan samples 0 to samples - 1 of each unit, except those planned before.
@@ -187,7 +201,7 @@ class Family:
         return self._append(missing)
 
     def _append(self, missing: Any, first: int | None = None) -> int:
-        self.jobs.mkdir(parents=True, exist_ok=True)
+        make_folder(self.jobs)
         while True:
             planned = self.plan()
             new = missing(planned)
@@ -218,7 +232,9 @@ class Family:
         )
 
     def _plan_hash(self, plan: int) -> str:
-        return plan_hash(self.jobs / f"plan-{plan:06d}.parquet")
+        if plan not in self._hashes:
+            self._hashes[plan] = plan_hash(self.jobs / f"plan-{plan:06d}.parquet")
+        return self._hashes[plan]
 
     def open_rows(self, units: pl.Series, samples: int) -> pl.DataFrame:
         """Rows of the plan in open chunks that hold any of these units and samples.
@@ -248,18 +264,19 @@ class Family:
         return ~pl.col("chunk_id").is_in(done.implode()) & ~pl.col("plan").is_in(sealed)
 
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
-        """The chunks of these rows of the plan, in its order, one at a time."""
+        """The chunks of these rows of the plan, one at a time; in its order if claims keep
+        processes apart, else from a chunk at random on, so that they seldom meet.
+        """
         versions = {plan: self.version(plan) for plan in rows["plan"].unique()}
         # the rows of a chunk are adjacent
-        bounds = rows.select(pl.col("chunk_id").rle()).unnest("chunk_id")["len"].to_list()
-        at = 0
-        for count in bounds:
+        counts = rows.select(pl.col("chunk_id").rle()).unnest("chunk_id")["len"].to_list()
+        places = list(zip(accumulate(counts, initial=0), counts, strict=False))
+        for at, count in places if self.claims.shared else rotated(places):
             items = rows.slice(at, count)
-            at += count
             plan, chunk_id, adaptive = items.select("plan", "chunk_id", "adaptive").row(0)
-            places = items.filter(pl.col("place").is_not_null()).select("unit", "place")
+            units = items.filter(pl.col("place").is_not_null()).select("unit", "place")
             keys = tuple(items.select("unit", "start", "stop", "attempt").iter_rows())
-            yield Chunk(chunk_id, versions[plan], keys, adaptive, dict(places.iter_rows()))
+            yield Chunk(chunk_id, versions[plan], keys, adaptive, dict(units.iter_rows()))
 
     def committed(self, columns: list[str]) -> pl.LazyFrame:
         """Committed rows of the whole family."""
@@ -276,13 +293,9 @@ class Family:
         """
         planned = self.plan().unique("chunk_id")
         done = set(planned.filter(~self._lacking(planned))["chunk_id"])
-        remaining = []
-        for path in self.logs.glob("*.lo*"):
-            if path.name.partition(".")[0] in done:
-                path.unlink(missing_ok=True)
-            elif path.suffix == ".log":
-                remaining.append(path)
-        return remaining
+        logs = chunks_with_logs(self.logs)
+        remove([path for chunk, path in logs if chunk in done])
+        return [path for chunk, path in logs if chunk not in done and path.suffix == ".log"]
 
     def seal(self) -> list[Version]:
         """Seal every plan whose chunks are all committed. Returns all sealed versions."""
@@ -300,21 +313,19 @@ class Family:
 
     def claim(self, chunk: Chunk) -> ChunkLog | None:
         """Claim a chunk. Returns None if another process holds it or it is committed already."""
-        with disk_errors(self.warehouse.root):
-            self.logs.mkdir(parents=True, exist_ok=True)
-            lock = _lock(self.logs / f"{chunk.chunk_id}.lock")
-        if lock is None:
+        claim = self.claims.take(f"{self.family}/{chunk.chunk_id}")
+        if claim is None:
             return None
         if chunk.committed:
-            lock.release()
+            claim.release(done=True)
             return None
-        return ChunkLog(self, chunk, lock)
+        return ChunkLog(self, chunk, claim)
 
 
 def plan_hash(path: Path) -> str:
     """Hash of a plan file `<family>/plan-<number>.parquet`, in the name of its version."""
     number = int(path.stem.removeprefix("plan-"))
-    return digest(path.parent.name, number, zlib.crc32(path.read_bytes()))[:12]
+    return digest(path.parent.name, number, zlib.crc32(read_bytes(path)))[:12]
 
 
 @cache
@@ -330,7 +341,7 @@ def _allow_files() -> None:
 def _plan_file(path: Path) -> pl.DataFrame:
     """One plan file. Those of earlier versions call the unit `problem_id`; none is adaptive."""
     try:
-        frame = pl.read_parquet(path, glob=False)
+        frame = pl.read_parquet(read_bytes(path) if is_remote(path) else path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise damaged(path, "the plan cannot be read") from error
     frame = frame.rename({"problem_id": "unit"}, strict=False)
@@ -355,59 +366,20 @@ def _chunked(items: pl.DataFrame, rows: int, first: int | None = None) -> pl.Dat
     return items.with_columns(chunk=(size.cum_sum() - size) // rows)
 
 
-# -- locks ---------------------------------------------------------------------------------------
-
-
-class _Lock:
-    """An exclusive lock on a file, held until `release` or the end of the process."""
-
-    def __init__(self, path: Path, handle: int) -> None:
-        self.path, self.handle = path, handle
-
-    def release(self) -> None:
-        with _held_guard:
-            _held.discard(str(self.path))
-            os.close(self.handle)
-
-
-# POSIX locks do not exclude each other within one process, and closing any descriptor of the file
-# drops them: this set keeps track of those that this process holds.
-_held: set[str] = set()
-_held_guard = threading.Lock()
-
-
-def _lock(path: Path) -> _Lock | None:
-    """Lock a file; None if another thread or process holds it."""
-    with _held_guard:
-        if str(path) in _held:
-            return None
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(handle)
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return None
-            raise
-        _held.add(str(path))
-        return _Lock(path, handle)
-
-
-# -- logs ----------------------------------------------------------------------------------------
+# -- the log of a claimed chunk ------------------------------------------------------------------
 
 
 class ChunkLog:
     """Rows of a claimed chunk: appended as they finish, soon durable, committed when complete.
 
-    Rows are not kept in memory, which long traces with their tokens would fill; the files are read
+    Rows are not kept in memory, which long traces with their tokens would fill; the logs are read
     again for the commit.
     """
 
-    def __init__(self, family: Family, chunk: Chunk, lock: _Lock) -> None:
+    def __init__(self, family: Family, chunk: Chunk, claim: Claim) -> None:
         self.family, self.chunk = family, chunk
-        self._lock: _Lock | None = lock
-        self.path = family.logs / f"{chunk.chunk_id}.{unique_name()}.log"
-        self._handle: int | None = None
+        self._claim: Claim | None = claim
+        self._log: Log | None = None
         self.done: set[Key] = {key_of(row) for row in self.rows()}
 
     def rows(self) -> Iterator[Row]:
@@ -415,9 +387,11 @@ class ChunkLog:
 
         A row that no part can hold does not count: its key is sampled again.
         """
-        files = sorted(self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"))
-        wanted = set(self.chunk.keys) if files else set()
-        for row in filter(fits, replay(files)):
+        if self._log is not None:
+            self._log.flush()
+        paths = logs_of(self.family.logs, self.chunk.chunk_id)
+        wanted = set(self.chunk.keys) if paths else set()
+        for row in filter(fits, replay(paths)):
             if key_of(row) in wanted:
                 wanted.remove(key_of(row))
                 yield row
@@ -434,59 +408,28 @@ class ChunkLog:
         """Store a finished row. The first row of a key counts; later ones are ignored."""
         if key_of(row) in self.done:
             return
-        body = encoded(row)
-        line = b"%08x %s\n" % (zlib.crc32(body), body)
-        with disk_errors(self.family.warehouse.root):
-            if self._handle is None:
-                self._handle = os.open(
-                    self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644
-                )
-                _flusher.add(self._handle, self.path.parent)
-            written = os.write(self._handle, line)
-            if written != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+        if self._log is None:
+            self._log = open_log(self.family.logs, self.chunk.chunk_id, self.family.flush)
+        self._log.append(line_of(row))
         self.done.add(key_of(row))
-        _flusher.check()
 
     def commit(self, rows: Any) -> bool:
         """Publish the rows of the complete chunk. Returns False if another process had done so."""
         published = self.chunk.version.publish(self.chunk.chunk_id, rows)
-        self.close()
-        for path in self.family.logs.glob(f"{self.chunk.chunk_id}.*.log"):
-            path.unlink(missing_ok=True)
-        (self.family.logs / f"{self.chunk.chunk_id}.lock").unlink(missing_ok=True)
+        self.close(committed=True)
+        remove(logs_of(self.family.logs, self.chunk.chunk_id))
         return published
 
-    def close(self) -> None:
+    def close(self, committed: bool = False) -> None:
         """Make all appended rows durable and release the claim."""
-        handle, lock = self._handle, self._lock
-        self._handle = self._lock = None
+        log, claim = self._log, self._claim
+        self._log = self._claim = None
         try:
-            if handle is not None:
-                _flusher.remove(handle)
-                with disk_errors(self.family.warehouse.root):
-                    os.fsync(handle)
+            if log is not None:
+                log.close()
         finally:
-            if handle is not None:
-                os.close(handle)
-            if lock is not None:
-                lock.release()
-
-
-def encoded(row: Row) -> bytes:
-    """A row as JSON. Lone surrogates, which no column can hold, become question marks."""
-    return json.dumps(row, separators=(",", ":"), ensure_ascii=False, default=str).encode(
-        "utf-8", "replace"
-    )
-
-
-def replay(paths: Iterable[Path]) -> Iterator[Row]:
-    """The whole rows of logs. A torn or damaged line is skipped: its row is generated again."""
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError), open(path, "rb") as handle:
-            for line in handle:
-                if is_whole(line):
-                    yield json.loads(line[9:-1])
+            if claim is not None:
+                claim.release(committed)
 
 
 _RANGES = {"INTEGER": 1 << 31, "BIGINT": 1 << 63}
@@ -511,59 +454,3 @@ def fits(row: Any) -> bool:
         for name, limit in _integers().items()
         if (value := row.get(name)) is not None
     )
-
-
-def is_whole(line: bytes) -> bool:
-    """Whether a line of a log is intact: checksum, a space, JSON, a line break."""
-    return len(line) > 10 and line.endswith(b"\n") and line[:8] == b"%08x" % zlib.crc32(line[9:-1])
-
-
-class _Flusher:
-    """A thread that makes all open logs durable every FLUSH_SECONDS."""
-
-    def __init__(self) -> None:
-        self._handles: dict[int, bool] = {}
-        self._guard = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._error: OSError | None = None
-
-    def add(self, handle: int, folder: Path) -> None:
-        fsync_dir(folder)
-        with self._guard:
-            self._handles[handle] = True
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, name="curate-fsync", daemon=True)
-                self._thread.start()
-
-    def remove(self, handle: int) -> None:
-        with self._guard:
-            self._handles.pop(handle, None)
-
-    def check(self) -> None:
-        """Re-raise a failure of the thread: the job must stop if rows cannot be made durable."""
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise CurateError(
-                f"finished rows could not be written to disk: {error.strerror}"
-            ) from error
-
-    def _run(self) -> None:
-        stop = threading.Event()
-        while not stop.wait(FLUSH_SECONDS):
-            handles = []
-            with self._guard:
-                for handle in self._handles:
-                    try:
-                        handles.append(os.dup(handle))
-                    except OSError as error:  # too many open files
-                        self._error = error
-            for handle in handles:
-                try:
-                    os.fdatasync(handle)
-                except OSError as error:
-                    self._error = error
-                finally:
-                    os.close(handle)
-
-
-_flusher = _Flusher()

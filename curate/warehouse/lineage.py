@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from curate.errors import UsageError
+from curate.store import url_of
+from curate.store.paths import is_folder
 from curate.warehouse.store import Warehouse
 
 # Keys of configs shown on a line; the rest is in the manifest and in the model's card.
@@ -35,7 +37,7 @@ def find(warehouse: Warehouse, name: str) -> str:
     """The reference that a name stands for: `table/dataset/version` or `model:<hash>`.
     UsageError if unknown.
     """
-    if name.count("/") == 2 and (warehouse.root / name).is_dir():
+    if name.count("/") == 2 and is_folder(warehouse.root / name):
         return name
     models = warehouse.sql(
         "SELECT model_hash FROM models WHERE model_hash = ? OR starts_with(model_hash, ?) OR name "
@@ -56,8 +58,8 @@ def find(warehouse: Warehouse, name: str) -> str:
     if len(traces):
         return "traces/" + "/".join(traces.row(0))
     raise UsageError(
-        f"'{name}' is not a model, corpus, trace or version in {warehouse.root}: see `curate sql`, "
-        f"view manifests"
+        f"'{name}' is not a model, corpus, trace or version in {url_of(warehouse.root)}: see "
+        "`curate sql`, view manifests"
     )
 
 

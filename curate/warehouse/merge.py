@@ -16,7 +16,8 @@ from pathlib import Path
 import polars as pl
 
 from curate.atomic import disk_errors, exchange, fsync_dir, unique_name
-from curate.errors import CurateError
+from curate.errors import CurateError, UsageError
+from curate.store import is_remote, url_of
 from curate.warehouse.annotations import datasets_about
 from curate.warehouse.identity import digest
 from curate.warehouse.names import STAGING, TRASH, part_name
@@ -37,6 +38,11 @@ def merge(
     Returns None if nothing can be merged, or a job is still writing (an open version of the dataset
     or of annotations about it). Rows, their order by version and part, and lineage do not change.
     """
+    if is_remote(warehouse.root):
+        raise UsageError(
+            f"{url_of(warehouse.root)}: merging exchanges directories, which object storage has "
+            "not: take larger parts with chunk=1000 instead"
+        )
     versions = [v for v in warehouse.versions(table, dataset) if v.parts()]
     parts = [path for version in versions for path in version.parts()]
     if len(parts) < 2 or not all(v.sealed for v in versions):

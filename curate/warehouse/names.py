@@ -9,23 +9,26 @@
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from curate.atomic import fsync_dir, fsync_file, unique_name
+from curate.atomic import unique_name
 from curate.errors import UsageError
+from curate.store import open_store
+from curate.store.local import STAGING as STAGING
+from curate.store.paths import is_folder, scratch
 
-STAGING = "_staging"
+LOGS = "_logs"
+JOBS = "_jobs"
 TRASH = "_trash"
 EMPTY = "_empty"
 
 
 def is_warehouse(root: Path) -> bool:
     """Whether a directory has the layout of a warehouse."""
-    return (root / "traces" / EMPTY).is_dir()
+    return is_folder(root / "traces" / EMPTY)
 
 
 def now() -> dt.datetime:
@@ -49,20 +52,14 @@ def part_name(path: Path) -> str:
 
 
 def publish_file(root: Path, target: Path, write: Callable[[Path], Any]) -> bool:
-    """Stage a file, fsync it and link it under its name. Returns False if the name exists; the
-    first one stays."""
-    staging = root / STAGING
-    staging.mkdir(parents=True, exist_ok=True)
-    staged = staging / f"{unique_name()}{target.suffix}"
+    """Write a file aside and publish it under its name, whole. Returns False if the name exists;
+    the first one stays."""
+    store = open_store(root)
+    folder = scratch(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    staged = folder / f"{unique_name()}{target.suffix}"
     try:
         write(staged)
-        fsync_file(staged)
-        try:
-            os.link(staged, target)
-        except FileExistsError:
-            # On NFS a repeated request can report EEXIST for the link that this very call created.
-            return os.path.samefile(staged, target)
-        fsync_dir(target.parent)
-        return True
+        return store.put_if_absent(target.relative_to(root).as_posix(), staged)
     finally:
         staged.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,10 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.errors import CurateError
+from curate.store import CHECKSUM, is_remote, located
+from curate.store.paths import Stamp, files, folders, on_disk, read_bytes, read_text, stamp
 from curate.warehouse import schemas
 from curate.warehouse.names import EMPTY
 
 MANIFEST = "manifest.json"
+PARTS = "part-*.parquet"
+REQUESTS = 16  # to a bucket at once
+FOOTER_BYTES = 64_000  # that are fetched for a footer, which are enough for most
 PLACE_KEY = b"curate.part"  # in the footer: <table>/<dataset>/<version>/<file>
 
 
@@ -50,16 +55,22 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a version directory; empty for an open version. CurateError if unreadable."""
     path = directory / MANIFEST
     try:
-        stat = path.stat()
+        return _manifest(path, *_stamp(path))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    return _manifest(path, stat.st_size, stat.st_mtime_ns)
+
+
+def _stamp(path: Path) -> Stamp:
+    """What tells a cache that a file is another one. In a bucket, asking would cost as much as
+    reading: nothing replaces parts and manifests there but `curate check --repair`.
+    """
+    return stamp(path) if not is_remote(path) else Stamp(0, 0)
 
 
 @lru_cache(maxsize=4096)
 def _manifest(path: Path, size: int, mtime_ns: int) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
         raise damaged(path, f"the manifest cannot be read ({error})") from error
     if not isinstance(manifest, dict):
@@ -74,14 +85,13 @@ def place_of(path: Path) -> str:
 
 def footer(path: Path) -> Footer:
     """Read the footer of a part. CurateError if it is not whole Parquet."""
-    stat = path.stat()
-    return _footer(path, stat.st_size, stat.st_mtime_ns)
+    return _footer(path, *_stamp(path))
 
 
 @lru_cache(maxsize=65536)
 def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
     try:
-        metadata = pq.read_metadata(path)
+        metadata = _metadata(path)
         schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise damaged(path, f"not a whole Parquet file ({type(error).__name__})") from error
@@ -89,6 +99,19 @@ def _footer(path: Path, size: int, mtime_ns: int) -> Footer:
     return Footer(
         metadata.num_rows, frozenset(schema.names), place.decode("utf-8") if place else None
     )
+
+
+def _metadata(path: Path) -> pq.FileMetaData:
+    """The footer of a Parquet file; of a remote one, no more is fetched."""
+    if not is_remote(path):
+        return pq.read_metadata(path)
+    store, key = located(path)
+    tail = store.tail(key, FOOTER_BYTES)
+    # The last eight bytes: the length of the footer, and a mark.
+    needed = int.from_bytes(tail[-8:-4], "little") + 8
+    if needed > len(tail) == FOOTER_BYTES:
+        tail = store.tail(key, needed)
+    return pq.read_metadata(pa.BufferReader(tail))
 
 
 def foreign(path: Path) -> str | None:
@@ -108,7 +131,11 @@ def parts(directory: Path) -> list[Path]:
     Raises CurateError about the first part that is missing, changed or foreign.
     """
     manifest = read_manifest(directory)
-    present = sorted(directory.glob("part-*.parquet"))
+    if manifest and is_remote(directory):
+        # Listing a bucket takes long, nothing is merged there, and a manifest is written after its
+        # parts: `curate check` compares them.
+        return [directory / name for name in sorted(_listed(directory, manifest))]
+    present = files(directory, PARTS)
     if not manifest:
         for path in present:
             if reason := foreign(path):
@@ -119,7 +146,7 @@ def parts(directory: Path) -> list[Path]:
         return []
     if [path.name for path in present] != sorted(listed):
         # Others may have merged the dataset between the two readings.
-        manifest, present = read_manifest(directory), sorted(directory.glob("part-*.parquet"))
+        manifest, present = read_manifest(directory), files(directory, PARTS)
         if not present and is_replaced(directory):
             return []
     for path in present:
@@ -164,8 +191,9 @@ def verify(paths: Iterable[Path]) -> None:
 
 
 def _verify(path: Path) -> None:
-    stat = path.stat()
-    if not _as_written(path, stat.st_size, stat.st_mtime_ns):
+    if is_remote(path):
+        return  # object storage has checksums of its own, and this would fetch every byte
+    if not _as_written(path, *stamp(path)):
         raise damaged(path, "the bytes of the part have changed")
 
 
@@ -182,7 +210,10 @@ def check_pages(path: Path) -> None:
     For parts whose manifest has no checksum, or that have no manifest yet.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with (
+            on_disk(path) as here,
+            pq.ParquetFile(here, page_checksum_verification=True) as file,
+        ):
             for _ in file.iter_batches():
                 pass
     except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
@@ -192,8 +223,8 @@ def check_pages(path: Path) -> None:
 def is_replaced(directory: Path) -> bool:
     """Whether a merged version next to this one holds its rows (see merge.py)."""
     ref = "/".join(directory.parts[-3:])
-    for other in directory.parent.iterdir():
-        if other == directory or not other.is_dir():
+    for other in folders(directory.parent):
+        if other == directory:
             continue
         manifest = read_manifest(other)
         if ref in (manifest.get("parents") or []) and "merged" in (manifest.get("config") or {}):
@@ -220,12 +251,40 @@ def find_damage(root: Path) -> CurateError | None:
 
 def version_directories(root: Path, table: str) -> list[Path]:
     """The version directories of a table, the one without rows included."""
-    return sorted(path for path in (root / table).glob("*/*") if path.is_dir())
+    return folders(root / table, "*/*")
 
 
 def table_parts(root: Path, table: str) -> list[Path]:
     """All parts of a table, checked, with the part without rows."""
-    return [part for directory in version_directories(root, table) for part in parts(directory)]
+    return parts_of(version_directories(root, table))
+
+
+def parts_of(directories: Sequence[Path]) -> list[Path]:
+    """The parts of several versions. Manifests in a bucket are fetched at once."""
+    if directories and is_remote(directories[0]):
+        with ThreadPoolExecutor(REQUESTS) as threads:
+            return [part for listed in threads.map(parts, directories) for part in listed]
+    return [part for directory in directories for part in parts(directory)]
+
+
+def rows_of(path: Path) -> int:
+    """The number of rows of a part: from the manifest where reading the footer is a request."""
+    if is_remote(path):
+        for part in read_manifest(path.parent).get("parts", []):
+            if part["name"] == path.name:
+                return int(part["rows"])
+    return footer(path).rows
+
+
+def forget() -> None:
+    """Read manifests and footers anew, after files were removed."""
+    _manifest.cache_clear()
+    _footer.cache_clear()
+
+
+def manifests(root: Path) -> list[Path]:
+    """The manifests of all sealed versions."""
+    return [path for table in schemas.TABLES for path in files(root / table, f"*/*/{MANIFEST}")]
 
 
 def empty_part(root: Path, table: str) -> Path:
@@ -235,6 +294,17 @@ def empty_part(root: Path, table: str) -> Path:
 
 def checksum(path: Path) -> str:
     """Hash of a file's bytes: BLAKE2b, 16 bytes, in hex, after its name."""
+    if is_remote(path):
+        return f"blake2b:{hashlib.blake2b(read_bytes(path), digest_size=16).hexdigest()}"
     with open(path, "rb") as handle:
         digest = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16))
     return f"blake2b:{digest.hexdigest()}"
+
+
+def written_checksum(path: Path) -> str:
+    """The checksum of a part that was just published; a bucket keeps what its writer computed."""
+    if is_remote(path):
+        store, key = located(path)
+        if noted := store.attributes(key).get(CHECKSUM):
+            return noted
+    return checksum(path)

@@ -21,7 +21,7 @@ import duckdb
 
 from curate.warehouse.annotations import part_key, parts_about
 from curate.warehouse.names import EMPTY
-from curate.warehouse.parts import empty_part, footer, table_parts, verify
+from curate.warehouse.parts import empty_part, rows_of, table_parts, verify
 from curate.warehouse.sql import point, signal_groups, table_of, view_parts
 
 # Rows per slice: hash tables take some 50 MB, and slices are few enough that planning costs little.
@@ -93,7 +93,7 @@ class Slices:
         groups: list[list[Path]] = []
         rows = self.rows
         for path in self._nonempty("traces"):
-            count = footer(path).rows
+            count = rows_of(path)
             if not groups or rows + count > self.rows:
                 groups.append([])
                 rows = 0

@@ -27,10 +27,12 @@ import polars as pl
 
 from curate.atomic import disk_errors, unique_name, whole_file
 from curate.errors import CurateError, UsageError
+from curate.store import is_remote, located, url_of
+from curate.store.paths import folders, is_folder, listed_once
 from curate.warehouse import schemas
 from curate.warehouse.annotations import signals_folder
 from curate.warehouse.names import EMPTY, is_warehouse
-from curate.warehouse.parts import empty_part, find_damage, parts, table_parts
+from curate.warehouse.parts import empty_part, find_damage, manifests, parts_of, table_parts
 
 
 def quote(text: str) -> str:
@@ -59,7 +61,7 @@ def connect(
     """
     if not is_warehouse(root):
         raise UsageError(
-            f"no warehouse at {root}: name one with --warehouse, or create one with "
+            f"no warehouse at {url_of(root)}: name one with --warehouse, or create one with "
             "`curate generate` or `curate import`"
         )
     spill = Path(tempfile.gettempdir()) / f"curate-{unique_name()}"
@@ -70,7 +72,10 @@ def connect(
         connection.execute("SET parquet_metadata_cache = true")
         try:
             with damage_reported(root):
-                create_views(connection, root, without, views, only=only)
+                if is_remote(root):
+                    _reach(connection, root)
+                with listed_once(root):
+                    create_views(connection, root, without, views, only=only)
                 yield connection
         finally:
             shutil.rmtree(spill, ignore_errors=True)
@@ -88,7 +93,10 @@ def connect_read_only(
     """
     with connect(root, only=only) as connection:
         if not allow_files:
-            roots = {f"{path}/" for path in (root, root.resolve())}
+            if is_remote(root):
+                roots = {f"{url_of(root)}/"}
+            else:
+                roots = {f"{path}/" for path in (root, root.resolve())}
             roots |= {escape_glob(path) for path in roots}  # how the views spell it
             listed = ", ".join(quote(path) for path in sorted(roots))
             connection.execute(f"SET allowed_directories = [{listed}]")
@@ -97,6 +105,20 @@ def connect_read_only(
         connection.execute("SET python_enable_replacements = false")
         connection.execute("SET lock_configuration = true")
         yield connection
+
+
+def _reach(connection: duckdb.DuckDBPyConnection, root: Path) -> None:
+    """Let DuckDB read a bucket: by its extension httpfs if that is installed, else by way of
+    Python.
+    """
+    store, _ = located(root)
+    try:
+        connection.execute("LOAD httpfs")
+    except duckdb.Error:
+        connection.register_filesystem(store.filesystem())
+        return
+    for statement in store.duckdb_settings():
+        connection.execute(statement)
 
 
 def query(
@@ -187,7 +209,9 @@ def _is_query(statement: str) -> bool:
 
 def parse_tree(statement: str) -> dict[str, Any] | None:
     """DuckDB's parse tree of a query, or None if the statement is not a valid query."""
-    row = _parser().execute("SELECT json_serialize_sql(?::VARCHAR)", [statement]).fetchone()
+    query = "SELECT json_serialize_sql(?::VARCHAR)"
+    # A cursor of its own: a connection serves one thread at a time.
+    row = _parser().cursor().execute(query, [statement]).fetchone()
     tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     return None if tree.get("error") else tree
 
@@ -345,8 +369,7 @@ def view_parts(root: Path, name: str) -> list[Path]:
     if name not in signal_groups():
         return table_parts(root, name)
     folder = root / "signals" / signals_folder(root, name)
-    directories = sorted(path for path in folder.glob("*") if path.is_dir())
-    paths = [part for directory in directories for part in parts(directory)]
+    paths = parts_of(folders(folder))
     return paths or [empty_part(root, "signals")]
 
 
@@ -375,21 +398,25 @@ def table_view(
     names = ", ".join(columns)
     # The dataset and the version of a part are the two directories above it.
     place = "parse_path(filename)[-3] AS dataset, parse_path(filename)[-2] AS version"
-    if files or (files is None and (root / table).is_dir()):
+    if files or (files is None and is_folder(root / table)):
         scan = _scan(files, f"{escape_glob(root)}/{table}/*/*/part-*.parquet", "filename = true")
         if older:
             scan = _with_columns(table, scan)
     else:  # the warehouse is older than the table
         scan = f"(SELECT *, '' AS filename FROM {_with_columns(table, None)})"
     head = f"CREATE OR REPLACE VIEW {table} AS"
-    if table == "problems":  # several versions of a source may hold the same problem
-        # A correction keeps the problem's id: the newest one has the reference.
+    if table == "problems":
+        # Several versions and sources may hold the same problem: of each column the first value by
+        # place, and not any, so that a query answers the same each time. A correction keeps the
+        # problem's id: the newest one has the reference.
         chosen = {
             "reference": "arg_max(reference, coalesce(correction, 0))",
             "correction": "max(correction)",
         }
         values = ", ".join(
-            f"{chosen.get(c, f'any_value({c})')} AS {c}" for c in columns if c != "problem_id"
+            f"{chosen.get(c, f'arg_min({c}, filename)')} AS {c}"
+            for c in columns
+            if c != "problem_id"
         )
         return f"{head} SELECT problem_id, {values} FROM {scan} GROUP BY problem_id"
     if table in ("corpora", "traces"):
@@ -417,9 +444,14 @@ def _scan(files: Sequence[Path] | None, glob: str, *options: str) -> str:
     if files is None:
         source = quote(glob)
     else:
-        source = f"[{', '.join(quote(escape_glob(path)) for path in files)}]"
+        source = f"[{', '.join(quote(_pattern(path)) for path in files)}]"
     arguments = [source, "union_by_name = true", "hive_partitioning = false", *options]
     return f"read_parquet({', '.join(arguments)})"
+
+
+def _pattern(path: Path) -> str:
+    """A path as a pattern of DuckDB that matches it alone."""
+    return url_of(path) if is_remote(path) else escape_glob(path)
 
 
 def _with_columns(table: str, scan: str | None) -> str:
@@ -485,7 +517,11 @@ def _manifest_view(root: Path) -> str:
         "facts": "JSON",
     }
     columns = ", ".join(f"{quote(name)}: {quote(kind)}" for name, kind in types.items())
-    files = quote(f"{escape_glob(root)}/*/*/*/manifest.json")
+    if is_remote(root):
+        listed = [quote(url_of(path)) for path in manifests(root)]
+        files = f"[{', '.join(listed)}]"
+    else:
+        files = quote(f"{escape_glob(root)}/*/*/*/manifest.json")
     return (
         "CREATE OR REPLACE VIEW manifests AS "
         "SELECT \"table\" || '/' || dataset || '/' || version AS ref, * "
@@ -494,12 +530,14 @@ def _manifest_view(root: Path) -> str:
     )
 
 
-def write_database(root: Path) -> Path:
-    """Rebuild `warehouse.duckdb` (views only) for stock clients.
+def write_database(root: Path) -> Path | None:
+    """Rebuild `warehouse.duckdb` (views only) for stock clients. A bucket has none.
 
     Its views hold the absolute path of the warehouse: after the warehouse has moved, any `curate`
     command that writes rebuilds them.
     """
+    if is_remote(root):
+        return None
     target = root / "warehouse.duckdb"
     try:
         with disk_errors(root), whole_file(target) as staged, duckdb.connect() as connection:

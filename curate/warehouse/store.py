@@ -5,9 +5,9 @@
     <root>/_staging/               files being written, outside every glob
     <root>/_jobs/, _logs/          plans and private logs of running jobs (chunks.py)
 
-A part is written in `_staging`, fsynced, and published with link(2), which never overwrites: a
-reader sees whole parts only, and a second writer of the same part learns that it exists. So writes
-are idempotent and need no lock.
+A part is written aside and published by put-if-absent (curate/store: link(2) on a disk, a
+conditional PUT in a bucket), which never overwrites: a reader sees whole parts only, and a second
+writer of the same part learns that it exists. So writes are idempotent and need no lock.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import pyarrow.parquet as pq
 
 from curate.atomic import disk_errors, is_abandoned, is_inside
 from curate.errors import CurateError, UsageError
+from curate.store import is_remote, parse_root, url_of
+from curate.store.paths import folders, is_file, make_folder, scan, stamp
 from curate.version import code_version
 from curate.warehouse import parts as part_files
 from curate.warehouse import schemas
@@ -77,13 +79,13 @@ class Version:
 
     @property
     def sealed(self) -> bool:
-        return (self.path / MANIFEST).exists()
+        return is_file(self.path / MANIFEST)
 
     def part(self, name: str) -> Path:
         return self.path / f"part-{name}.parquet"
 
     def has(self, name: str) -> bool:
-        return self.part(name).exists()
+        return is_file(self.part(name))
 
     def parts(self) -> list[Path]:
         """The committed parts, by name. CurateError if one is missing, damaged or foreign."""
@@ -97,9 +99,7 @@ class Version:
         parts = self.parts()
         part_files.verify(parts)
         if parts:
-            frame = pl.scan_parquet(
-                parts, missing_columns="insert", extra_columns="ignore", glob=False
-            )
+            frame = scan(parts, missing_columns="insert", extra_columns="ignore")
         else:
             empty = pl.from_arrow(schemas.arrow_schema(self.table).empty_table())
             frame = pl.DataFrame(empty).lazy()
@@ -113,14 +113,14 @@ class Version:
         written.
         """
         target = self.part(check_name("part", name))
-        if target.exists():
+        if is_file(target):
             return False
         if self.sealed:
             raise CurateError(f"{self.ref} is sealed: a new part needs a new version")
         data = schemas.conform(self.table, rows)
         place = f"{self.ref}/{target.name}"
         with disk_errors(self.root):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             return publish_file(
                 self.root, target, lambda staged: _write_parquet(data, place, staged)
             )
@@ -133,7 +133,7 @@ class Version:
         if self.sealed:
             return self.manifest
         with disk_errors(self.root):
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             if not self.parts():
                 self.publish("empty", [])
             with ThreadPoolExecutor(4) as threads:  # hashing releases the lock of the interpreter
@@ -167,8 +167,8 @@ class Version:
         """
         times = [
             dt.datetime.fromisoformat(str(manifest["sealed_at"]))
-            for path in self.path.parent.iterdir()
-            if path.is_dir() and (manifest := part_files.read_manifest(path)).get("sealed_at")
+            for path in folders(self.path.parent)
+            if (manifest := part_files.read_manifest(path)).get("sealed_at")
         ]
         return max([now(), *(time + dt.timedelta(microseconds=1) for time in times)])
 
@@ -177,8 +177,8 @@ def _part_facts(path: Path) -> dict[str, Any]:
     return {
         "name": path.name,
         "rows": part_files.footer(path).rows,
-        "bytes": path.stat().st_size,
-        "checksum": part_files.checksum(path),
+        "bytes": stamp(path).size,
+        "checksum": part_files.written_checksum(path),
     }
 
 
@@ -195,33 +195,37 @@ def _write_parquet(data: pa.Table, place: str, path: Path) -> None:
 
 
 class Warehouse:
-    """A directory of tables. Reading needs no server; the first write lays the directory out."""
+    """A directory of tables, or a bucket (`s3://bucket/path`). Reading needs no server; the first
+    write lays the tables out.
+    """
 
     def __init__(self, root: str | Path = "warehouse") -> None:
-        self.root = Path(root).absolute()
+        self.root = parse_root(root)
+        self._laid_out = False  # known once: nobody removes the parts without rows
 
     def __repr__(self) -> str:
-        return f"Warehouse({str(self.root)!r})"
+        return f"Warehouse({url_of(self.root)!r})"
 
     def exists(self) -> bool:
         return is_warehouse(self.root)
 
     def create(self) -> Warehouse:
         """Lay out the tables, each with a part without rows, so that no query finds no files."""
-        if self.exists() and not self._missing_tables():
+        if self._laid_out or (self.exists() and not self._missing_tables()):
+            self._laid_out = is_remote(self.root)
             return self
         with disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
+            make_folder(self.root)
             # traces last: `exists` looks for its empty part
             for table in sorted(self._missing_tables(), key=lambda t: t == "traces"):
                 version = Version(self.root, table, EMPTY, "0")
-                version.path.mkdir(parents=True, exist_ok=True)
                 version.publish("empty", [])
                 version.seal()
         return self
 
     def _missing_tables(self) -> list[str]:
-        return [t for t in schemas.TABLES if not (self.root / t / EMPTY / "0" / MANIFEST).exists()]
+        places = {table: self.root / table / EMPTY / "0" / MANIFEST for table in schemas.TABLES}
+        return [table for table, path in places.items() if not is_file(path)]
 
     def version(self, table: str, dataset: str, version: str, **facts: Any) -> Version:
         """A version to publish into. Creates the warehouse if necessary."""
@@ -265,7 +269,7 @@ class Warehouse:
                 return version
         names = sorted({v.dataset for v in self.versions(table, sealed=True)})
         raise UsageError(
-            f"no {table} called '{dataset}' in {self.root}"
+            f"no {table} called '{dataset}' in {url_of(self.root)}"
             + (f": there are {', '.join(names[:12])}" if names else f": the table {table} is empty")
         )
 
@@ -282,6 +286,8 @@ class Warehouse:
         writer gives count, and symbolic links are not followed: a warehouse may come from anybody.
         """
         removed = 0
+        if is_remote(self.root):
+            return removed
         for pattern in (f"{STAGING}/*", f"{TRASH}/*", ".*.partial"):
             for path in self.root.glob(pattern):
                 with contextlib.suppress(OSError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import polars as pl
@@ -59,6 +61,27 @@ def test_every_trace_gets_a_verdict_and_signals_once(context):
     assert context.warehouse.sql("SELECT count(*), count(DISTINCT trace_id) FROM verdicts").row(
         0
     ) == (total, total)
+
+
+def test_two_at_once_share_the_parts(context, monkeypatch):
+    """Both list the same parts before either begins; each part is measured and judged once."""
+    job.run(generate_config({**context.config, "chunk": 5, "samples": 6}), context)
+    total = context.warehouse.sql("SELECT count(*) FROM traces").item()
+    both, share = threading.Barrier(2, timeout=60), annotate.share
+
+    def shared(todo, *arguments):
+        assert len(todo) > 20
+        both.wait()
+        return share(todo, *arguments)
+
+    monkeypatch.setattr(annotate, "share", shared)
+    with ThreadPoolExecutor(2) as threads, Context(context.warehouse.root) as other:
+        results = list(threads.map(lambda c: annotate.run(AnnotateConfig(), c), [context, other]))
+    assert sum(result.rows for result in results) == total
+    assert min(result.rows for result in results) > 0
+    counts = "SELECT count(*), count(DISTINCT trace_id) FROM verdicts"
+    assert context.warehouse.sql(counts).row(0) == (total, total)
+    assert not list(context.warehouse.root.glob("_logs/_annotate/*"))
 
 
 def test_new_traces_are_annotated_and_the_old_ones_are_not_again(context):

@@ -12,7 +12,7 @@ import pytest
 
 from curate.engines import EngineConfig, describe_choice, open_engine, resolve_model, weights_hash
 from curate.engines.base import encode, load_tokenizer
-from curate.engines.models import HASH_CACHE, end_tokens
+from curate.engines.models import HASH_CACHE, ModelRef, end_tokens
 from curate.engines.registry import choose
 from curate.engines.testing.tiny import CHARACTERS, char_tokenizer
 from curate.errors import UsageError
@@ -166,3 +166,24 @@ def test_smollm2_is_converted_once_with_template_and_end_tokens(tmp_path: Path) 
         [Request("a", prompt, 0, Sampling(temperature=0.0, max_tokens=4))]
     )
     assert "Paris" in completion.text  # the weights make sense, and not only the shapes
+
+
+def test_a_model_resolved_elsewhere_is_the_same_here_or_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver sends what it resolved; the machine of a worker may have other files."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    here = resolve_model(str(folder))
+    assert here.on_this_machine() == here
+    served = ModelRef("gpt", Path("gpt"), "abc")
+    assert served.on_this_machine() == served
+    monkeypatch.chdir(tmp_path)
+    moved = ModelRef("model", Path("/nowhere/model"), here.hash)
+    assert moved.on_this_machine().path == folder
+    with pytest.raises(UsageError, match="has other weights"):
+        ModelRef("model", Path("/nowhere/model"), "0123").on_this_machine()
+    with pytest.raises(UsageError, match=r"is not on .* under /nowhere/gone"):
+        ModelRef("/nowhere/gone", Path("/nowhere/gone"), "0123").on_this_machine()

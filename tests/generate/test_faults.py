@@ -54,7 +54,7 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 def logged(root: Path) -> set[str]:
     """Trace ids in logs and parts: what a killed process had finished."""
-    from curate.warehouse.chunks import replay
+    from curate.warehouse.logs import replay
 
     ids = {row["trace_id"] for row in replay(root.glob("_logs/*/*.log"))}
     for part in root.glob("traces/*/*/part-*.parquet"):
@@ -62,7 +62,7 @@ def logged(root: Path) -> set[str]:
     return ids
 
 
-def check(root: Path, kills: int = 0) -> None:
+def check(root: Path, kills: int = 0, samples: int = SAMPLES) -> None:
     """Each (problem, sample) once, with the text that an undisturbed run gives; read by three
     clients.
     """
@@ -70,7 +70,7 @@ def check(root: Path, kills: int = 0) -> None:
     rows = wh.sql(
         "SELECT trace_id, problem_id, sample_index, attempt, completion, prompt, seed FROM traces"
     )
-    assert rows.height == 40 * SAMPLES, f"{40 * SAMPLES - rows.height} rows lost or doubled"
+    assert rows.height == 40 * samples, f"{40 * samples - rows.height} rows lost or doubled"
     assert rows["trace_id"].n_unique() == rows.height
     assert rows.select("problem_id", "sample_index").n_unique() == rows.height
     from curate.engines import EngineConfig, open_engine
@@ -273,7 +273,7 @@ def test_kills_of_jobs_on_vllm_with_two_writers(tmp_path, sums):
 
 def texts(root: Path) -> dict[str, str]:
     """Completions by trace, in logs and parts."""
-    from curate.warehouse.chunks import replay
+    from curate.warehouse.logs import replay
 
     texts = {row["trace_id"]: row["completion"] for row in replay(root.glob("_logs/*/*.log"))}
     for part in root.glob("traces/*/*/part-*.parquet"):
@@ -288,6 +288,39 @@ def test_two_processes_share_one_job(tmp_path, stub_model, sums):
         assert process.wait(120) == 0, process.stderr.read().decode()
         process.stderr.close()
     check(root)
+
+
+NO_CLAIMS = """
+import sys, time
+from curate import cli, job
+
+class NoClaims:
+    shared = True
+    def take(self, name):
+        return self
+    def release(self, done=False):
+        pass
+    def pause(self, seconds):
+        time.sleep(seconds)
+
+job.claims_of = lambda root: NoClaims()
+sys.argv[1:] = {arguments!r}
+cli.main()
+"""
+
+
+@pytest.mark.skipif("CURATE_TEST_LONG" not in os.environ, reason="minutes: set CURATE_TEST_LONG=1")
+def test_without_any_claims_rows_are_still_there_once(tmp_path, stub_model, sums):
+    """As on a share whose locks reach no other machine: put-if-absent alone keeps rows apart."""
+    arguments, root = command(tmp_path, stub_model, sums, slow=0.002), tmp_path / "wh"
+    config = json.loads((tmp_path / "job.yaml").read_text())
+    (tmp_path / "job.yaml").write_text(json.dumps({**config, "samples": 20}))
+    script = [sys.executable, "-c", NO_CLAIMS.format(arguments=arguments[3:])]
+    both = [start(script) for _ in range(2)]
+    for process in both:
+        assert process.wait(120) == 0, process.stderr.read().decode()
+        process.stderr.close()
+    check(root, samples=20)
 
 
 def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, sums):

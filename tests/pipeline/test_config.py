@@ -14,7 +14,7 @@ from curate.job import Context, JobResult, Size, StageKind
 from curate.pipeline.config import load_pipeline
 from curate.pipeline.drawing import planned
 from curate.pipeline.runner import Pipeline
-from curate.pipeline.stages import KINDS, stage_kind
+from curate.pipeline.stages import KINDS, Done, stage_kind
 
 PROBLEMS = {"do": "problems", "sources": [{"source": "files", "path": "p.jsonl"}]}
 HARVEST = {"do": "generate", "recipe": "r1-zero", "model": "$model", "problems": "@problems"}
@@ -94,9 +94,32 @@ def test_an_unknown_pipeline_is_named_with_the_closest_one() -> None:
 def test_every_kind_of_stage_declares_itself() -> None:
     for name in KINDS:
         kind = stage_kind(name)
-        assert kind.takes <= {"engine", "seed", "label", "name"}, name
+        assert kind.takes <= {"engine", "seed", "cluster", "label", "name"}, name
         assert kind.gives in {"problems", "traces", "corpus", "model", "page", None}, name
     assert [name for name in KINDS if stage_kind(name).ranks] == ["sft", "distill", "grpo"]
+
+
+def test_a_cluster_is_a_default_of_stages_and_changes_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    harvest = {**HARVEST, "model": "m", "limit": 5, "samples": 2}
+    stages = {"problems": PROBLEMS, "harvest": harvest}
+    path.write_text(json.dumps({"name": "mine", "stages": stages}))
+    with Context(tmp_path / "wh") as context:
+        keys = []
+        overrides = {
+            "cluster=null": 0,
+            "cluster.workers=4": 4,
+            "stages.harvest.cluster.workers=2": 2,
+        }
+        for override, workers in overrides.items():
+            config, loaded = load_pipeline(path, [override])
+            cluster = loaded[1].checked.cluster
+            assert (cluster.workers if cluster else 0) == workers
+            pipeline = Pipeline(config, loaded, context)
+            done = {"problems": Done("k", "sums@1", {}, [], "", 0.0)}
+            keys.append(pipeline.key(loaded[1], done))
+            assert "cluster" not in loaded[1].checked.model_dump()
+    assert len(set(keys)) == 1
 
 
 class CountConfig(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_the_root_mean_square_by_hand() -> None:
 
 
 @pytest.fixture
-def harvest(tmp_path: Path) -> Context:
+def harvest(tmp_path: Path) -> Iterator[Context]:
     """Traces of two kinds: copies of the targets' solutions, and other text."""
     context = Context(Warehouse(tmp_path / "wh"))
     problems = [
@@ -106,11 +107,13 @@ def harvest(tmp_path: Path) -> Context:
             traces.append(
                 {"trace_id": f"{kind}-{i}", "attempt": 0, "problem_id": f"p{i + 4}"}
                 | {"sample_index": 0, "recipe": "r1-zero", "form": "r1-zero", "prompt": "say"}
+                | {"template": "plain@1"}
                 | {"completion": text, "finish_reason": "stop"}
             )
     context.warehouse.write("problems", "letters", problems, key=1)
     context.warehouse.write("traces", "harvest", with_parts(trace_frame(traces)), key=1)
-    return context
+    yield context
+    context.close()
 
 
 def config(tiny_dir: Path, **changes: Any) -> InfluenceConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -131,6 +132,49 @@ def test_two_ranks_give_the_result_of_one_and_finish_the_stage_for_any_number(
     config, stages = load_pipeline(path, one)
     with Context(tmp_path / "two") as context:
         assert all(p.state == "done" for p in planned(Pipeline(config, stages, context)))
+
+
+@pytest.mark.skipif("CURATE_TEST_LONG" not in os.environ, reason="minutes: set CURATE_TEST_LONG=1")
+@pytest.mark.slow
+def test_two_nodes_make_what_one_machine_makes(
+    tiny_dir: Path, tmp_path: Path, sums: str, calm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each node runs the same command on one warehouse; their ranks meet at an address."""
+    path = pipeline(tmp_path, tiny_dir, sums)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("MASTER_PORT", str(probe.getsockname()[1]))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    losses = []
+    for name, nodes in (("two", 2), ("one", 1)):
+        data = ["--only", "problems", "--only", "solutions", "--only", "corpus"]
+        command = [sys.executable, "-m", "curate.cli", "run", str(path), "-w", str(tmp_path / name)]
+        subprocess.run([*command, *data], check=True, capture_output=True)
+        train = ["stages.sft.processes=1", f"stages.sft.nodes={nodes}", "--only", "sft"]
+        started = [
+            subprocess.Popen([*command, *train], stderr=subprocess.PIPE, text=True)
+            for _ in range(nodes)
+        ]
+        errors = [process.communicate(timeout=250)[1] for process in started]
+        assert [process.returncode for process in started] == [0] * nodes, errors
+        query = "SELECT run_id, step, value FROM metrics WHERE name = 'loss' ORDER BY ALL"
+        losses.append(Warehouse(tmp_path / name).sql(query))
+    two, one = losses
+    assert two.select("run_id", "step").rows() == one.select("run_id", "step").rows()
+    assert two["value"].to_list() == pytest.approx(one["value"].to_list(), abs=1e-4)
+
+
+def test_nodes_without_an_address_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.delenv("SLURM_LAUNCH_NODE_IPADDR", raising=False)
+    with pytest.raises(UsageError, match="stage x: nodes is 2, and no address"):
+        module.rendezvous("sft", {}, "stage x", 2)
+    monkeypatch.setenv("MASTER_ADDR", "node7")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    options = module.rendezvous("sft", {"a": 1}, "stage x", 2)
+    assert "--rdzv-endpoint=node7:29400" in options
+    assert options == module.rendezvous("sft", {"a": 1}, "stage x", 2), "every node must agree"
+    assert "WORLD_SIZE" not in os.environ
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def engine(tiny_dir: Path) -> Any:
 
 
 @pytest.fixture
-def trained(tiny_dir: Path, tmp_path: Path, engine: Any) -> tuple[Context, str]:
+def trained(tiny_dir: Path, tmp_path: Path, engine: Any) -> Iterator[tuple[Context, str]]:
     """A run whose completions were rewarded for their letters, by the package's own verifier."""
     context = Context(Warehouse(tmp_path))
     stored(context.warehouse)
@@ -35,7 +36,8 @@ def trained(tiny_dir: Path, tmp_path: Path, engine: Any) -> tuple[Context, str]:
         tiny_dir, steps=2, rewards={"tests.train.test_rescore:vowels": 1.0, "accuracy": 0.0}
     )
     result = train_grpo(settings, context.warehouse, engine, context.pool, PROBLEMS)
-    return context, result.run_id
+    yield context, result.run_id
+    context.close()
 
 
 def vowels(frame: pl.DataFrame) -> pl.Expr:

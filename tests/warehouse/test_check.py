@@ -18,6 +18,7 @@ from curate.warehouse import Warehouse, schemas
 from curate.warehouse.annotations import publish_verdicts
 from curate.warehouse.check import QUARANTINE, check, describe, repair
 from curate.warehouse.chunks import Family
+from curate.warehouse.logs import logs_of
 from curate.warehouse.merge import merge
 from curate.warehouse.slices import Slices
 from curate.warehouse.sql import connect
@@ -289,10 +290,11 @@ def test_lines_of_logs_are_checked_and_a_torn_last_line_is_normal(wh: Warehouse)
     for number in range(3):
         log.append(trace(number))
     log.close()
-    with open(log.path, "ab") as handle:
+    (path,) = logs_of(family.logs, chunk.chunk_id)
+    with open(path, "ab") as handle:
         handle.write(b"01234567 {torn")
     assert check(wh.root).damages == []
-    flip(log.path, 40)
+    flip(path, 40)
     (damage,) = check(wh.root).damages
     assert "1 of 4 lines" in damage.what
     repair(wh.root, [damage])

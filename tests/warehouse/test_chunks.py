@@ -8,8 +8,9 @@ import pytest
 
 from curate.generate.history import spent
 from curate.warehouse import Warehouse
-from curate.warehouse.chunks import CHUNK_ROWS, Family, replay
+from curate.warehouse.chunks import CHUNK_ROWS, Family
 from curate.warehouse.identity import family_id, request_seed, trace_id
+from curate.warehouse.logs import logs_of, replay
 
 IDS = pl.Series([f"p{i}" for i in range(10)])
 
@@ -107,9 +108,10 @@ def test_a_kill_between_commit_and_removal_leaves_no_log_and_counts_no_cost_twic
     log.chunk.version.publish(first.chunk_id, list(log.rows()))  # killed here
     log.close()
     assert spent(SimpleNamespace(family=family)) == 0.5 * len(first.keys) + 2.0
-    assert family.open_logs() == [other.path]
-    assert {path.name for path in family.logs.iterdir()} == {
-        other.path.name,
+    (path,) = logs_of(family.logs, second.chunk_id)
+    assert family.open_logs() == [path]
+    assert {entry.name for entry in family.logs.iterdir()} == {
+        path.name,
         f"{second.chunk_id}.lock",
     }
     other.close()
@@ -143,11 +145,12 @@ def test_a_torn_or_damaged_log_line_is_left_out(tmp_path):
     for key in chunk.keys[:3]:
         log.append(row(key))
     log.close()
-    lines = log.path.read_bytes().splitlines(keepends=True)
+    (path,) = logs_of(family.logs, chunk.chunk_id)
+    lines = path.read_bytes().splitlines(keepends=True)
     damaged = lines[1].replace(b"stop", b"step")
-    log.path.write_bytes(lines[0] + damaged + lines[2][:-5])
-    assert [r["sample_index"] for r in replay([log.path])] == [0]
-    assert len(list(replay([log.path]))) == 1
+    path.write_bytes(lines[0] + damaged + lines[2][:-5])
+    assert [r["sample_index"] for r in replay([path])] == [0]
+    assert len(list(replay([path]))) == 1
 
 
 def _hold(root: str, ready, go) -> None:

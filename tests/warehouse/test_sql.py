@@ -165,3 +165,14 @@ def test_a_broken_part_is_one_message_that_names_it(wh: Warehouse) -> None:
     part.write_bytes(data)
     with pytest.raises(CurateError, match=r"part-0\.parquet.*curate check"):
         wh.sql("SELECT * FROM traces")
+
+
+def test_a_problem_that_two_sources_hold_has_the_values_of_one(tmp_path: Path) -> None:
+    """Not any values: a filter would count its traces under another source each time."""
+    wh = Warehouse(tmp_path / "wh")
+    for source, domain in (("zebra", "logic"), ("ant", None), ("bee", "math")):
+        row = {"problem_id": "p", "question": "1 + 1?", "source": source, "domain": domain}
+        wh.write("problems", source, [row], key=1)
+    # Of each column the first value by place: ant has no domain.
+    rows = {wh.sql("SELECT source, domain FROM problems").row(0) for _ in range(5)}
+    assert rows == {("ant", "math")}

@@ -53,6 +53,21 @@ def test_one_of_many_writers_of_a_part_wins(tmp_path):
     assert not list((tmp_path / "_staging").iterdir())
 
 
+def test_a_link_that_reports_its_own_file_as_another_one_is_a_success(tmp_path, monkeypatch):
+    """NFS repeats a request whose answer was lost, and then finds the file that it made itself."""
+    link = os.link
+
+    def answer_lost(source, target):
+        link(source, target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+
+    monkeypatch.setattr(os, "link", answer_lost)
+    version = Warehouse(tmp_path).version("problems", "mine", "v1")
+    assert version.publish("a", [problem(1)])
+    assert not version.publish("a", [problem(2)])
+    assert version.read(["problem_id"]).collect().rows() == [("p1",)]
+
+
 def test_sealed_versions_never_change(tmp_path):
     wh = Warehouse(tmp_path)
     version = wh.write("problems", "mine", [problem(1)], key="k", parents=["x/y/z"], seed=3)

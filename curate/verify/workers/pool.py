@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from curate.cores import cores
 from curate.errors import CurateError, UsageError
 from curate.prompts.forms import Form
 from curate.records import Problem, Verdict
@@ -40,10 +41,10 @@ class VerifierPool:
     """Judges completions with warm worker processes. Safe to share between threads; close it, or
     use it in `with`.
 
-    `workers`: number of processes (default: one per core). `time_limit`: seconds of processor time
-    per item; the wall-clock limit is thirty times that, with a second try, so the load of the
-    machine changes no verdict. `memory_limit`: bytes of address space of a worker. `cache`:
-    judgements to remember (0: none).
+    `workers`: number of processes (default: one per core that this process may use, see
+    curate/cores.py). `time_limit`: seconds of processor time per item; the wall-clock limit is
+    thirty times that, with a second try, so the load of the machine changes no verdict.
+    `memory_limit`: bytes of address space of a worker. `cache`: judgements to remember (0: none).
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class VerifierPool:
             )
         if workers is not None and workers < 1:
             raise UsageError(f"workers must be at least 1, not {workers}")
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or cores()
         self.time_limit, self.memory_limit = time_limit, memory_limit
         self.failed_starts = 0  # workers in a row that ended before they were ready
         self.hits = 0  # judgements that came from the cache
