@@ -102,7 +102,7 @@ class Calm:
         assert check(root).damages == []
         compare(Warehouse(self.after(name)), Warehouse(root))
         if name == "export":
-            (path,) = Path(f"{root}-export").glob("data/*")
+            (path,) = Path(f"{root}-export").glob("data/train-*")
             rows = pl.concat(read_parts(path))
             assert rows.height == Warehouse(root).sql("SELECT count(*) FROM corpora").item()
         if name == "report":

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from curate.atomic import write_whole
+from curate.atomic import SUFFIX as PARTIAL
+from curate.atomic import is_abandoned, write_whole
 from curate.errors import CurateError, UsageError
 from curate.files import SUFFIXES, Writer
 from curate.store import is_remote
@@ -102,6 +103,9 @@ def export_corpus(
         return writer.rows
     if target.suffix in (".json", ".csv", ".txt"):
         raise UsageError(f"{target} cannot be written: use .parquet or .jsonl, or name a folder")
+    for partial in [*target.glob(f".*{PARTIAL}"), *target.glob(f"data/.*{PARTIAL}")]:
+        if is_abandoned(partial):  # of an export that was killed
+            partial.unlink(missing_ok=True)
     if target.exists() and (
         not target.is_dir() or any(p.name not in ("data", "README.md") for p in target.iterdir())
     ):
