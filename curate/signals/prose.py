@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import polars as pl
 
-from curate.prompts.forms import reasoning_expr, with_opener_expr
+from curate.errors import UsageError
+from curate.prompts.forms import Form, reasoning_expr, with_opener_expr
 
 # Words per character for scripts without spaces. Chinese: 0.65 (jieba finds words of about 1.5
 # characters in running prose). Japanese: 0.55 (morphological analysers give about 1.8 characters
@@ -53,10 +54,11 @@ def prepare(frame: pl.DataFrame) -> pl.DataFrame:
     columns = set(frame.columns)
     text = pl.col("completion").cast(pl.String).fill_null("")
     cot: list[pl.Expr] = []
-    if "form" in columns:
+    form = shared_form(frame)
+    if form is not None:
         if "prompt" in columns:
-            text = with_opener_expr(text, pl.col("prompt"), pl.col("form"))
-        cot.append(reasoning_expr(pl.col("_text"), pl.col("form")))
+            text = with_opener_expr(text, pl.col("prompt"), form)
+        cot.append(reasoning_expr(pl.col("_text"), form))
     if "reasoning" in columns:
         cot.insert(0, pl.col("reasoning").cast(pl.String))
     return (
@@ -64,6 +66,17 @@ def prepare(frame: pl.DataFrame) -> pl.DataFrame:
         .with_columns(pl.coalesce(*cot, pl.col("_text")).alias("_cot"))
         .with_columns(prose(pl.col("_cot")).alias("_prose"))
     )
+
+
+def shared_form(frame: pl.DataFrame) -> Form | pl.Expr | None:
+    """The form of all rows, which expressions read faster than a column; None without any."""
+    names = frame.get_column("form").unique() if "form" in frame.columns else [None]
+    if len(names) != 1:
+        return pl.col("form")
+    try:
+        return None if names[0] is None else Form.of(names[0])
+    except UsageError:  # an unknown name: its columns are null
+        return pl.col("form")
 
 
 def prose(text: pl.Expr) -> pl.Expr:
@@ -77,6 +90,10 @@ def counted(frame: pl.DataFrame, where: pl.Expr, **columns: pl.Expr) -> pl.DataF
     A search costs the same whether it finds anything or not, and most texts need few of them.
     """
     rows = frame.with_row_index("_at").filter(where)
+    if rows.is_empty():
+        return pl.DataFrame(
+            {name: pl.zeros(frame.height, dtype=pl.Int64, eager=True) for name in columns}
+        )
     values = rows.select("_at", *[e.cast(pl.Int64).alias(name) for name, e in columns.items()])
     places = pl.DataFrame({"_at": pl.int_range(frame.height, dtype=pl.UInt32, eager=True)})
     joined = places.join(values, on="_at", how="left", maintain_order="left")

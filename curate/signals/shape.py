@@ -18,6 +18,7 @@ from curate.signals.prose import (
     WORD,
     counted,
     share,
+    shared_form,
 )
 
 # Living scripts that the other signals do not support: text in one of them is not judged. Several
@@ -175,7 +176,7 @@ def shape(frame: pl.DataFrame) -> pl.DataFrame:
     total, spoken = pl.col("_words"), pl.col("_spoken")
     without_code = pl.col("_without_code")
     measured = frame.select(
-        **_tags(set(frame.columns)),
+        **_tags(frame),
         characters=characters,
         words=total,
         lines=pl.when(characters > 0).then(_number(text, "\n") + 1).otherwise(0),
@@ -286,37 +287,41 @@ def _longest(parts: pl.Expr) -> pl.Expr:
     return parts.list.eval(pl.element().str.len_chars()).list.max().fill_null(0)
 
 
-def _tags(columns: set[str]) -> dict[str, pl.Expr]:
+def _tags(frame: pl.DataFrame) -> dict[str, pl.Expr]:
     """Tags as the form defines them; without a form, `<think>` and `</think>`."""
-    text, form = (
-        pl.col("_text"),
-        pl.col("form") if "form" in columns else pl.lit(None, dtype=pl.String),
-    )
-    plain = (form == "plain") | form.is_null()
+    text, form = pl.col("_text"), shared_form(frame)
     closed = text.str.contains(r"(?s)<think>.*\S.*</think>")
     after = text.str.contains(r"(?s)</think>\s*\S")
     reasoned = (pl.col("_cot") != pl.col("_text")) & (pl.col("_cot").str.strip_chars() != "")
-    answer = pl.col("answer") if "answer" in columns else answer_expr(text, form)
-    well_formed = (
-        pl.when(form.is_null())
-        .then(text.str.strip_chars() != "")
-        .otherwise(well_formed_expr(text, form))
-    )
+    blank = text.str.strip_chars() == ""
     # Without tags to keep, a text is well formed if it ends and answers.
     ends = ~pl.col("_unfinished") & ~pl.col("_refusal")
-    well_formed = pl.when(plain).then(well_formed & ends).otherwise(well_formed)
+    if form is None:
+        has_think, has_summary, well_formed = closed, after, ~blank & ends
+    else:
+        answer = pl.col("answer") if "answer" in frame.columns else answer_expr(text, form)
+        answered, kept = answer.str.strip_chars() != "", well_formed_expr(text, form)
+        if isinstance(form, pl.Expr):
+            plain = (form == "plain") | form.is_null()
+            kept = pl.when(form.is_null()).then(~blank).otherwise(kept)
+            has_think = pl.when(plain).then(closed).otherwise(reasoned)
+            has_summary = pl.when(plain).then(after).otherwise(answered)
+            well_formed = pl.when(plain).then(kept & ends).otherwise(kept)
+        elif form.name == "plain":
+            has_think, has_summary, well_formed = closed, after, kept & ends
+        else:
+            has_think, has_summary, well_formed = reasoned, answered, kept
     finish = (
-        pl.col("finish_reason") if "finish_reason" in columns else pl.lit(None, dtype=pl.String)
+        pl.col("finish_reason")
+        if "finish_reason" in frame.columns
+        else pl.lit(None, dtype=pl.String)
     )
     return {
-        "has_think": pl.when(plain).then(closed).otherwise(reasoned).fill_null(False),
+        "has_think": has_think.fill_null(False),
         "well_formed": well_formed.fill_null(False),
         "unfinished": pl.col("_unfinished"),
         "refusal": pl.col("_refusal"),
-        "has_summary": pl.when(plain)
-        .then(after)
-        .otherwise(answer.str.strip_chars() != "")
-        .fill_null(False),
+        "has_summary": has_summary.fill_null(False),
         "truncated": finish == "length",
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from importlib import import_module
 
 import polars as pl
 import pytest
@@ -80,6 +81,22 @@ def test_tags_of_each_form() -> None:
     assert (own["has_think"], own["well_formed"], own["has_summary"]) == (True, True, True)
     free = one("a <think>b</think> c")
     assert (free["has_think"], free["has_summary"], free["truncated"]) == (True, True, None)
+
+
+def test_tags_of_several_forms_in_one_frame() -> None:
+    text = "<think>a</think> <answer>2</answer>"
+    forms = ["r1-zero", "r1", "plain", None, "r1[[T]|[/T]]"]
+    together = annotate_frame(
+        pl.DataFrame({"completion": [text] * 5, "form": forms}), ["shape"]
+    ).drop("form")
+    alone = pl.concat(
+        annotate_frame(
+            pl.DataFrame({"completion": [text], "form": pl.Series([form], dtype=pl.String)}),
+            ["shape"],
+        ).drop("form")
+        for form in forms
+    )
+    assert together.equals(alone)
 
 
 def test_shape_in_closed_form() -> None:
@@ -374,3 +391,28 @@ def test_a_text_in_another_language_than_the_question_is_not_readable() -> None:
     assert one(text)["readable"] is True  # no question, no target language
     assert one(text, question=question)["readable"] is False
     assert one(text, question=question, target_language="zh")["readable"] is True
+
+
+def test_words_and_pairs_that_are_in_no_list() -> None:
+    prose = one("We add the two numbers and then divide the sum by three to find the mean.")
+    assert prose["unknown_word_share"] == 0
+    pseudo = one("We gromble the trinquet, and then we splandify the well-known dorquess.")
+    assert pseudo["unknown_word_share"] == pytest.approx(4 / 9)  # a compound is made of words
+    words = "We add the two numbers and then divide the sum by three to find the mean".split()
+    shuffled = one(" ".join(words[::2] + words[1::2]))
+    assert shuffled["known_pair_share"] < 0.5 < prose["known_pair_share"]
+    chinese = "我们先把两个数加起来，然后再除以三，就得到平均数。"
+    assert one(chinese[::-1])["known_pair_share"] < one(chinese)["known_pair_share"]
+    assert one("12 + 7 = 19")["known_pair_share"] == 1
+
+
+def test_a_very_long_text_is_measured_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = "one two three four five six seven eight nine ten eleven"
+    loop = "wait and see then " * 20
+    whole = annotate_frame(pl.DataFrame({"completion": [loop, short, ""]}), ["repetition"])
+    monkeypatch.setattr(import_module("curate.signals.repetition"), "_PIECE", 90)
+    pieces = annotate_frame(pl.DataFrame({"completion": [loop, short, ""]}), ["repetition"])
+    assert pieces[1:].equals(whole[1:])
+    assert pieces["loop_share"][0] == pytest.approx(whole["loop_share"][0], abs=0.05)
+    assert pieces["loop_repeats"][0] == pytest.approx(5, abs=0.5)
+    assert 0.5 < pieces["duplicate_5_gram_share"][0] < whole["duplicate_5_gram_share"][0]
