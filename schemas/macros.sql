@@ -30,7 +30,7 @@ CREATE OR REPLACE MACRO readable(
     language_words, language_switches, foreign_clauses, unproven_share, target_language_share,
     dominant_language, dominant_language_share, filler_share, number_pairs, unsupported_share,
     leaked_tokens, function_word_lines, indentations, lines, frequent_word_share,
-    misplaced_marks, repeated_item_share
+    misplaced_marks, repeated_item_share, unknown_word_share, known_pair_share
 ) AS (
     characters > 0  -- null if nothing was measured
     -- a unit repeated four times in a row over 60 characters is a loop; "1 + 1 + 1 + 1" is shorter
@@ -89,10 +89,23 @@ CREATE OR REPLACE MACRO readable(
              AND coalesce(words, 0) >= 8 * coalesce(lines, 1)
              AND coalesce(dominant_language, 'en')
                  NOT IN ('zh', 'ja', 'ko', 'ru', 'ar', 'hi', 'other'))
+    -- words that no list has: misspelt text and pseudo-words. Prose has hardly one in fifteen, names
+    -- and code aside; in English the pairs of words must be rare, too
+    AND NOT (coalesce(language_words, 0) >= 12 AND coalesce(unknown_word_share, 0) > 0.25
+             AND coalesce(dominant_language, 'en')
+                 NOT IN ('en', 'zh', 'ja', 'ko', 'ar', 'hi', 'other'))
+    AND NOT (coalesce(language_words, 0) >= 12 AND coalesce(unknown_word_share, 0) > 0.12
+             AND coalesce(known_pair_share, 1) < 0.35 AND coalesce(dominant_language, 'en') = 'en')
+    AND NOT (coalesce(language_words, 0) >= 30 AND coalesce(unknown_word_share, 0) > 0.04
+             AND coalesce(known_pair_share, 1) < 0.35 AND coalesce(dominant_language, 'en') = 'en')
+    -- Chinese characters that no word puts together; prose has three known pairs in five
+    AND NOT (coalesce(language_words, 0) >= 20 AND coalesce(known_pair_share, 1) < 0.3
+             AND coalesce(dominant_language, 'en') = 'zh')
     -- filler without a thought: every third word
     AND NOT (coalesce(words, 0) >= 40 AND coalesce(filler_share, 0) > 0.3)
     -- numbers without a word
     AND NOT (coalesce(number_pairs, 0) >= 30 AND coalesce(number_pairs, 0) > coalesce(words, 0))
+    AND NOT (coalesce(number_pairs, 0) >= 15 AND coalesce(number_pairs, 0) > 3 * coalesce(words, 0))
     -- private shorthand; units and function names stay below a quarter
     AND NOT (coalesce(words, 0) >= 20 AND coalesce(abbreviated_share, 0) > 0.35)
     AND NOT (coalesce(words, 0) >= 10 AND coalesce(mean_word_length, 0) > 12

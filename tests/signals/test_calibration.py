@@ -93,7 +93,7 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
 
 
 # Samples of a small model at a middling temperature are the hardest list: grammatical nonsense, and
-# words that look like words.
+# words that look like words. Many stop at a token limit, which `well_formed` sees.
 @pytest.mark.parametrize(
     ("name", "least", "recall"),
     [
@@ -103,7 +103,7 @@ def test_shares_and_mixtures_of_languages(name: str, least: int) -> None:
         ("readable_hand3", 50, 0.9),
         ("readable_hand4", 40, 0.9),
         ("readable_written", 29, 0.9),
-        ("readable_models", 30, 0.65),
+        ("readable_models", 30, 0.75),
     ],
 )
 def test_readable_on_labelled_traces(name: str, least: int, recall: float) -> None:
@@ -117,7 +117,8 @@ def test_readable_on_labelled_traces(name: str, least: int, recall: float) -> No
         {c: [case.get(name) for case in cases] for c, name in columns.items()},
         schema_overrides=types,
     )
-    verdicts = with_macros(annotate_frame(frame))["readable"].to_list()
+    rows = with_macros(annotate_frame(frame))
+    verdicts = rows["readable"].to_list()
     labels = [case["readable"] for case in cases]
     good, bad = labels.count(True), labels.count(False)
     assert good >= least
@@ -127,6 +128,10 @@ def test_readable_on_labelled_traces(name: str, least: int, recall: float) -> No
     print(f"\n{name}: {alarms} false alarms in {good}, {caught} of {bad} unreadable caught")
     assert alarms <= 2 * good / 40
     assert caught >= recall * bad
+    both = (rows["readable"] & rows["well_formed"]).to_list()
+    caught = sum(not (label or kept) for label, kept in zip(labels, both, strict=True))
+    print(f"{name}: {caught} of {bad} with well_formed")
+    assert caught >= 0.9 * bad
 
 
 def test_refusals_and_texts_cut_off_are_not_well_formed() -> None:
@@ -149,8 +154,8 @@ def real_outputs() -> pl.DataFrame:
 
 @REAL
 def test_outputs_of_real_models_raise_few_false_alarms() -> None:
-    # Four of the texts by Codex are loops of one equation up to the token limit.
-    loops = ["bbh-0047", "bbh-0049"]
+    # Six of the texts by Codex are loops of one equation up to the token limit.
+    loops = [f"bbh-{number}" for number in ("0029", "0121", "0135", "0178", "0226", "0252")]
     rates = (
         real_outputs()
         .filter(~pl.col("id").is_in(loops))
