@@ -23,7 +23,7 @@ from curate.generate.estimate import describe
 from curate.generate.plan import Plan, make_plan
 from curate.generate.worker import Worker
 from curate.job import Context, JobResult, Rows, Size, StageKind
-from curate.progress import duration, say
+from curate.progress import counted, duration, say
 
 __all__ = ["Plan", "describe", "make_plan", "run"]
 
@@ -59,7 +59,7 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     _say_failures(plan, result.failed)
     if total and result.failed / total > config.max_failed:
         raise CurateError(
-            f"{result.failed} of {total} requests failed, more than max_failed = "
+            f"{result.failed} of {counted(total, 'request')} failed, more than max_failed = "
             f"{config.max_failed:g} allows; "
             'all rows are committed. See `curate sql "select error, count(*) from traces group by '
             '1"`, '
@@ -109,21 +109,25 @@ def _settled(plan: Plan, worker: Worker) -> list[str]:
 
 
 def _summary(plan: Plan, worker: Worker, rows: dict[str, int], seconds: float) -> str:
-    total = sum(rows.values())
-    text = f"{total} traces ({worker.committed} new): "
-    text += ", ".join(f"{count} {_WORDS[reason]}" for reason, count in sorted(rows.items()))
+    again = f", {worker.again:,} sampled again" if worker.again else ""
+    text = f"{counted(sum(rows.values()), 'trace')} ({worker.new:,} new{again}): "
+    text += ", ".join(f"{count:,} {_WORDS[reason]}" for reason, count in sorted(rows.items()))
+    if others := worker.committed - worker.new - worker.again:
+        text += f"; {counted(others, 'sample')} of a larger plan finished as well"
     if worker.committed:
-        text += f"; {worker.meter.tokens:,} tokens in {duration(seconds)}"
-    if worker.meter.cost:
-        text += f", cost {worker.meter.cost:.4g}"
+        text += f"; {counted(worker.tokens, 'token')} in {duration(seconds)}"
+    if worker.cost:
+        text += f", cost {worker.cost:.4g}"
+    if (earlier := worker.committed - worker.meter.finished) > 0:
+        text += f" ({counted(earlier, 'sample')} of them from an earlier run)"
     config = plan.config
     if config.adaptive is not None and worker.steering is not None:
         progress = worker.steering.progress_by_unit
         goods = [progress.get(unit, (0, 0, 0))[1] for unit in plan.units.frame["unit"]]
         keep = config.adaptive.keep
         solved, some = sum(g >= keep for g in goods), sum(0 < g < keep for g in goods)
-        text += f"; of {len(goods)} problems, {solved} have {keep} good traces, {some} have fewer, "
-        text += f"{len(goods) - solved - some} have none"
+        text += f"; of {counted(len(goods), 'problem')}, {solved} have {keep} good traces, "
+        text += f"{some} have fewer, {len(goods) - solved - some} have none"
     return text
 
 
@@ -133,10 +137,11 @@ def _say_failures(plan: Plan, failed: int) -> None:
         return
     reasons = history.errors(plan)
     for reason, count in reasons[:REASONS]:
-        say(f"  failed {count} times: {reason}")
+        say(f"  failed {counted(count, 'time')}: {reason}")
     if len(reasons) > REASONS:
         rest = reasons[REASONS:]
-        say(f"  failed {sum(count for _, count in rest)} times for {len(rest)} other reasons")
+        failures, kinds = sum(count for _, count in rest), counted(len(rest), "other reason")
+        say(f"  failed {counted(failures, 'time')} for {kinds}")
 
 
 # -- as a stage ----------------------------------------------------------------------------------
