@@ -27,7 +27,7 @@ import polars as pl
 
 from curate.atomic import disk_errors, unique_name, whole_file
 from curate.errors import CurateError, UsageError
-from curate.warehouse import schemas
+from curate.warehouse import comments, schemas
 from curate.warehouse.annotations import signals_folder
 from curate.warehouse.names import EMPTY, is_warehouse
 from curate.warehouse.parts import empty_part, find_damage, parts, table_parts
@@ -494,6 +494,15 @@ def _manifest_view(root: Path) -> str:
     )
 
 
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """Store the meaning of each column with the views, for clients that show comments."""
+    for view in comments.views(connection):
+        for column, _, meaning in comments.described(connection, view):
+            if meaning:
+                name = '"' + column.replace('"', '""') + '"'
+                connection.execute(f"COMMENT ON COLUMN {view}.{name} IS {quote(meaning)}")
+
+
 def write_database(root: Path) -> Path:
     """Rebuild `warehouse.duckdb` (views only) for stock clients.
 
@@ -507,6 +516,7 @@ def write_database(root: Path) -> Path:
             connection.execute(f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')")
             connection.execute("USE views")
             create_views(connection, root, globs=True)
+            _comment(connection)
             connection.execute("USE memory")
             connection.execute("DETACH views")
     except duckdb.Error as error:
