@@ -10,6 +10,7 @@ processes only new traces.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from curate.config import Config, validate
 from curate.files import read_parts
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, text_bytes
-from curate.progress import duration, task
+from curate.progress import counted, duration, task
 from curate.signals import GROUPS, annotate_frame
 from curate.verify import verifier_named
 from curate.warehouse import Version, Warehouse
@@ -77,7 +78,7 @@ class Todo:
 
 
 def run(config: AnnotateConfig, context: Context) -> JobResult:
-    """Add missing annotations. The result counts the traces that were read."""
+    """Add missing annotations. The result counts what was annotated, by each pass."""
     started = time.monotonic()
     limit_malloc_arenas()
     size = text_bytes(config.memory)
@@ -94,30 +95,48 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
     for source in sources:
         items, targets[source.ref] = _missing(source, problems, config, context.warehouse)
         todo += items
-    rows = 0
+    rows, verdicts = 0, Counter[str]()
     if todo:
         with task(config.label or "annotate", len(todo)) as bar:
             for done, item in enumerate(todo, 1):
-                rows += _annotate(item, problems, context, size)
-                bar.update(done, f"{rows} traces")
+                rows += _annotate(item, problems, context, size, verdicts)
+                bar.update(done, f"{counted(rows, 'trace')}{_listed(verdicts)}")
+    lines = []
+    if rows:
+        listed = _listed(verdicts) or (", judged before" if config.verify else "")
+        lines.append(f"{counted(rows, 'trace')} annotated{listed}")
     if config.consensus:
-        rows += annotate_consensus(config.consensus, sources, problems, targets, context)
+        seen = annotate_consensus(config.consensus, sources, problems, targets, context)
+        lines += [f"consensus sought among {counted(seen, 'trace')}"] if seen else []
+        rows += seen
     if config.judge:
-        rows += annotate_judge(config.judge, sources, problems, targets, context)
+        judged = annotate_judge(config.judge, sources, problems, targets, context)
+        if asked := judged.total():
+            lines.append(f"the judge was asked about {counted(asked, 'trace')}{_listed(judged)}")
+            rows += asked
     for source in sources:
         for target in targets[source.ref] if source.sealed else []:
             target.seal()
     result = JobResult(rows=rows, seconds=time.monotonic() - started)
     result.refs = [target.ref for source in sources for target in targets[source.ref]]
-    result.summary = (
-        f"{rows} traces annotated in {duration(result.seconds)}"
-        if rows
-        else "nothing new to annotate"
-    )
+    result.summary = "nothing new to annotate"
+    if lines:
+        result.summary = f"{'; '.join(lines)} (in {duration(result.seconds)})"
     if rows:
         job_id = digest(config.model_dump(exclude={"memory"}))[:24]
         context.record(job_id, "annotate", config.label or "", config.model_dump(), result)
     return result
+
+
+def _listed(verdicts: Counter[str]) -> str:
+    """Counts of verdicts, as the end of a phrase; empty if nothing was judged."""
+    if not verdicts:
+        return ""
+    parts = [f"{verdicts[name]:,} {name}" for name in ("correct", "wrong", "unverifiable")]
+    if unnamed := verdicts[NO_VERIFIER]:
+        total = verdicts["unverifiable"] + unnamed
+        parts[-1] = f"{total:,} unverifiable ({unnamed:,} of problems without a verifier)"
+    return f": {', '.join(parts)}"
 
 
 def stored_problems(warehouse: Warehouse) -> pl.DataFrame:
@@ -176,9 +195,12 @@ def _verifiers_by_part(
     return by_part
 
 
-def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -> int:
+def _annotate(
+    item: Todo, problems: pl.DataFrame, context: Context, size: int, counts: Counter[str]
+) -> int:
     """Measure and judge one part, `size` bytes of text at a time; publish each result as a part of
-    the same name."""
+    the same name. Returns its rows; `counts` gets the verdicts of the problems' own verifiers.
+    """
     columns = (
         problems.select("problem_id", "question", "target_language") if len(problems) else None
     )
@@ -197,6 +219,10 @@ def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -
         verdicts = verdict_rows(traces, problems, context, list(item.verdicts))
         for judging, frames in judged.items():
             frames.append(verdicts[judging])
+            if judging.dataset == NO_VERIFIER:
+                counts[NO_VERIFIER] += len(verdicts[judging])
+            elif not judging.dataset.startswith(ALONGSIDE):
+                counts.update(dict(verdicts[judging]["verdict"].value_counts().iter_rows()))
     for group, target in item.signals.items():
         target.publish(item.name, pl.concat(measured[group]))
     for judging, target in item.verdicts.items():

@@ -3,6 +3,7 @@ those of the rules."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from curate.config import Config
 from curate.engines import EngineConfig, ModelRef, model_for
 from curate.engines.registry import LOCAL, choose
 from curate.errors import CurateError
-from curate.progress import task
+from curate.progress import counted, task
 from curate.records import Problem
 from curate.verify.models.judge import NO_REPLY, Item, Judge, judge_identity
 from curate.warehouse import Version
@@ -46,8 +47,8 @@ def annotate_judge(
     problems: pl.DataFrame,
     targets: dict[str, list[Version]],
     context: Context,
-) -> int:
-    """Judge every part that this judge has not judged yet. Returns the number of traces judged."""
+) -> Counter[str]:
+    """Judge every part that this judge has not judged yet. Returns its verdicts, counted."""
     model = model_for(config.engine, config.model)
     name, version = judge_identity(config.rubric, _who(config, model))
     todo = []
@@ -62,13 +63,13 @@ def annotate_judge(
         )
         targets[source.ref].append(target)
         todo += [(target, part) for part in source.parts() if not target.has(part_name(part))]
+    judged = Counter[str]()
     if not todo:
-        return 0
+        return judged
     judge = open_judge(config, context)
     verdicts = context.warehouse.sql(
         "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
     )
-    judged = 0
     with task("judge", len(todo)) as bar:
         for done, (target, part) in enumerate(todo, 1):
             rows = _judge_part(judge, part, problems, verdicts)
@@ -80,8 +81,8 @@ def annotate_judge(
                     "kept"
                 )
             target.publish(part_name(part), rows)
-            judged += len(rows)
-            bar.update(done, f"{judged} traces judged")
+            judged.update(row["verdict"] for row in rows)
+            bar.update(done, f"{counted(judged.total(), 'trace')} judged")
     return judged
 
 

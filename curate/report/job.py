@@ -14,7 +14,7 @@ from curate.atomic import write_whole
 from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult, StageKind
-from curate.progress import duration
+from curate.progress import counted, duration
 from curate.report.page import document, sections
 from curate.version import code_version
 from curate.warehouse.names import now
@@ -67,8 +67,8 @@ def _subtitle(con: Any) -> str:
         "SELECT count(*), count(DISTINCT problem_id) FROM last_traces"
     ).fetchall()[0]
     return (
-        f"{traces:,} traces of {problems:,} problems; made {now():%Y-%m-%d %H:%M} UTC "
-        f"by curate {code_version()}"
+        f"{counted(traces, 'trace')} of {counted(problems, 'problem')}; "
+        f"made {now():%Y-%m-%d %H:%M} UTC by curate {code_version()}"
     )
 
 

@@ -23,6 +23,7 @@ import polars as pl
 
 from curate.atomic import disk_errors, is_inside, write_whole
 from curate.errors import CurateError, UsageError
+from curate.progress import counted
 from curate.warehouse import schemas
 from curate.warehouse.annotations import TABLES as ANNOTATIONS
 from curate.warehouse.annotations import part_key
@@ -95,10 +96,11 @@ def check(root: Path) -> Report:
 def describe(report: Report, root: Path) -> str:
     """One line per problem, and a summary."""
     lines = [f"{_relative(d.path, root)}: {d.what}{_advice(d)}" for d in report.damages]
-    summary = f"{report.versions} versions, {report.parts} parts"
+    summary = f"{counted(report.versions, 'version')}, {counted(report.parts, 'part')}"
     if report.unsummed:
         summary += f" ({report.unsummed} written without a checksum)"
-    lines.append(f"{summary}: {len(report.damages) or 'no'} problems")
+    listed = counted(len(report.damages), "problem") if report.damages else "no problems"
+    lines.append(f"{summary}: {listed}")
     return "\n".join(lines)
 
 

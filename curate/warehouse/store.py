@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.atomic import disk_errors, is_abandoned, is_inside
+from curate.config import did_you_mean
 from curate.errors import CurateError, UsageError
 from curate.version import code_version
 from curate.warehouse import parts as part_files
@@ -267,6 +268,7 @@ class Warehouse:
         raise UsageError(
             f"no {table} called '{dataset}' in {self.root}"
             + (f": there are {', '.join(names[:12])}" if names else f": the table {table} is empty")
+            + did_you_mean(name, names)
         )
 
     def sql(self, text: str, params: Sequence[Any] = ()) -> pl.DataFrame:
