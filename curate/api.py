@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.cluster import on_cluster
-from curate.config import validate
+from curate.config import did_you_mean, validate
 from curate.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from curate.exploits.job import RewardReport
     from curate.job import JobResult
     from curate.pipeline.stages import Done
+    from curate.warehouse.check import Report
 
 WAREHOUSE = "warehouse"
 
@@ -83,15 +84,37 @@ def filter(rules: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> J
         return job.run(checked, context)
 
 
+def check(*, repair: bool = False, warehouse: str | Path = WAREHOUSE) -> Report:
+    """Compare every file of the warehouse with what was written (`curate check`).
+
+    `repair` moves damaged and foreign files to quarantine first, and checks again. The result
+    lists what is wrong in `damages`.
+    """
+    from curate.warehouse import check as checking
+
+    root = Path(warehouse).absolute()
+    report = checking.check(root)
+    if repair and report.damages:
+        checking.repair(root, report.damages)
+        report = checking.check(root)
+    return report
+
+
 def train(kind: str, *, warehouse: str | Path = WAREHOUSE, **config: Any) -> JobResult:
     """Train by `sft`, `distill`, `dpo` or `grpo` (`curate train`). `result.model` is the model's
     directory.
+
+    A key of `rewards` may be a function of your own: `rewards={"accuracy": 1.0, short: 0.1}` (see
+    curate/rewards.py for what it takes).
     """
     from curate.job import Context
+    from curate.rewards import reward_name
     from curate.train.job import RUNS
 
     if kind not in RUNS:
-        raise UsageError(f"train: '{kind}' is none of {', '.join(RUNS)}")
+        raise UsageError(f"train: '{kind}' is none of {', '.join(RUNS)}{did_you_mean(kind, RUNS)}")
+    if "rewards" in config:
+        config["rewards"] = {reward_name(key): value for key, value in config["rewards"].items()}
     with Context(warehouse) as context:
         return RUNS[kind](config, context, kind)
 
@@ -176,13 +199,29 @@ def export(
     out: str | Path,
     format: str = "messages",
     *,
+    trainer: str | None = None,
+    model: str | None = None,
+    license: str | None = None,
+    push: str | None = None,
     warehouse: str | Path = WAREHOUSE,
 ) -> int:
-    """Write a corpus as other trainers read it (`curate export`). Returns the number of rows."""
+    """Write a corpus as other trainers read it (`curate export`). Returns the number of rows.
+
+    `trainer` adds a config of `trl`, `verl`, … that trains `model` (`--for`).
+    """
     from curate.filter.export import export_corpus
     from curate.warehouse import Warehouse
 
-    return export_corpus(Warehouse(warehouse), corpus, out, format)
+    return export_corpus(
+        Warehouse(warehouse),
+        corpus,
+        out,
+        format,
+        push=push,
+        trainer=trainer,
+        model=model,
+        license=license,
+    )
 
 
 def sql(query: str, *, warehouse: str | Path = WAREHOUSE) -> pl.DataFrame:

@@ -11,25 +11,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from curate.cluster import on_cluster
+from curate.console import completion
 from curate.errors import CurateError, UsageError
-from curate.progress import output, say
+from curate.extras import EXTRAS, install
+from curate.progress import counted, output, say
 from curate.store import parse_root, url_of
 
 if TYPE_CHECKING:
     from curate.exploits.job import RewardReport
     from curate.job import Context
 
+# The order in which a newcomer meets the commands.
+ORDER = (
+    "problems", "generate", "import", "annotate", "filter", "train", "evaluate", "influence",
+    "correct", "rescore", "reward", "run", "report",
+    "sql", "show", "lineage", "verify", "export", "merge", "check", "schema", "version",
+)  # fmt: skip
+
+
+class _InOrder(TyperGroup):
+    """Lists the commands in ORDER."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]
+        return sorted(self.commands, key=ORDER.index)
+
+
 app = typer.Typer(
+    cls=_InOrder,
     help="Make reasoning data, judge every row of it, and train on it.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+problems_app = typer.Typer(help="List, load and show stored problems.")
+app.add_typer(problems_app, name="problems", no_args_is_help=True)
 train_app = typer.Typer(
-    help="Train on a corpus (sft, distill), on pairs of traces (dpo) or by RL on problems (grpo)."
+    help="Train on a corpus (sft, distill), on pairs of traces (dpo) or by RL on problems (grpo).",
 )
 app.add_typer(train_app, name="train", no_args_is_help=True)
 reward_app = typer.Typer(help="Work on reward sets before they train anything.")
@@ -82,10 +102,77 @@ def _read(file: Path | None, overrides: list[str] | None, **fixed: Any) -> dict[
     return override({**data, **fixed}, overrides or [])
 
 
+def _version(given: bool) -> None:
+    if given:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of `curate` itself."""
+
+
+@problems_app.command("list")
+def problems_list(warehouse: WarehouseDir = HERE) -> None:
+    """List the stored problems, the newest version of each name."""
+    from curate.console.show import list_problems
+
+    output(list_problems(warehouse))
+
+
+@problems_app.command("load")
+def problems_load(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Files of problems, or source=NAME; name=, held_out=, and keys of the source.",
+            metavar="[FILE | KEY=VALUE]...",
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Load problems from files, a generator or a Hugging Face dataset, and store them by name."""
+    from curate.problems.store import STAGE, stage_of
+
+    files, overrides = _split(arguments)
+    data = stage_of([str(file) for file in files], _read(config, overrides))
+    with _context(warehouse) as context:
+        result = STAGE.run(STAGE.config(data, str(config or "problems load")), context)
+    output(result.summary)
+    output(f"problems: {result.facts['value']} in {context.warehouse.root}")
+
+
+@problems_app.command("show")
+def problems_show(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A name, name@version, or the id of one problem.",
+            autocompletion=completion.problems,
+        ),
+    ],
+    warehouse: WarehouseDir = HERE,
+) -> None:
+    """Show what a stored set holds, or one problem and how often it was solved."""
+    from curate.console.show import show_problems
+
+    output(show_problems(warehouse, name))
+
+
 @app.command()
 def generate(
     recipe: Annotated[
-        str, typer.Argument(help="cold-start, r1-zero, rejection, distill, or a YAML file.")
+        str,
+        typer.Argument(
+            help="cold-start, r1-zero, rejection, distill, or a YAML file.",
+            autocompletion=completion.recipes,
+        ),
     ],
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -176,7 +263,11 @@ def annotate(
 @app.command("filter")
 def filter_(
     rules: Annotated[
-        str, typer.Argument(help="A rule set: cold-start, rejection, unfiltered, or a YAML file.")
+        str,
+        typer.Argument(
+            help="A rule set: cold-start, rejection, unfiltered, or a YAML file.",
+            autocompletion=completion.rules,
+        ),
     ],
     arguments: FilesAndOverrides = None,
     config: ConfigFile = None,
@@ -198,6 +289,12 @@ def filter_(
     checked = validate(
         job.FilterConfig, _read(config, overrides, rules=rules), str(config or rules)
     )
+    for file in files:
+        if not Path(file).exists():
+            raise UsageError(
+                f"no file {file}: one rule set is applied at a time; the other arguments are files "
+                "to read, or key=value"
+            )
     if files:
         from curate.filter.funnel import print_funnel
         from curate.filter.plain_files import explain_files, filter_files, overlaps_file
@@ -226,13 +323,38 @@ def filter_(
 
 @app.command()
 def export(
-    corpus: Annotated[str, typer.Argument(help="Name of a corpus, or name@version.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a corpus, or name@version.", autocompletion=completion.corpora
+        ),
+    ],
     out: Annotated[
         Path, typer.Option("--out", help="Folder to write, or one file.parquet or .jsonl.")
     ],
     format: Annotated[
-        str, typer.Option("--format", help="messages, prompt-completion, sharegpt or verl.")
+        str,
+        typer.Option(
+            "--format",
+            help="messages, prompt-completion, conversational, sharegpt, preference (pairs for "
+            "DPO), prompts or verl (for RL).",
+        ),
     ] = "messages",
+    trainer: Annotated[
+        str | None,
+        typer.Option(
+            "--for",
+            help="Add a config of trl, verl, prime-rl, openrlhf, axolotl or llama-factory, with "
+            "data in the format that it reads.",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="For --for: the model to train [the one that sampled]."),
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="Licence that the card names, such as mit.")
+    ] = None,
     suffix: Annotated[str, typer.Option("--suffix", help=".parquet or .jsonl.")] = ".parquet",
     push: Annotated[
         str | None, typer.Option("--push", metavar="OWNER/NAME", help="Push it to the Hub as well.")
@@ -242,8 +364,20 @@ def export(
     """Write a corpus in the format that other trainers read, with a card about its origin."""
     from curate.filter.export import export_corpus
 
-    rows = export_corpus(_context(warehouse).warehouse, corpus, out, format, suffix, push)
-    output(f"{rows} rows: {out}")
+    rows = export_corpus(
+        _context(warehouse).warehouse,
+        corpus,
+        out,
+        format,
+        suffix,
+        push,
+        trainer=trainer,
+        model=model,
+        license=license,
+    )
+    output(f"{counted(rows, 'row')}: {out}")
+    if trainer:
+        output(f"{out}/README.md says how to train on them with {trainer}")
 
 
 def _split(arguments: list[str] | None) -> tuple[list[str | Path], list[str]]:
@@ -388,7 +522,7 @@ def rescore(
     warehouse: WarehouseDir = HERE,
 ) -> None:
     """Give stored rollouts other rewards, and show what changes; nothing is sampled."""
-    from curate.console import table
+    from curate.console.query import table
     from curate.train import rescore as job
 
     data = _read(config, overrides, run=run)
@@ -458,7 +592,7 @@ def _reward_report(report: RewardReport) -> str:
     """The report of a test as tables."""
     import polars as pl
 
-    from curate.console import table
+    from curate.console.query import table
     from curate.visible import one_line
 
     parts = [table(report.rates.with_columns(pl.col("rate").round(3)))]
@@ -489,7 +623,13 @@ def evaluate(
         list[str] | None, typer.Argument(help="Models to compare, and key=value overrides.")
     ] = None,
     problems: Annotated[
-        str | None, typer.Option("--problems", "-p", help="Stored problems: name or name@version.")
+        str | None,
+        typer.Option(
+            "--problems",
+            "-p",
+            help="Stored problems: name or name@version.",
+            autocompletion=completion.problems,
+        ),
     ] = None,
     samples: Annotated[int | None, typer.Option("-k", help="Samples per problem.")] = None,
     config: ConfigFile = None,
@@ -533,7 +673,11 @@ def _label(model: str) -> str:
 @app.command()
 def run(
     pipeline: Annotated[
-        str, typer.Argument(help="A pipeline file, or the name of one that ships.")
+        str,
+        typer.Argument(
+            help="A pipeline file, or the name of one that ships.",
+            autocompletion=completion.pipelines,
+        ),
     ],
     overrides: Overrides = None,
     warehouse: Annotated[
@@ -620,7 +764,11 @@ def sql(
     ] = "table",
     file: Annotated[
         Path | None,
-        typer.Option("--file", help="Read the query from a file, or a saved query by name."),
+        typer.Option(
+            "--file",
+            help="Read the query from a file, or a saved query by name.",
+            autocompletion=completion.queries,
+        ),
     ] = None,
     allow_files: Annotated[
         bool, typer.Option("--allow-files", help="Let the query read files outside the warehouse.")
@@ -637,7 +785,7 @@ def sql(
 
     A query reads the warehouse and nothing else; it writes nothing.
     """
-    from curate.console import interactive, run_query, saved_query
+    from curate.console.query import run_query, saved_query
 
     if format not in ("table", "csv", "json", "parquet"):
         raise UsageError(f"--format {format}: choose table, csv, json or parquet")
@@ -646,6 +794,8 @@ def sql(
             raise UsageError("give a query or --file, not both")
         query = saved_query(file)
     if query is None:
+        from curate.console.prompt import interactive
+
         interactive(warehouse, allow_files=allow_files)
     else:
         run_query(warehouse, query, format, allow_files=allow_files, guard_formulas=guard_formulas)
@@ -655,11 +805,14 @@ def sql(
 def show(
     trace_id: Annotated[str, typer.Argument(help="The id, or its beginning.")],
     warehouse: WarehouseDir = HERE,
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Show its prompt and every column, too.")
+    ] = False,
 ) -> None:
-    """Show one trace: question, completion, verdict and signals."""
-    from curate.console import show_trace
+    """Show one trace: where it is from, its verdict, signals, question and completion."""
+    from curate.console.show import show_trace
 
-    output(show_trace(warehouse, trace_id))
+    output(show_trace(warehouse, trace_id, everything))
 
 
 @app.command()
@@ -691,7 +844,8 @@ def lineage(
     name: Annotated[
         str,
         typer.Argument(
-            help="A model's hash or name, a corpus, a trace_id, or table/dataset/version."
+            help="A model's hash or name, a corpus, a trace_id, or table/dataset/version.",
+            autocompletion=completion.anything,
         ),
     ],
     warehouse: WarehouseDir = HERE,
@@ -739,6 +893,7 @@ def merge(
 ) -> None:
     """Merge small Parquet parts of finished jobs into large ones; no row changes."""
     from curate.warehouse import schemas
+    from curate.warehouse.latest import link_latest
     from curate.warehouse.merge import merge as merge_dataset
 
     wh = _context(warehouse).warehouse
@@ -749,10 +904,34 @@ def merge(
     for name in [table] if table else ["traces", "rollouts", "metrics", "jobs", "models"]:
         for dataset in sorted({v.dataset for v in wh.versions(name)}):
             merged = merge_dataset(wh, name, dataset)
+            if merged and name == "corpora":
+                link_latest(wh, dataset)
             if merged:
-                output(
-                    f"{merged.ref}: {merged.manifest['rows']} rows in {len(merged.parts())} parts"
-                )
+                parts = counted(len(merged.parts()), "part")
+                output(f"{merged.ref}: {counted(merged.manifest['rows'], 'row')} in {parts}")
+
+
+@app.command()
+def schema(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="pipeline, rules, or a kind of stage.", autocompletion=completion.schemas
+        ),
+    ] = "pipeline",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A file to write instead of printing it.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a config, by which editors complete and check YAML."""
+    from curate.atomic import write_whole
+    from curate.pipeline.json_schema import text
+
+    if out is None:
+        print(text(name), end="")
+        return
+    write_whole(out, text(name))
+    output(f"{out}: put `# yaml-language-server: $schema={out}` at the top of a config")
 
 
 @app.command()
@@ -761,23 +940,6 @@ def version() -> None:
     from curate.version import code_version
 
     output(code_version())
-
-
-# Packages of the extras: what a command needs is known when it is imported.
-EXTRAS = {
-    "torch": "train",
-    "transformers": "train",
-    "peft": "train",
-    "safetensors": "train",
-    "vllm": "vllm",
-    "openai": "openai",
-    "datasets": "hub",
-    "ray": "ray",
-    "obstore": "s3",
-    "fsspec": "s3",
-    "reasoning_gym": "quickstart",
-    "gguf": "quickstart",
-}
 
 
 def main() -> None:
@@ -804,7 +966,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in EXTRAS:
             raise
-        say(f"error: this needs the package '{package}': pip install 'curate[{EXTRAS[package]}]'")
+        say(f"error: this needs {package}: {install(EXTRAS[package])}")
         sys.exit(1)
     except OSError as error:
         if (message := _os_message(error)) is None:
@@ -827,7 +989,8 @@ def main() -> None:
             print(error.format_message())
             sys.exit(2)
         command = getattr(getattr(error, "ctx", None), "command_path", None) or "curate"
-        say(f"error: {error.format_message().rstrip('.')}; see `{command} --help`")
+        message = error.format_message().rstrip(".")
+        say(f"error: {message}{'' if message.endswith('?') else ';'} see `{command} --help`")
         sys.exit(2)
 
 

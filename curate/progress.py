@@ -37,6 +37,11 @@ def duration(seconds: float) -> str:
     return f"{minutes}m{whole:02d}s" if minutes else f"{whole}s"
 
 
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and what it counts: `1 step`, `1,200 steps`."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 class Task:
     """Work in progress. `update` may be called at any rate."""
 

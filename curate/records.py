@@ -74,6 +74,7 @@ class Request:
     seed: int
     sampling: Sampling
     prompt_token_ids: list[int] | None = None
+    group: str = ""  # requests of one group go into one batch, where an engine sends batches
 
 
 @dataclass(slots=True)

@@ -11,13 +11,23 @@ does not count there, and preference does not count elsewhere (curate/verify/mod
 
 A component is a Polars expression over a frame of traces with their verdict and signals, so that
 rewards, filters and evaluation share one definition of correct, well-formed and target language.
-Your own component is a function of the frame, with its options as keywords, that returns an
-expression or a series: one value per trace.
+Your own component is one of three kinds of function, told apart by its first parameter; options of
+the config are further keywords:
+
+    def short(frame):                        # an expression or a series: one value per trace
+        return 1.0 - (pl.col("completion_tokens") / 1000).clip(0, 1)
+
+    def exact(completion, reference):        # a number or None for one trace, from columns by name
+        return float(completion.strip().endswith(reference))
+
+    def exact(completions, reference, **kwargs):   # a list of them, from lists, as in TRL
+        return [float(c.strip().endswith(r)) for c, r in zip(completions, reference)]
 """
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +61,50 @@ class Component:
     weight: float
     function: Callable[..., Any]
     options: Mapping[str, Any]
+
+
+# Names that a function of texts may use for a column: those of the frame, and TRL's plurals.
+PLURALS = {"completions": "completion", "prompts": "prompt"}
+
+
+def takes_texts(function: Callable[..., Any]) -> bool:
+    """Whether a component takes texts instead of a frame: its first parameter is called
+    `completion` (one trace) or `completions` (lists).
+    """
+    names = list(inspect.signature(function).parameters)
+    return bool(names) and names[0] in ("completion", "completions")
+
+
+def of_texts(
+    function: Callable[..., Any], frame: pl.DataFrame, options: Mapping[str, Any]
+) -> pl.Series:
+    """The values of a function of texts, one per trace: parameters are columns of the frame by
+    name. UsageError for a parameter that is neither a column nor an option.
+    """
+    parameters = inspect.signature(function).parameters
+    lists = next(iter(parameters)) == "completions"
+    any_column = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    columns = {}
+    for name, parameter in parameters.items():
+        column = PLURALS.get(name, name)
+        if name in options or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            continue
+        if column in frame.columns:
+            columns[name] = frame[column].to_list()
+        elif parameter.default is parameter.empty:
+            raise UsageError(
+                f"there is no column '{column}' for its parameter '{name}'; there are "
+                f"{', '.join(frame.columns)}"
+            )
+    if lists:
+        rest = {n: frame[n].to_list() for n in frame.columns if n not in (*columns, *options)}
+        values = list(function(**columns, **(rest if any_column else {}), **options))
+    else:
+        rows = zip(*columns.values(), strict=True)
+        values = [function(**dict(zip(columns, row, strict=True)), **options) for row in rows]
+    if len(values) != frame.height:
+        raise UsageError(f"it gave {len(values)} values for {frame.height} traces")
+    return pl.Series([None if v is None else float(v) for v in values], dtype=pl.Float64)
 
 
 def accuracy(frame: pl.DataFrame) -> pl.Expr:
@@ -116,6 +170,21 @@ def repetition(frame: pl.DataFrame, ngram: int = 5) -> pl.Expr:
     return -pl.col(f"duplicate_{ngram}_gram_share").fill_null(0.0)
 
 
+def reward_name(component: str | Callable[..., Any]) -> str:
+    """The name of a component in a config: a function's is `module:name`. UsageError for one that
+    cannot be found again by it.
+    """
+    if isinstance(component, str):
+        return component
+    module, name = component.__module__, component.__qualname__
+    if getattr(sys.modules.get(module), name, None) is not component:
+        raise UsageError(
+            f"rewards: {name} of {module} is not at the top of a module: define it there, so that "
+            "other processes and later runs find it"
+        )
+    return f"{module}:{name}"
+
+
 def components(spec: Mapping[str, Any]) -> list[Component]:
     """The components that a config names: a number is a weight, a mapping has weight and options.
 
@@ -132,13 +201,25 @@ def components(spec: Mapping[str, Any]) -> list[Component]:
         try:
             if "judges" in options:
                 raise TypeError("'judges' is not an option")
-            inspect.signature(function).bind(None, **options)
+            _check_options(function, options)
         except TypeError as error:
             raise UsageError(f"rewards: {name}: {error}") from error
         parts.append(Component(name, weight, function, options))
     if not parts:
         raise UsageError("rewards: name at least one component, such as accuracy: 1.0")
     return parts
+
+
+def _check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """TypeError for options that a component does not take, or needs and does not get."""
+    signature = inspect.signature(function)
+    if not takes_texts(function):
+        signature.bind(None, **options)
+        return
+    kinds = [p.kind for p in signature.parameters.values()]
+    unknown = [name for name in options if name not in signature.parameters]
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise TypeError(f"got an unexpected keyword argument '{unknown[0]}'")
 
 
 def score(
@@ -166,12 +247,18 @@ def score(
                 if "judges" in inspect.signature(part.function).parameters
                 else {}
             )
-            value = part.function(rich, **part.options, **shared)
+            value: pl.Expr | pl.Series
+            if takes_texts(part.function):
+                value = of_texts(part.function, rich, part.options)
+            else:
+                value = part.function(rich, **part.options, **shared)
             values[f"reward_{part.name}"] = rich.select(
                 value.alias("v") if isinstance(value, pl.Expr) else value
             )
-        except UsageError:
-            raise
+        except UsageError as error:
+            if part.name in BUILTIN:
+                raise
+            raise UsageError(f"the reward '{part.name}': {error}") from error
         except Exception as error:
             raise UsageError(
                 f"the reward '{part.name}' failed: {type(error).__name__}: {error}"

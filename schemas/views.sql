@@ -87,3 +87,9 @@ WITH RECURSIVE edges AS (
           WHERE w.depth < 100
 )
 SELECT ref, ancestor, min(depth) AS depth FROM walk GROUP BY ref, ancestor;
+
+-- The newest version of each corpus: one row per example.
+CREATE OR REPLACE VIEW latest_corpora AS
+SELECT c.* FROM corpora c JOIN (
+    SELECT dataset, arg_max(version, sealed_at) AS version FROM manifests WHERE "table" = 'corpora' GROUP BY dataset
+) m ON m.dataset = c.dataset AND m.version = c.version;

@@ -164,7 +164,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, arguments):
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1
-    assert "pip install 'curate[train]'" in done.stderr
+    assert "pip install 'curate-reasoning[train]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -359,3 +359,14 @@ def test_ctrl_c_is_one_message_and_what_finished_stays(tmp_path, stub_model, sum
     from curate.warehouse.logs import replay
 
     assert len(list(replay(tmp_path.glob("wh/_logs/*/*.log")))) > 0
+
+
+def test_help_lists_every_command_in_the_order_of_work():
+    from typer.main import get_command
+
+    from curate.cli import ORDER, app
+
+    assert set(ORDER) == set(get_command(app).commands)
+    printed = curate("--help").stdout
+    places = [printed.index(f"\n  {name} ") for name in ORDER]
+    assert places == sorted(places)

@@ -16,10 +16,10 @@ PACKAGE = Path(curate.__file__).parent
 
 # From the ground up. A package may import only those before it in this list, never one after it.
 FLOORS = """
-    errors records version visible memory cores progress config registry atomic files
+    errors shipped extras records version visible memory cores progress config registry atomic files
     store prompts engines warehouse verify signals job problems rewards exploits
     annotate imports filter generate report evaluate train cluster
-    pipeline console api cli
+    pipeline console api llm cli __main__
 """.split()
 
 HEAVY = ("torch", "transformers", "vllm", "datasets", "openai", "ray")

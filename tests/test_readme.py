@@ -135,9 +135,9 @@ def test_the_python_examples_run(folder: Path) -> None:
 @pytest.mark.slow
 def test_the_queries_for_other_clients_run(folder: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
-    query = next(c for c in COMMANDS if c.startswith("duckdb -c"))
-    sql = shlex.split(query)[2].replace("'warehouse", f"'{folder}/warehouse")
-    assert duckdb.sql(sql).fetchall()[0][0] > 0
+    for query in [c for c in COMMANDS if c.startswith("duckdb -c")]:
+        sql = shlex.split(query)[2].replace("'warehouse", f"'{folder}/warehouse")
+        assert duckdb.sql(sql).fetchall()[0][0] > 0
     with duckdb.connect(str(folder / "warehouse" / "warehouse.duckdb"), read_only=True) as views:
         assert views.sql("SELECT count(*) FROM annotated").fetchall()[0][0] > 0
 
@@ -158,4 +158,4 @@ def test_every_command_of_the_table_exists() -> None:
             checks = {"generate": get_recipe, "filter": load_rules, "train": RUNS.__getitem__}
             for word in names if name in checks else []:
                 assert checks[name](word)
-    assert seen >= commands - {"version", "problems"}
+    assert seen >= commands - {"version"}

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from curate.errors import UsageError
-from curate.rewards import score
+from curate.rewards import reward_name, score
 
 GOOD = "<think> 1 + 1 = 2 </think> <answer> 2 </answer>"
 
@@ -123,3 +123,58 @@ def test_a_users_own_function_by_dotted_path() -> None:
 def test_wrong_specs_say_what_is_wrong(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         score(frame(GOOD), spec)
+
+
+def brief(completion: str, limit: int = 10) -> float:
+    """A reward of one text."""
+    return float(len(completion) <= limit)
+
+
+def ends_right(completions: list[str], reference: list[str], **kwargs: Any) -> list[float | None]:
+    """A reward as TRL has it; the other columns arrive as lists, too."""
+    assert len(kwargs["question"]) == len(completions)
+    return [None if r is None else float(r in c) for c, r in zip(completions, reference)]
+
+
+HERE = "tests.test_rewards"
+
+
+def test_a_reward_may_be_a_function_of_texts() -> None:
+    rows = frame("12345", "1234567890123", GOOD).with_columns(
+        reference=pl.Series(["5", None, "2"], dtype=pl.String)
+    )
+    spec = {f"{HERE}:brief": {"weight": 1.0, "options": {"limit": 6}}}
+    assert score(rows, spec)["reward"].to_list() == [1.0, 0.0, 0.0]
+    scored = score(rows, {f"{HERE}:ends_right": 0.5})
+    assert scored["reward"].to_list() == [0.5, None, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("brief", {"limits": 3}, "unexpected keyword argument 'limits'"),
+        ("too_few", {}, "it gave 1 values for 2 traces"),
+        ("unknown_column", {}, "no column 'answers' for its parameter 'answers'"),
+    ],
+)
+def test_a_function_of_texts_that_does_not_fit_is_one_message(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    spec = {f"{HERE}:{name}": {"weight": 1.0, "options": options}}
+    with pytest.raises(UsageError, match=message):
+        score(frame(GOOD, GOOD), spec)
+
+
+def too_few(completions: list[str]) -> list[float]:
+    return [1.0]
+
+
+def unknown_column(completion: str, answers: str) -> float:
+    return 1.0
+
+
+def test_a_function_has_the_name_by_which_a_config_finds_it() -> None:
+    assert reward_name(brief) == f"{HERE}:brief"
+    assert reward_name("accuracy") == "accuracy"
+    with pytest.raises(UsageError, match="not at the top of a module"):
+        reward_name(lambda completion: 1.0)

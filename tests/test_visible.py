@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from curate import console, progress
+from curate import progress
+from curate.console import query as console
 from curate.filter.funnel import print_funnel
 from curate.visible import guard_formula, one_line, visible
 

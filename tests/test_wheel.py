@@ -28,7 +28,7 @@ def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
     ]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("curate-*.whl")
+    (wheel,) = tmp_path.glob("curate_reasoning-*.whl")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     assert (site / "curate" / "py.typed").is_file()
@@ -37,7 +37,7 @@ def test_a_wheel_finds_its_schemas_pipelines_and_queries(tmp_path):
         "from curate.warehouse import Warehouse, schemas\n"
         "from curate.pipeline.config import load_pipeline\n"
         "from curate.filter.rules import load_rules\n"
-        "from curate.console import saved_query\n"
+        "from curate.console.query import saved_query\n"
         f"assert curate.__file__.startswith({str(site)!r}), curate.__file__\n"
         f"assert str(schemas.data_dir('schemas')).startswith({str(site)!r})\n"
         "wh = Warehouse().create()\n"

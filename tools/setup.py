@@ -163,7 +163,8 @@ def install(pip: Pip, engine: str, test: bool) -> bool:
     """Install curate with one engine. False if it does not install or import."""
     extras = ["quickstart"] + (["test"] if test else [])
     extras += [] if engine == "transformers" else [engine]
-    text = f"curate[{','.join(extras)}]: {SIZES[engine]} to download unless cached, some minutes"
+    name = f"curate-reasoning[{','.join(extras)}]"
+    text = f"{name}: {SIZES[engine]} to download unless cached, some minutes"
     with Step(text) as step:
         if not pip(step, "install", "-e", f"{ROOT}[{','.join(extras)}]"):
             return False

@@ -10,6 +10,7 @@ processes only new traces, and several processes, on one machine or many, share 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +32,7 @@ from curate.config import Config, validate
 from curate.files import read_parts
 from curate.job import ClusterConfig, Context, JobResult, Rows, Size, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, text_bytes
-from curate.progress import duration, task
+from curate.progress import counted, duration, task
 from curate.signals import GROUPS, annotate_frame
 from curate.store.paths import on_disk, scan
 from curate.verify import verifier_named
@@ -93,7 +94,7 @@ class Work:
 
 
 def run(config: AnnotateConfig, context: Context) -> JobResult:
-    """Add missing annotations. The result counts the traces that were read."""
+    """Add missing annotations. The result counts what was annotated, by each pass."""
     started = time.monotonic()
     limit_malloc_arenas()
     size = text_bytes(config.memory)
@@ -111,38 +112,61 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
         items, targets[source.ref] = _missing(source, problems, config, context.warehouse)
         todo += items
     work = Work(todo, problems, size, config.label or "annotate")
-    rows = sum(context.spread(annotate_parts, work, work.label, len(todo))) if todo else 0
+    rows, verdicts = 0, Counter[str]()
+    for count, counts in (
+        context.spread(annotate_parts, work, work.label, len(todo)) if todo else ()
+    ):
+        rows += count
+        verdicts += counts
+    lines = []
+    if rows:
+        listed = _listed(verdicts) or (", judged before" if config.verify else "")
+        lines.append(f"{counted(rows, 'trace')} annotated{listed}")
     if config.consensus:
-        rows += annotate_consensus(config.consensus, sources, problems, targets, context)
+        seen = annotate_consensus(config.consensus, sources, problems, targets, context)
+        lines += [f"consensus sought among {counted(seen, 'trace')}"] if seen else []
+        rows += seen
     if config.judge:
-        rows += annotate_judge(config.judge, sources, problems, targets, context)
+        judged = annotate_judge(config.judge, sources, problems, targets, context)
+        if asked := judged.total():
+            lines.append(f"the judge was asked about {counted(asked, 'trace')}{_listed(judged)}")
+            rows += asked
     for source in sources:
         for target in targets[source.ref] if source.sealed else []:
             target.seal()
     result = JobResult(rows=rows, seconds=time.monotonic() - started)
     result.refs = [target.ref for source in sources for target in targets[source.ref]]
-    result.summary = (
-        f"{rows} traces annotated in {duration(result.seconds)}"
-        if rows
-        else "nothing new to annotate"
-    )
+    result.summary = "nothing new to annotate"
+    if lines:
+        result.summary = f"{'; '.join(lines)} (in {duration(result.seconds)})"
     if rows:
         job_id = digest(config.model_dump(exclude={"memory"}))[:24]
         context.record(job_id, "annotate", config.label or "", config.model_dump(), result)
     return result
 
 
-def annotate_parts(work: Work, context: Context) -> int:
+def annotate_parts(work: Work, context: Context) -> tuple[int, Counter[str]]:
     """Annotate parts until none lacks anything. Returns the number of traces that this process
-    read.
+    read, and the verdicts of the problems' own verifiers.
     """
     limit_malloc_arenas()
-    rows = 0
+    rows, verdicts = 0, Counter[str]()
     with task(work.label, len(work.todo)) as bar:
         for done, item in enumerate(share(work.todo, context.claims, _claim_of, _lacking), 1):
-            rows += _annotate(item, work.problems, context, work.size)
-            bar.update(done, f"{rows} traces")
-    return rows
+            rows += _annotate(item, work.problems, context, work.size, verdicts)
+            bar.update(done, f"{counted(rows, 'trace')}{_listed(verdicts)}")
+    return rows, verdicts
+
+
+def _listed(verdicts: Counter[str]) -> str:
+    """Counts of verdicts, as the end of a phrase; empty if nothing was judged."""
+    if not verdicts:
+        return ""
+    parts = [f"{verdicts[name]:,} {name}" for name in ("correct", "wrong", "unverifiable")]
+    if unnamed := verdicts[NO_VERIFIER]:
+        total = verdicts["unverifiable"] + unnamed
+        parts[-1] = f"{total:,} unverifiable ({unnamed:,} of problems without a verifier)"
+    return f": {', '.join(parts)}"
 
 
 def stored_problems(warehouse: Warehouse) -> pl.DataFrame:
@@ -208,9 +232,12 @@ def _verifiers_by_part(
     return by_part
 
 
-def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -> int:
+def _annotate(
+    item: Todo, problems: pl.DataFrame, context: Context, size: int, counts: Counter[str]
+) -> int:
     """Measure and judge one part, `size` bytes of text at a time; publish each result as a part of
-    the same name."""
+    the same name. Returns its rows; `counts` gets the verdicts of the problems' own verifiers.
+    """
     columns = (
         problems.select("problem_id", "question", "target_language") if len(problems) else None
     )
@@ -230,6 +257,10 @@ def _annotate(item: Todo, problems: pl.DataFrame, context: Context, size: int) -
             verdicts = verdict_rows(traces, problems, context, list(item.verdicts))
             for judging, frames in judged.items():
                 frames.append(verdicts[judging])
+                if judging.dataset == NO_VERIFIER:
+                    counts[NO_VERIFIER] += len(verdicts[judging])
+                elif not judging.dataset.startswith(ALONGSIDE):
+                    counts.update(dict(verdicts[judging]["verdict"].value_counts().iter_rows()))
     for group, target in item.signals.items():
         target.publish(item.name, pl.concat(measured[group]))
     for judging, target in item.verdicts.items():

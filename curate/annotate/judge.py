@@ -3,6 +3,7 @@ those of the rules."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from curate.config import Config
 from curate.engines import EngineConfig, ModelRef, model_for
 from curate.engines.registry import LOCAL, choose
 from curate.errors import CurateError
-from curate.progress import task
+from curate.progress import counted, task
 from curate.records import Problem
 from curate.store.paths import scan
 from curate.verify.models.judge import NO_REPLY, Item, Judge, judge_identity
@@ -49,8 +50,8 @@ def annotate_judge(
     problems: pl.DataFrame,
     targets: dict[str, list[Version]],
     context: Context,
-) -> int:
-    """Judge every part that this judge has not judged yet. Returns the number of traces judged."""
+) -> Counter[str]:
+    """Judge every part that this judge has not judged yet. Returns its verdicts, counted."""
     model = model_for(config.engine, config.model)
     name, version = judge_identity(config.rubric, _who(config, model))
     todo = []
@@ -65,13 +66,14 @@ def annotate_judge(
         )
         targets[source.ref].append(target)
         todo += [(target, part) for part in source.parts() if not target.has(part_name(part))]
+    judged = Counter[str]()
     if not todo:
-        return 0
+        return judged
     verdicts = context.warehouse.sql(
         "SELECT trace_id, attempt, verdict FROM last_verdicts WHERE verdict IS NOT NULL"
     )
     work = Work(todo, config, model, problems, verdicts)
-    return sum(context.spread(judge_parts, work, "judge", len(todo)))
+    return sum(context.spread(judge_parts, work, "judge", len(todo)), judged)
 
 
 Part = tuple[Version, Path]  # the version that lacks a part, and the part of traces
@@ -89,10 +91,10 @@ class Work:
     verdicts: pl.DataFrame
 
 
-def judge_parts(work: Work, context: Context) -> int:
-    """Judge parts until none is left. Returns the number of traces that this process judged."""
+def judge_parts(work: Work, context: Context) -> Counter[str]:
+    """Judge parts until none is left. Returns the verdicts of this process, counted."""
     judge = open_judge(work.config, context, work.model.on_this_machine())
-    judged = 0
+    judged = Counter[str]()
     with task("judge", len(work.todo)) as bar:
         parts = share(work.todo, context.claims, _claim_of, _unjudged)
         for done, (target, part) in enumerate(parts, 1):
@@ -105,8 +107,8 @@ def judge_parts(work: Work, context: Context) -> int:
                     "kept"
                 )
             target.publish(part_name(part), rows)
-            judged += len(rows)
-            bar.update(done, f"{judged} traces judged")
+            judged.update(row["verdict"] for row in rows)
+            bar.update(done, f"{counted(judged.total(), 'trace')} judged")
     return judged
 
 

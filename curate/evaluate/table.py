@@ -36,6 +36,7 @@ from curate.evaluate.stats import (
     pass_at_1,
     pass_at_k,
 )
+from curate.progress import counted
 from curate.visible import one_line
 
 KEYS = ["model", "run", "problem_id"]  # what one row of estimates is about
@@ -325,7 +326,13 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
     k = int(levels["k"].max())  # type: ignore[arg-type]
     count = int(levels["problem_count"].max())  # type: ignore[arg-type]
     shown: list[RenderableType] = [
-        _table(levels, f"{count:,} problems, {k} samples each", ("model",), k, signed=False)
+        _table(
+            levels,
+            f"{counted(count, 'problem')}, {counted(k, 'sample')} each",
+            ("model",),
+            k,
+            signed=False,
+        )
     ]
     if differences.height:
         shown.append(
@@ -334,9 +341,10 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
     left_out = levels.filter((pl.col("metric") == "unverifiable") & (pl.col("value") > 0))
     if left_out.height:
         problems = round(left_out["value"][0] * left_out["problem_count"][0])
+        count_in = "counts" if problems == 1 else "count"
         shown.append(
-            f"{problems} problems could not be judged and count in none of pass@1, pass@k and "
-            f"cons@k"
+            f"{counted(problems, 'problem')} could not be judged and {count_in} in none of pass@1, "
+            "pass@k and cons@k"
         )
     seeds = int(levels["seeds"].fill_null(1).max())  # type: ignore[arg-type]
     over = f"problems and the up to {seeds} training seeds" if seeds > 1 else "problems"

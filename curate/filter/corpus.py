@@ -18,6 +18,7 @@ from curate.filter.spill import ExternalSort, bounds_of, in_chunks, problem_key
 from curate.prompts.conversations import Message, exchanges, last_answer
 from curate.prompts.forms import Form, compose_expr
 from curate.prompts.render import Example, Template, load_template, render, shipped
+from curate.warehouse.latest import link_latest
 from curate.warehouse.sql import joined_as_written
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def write_corpus(
         "funnel", name, funnel, key=[version.ref, funnel.to_dicts()], parents=[version.ref]
     )
     _write_overlaps(warehouse, result, name, version)
+    link_latest(warehouse, name)
     return version
 
 

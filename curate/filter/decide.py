@@ -310,6 +310,19 @@ def _check_memory(rows: Decisions, rules: RuleSet, limit: float) -> None:
     )
 
 
+def check_rules(
+    con: duckdb.DuckDBPyConnection,
+    rules: RuleSet,
+    where: str | None = None,
+    view: str = "annotated",
+) -> None:
+    """UsageError, naming the rule, if an expression cannot be evaluated over the view: a column
+    that does not exist, or a type that does not fit. Cheap over a view without rows.
+    """
+    for _ in _evaluate(con, rules, where, view):
+        pass
+
+
 def _evaluate(
     con: duckdb.DuckDBPyConnection,
     rules: RuleSet,

@@ -20,7 +20,7 @@ from curate.filter.decide import FilterResult, apply_rules, columns_read, explai
 from curate.filter.rules import RuleSet, load_rules
 from curate.job import ClusterConfig, Context, JobResult, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
-from curate.progress import duration, output
+from curate.progress import counted, duration, output
 from curate.prompts.render import TemplateName
 from curate.signals.macros import column_groups, derived_columns
 from curate.store import url_of
@@ -184,7 +184,7 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     result.facts = {"corpus": f"{name}@{version.version}", "value": f"{name}@{version.version}"}
     kept, looked_at, problems = decision.counts()
     result.summary = (
-        f"{kept} of {looked_at} traces kept, {problems} problems, "
+        f"{kept:,} of {counted(looked_at, 'trace')} kept, {counted(problems, 'problem')}, "
         f"corpus {name}@{version.version}, {duration(result.seconds)}"
     )
     return result
@@ -200,7 +200,8 @@ def overlap_lines(
     count = result.overlaps.height
     if not count:
         return []
-    lines = [f"{count} problems are in the benchmarks:"]
+    are = "is" if count == 1 else "are"
+    lines = [f"{counted(count, 'problem')} {are} in the benchmarks:"]
     ordered = result.overlaps.sort("similarity", "tokens", descending=True)
     for row in ordered.head(most).iter_rows(named=True):
         lines += [

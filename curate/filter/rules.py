@@ -19,7 +19,7 @@ from curate.errors import UsageError
 from curate.filter.expressions import check_expression
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName
-from curate.warehouse.schemas import data_dir
+from curate.shipped import data_dir
 
 
 class Rule(Config):
@@ -289,8 +289,11 @@ def _find(path_or_name: str | Path) -> Path:
         and (folder / f"{path.stem}.yaml").is_file()
     ):
         return folder / f"{path.stem}.yaml" if path.suffix else shipped
-    names = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-    raise UsageError(f"no rule set '{path_or_name}': give a YAML file, or one of {names}")
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    hint = did_you_mean(path.stem, names)
+    raise UsageError(
+        f"no rule set '{path_or_name}': give a YAML file, or one of {', '.join(names)}{hint}"
+    )
 
 
 def _laid_over(old: Any, new: Any) -> Any:

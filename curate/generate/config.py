@@ -123,8 +123,8 @@ class GenerateConfig(Config):
     """Prompt template, by name or file."""
     form: FormName | None = None
     """Output form; null: that of the template."""
-    chat: bool = False
-    """Wrap the prompt in the model's chat template."""
+    chat: bool | None = None
+    """Wrap the prompt in the model's chat template; null: with a chat server only."""
     examples: ExamplesConfig | None = None
     """Worked examples shown before the question."""
     engine: EngineConfig = EngineConfig()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from curate.config import validate
+from curate.engines.openai import OpenAIArgs, prices
 from curate.engines.registry import choose, label
 from curate.generate.plan import Plan
 
@@ -46,7 +48,7 @@ def describe(plan: Plan) -> str:
     if plan.model:
         text = units.prompt(plan.unit(0, ""), None)
         lines.append(
-            "prompt    the first one" + (", before the chat template:" if config.chat else ":")
+            "prompt    the first one" + (", before the chat template:" if plan.chat else ":")
         )
         lines += [
             "    " + line
@@ -132,18 +134,20 @@ def _typical_length(plan: Plan) -> tuple[float, str] | None:
 
 def _cost(plan: Plan, prompt: float, usual: float) -> list[str]:
     """Cost by the prices of the engine; nothing if it has none."""
-    args = plan.config.engine.args
-    price_in, price_out = float(args.get("price_in") or 0), float(args.get("price_out") or 0)
-    if not price_in and not price_out:
+    if plan.engine.name != "openai" or plan.model is None:
+        return []
+    args = validate(OpenAIArgs, plan.engine.args, "engine.args")
+    rate = prices(args, plan.model.name)
+    if not rate.prompt and not rate.completion:
         return []
     limit, requests = plan.config.sampling.max_tokens, plan.requests
-    most = requests * (prompt * price_in + limit * price_out) / 1e6
-    lines = [f"cost      at most {most:,.4g}"]
+
+    def cost(tokens: float) -> float:
+        return requests * (prompt * rate.prompt + tokens * rate.completion) / 1e6
+
+    line = f"cost      at most {cost(limit):,.4g}"
     if usual < limit:
-        lines[0] += (
-            f", about {requests * (prompt * price_in + usual * price_out) / 1e6:,.4g} at the usual "
-            "length"
-        )
-    if args.get("budget"):
-        lines[0] += f"; the job stops at its budget of {float(args['budget']):g}"
-    return lines
+        line += f", about {cost(usual):,.4g} at the usual length"
+    if args.budget:
+        line += f"; the job stops at its budget of {args.budget:g}"
+    return [line, *([f"          {rate.source}"] if rate.source else [])]

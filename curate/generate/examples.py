@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +68,25 @@ def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Exa
     ]
 
 
+def find_file(name: str) -> Path | Traversable:
+    """A file of worked examples, by path or by the name of one that ships. UsageError if none."""
+    folder = files("curate.generate") / "examples"
+    shipped = folder / f"{name}.jsonl"
+    if Path(name).is_file():
+        return Path(name)
+    if shipped.is_file():
+        return shipped
+    names = sorted(file.name.removesuffix(".jsonl") for file in folder.iterdir())
+    raise UsageError(
+        f"examples.file: no file '{name}'; give JSON Lines, or one that ships: {', '.join(names)}"
+    )
+
+
 def _of_file(name: str, form: Form) -> list[Example]:
     """Examples from JSON Lines, with `question` and `completion`, or with `question`, `reasoning`
     and `summary` (or `answer`).
     """
-    shipped = files("curate.generate") / "examples" / f"{name}.jsonl"
-    if not Path(name).is_file() and not shipped.is_file():
-        folder = files("curate.generate") / "examples"
-        names = sorted(file.name.removesuffix(".jsonl") for file in folder.iterdir())
-        raise UsageError(
-            f"examples.file: no file '{name}'; give JSON Lines, or one that ships: "
-            f"{', '.join(names)}"
-        )
-    text = Path(name).read_text("utf-8") if Path(name).is_file() else shipped.read_text("utf-8")
+    text = find_file(name).read_text("utf-8")
     return [
         _example(line, f"{name}:{number}", form)
         for number, line in enumerate(text.splitlines(), 1)

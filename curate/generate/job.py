@@ -26,7 +26,7 @@ from curate.generate.estimate import describe
 from curate.generate.plan import Plan, PortablePlan, make_plan
 from curate.generate.worker import Worker
 from curate.job import Context, JobResult, Rows, Size, StageKind
-from curate.progress import duration, say
+from curate.progress import counted, duration, say
 
 __all__ = ["Plan", "describe", "make_plan", "run"]
 
@@ -58,7 +58,7 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
     _say_failures(plan, result.failed)
     if total and result.failed / total > config.max_failed:
         raise CurateError(
-            f"{result.failed} of {total} requests failed, more than max_failed = "
+            f"{result.failed} of {counted(total, 'request')} failed, more than max_failed = "
             f"{config.max_failed:g} allows; "
             'all rows are committed. See `curate sql "select error, count(*) from traces group by '
             '1"`, '
@@ -69,9 +69,16 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
 
 @dataclass(frozen=True)
 class Work:
-    """What one process did, or several together. `progress`: by unit, of an adaptive job."""
+    """What one process did, or several together. `progress`: by unit, of an adaptive job.
+
+    Of the committed samples, `sampled` are from this call and the others from an earlier run; `new`
+    and `again` are in the plan of this job, for the first time and once more.
+    """
 
     committed: int
+    sampled: int
+    new: int
+    again: int
     tokens: int
     cost: float
     rate: float | None
@@ -88,7 +95,16 @@ def sample(portable: PortablePlan, context: Context) -> Work:
         worker.close()
     meter, steering = worker.meter, worker.steering
     progress = steering.progress_by_unit if steering is not None else {}
-    return Work(worker.committed, meter.tokens, meter.cost, meter.rate, progress)
+    return Work(
+        worker.committed,
+        meter.finished,
+        worker.new,
+        worker.again,
+        worker.tokens,
+        worker.cost,
+        meter.rate,
+        progress,
+    )
 
 
 def _planned_here(plan: Plan) -> tuple[PortablePlan, int]:
@@ -115,6 +131,9 @@ def _sum(parts: Sequence[Work]) -> Work:
     rates = [part.rate for part in parts if part.rate is not None]
     return Work(
         sum(part.committed for part in parts),
+        sum(part.sampled for part in parts),
+        sum(part.new for part in parts),
+        sum(part.again for part in parts),
         sum(part.tokens for part in parts),
         sum(part.cost for part in parts),
         sum(rates) if rates else None,
@@ -163,21 +182,25 @@ def _settled(plan: Plan, worker: Worker) -> list[str]:
 
 
 def _summary(plan: Plan, work: Work, rows: dict[str, int], seconds: float) -> str:
-    total = sum(rows.values())
-    text = f"{total} traces ({work.committed} new): "
-    text += ", ".join(f"{count} {_WORDS[reason]}" for reason, count in sorted(rows.items()))
+    again = f", {work.again:,} sampled again" if work.again else ""
+    text = f"{counted(sum(rows.values()), 'trace')} ({work.new:,} new{again}): "
+    text += ", ".join(f"{count:,} {_WORDS[reason]}" for reason, count in sorted(rows.items()))
+    if others := work.committed - work.new - work.again:
+        text += f"; {counted(others, 'sample')} of a larger plan finished as well"
     if work.committed:
-        text += f"; {work.tokens:,} tokens in {duration(seconds)}"
+        text += f"; {counted(work.tokens, 'token')} in {duration(seconds)}"
     if work.cost:
         text += f", cost {work.cost:.4g}"
+    if (earlier := work.committed - work.sampled) > 0:
+        text += f" ({counted(earlier, 'sample')} of them from an earlier run)"
     config = plan.config
     if config.adaptive is not None and config.adapts:
         progress = work.progress
         goods = [progress.get(unit, (0, 0, 0))[1] for unit in plan.units.frame["unit"]]
         keep = config.adaptive.keep
         solved, some = sum(g >= keep for g in goods), sum(0 < g < keep for g in goods)
-        text += f"; of {len(goods)} problems, {solved} have {keep} good traces, {some} have fewer, "
-        text += f"{len(goods) - solved - some} have none"
+        text += f"; of {counted(len(goods), 'problem')}, {solved} have {keep} good traces, "
+        text += f"{some} have fewer, {len(goods) - solved - some} have none"
     return text
 
 
@@ -187,10 +210,11 @@ def _say_failures(plan: Plan, failed: int) -> None:
         return
     reasons = history.errors(plan)
     for reason, count in reasons[:REASONS]:
-        say(f"  failed {count} times: {reason}")
+        say(f"  failed {counted(count, 'time')}: {reason}")
     if len(reasons) > REASONS:
         rest = reasons[REASONS:]
-        say(f"  failed {sum(count for _, count in rest)} times for {len(rest)} other reasons")
+        failures, kinds = sum(count for _, count in rest), counted(len(rest), "other reason")
+        say(f"  failed {counted(failures, 'time')} for {kinds}")
 
 
 # -- as a stage ----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from curate.engines import EngineConfig, ModelRef, model_for
-from curate.engines.registry import alternatives, settle
+from curate.engines.registry import alternatives, settle, takes_chat
 from curate.engines.registry import label as engine_label
 from curate.errors import UsageError
 from curate.filter.rules import RuleSet, load_rules
@@ -43,6 +43,7 @@ class Plan:
     rules: RuleSet | None  # that a good trace of an adaptive job must pass
     family: Family
     job_id: str
+    chat: bool  # whether prompts are messages for the model's chat template
 
     def portable(self) -> PortablePlan:
         """The plan for other processes, which read no problems, templates or rules again."""
@@ -107,12 +108,13 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
     sampled = config.model if config.source != "solutions" else None
     model = model_for(config.engine, sampled) if sampled else None
     weights = model.hash if model else digest("solutions", units.origin.split("/")[1].split(" ")[0])
+    chat = _chat(config)
 
     def family_of(engine: EngineConfig) -> str:
         return family_id(
             model_hash=weights,
             recipe=config.recipe,
-            template=units.label(config.chat),
+            template=units.label(chat),
             form=units.template.form.name,
             sampling=config.sampling.model_dump(),
             seed=config.seed,
@@ -134,7 +136,7 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
         facts["judged_by"] = _judged_by(units.frame, rules)
         job_id = digest(family, config.adaptive.model_dump(), facts["judged_by"])[:24]
     stored = _family(family, facts, config, context)
-    return Plan(config, context, units, model, engine, rules, stored, job_id)
+    return Plan(config, context, units, model, engine, rules, stored, job_id, chat)
 
 
 def _units(config: GenerateConfig, context: Context, commit: bool) -> Units:
@@ -148,6 +150,19 @@ def _units(config: GenerateConfig, context: Context, commit: bool) -> Units:
     if config.examples:
         examples = load_examples(config.examples, template.form, context, problems)
     return select(config, problems, template, simple, examples)
+
+
+def _chat(config: GenerateConfig) -> bool:
+    """Whether prompts are messages: as the config says, else as the engine needs it."""
+    if config.source == "solutions":
+        return bool(config.chat)
+    needed = takes_chat(config.engine)
+    if config.chat and needed is False:
+        raise UsageError(
+            "chat: the completions API of a server takes raw text; leave chat out, or use "
+            "engine.args.api=chat"
+        )
+    return bool(needed) if config.chat is None else config.chat
 
 
 def _engine(

@@ -39,7 +39,10 @@ class Worker:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.context, self.config = plan, plan.context, plan.config
         self.meter = Meter()
-        self.committed = 0
+        # Rows committed by this process: all, those of the job's own samples, and those sampled
+        # again. Tokens and cost are of all of them, also if an earlier process sampled them.
+        self.committed = self.new = self.again = self.tokens = 0
+        self.cost = 0.0
         self.chunks: dict[str, OpenChunk] = {}
         self.in_flight: dict[str, tuple[OpenChunk, Key]] = {}  # by request id
         self.engine: Any = None
@@ -233,11 +236,12 @@ class Worker:
             self._start_engine()  # before a prompt is rendered: the chat template is the model's
         sampling = self.config.sampling
         if unit not in chunk.prompts:
-            chat = self.engine.render_chat if self.config.chat and self.engine is not None else None
+            chat = self.engine.render_chat if self.plan.chat and self.engine is not None else None
             chunk.prompts[unit] = self.plan.units.prompt(chunk.units[unit], chat)
         return Request(
             request_id=request_id,
             prompt=chunk.prompts[unit],
+            group=chunk.chunk_id,
             seed=request_seed(self.config.seed, unit, sample),
             sampling=Sampling(
                 temperature=sampling.temperature,
@@ -254,9 +258,12 @@ class Worker:
             return
         model, config = self.plan.model, self.plan.engine
         assert model is not None
-        if config.name == "openai" and config.args.get("budget"):
-            # The budget is the job's, over all its runs.
-            args = {**config.args, "spent": history.spent(self.plan)}
+        if config.name == "openai":
+            args = dict(config.args)
+            if args.get("budget"):  # it is the job's, over all its runs
+                args["spent"] = history.spent(self.plan)
+            if args.get("batch"):
+                args["journal"] = str(self.plan.family.jobs / "batches")
             config = config.model_copy(update={"args": args})
         self.engine = self.context.engine.get(config, model.path, model.hash)
 
@@ -347,9 +354,19 @@ class Worker:
             top_p=pl.lit(sampling.top_p),
         )
         if log.commit(frame):
-            self.committed += len(rows)
+            self._count(rows, log.chunk)
             if chunk.verdicts:
                 verdicts = pl.concat(chunk.verdicts).drop("good")
                 publish_verdicts(
                     self.context.warehouse, log.chunk.version, chunk.chunk_id, verdicts
                 )
+
+    def _count(self, rows: list[Row], chunk: Chunk) -> None:
+        """Count committed rows. A chunk may hold samples that only another job asked for."""
+        self.committed += len(rows)
+        self.tokens += sum(row["completion_tokens"] or 0 for row in rows)
+        self.cost += sum(row["cost"] or 0.0 for row in rows)
+        for unit, sample, attempt in map(key_of, rows):
+            if unit in chunk.places and sample < self.config.samples:
+                self.new += attempt == 0
+                self.again += attempt > 0

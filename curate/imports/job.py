@@ -24,16 +24,17 @@ from typing import Any
 import polars as pl
 from pydantic import Field, field_validator
 
-from curate.config import Config, validate
+from curate.config import Config, did_you_mean, validate
+from curate.engines.models import is_hub_id
 from curate.errors import CurateError, UsageError
-from curate.files import Reading, data_files, read_parts, stem_of
+from curate.files import Reading, data_files, kind_of, read_parts, stem_of
 from curate.imports.columns import Table, find_columns, find_labels, model_columns
 from curate.imports.formats import Layout, Plan, choose_layout, read_traces
 from curate.job import Context, JobResult, StageKind
 from curate.problems.base import SCHEMA, ReferencePattern, to_schema
 from curate.problems.hub import opened, saved
 from curate.problems.identity import add_problem_id, add_split
-from curate.progress import duration, say
+from curate.progress import counted, duration, say
 from curate.prompts.conversations import last_answer, messages_of
 from curate.prompts.forms import Form
 from curate.prompts.render import load_template
@@ -141,6 +142,7 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     started = time.monotonic()
     name = config.name or _name(config.path)
     where = Path(config.path).expanduser()
+    check_path(config.path)
     content = _content(config, where)
     version = digest("import", content, config.model_dump(mode="json"))[:16]
     facts: dict[str, Any] = {"config": config.model_dump(mode="json"), "content": content}
@@ -150,7 +152,8 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     result.facts = {"family": name, "value": name, "problems": f"{name}@{version}"}
     if traces.sealed:
         result.summary = (
-            f"nothing new: {traces.manifest['rows']} traces of {config.path} are in {traces.ref}"
+            f"nothing new: {counted(traces.manifest['rows'], 'trace')} of {config.path} in "
+            f"{traces.ref}"
         )
         return result
     _check_options(config, content, context.warehouse.versions("traces", name))
@@ -210,6 +213,22 @@ def _shown(value: Any) -> str:
     return "none" if value is None or value == {} else str(value)
 
 
+def check_path(path: str) -> None:
+    """UsageError if there is no file or folder of this name, and it is not a Hub id either.
+
+    `owner/name` is a Hub id, unless there is a folder `owner` here.
+    """
+    where = Path(path).expanduser()
+    of_hub = is_hub_id(path) and kind_of(path) is None and not where.parent.is_dir()
+    if where.exists() or of_hub:
+        return
+    there = sorted(item.name for item in where.parent.glob("*")) if where.parent.is_dir() else []
+    hint = did_you_mean(where.name, there)
+    raise UsageError(
+        f"nothing at '{path}': give a data file, a directory of them, or a Hub id{hint}"
+    )
+
+
 def _summary(
     config: ImportConfig, seen: _Seen, plan: Plan, traces: Version, result: JobResult
 ) -> str:
@@ -224,25 +243,28 @@ def _summary(
         if what.startswith(("without", "that cannot")) and counts[what]
     }
     if plan.layout == "problems":
-        head = f"{problems} problems, no traces (no column holds any)"
+        head = f"{counted(problems, 'problem')}, no traces (no column holds any)"
     else:
-        head = f"{imported} traces of {problems} problems in {traces.ref}"
-    lines = [f"{seen.rows + skipped} rows: {head}, {duration(result.seconds)}"]
+        head = f"{counted(imported, 'trace')} of {counted(problems, 'problem')} in {traces.ref}"
+    lines = [f"{counted(seen.rows + skipped, 'row')}: {head}, {duration(result.seconds)}"]
     lines += [f"  {count} {what}" for what, count in counts.items() if count]
     if seen.repeated:
         lines.append(
             f"  {seen.repeated} were there already (stored before, or repeated in the file)"
         )
-    lines += [f"  left out: {count} rows {what}" for what, count in left_out.items()]
+    lines += [f"  left out: {counted(count, 'row')} {what}" for what, count in left_out.items()]
     if skipped:
-        lines.append(f"  left out: {skipped} lines that are not JSON objects (skip_invalid)")
-    if seen.without_reference:
         lines.append(
-            f"  {seen.without_reference} problems have no reference: nothing judges their answers"
+            f"  left out: {counted(skipped, 'line')} that are not JSON objects (skip_invalid)"
         )
+    if seen.without_reference:
+        have = counted(seen.without_reference, "problem has", "problems have")
+        lines.append(f"  {have} no reference: nothing judges their answers")
     if seen.without_verifier:
+        have = counted(seen.without_verifier, "problem has", "problems have")
+        name = "names" if seen.without_verifier == 1 else "name"
         lines.append(
-            f"  {seen.without_verifier} problems have a reference but name no verifier: say "
+            f"  {have} a reference but {name} no verifier: say "
             "verifier=math (or choice, exact, code) to have their answers judged"
         )
     return "\n".join(lines)
@@ -301,10 +323,6 @@ def _file_parts(
 
 def _datasets(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
     """A data set of the Hub, streamed, or one that `save_to_disk` wrote."""
-    if not where.exists() and config.path.count("/") != 1:
-        raise UsageError(
-            f"nothing at '{config.path}': give a data file, a directory of them, or a Hub id"
-        )
     with opened(config.path, config.subset, config.part, config.revision, streaming=True) as data:
         for batch in data.with_format("arrow").iter(batch_size=2_000):
             yield pl.DataFrame(pl.from_arrow(batch))

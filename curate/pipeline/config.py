@@ -43,7 +43,7 @@ from curate.pipeline.budget import BudgetConfig, check_budget
 from curate.pipeline.references import check_outputs, fill, rename, stage_names, variables
 from curate.pipeline.stages import KINDS, Stage, stage_kind
 from curate.registry import add_folder
-from curate.warehouse.schemas import data_dir
+from curate.shipped import data_dir
 
 
 class PipelineConfig(Config):

@@ -21,6 +21,7 @@ from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.problems.base import SCHEMA, Source, to_schema
 from curate.problems.identity import HELD_OUT, SPLIT_NAMES, TRAIN, add_problem_id, add_split
+from curate.progress import counted
 from curate.records import Problem
 from curate.registry import check, resolve
 from curate.verify.registry import REGISTRY
@@ -33,6 +34,8 @@ __all__ = [
     "Source",
     "from_rows",
     "load_problems",
+    "prepare",
+    "rows_as_problems",
 ]
 
 SOURCES = {
@@ -86,22 +89,28 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         """The report as text."""
-        by_source = ", ".join(f"{name} {count:,}" for name, count in self.sources.items())
+        by_source = ", ".join(
+            f"{name or 'without a source'} {count:,}" for name, count in self.sources.items()
+        )
         out = [
-            f"{self.problems:,} problems ({self.train:,} train, {self.held_out:,} "
+            f"{counted(self.problems, 'problem')} ({self.train:,} train, {self.held_out:,} "
             f"held-out): {by_source}"
         ]
         if self.duplicates:
-            out.append(f"{self.duplicates:,} rows were duplicates of a problem and were left out")
+            rows = counted(self.duplicates, "row was a duplicate", "rows were duplicates")
+            out.append(f"{rows} of a problem and left out")
         if self.moved_to_held_out:
             out.append(
-                f"{self.moved_to_held_out:,} training rows ask a held-out question and were "
-                "moved to held-out"
+                counted(
+                    self.moved_to_held_out,
+                    "training row asks a held-out question and was moved to held-out",
+                    "training rows ask a held-out question and were moved to held-out",
+                )
             )
         if self.without_verifier:
             out.append(
-                f"{self.without_verifier:,} problems name no verifier: nothing can judge "
-                "their answers"
+                counted(self.without_verifier, "problem names", "problems name")
+                + " no verifier: nothing can judge their answers"
             )
         return out
 
@@ -124,7 +133,22 @@ def load_problems(config: ProblemsConfig | Mapping[str, Any]) -> Loaded:
         if isinstance(config, ProblemsConfig)
         else validate(ProblemsConfig, config, "problems")
     )
-    loaded = pl.concat([_loaded(source) for source in config.built()])
+    return prepare(pl.concat([_loaded(source) for source in config.built()]), config)
+
+
+def rows_as_problems(rows: pl.DataFrame, config: ProblemsConfig) -> Loaded:
+    """Problems from rows in columns of `schemas/problems.sql`, of which only `question` is needed.
+
+    `config` says what is held out; its sources are not read.
+    """
+    frame = to_schema(rows)
+    for name in frame["verifier"].drop_nulls().unique().sort():
+        check("verifier", name, REGISTRY, data=True)
+    return prepare(frame, config)
+
+
+def prepare(loaded: pl.DataFrame, config: ProblemsConfig) -> Loaded:
+    """Drop duplicates of loaded rows, and assign ids and splits."""
     if loaded.is_empty():
         raise UsageError("the sources hold no problems: check their paths, sizes and limits")
     if blank := loaded.filter(

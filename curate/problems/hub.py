@@ -13,6 +13,7 @@ import polars as pl
 from pydantic import Field
 
 from curate.errors import UsageError
+from curate.extras import need
 from curate.problems.files import Mapped
 
 
@@ -63,10 +64,9 @@ def opened(
 
     UsageError names the dataset if it cannot be opened or read.
     """
-    try:
-        import datasets
-    except ImportError as error:
-        raise UsageError("Hugging Face datasets need: pip install 'curate[hub]'") from error
+    need("a Hugging Face dataset", "hub", "datasets")
+    import datasets
+
     try:
         path = Path(dataset).expanduser()
         if (path / "dataset_dict.json").is_file():

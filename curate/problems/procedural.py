@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import Field, field_validator
 
 from curate.errors import UsageError
+from curate.extras import need
 from curate.problems.base import Source
 from curate.problems.solutions import contradicted, worked_solution
 
@@ -91,12 +92,9 @@ class Procedural(Source):
 
         A generator that repeats itself gives at most eight times as many entries as are needed.
         """
-        try:
-            import reasoning_gym
-        except ImportError as error:
-            raise UsageError(
-                "procedural problems need: pip install 'curate[quickstart]'"
-            ) from error
+        need("the source 'procedural'", "quickstart", "reasoning_gym")
+        import reasoning_gym
+
         try:
             entries = reasoning_gym.create_dataset(
                 self.dataset, seed=self.seed, size=8 * self.size, **self.params

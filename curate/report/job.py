@@ -13,7 +13,7 @@ from curate.annotate import job as annotate
 from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult, StageKind
-from curate.progress import duration
+from curate.progress import counted, duration
 from curate.report.page import document, sections
 from curate.store import is_remote, url_of
 from curate.store.paths import write
@@ -70,8 +70,8 @@ def _subtitle(con: Any) -> str:
         "SELECT count(*), count(DISTINCT problem_id) FROM last_traces"
     ).fetchall()[0]
     return (
-        f"{traces:,} traces of {problems:,} problems; made {now():%Y-%m-%d %H:%M} UTC "
-        f"by curate {code_version()}"
+        f"{counted(traces, 'trace')} of {counted(problems, 'problem')}; "
+        f"made {now():%Y-%m-%d %H:%M} UTC by curate {code_version()}"
     )
 
 

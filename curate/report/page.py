@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from curate.progress import counted
 from curate.report import data, graph, plots
 from curate.report.html import Html, escape, join, number, table, tag
 from curate.report.traces import browser
@@ -112,7 +113,7 @@ def _evaluations(con: duckdb.DuckDBPyConnection) -> Html:
 
 def _evaluation(name: str, rows: pl.DataFrame) -> Html:
     own = rows.filter(pl.col("slice") == "all")
-    most = own["k"].max()
+    most: Any = own["k"].max()
     own = own.filter((pl.col("metric") != "pass@k") | (pl.col("k") == most))
     levels, differences = (
         own.filter(pl.col("baseline").is_null()),
@@ -123,7 +124,8 @@ def _evaluation(name: str, rows: pl.DataFrame) -> Html:
     seeds = f" and up to {runs} training seeds" if runs > 1 else ""
     problems = int(levels["problem_count"].max() or 0)  # type: ignore[arg-type]
     settings = (
-        f"{number(problems)} problems of {first['problems']}, {most!s} samples each, temperature "
+        f"{number(problems)} {'problem' if problems == 1 else 'problems'} of {first['problems']}, "
+        f"{counted(most or 0, 'sample')} each, temperature "
         f"{first['temperature']:g}, top_p {first['top_p']:g}; 95 % bootstrap intervals over "
         f"problems{seeds}"
     )

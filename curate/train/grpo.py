@@ -99,6 +99,7 @@ class RunState:
     # Accuracy of each round with its standard error, and the warning given when it fell.
     levels: list[tuple[float, float]] = field(default_factory=list)
     warning: str = ""
+    empty_rounds: int = 0  # in which no group had rewards that differ
     metrics: dict[str, float] = field(default_factory=dict)
     # Of a replay: whether the next round was sampled by this policy, and why the run ended early.
     on_trajectory: bool = True
@@ -207,8 +208,9 @@ def train_grpo(
         state.metrics |= speeds(
             state.metrics, sampled - began, trained - sampled, time.perf_counter() - began
         )
-        if (text := watch(state, frame, config)) and ranks.first:
-            say(text)
+        for text in (watch(state, frame, config), watch_signal(state, frame, config)):
+            if text and ranks.first:
+                say(text)
         if held_out and evaluation_is_due(state, config, rounds):
             state.metrics |= ranks.broadcast(evaluator.run(step) if ranks.first else None)
             judge_progress(state, step, config)
@@ -589,6 +591,28 @@ def watch(state: RunState, frame: pl.DataFrame, config: GRPOConfig) -> str:
     return state.warning
 
 
+def watch_signal(state: RunState, frame: pl.DataFrame, config: GRPOConfig) -> str:
+    """Count a round in which no reward differs from the others of its group: its advantages are
+    all 0, and nothing is learnt from it. A warning at the first one.
+    """
+    rewarded = any(getattr(part, "weight", part) for part in config.rewards.values())
+    if not rewarded or (frame["advantage"].fill_null(0.0) != 0).any():
+        return ""
+    state.empty_rounds += 1
+    if state.empty_rounds > 1:
+        return ""
+    rewards = frame["reward"].drop_nulls()
+    seen = "no rollout has a reward"
+    if len(rewards):
+        low, high = min(rewards), max(rewards)
+        seen = f"rewards are equal within each group (from {low:.3g} to {high:.3g})"
+    return (
+        f"warning: round {state.round} has nothing to learn from: {seen}. Take problems that the "
+        "model solves now and then (`where`, or other sources), more samples per problem, a higher "
+        "temperature, or max_tokens that let answers end; dynamic_sampling replaces such groups"
+    )
+
+
 def samples_shown(frame: pl.DataFrame, step: int) -> str:
     """Return the best and the worst completion of a round, with their rewards, as text."""
     ordered = frame.sort("reward", descending=True, nulls_last=True, maintain_order=True)
@@ -619,4 +643,5 @@ def finished_result(run: TrainingRun, state: RunState, updates: int) -> TrainRes
         best_step=state.best_step if best.exists() else None,
         warning=state.warning,
         ended=state.ended,
+        empty_rounds=state.empty_rounds,
     )

@@ -21,7 +21,7 @@ from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.problems import ProblemsConfig, from_rows
 from curate.problems.store import stored_problems
-from curate.progress import duration, say, task
+from curate.progress import counted, duration, say, task
 from curate.records import Problem
 from curate.rewards import components
 from curate.train.config import DistillConfig, DPOConfig, GRPOConfig, SFTConfig
@@ -102,10 +102,13 @@ def _supervised(
     with _bar(config.name, 1, shown) as progress:
         trained = train(config, context.warehouse, progress, say=say)
     result = _result(trained, started)
+    units = {"examples": "example", "tokens": "token"}
     counts = ", ".join(
-        f"{value:,} {name.replace('_', ' ')}" for name, value in trained.counts.items() if value
+        counted(value, units[name]) if name in units else f"{value:,} {name.replace('_', ' ')}"
+        for name, value in trained.counts.items()
+        if value
     )
-    result.summary = f"{trained.steps} steps on {counts}, {_how(trained, started)}"
+    result.summary = f"{counted(trained.steps, 'step')} on {counts}, {_how(trained, started)}"
     _record(context, kind, config.name, config.model_dump(mode="json"), trained, result)
     return result
 
@@ -150,7 +153,9 @@ def run_grpo(
     result = _result(trained, started)
     result.facts |= {"traces": config.name, "run_id": trained.run_id}
     last = _shown(trained.metrics, GRPO_SHOWN)
-    result.summary = f"{trained.steps} steps, last step: {last}, {_how(trained, started)}"
+    result.summary = (
+        f"{counted(trained.steps, 'step')}, last step: {last}, {_how(trained, started)}"
+    )
     if trained.best_step is not None and trained.best_step != trained.steps:
         kept = f"step {trained.best_step}" if trained.best_step else "its start"
         result.summary += f"; kept the best by held-out accuracy ({kept}), not the last"
@@ -158,6 +163,9 @@ def run_grpo(
         result.summary += "; the policy got worse, see the warning"
     if trained.ended:
         result.summary += f"; {trained.ended}"
+    if trained.empty_rounds:
+        rounds = counted(trained.counts["rounds"], "round")
+        result.summary += f"; {trained.empty_rounds} of {rounds} had nothing to learn from"
     _record(context, kind, config.name, config.model_dump(mode="json"), trained, result)
     return result
 

@@ -21,6 +21,7 @@ class TrainResult:
     best_step: int | None = None  # optimizer steps of that model; 0: the start
     warning: str = ""
     ended: str = ""  # why a replay ended before its last step
+    empty_rounds: int = 0  # of GRPO, in which no group had rewards that differ
 
     @property
     def chosen_path(self) -> Path:

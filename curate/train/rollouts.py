@@ -75,7 +75,8 @@ class Rollouts:
     def round(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
         """Return the rollouts called `name`: read them if committed, else sample and judge them.
 
-        Columns: those of `traces`, the problem's `question`, `target_language` and `verifier`,
+        Columns: those of `traces`, the problem's `question`, `reference`, `target_language` and
+        `verifier`,
         `reward`, `advantage`, `group` (number of the problem in the round), and one
         `reward_<component>` per component. Sorted by problem and sample.
         """
@@ -87,12 +88,13 @@ class Rollouts:
                 "problem_id": [p.problem_id for p in problems],
                 "group": range(len(problems)),
                 "question": [p.question for p in problems],
+                "reference": [p.reference for p in problems],
                 "target_language": [p.target_language for p in problems],
                 "verifier": [p.verifier for p in problems],
             },
             schema={
                 **{"problem_id": pl.String, "group": pl.Int64, "question": pl.String},
-                **{"target_language": pl.String, "verifier": pl.String},
+                **{"reference": pl.String, "target_language": pl.String, "verifier": pl.String},
             },
         )
         frame = frame.join(order, on="problem_id", how="left", maintain_order="left").sort(

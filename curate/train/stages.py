@@ -11,6 +11,7 @@ from curate.engines import EngineConfig
 from curate.errors import UsageError
 from curate.job import Context, JobResult, Rows, Size, StageKind
 from curate.problems import ProblemsConfig
+from curate.progress import counted
 from curate.rewards import components
 from curate.train import toy_base
 from curate.train.config import DistillConfig, DPOConfig, GRPOConfig, Mixture, SFTConfig
@@ -69,17 +70,20 @@ def _sft_size(config: SFTConfig, rows: Rows) -> Size:
     corpora = config.corpus if isinstance(config.corpus, list) else [Mixture(corpus=config.corpus)]
     counts = [rows(part.corpus) for part in corpora]
     if None in counts:
-        return Size(f"{config.epochs:g} epochs of the kept traces")
+        epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:g} epochs"
+        return Size(f"{epochs} of the kept traces")
     pairs = zip(counts, corpora, strict=True)
     examples = round(sum((count or 0) * part.share for count, part in pairs) * config.epochs)
-    return Size(f"{examples:,} examples, {-(-examples // config.batch_size):,} steps")
+    steps = counted(-(-examples // config.batch_size), "step")
+    return Size(f"{counted(examples, 'example')}, {steps}")
 
 
 def _grpo_size(config: GRPOStage, _: Rows) -> Size:
     if config.replay and not config.replay.fresh:
         return Size(f"up to {config.steps} stored rounds, nothing is sampled")
     count = config.steps * config.prompts * config.samples
-    text = f"{config.steps} rounds of {config.prompts} x {config.samples} = {count:,} rollouts"
+    rounds = counted(config.steps, "round")
+    text = f"{rounds} of {config.prompts} x {config.samples} = {count:,} rollouts"
     return Size(text, count, count * config.sampling.max_tokens)
 
 
@@ -92,7 +96,7 @@ def _dpo_size(config: DPOConfig, _: Rows) -> Size:
 
 
 def _base_size(config: toy_base.BaseConfig, _: Rows) -> Size:
-    return Size(f"{config.steps:,} steps of {config.batch_size} texts")
+    return Size(f"{counted(config.steps, 'step')} of {counted(config.batch_size, 'text')}")
 
 
 BASE = StageKind(

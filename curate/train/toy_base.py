@@ -29,7 +29,7 @@ from curate.config import Config
 from curate.engines.models import weights_hash
 from curate.errors import UsageError
 from curate.job import Context, JobResult
-from curate.progress import duration, task
+from curate.progress import counted, duration, task
 from curate.prompts.forms import ANSWER_CLOSE, ANSWER_OPEN, CLOSE, OPEN, Form
 from curate.train.result import TrainResult
 from curate.warehouse.card import write_card
@@ -138,7 +138,8 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     greedy = trained.metrics.get("greedy")
     known = "" if greedy is None else f", {greedy:.2f} of unseen sums right at temperature 0"
     result.summary = (
-        f"{config.steps} steps on faulty traces of sums{known}, {duration(result.seconds)}"
+        f"{counted(config.steps, 'step')} on faulty traces of sums{known}, "
+        f"{duration(result.seconds)}"
     )
     if result.rows:
         context.record(run_id, "base", config.name, config.model_dump(mode="json"), result)

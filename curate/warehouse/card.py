@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from curate.atomic import is_inside, write_whole
+from curate.config import parse_yaml
+from curate.errors import CurateError
 from curate.warehouse.lineage import format_lineage
 from curate.warehouse.store import Warehouse
 
@@ -51,7 +53,7 @@ def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
         "parameters": f"{model['parameters']:,}" if model["parameters"] else None,
         "finished": f"{model['created_at']:%Y-%m-%d %H:%M} UTC" if model["created_at"] else None,
     }
-    parts = [f"# {model['name']}\n\n{MARK}"]
+    parts = ["\n".join(_front_matter(warehouse, model)), f"# {model['name']}\n\n{MARK}"]
     parts.append(
         "\n".join(f"- {key}: {value}" for key, value in facts.items() if value not in (None, ""))
     )
@@ -64,6 +66,57 @@ def card(warehouse: Warehouse, model: Mapping[str, Any]) -> str:
         config = json.dumps(json.loads(model["config"]), indent=1, ensure_ascii=False)
         parts.append("## Config\n\n```json\n" + config + "\n```")
     return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(warehouse: Warehouse, model: Mapping[str, Any]) -> list[str]:
+    """YAML that the Hub shows and searches by. Texts are JSON strings, which YAML reads as they
+    are.
+    """
+    base, license = _base(warehouse, model)
+    task = {"grpo": "reinforcement-learning", "sft": "sft", "distill": "distillation"}
+    tags = ["curate", "reasoning", *([task[model["kind"]]] if model["kind"] in task else [])]
+    return [
+        "---",
+        f"license: {json.dumps(license)}",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([f"base_model: {json.dumps(base)}"] if base else []),
+        "tags:",
+        *(f"- {tag}" for tag in tags),
+        "---",
+    ]
+
+
+def _base(warehouse: Warehouse, model: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Name and licence of the model that training started from, over all of its runs.
+
+    The licence is that of the base's own card; `unknown` if it has none.
+    """
+    parent: str | None = model["parent_hash"]
+    name, license = None, "unknown"
+    for _ in range(100):
+        rows = warehouse.sql(
+            "SELECT name, path, parent_hash FROM models WHERE model_hash = ? "
+            "ORDER BY created_at DESC LIMIT 1",
+            [parent],
+        )
+        if rows.is_empty():
+            break
+        name, path, parent = rows.row(0)
+        license = _license_of(warehouse.root / str(path)) or license
+        if parent is None:
+            break
+    return name, license
+
+
+def _license_of(directory: Path) -> str | None:
+    """The licence in the front matter of a model's card; None without one."""
+    try:
+        _, head, _ = (directory / "README.md").read_text(encoding="utf-8").split("---", 2)
+        value = parse_yaml(head, directory).get("license")
+    except (OSError, ValueError, AttributeError, CurateError):
+        return None
+    return str(value) if value and value != "unknown" else None
 
 
 def _name(warehouse: Warehouse, model_hash: str | None) -> str | None:

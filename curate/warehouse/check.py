@@ -22,6 +22,7 @@ import polars as pl
 
 from curate.atomic import disk_errors, is_inside
 from curate.errors import CurateError, UsageError
+from curate.progress import counted
 from curate.store import is_remote, url_of
 from curate.store.paths import (
     exists,
@@ -115,10 +116,11 @@ def check(root: Path) -> Report:
 def describe(report: Report, root: Path) -> str:
     """One line per problem, and a summary."""
     lines = [f"{_relative(d.path, root)}: {d.what}{_advice(d)}" for d in report.damages]
-    summary = f"{report.versions} versions, {report.parts} parts"
+    summary = f"{counted(report.versions, 'version')}, {counted(report.parts, 'part')}"
     if report.unsummed:
         summary += f" ({report.unsummed} written without a checksum)"
-    lines.append(f"{summary}: {len(report.damages) or 'no'} problems")
+    listed = counted(len(report.damages), "problem") if report.damages else "no problems"
+    lines.append(f"{summary}: {listed}")
     return "\n".join(lines)
 
 

@@ -40,23 +40,35 @@ def find(warehouse: Warehouse, name: str) -> str:
     if name.count("/") == 2 and is_folder(warehouse.root / name):
         return name
     models = warehouse.sql(
-        "SELECT model_hash FROM models WHERE model_hash = ? OR starts_with(model_hash, ?) OR name "
-        "= ? OR path = ? "
+        "SELECT model_hash FROM models WHERE model_hash = ? OR name = ? OR path = ? "
         "ORDER BY created_at DESC LIMIT 1",
-        [name, name, name, name],
+        [name, name, name],
     )
     if len(models):
         return f"model:{models.item()}"
+    begun = warehouse.sql(
+        "SELECT DISTINCT 'model:' || model_hash AS ref FROM models "
+        "WHERE starts_with(model_hash, ?)",
+        [name],
+    )["ref"].to_list()
     for table in ("corpora", "problems", "evaluations", "traces"):
         dataset, _, version = name.partition("@")
         versions = [v for v in warehouse.versions(table, dataset) if v.version.startswith(version)]
         if versions:
             return versions[-1].ref
     traces = warehouse.sql(
-        "SELECT dataset, version FROM traces WHERE starts_with(trace_id, ?) LIMIT 1", [name]
+        "SELECT trace_id, max('traces/' || dataset || '/' || version) AS ref FROM traces "
+        "WHERE starts_with(trace_id, ?) GROUP BY trace_id LIMIT 2",
+        [name],
     )
-    if len(traces):
-        return "traces/" + "/".join(traces.row(0))
+    begun += traces["ref"].to_list()
+    if len(begun) > 1:
+        raise UsageError(
+            f"'{name}' is ambiguous: several models or traces have an id that starts with it; give "
+            "more of the id"
+        )
+    if begun:
+        return str(begun[0])
     raise UsageError(
         f"'{name}' is not a model, corpus, trace or version in {url_of(warehouse.root)}: see "
         "`curate sql`, view manifests"

@@ -13,8 +13,8 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-import curate
 from curate.errors import CurateError
+from curate.shipped import data_dir
 
 TABLES = (
     "problems",
@@ -32,16 +32,6 @@ TABLES = (
     "metrics",
     "evaluations",
 )
-
-
-def data_dir(kind: str) -> Path:
-    """Directory of the shipped `schemas`, `pipelines` or `queries`: inside the package of a wheel,
-    next to the package in a checkout."""
-    package = Path(curate.__file__).parent
-    inside = package / "data" / kind
-    if inside.is_dir():
-        return inside
-    return package.parent / ("warehouse/queries" if kind == "queries" else kind)
 
 
 def shipped_file(path: str) -> str:

@@ -29,7 +29,7 @@ from curate.atomic import disk_errors, unique_name, whole_file
 from curate.errors import CurateError, UsageError
 from curate.store import is_remote, located, url_of
 from curate.store.paths import folders, is_folder, listed_once
-from curate.warehouse import schemas
+from curate.warehouse import comments, schemas
 from curate.warehouse.annotations import signals_folder
 from curate.warehouse.names import EMPTY, is_warehouse
 from curate.warehouse.parts import empty_part, find_damage, manifests, parts_of, table_parts
@@ -530,6 +530,15 @@ def _manifest_view(root: Path) -> str:
     )
 
 
+def _comment(connection: duckdb.DuckDBPyConnection) -> None:
+    """Store the meaning of each column with the views, for clients that show comments."""
+    for view in comments.views(connection):
+        for column, _, meaning in comments.described(connection, view):
+            if meaning:
+                name = '"' + column.replace('"', '""') + '"'
+                connection.execute(f"COMMENT ON COLUMN {view}.{name} IS {quote(meaning)}")
+
+
 def write_database(root: Path) -> Path | None:
     """Rebuild `warehouse.duckdb` (views only) for stock clients. A bucket has none.
 
@@ -545,6 +554,7 @@ def write_database(root: Path) -> Path | None:
             connection.execute(f"ATTACH {quote(str(staged))} AS views (STORAGE_VERSION 'v1.0.0')")
             connection.execute("USE views")
             create_views(connection, root, globs=True)
+            _comment(connection)
             connection.execute("USE memory")
             connection.execute("DETACH views")
     except duckdb.Error as error:

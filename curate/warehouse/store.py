@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.atomic import disk_errors, is_abandoned, is_inside
+from curate.config import did_you_mean
 from curate.errors import CurateError, UsageError
 from curate.store import is_remote, parse_root, url_of
 from curate.store.paths import folders, is_file, make_folder, scan, stamp
@@ -271,6 +272,7 @@ class Warehouse:
         raise UsageError(
             f"no {table} called '{dataset}' in {url_of(self.root)}"
             + (f": there are {', '.join(names[:12])}" if names else f": the table {table} is empty")
+            + did_you_mean(name, names)
         )
 
     def sql(self, text: str, params: Sequence[Any] = ()) -> pl.DataFrame:

@@ -14,7 +14,7 @@ import pytest
 
 from curate.annotate import job as annotate
 from curate.annotate.corrections import correct, pairs, read_corrections
-from curate.console import saved_query
+from curate.console.query import saved_query
 from curate.errors import UsageError
 from curate.job import Context
 from curate.train.rollouts import trace_frame

@@ -338,3 +338,40 @@ def test_a_judge_that_never_replies_is_an_error_and_is_tried_again(context, stub
         annotate.run(AnnotateConfig(judge=judge), context)
     engine = {"name": "stub", "args": {"style": "VERDICT: DIFFERENT"}}
     assert annotate.run(AnnotateConfig(judge={**judge, "engine": engine}), context).rows > 0
+
+
+def test_the_summary_says_what_was_judged_and_adds_up(context):
+    summary = annotate.run(AnnotateConfig(), context).summary
+    counts = dict(
+        context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows()
+    )
+    total = sum(counts.values())
+    expected = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "unverifiable"))
+    assert summary.startswith(f"{total} traces annotated: {expected} (in ")
+    assert annotate.run(AnnotateConfig(), context).summary == "nothing new to annotate"
+
+
+def test_a_judge_is_counted_apart(context, stub_model):
+    judge = {"model": stub_model, "engine": {"name": "stub", "args": {"style": "correct"}}}
+    summary = annotate.run(AnnotateConfig(judge=judge), context).summary
+    annotated, asked = summary.split("; ")
+    total, judged = (
+        context.warehouse.sql(f"SELECT count(*) FROM verdicts WHERE kind {kind}").item()
+        for kind in ("= 'rule'", "= 'judge'")
+    )
+    assert annotated.startswith(f"{total} traces annotated: ")
+    assert asked.startswith(f"the judge was asked about {judged} traces: ")
+    numbers = [int(word) for word in asked.partition(": ")[2].split() if word.isdigit()]
+    assert sum(numbers) == judged
+
+
+def test_problems_without_a_verifier_are_told_apart(tmp_path, stub_model, sums):
+    with Context(tmp_path / "open") as context:
+        source = {"source": "files", "path": sums}
+        config = {
+            "recipe": "r1-zero", "model": stub_model, "engine": {"name": "stub"}, "samples": 1,
+            "problems": {"sources": [source], "held_out": 0}, "sampling": {"max_tokens": 256},
+        }  # fmt: skip
+        job.run(generate_config(config), context)
+        summary = annotate.run(AnnotateConfig(), context).summary
+    assert "40 unverifiable (40 of problems without a verifier)" in summary

@@ -25,7 +25,7 @@ import polars as pl
 
 from curate.annotate import job as annotate
 from curate.config import validate
-from curate.console import saved_query, table
+from curate.console.query import saved_query, table
 from curate.evaluate.stats import bootstrap, paired_difference
 from curate.filter import job as filtering
 from curate.generate import job as generation

@@ -115,10 +115,10 @@ def test_a_prompt_never_gets_a_second_bos() -> None:
 
 
 def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curate.engines.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("curate.extras.find_spec", lambda name: None)
     assert choose(EngineConfig())[0] == "transformers"
     assert "not installed" in describe_choice()
-    monkeypatch.setattr("curate.engines.registry.find_spec", lambda name: object())
+    monkeypatch.setattr("curate.extras.find_spec", lambda name: object())
     assert choose(EngineConfig())[0] == "vllm"
 
 

@@ -28,7 +28,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def both(monkeypatch: pytest.MonkeyPatch) -> None:
     """A CPU machine on which vLLM and transformers are installed."""
-    monkeypatch.setattr("curate.engines.registry.find_spec", lambda name: object())
+    monkeypatch.setattr("curate.extras.find_spec", lambda name: object())
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
@@ -248,9 +248,11 @@ def test_auto_could_have_meant_any_installed_engine_and_a_name_only_itself(
 
 
 def test_missing_packages_are_one_message(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("curate.engines.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("curate.extras.find_spec", lambda name: None)
     for name in ("auto", "transformers"):
-        with pytest.raises(UsageError, match=r"needs torch and transformers.*curate\[train\]"):
+        with pytest.raises(
+            UsageError, match=r"needs torch and transformers.*curate-reasoning\[train\]"
+        ):
             open_engine(EngineConfig(name=name), tiny)
     with pytest.raises(UsageError, match="'vllm' is not installed"):
         open_engine(EngineConfig(name="vllm"), tiny)

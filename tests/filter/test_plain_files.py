@@ -126,12 +126,14 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
     write_corpus(
         warehouse, con, apply_rules(con, load_rules("cold-start")), "mine", parents=["traces/x/y"]
     )
-    for name in FORMATS:
-        folder = tmp_path / name
-        assert export_corpus(warehouse, "mine", folder, name) == 8
-        assert export_corpus(warehouse, "mine", folder, name) == 8
+    for name, kind in FORMATS.items():
+        if kind.paired:  # needs wrong traces in the warehouse: tests/filter/test_export.py
+            continue
+        folder, expected = tmp_path / name, 4 if kind.by_problem else 8
+        assert export_corpus(warehouse, "mine", folder, name) == expected
+        assert export_corpus(warehouse, "mine", folder, name) == expected
         rows = pl.read_parquet(folder / "data" / "*.parquet")
-        assert rows.height == 8
+        assert rows.height == expected
     assert rows["reward_model"].to_list()[0] == {"style": "rule", "ground_truth": "7"}
     assert rows["prompt"].to_list()[0] == [{"role": "user", "content": "What is 0 + 4 + 3?"}]
     talk = pl.read_parquet(tmp_path / "sharegpt" / "data" / "*.parquet")["conversations"].to_list()[
@@ -147,7 +149,7 @@ def test_every_format_exports_with_its_card(con: duckdb.DuckDBPyConnection, tmp_
         export_corpus(warehouse, "mine", tmp_path, "messages")
     for suffix, read in ((".parquet", pl.read_parquet), (".jsonl", pl.read_ndjson)):
         file = tmp_path / f"one{suffix}"
-        assert export_corpus(warehouse, "mine", file, "verl") == 8
+        assert export_corpus(warehouse, "mine", file, "verl") == 4
         assert file.is_file()
         assert read(file)["reward_model"].to_list() == rows["reward_model"].to_list()
         card = (tmp_path / "one.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 from curate.errors import CurateError
 from curate.filter import apply_rules, load_rules
 from curate.filter.corpus import write_corpus
-from curate.filter.export import export_corpus
+from curate.filter.export import FORMATS, ORIGIN, export_corpus
 from curate.warehouse import Warehouse
 
 
@@ -27,10 +27,24 @@ def stored(con: duckdb.DuckDBPyConnection, tmp_path: Path) -> Warehouse:
 @pytest.mark.parametrize(
     ("format", "columns"),
     [
-        ("messages", {"messages"}),
-        ("prompt-completion", {"prompt", "completion"}),
-        ("sharegpt", {"conversations"}),
+        ("messages", {"messages", *ORIGIN}),
+        ("prompt-completion", {"prompt", "completion", *ORIGIN}),
+        ("conversational", {"prompt", "completion", *ORIGIN}),
+        ("sharegpt", {"conversations", *ORIGIN}),
         ("verl", {"data_source", "prompt", "ability", "reward_model", "extra_info"}),
+        (
+            "prompts",
+            {
+                "prompt",
+                "reference",
+                "verifier",
+                "choices",
+                "tests",
+                "metadata",
+                "label",
+                "problem_id",
+            },
+        ),
     ],
 )
 def test_datasets_loads_every_format(
@@ -42,7 +56,7 @@ def test_datasets_loads_every_format(
     loaded = datasets.load_dataset(
         str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache")
     )
-    assert loaded.num_rows == rows == 8
+    assert loaded.num_rows == rows == (4 if FORMATS[format].by_problem else 8)
     assert set(loaded.column_names) == columns
     first: dict[str, Any] = loaded[0]
     if format == "messages":
@@ -53,6 +67,12 @@ def test_datasets_loads_every_format(
     elif format == "verl":
         assert first["prompt"][0]["role"] == "user"
         assert set(first["reward_model"]) == {"style", "ground_truth"}
+        assert {"trace_id", "problem_id", "verdict"} <= set(first["extra_info"])
+    elif format == "prompts":
+        assert [turn["role"] for turn in first["prompt"]] == ["user"]
+    elif format == "conversational":
+        assert [turn["role"] for turn in first["prompt"]] == ["user"]
+        assert [turn["role"] for turn in first["completion"]] == ["assistant"]
     else:
         assert "<answer>" in first["completion"]
         assert "<answer>" not in first["prompt"].split("User:")[-1]

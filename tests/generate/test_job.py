@@ -99,9 +99,7 @@ def test_auto_stays_with_the_engine_and_precision_of_the_traces_that_are_there(
 ):
     model = make_tiny_model(tmp_path / "tiny")
     monkeypatch.setattr("curate.engines.registry.LOCAL", ("transformers",))
-    monkeypatch.setattr(
-        "curate.engines.registry.find_spec", lambda name: None if name == "vllm" else name
-    )
+    monkeypatch.setattr("curate.extras.find_spec", lambda name: None if name == "vllm" else name)
     named = {"name": "transformers", "dtype": "bfloat16"}
     job.run(few_from(named, model, sums), context)
     assert job.run(few_from({"name": "auto"}, model, sums), context).rows == 0
@@ -233,3 +231,99 @@ def test_the_plan_is_described_without_loading_the_model(context, stub_model, su
     assert "120 in all" in text
     assert "at most 30,720" in text
     assert not context.warehouse.versions("traces")
+
+
+def test_the_numbers_of_a_summary_add_up(context, stub_model, sums):
+    first = job.run(config(stub_model, sums, limit=10, chunk=1000), context).summary
+    assert first.startswith("30 traces (30 new): ")
+    # Fewer problems: nothing is new, and nothing is said of those that are there.
+    assert job.run(config(stub_model, sums, limit=5), context).summary.startswith(
+        "15 traces (0 new): "
+    )
+    more = job.run(config(stub_model, sums, limit=10, samples=4), context).summary
+    assert more.startswith("40 traces (10 new): ")
+    short = {"limit": 10, "seed": 1, "sampling": {"max_tokens": 90}}
+    cut = job.run(config(stub_model, sums, **short), context).summary
+    assert cut.startswith("30 traces (30 new): ")
+    truncated = int(cut.partition(" truncated")[0].split()[-1])
+    long = {**short, "sampling": {"max_tokens": 256}}
+    again = job.run(config(stub_model, sums, **long), context)
+    assert again.rows == truncated > 0
+    assert again.summary.startswith(f"30 traces (0 new, {truncated} sampled again): 30 complete")
+
+
+def test_what_a_larger_plan_left_open_is_not_counted_as_new(context, stub_model, sums):
+    from curate.generate.plan import make_plan
+
+    plan = make_plan(config(stub_model, sums, limit=20, chunk=1000), context)
+    plan.family.extend(
+        plan.units.frame["unit"], 3
+    )  # planned by a run that was killed before it sampled
+    result = job.run(config(stub_model, sums, limit=10), context)
+    assert result.rows == 60
+    assert result.summary.startswith("30 traces (30 new): ")
+    assert "; 30 samples of a larger plan finished as well" in result.summary
+
+
+def test_cost_and_tokens_are_those_of_the_rows(context, stub_model, sums):
+    from curate.generate.plan import make_plan
+    from curate.generate.worker import Worker
+
+    settings = config(stub_model, sums, limit=4, samples=1)
+    plan = make_plan(settings, context)
+    plan.family.extend(plan.units.frame["unit"], 1)
+    worker = Worker(plan)
+    rows = plan.family.open_rows(plan.units.frame["unit"], 1)
+    worker.chunks.clear()
+    stream = worker._requests(rows)
+    from curate.records import Completion
+
+    for _ in range(2):  # two samples reach the log, and the process dies
+        request = next(stream)
+        worker._start_engine()
+        worker._finished(
+            Completion(request.request_id, "a", "stop", completion_tokens=7, extra={"cost": 0.25})
+        )
+    for chunk in worker.chunks.values():
+        chunk.log.close()
+    worker.close()
+    summary = job.run(settings, context).summary
+    tokens, cost = context.warehouse.sql(
+        "SELECT sum(completion_tokens), sum(cost) FROM traces"
+    ).row(0)
+    assert f"; {tokens} tokens in " in summary
+    assert f", cost {cost:.4g} (2 samples of them from an earlier run)" in summary
+
+
+@pytest.mark.parametrize(
+    ("api", "chat", "messages"),
+    [("chat", None, True), ("chat", False, False), ("completions", None, False)],
+)
+def test_the_chat_template_is_the_default_for_chat_servers(context, sums, api, chat, messages):
+    from curate.generate.plan import make_plan
+
+    args = {"base_url": "http://127.0.0.1:9/v1", "api": api}
+    engine = {"name": "openai", "args": args}
+    plan = make_plan(config("m", sums, engine=engine, chat=chat), context)
+    assert plan.chat is messages
+    assert ("+chat" in plan.family.facts["config"]["template"]) is False
+    text = plan.units.prompt(
+        plan.units.frame.row(0, named=True), (lambda m: str(m)) if plan.chat else None
+    )
+    assert text.startswith("[{'role': 'user'") is messages
+
+
+def test_the_completions_api_takes_no_messages(context, sums):
+    engine = {"name": "openai", "args": {"base_url": "http://127.0.0.1:9/v1", "api": "completions"}}
+    with pytest.raises(UsageError, match="completions API of a server takes raw text"):
+        job.run(config("m", sums, engine=engine, chat=True), context)
+
+
+def test_a_local_model_is_asked_without_its_chat_template_by_default(context, stub_model, sums):
+    from curate.generate.plan import make_plan
+
+    plan = make_plan(config(stub_model, sums), context)
+    assert plan.chat is False
+    assert (
+        plan.family.family == make_plan(config(stub_model, sums, chat=False), context).family.family
+    )

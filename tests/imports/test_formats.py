@@ -329,13 +329,16 @@ def test_an_export_in_every_format_comes_back_with_the_same_rows(
     run_filter(FilterConfig(rules="unfiltered", corpus="all"), context)
     before = context.warehouse.sql("SELECT question, trim(completion) FROM annotated").rows()
     for format, suffix in product(FORMATS, (".parquet", ".jsonl", "")):
+        kind = FORMATS[format]
+        if kind.paired:  # there is no wrong trace
+            continue
         path = tmp_path / f"{format}{suffix}"  # without an ending: a directory with its card
         export_corpus(context.warehouse, "all", path, format)
         with Context(tmp_path / f"wh-{format}{suffix}") as other:
             config = validate(importing.ImportConfig, {"path": str(path)}, "import")
             importing.run(config, other)
             questions = sorted(question for question, _ in before)
-            if format == "verl":  # prompts for RL, without completions
+            if kind.by_problem:  # prompts for RL, without completions
                 problems = other.warehouse.sql("SELECT question, reference FROM problems").sort(
                     "question"
                 )

@@ -78,6 +78,79 @@ def test_what_would_fail_later_is_found(
         rehearse(stages)
 
 
+def with_stages(sums: str, model: str, **stages: Any) -> dict[str, Any]:
+    config = pipeline(sums, model)
+    config["stages"] |= stages
+    return config
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        (
+            {"do": "filter", "rules": "rejection", "traces": ["@harvest"], "where": "qualityy > 1"},
+            "stage more: .*qualityy",
+        ),
+        (
+            {"do": "filter", "rules": "{rules}", "traces": ["@harvest"]},
+            "stage more: rule 'thinks' of rule set 'mine' fails.*reflexion_count",
+        ),
+        (
+            {"do": "filter", "rules": "rejection",
+             "set": {"select.contamination.benchmarks": ["none.jsonl"]}},
+            "stage more: select.contamination.benchmarks: no file none.jsonl",
+        ),
+        (
+            {"do": "report", "where": {"bad": "verdictt = 'wrong'"}},
+            "stage more: where.bad: .*verdictt",
+        ),
+        (
+            {"do": "annotate", "judge": {"model": "no/such/model"}},
+            "stage more: judge: no model 'no/such/model'",
+        ),
+        (
+            {"do": "annotate", "judge": {"model": "{model}", "engine": {"name": "vlm"}}},
+            "stage more: judge: unknown engine 'vlm'",
+        ),
+        (
+            {"do": "grpo", "model": "{model}", "problems": "@problems", "name": "g",
+             "rewards": {"preference": {"options": {"model": "no/such/model"}}}},
+            "stage more: judge: no model 'no/such/model'",
+        ),
+        ({"do": "import", "path": "nowhere/x.jsonl"}, "stage more: nothing at 'nowhere/x.jsonl'"),
+        (
+            {"do": "generate", "recipe": "rejection", "model": "{model}", "problems": "@problems",
+             "adaptive": {"keep": 1, "rules": "{rules}"}},
+            "stage more: rule 'thinks' of rule set 'mine' fails",
+        ),
+        (
+            {"do": "generate", "recipe": "cold-start", "model": "{model}", "problems": "@problems",
+             "examples": {"file": "long-cott"}},
+            "stage more: examples.file: no file 'long-cott'",
+        ),
+    ],
+)  # fmt: skip
+def test_rules_conditions_judges_and_files_are_rehearsed(
+    tmp_path: Path, sums: str, stub_model: str, stage: dict[str, Any], message: str
+) -> None:
+    rules = tmp_path / "mine.yaml"
+    rules.write_text("rules: [{name: thinks, keep: reflexion_count > 0, reason: a test}]\n")
+    text = json.dumps(stage).replace("{model}", stub_model).replace("{rules}", str(rules))
+    stages = load(tmp_path, with_stages(sums, stub_model, more=json.loads(text)))[1]
+    with pytest.raises(UsageError, match=message):
+        rehearse(stages)
+
+
+def test_what_fits_is_not_complained_about(tmp_path: Path, sums: str, stub_model: str) -> None:
+    stages = {
+        "judge": {"do": "annotate", "judge": {"model": stub_model, "engine": {"name": "stub"}}},
+        "best": {"do": "filter", "rules": "rejection", "traces": ["@harvest"],
+                 "where": "labels.score IS NULL AND quality > 0.1"},
+        "page": {"do": "report", "where": {"long": "completion_tokens > 100"}},
+    }  # fmt: skip
+    rehearse(load(tmp_path, with_stages(sums, stub_model, **stages))[1])
+
+
 def test_a_column_that_is_not_there_is_found(tmp_path: Path, sums: str, stub_model: str) -> None:
     config = pipeline(sums, stub_model)
     config["stages"]["problems"]["sources"][0]["columns"] = {"question": "prompt"}

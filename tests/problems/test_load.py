@@ -84,7 +84,7 @@ def test_the_report_counts_rows_by_split_and_source():
     assert report.sources == {"s0": 5, "s1": 5}
     text = "\n".join(report.lines())
     assert "10 problems (6 train, 4 held-out): s0 5, s1 5" in text
-    assert "1 problems name no verifier" in text
+    assert "1 problem names no verifier" in text
 
 
 def test_rows_become_records():

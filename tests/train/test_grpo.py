@@ -285,9 +285,8 @@ def test_a_fall_of_accuracy_is_reported_once(tiny_dir: Path, tmp_path: Path, eng
         PROBLEMS,
         say=messages.append,
     )
-    warnings = [message for message in messages if message.startswith("warning:")]
+    warnings = [message for message in messages if "accuracy of the rollouts falls" in message]
     assert len(warnings) == 1
-    assert "accuracy of the rollouts falls" in warnings[0]
     trend = wh.sql("SELECT value FROM metrics WHERE name = 'trend' ORDER BY step")["value"]
     assert trend.is_sorted(descending=True)
     assert trend[-1] < -3
@@ -297,11 +296,39 @@ def test_unverifiable_and_equal_rewards_give_no_gradient(
     tiny_dir: Path, tmp_path: Path, engine: Any
 ) -> None:
     for name, rule in (("u", lambda p, c: "unverifiable"), ("e", lambda p, c: "correct")):
+        messages: list[str] = []
         result = train_grpo(
-            config(tiny_dir), Warehouse(tmp_path / name), engine, ScriptedVerifier(rule), PROBLEMS
+            config(tiny_dir),
+            Warehouse(tmp_path / name),
+            engine,
+            ScriptedVerifier(rule),
+            PROBLEMS,
+            say=messages.append,
         )
         assert same_weights(result.model_path, tiny_dir)
+        # Said at the first such round, counted in the result.
+        warnings = [m for m in messages if "has nothing to learn from" in m]
+        assert len(warnings) == 1
+        assert ("no rollout has a reward" in warnings[0]) == (name == "u")
+        assert result.empty_rounds == result.counts["rounds"] > 1
     assert result.metrics["zero_variance"] == 1.0
+
+
+def test_a_round_with_differing_rewards_is_not_warned_of(
+    tiny_dir: Path, tmp_path: Path, engine: Any
+) -> None:
+    messages: list[str] = []
+    settings = config(tiny_dir, steps=1)
+    result = train_grpo(
+        settings,
+        Warehouse(tmp_path),
+        engine,
+        ScriptedVerifier(by_chance),
+        PROBLEMS,
+        say=messages.append,
+    )
+    assert not [m for m in messages if "nothing to learn" in m]
+    assert result.empty_rounds == 0
 
 
 def test_without_kl_leaving_out_zero_advantages_changes_nothing(

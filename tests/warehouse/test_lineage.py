@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 
 import pytest
+import yaml
 
 from curate.errors import UsageError
 from curate.warehouse import Warehouse
@@ -131,3 +133,26 @@ def test_models_from_elsewhere_and_cards_of_others_are_left_alone(chain):
     path.write_text(path.read_text().replace(MARK, ""))
     assert write_card(chain, "c" * 16) is None
     assert MARK not in path.read_text()
+
+
+def test_the_beginning_of_several_ids_is_ambiguous(chain):
+    more = [{"trace_id": "d2" * 15 + "00", "attempt": 0, "problem_id": "p", "sample_index": 1,
+             "recipe": "r1-zero", "form": "r1-zero", "finish_reason": "stop"}]  # fmt: skip
+    chain.write("traces", "third", more, key=7)
+    with pytest.raises(UsageError, match="'d2d2' is ambiguous"):
+        format_lineage(chain, "d2d2")
+    assert "traces/third" in format_lineage(chain, "d2" * 15 + "00")
+
+
+def test_the_card_has_front_matter_that_the_hub_reads(chain):
+    base = chain.root / "base"
+    base.mkdir()
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A base\n")
+    row = {"model_hash": "b" * 16, "name": "owner/start", "kind": "base", "path": str(base)}
+    chain.write("models", "base", [row | {"created_at": dt.datetime.now(dt.UTC)}], key=9)
+    head = write_card(chain, "c" * 16).read_text().split("---")[1]
+    values = yaml.safe_load(head)
+    assert values["base_model"] == "owner/start"
+    assert values["license"] == "apache-2.0"
+    assert values["library_name"] == "transformers"
+    assert {"curate", "sft"} <= set(values["tags"])

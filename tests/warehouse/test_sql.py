@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from curate import console
+from curate.console import query as console
 from curate.errors import CurateError, UsageError
 from curate.warehouse import Warehouse
 from curate.warehouse.sql import check_read_only, connect_read_only, query

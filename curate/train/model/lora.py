@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from curate.errors import UsageError
+from curate.extras import need
 from curate.train.config import LoraConfig
 
 
@@ -21,11 +22,10 @@ def add_lora(model: Any, lora: LoraConfig) -> Any:
 
     Raises UsageError without peft, and for adapters that an export could not represent.
     """
-    try:
-        from peft import LoraConfig as PeftConfig
-        from peft import get_peft_model
-    except ImportError as error:
-        raise UsageError("lora needs peft: pip install 'curate[train]'") from error
+    need("lora", "train", "peft")
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     embeddings = {id(model.get_input_embeddings()), id(model.get_output_embeddings())}
     shared = {n.rpartition(".")[2] for n, m in model.named_modules() if id(m) in embeddings}

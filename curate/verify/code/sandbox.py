@@ -31,9 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from curate.errors import CurateError
+from curate.extras import install
 from curate.verify.code import seccomp
 
-HINT = "install Debian's bubblewrap (`apt install bubblewrap`) or `pip install 'curate[sandbox]'`"
+HINT = f"install Debian's bubblewrap (`apt install bubblewrap`) or `{install('sandbox')}`"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,27 @@
-"""Printing for `curate sql` and `curate show`: results of queries, one trace, a prompt for SQL."""
+"""`curate sql`: run a query and print its result as a table, CSV, JSON or Parquet.
+
+`SHOW TABLES` leaves out what is only there for other views, and `DESCRIBE` adds what each column
+means.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 
 import duckdb
 import polars as pl
 
-from curate.errors import CurateError, UsageError
+from curate.config import did_you_mean
+from curate.errors import UsageError
 from curate.progress import output
+from curate.shipped import data_dir, names
 from curate.visible import guard_formula, one_line, visible
 from curate.warehouse import Warehouse
+from curate.warehouse.comments import described, views
 from curate.warehouse.parts import find_damage
-from curate.warehouse.schemas import data_dir
 from curate.warehouse.sql import (
     check_read_only,
     connect_read_only,
@@ -24,9 +30,6 @@ from curate.warehouse.sql import (
 )
 
 TABLE_ROWS = 100
-# Columns of `annotated` that are printed in full below the others, or not at all.
-LONG = ("question", "prompt", "completion", "reasoning", "answer", "solution")
-HIDDEN = ("prompt_token_ids", "completion_token_ids", "logprobs")
 
 
 def saved_query(file: Path) -> str:
@@ -37,8 +40,9 @@ def saved_query(file: Path) -> str:
                 return path.read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise UsageError(f"{path} is not a text file: {error}") from error
-    names = ", ".join(sorted(p.stem for p in data_dir("queries").glob("*.sql")))
-    raise UsageError(f"no query file {file}" + (f"; saved queries: {names}" if names else ""))
+    saved = names("queries", "*.sql")
+    hint = did_you_mean(file.stem, saved) or f"; saved queries: {', '.join(saved) or 'none'}"
+    raise UsageError(f"no query file {file}{hint}")
 
 
 def run_query(
@@ -50,7 +54,10 @@ def run_query(
     """
     check_read_only(query)
     with connect_read_only(Warehouse(root).root, allow_files, views_read(query)) as connection:
-        frame = _result(connection, query, Warehouse(root).root)
+        frame = special(connection, query)
+        whole = frame is not None
+        if frame is None:
+            frame = result_of(connection, query, Warehouse(root).root)
     if format == "csv":
         _write(_flat(frame, guard_formulas).write_csv())
     elif format == "json":
@@ -60,7 +67,7 @@ def run_query(
             raise UsageError("--format parquet writes binary data: redirect it to a file")
         frame.write_parquet(sys.stdout.buffer)
     else:
-        output(table(frame))
+        output(table(frame, whole))
 
 
 def _write(text: str) -> None:
@@ -68,7 +75,20 @@ def _write(text: str) -> None:
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
-def _result(connection: duckdb.DuckDBPyConnection, query: str, root: Path) -> pl.DataFrame:
+def special(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame | None:
+    """The result of `SHOW TABLES` or `DESCRIBE view` in our own words; None for any other query."""
+    text = query.strip().rstrip("; \n")
+    if re.fullmatch(r"(?i)show\s+tables|\.tables", text):
+        return pl.DataFrame({"name": views(connection)}, schema={"name": pl.String})
+    match = re.fullmatch(r"(?i)(?:describe|desc|\.schema)\s+(\w+)", text)
+    if match is None or (view := match.group(1).lower()) not in views(connection):
+        return None
+    rows = described(connection, view)
+    return pl.DataFrame(rows, schema=["column_name", "column_type", "comment"], orient="row")
+
+
+def result_of(connection: duckdb.DuckDBPyConnection, query: str, root: Path) -> pl.DataFrame:
+    """The result of one query. UsageError with DuckDB's message, or the part that is damaged."""
     try:
         result = connection.sql(query)
         return result.pl() if result is not None else pl.DataFrame()
@@ -105,16 +125,19 @@ def _plain(value: object) -> object:
     return value.to_list() if isinstance(value, pl.Series) else value
 
 
-def table(frame: pl.DataFrame) -> str:
-    """The result as a table for a person: long text is cut, at most TABLE_ROWS rows are shown."""
-    shown = frame.head(TABLE_ROWS)
+def table(frame: pl.DataFrame, whole: bool = False) -> str:
+    """The result as a table for a person: long text is cut and at most TABLE_ROWS rows are shown,
+    unless it is to be `whole`.
+    """
+    rows = len(frame) if whole else TABLE_ROWS
+    shown = frame.head(rows)
     shown = shown.rename({name: one_line(name) for name in shown.columns})
     shown = shown.with_columns(pl.col(pl.String).map_elements(one_line, return_dtype=pl.String))
     terminal = sys.stdout.isatty()
     with pl.Config(
-        tbl_rows=TABLE_ROWS,
+        tbl_rows=rows,
         tbl_cols=-1,
-        fmt_str_lengths=60,
+        fmt_str_lengths=1000 if whole else 60,
         tbl_hide_dataframe_shape=True,
         tbl_hide_column_data_types=True,
         tbl_formatting="UTF8_FULL_CONDENSED" if terminal else "ASCII_MARKDOWN",
@@ -123,59 +146,5 @@ def table(frame: pl.DataFrame) -> str:
         thousands_separator=False,
     ):
         text = visible(shown)  # texts inside lists and structs
-    rest = f"\n({len(frame)} rows, {TABLE_ROWS} shown)" if len(frame) > TABLE_ROWS else ""
+    rest = f"\n({len(frame):,} rows, {rows} shown)" if len(frame) > rows else ""
     return text + rest
-
-
-def interactive(root: Path, *, allow_files: bool = False) -> None:
-    """A prompt for SQL: a statement ends with `;`, Ctrl-D leaves, Ctrl-C drops the statement."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  (line editing and history for input())
-    with connect_read_only(Warehouse(root).root, allow_files) as connection:
-        output(
-            "SQL over the warehouse, read-only. End with ; and leave with Ctrl-D. Try: SHOW TABLES;"
-        )
-        lines: list[str] = []
-        while True:
-            try:
-                lines.append(input("curate> " if not lines else "   ...> "))
-            except EOFError:
-                output()
-                return
-            except KeyboardInterrupt:
-                lines.clear()
-                output()
-                continue
-            text = "\n".join(lines).strip()
-            if not text:
-                lines.clear()
-            elif text.endswith(";"):
-                lines.clear()
-                try:
-                    check_read_only(text)
-                    output(table(_result(connection, text, Warehouse(root).root)))
-                except (CurateError, duckdb.Error) as error:
-                    output(f"error: {error}")
-
-
-def show_trace(root: Path, trace_id: str) -> str:
-    """One trace as text. UsageError if the id fits none or several."""
-    frame = Warehouse(root).sql(
-        "SELECT * FROM annotated WHERE starts_with(trace_id, ?) LIMIT 2", [trace_id]
-    )
-    if len(frame) != 1:
-        what = "no trace has" if frame.is_empty() else "several traces have"
-        raise UsageError(f"{what} an id that starts with '{trace_id}'")
-    row = frame.row(0, named=True)
-    lines = [
-        f"{name:<24} {_short(value)}" for name, value in row.items() if name not in LONG + HIDDEN
-    ]
-    for name in ("question", "prompt", "completion"):
-        lines += ["", f"--- {name} ---", visible(row[name])]
-    return "\n".join(lines)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else one_line(value)
