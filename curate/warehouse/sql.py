@@ -70,6 +70,8 @@ def connect(
         connection.execute(f"SET temp_directory = {quote(str(spill))}")
         # Parts never change, and every view on a view opens them again: read their footers once.
         connection.execute("SET parquet_metadata_cache = true")
+        # DuckDB would draw its own bar on stdout, where results go.
+        connection.execute("SET enable_progress_bar = false")
         try:
             with damage_reported(root):
                 if is_remote(root):
