@@ -155,6 +155,7 @@ def narrowed(
             needed |= dict.fromkeys(read & set(column_groups()), "--explain")
         files, named = _write_parts(paths, needed, text_column, form, text_bytes(memory), folder)
         with duckdb.connect() as con:
+            con.execute("SET enable_progress_bar = false")
             con.execute(f"SET temp_directory = {quote(str(folder / 'spill'))}")
             con.execute(f"SET memory_limit = '{round(megabytes(memory, 200) / 2)}MB'")
             narrow = Narrow(con, files)

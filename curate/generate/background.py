@@ -153,7 +153,8 @@ class BackgroundVerifier:
             for c, kind in self.columns.items()
             if c not in frame.columns
         ]
-        with duckdb.connect(config={"enable_progress_bar": False}) as connection:
+        with duckdb.connect() as connection:
+            connection.execute("SET enable_progress_bar = false")
             connection.register("fresh", frame.with_row_index("_row").to_arrow())
             query = f"SELECT {', '.join(['*', *absent])} FROM fresh"
             rows = connection.sql(
