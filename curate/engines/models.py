@@ -46,7 +46,8 @@ class ModelRef:
 
         UsageError if they are neither under the same path nor to be found by the name.
         """
-        if self.path.exists() or str(self.path) == self.name:  # the latter: a server's model
+        served = str(self.path) == self.name and not self.path.is_absolute()  # by a server
+        if served or self.path.exists():
             return self
         pinned = f"{self.name.partition('@')[0]}@{self.hash}" if is_hub_id(self.name) else None
         try:

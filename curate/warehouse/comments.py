@@ -39,7 +39,13 @@ def of_view(view: str) -> dict[str, str]:
         own = schemas.comments(view)
         return {**{k: v for k, v in _OWN.items() if k not in own}, **own}
     meanings: dict[str, str] = {}
-    for table in ("rollouts", "signals", "problems", "traces"):  # a later one explains its own best
+    for table in (
+        "influences",
+        "rollouts",
+        "signals",
+        "problems",
+        "traces",
+    ):  # a later one explains its own best
         meanings |= schemas.comments(table)
     meanings = {name: re.sub(r"^\[\w+\] ", "", text) for name, text in meanings.items()}
     return meanings | _OWN

@@ -36,7 +36,7 @@ def test_the_limit_counts_decompressed_bytes_and_a_bomb_is_not_expanded() -> Non
     bomb = gzip.compress(b"\0" * 50_000_000)
     with pytest.raises(BadAnswer, match="more than"):
         read([bomb[:1000], bomb[1000:]], "gzip")
-    with pytest.raises(BadAnswer, match="nobody asked for"):
+    with pytest.raises(BadAnswer, match="was not requested"):
         read([b""], "br")
 
 
