@@ -77,7 +77,7 @@ def test_a_problem_that_nobody_could_judge_is_left_out_and_reported():
     assert level(rows, "pass@1")["value"] == 0.5
     assert level(rows, "pass@1")["problem_count"] == 1
     assert level(rows, "unverifiable")["value"] == 0.5
-    assert "1 problems could not be judged" in format_table(rows)
+    assert "1 problem could not be judged" in format_table(rows)
 
 
 def test_unverifiable_is_not_right_where_another_sample_could_be_judged():
