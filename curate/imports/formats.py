@@ -37,6 +37,7 @@ from curate.prompts.conversations import (
     last_answer,
     messages_of,
     object_text,
+    rendered_messages,
 )
 from curate.prompts.forms import CLOSE, OPEN
 
@@ -386,7 +387,8 @@ def _is_turn(value: Any) -> bool:
 def _assistant(value: Any) -> list[Message]:
     """A completion as messages: text and objects of text are one turn of the assistant."""
     if isinstance(value, str):
-        return [Message("assistant", value)]
+        whole = value.lstrip().startswith("Human: ")  # a conversation as text, with its request
+        return (rendered_messages(value) if whole else []) or [Message("assistant", value)]
     if isinstance(value, Mapping) and not _is_turn(value):
         thought = next(
             (value[k] for k in ("reasoning_content", "reasoning", "thinking") if value.get(k)), None

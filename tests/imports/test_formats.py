@@ -102,7 +102,10 @@ CALL = {"id": "1", "type": "function", "function": {"name": "add", "arguments": 
         ({"messages": [user("Q")], "responses": ["A", "B"]}, ["A", "B"]),
         ({"question": "Q", "thinking_trajectories": ["R"], "attempt": "A"}, [THOUGHT]),
         ({"question": "Q", "reasoning_content": "R", "content": "A"}, [THOUGHT]),
-        ({"question": "Q", "thinking": ["R", "R"], "responses": ["A", "A "]}, [THOUGHT] * 2),
+        (
+            {"question": "Q", "thinking": ["R", "S"], "responses": ["A", "B"]},
+            [THOUGHT, THOUGHT.replace("R", "S").replace("A", "B")],
+        ),
         ({"user": "Q", "assistant": "A"}, ["A"]),
         ({"prompt": json.dumps([user("Q")]), "completion": "A"}, ["A"]),
         ({"prompt": str([user("Q")]), "completion": "A"}, ["A"]),
