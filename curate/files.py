@@ -244,7 +244,7 @@ def _parquet_parts(
 def _batch_rows(metadata: pq.FileMetaData, limit: int) -> int:
     size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     each = max(size / max(metadata.num_rows, 1), 1)
-    return int(max(1, min(_BATCH_ROWS, limit / each)))
+    return int(max(1, min(_BATCH_ROWS, PART_ROWS, limit / each)))
 
 
 def _grouped(batches: Iterable[pa.RecordBatch], limit: int) -> Iterator[pa.Table]:

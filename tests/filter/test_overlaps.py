@@ -59,7 +59,7 @@ def test_overlaps_of_a_file_are_shown_and_written_with_both_texts(tmp_path: Path
     )
     assert result.overlaps["tokens"].to_list() == [20]
     shown = "\n".join(overlap_lines(result))
-    assert "1 problems are in the benchmarks" in shown
+    assert "1 problem is in the benchmarks" in shown
     assert shown.lower().count("all but nine of them run away over the hill") == 2
     table = pl.read_parquet(tmp_path / "out.contamination.parquet").row(0, named=True)
     assert table["question"] == QUESTION

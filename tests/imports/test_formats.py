@@ -19,6 +19,7 @@ from curate.filter.job import FilterConfig
 from curate.filter.job import run as run_filter
 from curate.imports import job as importing
 from curate.job import Context, JobResult
+from curate.progress import counted
 
 
 @pytest.fixture
@@ -150,7 +151,8 @@ def test_every_shape_gives_all_its_traces(
 ) -> None:
     result = bring(context, tmp_path / "set.jsonl", [row])
     assert traces(context) == [("Q", completion) for completion in expected]
-    assert result.summary.startswith(f"1 rows: {len(expected)} traces of 1 problems")
+    traces_counted = counted(len(expected), "trace")
+    assert result.summary.startswith(f"1 row: {traces_counted} of 1 problem")
 
 
 def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
@@ -176,8 +178,8 @@ def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
         "1 of several turns kept as messages",
         "1 with a system message",
         "1 with turns after the last one of the assistant",
-        "left out: 1 rows without a turn of the assistant",
-        "left out: 1 rows without a turn of the user",
+        "left out: 1 row without a turn of the assistant",
+        "left out: 1 row without a turn of the user",
     ):
         assert line in summary
     kept = {row[1]: row for row in traces(context, "question, completion, messages")}
@@ -420,7 +422,7 @@ def test_rows_that_are_no_text_are_refused_or_left_out_and_counted(
     with pytest.raises(UsageError, match=r"row 2: a part of type 'image_url' .* skip_invalid=true"):
         bring(context, path, rows)
     summary = bring(context, path, rows, skip_invalid=True).summary
-    assert "left out: 1 rows that cannot be read as text (skip_invalid)" in summary
+    assert "left out: 1 row that cannot be read as text (skip_invalid)" in summary
     assert traces(context) == [("Q", "A")]
 
 
@@ -471,7 +473,7 @@ def test_broken_lines_are_skipped_on_demand_and_counted(context: Context, tmp_pa
     with pytest.raises(UsageError, match="line 2: not valid JSON"):
         importing.run(importing.ImportConfig(path=str(path)), context)
     result = importing.run(importing.ImportConfig(path=str(path), skip_invalid=True), context)
-    assert "2 rows: 1 traces" in result.summary
+    assert "2 rows: 1 trace" in result.summary
     assert "left out: 1 lines that are not JSON objects" in result.summary
 
 

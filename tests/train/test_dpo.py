@@ -262,7 +262,7 @@ def test_dpo_from_a_config(tiny_dir: Path, warehouse: Warehouse) -> None:
         assert plan.endswith("steps   1")
         result = jobs.run("dpo", data, context, "dpo")
         assert result is not None
-        assert "1 steps on 6 pairs" in result.summary
+        assert "1 step on 6 pairs" in result.summary
         with pytest.raises(UsageError, match="no traces 'none'"):
             jobs.run("dpo", data | {"traces": ["none"]}, context, "dpo")
         assert jobs.run("dpo", data | {"reference": str(tiny_dir)}, context, "dpo") is not None

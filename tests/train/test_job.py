@@ -209,4 +209,4 @@ def test_sft_as_a_process_shows_an_example_with_its_mask(tiny_dir: Path, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert "Assistant:⟦ <think> one more </think> <answer> 1 </answer><eos>⟧" in done.stderr
-    assert done.stdout.startswith("1 steps on 12 examples")
+    assert done.stdout.startswith("1 step on 12 examples")
