@@ -474,7 +474,7 @@ def test_broken_lines_are_skipped_on_demand_and_counted(context: Context, tmp_pa
         importing.run(importing.ImportConfig(path=str(path)), context)
     result = importing.run(importing.ImportConfig(path=str(path), skip_invalid=True), context)
     assert "2 rows: 1 trace" in result.summary
-    assert "left out: 1 line that are not JSON objects" in result.summary
+    assert "left out: 1 line without a JSON object" in result.summary
 
 
 def test_mixed_shapes_in_one_column_keep_their_meaning(context: Context, tmp_path: Path) -> None:
