@@ -254,9 +254,7 @@ def _summary(
         )
     lines += [f"  left out: {counted(count, 'row')} {what}" for what, count in left_out.items()]
     if skipped:
-        lines.append(
-            f"  left out: {counted(skipped, 'line')} without a JSON object (skip_invalid)"
-        )
+        lines.append(f"  left out: {counted(skipped, 'line')} without a JSON object (skip_invalid)")
     if seen.without_reference:
         have = counted(seen.without_reference, "problem has", "problems have")
         lines.append(f"  {have} no reference: nothing judges their answers")

@@ -96,7 +96,7 @@ def test_every_kind_of_stage_declares_itself() -> None:
         kind = stage_kind(name)
         assert kind.takes <= {"engine", "seed", "cluster", "label", "name"}, name
         assert kind.gives in {"problems", "traces", "corpus", "model", "page", None}, name
-    assert [name for name in KINDS if stage_kind(name).ranks] == ["sft", "distill", "grpo"]
+    assert [name for name in KINDS if stage_kind(name).ranks] == ["sft", "distill", "dpo", "grpo"]
 
 
 def test_a_cluster_is_a_default_of_stages_and_changes_no_key(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_sizes_come_from_the_defaults_of_the_configs(tmp_path: Path) -> None:
     assert sizes["problems"] == ("100 problems", "")
     assert sizes["harvest"] == ("100 problems x 16 = 1,600 traces", f"≤ {1600 * 8192:,} tokens")
     assert sizes["judge"] == ("1,600 traces", "")
-    assert sizes["sft"] == ("1 epochs of the kept traces", "")
+    assert sizes["sft"] == ("1 epoch of the kept traces", "")
     assert sizes["grpo"] == (
         "100 rounds of 16 x 8 = 12,800 rollouts",
         f"≤ {12800 * 256:,} tokens",

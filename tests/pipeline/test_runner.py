@@ -236,7 +236,8 @@ SHIPPED = sorted(path.stem for path in data_dir("pipelines").glob("*.yaml"))
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_pipeline_opens_with_its_command_and_can_be_planned(name, tmp_path):
-    first = (data_dir("pipelines") / f"{name}.yaml").read_text().splitlines()[0]
+    modeline, first = (data_dir("pipelines") / f"{name}.yaml").read_text().splitlines()[:2]
+    assert modeline.startswith("# yaml-language-server: ")
     assert re.match(rf"# curate run (pipelines/)?{re.escape(name)}\b", first)
     config, stages = load_pipeline(name)
     assert config.name == name

@@ -274,9 +274,7 @@ def test_a_stage_of_a_pipeline(tiny_dir: Path, warehouse: Warehouse) -> None:
     data = {"model": str(tiny_dir), "compute": EXACT, "traces": [version], "name": "dpo"}
     with Context(warehouse) as context:
         checked = kind.config(data, "stage dpo")
-        assert (
-            kind.size(checked, lambda name: None).text == "1 epochs of the pairs that traces give"
-        )
+        assert kind.size(checked, lambda name: None).text == "1 epoch of the pairs that traces give"
         result = kind.run(checked, context)
     assert kind.gives == "model"
     assert result.model is not None
