@@ -84,11 +84,12 @@ def test_run_returns_what_each_stage_gave(tmp_path: Path, sums: str) -> None:
     (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))
     done = api.run(tmp_path / "p.yaml", "stages.problems.name=ours", warehouse=tmp_path / "wh")
     assert done["problems"].value.startswith("ours@")
+    assert api.check(warehouse=tmp_path / "wh").damages == []
 
 
 def test_wrong_calls_are_usage_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'dpo' is none of sft, distill, grpo"):
-        api.train("dpo", warehouse=tmp_path)
+    with pytest.raises(UsageError, match="'sftt' is none of .*did you mean 'sft'"):
+        api.train("sftt", warehouse=tmp_path)
     with pytest.raises(UsageError, match="smaples: no such key; did you mean 'samples'"):
         api.generate("r1-zero", model="m", problems="p", smaples=2, warehouse=tmp_path)
     with pytest.raises(UsageError, match="only reads"):

@@ -399,8 +399,8 @@ def test_words_and_pairs_that_are_in_no_list() -> None:
     pseudo = one("We gromble the trinquet, and then we splandify the well-known dorquess.")
     assert pseudo["unknown_word_share"] == pytest.approx(4 / 9)  # a compound is made of words
     words = "We add the two numbers and then divide the sum by three to find the mean".split()
-    shuffled = one(" ".join(words[::2] + words[1::2]))
-    assert shuffled["known_pair_share"] < 0.5 < prose["known_pair_share"]
+    shuffled = one(" ".join(words[::-1]))
+    assert shuffled["known_pair_share"] < prose["known_pair_share"] - 0.2
     chinese = "我们先把两个数加起来，然后再除以三，就得到平均数。"
     assert one(chinese[::-1])["known_pair_share"] < one(chinese)["known_pair_share"]
     assert one("12 + 7 = 19")["known_pair_share"] == 1
