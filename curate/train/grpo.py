@@ -279,7 +279,11 @@ def collect(
     if stored is None:
         return fresh
     shift = pl.col("group") + fresh["group"].n_unique()
-    return pl.concat([fresh, stored.with_columns(group=shift).select(fresh.columns)])
+    shared = [name for name in fresh.columns if name in stored.columns]
+    stored = stored.with_columns(group=shift).select(shared)
+    # Columns that only rewards read, such as the reference, are null in stored rows: they have
+    # their rewards.
+    return pl.concat([fresh, stored], how="diagonal")
 
 
 def sample_round(
