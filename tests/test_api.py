@@ -88,7 +88,7 @@ def test_run_returns_what_each_stage_gave(tmp_path: Path, sums: str) -> None:
 
 
 def test_wrong_calls_are_usage_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'sftt' is none of .*did you mean 'sft'"):
+    with pytest.raises(UsageError, match=r"'sftt' is none of .*did you mean 'sft'"):
         api.train("sftt", warehouse=tmp_path)
     with pytest.raises(UsageError, match="smaples: no such key; did you mean 'samples'"):
         api.generate("r1-zero", model="m", problems="p", smaples=2, warehouse=tmp_path)

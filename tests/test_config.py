@@ -84,7 +84,7 @@ def smallest(cls: type[Config]) -> dict[str, Any]:
         data |= {"model": "m", "problems": "p"}
     if cls.__name__ == "ExamplesConfig":
         data |= {"file": "long-cot"}
-    if cls.__name__ == "RewardTestConfig":
+    if cls.__name__ in ("RewardTestConfig", "RescoreConfig"):
         data |= {"rewards": {"accuracy": 1.0}}
     if cls.__name__ == "Exploit":
         data |= {"answer": "{wrong}"}
