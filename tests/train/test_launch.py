@@ -111,7 +111,7 @@ def test_two_ranks_give_the_result_of_one_and_finish_the_stage_for_any_number(
                 sizes = [p.size for p in planned(line)][3:]
                 assert sizes == [
                     "1 epoch of the kept traces, 2 processes",
-                    "1 rounds of 2 x 4 = 8 rollouts, 2 processes",
+                    "1 round of 2 x 4 = 8 rollouts, 2 processes",
                 ]
             done = line.run()
             wh = context.warehouse
