@@ -85,7 +85,7 @@ class Todo:
 
 @dataclass
 class Work:
-    """What one or more processes are to annotate, `size` bytes of text at a time."""
+    """Parts for one or more processes to annotate, `size` bytes of text at a time."""
 
     todo: list[Todo]
     problems: pl.DataFrame

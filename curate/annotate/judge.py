@@ -81,8 +81,10 @@ Part = tuple[Version, Path]  # the version that lacks a part, and the part of tr
 
 @dataclass
 class Work:
-    """What one or more processes are to judge. `verdicts`: what rules said (trace_id, attempt,
-    verdict)."""
+    """Parts for one or more processes to judge.
+
+    `verdicts`: those of the rules (trace_id, attempt, verdict).
+    """
 
     todo: list[Part]
     config: JudgeConfig
