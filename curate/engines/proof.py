@@ -2,8 +2,9 @@
 
 vLLM renames, fuses, pads and reorders weights for its kernels. A tensor that is still a row of
 checkpoint tensors is compared bit for bit, others (packed experts, parts of fused matrices under
-tensor parallelism) by a checksum that is the same in any order and ignores zeros. What has no
-counterpart in a checkpoint is listed, never passed over.
+tensor parallelism) by a checksum that is the same in any order and ignores zeros. On CPUs vLLM
+packs a matrix away and keeps only a function that multiplies by it: unit vectors bring some of its
+columns back, bit for bit. What has no counterpart in a checkpoint is listed, never passed over.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ EXPERTS = re.compile(r"(.*\.experts)(?:\.routed_experts)?\.(w13|w2)_(weight|bias
 # Names of an expert's matrices in checkpoints: gate and up, then down.
 EXPERT_PARTS = ((("gate_proj", "up_proj"), "down_proj"), (("w1", "w3"), "w2"))
 
+COLUMNS = 64  # of each packed matrix that are compared; a matrix that was not sent differs in all
 CHUNK = 1 << 24  # elements that a checksum widens to int64 at once
 
 
@@ -70,7 +72,8 @@ class Sent(Protocol):
     def equals(self, name: str, part: str, held: Tensor) -> bool | None:
         """Whether a part of the tensor is `held`, bit for bit; None if that cannot be told.
 
-        `part` is "" for the whole, or "dimension:rank" under tensor parallelism.
+        `part` is "" for the whole, "dimension:rank" under tensor parallelism, or "columns" for
+        those of `probed`.
         """
         ...
 
@@ -95,7 +98,9 @@ class SentFiles:
         import torch
 
         tensor = self.names[name].get_tensor(name)
-        if part:
+        if part == "columns":
+            tensor = tensor[:, probed(tensor.shape[1])]
+        elif part:
             dim, rank = map(int, part.split(":"))
             tensor = tensor.chunk(self.ranks, dim)[rank]
         return torch.equal(tensor.to(held.dtype), held)
@@ -142,9 +147,17 @@ def expected_hashes(
     return expected
 
 
+def probed(width: int) -> list[int]:
+    """Indices of the columns of a packed matrix that are compared, evenly spaced."""
+    count = min(COLUMNS, width)
+    return [i * width // count for i in range(count)]
+
+
 def _hashes(tensor: Tensor, ranks: int) -> dict[str, str]:
-    """Hashes of a tensor and of the parts that a rank of several may hold."""
+    """Hashes of a tensor and of the parts that a rank may hold or that can be read back."""
     hashes = {"": hash_of(tensor)}
+    if ranks == 1 and tensor.ndim == 2:
+        hashes["columns"] = hash_of(tensor[:, probed(tensor.shape[1])])
     for dim in range(min(2, tensor.ndim)) if ranks > 1 else ():
         if tensor.shape[dim] % ranks == 0:
             parts = enumerate(tensor.chunk(ranks, dim))
@@ -204,9 +217,10 @@ class Renamed:
 def compare(worker: Any, given: Any) -> dict[str, Any]:
     """Compare all parameters of a worker's model with a directory or with `expected_hashes`.
 
-    Returns `exact`, whether a tensor is equal bit for bit, by name; `sums`, its checksum and the
-    one that was sent, of those that could only be compared so; `unseen`, the other names; and
-    `digest`, the checksums of everything. `prove` judges the results of all workers together.
+    Returns `exact`, whether a tensor is equal bit for bit, by name; `columns`, the same for some
+    columns of a packed matrix; `sums`, a tensor's checksum and the one that was sent, of those that
+    could only be compared so; `unseen`, the other names; and `digest`, the checksums of everything.
+    `prove` judges the results of all workers together.
     """
     from vllm.distributed import (
         get_tensor_model_parallel_rank,
@@ -225,13 +239,22 @@ def compare_model(model: Any, given: Any, rank: int = 0, ranks: int = 1) -> dict
     size = sum(p.numel() * p.element_size() for _, p in parameters)
     every = max(1, -(-size // PROOF_BYTES))
     exact: dict[str, bool] = {}
+    columns: dict[str, bool] = {}
     sums: dict[str, tuple[int, int]] = {}
     unseen: list[str] = []
     digest = sha256()
     for i, (name, parameter) in enumerate(parameters[::-1]):
         parts = parts_of(model, name, tuple(parameter.shape), sent.names)
-        held = checksum(parameter)
+        packed = parameter.numel() == 0
+        readable = unpacked_columns(model, name, parts, sent) if packed and ranks == 1 else None
+        held = checksum(parameter if readable is None else readable)
         digest.update(f"{name} {held} ".encode())
+        if readable is not None:
+            pieces = readable.split([sent.shape(part)[0] for part in parts])
+            results = [sent.equals(p, "columns", piece) for piece, p in zip(pieces, parts)]
+            if None not in results:
+                columns[name] = all(results)
+                continue
         equal = None
         if parts and i % every == 0:
             equal = in_order(parameter, parts, sent, rank, ranks)
@@ -239,17 +262,42 @@ def compare_model(model: Any, given: Any, rank: int = 0, ranks: int = 1) -> dict
             exact[name] = equal
             continue
         wanted = [sent.checksum(part, parameter.dtype) for part in parts]
-        if wanted and None not in wanted:
+        if wanted and None not in wanted and not packed:
             sums[name] = held, sum(map(int, wanted)) % (1 << 64)  # type: ignore[arg-type]
         else:
             unseen.append(name)
     return {
         "exact": exact,
+        "columns": columns,
         "sums": sums,
         "unseen": unseen,
-        "matrices": sum((p.ndim >= 2 and n in exact) or n in sums for n, p in parameters),
+        "matrices": sum(
+            (p.ndim >= 2 and n in exact) or n in sums or n in columns for n, p in parameters
+        ),
         "digest": digest.hexdigest()[:16],
     }
+
+
+def unpacked_columns(model: Any, name: str, parts: list[str], sent: Renamed) -> Any:
+    """Some columns [rows, columns] of a matrix that vLLM's CPU kernels packed away; None if there
+    is no such matrix.
+
+    A unit vector picks a column without rounding: all other products are zero.
+    """
+    import torch
+
+    layer = model.get_submodule(name.rpartition(".")[0])
+    shapes = [sent.shape(part) for part in parts]
+    if not hasattr(layer, "cpu_linear") or not shapes or any(len(shape) != 2 for shape in shapes):
+        return None
+    width = shapes[0][1]
+    chosen = probed(width)
+    units = torch.zeros(len(chosen), width, dtype=layer.weight.dtype)
+    units[range(len(chosen)), chosen] = 1
+    with torch.inference_mode():
+        columns = layer.cpu_linear(units, layer.weight, None)
+    rows = sum(shape[0] for shape in shapes)
+    return columns.T.contiguous() if columns.shape == (len(chosen), rows) else None
 
 
 def in_order(parameter: Any, parts: list[str], sent: Renamed, rank: int, ranks: int) -> bool | None:
@@ -307,7 +355,12 @@ def prove(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
     Returns the fingerprint, and numbers and names for `describe`. Raises RuntimeError if a tensor
     differs from `what` was sent, or if no matrix could be compared.
     """
-    wrong = [name for result in results for name, equal in result["exact"].items() if not equal]
+    wrong = [
+        name
+        for result in results
+        for name, equal in (result["exact"] | result["columns"]).items()
+        if not equal
+    ]
     names = dict.fromkeys(name for result in results for name in result["sums"])
     for name in names:
         pairs = [result["sums"][name] for result in results if name in result["sums"]]
@@ -324,6 +377,7 @@ def prove(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
     return {
         "digest": "+".join(result["digest"] for result in results),
         "exact": len(results[0]["exact"]),
+        "columns": len(results[0]["columns"]),
         "sums": len(results[0]["sums"]),
         "unseen": results[0]["unseen"],
     }
@@ -344,6 +398,8 @@ def _adds_up(held: list[int], wanted: int) -> bool:
 def describe(proof: dict[str, Any]) -> str:
     """What a proof compared and what it did not, in one line."""
     text = f"weights in the engine: {proof['exact']} tensors compared bit for bit"
+    if proof["columns"]:
+        text += f", {proof['columns']} packed in {COLUMNS} columns each"
     if proof["sums"]:
         text += f", {proof['sums']} by checksums in any order"
     if unseen := proof["unseen"]:

@@ -66,12 +66,15 @@ def _run_distill(config: DistillConfig | GRPOStage, context: Context) -> JobResu
     return run_distill(config.model_dump(), context, config.name)
 
 
+def _epochs(count: float) -> str:
+    return "1 epoch" if count == 1 else f"{count:g} epochs"
+
+
 def _sft_size(config: SFTConfig, rows: Rows) -> Size:
     corpora = config.corpus if isinstance(config.corpus, list) else [Mixture(corpus=config.corpus)]
     counts = [rows(part.corpus) for part in corpora]
     if None in counts:
-        epochs = "1 epoch" if config.epochs == 1 else f"{config.epochs:g} epochs"
-        return Size(f"{epochs} of the kept traces")
+        return Size(f"{_epochs(config.epochs)} of the kept traces")
     pairs = zip(counts, corpora, strict=True)
     examples = round(sum((count or 0) * part.share for count, part in pairs) * config.epochs)
     steps = counted(-(-examples // config.batch_size), "step")
@@ -92,7 +95,7 @@ def _distill_size(config: DistillConfig | GRPOStage, rows: Rows) -> Size:
 
 
 def _dpo_size(config: DPOConfig, _: Rows) -> Size:
-    return Size(f"{config.epochs:g} epochs of the pairs that traces give")
+    return Size(f"{_epochs(config.epochs)} of the pairs that traces give")
 
 
 def _base_size(config: toy_base.BaseConfig, _: Rows) -> Size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,52 @@ def test_all_tensors_are_compared_bit_for_bit(sent: Callable[..., Any]) -> None:
     assert describe(prove([found], "it")) == (
         "weights in the engine: 6 tensors compared bit for bit"
     )
+
+
+class PackedModel(Model):
+    """A model whose attention is packed away: vLLM's CPU kernels keep a product, and no weight."""
+
+    NAME = "model.layers.0.self_attn.qkv_proj.weight"
+
+    def __init__(self, tensors: dict[str, Any]) -> None:
+        packed = tensors[self.NAME].clone()
+        empty = torch.empty(0, dtype=packed.dtype)
+        super().__init__(tensors | {self.NAME: empty})
+        self.layer = SimpleNamespace(
+            weight=empty,
+            cpu_linear=lambda x, weight, bias: torch.nn.functional.linear(x, packed, bias),
+        )
+
+    def get_submodule(self, name: str) -> Any:
+        return self.layer if f"{name}.weight" == self.NAME else SimpleNamespace()
+
+
+def test_columns_of_packed_matrices_are_compared(
+    sent: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof, "COLUMNS", 3)
+    tensors = checkpoint()
+    result = compare_model(PackedModel(engine_of(tensors)), sent(tensors))
+    assert result["columns"] == {PackedModel.NAME: True}
+    assert describe(prove([result], "it")) == (
+        "weights in the engine: 5 tensors compared bit for bit, 1 packed in 3 columns each"
+    )
+    stale = tensors | {k: v * 1.25 for k, v in tensors.items() if "v_proj" in k}
+    changed = compare_model(PackedModel(engine_of(stale)), sent(tensors))
+    assert changed["digest"] != result["digest"]
+    with pytest.raises(RuntimeError, match=r"1 tensors of the engine differ.*qkv"):
+        prove([changed], "it")
+
+
+def test_a_weight_that_is_empty_and_cannot_be_read_back_is_listed(
+    sent: Callable[..., Any],
+) -> None:
+    tensors = checkpoint()
+    model = PackedModel(engine_of(tensors))
+    del model.layer.cpu_linear
+    result = compare_model(model, sent(tensors))
+    assert result["unseen"] == [PackedModel.NAME]
+    assert "not compared: 1, such as model.layers.0" in describe(prove([result], "it"))
 
 
 def test_experts_in_the_order_of_a_kernel_are_compared_by_checksum(

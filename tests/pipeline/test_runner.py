@@ -289,7 +289,7 @@ ONE_STEP = {
     ],
     "findings": [
         *("vars.rounds=1", "vars.student_rounds=1", "vars.held_out=2", "vars.k=2", "vars.size=4"),
-        *("stages.teach.stages.student-rl-long.steps=1", "stages.solutions.limit=8"),
+        *("stages.teach.stages.student-rl-long.steps=2", "stages.solutions.limit=8"),
         *("stages.harvest.limit=4", "stages.harvest.samples=2", "vars.samples=2"),
         *("stages.teach.stages.lessons.limit=2", "stages.report.traces=2"),
         "stages.teach.stages.lesson-corpus.rules=unfiltered",

@@ -59,7 +59,16 @@ def gradients(model: str, folder: str, compute: dict[str, Any]) -> None:
     for i, tokens in enumerate(ragged()):
         n = len(tokens.completion)
         rows.append(
-            RolloutRow(tokens, f"t{i}", i // 4, dice.gauss(0, 1), i != 5, near(n), near(n), near(n))
+            RolloutRow(
+                tokens,
+                f"t{i}",
+                i // 4,
+                dice.gauss(0, 1),
+                i != 5,
+                near(n),
+                old=near(n),
+                ref=near(n),
+            )
         )
         rows[-1].old, rows[-1].ref = (
             torch.tensor(x, dtype=torch.float64) for x in (rows[-1].old, rows[-1].ref)

@@ -164,30 +164,35 @@ class Process:
             while part := os.read(self.status, 4096):
                 self.report += part
 
-    def times(self) -> tuple[float, float] | None:
-        """Return, in seconds, the processor time of all its processes and the longest time that one
-        of them waited for a processor.
+    def usage(self) -> tuple[float, bool] | None:
+        """Return the processor time of all its processes in seconds, and whether one can run.
 
-        None if the kernel does not report it.
+        A thread that can run computes, or waits for a processor: behind others, throttled by a
+        quota, or while the host runs another machine. None if the kernel does not report it.
         """
         if not self.started():
             return None
         match = re.search(rb'"child-pid":\s*(\d+)', self.report)
         pending = [int(match.group(1))] if match else []
-        used, waited = 0.0, 0.0
+        used, runnable = 0.0, False
         visits = 0
         try:
             while pending and visits < 100:
-                pid = pending.pop()
-                visits += 1
-                folder = Path(f"/proc/{pid}")
-                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                folder = Path(f"/proc/{pending.pop()}")
+                fields = _stat(folder)
                 used += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-                waited = max(waited, int((folder / "schedstat").read_text().split()[1]) / 1e9)
-                pending += map(int, (folder / f"task/{pid}/children").read_text().split())
+                visits += 1
+                for thread in (folder / "task").iterdir():
+                    runnable = runnable or _stat(thread)[0] == "R"
+                    pending += map(int, (thread / "children").read_text().split())
         except (OSError, ValueError, IndexError):
-            return None if not visits else (used, waited)
-        return used, waited
+            return (used, True) if visits else None  # it ends while we look
+        return used, runnable
+
+
+def _stat(folder: Path) -> list[str]:
+    """Return the fields of `stat` after the name: the state, then numbers."""
+    return (folder / "stat").read_text().rpartition(")")[2].split()
 
 
 def start(
@@ -256,11 +261,10 @@ def watch(
     """Feed and read a program until it ends, breaks its limits or is out of time; then kill all of
     it.
 
-    `partner` is another sandbox that this one waits for: its computing time and its waits for a
-    processor count as well.
+    `partner` is another sandbox that this one waits for: a time in which it can run is not idle.
     """
     began = time.monotonic()
-    check_at = began + limits.seconds
+    clock = Clock(process, partner, limits.seconds, began)
     popen = process.popen
     output: dict[str, bytearray] = {"out": bytearray(), "err": bytearray()}
     reason = failure = ""
@@ -275,16 +279,16 @@ def watch(
     try:
         while not reason and not failure:
             now = time.monotonic()
-            if now >= check_at:
-                reason, failure, check_at = _check_time(process, partner, limits, now, began)
+            if now >= clock.check_at:
+                reason, failure = clock.check(now)
                 continue
             if not selector.get_map():
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    popen.wait(max(0.0, check_at - now))
+                    popen.wait(max(0.0, clock.check_at - now))
                 if popen.poll() is not None:
                     break
                 continue
-            for key, _ in selector.select(check_at - now):
+            for key, _ in selector.select(clock.check_at - now):
                 if key.data == "in":
                     stdin = _write(key.fd, stdin)
                     if not stdin:
@@ -312,23 +316,37 @@ def watch(
     )
 
 
-def _check_time(
-    process: Process, partner: Process | None, limits: Limits, now: float, began: float
-) -> tuple[str, str, float]:
-    """Return the reason to stop a program, the failure of the machine, or when to look again."""
-    elapsed = now - began
-    over = f"over the time limit of {limits.seconds:g} s"
-    times = [one.times() for one in (process, partner) if one is not None]
-    measured = [one for one in times if one is not None]
-    if measured and len(measured) == len(times):
-        used = max(used for used, _ in measured)
-        # The two take turns, so the waits of both fit into the wall-clock time.
-        waited = sum(waited for _, waited in measured)
-        if used >= limits.seconds or elapsed - waited >= 2 * limits.seconds:
-            return over, "", now
-    if elapsed >= WALL_CLOCK * limits.seconds:
-        return "", f"the machine is too busy: no result within {elapsed:.0f} s by the clock", now
-    return "", "", now + max(0.2, limits.seconds / 20)
+class Clock:
+    """Time that counts against a program: what it computes, and what it spends idle.
+
+    Idle time is sampled. It is not the rest of the clock's time: a busy machine, a quota or a host
+    that runs something else takes that away without the program's doing.
+    """
+
+    def __init__(
+        self, process: Process, partner: Process | None, limit: float, began: float
+    ) -> None:
+        self.processes = [one for one in (process, partner) if one is not None]
+        self.limit, self.began = limit, began
+        self.step = max(0.1, limit / 20)
+        self.idle = 0.0
+        self.checked, self.check_at = began, began + self.step
+
+    def check(self, now: float) -> tuple[str, str]:
+        """Return the reason to stop the program, or the failure of the machine, or neither."""
+        usages = [usage for one in self.processes if (usage := one.usage()) is not None]
+        if len(usages) == len(self.processes):
+            if not any(runnable for _, runnable in usages):
+                # On a busy machine this process comes late, too, and saw one moment of a long time.
+                self.idle += min(now - self.checked, 2 * self.step)
+            # The two take turns, and each has a limit of its own.
+            if max(used for used, _ in usages) >= self.limit or self.idle >= self.limit:
+                return f"over the time limit of {self.limit:g} s", ""
+        elapsed = now - self.began
+        if elapsed >= WALL_CLOCK * self.limit:
+            return "", f"the machine is too busy: no result within {elapsed:.0f} s by the clock"
+        self.checked, self.check_at = now, now + self.step
+        return "", ""
 
 
 def _tail(text: bytearray) -> str:
