@@ -768,6 +768,9 @@ def last_boxes(text: str) -> _Box | None:
         end = closing_brace(text, match.end()) if match else -1
         if match is None or end < 0:
             continue
+        if spans and end > spans[-1][2]:  # it encloses the others: its whole content counts
+            spans = [(at, match.end(), end)]
+            continue
         if spans:
             between = text[end + 1 : spans[0][0]]
             if end >= spans[0][0] or not _belong_together(between):
@@ -777,8 +780,19 @@ def last_boxes(text: str) -> _Box | None:
         return None
     if len(spans) == 1:
         (at, start, end), *_ = spans
-        return _Box(text[start:end].strip(), at, end + 1)
+        return _Box(_unnested(text[start:end].strip()), at, end + 1)
     return _Box(_joined(text, spans), spans[0][0], spans[-1][2] + 1)
+
+
+def _unnested(content: str) -> str:
+    """Return a box's content without a box that holds all of it, or all after an equals sign."""
+    match = _BOX.search(content)
+    if match is None or closing_brace(content, match.end()) != len(content) - 1:
+        return content
+    before = content[: match.start()].rstrip()
+    if before and not before.endswith("="):
+        return content  # \boxed{35 \boxed{33}} offers two answers
+    return before + " " * bool(before) + _unnested(content[match.end() : -1].strip())
 
 
 def _belong_together(between: str) -> bool:
@@ -791,7 +805,7 @@ def _joined(text: str, spans: list[tuple[int, int, int]]) -> str:
     """Return the contents of boxes as one answer, unreadable on purpose if anything but a list is
     between them.
     """
-    contents = [text[start:end].strip() for _, start, end in spans]
+    contents = [_unnested(text[start:end].strip()) for _, start, end in spans]
     if len(set(contents)) == 1:
         return contents[0]
     if not any(contents):
