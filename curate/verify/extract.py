@@ -628,17 +628,20 @@ def value_at_end(line: str) -> str | None:
 
 # Any word of `_DENIED_BEFORE`: a fast test before that pattern is tried.
 _NEGATION = re.compile(
-    r"(?i:not|never|n['’]t|neither|nor|be|wrong|incorrect|except|from|than|instead of|unlike"
-    r"|out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein|suppose|assume|if |student"
+    r"(?i:not|never|n['’]t|neither| nor|wrong|incorrect|except|(?:ffers?|fferent|apart|aside) from"
+    r"|(?:other|rather) than|instead of|unlike"
+    r"|ul(?:e|es|ed|ing) out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein|suppose|assume|if |student"
     r"|mistake|error|naive|imagine|pretend|claim|tempting|peut|quiz|vielleicht|angenommen|falsch"
-    r"|mauvais|equivocad|supon|suppos)"
-    r"|[不并非假如若学设仮違]|не|предпол|возможно|만약|틀린"
+    r"|mauvais|false|equivocad|supon|suppos)"
+    r"|[不并非假如若学设仮違错]|не|предпол|возможно|만약|틀린"
 )
 _NEGATIONS = (
-    *("not", "never", "n't", "neither", "nor", "be", "wrong", "incorrect", "except", "doubt"),
-    *("from", "than", "instead of", "unlike", "out", "reject", "discard"),
+    *("not", "never", "n't", "neither", " nor", "wrong", "incorrect", "except", "doubt"),
+    *("ffer from", "ffers from", "fferent from", "apart from", "aside from", "other than"),
+    *("rather than", "instead of", "unlike", "reject", "discard"),
+    *("ule out", "ules out", "uled out", "uling out", "false", "equivocad"),
     *("maybe", "perhaps", "possibly", "nicht", "pas", "kein", "suppose", "assume", "if "),
-    *("student", "mistake", "error", "naive", "imagine", "pretend", "claim", "tempting", "'s "),
+    *("student", "mistake", "error", "naive", "imagine", "pretend", "claim", "tempting"),
     *("peut", "quiz", "vielleicht", "angenommen", "supon", "suppos", "falsch", "mauvais", "says"),
     *("unlikely", "impossible", "common", "typical", "usual", "frequent", "easy"),
 )
@@ -701,6 +704,8 @@ _NOT_MEANT = re.compile(
 
 def _is_denied_box(line: str) -> bool:
     """Whether the words before a box deny, suppose or attribute what it holds."""
+    if not _may_deny(line):
+        return False
     sentence = re.split(r"(?<=[.!?。！？])\s+", line)[-1]
     return bool(_DENIED_BEFORE.search(line) or _NOT_MEANT.search(sentence.rstrip(" $\\([*")))
 
