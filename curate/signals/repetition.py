@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import polars_textproc as textproc
 
-from curate.signals.ngrams import n_gram_shares
+from curate.signals.ngrams import n_gram_shares, sort
 from curate.signals.prose import counted, share
 
 # A Chinese or Japanese character is a word. Chains of letters are cut at 30 characters: `aaaa…`
@@ -250,7 +250,7 @@ def _distances(code: np.ndarray, row: np.ndarray) -> np.ndarray:
         window ^= window >> np.uint64(29)
     low = np.uint64((1 << int(count).bit_length()) - 1)
     place = np.arange(_WINDOW - 1, count, dtype=np.uint64)
-    ordered = np.sort((window & ~low) | place)
+    ordered = sort((window & ~low) | place)
     same = (ordered[1:] & ~low) == (ordered[:-1] & ~low)
     later, earlier = (
         (ordered[1:] & low)[same].astype(np.int64),
