@@ -631,8 +631,8 @@ _NEGATION = re.compile(
     r"(?i:not|never|n['’]t|neither| nor|wrong|incorrect|except|(?:ffers?|fferent|apart|aside) from"
     r"|(?:other|rather) than|instead of|unlike"
     r"|ul(?:e|es|ed|ing) out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein"
-    r"|suppose|assume|if |student|mistake|error|naive|imagine|pretend|claim|tempting|peut|quiz|vielleicht|angenommen|falsch"
-    r"|mauvais|false|equivocad|supon|suppos)"
+    r"|suppose|assume|if |student|mistake|error|naive|imagine"
+    r"|pretend|claim|tempting|peut|quiz|vielleicht|angenommen|falsch|mauvais|false|equivocad|supon|suppos)"
     r"|[不并非假如若学设仮違错]|не|предпол|возможно|만약|틀린"
 )
 _NEGATIONS = (
