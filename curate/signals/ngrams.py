@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 TOP, DUPLICATE = (2, 3, 4), (5, 6, 7, 8, 9, 10)
+_FEW = 8  # texts at most whose jumps are followed one at a time
 _ROUNDS = 40  # limit of the fixpoint in `_greedy`, which settles in two or three rounds
 
 
@@ -170,10 +171,17 @@ def _met(counted: np.ndarray, behind: np.ndarray, row: np.ndarray) -> np.ndarray
     text, following = row[place], np.searchsorted(place, behind[place])
     text, jumped = np.r_[text, -1], np.zeros(len(place), dtype=bool)
     now = np.flatnonzero(np.r_[True, text[1:-1] != text[:-2]])
-    while len(now):
+    while len(now) > _FEW:
         jumped[now] = True
         then = following[now]
         now = then[text[then] == text[now]]
+    if len(now):  # the longest texts: their many jumps are cheaper one at a time
+        chain, texts = following.tolist(), text.tolist()
+        for start in now.tolist():
+            at, scanned = start, texts[start]
+            while texts[at] == scanned:
+                jumped[at] = True
+                at = chain[at]
     edges = np.zeros(len(counted) + 1, dtype=np.int64)
     edges[place[jumped] + 1] += 1
     np.add.at(edges, behind[place[jumped]], -1)
