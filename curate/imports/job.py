@@ -250,7 +250,8 @@ def _summary(
     lines += [f"  {count} {what}" for what, count in counts.items() if count]
     if seen.repeated:
         lines.append(
-            f"  {seen.repeated} were there already (stored before, or repeated in the file)"
+            f"  {counted(seen.repeated, 'row was', 'rows were')} there already (stored before, or "
+            "repeated in the file)"
         )
     lines += [f"  left out: {counted(count, 'row')} {what}" for what, count in left_out.items()]
     if skipped:
