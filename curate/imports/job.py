@@ -250,7 +250,7 @@ def _summary(
     lines += [f"  {count} {what}" for what, count in counts.items() if count]
     if seen.repeated:
         lines.append(
-            f"  {counted(seen.repeated, 'row was', 'rows were')} there already (stored before, or "
+            f"  {counted(seen.repeated, 'trace was', 'traces were')} there already (stored before, or "
             "repeated in the file)"
         )
     lines += [f"  left out: {counted(count, 'row')} {what}" for what, count in left_out.items()]

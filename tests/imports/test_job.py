@@ -134,7 +134,7 @@ def test_a_second_import_adds_nothing_and_a_file_that_has_grown_only_what_is_new
     )
     grown = bring(context, path, verifier="math")
     assert grown.rows == 1
-    assert "51 rows were there already" in grown.summary
+    assert "51 traces were there already" in grown.summary
     ids = context.warehouse.sql("SELECT trace_id, problem_id, sample_index FROM traces")
     assert ids.height == ids["trace_id"].n_unique() == 51
     assert ids.select("problem_id", "sample_index").is_unique().all()
