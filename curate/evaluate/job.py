@@ -7,7 +7,7 @@ and a table.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -202,11 +202,13 @@ def _table(
     sampled: Mapping[str, list[list[_Sampled]]], config: EvaluateConfig, context: Context
 ) -> pl.DataFrame:
     """The rows of the evaluation from the judged samples."""
+    families = {one.family for runs in sampled.values() for run in runs for one in run}
+    judged = _judged(families, context)
     parts: list[list[pl.DataFrame]] = [[], []]  # samples, greedy
     for label, runs in sampled.items():
         for number, run in enumerate(runs):
             for part, one, count in zip(parts, run, (config.samples, 1), strict=False):
-                frame = _samples(one, count, context)
+                frame = _samples(one, count, judged, context)
                 part.append(frame.with_columns(model=pl.lit(label), run=pl.lit(number)))
     compare = config.compare or [
         (b.label, a.label) for a, b in zip(config.models, config.models[1:], strict=False)
@@ -218,20 +220,26 @@ def _table(
     )
 
 
-def _samples(sampled: _Sampled, count: int, context: Context) -> pl.DataFrame:
-    """Input of the table: one row per sample of the problems, with the cluster of its answer."""
-    frame = context.warehouse.sql(
-        "SELECT a.model_hash, a.problem_id, a.sample_index, a.verdict, a.extracted, a.well_formed, "
-        "a.completion_tokens, a.truncated, a.target_language_share, a.source, a.difficulty, "
-        "a.verifier, p.choices, p.metadata "
-        "FROM annotated a LEFT JOIN problems p USING (problem_id) WHERE a.dataset = ? AND "
-        "a.sample_index < ? "
+def _judged(families: Iterable[str], context: Context) -> pl.DataFrame:
+    """The judged samples of all generation jobs, by one query: it joins the whole warehouse."""
+    return context.warehouse.sql(
+        "SELECT a.dataset, a.model_hash, a.problem_id, a.sample_index, a.verdict, a.extracted, "
+        "a.well_formed, a.completion_tokens, a.truncated, a.target_language_share, a.source, "
+        "a.difficulty, a.verifier, p.choices, p.metadata "
+        "FROM annotated a LEFT JOIN problems p USING (problem_id) WHERE a.dataset IN ? "
         "ORDER BY a.problem_id, a.sample_index",
-        [sampled.family, count],
-    ).join(sampled.problems, on="problem_id", how="semi", maintain_order="left")
+        [sorted(families)],
+    )
+
+
+def _samples(sampled: _Sampled, count: int, judged: pl.DataFrame, context: Context) -> pl.DataFrame:
+    """Input of the table: one row per sample of the problems, with the cluster of its answer."""
+    frame = judged.filter(pl.col("dataset") == sampled.family, pl.col("sample_index") < count).join(
+        sampled.problems, on="problem_id", how="semi", maintain_order="left"
+    )
     cluster = pl.Series("cluster", cluster_ids(frame, pool=context.pool), dtype=pl.Int64)
     # needed to compare answers, but not in the table
-    return frame.drop("verifier", "choices", "metadata").with_columns(
+    return frame.drop("dataset", "verifier", "choices", "metadata").with_columns(
         cluster, answered=pl.col("extracted").is_not_null()
     )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from curate.evaluate.job import _Sampled, _samples
+from curate.evaluate.job import _judged, _Sampled, _samples
 from curate.job import Context, JobResult
 
 
@@ -39,7 +39,7 @@ def test_choices_are_clustered_by_what_they_choose(tmp_path: Path) -> None:
         warehouse.write("verdicts", "choice@2", verdicts, key=3)
         job = JobResult(facts={"family": "family"})
         sampled = _Sampled(job, pl.DataFrame({"problem_id": ["p"]}))
-        frame = _samples(sampled, 3, context)
+        frame = _samples(sampled, 3, _judged(["family"], context), context)
     clusters = frame.sort("sample_index")["cluster"].to_list()
     assert clusters[0] == clusters[1] != clusters[2]
     assert "choices" not in frame.columns
