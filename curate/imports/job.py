@@ -249,10 +249,8 @@ def _summary(
     lines = [f"{counted(seen.rows + skipped, 'row')}: {head}, {duration(result.seconds)}"]
     lines += [f"  {count} {what}" for what, count in counts.items() if count]
     if seen.repeated:
-        lines.append(
-            f"  {counted(seen.repeated, 'trace was', 'traces were')} there already (stored before, or "
-            "repeated in the file)"
-        )
+        repeated = counted(seen.repeated, "trace was", "traces were")
+        lines.append(f"  {repeated} there already (stored before, or repeated in the file)")
     lines += [f"  left out: {counted(count, 'row')} {what}" for what, count in left_out.items()]
     if skipped:
         lines.append(f"  left out: {counted(skipped, 'line')} without a JSON object (skip_invalid)")
