@@ -9,8 +9,8 @@
     traces.judge().frame()                  # a Polars frame: verdicts and signals
     traces.keep("rejection").export("data")
 
-Everything lands in the warehouse as `curate generate`, `annotate` and `filter` would have put it: a
-killed call resumes, and the same call again samples nothing.
+The warehouse holds the same rows as after `curate generate`, `annotate` and `filter`: a killed call
+resumes, and repeating a call samples nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LLM:
-    """A model and how it is sampled. Nothing is loaded before `generate`.
+    """A model and its sampling settings. Nothing is loaded before `generate`.
 
-    engine: a name, or the keys of `EngineConfig`. recipe: its defaults apply to what is left out.
+    engine: a name, or the keys of `EngineConfig`. recipe: gives defaults for missing keys.
     template: how a question becomes a prompt; by default the question alone, or with a recipe that
     of the recipe. chat: None means with a chat server only.
     """
@@ -77,7 +77,7 @@ class LLM:
             "seed": self.seed,
         }
         given = {key: value for key, value in settings.items() if value is not None}
-        # Rows are asked as they are given; of stored problems the training split.
+        # Rows are all sampled; of stored problems, the training split.
         split = {} if texts is None else {"split": None}
         result = api.generate(
             self.recipe or "distill",
@@ -167,7 +167,7 @@ class Traces:
         return self
 
     def keep(self, rules: str, corpus: str | None = None, **config: Any) -> Corpus:
-        """Make a corpus of them by rules (`curate filter`)."""
+        """Select a corpus from them by rules (`curate filter`)."""
         keys = {"traces": [self.family], **({"corpus": corpus} if corpus else {}), **config}
         result = api.filter(rules, warehouse=self.warehouse, **keys)
         return Corpus(self.warehouse, str(result.facts["corpus"]))
@@ -181,7 +181,7 @@ class Corpus:
     name: str
 
     def frame(self) -> pl.DataFrame:
-        """Its rows, in the columns of schemas/corpora.sql."""
+        """Return its rows, in the columns of schemas/corpora.sql."""
         from curate.warehouse import Warehouse
 
         return Warehouse(self.warehouse).latest("corpora", self.name).read().collect()

@@ -11,7 +11,7 @@ does not count there, and preference does not count elsewhere (curate/verify/mod
 
 A component is a Polars expression over a frame of traces with their verdict and signals, so that
 rewards, filters and evaluation share one definition of correct, well-formed and target language.
-Your own component is one of three kinds of function, told apart by its first parameter; options of
+Your own component is one of three kinds of function, recognised by the first parameter; options of
 the config are further keywords:
 
     def short(frame):                        # an expression or a series: one value per trace
@@ -49,7 +49,7 @@ BUILTIN = {
     "preference": "curate.verify.models.preference:preference",
 }
 
-# The group of signals (curate/signals) that a component reads. Well-formedness comes from the form.
+# Group of signals (curate/signals) that each component reads. `format` reads the form instead.
 SIGNALS = {"language": "language", "repetition": "repetition"}
 
 
@@ -78,8 +78,8 @@ def takes_texts(function: Callable[..., Any]) -> bool:
 def of_texts(
     function: Callable[..., Any], frame: pl.DataFrame, options: Mapping[str, Any]
 ) -> pl.Series:
-    """The values of a function of texts, one per trace: parameters are columns of the frame by
-    name. UsageError for a parameter that is neither a column nor an option.
+    """Return the values of a function of texts, one per trace: its parameters name columns of the
+    frame. UsageError for a parameter that is neither a column nor an option.
     """
     parameters = inspect.signature(function).parameters
     lists = next(iter(parameters)) == "completions"
@@ -93,7 +93,7 @@ def of_texts(
             columns[name] = frame[column].to_list()
         elif parameter.default is parameter.empty:
             raise UsageError(
-                f"there is no column '{column}' for its parameter '{name}'; there are "
+                f"no column '{column}' for its parameter '{name}'; there are "
                 f"{', '.join(frame.columns)}"
             )
     if lists:
@@ -119,9 +119,9 @@ def well_formed(frame: pl.DataFrame) -> pl.Expr:
     """1 if every tag occurs once, in order and closed, with an answer and nothing outside the
     tags; else 0.
 
-    Two answers, an empty one or text after the last tag earn nothing. Nor does a trace that the
-    length limit cut off, in any form: in a plain form, whatever was written would otherwise count
-    as the answer.
+    Two answers, an empty one or text after the last tag earn 0. So does a trace that the length
+    limit cut off, in any form: in a plain form, the unfinished text would otherwise count as the
+    answer.
     """
     prompt = pl.col("prompt") if "prompt" in frame.columns else pl.lit("")
     text = with_opener_expr(pl.col("completion"), prompt, pl.col("form"))
@@ -171,8 +171,8 @@ def repetition(frame: pl.DataFrame, ngram: int = 5) -> pl.Expr:
 
 
 def reward_name(component: str | Callable[..., Any]) -> str:
-    """The name of a component in a config: a function's is `module:name`. UsageError for one that
-    cannot be found again by it.
+    """Return the name of a component in a config, `module:name` for a function. UsageError if the
+    function cannot be imported by that name.
     """
     if isinstance(component, str):
         return component
@@ -186,7 +186,7 @@ def reward_name(component: str | Callable[..., Any]) -> str:
 
 
 def components(spec: Mapping[str, Any]) -> list[Component]:
-    """The components that a config names: a number is a weight, a mapping has weight and options.
+    """Return the components of a config: a number is a weight, a mapping has weight and options.
 
     UsageError for an unknown component, or options that it does not take.
     """
@@ -211,7 +211,7 @@ def components(spec: Mapping[str, Any]) -> list[Component]:
 
 
 def _check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """TypeError for options that a component does not take, or needs and does not get."""
+    """Raise TypeError for unknown or missing options of a component."""
     signature = inspect.signature(function)
     if not takes_texts(function):
         signature.bind(None, **options)
@@ -225,8 +225,8 @@ def _check_options(function: Callable[..., Any], options: Mapping[str, Any]) -> 
 def score(
     frame: pl.DataFrame, spec: Mapping[str, Any], judges: JudgeEngines | None = None
 ) -> pl.DataFrame:
-    """The column `reward`, and one `reward_<component>` before weighting; one row per trace, in
-    the frame's order.
+    """Return the column `reward` and one unweighted `reward_<component>` each; one row per trace,
+    in the frame's order.
 
     `frame` has the columns `completion, reasoning, form, finish_reason, completion_tokens,
     question, target_language`, `verdict` for accuracy, and `problem_id, verifier, answer` for
@@ -270,7 +270,7 @@ def score(
         raise UsageError(
             f"a reward must give one value per trace: {frame.height} traces, {scores.height} values"
         )
-    # sum_horizontal would skip nulls; added one by one they make the reward null.
+    # `+` makes the reward null if a term is null; sum_horizontal would skip it.
     total = pl.lit(0.0)
     absent = does_not_count(frame, parts)
     for part in parts:
@@ -285,7 +285,7 @@ def score(
 
 
 def does_not_count(frame: pl.DataFrame, parts: Sequence[Component]) -> dict[str, pl.Series]:
-    """By component, the traces that it does not apply to; a null there does not void the reward."""
+    """Return per component the traces it does not apply to; nulls there do not void the reward."""
     if not any(part.name == "preference" for part in parts):
         return {}
     open_question = frame.select(is_open(pl.col("verifier"))).to_series()

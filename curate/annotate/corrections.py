@@ -3,9 +3,9 @@
     curate sql --file suspicious_references -f csv > corrections.csv     # read it, delete lines
     curate correct corrections.csv
 
-A corrected problem keeps its id, so that its traces stay its traces; its rows say by `correction`
-that the reference is another one, and the newest counts. Nothing is sampled again: the verifiers
-judge the stored traces, and their new verdicts lie next to the old ones.
+A corrected problem keeps its id, and therefore its traces. The column `correction` marks its new
+row, and the newest row counts. Nothing is sampled again: the verifiers judge the stored traces, and
+their new verdicts are stored next to the old ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from curate.warehouse.identity import digest, frame_digest
 
 # Verifiers that judge by metadata or tests: another reference would change no verdict.
 WITHOUT_REFERENCE = ("procedural", "code")
-LOOSE = "corrections"  # dataset of corrected problems that no newest version of a dataset holds
+LOOSE = "corrections"  # dataset for corrected problems that are in the newest version of no dataset
 
 VERDICTS = "SELECT trace_id, attempt, verdict FROM annotated WHERE problem_id IN (SELECT unnest(?))"
 
@@ -79,7 +79,7 @@ def correct(corrections: pl.DataFrame, context: Context) -> JobResult:
         pl.col("reference").ne_missing(pl.col("old"))
     )
     if changed.is_empty():
-        return JobResult(summary="nothing to correct: these are the references already")
+        return JobResult(summary="nothing to correct: the problems have these references already")
     number = 1 + (wh.sql("SELECT max(correction) FROM problems").item() or 0)
     before = _verdicts(context, changed["problem_id"])
     result = JobResult(refs=_write(changed, number, context), rows=changed.height)

@@ -6,8 +6,8 @@
 The driver (the process of the command) plans, reports, seals and records. Each worker is an actor
 that runs what one machine would run: it claims chunks, works, commits, and returns when nothing is
 missing, so the first return ends the job. Claims are held by one actor next to the driver
-(desk.py). None of this is needed for a right result, which put-if-absent alone ensures; it places
-processes and keeps them from doing the same work.
+(desk.py). Correctness does not depend on this, since put-if-absent alone ensures it; the cluster
+places processes and keeps them from doing the same work.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def on_cluster(context: Context, config: ClusterConfig | None) -> Iterator[Context]:
-    """Let the jobs of this block run on the cluster of a config; here if there is none."""
+    """Run the jobs of this block on the config's cluster, or here if it has none."""
     if config is None:
         yield context
         return

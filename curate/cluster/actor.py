@@ -1,5 +1,5 @@
-"""What Ray starts on other machines. The environment is set before anything reads it, so this
-module imports nothing but the standard library.
+"""The actor that Ray starts on other machines. The environment is set before anything reads it, so
+this module imports nothing but the standard library.
 """
 
 from __future__ import annotations

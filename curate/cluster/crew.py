@@ -1,8 +1,8 @@
 """The driver's side: start workers, watch them, and end them.
 
-Workers are actors that Ray starts again on another machine when theirs is lost. They are never
-detached: when the driver ends, however it does, Ray ends them. Nothing waits for all of them to
-come up: work begins with the first, and late ones join.
+Workers are actors that Ray restarts on another machine if theirs is lost. They are never detached:
+however the driver ends, Ray ends them. Nothing waits for all of them to start: work begins with the
+first, and the others join.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ from curate.progress import say, task
 from curate.registry import FOLDERS
 from curate.store import url_of
 
-# A worker that crashes again and again, such as on a damaged model, is given up after so many
-# starts; machines that are lost count as well.
+# starts of a worker before it is abandoned, such as on a damaged model; lost machines count too
 RESTARTS = 20
 WATCH_SECONDS = 1.0
-GRACE_SECONDS = 15.0  # for the workers that have nothing left to do to return their counts
-SILENCE_SECONDS = 30.0  # without any worker, after which the cluster's resources are shown
+GRACE_SECONDS = 15.0  # for idle workers to return their counts
+SILENCE_SECONDS = 30.0  # without any worker before the cluster's resources are shown
 
 Payload = TypeVar("Payload")
 Result = TypeVar("Result")
@@ -44,7 +43,7 @@ Item = TypeVar("Item")
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """A connection to the cluster, unless this process has one. UsageError if none answers."""
+    """Connect to the cluster, unless this process is connected. UsageError if none answers."""
     if ray.is_initialized():
         yield
         return
@@ -71,7 +70,7 @@ class RayCrew:
         cpus = config.resources.get("CPU", 1.0)
         threads = str(max(1, int(cpus)))
         self._environment = {CORES: threads, "POLARS_MAX_THREADS": threads}
-        # Modules that configs name, and where the bucket is. Secrets stay with their machine.
+        # Pass on modules that configs name and the bucket's endpoint, but no secrets.
         for name in ("PYTHONPATH", FOLDERS, "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"):
             if value := os.environ.get(name):
                 self._environment[name] = value
@@ -90,7 +89,7 @@ class RayCrew:
         label: str,
         total: int = 0,
     ) -> list[Result]:
-        """Results of the workers, the first of which found that nothing is missing.
+        """Run the workers and return their results; the first to find nothing missing ends the job.
 
         CurateError with the first reason if every worker failed.
         """
@@ -146,7 +145,7 @@ class RayCrew:
         return results
 
     def _resources(self) -> str:
-        """What a worker needs, and what the cluster has, in words."""
+        """One line: the resources that a worker needs, and those that the cluster has."""
         has = {k: v for k, v in ray.cluster_resources().items() if ":" not in k}
         return (
             f"each needs {_words(self.config.resources or {'CPU': 1})}, and the cluster has "
@@ -154,7 +153,7 @@ class RayCrew:
         )
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """`map` over the cluster, in order; a few more items than workers are on their way."""
+        """Map over the cluster, in order; slightly more items than workers are in flight."""
         remote: Any = ray.remote(apply).options(max_retries=RESTARTS, **self._needs)
         pickled = ray.put(pickle.dumps(function))
         waiting: deque[Any] = deque()
@@ -171,7 +170,7 @@ def _words(resources: dict[str, float]) -> str:
 
 
 def _collect(ended: list[Any], results: list[Any], failures: list[CurateError]) -> None:
-    """Sort what ended into results and failures; a failure is shown at once."""
+    """Sort finished calls into results and failures; show a failure at once."""
     for reference in ended:
         try:
             results.append(_result(reference))
@@ -181,7 +180,7 @@ def _collect(ended: list[Any], results: list[Any], failures: list[CurateError]) 
 
 
 def _result(reference: Any) -> Any:
-    """The result of a call. What went wrong on the other machine is a CurateError here."""
+    """Return the result of a call. Any failure on the other machine raises CurateError here."""
     try:
         return ray.get(reference)
     except RayTaskError as error:

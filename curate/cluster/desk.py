@@ -1,8 +1,8 @@
 """The desk hands out claims to the workers of one job, and counts what is done.
 
-It lives in an actor on the node of the driver, so that it ends with the driver and no other machine
-takes it along. What it holds is a hint: after its own restart it knows nothing, and some work is
-done twice.
+It lives in an actor on the driver's node, so that it ends with the driver and the loss of another
+machine does not end it. Its state is a hint: after a restart it is empty, and some work is done
+twice.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-# A worker that is silent for this long has lost its claims: its machine is gone, and perhaps no
-# other one takes its place. A worker that comes back has the same name, and its claims at once.
+# A worker that is silent for this long loses its claims: its machine may be gone without a
+# replacement. A worker that comes back has the same name, and gets its claims back at once.
 LEASE_SECONDS = 60.0
 BEAT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Status:
-    """How a job stands. `workers`: those that were heard of lately."""
+    """Progress of a job. `workers`: the number that reported recently."""
 
     workers: int
     done: int
@@ -54,12 +54,12 @@ class Desk:
             self._done.add(name)
 
     def beat(self, worker: str) -> bool:
-        """Note that a worker is alive. Returns whether the job is over."""
+        """Record that a worker is alive. Returns whether the job is over."""
         self._heard[worker] = time.monotonic()
         return self._over
 
     def finish(self) -> None:
-        """Note that nothing is missing any more."""
+        """Record that nothing is missing any more."""
         self._over = True
 
     def status(self) -> Status:
@@ -92,7 +92,7 @@ class DeskClaims:
         return None
 
     def pause(self, seconds: float) -> None:
-        """Wait, but no longer than the job goes on."""
+        """Wait, but return as soon as the job is over."""
         self._over.wait(seconds)
 
     def give_back(self, name: str, done: bool) -> None:
@@ -101,7 +101,7 @@ class DeskClaims:
         self._call("release", name, self._worker, done)
 
     def beat(self, stop: threading.Event) -> None:
-        """Tell the desk that this worker is alive, until `stop`."""
+        """Report to the desk that this worker is alive, until `stop`."""
         while True:
             if self._call("beat", self._worker):
                 self._over.set()

@@ -1,4 +1,4 @@
-"""One worker of a job: the context of this process, with claims at the desk."""
+"""One worker of a job: this process's context, with claims at the desk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def work(desk: Any, root: str, function: Callable[[Any, Context], Any], payload:
     def call(method: str, *arguments: Any) -> Any:
         return ray.get(getattr(desk, method).remote(*arguments))
 
-    # An actor that is started again keeps its id, and so its claims.
+    # A restarted actor keeps its id, and so its claims.
     claims = DeskClaims(call, ray.get_runtime_context().get_actor_id() or "driver")
     stop = threading.Event()
     beats = threading.Thread(target=claims.beat, args=(stop,), name="curate-beat", daemon=True)

@@ -1,1 +1,1 @@
-"""What commands print for a person: results of SQL, a prompt for it, traces and problems."""
+"""Output for the terminal: results of SQL, a SQL prompt, traces and problems."""

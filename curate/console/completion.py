@@ -1,6 +1,6 @@
-"""Names for the completion of a shell: recipes, rule sets, pipelines, and what a warehouse holds.
+"""Shell completion: names of recipes, rule sets, pipelines, and everything in a warehouse.
 
-A key press starts the process anew, so nothing heavy is imported: names come from listings of
+Every key press starts a new process, so nothing heavy is imported: names come from listings of
 folders.
 """
 

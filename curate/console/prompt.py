@@ -1,7 +1,7 @@
 """A prompt for SQL over the warehouse: history, completion, tables and columns with their meaning.
 
-A statement ends with `;` and may take several lines. Words of the prompt itself (`exit`, `help`,
-`.tables`, `describe TABLE`, `.queries`, `.run NAME`) need none.
+A statement ends with `;` and may take several lines. Commands of the prompt itself (`exit`,
+`help`, `.tables`, `describe TABLE`, `.queries`, `.run NAME`) need none.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _answer(connection: duckdb.DuckDBPyConnection, word: str, text: str, root: P
 
 @contextlib.contextmanager
 def _line_editing(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[list[str]], None]]:
-    """Line editing, completion, and a history that the next session has too.
+    """Enable line editing, completion, and a history that the next session shares.
 
     Yields a function that replaces the lines of a statement by one entry of the history.
     """
@@ -122,7 +122,7 @@ def _line_editing(connection: duckdb.DuckDBPyConnection) -> Iterator[Callable[[l
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             readline.write_history_file(path)
-            os.chmod(path, 0o600)  # a query may hold words of the data
+            os.chmod(path, 0o600)  # a query may quote the data
 
 
 def _readline() -> ModuleType | None:
@@ -134,7 +134,7 @@ def _readline() -> ModuleType | None:
 
 
 def _completer(connection: duckdb.DuckDBPyConnection) -> Callable[[str, int], str | None]:
-    """Completes names of tables and columns, words of SQL and saved queries."""
+    """Complete names of tables and columns, SQL keywords and saved queries."""
     tables = views(connection)
     columns = {name for view in tables for name, _, _ in described(connection, view)}
     words = sorted({*tables, *columns, *WORDS, *names("queries", "*.sql")})

@@ -1,7 +1,7 @@
 """`curate sql`: run a query and print its result as a table, CSV, JSON or Parquet.
 
-`SHOW TABLES` leaves out what is only there for other views, and `DESCRIBE` adds what each column
-means.
+`SHOW TABLES` leaves out views that only serve other views, and `DESCRIBE` adds the meaning of each
+column.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TABLE_ROWS = 100
 
 
 def saved_query(file: Path) -> str:
-    """The text of a query file, or of a saved query by name (with or without `.sql`)."""
+    """Return the text of a query file, or of a saved query by name (with or without `.sql`)."""
     for path in (file, data_dir("queries") / file.name, data_dir("queries") / f"{file.name}.sql"):
         if path.is_file():
             try:
@@ -71,12 +71,12 @@ def run_query(
 
 
 def _write(text: str) -> None:
-    """Print data: as it is into a file or a pipe, without control characters on a terminal."""
+    """Print data: unchanged into a file or a pipe, without control characters on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
 
 
 def special(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame | None:
-    """The result of `SHOW TABLES` or `DESCRIBE view` in our own words; None for any other query."""
+    """Curate's own result of `SHOW TABLES` or `DESCRIBE view`; None for any other query."""
     text = query.strip().rstrip("; \n")
     if re.fullmatch(r"(?i)show\s+tables|\.tables", text):
         return pl.DataFrame({"name": views(connection)}, schema={"name": pl.String})
@@ -88,7 +88,7 @@ def special(connection: duckdb.DuckDBPyConnection, query: str) -> pl.DataFrame |
 
 
 def result_of(connection: duckdb.DuckDBPyConnection, query: str, root: Path) -> pl.DataFrame:
-    """The result of one query. UsageError with DuckDB's message, or the part that is damaged."""
+    """Return the result of one query. UsageError has DuckDB's message or names a damaged part."""
     try:
         result = connection.sql(query)
         return result.pl() if result is not None else pl.DataFrame()
@@ -126,8 +126,8 @@ def _plain(value: object) -> object:
 
 
 def table(frame: pl.DataFrame, whole: bool = False) -> str:
-    """The result as a table for a person: long text is cut and at most TABLE_ROWS rows are shown,
-    unless it is to be `whole`.
+    """Format a result as a table: unless `whole`, long text is cut and at most TABLE_ROWS rows are
+    shown.
     """
     rows = len(frame) if whole else TABLE_ROWS
     shown = frame.head(rows)

@@ -1,7 +1,7 @@
 """`curate show` and `curate problems`: one trace, one problem or a list of stored problems as text.
 
-A trace is short by default: where it is from, what was said about it, its texts. `everything` adds
-all columns, by the table that they are from.
+A trace is short by default: its origin, its verdicts, its texts. `everything` adds all columns, by
+table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from curate.warehouse.comments import of_view
 from curate.warehouse.sql import signal_groups
 
 LABEL = 10  # width of the left column
-# Printed in full below the others, or not at all.
+# printed in full below the others, or not at all
 TEXTS = ("question", "prompt", "completion", "reasoning", "answer", "solution", "messages")
 HIDDEN = ("prompt_token_ids", "completion_token_ids", "logprobs")
 VERDICTS = (
@@ -33,7 +33,7 @@ QUESTION = 76  # characters of a question in a list
 
 
 def show_trace(root: Path, trace_id: str, everything: bool = False) -> str:
-    """One trace as text. UsageError if the id fits none or several."""
+    """One trace as text. UsageError if the id matches none or several."""
     warehouse = Warehouse(root)
     frame = warehouse.sql(
         "SELECT * FROM annotated WHERE starts_with(trace_id, ?) LIMIT 2", [trace_id]
@@ -58,7 +58,7 @@ def show_trace(root: Path, trace_id: str, everything: bool = False) -> str:
 
 
 def _short(row: Mapping[str, Any], corpora: Sequence[str]) -> list[str]:
-    """The head of a trace: where it is from, and what was said about it."""
+    """Heading of a trace: its origin and its verdicts."""
     facts = {
         "trace": [row["trace_id"], _if("attempt", row["attempt"] or None)],
         "problem": [
@@ -105,7 +105,7 @@ def _short(row: Mapping[str, Any], corpora: Sequence[str]) -> list[str]:
 
 
 def _signals(row: Mapping[str, Any]) -> Iterator[str]:
-    """What is remarkable about the text; nothing if it was not measured."""
+    """Unusual signals of the text; empty if it was not measured."""
     if row["characters"] is None:
         return
     yield "well-formed" if row["well_formed"] else "not in its form"
@@ -124,7 +124,7 @@ def _signals(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _all_columns(row: Mapping[str, Any]) -> list[str]:
-    """Every column with its meaning, by the table or the group of signals that it is from."""
+    """Every column with its meaning, grouped by table or group of signals."""
     groups = {
         "trace": list(schemas.types("traces")),
         "problem": list(schemas.types("problems")),
@@ -181,7 +181,7 @@ def list_problems(root: Path) -> str:
 
 
 def show_problems(root: Path, name: str) -> str:
-    """A stored set of problems (`name` or `name@version`), or one problem by its id."""
+    """Show a stored set of problems (`name` or `name@version`), or one problem by its id."""
     warehouse = Warehouse(root)
     try:
         version = warehouse.latest("problems", name)
@@ -213,7 +213,7 @@ def show_problems(root: Path, name: str) -> str:
 
 
 def _one_problem(warehouse: Warehouse, problem_id: str) -> str | None:
-    """A problem and how often each model solved it; None if no id begins like this."""
+    """Show a problem and how often each model solved it; None if no id starts with this."""
     frame = warehouse.sql(
         "SELECT * FROM problems WHERE starts_with(problem_id, ?) LIMIT 2", [problem_id]
     )

@@ -1,10 +1,10 @@
-"""Measure which of two installed engines is faster on this CPU: generate with each for some
+"""Measure which of two installed engines is faster on this CPU: generate with each for a few
 seconds, once, and store the result.
 
-No rule of thumb would do. vLLM steps many rows at once and shares prefixes, but calls a dozen small
-kernels per layer, whose cost depends on the instruction set it was compiled for; the plain loop
-over transformers has less of both. On one processor the first is twice as fast, on another the
-second.
+A rule of thumb would be wrong. vLLM steps many rows at once and shares prefixes, but calls a dozen
+small kernels per layer, whose cost depends on the instruction set it was compiled for; the plain
+loop over transformers has less of both. Depending on the processor, either is twice as fast as the
+other.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from curate.errors import CurateError
 from curate.progress import say, waiting
 from curate.records import Request, Sampling
 
-# In flight together, as in a job: vLLM steps all of them at once, the loop over transformers 32.
-# Fewer would hide what vLLM gains from many.
+# Requests in flight, as in a job: vLLM steps all of them at once, the loop over transformers 32.
+# With fewer, vLLM would lose its advantage.
 REQUESTS = 128
 PROMPT_TOKENS, OUTPUT_TOKENS = 96, 16
-SECONDS = 3.0  # of generation with each engine, after a short warm-up
+SECONDS = 3.0  # seconds of generation with each engine, after a short warm-up
 TEXT = (
     "A conversation between User and Assistant. The user asks, and the Assistant thinks first. " * 8
 )
@@ -58,7 +58,7 @@ class Measurement:
         return f"output tokens/s of {self.model} here: {', '.join(rates)}"
 
 
-_measured: dict[str, Measurement] = {}  # of this process: also if the cache cannot be written
+_measured: dict[str, Measurement] = {}  # of this process, in case the cache cannot be written
 
 
 def remembered(candidates: Sequence[EngineConfig], model_dir: str | Path) -> Measurement | None:
@@ -77,11 +77,11 @@ def measure(
     model_dir: str | Path,
     create: Callable[[EngineConfig, str | Path], Engine],
 ) -> Measurement:
-    """Measure each engine, unless that was done before. Two processes that need it at once measure
-    once.
+    """Measure each engine, unless that was done before. Of two simultaneous processes, one
+    measures.
 
-    An engine that does not start is left out, with its reason, and is tried again by the next
-    process.
+    An engine that does not start is left out and the reason shown; the next process tries it
+    again.
     """
     if earlier := remembered(candidates, model_dir):
         return earlier
@@ -105,10 +105,10 @@ def measure(
             raise failure
         result = Measurement(rates, Path(model_dir).name, _machine())
         _measured[key] = result
-        # Rates under load depend on the load: vLLM starves first.
+        # Rates depend on the load of the machine, and vLLM suffers most.
         if failure is None and not busy:
             write_cache(path, json.dumps(asdict(result), indent=1))
-    note = "; the machine is busy, so this is not remembered" if busy else ""
+    note = "; the machine is busy, so this is not stored" if busy else ""
     say(f"  engine auto: {result.fastest} ({result.describe()}{note})")
     return result
 
@@ -132,14 +132,14 @@ def _rate(
 
 
 def _generate(engine: Engine, tokens: int) -> int:
-    """Complete `REQUESTS` prompts, in groups of four with one prompt as in a real job; returns the
-    tokens sampled.
+    """Complete `REQUESTS` requests, in groups of four per prompt as in a real job; return the
+    number of sampled tokens.
     """
     length = min(PROMPT_TOKENS, max(1, engine.max_model_len - OUTPUT_TOKENS - 1))
     ids = encode(engine.tokenizer, TEXT)[:length]
     sampling = Sampling(max_tokens=tokens)
     requests = [
-        # another first token, so that only the prompts of one group share a prefix
+        # a different first token, so that only requests of one group share a prefix
         Request(str(i), "", i, sampling, prompt_token_ids=[*ids[i // 4 :], *ids[: i // 4]])
         for i in range(REQUESTS)
     ]

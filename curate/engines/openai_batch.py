@@ -1,17 +1,17 @@
-"""Requests sent as batches to an OpenAI-compatible server, and results fetched when they are done.
+"""Send requests as batches to an OpenAI-compatible server, and fetch the results when ready.
 
     engine: {name: openai, args: {model: gpt-4.1-mini, batch: true}}
 
-A batch is a file of requests that the server works off within a day, usually at half the price. The
+A batch is a file of requests that the server processes within a day, usually at half the price. The
 requests of one group (of a job: one chunk) make one batch. Every batch is noted in a journal before
 it is sent, so that a run that was killed finds its batches again: it fetches their results instead
 of sending, and paying for, the same requests twice.
 
     group of requests ─▶ note ─▶ upload ─▶ create ─▶ note its id ─▶ poll ─▶ results ─▶ completions
 
-A note without an id is of a process that died while it sent the batch: the server is asked for a
-batch with the note's key. Requests that the server did not answer (expired, overloaded) go into
-another batch, `retries` times.
+A note without an id comes from a process that died while sending: the server is queried for a batch
+with the note's key. Requests that the server did not answer (expired, overloaded) go into another
+batch, up to `retries` times.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from curate.records import Completion, Request
 if TYPE_CHECKING:
     from curate.engines.openai import OpenAIEngine
 
-PAUSE = 0.05  # seconds until a source that has nothing now is asked again
-KEY = "curate"  # name of a batch's metadata that holds the key of its note
+PAUSE = 0.05  # seconds between reads of a source that has nothing yet
+KEY = "curate"  # metadata key of a batch that holds the key of its note
 FILE_BYTES = 100_000_000  # of one file of requests, at most
 ENDED = ("completed", "failed", "expired", "cancelled")
 ENDPOINTS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
@@ -45,7 +45,7 @@ ENDPOINTS = {"chat": "/v1/chat/completions", "completions": "/v1/completions"}
 
 @dataclass
 class Batch:
-    """A batch as the journal notes it. `ids` are the names of its requests in the file."""
+    """A batch as noted in the journal. `ids` are the names of its requests in the file."""
 
     key: str
     ids: list[str]
@@ -69,7 +69,7 @@ class Journal:
         self.folder = folder
 
     def read(self) -> list[Batch]:
-        """All notes, the oldest first. A damaged one is left out: its requests are sent again."""
+        """Return all notes, oldest first. A damaged one is skipped: its requests are sent again."""
         batches = []
         for path in self.folder.glob("*.json"):
             try:
@@ -79,7 +79,7 @@ class Journal:
         return sorted(batches, key=lambda batch: batch.created)
 
     def write(self, batch: Batch) -> None:
-        """Make a note durable."""
+        """Write a note durably."""
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / f"{batch.key}.json", json.dumps(asdict(batch)))
 
@@ -88,7 +88,7 @@ class Journal:
 
 
 def name_of(request: Request) -> str:
-    """The name of a request in a file: the same in every run, and short enough for any server."""
+    """Name of a request in a file: the same in every run, and short enough for any server."""
     return hashlib.blake2b(request.request_id.encode(), digest_size=16).hexdigest()
 
 
@@ -144,7 +144,7 @@ class BatchRun:
                 self.noted.update((name, batch) for name in batch.ids)
 
     def _fill(self) -> Iterator[Completion]:
-        """Read the source as long as another batch may be open, and send whole groups."""
+        """Read the source while another batch may be opened, and send complete groups."""
         while not self.ended and not self.exhausted and len(self.open) < self.args.batches:
             request = next(self.source, self)
             if request is self:
@@ -166,9 +166,9 @@ class BatchRun:
             self._send_group()
 
     def _attach(self, batch: Batch, waiting: Waiting) -> None:
-        """Wait for the result of a batch of an earlier run."""
+        """Take over a batch of an earlier run."""
         if batch.key not in self.open:
-            say(f"  batch {batch.batch_id} of an earlier run: its results are fetched")
+            say(f"  batch {batch.batch_id} of an earlier run: fetching its results")
         self.open[batch.key] = batch
         self.waiting[name_of(waiting.request)] = waiting
 
@@ -189,7 +189,7 @@ class BatchRun:
                 break
             count += 1
         if count < len(self.group) and self.open:
-            return  # what the open batches really cost may leave enough
+            return  # the open batches may cost less than reserved
         sent, self.group = self.group[:count], self.group[count:]
         if sent:
             self._send(sent)
@@ -246,7 +246,7 @@ class BatchRun:
     # -- results ---------------------------------------------------------------------------------
 
     def _poll(self) -> Iterator[Completion]:
-        """Ask for the state of each open batch; completions of those that have ended."""
+        """Poll each open batch; yield the completions of those that have ended."""
         again: list[Waiting] = []
         for batch in list(self.open.values()):
             assert batch.batch_id is not None
@@ -262,7 +262,7 @@ class BatchRun:
             answers = self._wait(self._results(state))
             for name in batch.ids:
                 if (waiting := self.waiting.pop(name, None)) is None:
-                    continue  # its row is there already
+                    continue  # its row exists already
                 completion = self._completion(waiting, answers.get(name), state)
                 if completion is None:
                     self.noted.pop(name, None)
@@ -323,7 +323,7 @@ class BatchRun:
         return asyncio.run_coroutine_threadsafe(work, self.engine.start()).result()
 
     async def _steady(self, call: Callable[[], Any]) -> Any:
-        """The result of one call to the server, tried again after passing faults."""
+        """Result of one call to the server, retried after transient errors."""
         import openai
 
         for tries in itertools.count(1):
@@ -347,6 +347,6 @@ class BatchRun:
 
 
 def _errors(state: Any) -> str:
-    """Messages of a batch that the server refused as a whole."""
+    """Error messages of a batch that the server refused as a whole."""
     errors = getattr(getattr(state, "errors", None), "data", None) or []
     return "; ".join(str(getattr(e, "message", e)) for e in errors[:3])[:300] or "no reason given"

@@ -1,7 +1,7 @@
 """List prices of a few remote models, each with the month in which it was looked up.
 
-Prices change: a price that is given in the config always counts instead, and a job that takes one
-from here says so, with its date. A model that is not listed has no price.
+Prices change: a price in the config overrides these, and a job that uses one of these prints it
+with its date. A model that is not listed has no price.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars per million tokens. `batch`: factor for requests that are sent as a batch.
+    """US dollars per million tokens. `batch`: factor for requests sent as a batch.
 
-    Prompt tokens from a cache are counted at the full price, so that an estimate is never too low.
+    Cached prompt tokens count at the full price, so that an estimate is never too low.
     """
 
     prompt: float

@@ -4,7 +4,7 @@ vLLM renames, fuses, pads and reorders weights for its kernels. A tensor that is
 checkpoint tensors is compared bit for bit, others (packed experts, parts of fused matrices under
 tensor parallelism) by a checksum that is the same in any order and ignores zeros. On CPUs vLLM
 packs a matrix away and keeps only a function that multiplies by it: unit vectors bring some of its
-columns back, bit for bit. What has no counterpart in a checkpoint is listed, never passed over.
+columns back, bit for bit. A tensor without a counterpart in the checkpoint is listed, never ignored.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Up to this size of a model all tensors are compared bit for bit where that is possible; of a
-# larger one an even sample, and the rest by their checksums.
+# Up to this model size every tensor that allows it is compared bit for bit; of a larger model an
+# even sample is, and the rest by checksums.
 PROOF_BYTES = 2 << 30
 
-# Parts of the tensors that vLLM fuses, if the model does not say so itself.
+# parts of the tensors that vLLM fuses, if the model does not name them itself
 FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 EXPERTS = re.compile(r"(.*\.experts)(?:\.routed_experts)?\.(w13|w2)_(weight|bias)")
 # Names of an expert's matrices in checkpoints: gate and up, then down.
@@ -55,22 +55,22 @@ def hash_of(tensor: Tensor) -> str:
     return sha256(tensor.contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
-# --- what the trainer sent
+# --- tensors sent by the trainer
 
 
 class Sent(Protocol):
-    """The tensors of a checkpoint, as a worker can compare its own with them."""
+    """The tensors of a checkpoint, for a worker to compare its own with."""
 
     names: Container[str]
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def checksum(self, name: str, dtype: Any) -> int | None:
-        """Checksum of the tensor in the engine's dtype; None if that cannot be told."""
+        """Checksum of the tensor in the engine's dtype; None if unknown."""
         ...
 
     def equals(self, name: str, part: str, held: Tensor) -> bool | None:
-        """Whether a part of the tensor is `held`, bit for bit; None if that cannot be told.
+        """Whether a part of the tensor equals `held` bit for bit; None if unknown.
 
         `part` is "" for the whole, "dimension:rank" under tensor parallelism, or "columns" for
         those of `probed`.
@@ -107,7 +107,7 @@ class SentFiles:
 
 
 class SentHashes:
-    """Tensors that were sent without files, by the result of `expected_hashes`."""
+    """Tensors that were sent without files, as hashes from `expected_hashes`."""
 
     def __init__(self, expected: Mapping[str, Mapping[str, Any]]) -> None:
         self.names = expected
@@ -129,9 +129,9 @@ def expected_hashes(
 ) -> dict[str, dict[str, Any]]:
     """`shape` and `forms` of each tensor, by name; a form has a `checksum` and `hashes`.
 
-    There is a form in the tensor's dtype, and one in the engine's `dtype`, in which it may hold the
-    tensor. Hashes are those of the whole ("") and of the parts ("dimension:rank") that tensor
-    parallelism over `ranks` may hold; of a large model only an even sample has them.
+    One form is in the tensor's dtype, and one in the engine's `dtype`, which the engine may convert
+    it to. Hashes are of the whole ("") and of the parts ("dimension:rank") that tensor parallelism
+    over `ranks` may hold; in a large model only an even sample has them.
     """
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     every = max(1, -(-size // PROOF_BYTES))
@@ -165,11 +165,11 @@ def _hashes(tensor: Tensor, ranks: int) -> dict[str, str]:
     return hashes
 
 
-# --- what a worker holds
+# --- tensors of a worker
 
 
 def parts_of(model: Any, name: str, shape: tuple[int, ...], sent: Container[str]) -> list[str]:
-    """Names in the checkpoint of the tensors that vLLM's parameter is made of; empty: none are.
+    """Names of the checkpoint tensors that make up vLLM's parameter; empty if there are none.
 
     `model` may name its fusions (`packed_modules_mapping`).
     """
@@ -195,7 +195,7 @@ def _candidates(model: Any, name: str, shape: tuple[int, ...]) -> Iterator[list[
 
 
 class Renamed:
-    """A checkpoint under the names that vLLM's model gives its tensors."""
+    """A checkpoint under the tensor names of vLLM's model."""
 
     def __init__(self, model: Any, sent: Any) -> None:
         mapper = getattr(model, "hf_to_vllm_mapper", None)
@@ -233,7 +233,7 @@ def compare(worker: Any, given: Any) -> dict[str, Any]:
 
 
 def compare_model(model: Any, given: Any, rank: int = 0, ranks: int = 1) -> dict[str, Any]:
-    """`compare`, of a model on one of `ranks` workers, with what was sent (`Sent`)."""
+    """Compare a model on one of `ranks` workers with the tensors sent (`Sent`); see `compare`."""
     sent = Renamed(model, given)
     parameters = list(model.named_parameters())
     size = sum(p.numel() * p.element_size() for _, p in parameters)
@@ -301,7 +301,7 @@ def unpacked_columns(model: Any, name: str, parts: list[str], sent: Renamed) -> 
 
 
 def in_order(parameter: Any, parts: list[str], sent: Renamed, rank: int, ranks: int) -> bool | None:
-    """Whether a parameter is its parts, one below the other; None if it has another shape."""
+    """Whether a parameter is its parts stacked in order; None if it has another shape."""
     shapes = [sent.shape(part) for part in parts]
     if ranks > 1:
         if len(parts) > 1 or (key := _part(shapes[0], parameter.shape, rank, ranks)) is None:
@@ -310,7 +310,7 @@ def in_order(parameter: Any, parts: list[str], sent: Renamed, rank: int, ranks: 
     rows = [shape[0] for shape in shapes]
     rest = shapes[0][1:]
     held = parameter.detach()
-    if held.ndim == 3 and len(rest) == 1:  # experts, one behind the other
+    if held.ndim == 3 and len(rest) == 1:  # experts, stacked
         if held.shape[2:] != rest or held.shape[0] * held.shape[1] != sum(rows):
             return None
         held = held.flatten(0, 1)
@@ -327,9 +327,9 @@ def in_order(parameter: Any, parts: list[str], sent: Renamed, rank: int, ranks: 
 
 
 def _part(whole: Any, shape: Any, rank: int, ranks: int) -> str | None:
-    """The part of a tensor that this rank holds, as `expected_hashes` names it.
+    """Name, as in `expected_hashes`, of the part of a tensor that this rank holds.
 
-    None if its shape fits none.
+    None if no part has its shape.
     """
     if tuple(whole) == tuple(shape):
         return ""
@@ -350,7 +350,7 @@ def unpadded(held: Any, shape: Any) -> Any:
 
 
 def prove(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
-    """Judge what all workers of an engine found (`compare`).
+    """Judge the comparisons of all workers of an engine (`compare`).
 
     Returns the fingerprint, and numbers and names for `describe`. Raises RuntimeError if a tensor
     differs from `what` was sent, or if no matrix could be compared.
@@ -386,7 +386,8 @@ def prove(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
 def _adds_up(held: list[int], wanted: int) -> bool:
     """Whether the checksums of all ranks are those of one tensor.
 
-    It is split over the ranks, or every rank has it, or groups of ranks share parts (key heads).
+    The tensor is split over the ranks, or every rank has it, or groups of ranks share parts (key
+    heads).
     """
     if all(value == wanted for value in held):
         return True
@@ -396,7 +397,7 @@ def _adds_up(held: list[int], wanted: int) -> bool:
 
 
 def describe(proof: dict[str, Any]) -> str:
-    """What a proof compared and what it did not, in one line."""
+    """Describe in one line what a proof compared and what it did not."""
     text = f"weights in the engine: {proof['exact']} tensors compared bit for bit"
     if proof["columns"]:
         text += f", {proof['columns']} packed in {COLUMNS} columns each"

@@ -45,7 +45,7 @@ class EvaluatedModel(Config):
     template: TemplateName | None = None
     """Prompt template."""
     form: FormName | None = None
-    """Output form that answers are read by."""
+    """Output form, by which answers are extracted."""
     examples: ExamplesConfig | None = None
     """Worked examples in the prompt."""
     chat: bool | None = None
@@ -62,13 +62,13 @@ class EvaluateConfig(Config):
     split: str | None = "held-out"
     """Split of the problems; null for all."""
     limit: int | None = Field(None, ge=1)
-    """At most this many problems."""
+    """Largest number of problems."""
     samples: int = Field(16, ge=1)
     """Samples per problem. The report takes 64 on AIME."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.6, top_p=0.95, max_tokens=8192)
-    """How samples are drawn. Temperature and top_p are the report's."""
+    """Sampling settings. Temperature and top_p are the report's."""
     template: TemplateName = "r1-zero"
-    """Prompt template of all models that name none."""
+    """Prompt template of models that do not name one."""
     form: FormName | None = None
     """Output form; by default that of the template."""
     chat: bool | None = None
@@ -86,7 +86,7 @@ class EvaluateConfig(Config):
     label: str | None = None
     """Name in the progress display and in the table `jobs`."""
     cluster: ClusterConfig | None = Field(None, exclude=True)
-    """Machines that work on it together; null: this one."""
+    """Cluster of machines that share the work; null: this machine alone."""
 
 
 class Run(NamedTuple):
@@ -133,7 +133,7 @@ def _runs(model: EvaluatedModel, config: EvaluateConfig, where: str) -> list[Run
     }
     if model.examples:
         data = merge(data, {"examples": model.examples.model_dump()})
-        # without its own turns a base model continues with the next question after its answer
+        # without a chat template a base model continues with another question after its answer
         data["sampling"] = {**data["sampling"], "stop": config.sampling.stop or ["</answer>"]}
     once = {"sampling": {"temperature": 0.0, "top_p": 1.0}, "samples": 1}
     runs = []

@@ -1,8 +1,8 @@
 """Estimates of an evaluation as pure functions of arrays: pass@1, pass@k, cons@k, intervals.
 
 Every estimate is a mean over problems of one value per problem, so that one bootstrap over problems
-serves all of them: problems are independent draws, the k samples of one problem are not. Where a
-model was trained with several seeds, seeds are a second level of the bootstrap.
+serves all of them: problems are independent draws, the k samples of one problem are not. If a model
+was trained with several seeds, they are a second level of the bootstrap.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def pass_at_k(samples: ArrayLike, correct: ArrayLike, k: int) -> Floats:
         raise ValueError("pass@k needs k >= 1 and 0 <= correct <= samples")
     none_right = np.ones(np.broadcast(n, c).shape)
     for j in range(int(min(k, n.max(initial=0)))):
-        # The j-th draw without replacement is wrong too. There are no draws beyond n.
+        # probability that the j-th draw without replacement is wrong too; at most n draws exist
         remaining = np.maximum(n - j, 1)
         none_right *= np.where(j < n, np.maximum(n - c - j, 0) / remaining, 1.0)
     return np.where(n > 0, 1.0 - none_right, np.nan)
@@ -61,7 +61,8 @@ def cons_at_k(
     All three arguments have shape (samples,): index of the problem, id of the cluster of equivalent
     answers within the problem (negative for a sample without an answer, which has no vote), and
     whether the sample is correct. A tie counts as the expected value of drawing one of the tied
-    answers. Without any answer the value is 0, without samples NaN. Returns (problems,).
+    answers. If no sample has an answer the value is 0; without samples it is NaN. Returns shape
+    (problems,).
     """
     index, ids = np.asarray(problem, dtype=np.int64), np.asarray(cluster, dtype=np.int64)
     right = np.asarray(correct, dtype=np.float64)
@@ -71,8 +72,8 @@ def cons_at_k(
     pairs, inverse = np.unique(np.stack([index[votes], ids[votes]]), axis=1, return_inverse=True)
     inverse, owner = inverse.reshape(-1), pairs[0]
     size = np.bincount(inverse, minlength=len(owner)).astype(np.float64)
-    # Members of a cluster have one verdict, unless the verifier is not transitive: then their share
-    # counts.
+    # Members of a cluster share one verdict, unless the verifier is not transitive: then the
+    # share of correct ones counts.
     share = np.bincount(inverse, weights=right[votes], minlength=len(owner)) / np.maximum(size, 1)
     largest = np.zeros(count)
     np.maximum.at(largest, owner, size)
@@ -100,7 +101,7 @@ def bootstrap(
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Measured values of one model, or of several that differ only by the seed of their training.
+    """Measured values of one model, or of several that differ only in their training seed.
 
     Both arrays have shape (seeds, problems, metrics). The level of a metric is the sum of its
     numerators divided by the sum of its denominators: a mean over problems where the denominator is
@@ -133,9 +134,10 @@ def compare_levels(
     """Estimates per metric of each level, then of each difference `levels[i] - levels[j]`.
 
     A hierarchical bootstrap: each draw takes problems with replacement, and training seeds with
-    replacement where there are several. All levels share the draws of problems, and levels with
-    equally many seeds share the draws of seeds, so that differences are paired. Of S seeds a draw
-    takes S - 1: the mean of S draws would vary by (S - 1) / S too little (Rao and Wu 1988). A
+    replacement if there are several. All levels share the draws of problems, and levels with
+    equally many seeds share the draws of seeds, so that differences are paired. Of S seeds a
+    draw takes S - 1: the variance of a mean of S draws would be too low by the factor (S - 1) / S
+    (Rao and Wu 1988). A
     problem that either side of a difference lacks is left out of both.
     """
     blocks: list[tuple[Level, ...]] = [(one,) for one in levels]
@@ -186,7 +188,7 @@ def _estimate(value: float, draws: Floats, count: int, seeds: int, tail: float) 
 def _drawn(terms: Sequence[Level], resamples: int, seed: int) -> list[tuple[Floats, Floats]]:
     """Value (metrics,) and resampled values (resamples, metrics) of each level."""
     flat = [_fill(array) for term in terms for array in (term.numerator, term.denominator)]
-    # One matrix product serves all: (problems, columns), columns being seeds x metrics of each.
+    # one matrix product for all levels: (problems, columns), with seeds x metrics columns per level
     wide = np.concatenate(
         [
             a.transpose(1, 0, 2).reshape(problems, seeds * metrics)
@@ -214,7 +216,7 @@ def _drawn(terms: Sequence[Level], resamples: int, seed: int) -> list[tuple[Floa
 
 
 def _seed_weights(seeds: int, resamples: int, seed: int) -> Floats:
-    """How often each draw takes each training seed, (resamples, seeds)."""
+    """Number of times that each draw takes each training seed, (resamples, seeds)."""
     if seeds == 1:
         return np.ones((resamples, 1))
     rng = np.random.default_rng([seed, seeds])
@@ -231,8 +233,8 @@ def paired_difference(
     """Mean over problems of ours - theirs, both (problems,) on the same problems, with its
     interval.
 
-    A problem that is NaN in either is left out. What makes a problem hard for both cancels out,
-    which makes the interval narrower than that of two separate levels.
+    A problem that is NaN in either is left out. Difficulty that both share cancels out, so the
+    interval is narrower than with two separate levels.
     """
     difference = np.asarray(ours, dtype=np.float64) - np.asarray(theirs, dtype=np.float64)
     return bootstrap(difference[:, None], resamples, seed, level)[0]

@@ -5,11 +5,11 @@ How samples and problems count:
 - `unverifiable` is not correct. A problem is left out of pass@1, pass@k and cons@k only if no
   sample of any model could be judged; the metric `unverifiable` counts such problems.
 - A difference covers the problems that both models answered.
-- A model that was trained with several seeds has one `run` per seed; its level is their mean, and
-  intervals are over seeds and problems.
-- `per answer` is the accuracy per answered text: pass@1 divided by the share of samples with an
-  answer. It does not change if a model only learns to answer in the right form.
-- `voting` is cons@k - pass@1 of the same model: what a majority vote adds.
+- A model trained with several seeds has one `run` per seed. Its level is their mean, and intervals
+  cover seeds and problems.
+- `per answer` is pass@1 divided by the share of samples with an answer. It does not change if a
+  model only learns to answer in the right form.
+- `voting` is cons@k - pass@1 of the same model: the gain from a majority vote.
 - `greedy` is the accuracy at temperature 0, without the noise of sampling.
 """
 
@@ -39,7 +39,7 @@ from curate.evaluate.stats import (
 from curate.progress import counted
 from curate.visible import one_line
 
-KEYS = ["model", "run", "problem_id"]  # what one row of estimates is about
+KEYS = ["model", "run", "problem_id"]  # key of one row of estimates
 NEEDED = ("model", "problem_id", "sample_index", "verdict")
 OPTIONAL: dict[str, pl.DataType] = {
     "run": pl.Int64(),
@@ -165,7 +165,7 @@ def _checked(samples: pl.DataFrame) -> pl.DataFrame:
 
 
 def _per_problem(samples: pl.DataFrame, k: int) -> pl.DataFrame:
-    """One row per model, run and problem, one column per metric; NaN if there is no value."""
+    """One row per model, run and problem, one column per metric; NaN for a missing value."""
     right = pl.col("verdict") == "correct"
     judged = (pl.col("verdict") != "unverifiable").any().over("problem_id")
     samples = samples.with_columns(
@@ -301,7 +301,7 @@ _PERFECT = {"language": 1.0, "truncated": 0.0}
 
 
 def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
-    """The comparison as plain text: a level per model, then the paired differences."""
+    """Format the comparison as plain text: one level per model, then the paired differences."""
     text = StringIO()
     console = Console(file=text, width=width, color_system=None, legacy_windows=False)
     for table in tables(rows, slice):
@@ -310,8 +310,8 @@ def format_table(rows: pl.DataFrame, slice: str = ALL, width: int = 200) -> str:
 
 
 def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
-    """The same for a rich console: levels, differences (if models were compared), and problems left
-    out.
+    """Format the comparison for a rich console: levels, differences (if models were compared), and
+    problems left out.
     """
     part = rows.filter(pl.col("slice") == slice)
     levels, differences = (
@@ -354,8 +354,8 @@ def tables(rows: pl.DataFrame, slice: str = ALL) -> list[RenderableType]:
 
 def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signed: bool) -> Table:
     own = (pl.col("metric") != "pass@k") | (pl.col("k") == k)
-    # A column in which every model is perfect has no information: no truncated sample, no word of
-    # another language.
+    # Omit a column in which every model is perfect: no truncated sample, no word of another
+    # language.
     values = {metric: part.filter(own, pl.col("metric") == metric)["value"] for metric in _SHOWN}
     dull = {
         m: bool(((v - (0.0 if signed else _PERFECT.get(m, np.inf))).abs() < 5e-4).all())
@@ -383,7 +383,7 @@ def _table(part: pl.DataFrame, title: str, names: tuple[str, ...], k: int, signe
 
 
 def _cell(row: dict[str, Any], signed: bool) -> str:
-    """The estimate with its interval below it; only the main metrics of levels carry theirs."""
+    """Format an estimate with its interval below; of levels, only the main metrics have one."""
     tokens = row["metric"] == "length"
     value = f"{row['value']:{'+' if signed else ''}z.{1 if tokens else 3}f}"
     with_interval = ("pass@1", "cons@k", "voting", "pass@k")

@@ -1,6 +1,4 @@
-"""Find the column of a foreign table that holds a field: by the names that data sets use, or as
-the user maps it.
-"""
+"""Find the column of a foreign table that holds a field: by its name, or by the user's mapping."""
 
 from __future__ import annotations
 
@@ -14,7 +12,7 @@ import polars as pl
 from curate.errors import UsageError
 from curate.files import column_expr, column_names
 
-# Our field to the columns that hold it elsewhere, the likeliest first.
+# our field: names of the columns that hold it elsewhere, likeliest first
 NAMES: dict[str, tuple[str, ...]] = {
     "question": (
         *("question", "problem", "prompt", "instruction", "query", "task", "quiz", "input"),
@@ -63,24 +61,24 @@ NAMES: dict[str, tuple[str, ...]] = {
     "split": ("split", "extra_info.split"),
     "target_language": ("target_language", "language", "lang"),
 }
-# Labels and scores by others: kept as `labels`, which rules can read.
+# labels and scores by others: kept as `labels`, which rules can read
 LABELS = (
     *("correct", "is_correct", "correctness", "correctness_math_verify", "correctness_llama"),
     *("label", "labels", "score", "scores", "rating", "reward", "rewards", "accuracy", "passed"),
     *("grade", "quality_score", "is_right", "acc"),
 )
-# Columns that mean something only together.
+# columns that have a meaning only together
 _TOGETHER = (
     {"question": "user", "completion": "assistant"},
     {"reasoning": "reasoning_content", "summary": "content"},
 )
-# Fields of a struct that hold a whole completion, as in one column per model.
+# fields of a struct that hold a whole completion, if each model has its own column
 _INNER_TEXTS = ("solution", "completion", "response", "output", "text", "content", "generation")
 
 
 def find_columns(schema: pl.Schema, given: Mapping[str, str], where: str) -> dict[str, str]:
-    """Map our fields to columns: as `given`, else by name. `UsageError` for names that are
-    absent.
+    """Map our fields to columns: as `given`, else by name. `UsageError` for absent
+    names.
     """
     for ours, theirs in given.items():
         if ours not in NAMES:
@@ -140,10 +138,10 @@ def model_columns(schema: pl.Schema) -> dict[str, str]:
 
 
 class Table:
-    """One part of a foreign table: its columns as text, or as the values that the file holds.
+    """One part of a foreign table: its columns as text, or as the original values of the file.
 
-    Values of JSON that Polars had to turn into text, since their types differ, are read from the
-    text of their line (the column `json:NAME`, see `curate.files.Reading.exact`).
+    JSON values that Polars converted to text, because their types differ, are parsed from their
+    line (the column `json:NAME`, see `curate.files.Reading.exact`).
     """
 
     def __init__(self, frame: pl.DataFrame) -> None:

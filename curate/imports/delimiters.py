@@ -1,7 +1,7 @@
 """Delimiters of reasoning as other models write them, replaced by `<think>` and `</think>`.
 
-A delimiter counts where the text begins with it, or where only its closing half occurs, since the
-prompt may have ended with the opening one. Elsewhere it is text about delimiters and stays.
+A delimiter counts if the text begins with it, or if only its closing half occurs, since the prompt
+may have ended with the opening one. Anywhere else it is text about delimiters, and stays.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PAIRS = (
     ("Thinking...\n", "...done thinking."),  # what ollama prints
     ("Thinking…\n", "…done thinking."),
 )
-# Marks around the answer, and marks of the end of a turn that are not part of the text.
+# marks around the answer, and end-of-turn marks that are not part of the text
 _SOLUTION = (
     "<|begin_of_solution|>",
     "<|end_of_solution|>",
@@ -41,7 +41,7 @@ _HARMONY = (
     r"<\|channel\|>\s*(\w+)(?:[^<]|<\|constrain\|>)*<\|message\|>"
     r"((?:[^<]|<(?!\|(?:end|return|call|start|channel)\|>))*)"
 )
-# The same without its special tokens, as tokenizers decode it when told to skip them.
+# the same as decoded with skip_special_tokens
 _BARE_HARMONY = r"(?s)\A\s*analysis(.+?)assistantfinal(.+)\z"
 
 
@@ -53,7 +53,7 @@ def ends_in_opener(prompt: pl.Expr, own: Iterable[tuple[str, str]] = ()) -> pl.E
 
 
 def without_opener(prompt: pl.Expr, own: Iterable[tuple[str, str]] = ()) -> pl.Expr:
-    """The prompt without the opening delimiter that it ends with."""
+    """Remove the opening delimiter from the end of a prompt."""
     stripped = prompt.str.strip_chars_end().str.replace(_openers(own), "")
     return (
         pl.when(ends_in_opener(prompt, own)).then(stripped.str.strip_chars_end()).otherwise(prompt)
@@ -68,7 +68,7 @@ def in_our_delimiters(
     """
     frame = pl.DataFrame({"text": texts.str.strip_chars(), "opened": opened})
     for opener, closer in (*own, *PAIRS):
-        # A step per delimiter: as one expression, each would hold all others several times.
+        # one step per delimiter: nested in one expression, its size would grow exponentially
         if frame.get_column("text").str.contains("(?i)" + _any((opener, closer))).any():
             frame = frame.with_columns(text=_replaced(opener, closer))
     text = pl.col("text")
@@ -85,11 +85,11 @@ def in_our_delimiters(
 
 
 def _replaced(opener: str, closer: str) -> pl.Expr:
-    """The column `text` with one pair of delimiters replaced where it delimits."""
+    """Replace one pair of delimiters in the column `text` where it delimits the reasoning."""
     text = pl.col("text")
     opens, closes = "(?i)" + re.escape(opener), "(?i)" + re.escape(closer)
     begins = text.str.contains(rf"\A{opens}")
-    # The closer without its opener: the prompt ended with that.
+    # a closer without its opener: the prompt ended with the opener
     headless = text.str.contains(closes) & ~text.str.contains(opens)
     if opener == OPEN:  # text with our own delimiters may break the form; it stays as it is
         exact = text.str.starts_with(OPEN) | ~begins
@@ -119,7 +119,7 @@ def _channels(text: str | None) -> str | None:
 
 
 def form_of(text: pl.Expr) -> pl.Expr:
-    """The form that a text has: r1-zero, r1 or plain."""
+    """Return the form of a text: r1-zero, r1 or plain."""
     opened = text.str.contains(OPEN, literal=True)
     answered = text.str.contains(ANSWER_OPEN, literal=True)
     return (

@@ -1,4 +1,4 @@
-"""Formats of foreign trace sets, and how each becomes one row per trace in our columns.
+"""Formats of foreign trace sets, and their conversion to one row per trace in our columns.
 
     messages      a conversation: OpenAI messages (also with parts, reasoning, tool calls), ShareGPT
     openr1        problem, answer, generations: a list of traces (OpenR1-Math and its relatives)
@@ -60,15 +60,15 @@ _TRACE: dict[str, Any] = {
     "preference": pl.String,
 }
 _TEXTS = ("model", "source", "domain", "verifier", "target_language", "split", "solution")
-# How data sets end a worked solution; the first group is the answer.
+# endings of worked solutions in data sets; the first group is the answer
 _BOXED = r"(?s).*\\boxed\s*\{((?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*)\}"
 _ENDINGS = (r"(?m)^\s*####\s*(.+?)\s*\z", _BOXED, r"(?m)^\s*(?:A|Answer|答案)\s*[:：]\s*(.+?)\s*\z")
-_LONG = 200  # characters: an answer that long may be a model's response
+_LONG = 200  # characters: a longer answer may be a model's response
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a table is read: its format, and the columns that hold our fields and labels."""
+    """Reading plan of a table: its format, and the columns of our fields and labels."""
 
     layout: Layout
     fields: Mapping[str, str]
@@ -76,7 +76,7 @@ class Plan:
     delimiters: tuple[tuple[str, str], ...] = ()
     reference_pattern: str | None = None
     given: frozenset[str] = frozenset()  # fields that the user mapped
-    skip_invalid: bool = False  # leave out rows whose values are no text
+    skip_invalid: bool = False  # leave out rows whose values are not text
 
     def columns(self) -> list[str]:
         """Every column that is read."""
@@ -86,8 +86,8 @@ class Plan:
 def choose_layout(
     table: Table, fields: Mapping[str, str], given: Mapping[str, str], where: str
 ) -> Layout:
-    """Choose the format that the columns mean; `UsageError` names what to write if they mean
-    none.
+    """Detect the format from the columns. If none matches, `UsageError` says what to
+    configure.
     """
     mapped = {"completion", "reasoning"} & set(given)
     if not mapped and "chosen" in fields and "rejected" in fields:
@@ -105,7 +105,7 @@ def choose_layout(
         return "openr1" if _has_generations(table, fields) else "pairs"
     if "reasoning" in fields:
         return "pairs"
-    if "summary" in fields:  # a prediction with its working, since nothing else holds it
+    if "summary" in fields:  # a prediction that contains its reasoning, since no other column does
         return "pairs"
     if model_columns(table.schema):
         return "models"
@@ -149,11 +149,10 @@ def _check_no_trace(
 
 
 def read_traces(table: Table, plan: Plan, where: str) -> tuple[pl.DataFrame, Counter[str]]:
-    """One row per trace (or per problem, for `problems`), and counts of what became of the rows.
+    """Return one row per trace (per problem, for `problems`), and counts of the rows by outcome.
 
-    Columns: question, completion, form, finish_reason, and, as far as the table has them,
-    messages, tools, context (earlier turns, as JSON), model, labels (JSON) and what is known of
-    the problem.
+    Columns: question, completion, form, finish_reason, and, if the table has them, messages, tools,
+    context (earlier turns, as JSON), model, labels (JSON) and columns of the problem.
     """
     counts: Counter[str] = Counter()
     if _is_plain(table, plan):
@@ -174,7 +173,7 @@ def read_traces(table: Table, plan: Plan, where: str) -> tuple[pl.DataFrame, Cou
 
 
 def _is_plain(table: Table, plan: Plan) -> bool:
-    """Whether question and completion are columns of text, so that no row needs to be looked at."""
+    """Whether question and completion are columns of text, so that rows need no parsing."""
     used = [
         plan.fields[name]
         for name in ("question", "completion", "reasoning", "summary")
@@ -217,7 +216,7 @@ def _plain_traces(table: Table, plan: Plan, where: str) -> pl.DataFrame:
 
 
 def _question_texts(table: Table, plan: Plan) -> pl.Series:
-    """The question; of an instruction (Alpaca), with its input."""
+    """The question; an instruction (Alpaca) is joined with its input."""
     name = plan.fields["question"]
     question = table.text(name)
     if name == "instruction" and table.schema.get("input") == pl.String:
@@ -232,7 +231,7 @@ def _question_texts(table: Table, plan: Plan) -> pl.Series:
 
 
 def _composed(reasoning: pl.Series, summary: pl.Series) -> pl.Series:
-    """Reasoning and summary as one text; only the summary if there is no reasoning."""
+    """Reasoning and summary as one text; only the summary if the reasoning is missing."""
     thought = pl.col("reasoning").str.strip_chars()
     frame = pl.DataFrame(
         {"reasoning": reasoning, "summary": summary.fill_null("").str.strip_chars()}
@@ -244,7 +243,7 @@ def _composed(reasoning: pl.Series, summary: pl.Series) -> pl.Series:
 
 
 def _check_summary(table: Table, plan: Plan, where: str) -> None:
-    """`UsageError` if the only answer next to the reasoning may be the gold one."""
+    """Raise `UsageError` if the only answer next to the reasoning may be the gold one."""
     if "summary" in plan.fields or "reference" not in plan.fields or "reference" in plan.given:
         return
     name = plan.fields["reference"]
@@ -324,7 +323,7 @@ class _Answer:
 
 
 def _earlier(history: Any) -> list[Message]:
-    """The turns before an instruction (Alpaca): pairs of a request and its answer, or messages."""
+    """Turns before an instruction (Alpaca): pairs of request and answer, or messages."""
     if isinstance(history, str):  # in a CSV file
         history = json.loads(history)
     if isinstance(history, list) and all(isinstance(pair, list) for pair in history):
@@ -338,7 +337,7 @@ def _earlier(history: Any) -> list[Message]:
 
 
 def _answers(table: Table, plan: Plan) -> Any:
-    """A function from the number of a row to the completions of that row."""
+    """Return a function from a row number to the completions of that row."""
     fields = plan.fields
     if plan.layout == "preference":
         both = [(name, table.values(fields[name])) for name in ("chosen", "rejected")]
@@ -365,7 +364,7 @@ def _answers(table: Table, plan: Plan) -> Any:
 
 
 def _several(value: Any) -> Iterator[_Answer]:
-    """The completions in a value: text, a message, a conversation, or a list of completions."""
+    """Completions in a value: text, a message, a conversation, or a list of completions."""
     if value is None:
         return
     if isinstance(value, Mapping) and isinstance(value.get("choices"), list):
@@ -385,7 +384,7 @@ def _is_turn(value: Any) -> bool:
 
 
 def _assistant(value: Any) -> list[Message]:
-    """A completion as messages: text and objects of text are one turn of the assistant."""
+    """Convert a completion to messages: text and text objects are one turn of the assistant."""
     if isinstance(value, str):
         whole = value.lstrip().startswith("Human: ")  # a conversation as text, with its request
         return (rendered_messages(value) if whole else []) or [Message("assistant", value)]
@@ -487,8 +486,8 @@ def _row_columns(table: Table, plan: Plan, where: str) -> pl.DataFrame:
 
 
 def _references(table: Table, name: str, where: str) -> pl.Series:
-    """References as text. A list of one is that one; several are listed; a struct must be taken
-    apart.
+    """References as text. A list of one becomes its item; several stay a list; a struct needs a
+    field name.
     """
     if table.is_text(name):
         return table.text(name)
@@ -511,7 +510,7 @@ def _references(table: Table, name: str, where: str) -> pl.Series:
 
 
 def _with_answers(frame: pl.DataFrame, plan: Plan) -> pl.DataFrame:
-    """References that are worked solutions give way to their final answer, and become solutions."""
+    """Replace references that are worked solutions by their final answers; keep the solutions."""
     if "reference" in frame.columns:
         short = final_answers(frame.get_column("reference"), plan.reference_pattern)
         changed = short.ne_missing(frame.get_column("reference"))
@@ -540,7 +539,7 @@ def final_answers(texts: pl.Series, pattern: str | None) -> pl.Series:
 
 
 def _per_sample(table: Table, plan: Plan, frame: pl.DataFrame) -> pl.DataFrame:
-    """How each trace ended: one value per row, or a list with one per trace."""
+    """Finish reason of each trace: one value per row, or a list with one per trace."""
     for name in ("finish_reason", "complete"):
         if name not in plan.fields:
             continue
@@ -601,7 +600,7 @@ def _other_fields(table: Table, name: str, text: str) -> list[str]:
 
 
 def _finished(frame: pl.DataFrame, plan: Plan) -> pl.DataFrame:
-    """Our delimiters, the form that the text has, and how it ended."""
+    """Add our delimiters, the form of the text, and the finish reason."""
     opened = frame.select(ends_in_opener(pl.col("question"), plan.delimiters)).to_series()
     frame = frame.with_columns(
         in_our_delimiters(frame["completion"], opened, plan.delimiters).alias("completion"),

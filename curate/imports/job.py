@@ -1,10 +1,10 @@
-"""Import existing traces into the tables, to be annotated, filtered and trained on like our own.
+"""Import existing traces into the tables, to annotate, filter and train on them like sampled ones.
 
     curate import traces.jsonl                     # the format is detected from the columns
     curate import data/ columns.question=task columns.completion=text verifier=math
     curate import owner/name subset=default limit=1000
 
-Files are read in parts: of a large file only the ids of its traces are in memory. The id of a
+Files are read in parts: only the ids of the traces of a large file are in memory. The id of a
 trace is the hash of its data set, problem and text. Importing again, or importing a file that has
 grown, adds only what is new, and the same text in two data sets is two traces.
 """
@@ -69,7 +69,7 @@ class ImportConfig(Config):
     )
     form: str | None = Field(None, description="r1, r1-zero or plain; default: each text's own")
     delimiters: tuple[str, str] | None = Field(
-        None, description="what opens and closes the reasoning, besides the usual ones"
+        None, description="delimiters of the reasoning, in addition to the common ones"
     )
     reference_pattern: ReferencePattern | None = Field(
         None, description="regular expression whose first group is the reference, e.g. '#### (.+)'"
@@ -77,7 +77,7 @@ class ImportConfig(Config):
     template: str | None = Field(
         None, description="template of prompts made from these traces; default: that of the form"
     )
-    model: str | None = Field(None, description="who wrote the traces, if no column says so")
+    model: str | None = Field(None, description="author of the traces, if no column names it")
     verifier: str | None = Field(None, description="verifier of problems that name none")
     domain: str | None = Field(None, description="domain of problems that name none")
     target_language: str | None = Field(
@@ -125,7 +125,7 @@ class ImportConfig(Config):
 
 @dataclass
 class _Seen:
-    """Ids that the warehouse holds already, and counts of what this import read."""
+    """Ids that the warehouse holds already, and counts of this import."""
 
     traces: set[bytes] = field(default_factory=set)
     problems: set[bytes] = field(default_factory=set)
@@ -177,14 +177,14 @@ def run(config: ImportConfig, context: Context) -> JobResult:
     return result
 
 
-# Options that decide which rows are read; all others decide what a row becomes.
+# options that decide which rows are read; all others decide how a row is converted
 _READING = ("path", "name", "limit", "skip_invalid", "held_out")
 
 
 def _check_options(config: ImportConfig, content: list[Any], earlier: Sequence[Version]) -> None:
-    """`UsageError` if the same file is stored under this name, but was read with other options.
+    """Raise `UsageError` if the same file is stored under this name, read with other options.
 
-    Its rows would be there twice: with another reference or verifier, a row is another trace.
+    Its rows would be stored twice: with another reference or verifier, a row is another trace.
     """
     options = config.model_dump(mode="json")
     for version in earlier:
@@ -214,9 +214,9 @@ def _shown(value: Any) -> str:
 
 
 def check_path(path: str) -> None:
-    """UsageError if there is no file or folder of this name, and it is not a Hub id either.
+    """Raise UsageError if the path is neither a file, a folder nor a Hub id.
 
-    `owner/name` is a Hub id, unless there is a folder `owner` here.
+    `owner/name` is a Hub id, unless a folder `owner` exists.
     """
     where = Path(path).expanduser()
     of_hub = is_hub_id(path) and kind_of(path) is None and not where.parent.is_dir()
@@ -268,7 +268,7 @@ def _summary(
 
 
 def _name(path: str) -> str:
-    """A data set's name from a path or a Hub id."""
+    """Derive a data set's name from a path or a Hub id."""
     return re.sub(r"[^A-Za-z0-9._+-]+", "-", stem_of(path.rstrip("/"))).strip("-.") or "import"
 
 
@@ -303,7 +303,7 @@ def _tables(config: ImportConfig, where: Path, reading: Reading) -> Iterator[Tab
 def _file_parts(
     paths: list[Path], config: ImportConfig, reading: Reading
 ) -> Iterator[pl.DataFrame]:
-    """Parts of files; of JSON, the nested columns that are needed come with their exact values."""
+    """Parts of files; nested columns of JSON come with their exact values if needed."""
     skipped = 0
     for path in paths:
         first = next(read_parts(path, reading=reading), None)
@@ -326,7 +326,7 @@ def _datasets(config: ImportConfig, where: Path) -> Iterator[pl.DataFrame]:
 
 
 def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
-    """How the table is read. Says so, with the first columns, so that a wrong mapping is seen at
+    """Plan how to read the table. Prints the plan, so that a wrong mapping is seen at
     once.
     """
     fields = find_columns(table.schema, config.columns, config.path)
@@ -337,7 +337,7 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
         layout = choose_layout(table, fields, config.columns, config.path)
     layout = "messages" if layout == "sharegpt" else layout
     if layout == "messages" and config.layout == "auto" and _asks_only(table, fields):
-        # Turns that end with the user's are the prompt of what another column holds.
+        # turns that end with the user's are the prompt of a completion in another column
         fields["question"] = fields.pop("turns")
         layout = "pairs"
     taken = list(fields.values())
@@ -370,7 +370,7 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
 
 
 def _asks_only(table: Table, fields: dict[str, str]) -> bool:
-    """Whether no conversation has a turn of the assistant, and another column may hold it."""
+    """Whether no conversation has a turn of the assistant, which another column may hold."""
     if not {"completion", "reasoning"} & set(fields):
         return False
     try:
@@ -411,7 +411,7 @@ def _part(
     traces: Version,
     seen: _Seen,
 ) -> int:
-    """Publish one part of the file; return how many traces are new."""
+    """Publish one part of the file; return the number of new traces."""
     frame, counts = read_traces(table, plan, config.path)
     if number == "00000" and frame.height:
         _show_first(frame)
@@ -443,7 +443,7 @@ def _part(
 
 
 def _judging() -> pl.Expr:
-    """The verifier, of problems that have a reference to judge by."""
+    """Verifier of the problems that have a reference."""
     return pl.when(pl.col("reference").is_not_null()).then("verifier")
 
 
@@ -463,9 +463,9 @@ def _problems(config: ImportConfig, frame: pl.DataFrame, plan: Plan) -> pl.DataF
     mathematics = pl.when(pl.col("domain").str.to_lowercase() == "math").then(pl.lit("math"))
     own = [pl.col("verifier")] if "verifier" in frame.columns else []
     verifier = pl.coalesce(*own, pl.lit(config.verifier or usual, dtype=pl.String), mathematics)
-    # Without a reference nothing can be judged, and the id must not depend on a verifier.
+    # without a reference nothing is judged, so the id must not depend on a verifier
     frame = frame.with_columns(verifier=pl.when(pl.col("reference").is_not_null()).then(verifier))
-    # The same last question after other turns is another problem.
+    # the same last question after different turns is another problem
     frame = frame.with_columns(identity="context")
     rows = to_schema(frame.select(c for c in (*SCHEMA, "identity") if c in frame.columns))
     rows, _ = add_split(add_problem_id(rows), float(config.held_out))
@@ -473,7 +473,7 @@ def _problems(config: ImportConfig, frame: pl.DataFrame, plan: Plan) -> pl.DataF
 
 
 def _stored(context: Context, name: str, version: str) -> _Seen:
-    """Traces of this name that other imports brought."""
+    """Stored traces of earlier imports under this name."""
     seen = _Seen()
     for other in context.warehouse.versions("traces", name):
         if other.version != version:
@@ -485,7 +485,7 @@ def _stored(context: Context, name: str, version: str) -> _Seen:
 
 
 def _count(seen: _Seen, trace: bytes, problem: bytes, older: bytes | None = None) -> int | None:
-    """The sample index of a trace in its problem; None if it is stored already, also by its older
+    """Sample index of a trace in its problem; None if it is stored already, even under its older
     id.
     """
     if trace in seen.traces or older in seen.traces:

@@ -1,10 +1,10 @@
-"""Where the bytes of a warehouse lie: a directory, or a bucket (S3, Google Cloud Storage, Azure).
+"""Storage of a warehouse: a directory, or a bucket (S3, Google Cloud Storage, Azure).
 
     store = open_store(Path("warehouse"))
     store = open_store(Path("s3://bucket/prefix"))
 
 A store has put-if-absent, put, get, list and delete; no rename, no lock and no append, which object
-storage lacks. Everything that must appear once, and whole, goes through `put_if_absent`.
+storage lacks. Anything that must appear once, and whole, goes through `put_if_absent`.
 """
 
 from curate.store.base import CHECKSUM, Entry, Readable, Store

@@ -20,7 +20,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Readable:
-    """Names of objects as Polars and DuckDB take them, and the options that Polars needs."""
+    """Names of objects as Polars and DuckDB accept them, and the options that Polars needs."""
 
     names: list[str]
     options: dict[str, str] | None = None
@@ -42,16 +42,16 @@ class Store(Protocol):
         """Store or replace an object: for reports and hints, where the last writer may win."""
 
     def get(self, key: str) -> bytes:
-        """The content. FileNotFoundError if there is none."""
+        """Return the content. FileNotFoundError if there is none."""
 
     def has(self, key: str) -> bool:
-        """Whether there is an object of this key."""
+        """Whether an object has this key."""
 
     def list(self, prefix: str) -> list[Entry]:
-        """Every object below the folder `prefix`, by key; those of all finished puts."""
+        """Return every object below the folder `prefix`, by key; all finished puts are included."""
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects. A key without one is no error."""
+        """Delete objects. A missing key is not an error."""
 
     def readable(self, keys: Sequence[str]) -> Readable:
-        """What Polars and DuckDB open these objects by."""
+        """Return the names by which Polars and DuckDB open these objects."""

@@ -1,4 +1,4 @@
-"""A directory as a store: an object is written aside, fsynced, and takes its name by link(2)."""
+"""A directory as a store: an object is written to a temporary file, fsynced, and named by link."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class LocalStore:
-    """Objects as files below `root`. Files being written are in `_staging`, outside every glob."""
+    """Objects as files below `root`. Unfinished files are in `_staging`, outside every glob."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.url = root, str(root)
 
     def staged(self, suffix: str = "") -> Path:
-        """A path to write a file to that `put_if_absent` will move: on the same file system."""
+        """A path on the same file system for a file that `put_if_absent` will move."""
         staging = self.root / STAGING
         staging.mkdir(parents=True, exist_ok=True)
         return staging / f"{unique_name()}{suffix}"
@@ -39,7 +39,7 @@ class LocalStore:
             try:
                 os.link(staged, target)
             except FileExistsError:
-                # On NFS a repeated request can report EEXIST for the link that this very call
+                # On NFS a repeated request can report EEXIST for the link that this same call
                 # created.
                 return os.path.samefile(staged, target)
             except OSError as error:

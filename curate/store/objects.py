@@ -1,13 +1,13 @@
-"""Object storage as a store: S3 and what speaks like it, Google Cloud Storage, Azure.
+"""Object storage as a store: S3 and compatible servers, Google Cloud Storage, Azure.
 
 An object is created by a conditional PUT (`If-None-Match: *`), which at most one of several callers
-wins. Two things go wrong in practice, and both are dealt with here:
+wins. Two things go wrong in practice, and both are handled here:
 
-- The answer to our own PUT is lost. The request is repeated, and then the object exists: it seems
-  that somebody else was first. So each PUT carries a random token, and whoever is refused looks
-  whose token is there.
-- A server that does not know the condition ignores it and overwrites. So the first creation in a
-  bucket is tried on a key of its own, twice: the second must be refused.
+- The response to our own PUT is lost. The repeated request finds an object and seems to have lost
+  to another writer. So each PUT carries a random token, and a refused writer compares the token of
+  the object with its own.
+- A server that does not support the condition ignores it and overwrites. So before the first
+  creation in a bucket, a test key is created twice: the second request must be refused.
 
 Credentials, region and endpoint come from the environment, as the tools of each provider read them
 (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT_URL`,
@@ -44,11 +44,11 @@ from curate.store.base import CHECKSUM, Entry, Readable
 
 WRITER = "writer"  # attribute of an object
 PROBE = "_probe"
-# A part is one request, however large, since only whole objects can be created conditionally.
+# A part of any size is one request, since only whole objects can be created conditionally.
 TIMEOUT = "300s"
 RETRIES = 8
 RETRY_SECONDS = 120
-CONFLICTS = 10  # times that a creation is tried again while another one is in progress
+CONFLICTS = 10  # retries of a creation while another one is in progress
 
 
 class ObjectStore:
@@ -60,7 +60,7 @@ class ObjectStore:
         self._opened = opened or _Opened(url)
 
     def below(self, prefix: str) -> ObjectStore:
-        """The store of the objects below a prefix, over the same connection."""
+        """Return the store of the objects below a prefix, over the same connection."""
         return ObjectStore(self._bucket_url, f"{self._prefix}{prefix}".strip("/"), self._opened)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
@@ -82,7 +82,7 @@ class ObjectStore:
         return self.entry(key) is not None
 
     def entry(self, key: str) -> Entry | None:
-        """Size and age of one object; None if there is none."""
+        """Size and age of one object; None if it does not exist."""
         with _errors(self.url):
             try:
                 meta = obstore.head(self._opened.client, self._prefix + key)
@@ -91,12 +91,12 @@ class ObjectStore:
         return Entry(key, int(meta["size"]), meta["last_modified"].timestamp())
 
     def attributes(self, key: str) -> dict[str, str]:
-        """The attributes that the writer gave an object."""
+        """Return the attributes that the writer gave an object."""
         with _errors(self.url):
             return dict(obstore.get(self._opened.client, self._prefix + key).attributes)
 
     def tail(self, key: str, size: int) -> bytes:
-        """The last bytes of an object; all of it if it has fewer."""
+        """Return the last bytes of an object; the whole object if it is shorter."""
         with _errors(self.url):
             options: Any = {"range": {"suffix": size}}
             answer = obstore.get(self._opened.client, self._prefix + key, options=options)
@@ -138,7 +138,7 @@ class ObjectStore:
 
 
 class _Opened:
-    """The connection to one bucket, and what is known about its server."""
+    """The connection to one bucket, and the capabilities of its server."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -151,7 +151,7 @@ class _Opened:
         config: Any = {"disable_bulk_delete": True} if self.scheme == "s3" else None
         self._retry = _retries()
         with _errors(url):
-            # Its types want a literal address.
+            # Its type hints expect a literal address.
             connect: Any = from_url
             self.client = connect(
                 url, config=config, client_options=options, retry_config=self._retry
@@ -160,7 +160,7 @@ class _Opened:
         self._guard = threading.Lock()
 
     def create(self, name: str, data: bytes | Path) -> bool:
-        """Create an object, unless there is one. True if what is there is ours."""
+        """Create an object unless it exists. True if the stored object is ours."""
         token = uuid.uuid4().hex
         attributes = {WRITER: token, CHECKSUM: checksum_of(data)}
         with _errors(self.url):
@@ -183,7 +183,7 @@ class _Opened:
                 try:
                     return self._is_ours(name, token, attributes[CHECKSUM])
                 except FileNotFoundError:
-                    # Two creations at once: both may be refused, and none be there.
+                    # Of two simultaneous creations both may be refused, and no object exist.
                     time.sleep(0.1)
         raise CurateError(
             f"{self.url}/{name} could not be created: others were creating it {CONFLICTS} times in "
@@ -191,15 +191,15 @@ class _Opened:
         )
 
     def _is_ours(self, name: str, token: str, checksum: str) -> bool:
-        """Whether the object that is there is the one that this call sent."""
+        """Whether the stored object is the one that this call sent."""
         there = obstore.get(self.client, name)
         if WRITER in there.attributes:
             return bool(there.attributes[WRITER] == token)
-        # A server that keeps no attributes: then the same bytes are as good as ours.
+        # The server keeps no attributes: equal bytes are as good as ours.
         return checksum_of(bytes(there.bytes())) == checksum
 
     def probe(self, prefix: str) -> None:
-        """UsageError if the server ignores conditions. Asked once a process and bucket."""
+        """Raise UsageError if the server ignores conditions; checked once per process, bucket."""
         if self._probed:
             return
         with self._guard:
@@ -214,13 +214,13 @@ class _Opened:
             if not kept:
                 raise UsageError(
                     f"{self.url}: this server ignores `If-None-Match: *` (a second writer replaced "
-                    "what the first one had written), so rows could be lost or appear twice. Use "
+                    "the object of the first one), so rows could be lost or appear twice. Use "
                     "a server with conditional writes, or a directory"
                 )
             self._probed = True
 
     def polars_options(self) -> dict[str, str]:
-        """What Polars needs besides its own reading of the environment."""
+        """Options that Polars does not read from the environment itself."""
         options = {}
         for variable in _VARIABLES[self.scheme]:
             if value := os.environ.get(variable):
@@ -255,7 +255,7 @@ class _Opened:
             self.scheme,
             client_options=self._options,
             retry_config=self._retry,
-            skip_instance_cache=True,  # another endpoint may be in the environment by now
+            skip_instance_cache=True,  # the endpoint in the environment may have changed
         )
 
 
@@ -300,7 +300,7 @@ def _is_conflict(error: BaseError) -> bool:
 
 @contextmanager
 def _errors(url: str) -> Iterator[None]:
-    """Turn what a server refuses, or that none answers, into one message. Absence is no error."""
+    """Turn refused or unanswered requests into one message. A missing object is not an error."""
     try:
         yield
     except FileNotFoundError as error:

@@ -1,8 +1,8 @@
-"""Asking about paths below the root of a warehouse, on a disk or in a bucket.
+"""Operations on paths below the root of a warehouse, on a disk or in a bucket.
 
-Each function does for a remote path what `pathlib` does for one on a disk, where it costs nothing
-more. A bucket has no folders: one exists as long as something is in it, and listing it lists all
-that is below. So none of these belongs into a loop over parts.
+Each function does for a remote path what `pathlib` does for a local one; local paths cost nothing
+extra. A bucket has no folders: a folder exists as long as it contains an object, and listing it
+lists everything below it. So do not call these in a loop over parts.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SCRATCH = "CURATE_SCRATCH"
 
 
 class Stamp(NamedTuple):
-    """What changes when a file does: bytes, and nanoseconds of its change."""
+    """Size in bytes and modification time in nanoseconds, which change with the file."""
 
     size: int
     changed: int
 
 
 def stamp(path: Path) -> Stamp:
-    """Size and time of change of a file. FileNotFoundError if there is none."""
+    """Return size and modification time of a file. FileNotFoundError if it does not exist."""
     if not is_remote(path):
         stat = path.stat()
         return Stamp(stat.st_size, stat.st_mtime_ns)
@@ -46,7 +46,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is a file or a folder of this name."""
+    """Whether a file or a folder has this name."""
     if not is_remote(path):
         return path.exists()
     store, key = located(path)
@@ -54,7 +54,7 @@ def exists(path: Path) -> bool:
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file of this name."""
+    """Whether a file has this name."""
     if not is_remote(path):
         return path.is_file()
     store, key = located(path)
@@ -62,7 +62,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder of this name."""
+    """Whether a folder has this name."""
     if not is_remote(path):
         return path.is_dir()
     return bool(_below(path))
@@ -115,7 +115,7 @@ _listed: ContextVar[tuple[Path, dict[Path, list[tuple[Path, int]]]] | None] = Co
 
 @contextmanager
 def listed_once(root: Path) -> Iterator[None]:
-    """List each top-level folder of a bucket at most once in this block, which only reads."""
+    """List each top-level folder of a bucket at most once in this block, which must only read."""
     token = _listed.set((root, {})) if is_remote(root) else None
     try:
         yield
@@ -130,7 +130,7 @@ def _matches(path: Path, folder: Path, pattern: str) -> bool:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file. FileNotFoundError if there is none."""
+    """Return the content of a file. FileNotFoundError if it does not exist."""
     if not is_remote(path):
         return path.read_bytes()
     store, key = located(path)
@@ -138,13 +138,13 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The content of a UTF-8 file."""
+    """Return the content of a UTF-8 file."""
     return read_bytes(path).decode("utf-8")
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file to read as a whole, such as a log."""
+    """Open a file that is read as a whole, such as a log."""
     if not is_remote(path):
         with open(path, "rb") as handle:
             yield handle
@@ -154,7 +154,7 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def on_disk(path: Path) -> Iterator[Path]:
-    """The file on this machine: itself, or a copy that goes when the block ends."""
+    """Yield a local path of the file: its own, or that of a copy deleted when the block ends."""
     if not is_remote(path):
         yield path
         return
@@ -169,7 +169,7 @@ def on_disk(path: Path) -> Iterator[Path]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write or replace a small file as a whole."""
+    """Write or replace a small file atomically."""
     if not is_remote(path):
         write_whole(path, content)
         return
@@ -178,13 +178,13 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it. A bucket has none."""
+    """Create a folder and those above it. Does nothing in a bucket."""
     if not is_remote(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def remove(paths: Sequence[Path]) -> None:
-    """Remove files; one that is not there is no error."""
+    """Remove files; a missing file is not an error."""
     remote = [path for path in paths if is_remote(path)]
     for path in paths:
         if not is_remote(path):
@@ -195,7 +195,7 @@ def remove(paths: Sequence[Path]) -> None:
 
 
 def scan(parts: Sequence[Path], **options: object) -> pl.LazyFrame:
-    """Scan Parquet files by name; brackets in a path are no pattern. `options` are Polars'."""
+    """Scan Parquet files by name; brackets in a path are literal. `options` are Polars'."""
     if not parts or not is_remote(parts[0]):
         return pl.scan_parquet(list(parts), glob=False, **options)  # type: ignore[arg-type]
     names, storage = _readable(parts)
@@ -215,8 +215,8 @@ def _readable(parts: Sequence[Path]) -> tuple[list[str], dict[str, str] | None]:
 
 
 def scratch(root: Path | None = None) -> Path:
-    """A folder on this machine for what only this process reads: the staging folder of a warehouse
-    on a disk, else `$CURATE_SCRATCH` or the system's for temporary files.
+    """A local folder for files that only this process reads: the staging folder of a warehouse on a
+    disk, else `$CURATE_SCRATCH` or the system's temporary folder.
     """
     if root is not None and not is_remote(root):
         return root / STAGING

@@ -1,8 +1,8 @@
 """Roots of warehouses as paths: `s3://bucket/prefix` is the path `s3:/bucket/prefix`.
 
-A path below such a root is a name like any other (it has a parent, a stem, a suffix), and `located`
-returns the store and the key that it stands for. Nothing may ask the disk about it: use
-curate/store/paths.py, which works with either kind.
+A path below such a root has a parent, a stem and a suffix like any other, and `located` returns its
+store and key. Methods of `Path` that access the disk do not work on it: use curate/store/paths.py,
+which works with either kind.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def is_remote(path: Path) -> bool:
 
 
 def parse_root(root: str | Path) -> Path:
-    """The root of a warehouse: an absolute directory, or a bucket with a prefix."""
+    """Return the root of a warehouse: an absolute directory, or a bucket with a prefix."""
     path = Path(root)
     if is_remote(path):
         if len(path.parts) < len(_bucket_parts(path)) or ".." in path.parts or len(path.parts) < 2:
@@ -39,7 +39,7 @@ def parse_root(root: str | Path) -> Path:
 
 
 def url_of(path: Path) -> str:
-    """How a person writes a path: `s3://bucket/key`, or the path on a disk."""
+    """Return a path as users write it: `s3://bucket/key`, or the path on a disk."""
     return f"{path.parts[0]}//{'/'.join(path.parts[1:])}" if is_remote(path) else str(path)
 
 
@@ -52,13 +52,13 @@ def open_store(root: Path) -> Store:
 
 
 def located(path: Path) -> tuple[ObjectStore, str]:
-    """The store of the bucket and the key in it that a remote path stands for."""
+    """Return the bucket's store and the key of a remote path."""
     bucket = _bucket_parts(path)
     return _bucket(bucket), "/".join(path.parts[len(bucket) :])
 
 
 def _bucket_parts(path: Path) -> tuple[str, ...]:
-    """The beginning of a remote path that names a bucket; Azure has an account before it."""
+    """Leading components of a remote path that name the bucket; Azure puts the account first."""
     return path.parts[: 3 if path.parts[0] == "az:" else 2]
 
 

@@ -2,10 +2,10 @@
 
     traces -> pairs of one prompt (SQL rules) -> per batch: log-ratios, loss, gradient, step
 
-Departs from the textbook where the result is the same and bounded in memory: the loss of a pair is
-a function of two sums of log-probs. A first pass computes the sums without gradient. The derivative
-of the loss by a sum is then the weight of its sequence in a second pass, where each sequence stands
-alone: the two of a pair need not be in memory together, and cuts and ranks change no gradient.
+Two passes bound memory without changing the result. The loss of a pair is a function of two sums of
+log-probs. The first pass computes the sums without gradient. The derivative of the loss by a sum is
+the weight of its sequence in the second pass, where each sequence is independent: the two of a pair
+need not be in memory together, and micro-batches and ranks do not change a gradient.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from curate.train.sft import (
 from curate.warehouse import Warehouse
 from curate.warehouse.identity import digest
 
-# Raised when the same config would train another model: it is part of the run's id.
+# Part of the run's id; raise it if the same config would train another model.
 TRAINER_VERSION = 1
 
 
@@ -72,10 +72,10 @@ def train_dpo(
     *,
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainResult:
-    """Train `config.model` to prefer the chosen trace of each pair; returns at once if it has.
+    """Train `config.model` to prefer the chosen trace of each pair, unless that was done before.
 
-    The pairs are part of the run's id, so that new traces make another run. `say` is given the
-    first pair. Raises UsageError if there are no pairs, CurateError for a loss that is not finite.
+    The pairs are part of the run's id, so new traces start another run. `say` receives the first
+    pair as text. Raises UsageError if there are no pairs, CurateError if the loss is not finite.
     """
     frame = preference_pairs(wh, config.pairs, config.traces, config.seed)
     parent = weights_hash(config.model)
@@ -146,7 +146,7 @@ def dpo_step(
 ) -> dict[str, float]:
     """Gradients of one batch, summed over micro-batches and ranks; returns its metrics.
 
-    `reference` None: the policy without its adapters.
+    If `reference` is None, it is the policy without its adapters.
     """
     sequences = [sequence for pair in batch for sequence in (pair.chosen, pair.rejected)]
     with policy.without_adapters() if reference is None else contextlib.nullcontext():
@@ -190,7 +190,7 @@ def totals(logprobs: list[torch.Tensor]) -> torch.Tensor:
 def load_pairs(
     frame: pl.DataFrame, config: DPOConfig, tokenizer: Any
 ) -> tuple[list[Pair], dict[str, int]]:
-    """Return pairs as token ids, and counts. A completion that was cut off gets no end token.
+    """Return pairs as token ids, and counts. A truncated completion gets no end token.
 
     Raises UsageError if all of them are too long.
     """

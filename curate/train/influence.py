@@ -3,14 +3,14 @@
     curate influence model=MODEL traces=[harvest] problems=sums
     curate sql --file influence
 
-A step of training on a trace makes a target likelier by about the inner product of their gradients
-(TracIn, arXiv 2002.08484). Gradients are kept as random projections, which preserve inner products
-on average: of a matrix G, A G B with random A [side, rows] and B [columns, side], summed over the
-matrices of the model. The influence of a trace is the mean cosine with the targets: the norm of a
-gradient says more about the length of a text than about its use (LESS, arXiv 2402.04333).
+A training step on a trace raises the log-likelihood of a target by about the inner product of their
+gradients (TracIn, arXiv 2002.08484). Gradients are kept as random projections, which preserve inner
+products on average: of a matrix G, A G B with random A [side, rows] and B [columns, side], summed
+over the matrices of the model. The influence of a trace is the mean cosine with the targets: the
+norm of a gradient reflects the length of a text more than its usefulness (LESS, arXiv 2402.04333).
 
-Gradients of traces are divided by the root of the mean square over the targets, parameter by
-parameter, as a step of AdamW divides them by that of the traces before.
+Gradients of traces are divided by the root mean square over the targets, parameter by parameter, as
+AdamW divides them by that of earlier steps.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Sketcher:
     ) -> tuple[Tensor, float]:
         """Return a sketch `[side * side]` (float32, on the CPU), and the norm of the gradient.
 
-        `scale` divides the gradients, parameter by parameter; the norm is that before.
+        `scale` divides the gradients, parameter by parameter; the norm is taken before.
         """
         total = torch.zeros(self.side, self.side, device=self.policy.device)
         square = torch.zeros((), device=self.policy.device)
@@ -96,8 +96,8 @@ class Sketcher:
 def root_mean_square(gradients: Iterator[dict[str, Tensor]], count: int) -> dict[str, Tensor]:
     """Return the root of the mean square of gradients, by parameter, with a floor.
 
-    The floor is a hundredth of the parameter's own mean: what the targets never move must not be
-    blown up.
+    The floor is a hundredth of the parameter's own mean, so that elements without gradient on the
+    targets are not amplified.
     """
     total: dict[str, Tensor] = {}
     for gradient in gradients:
@@ -159,7 +159,7 @@ def run(config: InfluenceConfig, context: Context) -> JobResult:
 
 
 def _sealed(wh: Warehouse, name: str) -> list[Version]:
-    """Versions of a dataset of traces, open ones too. UsageError if there is none."""
+    """Return versions of a dataset of traces, including open ones. UsageError if it has none."""
     versions = wh.versions("traces", name)
     return versions or [wh.latest("traces", name)]
 
@@ -194,7 +194,7 @@ def _measure(
     sketcher = Sketcher(policy, config.side, config.seed)
 
     def tokens(question: str, completion: str) -> PromptCompletion | None:
-        """As SFT trains on a corpus: the prompt rendered again, the end token after the text."""
+        """Tokenise like SFT on a corpus: render the prompt again, append the end token."""
         prompt = encode(tokenizer, render(template, question))
         ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
         whole = PromptCompletion(prompt, [*ids, tokenizer.eos_token_id])

@@ -14,8 +14,8 @@ from curate.train.config import PairsConfig
 from curate.warehouse import Warehouse
 from curate.warehouse.sql import connect, quote
 
-# The k-th of the chosen meets the k-th of the rejected of the same prompt. Without `by` all have
-# the same number, and the hash of seed and trace decides.
+# The k-th chosen trace is paired with the k-th rejected one of the same prompt. Without `by` all
+# ranks are equal, and the hash of seed and trace decides.
 QUERY = """
 WITH marked AS (
     SELECT trace_id, attempt, problem_id, prompt, completion, finish_reason, dataset, version,
@@ -48,10 +48,10 @@ ORDER BY c.prompt, c.place
 def preference_pairs(
     wh: Warehouse, pairs: PairsConfig, traces: Sequence[str] = (), seed: int = 0
 ) -> pl.DataFrame:
-    """Return pairs of traces with the same prompt, in an order that depends on nothing else.
+    """Return pairs of traces with the same prompt, in an order that depends on the traces alone.
 
     Columns: problem_id, prompt, place; chosen, chosen_id, chosen_end (its finish reason), the same
-    of rejected; and refs, the versions of traces that a pair is from. Raises UsageError if a rule
+    of rejected; and refs, the versions of traces of a pair. Raises UsageError if a rule
     is not a SQL expression that only reads, or if there is no pair.
     """
     named = {
@@ -65,7 +65,7 @@ def preference_pairs(
     with connect(wh.root, views=False) as connection:
         for name, sql in named.items():
             _check(connection, name, sql)
-        # A line break ends a comment at the end of an expression.
+        # the line break ends a comment at the end of an expression
         where, chosen, rejected, by = (f"\n{sql}\n" for sql in named.values())
         frame = connection.sql(
             QUERY.format(
@@ -92,7 +92,7 @@ def _check(connection: duckdb.DuckDBPyConnection, name: str, sql: str) -> None:
 
 
 def _none(connection: duckdb.DuckDBPyConnection, chosen: str, rejected: str, where: str) -> str:
-    """The message if no prompt has both a chosen and a rejected trace."""
+    """Return the message for the case that no prompt has a chosen and a rejected trace."""
     row = connection.execute(
         f"SELECT count(*) FILTER ({chosen}), count(*) FILTER ({rejected}) "
         f"FROM annotated WHERE ({where})"

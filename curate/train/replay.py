@@ -4,10 +4,10 @@
     curate train grpo -c grpo.yaml replay.run=own replay.fresh=8 replay.staleness=4
 
 A round of a replay has the completions of a stored round, judged and rewarded by this run's config.
-The gradient is that of the fresh run as long as the policy is the one that sampled them, which it
-is in the first round, and later while every reward, advantage and setting was the same: so the same
-settings give the same weights. From then on the ratio of the loss is pi_theta / pi_sampler with the
-stored log-probs of the sampler, and the effective sample size says how far the two have come apart.
+As long as the policy is the one that sampled them, the gradient equals that of the original run.
+That holds in the first round, and afterwards while all rewards, advantages and settings agree: the
+same settings give the same weights. From then on the ratio in the loss is pi_theta / pi_sampler
+with the sampler's stored log-probs, and the effective sample size shows how far the two differ.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from curate.warehouse.identity import digest
 from curate.warehouse.names import part_name
 from curate.warehouse.runs import run_named
 
-STORED = "stored-"  # begins the names of parts about rollouts of another run
-# Keys that act through rewards and advantages alone, or not on the weights at all.
+STORED = "stored-"  # prefix of parts about rollouts of another run
+# keys that affect the weights only through rewards and advantages, or not at all
 INDIRECT = {"rewards", "replay", "evaluation", "keep_tokens", "template", "form"}
 TOKENS = ("prompt_token_ids", "completion_token_ids", "logprobs")
 
 
 class NoEngine:
-    """Takes the place of the engine where nothing is sampled."""
+    """Stand-in for the engine when nothing is sampled."""
 
     name = label = "replay"
-    transfers = True  # nothing is written to files for it
+    transfers = True  # it needs no weight files
 
     def receive_weights(self, tensors: Any, device: Any) -> str:
         return ""
@@ -64,15 +64,15 @@ class StoredRun:
     wh: Warehouse
     name: str  # dataset of its rollouts
     run_id: str
-    config: dict[str, Any]  # as the run was started; empty if it has not finished
-    parent: str  # hash of the weights that it started from
+    config: dict[str, Any]  # config of the run; empty if it has not finished
+    parent: str  # hash of the weights it started from
     parents: list[str] = field(default_factory=list)  # versions of problems that it sampled
     _frames: dict[str, pl.DataFrame] = field(default_factory=dict)
     _versions: list[Version] = field(default_factory=list)
 
     @property
     def versions(self) -> list[Version]:
-        """Versions of `traces` that hold its completions; those of a replay are another run's."""
+        """Versions of `traces` with its completions; those of a replay belong to another run."""
         if not self._versions:
             rows = self.wh.sql(
                 "SELECT DISTINCT dataset, version FROM traces t JOIN rollouts r USING (trace_id) "
@@ -87,7 +87,7 @@ class StoredRun:
         return [version.ref for version in self.versions]
 
     def steps(self) -> list[int]:
-        """Optimizer steps of the policies that sampled, in order: one per round."""
+        """Optimizer steps of the sampling policies, in order, one per round."""
         return list(self._order["policy_step"].unique().sort())
 
     @property
@@ -158,7 +158,7 @@ class StoredRun:
         )
 
     def problems(self) -> list[Problem]:
-        """Return the problems of its rollouts, with the references that the warehouse has now."""
+        """Return the problems of its rollouts, with their current references."""
         return from_rows(self._problem_rows())
 
     def _problem_rows(self) -> pl.DataFrame:
@@ -177,13 +177,13 @@ class StoredRun:
 
 
 def _part_order(path: Path) -> tuple[str, int]:
-    """`step-000004` before `step-000004-1`, the fresh round that dynamic sampling added to it."""
+    """Sort key: `step-000004` before `step-000004-1`, a round that dynamic sampling added to it."""
     step, _, extra = part_name(path).removeprefix(STORED).removeprefix("step-").partition("-")
     return step, int(extra) if extra.isdigit() else 0
 
 
 def find_run(wh: Warehouse, name: str, where: str = "replay") -> StoredRun:
-    """Return the run that a name means (see `run_named`). UsageError if there is none."""
+    """Return a run by name (see `run_named`). UsageError if no run matches."""
     run = run_named(wh, name, where)
     model = wh.sql(
         "SELECT config, parent_hash, data FROM models WHERE run_id = ? ORDER BY created_at DESC "
@@ -202,11 +202,11 @@ class Replay:
     config: GRPOConfig
     source: StoredRun | None  # None: the run's own earlier rounds
     rollouts: Rollouts
-    parent: str  # hash of the weights that this run starts from
+    parent: str  # hash of the weights this run starts from
     _scored: dict[int, pl.DataFrame] = field(default_factory=dict)
 
     def check(self, tokenizer: Any, vocabulary: int) -> None:
-        """Raise UsageError if the stored token ids mean something else to this model."""
+        """Raise UsageError if the stored token ids have another meaning for this model."""
         if self.source is None:
             return
         steps = self.source.steps()
@@ -230,12 +230,12 @@ class Replay:
             self._check_sizes(first)
 
     def _check_sizes(self, first: pl.DataFrame) -> None:
-        """Raise UsageError if a round is to have more problems or completions than are stored."""
+        """Raise UsageError if a round of the config is larger than the stored rounds."""
         assert self.source is not None
         problems, samples = first.select(
             pl.col("group").n_unique(), pl.col("sample_index").max() + 1
         ).row(0)
-        # A run with fewer problems than prompts trains on all of them.
+        # A run with fewer problems than `prompts` trains on all of them.
         few = self.config.prompts not in (problems, self.source.config.get("prompts"))
         if (few and self.config.prompts > problems) or self.config.samples > samples:
             raise UsageError(
@@ -245,15 +245,15 @@ class Replay:
             )
 
     def rounds(self) -> int:
-        """Number of rounds that can be replayed without a fresh one."""
+        """Number of rounds that can be replayed without sampling."""
         return len(self.source.steps()) if self.source else 0
 
-    # --- a round that is stored as a whole
+    # --- a whole stored round
 
     def whole_round(self, number: int, on_trajectory: bool) -> tuple[pl.DataFrame, bool]:
-        """Return stored round `number` (0, 1, …), and whether the next policy is the sampler's.
+        """Return stored round `number` (0, 1, …), and whether the next policy is the sampler's too.
 
-        It is if this one is (`on_trajectory`), and so are all settings, rewards and advantages.
+        It is if this one is (`on_trajectory`) and all settings, rewards and advantages agree.
         """
         assert self.source is not None
         stored = self.source.round(self.source.steps()[number])
@@ -272,9 +272,9 @@ class Replay:
         return frame.with_columns(replayed=pl.lit(not current)), current and same
 
     def same_settings(self) -> bool:
-        """Whether the source was trained with every setting that acts on the weights.
+        """Whether the source was trained with the same values of all settings that affect weights.
 
-        A replay was not trained on its own samples: nothing follows from its settings.
+        False for a source that is a replay: it was not trained on its own samples.
         """
         assert self.source is not None
         if self.source.config.get("replay"):
@@ -285,13 +285,13 @@ class Replay:
             return False
         return _settings(theirs) == _settings(self.config)
 
-    # --- groups for a round with fresh ones
+    # --- stored groups next to fresh ones
 
     def draw(self, step: int, count: int) -> pl.DataFrame | None:
         """Return up to `count` stored groups that may be trained on before `step`, or None.
 
-        Groups of equal rewards teach nothing and are passed over; of the others each is as likely,
-        by a draw that seed and step decide.
+        Groups with equal rewards give no gradient and are skipped; the others are drawn uniformly,
+        by seed and step.
         """
         limit = self.config.replay.staleness if self.config.replay else None
         near = [s for s in self._steps(step) if limit is None or abs(step - s) <= limit]
@@ -325,7 +325,7 @@ class Replay:
         return self._scored[step]
 
     def _own(self, step: int) -> pl.DataFrame:
-        """Return the rounds that this run sampled at `step`, as they were rewarded then."""
+        """Return the rounds that this run sampled at `step`, with their rewards of that time."""
         run = StoredRun(self.rollouts.wh, self.config.name, self.rollouts.run_id, {}, self.parent)
         run._versions = [self.rollouts.traces]
         own = run.round(step)
@@ -363,7 +363,7 @@ class Replay:
 
 
 def _settings(config: GRPOConfig) -> dict[str, Any]:
-    """Return the settings that act on the weights by other ways than rewards."""
+    """Return the settings that affect the weights other than through rewards."""
     settings = {k: v for k, v in config_identity(config).items() if k not in INDIRECT}
     optim = config.optim
     if optim.schedule == "constant" and (optim.warmup >= 1 or not optim.warmup):
@@ -372,7 +372,7 @@ def _settings(config: GRPOConfig) -> dict[str, Any]:
 
 
 def pick_groups(frame: pl.DataFrame, count: int, varied_first: bool) -> pl.DataFrame:
-    """Return the first `count` groups; with `varied_first` those of unequal rewards come first."""
+    """Return the first `count` groups; `varied_first` puts those with unequal rewards first."""
     groups = [group for _, group in frame.group_by("group", maintain_order=True)]
     if varied_first:
         groups.sort(key=lambda g: g["reward"].drop_nulls().n_unique() <= 1)
@@ -389,8 +389,8 @@ def numbered(groups: Sequence[pl.DataFrame], first: int = 0) -> pl.DataFrame:
 def stored_config(run: StoredRun) -> dict[str, Any]:
     """Return the config of a run as the default of its replay.
 
-    Evaluation is off, which needs an engine; the name is another one, so that tables tell the two
-    apart. Keys of later or earlier versions that do not exist here are left out.
+    Evaluation is off, since it needs an engine, and the name differs, to distinguish the two in
+    tables. Unknown keys, of later or earlier versions, are ignored.
     """
     config = {k: v for k, v in run.config.items() if k in GRPOConfig.model_fields}
     config = json.loads(json.dumps(config))

@@ -1,10 +1,10 @@
-"""Other rewards for stored rollouts: which completions would change sides, and by how much.
+"""Score stored rollouts with other rewards, and show which completions change sides.
 
     curate rescore RUN rewards.format=0.5 rewards.language=null
 
-The completions of a run are judged again (by other verifiers, references or a judge, if asked) and
-rewarded again. The new rewards, and the advantages that they give, are rows of `rescored`, next to
-those that the run trained on, which stay. Nothing is sampled and nothing is trained.
+The completions of a run are judged again (with other verifiers, references or a judge, if the
+config names them) and rewarded again. The new rewards and advantages are rows of `rescored`; those
+that the run trained on stay unchanged. Nothing is sampled and nothing is trained.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROBLEMS_SHOWN = 10
 def run(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
     """Score the rollouts of a run again, unless that was done before.
 
-    `data` is laid over the rewards and the advantage of the run. UsageError for an unknown run,
+    `data` overrides the rewards and the advantage of the run. UsageError for an unknown run,
     component or verifier.
     """
     started = time.monotonic()
@@ -84,7 +84,7 @@ def run(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
 def _config(
     data: Mapping[str, Any], context: Context, where: str
 ) -> tuple[RescoreConfig, StoredRun]:
-    """Return the config, with the run's rewards and advantage for what it leaves out."""
+    """Return the config, with the run's rewards and advantage as defaults."""
     if not isinstance(data.get("run"), str):
         raise UsageError(f"{where}: name the run whose rollouts to score: `curate rescore RUN`")
     source = find_run(context.warehouse, data["run"], "rescore")
@@ -101,7 +101,7 @@ def _config(
 
 
 def _problems(config: RescoreConfig, source: StoredRun, context: Context) -> list[Problem]:
-    """Return the problems of the run, with the references and the verifier that the config asks."""
+    """Return the problems of the run, with the references and the verifier of the config."""
     problems = source.problems()
     if config.problems:
         version = context.warehouse.latest("problems", config.problems)
@@ -144,7 +144,7 @@ def _rescored(
 def _judged(
     config: RescoreConfig, frame: pl.DataFrame, problems: list[Problem], context: Context
 ) -> pl.DataFrame:
-    """Replace unverifiable verdicts by those of the judge, where it gives one."""
+    """Replace unverifiable verdicts by the judge's, if it gives one."""
     assert config.judge is not None
     by_id = {p.problem_id: p for p in problems}
     judge = open_judge(config.judge, context)
@@ -184,6 +184,6 @@ HAVING changed > 0 ORDER BY changed DESC, step, problem LIMIT ?
 
 
 def changes(warehouse: Warehouse, rescore_id: str) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Return what changes by step, and for the problems of a step with most changes."""
+    """Return the changes per step, and those of the problems with the most changes."""
     by_problem = warehouse.sql(BY_PROBLEM, [rescore_id, PROBLEMS_SHOWN])
     return warehouse.sql(BY_STEP, [rescore_id]), by_problem

@@ -160,7 +160,7 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
         final = _LAST_LINE.fullmatch(line) if "\n" in whole or len(line) < 20 else None
         listed = re.findall(r"^[ \t]*[(]?([A-J])[).:]", visible, re.M)
         if len(set(listed)) > 1:
-            final = None  # the choices themselves, written out again
+            final = None  # the choices themselves, repeated
         if final and named_letters(tidy(final["answer"]), choices):
             return Extracted(tidy(final["answer"]), "last line")
     return find_answer(text, delimiters)
@@ -232,7 +232,7 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
     return _named_in_parts(bare, choices)
 
 
-# "D, it can't be A or B": what is denied are other choices.
+# "D, it can't be A or B": the denial is about other choices
 _OTHERS_DENIED = re.compile(
     r"(?P<kept>.{1,200}?)(?:[.,;:。，；]\s*|\s+|(?=不是|而不是))(?:and\s+)?(?:because\s+|since\s+)?(?:(?:it|this"
     r"|that)\s*)?"

@@ -1,8 +1,8 @@
 """Cluster the answers to a problem by equivalence, and find the one that most samples agree on.
 
 Used for cons@k (majority vote) and for pseudo-references, marked as such, of problems that have no
-reference. Answers are compared in rounds: in each, the first answer of a problem that is in no
-cluster yet is compared with all later ones. One batch holds the comparisons of all problems.
+reference. Answers are compared in rounds: in each, the first answer of a problem without a
+cluster is compared with all later ones. One batch holds the comparisons of all problems.
 """
 
 from __future__ import annotations

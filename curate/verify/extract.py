@@ -30,7 +30,7 @@ BARE = 200
 
 
 class Extracted(NamedTuple):
-    """An answer (None if there is none), the place it came from, and why there is none."""
+    """An answer and the place it came from; or None and the reason why it is missing."""
 
     answer: str | None
     where: str = ""
@@ -44,7 +44,7 @@ _END_TOKENS = re.compile(
     r"|<｜end▁of▁sentence｜>"
 )
 
-# Struck-out text. Two ties in a formula, x=1,~~y=2, are no such mark.
+# Struck-out text. Two ties in a formula, x=1,~~y=2, are not such a mark.
 _STRUCK = re.compile(
     r"(?<![A-Za-z0-9_},;:\\~])~~(?=[^\s~])[^~\n]{0,200}~~(?![A-Za-z0-9_{~]|\\(?![\])]))"
     r"|<(?P<tag>del|strike)>[^<]{0,200}</(?P=tag)>",
@@ -267,7 +267,7 @@ _DOUBT = re.compile(
     r"|错|不对|也许|可能",
     re.I,
 )
-# "17 ! = 355" goes on after its factorial.
+# "17 ! = 355" continues after its factorial.
 _SENTENCE_END = re.compile(r"(?:[.?]|!(?!\s*[=<>+*/^≠]))(?=\s|$|[*_\"'”)]|</)|[。！？…．]")
 _ADVERB = re.compile(
     r"(?:thus|simply|exactly|precisely|indeed|then|therefore|hence|just|clearly|definitely"
@@ -686,7 +686,7 @@ _CONTRAST = re.compile(
     r"[\s$*)\]\\]*[,;(]\s*(?:and\s+)?(?:not|rather than|instead of)\s+[$\\({]*-?\w"
 )
 _SCRIPT_AFTER = re.compile(r"\s*[_^]\s*(?:\{[^{}]*\}|\w)")
-# In the sentence before a box: what it holds is not meant.
+# In the sentence before a box: its content is not the answer.
 _NOT_MEANT = re.compile(
     r"\b(?:common|typical|usual|frequent|easy) (?:mistake|error|misconception)"
     r"|\b(?:mistake|error) (?:is|would be) to|\bif (?:it|this|that|the answer) (?:were|was)\b"
@@ -1046,7 +1046,7 @@ def is_taken_back(following: str) -> bool:
     return bool(_TAKEN_BACK.search(following[:2000]))
 
 
-# Marks of agreement and joy around an answer.
+# Marks of approval around an answer.
 _CHEER = " ✅✓✔☑\ufe0f😊🙂😀😃😄😁🎉👍🚀⭐🌟🎯💡🏆"
 
 

@@ -121,7 +121,7 @@ def equal_words(first: str, second: str) -> bool:
 
 
 def is_question(text: str) -> bool:
-    """Whether a text asks: "Paris?" is no answer, unless the reference is a question too."""
+    """Whether a text asks: "Paris?" is not an answer, unless the reference is a question too."""
     return text.rstrip(" \"'”’*_`$)").endswith(("?", "？"))
 
 
@@ -237,7 +237,7 @@ def _rows(text: str) -> list[str]:
 
 def are_rows(lines: list[str]) -> bool:
     """Whether several lines are one answer together: a grid of signs or of short cells, a table, or
-    a list with marks, so that one of them alone is no spelling of it.
+    a list with marks, so that a single line does not match it.
     """
     if len(lines) < 2:
         return False

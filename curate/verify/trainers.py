@@ -5,7 +5,7 @@
     OpenRLHF   --reward.remote_url reward.py, a file that imports reward_func
 
 `curate export CORPUS --for TRAINER` writes data and a config that use them. A correct answer gives
-1, everything else 0; an answer that nothing can judge is None in TRL, which leaves it out.
+1, everything else 0; an answer that cannot be judged is None in TRL, which leaves it out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from curate.records import Problem
 from curate.verify.workers.pool import default_pool
 
-# What decides a verdict, besides the completion.
+# columns that decide a verdict, besides the completion
 FIELDS = ("reference", "verifier", "choices", "tests", "metadata")
 
 
@@ -51,8 +51,8 @@ def compute_score(
 def reward_func(
     queries: Sequence[str], prompts: Sequence[str], labels: Sequence[str], **_: Any
 ) -> Any:
-    """Rewards of OpenRLHF, as a tensor. A label is JSON of what decides the verdict; a query is the
-    prompt and the completion.
+    """Rewards of OpenRLHF, as a tensor. A label is JSON of the columns that decide the verdict; a
+    query is the prompt and the completion.
     """
     import torch
 

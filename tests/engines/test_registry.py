@@ -109,7 +109,7 @@ def test_rates_of_a_busy_machine_hold_for_this_process_only(
     paced(monkeypatch, {"vllm": 0.02, "transformers": 0.01})
     monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
     assert settle(EngineConfig(), tiny).name == "transformers"
-    assert "busy, so this is not remembered" in capsys.readouterr().err
+    assert "busy, so this is not stored" in capsys.readouterr().err
     assert choose(EngineConfig(), tiny)[0] == "transformers"
     monkeypatch.setattr("curate.engines.measure._measured", {})
     assert remembered(candidates(EngineConfig(), tiny), tiny) is None

@@ -1,5 +1,5 @@
 """The two scripts that run inside sandboxes: `SERVE` answers calls to a program, `ASSERT` runs the
-tests that make them.
+tests that make the calls.
 
 They exchange JSON over pipes; nothing is ever unpickled. A value that JSON cannot hold stays with
 the program, and the tests get a handle to it: they can call it, ask for its attributes and its

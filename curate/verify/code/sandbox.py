@@ -229,7 +229,7 @@ def start(
 
 
 def run(program: str, stdin: str = "", limits: Limits | None = None) -> Outcome:
-    """Run a Python program with this standard input. Raises `CurateError` if there is no sandbox.
+    """Run a Python program with this standard input. Raises `CurateError` without a sandbox.
 
     If the machine was too busy to run the program, it is run once more.
     """

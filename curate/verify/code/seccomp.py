@@ -21,7 +21,7 @@ from collections.abc import Iterator
 MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 NEWEST = 450  # set_mempolicy_home_node, Linux 5.17: the last call that was reviewed here
 
-# System call -> its number on x86_64 and on aarch64; None where it does not exist.
+# System call -> its number on x86_64 and on aarch64; None if it does not exist.
 REFUSED: dict[str, tuple[int | None, int | None]] = {
     # other processes, and their memory
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
@@ -66,7 +66,7 @@ _NUMBER, _MACHINE, _FIRST, _SECOND = 0, 4, 16, 24
 
 
 def program(machine: str | None = None) -> bytes | None:
-    """Return the filter for a machine (this one by default); None for one that is not known."""
+    """Return the filter for a machine (this one by default); None for an unknown one."""
     known = MACHINES.get(machine or platform.machine())
     if known is None:
         return None
@@ -86,7 +86,7 @@ def _steps(audit: int, column: int) -> Iterator[tuple[int, int, int, int]]:
         if number is not None:
             yield _EQUAL, 0, 1, number
             yield _RETURN, 0, 0, _ERRNO | errno.EPERM
-    # Its flags lie in memory, where a filter cannot look. C libraries then use `clone`.
+    # Its flags are in memory, which a filter cannot read. C libraries then use `clone`.
     yield _EQUAL, 0, 1, CLONE3[column]
     yield _RETURN, 0, 0, _ERRNO | errno.ENOSYS
     yield _EQUAL, 0, 4, CLONE[column]

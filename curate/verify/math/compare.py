@@ -315,7 +315,7 @@ def _pure(node: Node) -> bool:
 
 
 def _decimals(node: Node) -> int | None:
-    """Return the largest number of decimals written in a tree; None if there are none."""
+    """Return the largest number of decimals written in a tree; None if it has no decimal."""
     if node[0] == "num":
         decimals: int | None = node[1].decimals
         return decimals
@@ -327,7 +327,7 @@ def equal_in_base(gold: Node, answer: Node) -> bool | None:
     """Compare numbers in a base; a missing base is taken from the other side."""
     for node in (gold, answer):
         if node[0] == "base" and any(int(digit) >= int(_base(node[2])) for digit in node[1]):
-            return False  # 7_2 is no number
+            return False  # 7_2 is not a number
     if gold[0] == answer[0] == "base":
         return (gold[1], _base(gold[2])) == (answer[1], _base(answer[2]))
     with_base, other = (gold, answer) if gold[0] == "base" else (answer, gold)

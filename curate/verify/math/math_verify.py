@@ -1,8 +1,8 @@
 """Leave to `math-verify` what this package cannot read: integrals, sums, limits, inequalities.
 
-It sees bare answers only, in a worker, and is guarded against its known faults: commands that it
-drops, numbers that it rounds or picks out of prose, containers that it confuses, relations that it
-compares in one direction only.
+It sees bare answers only, in a worker, and is guarded against its known faults: it drops
+commands, rounds numbers or picks them out of prose, confuses containers, and compares relations in
+one direction only.
 """
 
 from __future__ import annotations

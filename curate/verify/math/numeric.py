@@ -389,7 +389,7 @@ def _stays_equal(a: Node, b: Node, names: set[str], log10: bool) -> bool:
     """Whether the difference vanishes as the precision grows.
 
     A difference that is only rounding noise shrinks with every digit; 1 and 1 - e^{-100} agree to
-    43 digits and differ for ever after.
+    43 digits and differ beyond.
     """
     mp = context()
     looks = 0

@@ -1,6 +1,6 @@
 """Parse mathematical notation (LaTeX, ASCII, Unicode) into a small tree.
 
-A node is a tuple whose first field says what it is:
+A node is a tuple whose first field is its kind:
 
     ("num", Number)  ("sym", name)  ("text", words)  ("const", "pi" | "e" | "i" | "inf")
     ("add" | "sub" | "mul" | "div" | "pow", a, b)  ("neg", a)  ("pm", sign, a | None, b)
@@ -245,7 +245,7 @@ class _Parser:
         return ("both", *relations)
 
     def modulus(self) -> Node | None:
-        """Read the modulus of \\pmod{m} or (mod m) after a relation; None if there is none."""
+        """Read the modulus of \\pmod{m} or (mod m) after a relation; None if it has none."""
         if self.take("\\pmod"):
             return self.argument()
         if self.follows("(") and self.peek(1)[1] == "\\bmod":

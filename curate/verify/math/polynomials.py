@@ -59,7 +59,7 @@ def solution_pieces(relation: Node) -> list[tuple[Any, bool, Any, bool]] | None:
 def _joined(
     coefficients: Polynomial, roots: list[Any], wants_positive: bool, closed: bool
 ) -> list[tuple[Any, bool, Any, bool]]:
-    """Collect the gaps between roots that have the wanted sign, joined where the root between them
+    """Collect the gaps between roots with the right sign, joined if the root between them
     counts.
     """
     mp = context()

@@ -1,8 +1,8 @@
 """Units next to a number, as powers of dimensions and an exact factor.
 
-A known unit converts (5 km/h, 12 square feet, $5). Any other noun only says what is counted (7
-apples). Words that say more (a negation, a comparison, a second answer) are not a unit: then the
-text is not a number.
+A known unit converts (5 km/h, 12 square feet, $5). Any other noun names counted things (7
+apples). Words with more meaning (a negation, a comparison, a second answer) are not a unit: then
+the text is not a number.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The same mathematics with other policies: `math-strict` and `math-rounded`, named in place of
+"""Mathematics with other policies: `math-strict` and `math-rounded`, named in place of
 `math` by sources whose users want them.
 """
 

@@ -124,7 +124,7 @@ class Item:
 
 
 def rubric_named(rubric: str | Rubric) -> Rubric:
-    """Return the rubric of this name. Raises UsageError if there is none."""
+    """Return the rubric of this name. Raises UsageError for an unknown name."""
     if isinstance(rubric, Rubric):
         return rubric
     if rubric not in RUBRICS:
