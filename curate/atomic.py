@@ -30,7 +30,7 @@ from pathlib import Path
 
 from curate.errors import CurateError
 
-# Temporary files of other machines count as abandoned after this many seconds: nobody can ask
+# Temporary files of other machines count as abandoned after this many seconds: nothing can check
 # whether their process is alive.
 FOREIGN_SECONDS = 24 * 3600.0
 SUFFIX = ".partial"
@@ -99,7 +99,7 @@ def disk_full(error: OSError) -> bool:
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """Whether a path lies in a directory, whatever `..` and symbolic links are in it.
+    """Whether a path is inside a directory, with `..` and symbolic links resolved.
 
     Paths in a warehouse of somebody else may name any place; nothing is written or moved there.
     """

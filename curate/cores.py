@@ -1,4 +1,4 @@
-"""How many cores this process may use: on a node that others share, fewer than it has."""
+"""Number of cores that this process may use: on a shared node, fewer than it has."""
 
 from __future__ import annotations
 

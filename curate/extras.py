@@ -37,7 +37,7 @@ def install(extra: str) -> str:
 
 
 def missing_packages(*packages: str) -> list[str]:
-    """Those of the packages that are not installed; none of them is imported."""
+    """Return the packages that are not installed, without importing any."""
     return [name for name in packages if find_spec(name) is None]
 
 

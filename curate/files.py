@@ -156,7 +156,7 @@ def column_expr(schema: pl.Schema, name: str) -> tuple[pl.Expr, pl.DataType] | N
     """The column called `name`, or a field inside a struct or a list of structs (`a.b`), with its
     type.
 
-    Inside JSON text a field is text. Returns None if there is no such column.
+    Inside JSON text a field is text. Returns None without such a column.
     """
     if name in schema:
         return pl.col(name), schema[name]

@@ -49,7 +49,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a completion is sampled. `top_k = 0` and `top_p = 1` mean no truncation.
+    """Sampling settings of a completion. `top_k = 0` and `top_p = 1` mean no truncation.
 
     A completion ends with the first of the `stop` strings, which stays in the text: `</answer>`
     closes a form.

@@ -26,7 +26,7 @@ from curate.config import did_you_mean
 from curate.errors import UsageError
 
 # Folders of the configs that were read. In the environment, since verifier workers and engines are
-# processes of their own that import the same modules.
+# separate processes that import the same modules.
 FOLDERS = "CURATE_IMPORT_FOLDERS"
 
 

@@ -1,4 +1,4 @@
-"""Where the files that ship with the package lie: schemas, pipelines and rules, saved queries."""
+"""Paths of the files that ship with the package: schemas, pipelines and rules, saved queries."""
 
 from __future__ import annotations
 

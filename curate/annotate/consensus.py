@@ -1,5 +1,5 @@
-"""The answer that most samples of a problem agree on, as its reference: verdicts of kind
-`consensus`."""
+"""Verdicts of kind `consensus`: the answer that most samples of a problem agree on is its
+reference."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ COLUMNS = (
 
 
 class ConsensusConfig(Config):
-    """When the samples of a problem count as agreeing. The defaults are ours."""
+    """Conditions for agreement among the samples of a problem. The defaults are ours."""
 
     share: float = Field(0.5, gt=0, le=1)
     """Share of the samples of one model that must give the same answer."""
     samples: int = Field(4, ge=2)
-    """Minimum number of samples of a problem for an agreement."""
+    """Minimum number of samples of a problem."""
     every: bool = False
     """Also judge problems that have a reference."""
     verifier: str = "math"
-    """Compares the answers to problems that name no verifier."""
+    """Verifier that compares the answers to problems without one."""
 
 
 def annotate_consensus(
@@ -53,7 +53,7 @@ def annotate_consensus(
     targets: dict[str, list[Version]],
     context: Context,
 ) -> int:
-    """Cluster the answers to each problem and store what the largest cluster implies. Returns the
+    """Cluster the answers to each problem and store verdicts by the largest cluster. Returns the
     number of traces.
 
     More samples can change a consensus. So each set of traces has its own version, and

@@ -61,21 +61,21 @@ def correct(corrections: pl.DataFrame, context: Context) -> JobResult:
     whose verifier reads no reference.
     """
     started, wh = time.monotonic(), context.warehouse
-    known = wh.sql("SELECT problem_id, reference AS old, verifier FROM problems")
-    unknown = corrections.join(known, on="problem_id", how="anti")["problem_id"]
+    stored = wh.sql("SELECT problem_id, reference AS old, verifier FROM problems")
+    unknown = corrections.join(stored, on="problem_id", how="anti")["problem_id"]
     if len(unknown):
         raise UsageError(
             f"{len(unknown)} problems are not in {wh.root}, the first is {unknown[0]}: "
             "corrections name problems by problem_id"
         )
-    judged = corrections.join(known, on="problem_id")
+    judged = corrections.join(stored, on="problem_id")
     for name in WITHOUT_REFERENCE:
         if (count := judged.filter(pl.col("verifier") == name).height) > 0:
             raise UsageError(
                 f"{count} problems are judged by the verifier '{name}', which reads no reference: "
                 "leave them out, and correct their source"
             )
-    changed = corrections.join(known, on="problem_id", how="inner").filter(
+    changed = corrections.join(stored, on="problem_id", how="inner").filter(
         pl.col("reference").ne_missing(pl.col("old"))
     )
     if changed.is_empty():

@@ -51,14 +51,14 @@ class AnnotateConfig(Config):
     signals: list[str] | None = None
     """Groups of signals; all of them by default."""
     verify: bool = True
-    """Judge traces with the verifiers that their problems name."""
+    """Judge traces with the verifiers of their problems."""
     verifiers: list[str] = []
     """Verifiers to run alongside each problem's own, for a comparison in SQL. The column `verdict`
     stays that of the problem's own verifier."""
     consensus: ConsensusConfig | None = None
     """Add the agreement of most samples, for problems without a reference."""
     judge: JudgeConfig | None = None
-    """Ask a model about traces that rules called wrong or unverifiable."""
+    """Have a model judge traces that rules called wrong or unverifiable."""
     memory: str = DEFAULT
     """Memory of this process, such as 500MB or 2GB. Processes of verifiers and a judge are
     additional.
@@ -66,7 +66,7 @@ class AnnotateConfig(Config):
     label: str | None = None
     """Name in the progress display and in the table `jobs`."""
     cluster: ClusterConfig | None = Field(None, exclude=True)
-    """Machines that work on it together; null: this one."""
+    """Cluster of machines that share the work; null: this machine alone."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Todo:
 
 @dataclass
 class Work:
-    """Parts for one or more processes to annotate, `size` bytes of text at a time."""
+    """Parts to annotate by one or more processes, `size` bytes of text at a time."""
 
     todo: list[Todo]
     problems: pl.DataFrame
@@ -94,7 +94,7 @@ class Work:
 
 
 def run(config: AnnotateConfig, context: Context) -> JobResult:
-    """Add missing annotations. The result counts what was annotated, by each pass."""
+    """Add missing annotations. The result counts the annotated traces of each pass."""
     started = time.monotonic()
     limit_malloc_arenas()
     size = text_bytes(config.memory)
@@ -128,9 +128,9 @@ def run(config: AnnotateConfig, context: Context) -> JobResult:
         rows += seen
     if config.judge:
         judged = annotate_judge(config.judge, sources, problems, targets, context)
-        if asked := judged.total():
-            lines.append(f"the judge was asked about {counted(asked, 'trace')}{_listed(judged)}")
-            rows += asked
+        if number := judged.total():
+            lines.append(f"the judge was asked about {counted(number, 'trace')}{_listed(judged)}")
+            rows += number
     for source in sources:
         for target in targets[source.ref] if source.sealed else []:
             target.seal()
@@ -170,7 +170,7 @@ def _listed(verdicts: Counter[str]) -> str:
 
 
 def stored_problems(warehouse: Warehouse) -> pl.DataFrame:
-    """All problems of the warehouse; the verifier of those that name none is NO_VERIFIER."""
+    """All problems of the warehouse; those without a verifier get NO_VERIFIER."""
     frame = warehouse.sql("SELECT * FROM problems") if warehouse.exists() else pl.DataFrame()
     return frame.with_columns(pl.col("verifier").fill_null(NO_VERIFIER)) if len(frame) else frame
 
@@ -203,7 +203,7 @@ def _claim_of(item: Todo) -> str:
 
 
 def _lacking(item: Todo) -> Todo | None:
-    """The item with the versions that still lack a part; None if none does."""
+    """The item with the versions that still lack a part; None if all have it."""
     signals = {group: v for group, v in item.signals.items() if not v.has(item.name)}
     verdicts = {judging: v for judging, v in item.verdicts.items() if not v.has(item.name)}
     return Todo(item.source, item.path, signals, verdicts) if signals or verdicts else None
@@ -212,7 +212,7 @@ def _lacking(item: Todo) -> Todo | None:
 def _verifiers_by_part(
     parts: list[Path], problems: pl.DataFrame, alongside: Sequence[str]
 ) -> dict[str, set[Judging]]:
-    """Name of each part to the verifiers that its problems name, and those to run alongside."""
+    """Map each part to the verifiers that its problems name, and those to run alongside."""
     columns = problems.lazy().select("problem_id", "verifier", "correction")
     pairs = (
         scan(parts, include_file_paths="path")
@@ -271,7 +271,7 @@ def _annotate(
 def _size(config: AnnotateConfig, rows: Rows) -> Size:
     counts = [rows(name) for name in config.traces]
     if not counts or None in counts:
-        return Size("what lacks verdicts and signals")
+        return Size("traces without verdicts or signals")
     return Size(f"{sum(count or 0 for count in counts):,} traces")
 
 

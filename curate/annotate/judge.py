@@ -1,5 +1,5 @@
-"""Verdicts of a model about traces that rules called wrong or unverifiable. They are stored next to
-those of the rules."""
+"""Verdicts of a model on traces that rules called wrong or unverifiable, stored next to the rules'
+verdicts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class JudgeConfig(Config):
     model: str
     """Directory, hub id, or name at a server."""
     engine: EngineConfig = EngineConfig()
-    """How the model is run."""
+    """Engine that runs the model."""
     rubric: Literal["equivalence", "helpfulness", "coherence"] = "equivalence"
-    """Question put to the model."""
+    """Rubric that the model applies."""
     max_tokens: int = 1024
     """Longest reply, in tokens."""
     chat: bool = True
-    """Use the model's chat template; without it the bare text is the prompt."""
+    """Use the model's chat template; otherwise the bare text is the prompt."""
 
 
 def annotate_judge(
@@ -81,9 +81,9 @@ Part = tuple[Version, Path]  # the version that lacks a part, and the part of tr
 
 @dataclass
 class Work:
-    """Parts for one or more processes to judge.
+    """Parts to judge by one or more processes.
 
-    `verdicts`: those of the rules (trace_id, attempt, verdict).
+    `verdicts`: the rules' verdicts (trace_id, attempt, verdict).
     """
 
     todo: list[Part]
@@ -115,7 +115,7 @@ def judge_parts(work: Work, context: Context) -> Counter[str]:
 
 
 def _who(config: JudgeConfig, model: ModelRef) -> str:
-    """Name of a judge in verdicts. Those of the stub, or of a user's own engine, never replace
+    """Name of a judge in verdicts. Verdicts of the stub, or of a user's own engine, never replace
     those of the model."""
     engine_name, _ = choose(config.engine, model.path)
     real = engine_name in (*LOCAL, "openai")
@@ -123,9 +123,9 @@ def _who(config: JudgeConfig, model: ModelRef) -> str:
 
 
 def open_judge(config: JudgeConfig, context: Context, model: ModelRef | None = None) -> Judge:
-    """Open the engine of a judge, in the context's place for one engine.
+    """Open the engine of a judge in the context, which holds one engine.
 
-    `model`: that of the config, if it was resolved before.
+    `model`: the config's, if it was resolved before.
     """
     model = model or model_for(config.engine, config.model)
     engine = context.engine.get(config.engine, model.path, model.hash)

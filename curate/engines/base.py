@@ -25,7 +25,7 @@ from curate.records import Completion, Request
 
 
 class EngineConfig(Config):
-    """How an engine is opened.
+    """Settings of an engine.
 
     Settings of a single backend go into `args`, which are passed to it unchanged.
     """
@@ -36,7 +36,7 @@ class EngineConfig(Config):
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
-        description="auto: as the weights are, or float32 on a CPU that lacks the format",
+        description="auto: the weights' dtype, or float32 on a CPU that lacks it",
     )
     max_model_len: int | None = Field(
         default=None,
@@ -46,13 +46,13 @@ class EngineConfig(Config):
     memory: float | None = Field(
         default=None,
         gt=0,
-        description="GiB for the key-value cache; None: chosen from what is free on the device",
+        description="GiB for the key-value cache; None: chosen from the device's free memory",
     )
     seed: int = Field(
         default=0, ge=0, description="seed of the engine; each request also has its own"
     )
     tensor_parallel_size: int = Field(
-        default=1, ge=1, description="GPUs across which one copy of the model is split"
+        default=1, ge=1, description="number of GPUs that one copy of the model is split across"
     )
     replicas: int = Field(
         default=1,
@@ -65,12 +65,12 @@ class EngineConfig(Config):
     )
     transfer: Literal["auto", "nccl", "files"] = Field(
         default="auto",
-        description="how a trainer sends weights; auto: nccl between GPUs (vLLM's own), else files",
+        description="weights from a trainer; auto: nccl between GPUs (vLLM's own), else files",
     )
     in_flight: int | None = Field(
         default=None,
         ge=1,
-        description="requests in flight; None: twice the number that runs at once",
+        description="requests in flight; None: twice the number that run at once",
     )
     args: dict[str, Any] = Field(
         default_factory=dict, description="passed to the backend unchanged"
@@ -111,9 +111,9 @@ class Engine(Protocol):
         """The Hugging Face tokenizer, or None if the backend has none."""
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """Completions in the order in which they finish; `requests` is read as room becomes free.
+        """Yield completions in the order in which they finish; reads `requests` lazily.
 
-        None among the requests means "none now, ask again after the next completion", so that a
+        None among the requests means "none now; read on after the next completion", so that a
         caller can base its next requests on results. Closing the iterator early aborts what is in
         flight.
         """
@@ -132,7 +132,7 @@ class Engine(Protocol):
         """
 
     def sleep(self) -> None:
-        """Release memory for a trainer, if the backend can; `wake` takes it again."""
+        """Release memory for a trainer, if the backend can; `wake` allocates it again."""
 
     def wake(self) -> None: ...
 
@@ -237,7 +237,7 @@ class ModelDirectory:
 
 
 def load_tokenizer(model_dir: Path) -> Any:
-    """The tokenizer of a model directory. UsageError if there is none."""
+    """Load the tokenizer of a model directory. UsageError if it has none."""
     from transformers import AutoTokenizer
 
     try:

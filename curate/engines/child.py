@@ -33,7 +33,7 @@ from curate.records import Completion, Request
 
 Job = tuple[
     int, list[int], Request
-]  # the child's number for the request, its prompt ids, the request
+]  # the request's number in the child, its prompt ids, the request
 Done = tuple[int, Completion]
 
 
@@ -41,7 +41,7 @@ class Core(Protocol):
     """A backend inside the child. It is stepped, so that completions leave as they finish."""
 
     def info(self) -> dict[str, Any]: ...
-    def add(self, job: Job) -> Done | None: ...  # an immediate completion means that it is refused
+    def add(self, job: Job) -> Done | None: ...  # an immediate completion is a refusal
     def busy(self) -> bool: ...
     def step(self) -> list[Done]: ...
     def abort(self) -> None: ...
@@ -109,7 +109,7 @@ class Child:
 
     @property
     def has_arrived(self) -> bool:
-        """Whether completions are here already, so that `receive` does not wait."""
+        """Whether completions have arrived, so that `receive` does not wait."""
         return bool(self._arrived)
 
     def receive(self) -> list[Done]:

@@ -1,4 +1,4 @@
-"""Limits on what a server can make an engine do: the size of a body, a redirect, a wait, a number.
+"""Limits on a server's power over an engine: size of a body, redirects, waits, numbers.
 
 A server is not trusted: its answer may be endless, expand a thousandfold, send us to another host,
 or hold numbers that no table can. Each bound raises BadAnswer, which fails one request.
@@ -21,7 +21,7 @@ COUNT_LIMIT = 2**31  # tokens of one answer; the columns hold 32 bits
 
 
 class BadAnswer(ValueError):
-    """An answer that is not used: too large, from elsewhere, or with impossible values."""
+    """An answer that is refused: too large, from elsewhere, or with impossible values."""
 
 
 def check_server_url(url: str) -> str:

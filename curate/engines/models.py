@@ -42,9 +42,9 @@ class ModelRef:
     hash: str
 
     def on_this_machine(self) -> ModelRef:
-        """The same weights here, where another machine resolved the name and hashed them.
+        """The same weights on this machine, after another one resolved the name and hashed them.
 
-        UsageError if they are neither under the same path nor to be found by the name.
+        UsageError if neither the path nor the name leads to them.
         """
         served = str(self.path) == self.name and not self.path.is_absolute()  # by a server
         if served or self.path.exists():
@@ -143,7 +143,7 @@ def _from_hub(spec: str) -> ModelRef:
     patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
     try:
         path = Path(snapshot_download(name, revision=revision or None, allow_patterns=patterns))
-    except Exception as error:  # the hub raises a dozen kinds; each means: unavailable now
+    except Exception as error:  # the hub raises a dozen classes, all of which mean: unavailable now
         raise UsageError(
             f"cannot download model '{spec}' from the Hub ({type(error).__name__}: "
             f"{_first_line(error)}). Check the id and the network (HF_TOKEN for a gated model), or "
@@ -160,7 +160,7 @@ def _first_line(error: Exception) -> str:
 
 
 def weight_files(directory: str | Path) -> list[Path]:
-    """The files with the weights: safetensors if there are any, else older formats."""
+    """Weight files of a model: safetensors if present, else older formats."""
     for pattern in WEIGHTS:
         if files := sorted(Path(directory).glob(pattern)):
             return files
@@ -288,8 +288,8 @@ def lock_file(path: Path) -> Iterator[None]:
 def end_tokens(directory: str | Path, tokenizer: Any = None) -> set[int]:
     """Every token id that ends a text, from config.json, generation_config.json and the tokenizer.
 
-    Chat models often name different ends in different files; sampling past one of them gives
-    garbage.
+    Chat models often name different end tokens in different files; text sampled beyond one of them
+    is garbage.
     """
     ids: set[int] = set()
     for name in ("config.json", "generation_config.json"):

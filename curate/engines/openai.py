@@ -50,14 +50,14 @@ from curate.extras import need
 from curate.progress import counted, say
 from curate.records import Completion, Request, Sampling
 
-BATCH_BODIES = 8  # answers of `max_body` bytes that the results of a batch may have
-PAUSE = 0.05  # seconds before asking a source again that had nothing
+BATCH_BODIES = 8  # size limit of a batch's results, in answers of `max_body` bytes
+PAUSE = 0.05  # seconds between reads of a source that has nothing yet
 FIRST_WAIT = 0.5  # seconds before the first retry, doubled for each further one
 # To estimate a prompt's tokens for limits and budgets, on the safe side: English has about four.
 CHARS_PER_TOKEN = 3.0
 UNKNOWN_LENGTH = 1 << 20
-# Servers that fill in what a request leaves out from the model's generation config, by the owner
-# they give their models, and what keeps them from it. Others may refuse unknown keys.
+# Servers that take keys missing in a request from the model's generation config, by the owner of
+# their models, and the keys that prevent it. Others may refuse unknown keys.
 FILLING = {"vllm", "sglang"}
 UNTRUNCATED = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 OWNER_PATIENCE = 10.0  # seconds to wait for the list of models
@@ -94,19 +94,19 @@ class OpenAIArgs(Config):
     api_key_env: str = Field(
         default="OPENAI_API_KEY", description="environment variable that holds the key"
     )
-    concurrency: int = Field(default=32, ge=1, description="requests in flight at most")
+    concurrency: int = Field(default=32, ge=1, description="maximum number of requests in flight")
     rpm: float | None = Field(default=None, gt=0, description="requests per minute")
     tpm: float | None = Field(
         default=None, gt=0, description="tokens per minute, prompt and completion"
     )
     max_body: int = Field(default=64_000_000, ge=1000, description="bytes of one answer, decoded")
     max_retry_after: float = Field(
-        default=600.0, ge=0, description="seconds that a server can make us wait at most"
+        default=600.0, ge=0, description="longest wait that a server can impose, in seconds"
     )
     retries: int = Field(default=6, ge=0, description="further tries of a failed request")
     timeout: float = Field(default=600.0, gt=0, description="seconds for one try")
     max_wait: float = Field(
-        default=60.0, gt=0, description="seconds of backoff at most; Retry-After may ask for more"
+        default=60.0, gt=0, description="longest backoff in seconds; Retry-After may be longer"
     )
     price_in: float | None = Field(
         default=None, ge=0, description="None: the list price, if it is known (prices.py)"
@@ -121,7 +121,7 @@ class OpenAIArgs(Config):
         default=None, gt=0, description="cost at which the job stops; null: no limit"
     )
     spent: float = Field(
-        default=0.0, ge=0, description="of the budget, before this engine was opened"
+        default=0.0, ge=0, description="part of the budget spent before this engine was opened"
     )
     reasoning: tuple[str, str] = Field(
         default=("<think>", "</think>"), description="put around separate reasoning"
@@ -131,7 +131,7 @@ class OpenAIArgs(Config):
     )
     send_seed: bool = Field(default=True, description="send the seed of each request")
     send_logprobs: bool = Field(
-        default=False, description="ask for the log-probs of sampled tokens"
+        default=False, description="request the log-probs of sampled tokens"
     )
     extra_body: dict[str, Any] = Field(
         default_factory=dict, description="sent unchanged with each request"
@@ -139,11 +139,11 @@ class OpenAIArgs(Config):
     batch: bool = Field(
         default=False, description="send requests as batches, which take up to a day"
     )
-    batches: int = Field(default=8, ge=1, description="batches in progress at most")
+    batches: int = Field(default=8, ge=1, description="maximum number of batches in progress")
     batch_size: int = Field(
-        default=10_000, ge=1, le=50_000, description="requests of a batch; a chunk at most"
+        default=10_000, ge=1, le=50_000, description="requests per batch; at most one chunk"
     )
-    poll: float = Field(default=30.0, gt=0, description="seconds between looks at open batches")
+    poll: float = Field(default=30.0, gt=0, description="seconds between polls of open batches")
     journal: str | None = Field(
         default=None, description="folder in which a job notes its batches; set by the job"
     )
@@ -267,7 +267,7 @@ class OpenAIEngine:
         if self.prices.source:
             say(f"  {self.prices.source}")
         self._requests, self._tokens = Bucket(self.args.rpm), Bucket(self.args.tpm)
-        self._hold_until = 0.0  # until then all requests wait, as the server asked
+        self._hold_until = 0.0  # until then all requests wait, at the server's request
         self._average = 0.0  # completion tokens per request so far
         self._loop: asyncio.AbstractEventLoop | None = None
         self.client: Any = None
@@ -373,7 +373,7 @@ class OpenAIEngine:
     # --- money
 
     def worst_cost(self, request: Request) -> float:
-        """What a request costs at most."""
+        """Maximum cost of a request."""
         tokens, most = _guess_tokens(request), request.sampling.max_tokens
         return (tokens * self.prices.prompt + most * self.prices.completion) / 1e6
 
@@ -384,7 +384,7 @@ class OpenAIEngine:
         )
 
     def budget_reached(self) -> BudgetReached:
-        """The error that ends a job whose budget is spent."""
+        """Error that ends a job whose budget is spent."""
         spent = self.args.spent + self.usage.cost
         return BudgetReached(
             f"the budget of {self.args.budget:g} does not cover another request ({spent:.4f} is "
@@ -393,7 +393,7 @@ class OpenAIEngine:
         )
 
     def fault(self, request: Request) -> str | None:
-        """Why a request cannot be sent; None if it can."""
+        """Reason why a request cannot be sent; None if it can."""
         if not request.prompt.strip() and not request.prompt_token_ids:
             return "the prompt is empty"
         guess = len(request.prompt_token_ids or ())
@@ -477,7 +477,7 @@ class OpenAIEngine:
         await self._tokens.take(job.guess)
 
     async def _sampling_defaults(self) -> dict[str, Any]:
-        """Keys that keep the server from truncating samples where a request does not ask for it."""
+        """Keys that keep the server from truncating samples unless a request sets it."""
         if self._defaults is None:
             self._defaults = asyncio.ensure_future(self._ask_owner())
         # Shielded: a cancelled request must not cancel it for the others.
@@ -492,7 +492,7 @@ class OpenAIEngine:
         return {}
 
     def body(self, request: Request) -> dict[str, Any]:
-        """The JSON that a request is sent as."""
+        """JSON body of a request."""
         sampling = request.sampling
         body: dict[str, Any] = {
             "model": self.model,
@@ -525,7 +525,7 @@ class OpenAIEngine:
         return await api.create(**options, extra_body=body)
 
     def read_body(self, request: Request, body: Any) -> Completion:
-        """The completion in the JSON of an answer. Raises as reading an answer of a call does."""
+        """The completion in the JSON of an answer. Raises like reading the answer of a call."""
         from openai.types import Completion as Text
         from openai.types.chat import ChatCompletion
 
@@ -535,7 +535,7 @@ class OpenAIEngine:
         return self._completion(Job(request, 0.0), answer, 0.0)
 
     def wait_after(self, error: Any, tries: int) -> float | None:
-        """Seconds to wait after a fault of the server; None if there were enough tries.
+        """Seconds to wait after a server error; None after the last try.
 
         Raises CurateError for a failure that every request would share.
         """
@@ -545,7 +545,7 @@ class OpenAIEngine:
         return self._retry_after_error(job, error)
 
     def _retry_after_error(self, job: Job, error: Any) -> float | None:
-        """Seconds to wait before the next try; None: give this request up.
+        """Seconds to wait before the next try; None: abandon this request.
 
         Raises CurateError if every request would fail.
         """
@@ -566,7 +566,7 @@ class OpenAIEngine:
         return None
 
     def _again(self, job: Job, reason: str, least: float | None) -> float | None:
-        """Seconds to wait before another try, at least `least`; None if there were enough."""
+        """Seconds to wait before another try, at least `least`; None after the last try."""
         job.tries += 1
         job.reasons.append(f"{reason} (after {counted(job.tries, 'try', 'tries')})")
         if job.tries > self.args.retries:
@@ -577,7 +577,7 @@ class OpenAIEngine:
         return max(backoff, least or 0.0)
 
     def clean(self, text: str) -> str:
-        """The text without the key."""
+        """Remove the key from a text."""
         return text.replace(self._key, "***") if self._key != "none" else text
 
     def _completion(self, job: Job, answer: Any, seconds: float) -> Completion:
@@ -692,7 +692,7 @@ def logprobs_of(choice: Any) -> list[float] | None:
 
 
 def retry_after(error: Any) -> float | None:
-    """Seconds to wait as the server asks: a number or a date in `Retry-After`, or
+    """Seconds to wait by the server's headers: a number or a date in `Retry-After`, or
     `retry-after-ms`.
     """
     headers = getattr(getattr(error, "response", None), "headers", None) or {}
@@ -722,5 +722,5 @@ def _message(error: Any) -> str:
 
 
 def _short(text: object) -> str:
-    """What a server says, as the beginning of one line: it may be megabytes long."""
+    """Shorten a server's message to one line; it may be megabytes long."""
     return str(text).strip()[:300].replace("\n", " ")

@@ -305,8 +305,8 @@ class BatchRun:
         elif line is None:
             reason = f"batch {state.id} ended as {state.status} without an answer"
         else:
-            told = line.get("error") or (response.get("body") or {}).get("error") or {}
-            message = told.get("message") if isinstance(told, dict) else told
+            fault = line.get("error") or (response.get("body") or {}).get("error") or {}
+            message = fault.get("message") if isinstance(fault, dict) else fault
             reason = self.engine.clean(f"{status or 'error'}: {message}"[:300])
             if status is not None and 400 <= int(status) < 500 and int(status) not in (408, 429):
                 return failed(waiting.request, f"the server refused it: {reason}")

@@ -19,7 +19,7 @@ from curate.records import Completion, Request
 
 RESTARTS = 5  # deaths in a row, without a completion in between, after which the engine is given up
 SUSPECT = 2  # deaths with a request in flight after which it runs alone; at the next one it fails
-PAUSE = 0.01  # seconds before asking a source again that had nothing
+PAUSE = 0.01  # seconds between reads of a source that has nothing yet
 
 
 @dataclass

@@ -28,16 +28,16 @@ ENGINES = {
     "openai": "curate.engines.openai:OpenAIEngine",
     "stub": "curate.engines.testing.stub:StubEngine",
 }
-LOCAL = ("vllm", "transformers")  # they compute the model here, in a precision of our choice
-# Arguments of a backend that change the numbers, and so the text.
+LOCAL = ("vllm", "transformers")  # they compute the model here, in our choice of precision
+# arguments of a backend that change its numbers, and therefore the text
 NUMERIC_ARGS = ("quantization", "kv_cache_dtype", "hf_overrides", "extra_body")
 
 
 def choose(config: EngineConfig, model_dir: str | Path | None = None) -> tuple[str, str]:
-    """(engine, why) that the config means, without measuring anything.
+    """Return (engine, why) by the config, without measuring anything.
 
-    For `auto` with both engines on a CPU, a remembered measurement of the model decides; before
-    there is one, vllm.
+    For `auto` with both engines on a CPU, a stored measurement of the model decides; without one,
+    vllm.
     """
     if config.name != "auto":
         check("engine", config.name, ENGINES)
@@ -66,10 +66,10 @@ def undecided(config: EngineConfig) -> bool:
 
 
 def settle(config: EngineConfig, model_dir: str | Path, may_measure: bool = True) -> EngineConfig:
-    """The config with a definite engine and, for a local one, a definite precision.
+    """Return the config with a definite engine and, for a local one, a definite precision.
 
-    With `may_measure`, an `auto` that nothing has decided yet is decided by generating with both
-    engines for some seconds; the result is printed and remembered.
+    With `may_measure`, an undecided `auto` is decided by generating with both engines for a few
+    seconds; the result is printed and stored.
     """
     name, _ = choose(config, model_dir)
     if may_measure and undecided(config):
@@ -78,8 +78,8 @@ def settle(config: EngineConfig, model_dir: str | Path, may_measure: bool = True
 
 
 def alternatives(config: EngineConfig, model_dir: str | Path) -> list[EngineConfig]:
-    """Every engine and precision that the config could have meant on some machine, as far as it
-    runs on this one.
+    """Every engine and precision that the config could mean on any machine, and that runs on
+    this one.
     """
     if config.name == "auto":
         names = [name for name in LOCAL if not missing_packages(name)]
@@ -141,7 +141,7 @@ def check_devices(config: EngineConfig, name: str) -> None:
 
 
 def describe_choice(config: EngineConfig | None = None, model_dir: str | Path | None = None) -> str:
-    """One line that says which engine is used and why."""
+    """Describe in one line which engine is used and why."""
     name, why = choose(config or EngineConfig(), model_dir)
     return f"engine: {name} ({why})"
 
@@ -172,7 +172,7 @@ def takes_chat(config: EngineConfig) -> bool | None:
 
 
 def model_for(config: EngineConfig, spec: str) -> ModelRef:
-    """The model called `spec`, as the engine of `config` means it: files on this machine, or a
+    """Resolve the model `spec` for the engine of `config`: files on this machine, or a
     server's model.
     """
     name, _ = choose(config)

@@ -24,7 +24,7 @@ _VOLATILE = {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "u
 
 
 class SharedEngine:
-    """Holds at most one open engine. `get` returns it with the wanted weights; `close` ends it."""
+    """Holds at most one open engine. `get` returns it with the given weights; `close` ends it."""
 
     def __init__(self, say: Callable[[str], None] = lambda text: None) -> None:
         self._say = say
@@ -35,7 +35,7 @@ class SharedEngine:
 
     def get(self, config: Any, path: Path, weights: str) -> Any:
         """The engine of `config` with the weights in `path`, whose hash is `weights`; started if
-        need be.
+        needed.
         """
         config = settle(config, path)
         settings, shape = config.model_dump_json(), architecture(path)

@@ -29,7 +29,7 @@ PREFILL_TOKENS = 4096  # prompt tokens (padding included) in one forward pass, t
 GROWTH = 64  # tokens by which the cache grows
 REFILL = 0.25  # share of rows that must be free before new ones enter: each refill copies the cache
 DRAWS = 256  # uniform numbers drawn at once per row
-PAUSE = 0.001  # seconds before asking a source again that had nothing
+PAUSE = 0.001  # seconds between reads of a source that has nothing yet
 ATTENTION = {"full_attention", "sliding_attention"}
 
 
@@ -45,7 +45,7 @@ class Row:
     ended: str | None = None
 
     def draw(self) -> float:
-        """The next uniform number in [0, 1) of this row; it depends on seed and position only."""
+        """Return this row's next uniform number in [0, 1); it depends on seed and position only."""
         import torch
 
         if not self.draws:

@@ -34,7 +34,7 @@ QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
 }
 
-# How long threads spin before they sleep: as long as most gaps between the parallel regions of a
+# Threads spin for this long before they sleep, about the gap between two parallel regions of a
 # step. By default they spin some hundred times longer, and if anything else needs the cores (a
 # trainer, verifiers) they burn the time that the slowest of them needs. Output tokens/s on two
 # cores with 0, 1 and 4 other busy processes: by default 485, 68, 14; spinning 1,000 times 425, 140,
@@ -51,7 +51,7 @@ class VllmEngine(PooledEngine):
         if config.devices is not None:
             self.devices = own_devices(config, visible_devices())
         self._sender: Sender | None = None
-        self._sent: dict[str, Tensor] = {}  # weights that the children hold and no file has
+        self._sent: dict[str, Tensor] = {}  # weights that the children hold but no file does
         super().__init__(config, model_dir)
 
     def child_env(self, replica: int) -> dict[str, str]:
@@ -96,7 +96,7 @@ class VllmEngine(PooledEngine):
         sizes: Counter[Any] = Counter()
         for tensor in tensors.values():
             sizes[tensor.dtype] += tensor.numel()
-        # What is not in the dtype of most weights is so on purpose: the expert bias of DeepSeek-V3.
+        # Weights in another dtype than most keep it on purpose: the expert bias of DeepSeek-V3.
         common = sizes.most_common(1)[0][0]
         cast = {
             name: t.to(device="cpu", dtype=dtype if t.dtype == common else t.dtype)
@@ -115,7 +115,7 @@ class VllmEngine(PooledEngine):
         return self._hash
 
     def proven(self) -> str:
-        """What the proof of the last weights compared and what it did not, in one line."""
+        """Describe in one line what the proof of the last weights compared and what it did not."""
         return str(self._children[0].call("proven"))
 
     def update_weights(self, directory: str | Path) -> str:
@@ -125,7 +125,7 @@ class VllmEngine(PooledEngine):
     def _start(self, replica: int) -> Child:
         if not self._sent:
             return super()._start(replica)
-        # The child died, and the weights that it was sent are in no file. Write one for its start.
+        # The child died, and its weights are in no file: write one for its restart.
         from safetensors.torch import save_file
 
         with tempfile.TemporaryDirectory(prefix="curate-weights-") as folder:
@@ -176,7 +176,7 @@ def own_devices(config: EngineConfig, visible: list[str]) -> list[str]:
 
 
 def devices_of(replica: int, size: int, devices: list[str]) -> dict[str, str]:
-    """Environment that shows a replica its `size` of the `devices`; empty if there is no GPU."""
+    """Environment that shows a replica its share of `size` devices; empty without a GPU."""
     if not devices:
         return {}
     mine = devices[replica * size : (replica + 1) * size]

@@ -116,7 +116,7 @@ class VllmCore:
             self.engine.add_request(
                 str(number), {"prompt_token_ids": ids}, params, lora_request=self.lora
             )
-        except Exception as error:  # vLLM raises a dozen kinds; each is about this request only
+        except Exception as error:  # vLLM raises a dozen classes, all about this request only
             return number, Completion(
                 request.request_id,
                 "",
@@ -170,7 +170,7 @@ class VllmCore:
         return str(self.proof["digest"])
 
     def proven(self) -> str:
-        """What the last proof compared and what it did not, in one line."""
+        """Describe in one line what the last proof compared and what it did not."""
         return describe(self.proof) if self.proof else ""
 
     def sleep(self) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def way_of_weights(config: EngineConfig, name: str, device: str) -> Literal["nccl", "files"]:
-    """How new weights reach the engine `name` from a trainer on `device` (cpu, cuda:0, …).
+    """Choose how new weights reach the engine `name` from a trainer on `device` (cpu, cuda:0, …).
 
     nccl needs vLLM on its own GPUs, because NCCL cannot join two processes on one GPU. Raises
     UsageError if `engine.transfer` asks for the impossible.

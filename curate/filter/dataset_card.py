@@ -1,5 +1,5 @@
 """The card of an exported data set: front matter that the Hugging Face Hub reads, then counts, the
-funnel, how it can be trained on, and everything that it was made from.
+funnel, how to train on it, and all its ancestors.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def card(
     training: Sequence[str] = (),
     rows: int | None = None,
 ) -> str:
-    """The text of the card. `files` are its data, from where the card lies; `training` is how
-    another trainer takes them; `rows` were written, if that is not what the corpus holds.
+    """Text of the card. `files` are its data, relative to the card; `training` describes the use by
+    another trainer; `rows` were written, if that differs from the corpus.
     """
     counts = (
         version.read(["source", "domain", "problem_id"])
@@ -70,7 +70,7 @@ def card(
         "",
         "## Funnel",
         "",
-        "What each rule would drop alone, what fell to it first, and what was left after it.",
+        "What each rule would drop alone, what it dropped first, and what remained after it.",
         "",
         *_table(funnel),
         "",
@@ -123,8 +123,8 @@ def _languages(warehouse: Warehouse, version: Version) -> list[str]:
 
 
 def ancestors(warehouse: Warehouse, version: Version) -> list[str]:
-    """Everything the corpus was made from, the nearest first: traces, models, what those were
-    trained on, problems.
+    """Ancestors of the corpus, nearest first: traces, models, the models' training data,
+    problems.
     """
     rows = warehouse.sql(
         "SELECT ancestor FROM ancestry WHERE ref = ? ORDER BY depth, ancestor", [version.ref]

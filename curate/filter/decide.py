@@ -298,7 +298,7 @@ def _check_memory(rows: Decisions, rules: RuleSet, limit: float) -> None:
     """
     each = TEXT_BYTES if rules.select.duplicates else 0
     need = (rows.candidates.estimated_size() * 5 + rows.candidates.height * each) / 1e6
-    # DuckDB takes another quarter: half of its own half, as long as it reads slices.
+    # DuckDB takes another quarter (half of its half) while it reads slices.
     if rules.select == Selection() or need <= max(50.0, limit * 0.75 - BASE):
         return
     enough = ceil((need + BASE) / 750)

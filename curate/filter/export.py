@@ -9,8 +9,8 @@ preference-one     the same with one message instead of a list
 prompts            {"prompt": [message, …], "reference", "verifier", …}: one row per problem, for RL
 verl               {"data_source", "prompt": [message], "ability", "reward_model", …}: the same
 
-Each row also says where it is from: `trace_id`, `problem_id` and the newest verdict of the
-problem's own verifier (in `extra_info` for verl). `--for TRAINER` adds a config (trainers.py).
+Each row also has its origin: `trace_id`, `problem_id` and the newest verdict of the problem's own
+verifier (in `extra_info` for verl). `--for TRAINER` adds a config (trainers.py).
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _preference_one(rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _requests() -> pl.Expr:
-    """The turns before the completion: what a model is asked."""
+    """Turns before the completion."""
     turns = pl.col("messages")
     answered = turns.list.last().struct.field("role") == "assistant"
     return pl.when(answered).then(turns.list.head(turns.list.len() - 1)).otherwise(turns)
@@ -114,8 +114,8 @@ def _verl(rows: pl.DataFrame) -> pl.DataFrame:
 
 @dataclass(frozen=True)
 class Format:
-    """How rows of a corpus are written. `by_problem`: one row per problem, with what judges it.
-    `paired`: with a wrong trace. `traces`: it needs completions, which a corpus of prompts has not.
+    """Format of a corpus's rows. `by_problem`: one row per problem, with the columns that judge it.
+    `paired`: with a wrong trace. `traces`: needs completions, which a corpus of prompts lacks.
     """
 
     shape: Callable[[pl.DataFrame], pl.DataFrame]
@@ -150,9 +150,9 @@ def export_corpus(
 ) -> int:
     """Write a corpus (`name` or `name@version`) with its card; returns its rows.
 
-    `out` that ends in .parquet or .jsonl is one file, with the card beside it (`x.jsonl`, `x.md`).
+    `out` that ends in .parquet or .jsonl is one file, with the card next to it (`x.jsonl`, `x.md`).
     Any other is a folder with `data/train-00000.parquet`, … (or .jsonl, as `suffix` says) and
-    `README.md`, as the Hub has it. `trainer` adds a config of another trainer, which starts from
+    `README.md`, as on the Hub. `trainer` adds a config of another trainer, which starts from
     `model` (by default the one that the corpus was sampled from), and chooses the format; with
     `format="preference"` it trains on pairs. `push` names a data set on the Hugging Face Hub
     (owner/name); both need a folder. The token comes from the environment. Raises `UsageError` for
@@ -236,7 +236,7 @@ def _write_folder(target: Path, parts: Iterator[pl.DataFrame], suffix: str) -> i
 
 
 def _kind(version: Version) -> str:
-    """`sft` or `rl`: what the rule set of a corpus is for."""
+    """Kind of a corpus's rule set: `sft` or `rl`."""
     rule_set = (version.manifest.get("config") or {}).get("rule_set") or {}
     return str(rule_set.get("kind", "sft"))
 

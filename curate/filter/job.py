@@ -38,15 +38,13 @@ if TYPE_CHECKING:
 class FilterConfig(Config):
     """The rules, the traces they apply to, and the corpus they make."""
 
-    rules: str = Field(description="a rule set that ships, or a YAML file")
+    rules: str = Field(description="name of a shipped rule set, or a YAML file")
     corpus: str | None = Field(None, description="name of the corpus; default: the rule set's")
     traces: list[str] = Field(
         [], description="`family` or `family/version` of the table traces; default: all"
     )
-    where: str | None = Field(None, description="one more SQL condition on the view `annotated`")
-    set: dict[str, Any] = Field(
-        {}, description="values of the rule set to replace, by dotted place"
-    )
+    where: str | None = Field(None, description="additional SQL condition on the view `annotated`")
+    set: dict[str, Any] = Field({}, description="values of the rule set to replace, by dotted path")
     without: list[str] = Field([], description="names of rules to leave out")
     memory: str = Field(
         DEFAULT, description="memory for the decision; half of it is DuckDB's, which spills to disk"
@@ -55,7 +53,7 @@ class FilterConfig(Config):
         None, description="template of the prompts; default: the rule set's, else the trace's"
     )
     cluster: ClusterConfig | None = Field(
-        None, exclude=True, description="machines that look for duplicates and contamination"
+        None, exclude=True, description="cluster that detects duplicates and contamination"
     )
 
 

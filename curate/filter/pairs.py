@@ -1,8 +1,8 @@
 """Preference pairs for DPO: each trace of a corpus, and a wrong trace of the same problem.
 
-The rejected one is a complete trace, of the versions that the corpus was made from, that a rule
-called wrong. It is written in the form of the chosen one. The chosen traces of a problem take its
-wrong ones in turn, in an order that depends on their ids alone.
+The rejected one is a complete trace, of the versions behind the corpus, that a rule called wrong,
+written in the form of the chosen one. The chosen traces of a problem take its wrong ones in turn,
+in an order that depends on their ids alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from curate.warehouse.sql import connect
 if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse
 
-# Traces without their texts come first: they decide who is paired with whom.
+# Pairing reads the traces without their texts.
 _WRONG = """
 SELECT t.trace_id, t.attempt, t.problem_id, t.form
 FROM last_traces t JOIN last_verdicts v ON v.trace_id = t.trace_id AND v.attempt = t.attempt
@@ -81,8 +81,8 @@ def _partners(version: Version, wrong: pl.DataFrame) -> pl.DataFrame:
 
 
 def _in_form_of_chosen(rows: pl.DataFrame) -> pl.Series:
-    """The rejected completions: as they are if they have the form of the chosen one, else composed
-    from their parts; null if they have none.
+    """Rejected completions: unchanged if they have the form of the chosen one, else composed
+    from their parts; null without parts.
     """
     text: Any = with_opener_expr(
         pl.col("rejected_completion"), pl.col("rejected_prompt"), pl.col("rejected_form")

@@ -136,9 +136,9 @@ def narrowed(
     """Return one row per row of the files, in order, with the columns that the rules read.
 
     Without a column `trace_id`, rows are named by their number over all files (`row-000000000`).
-    Without `problem_id`, rows with the same `question` share a problem; any other row is a problem
-    of its own. Columns of traces and problems that the files lack are null; a missing verdict, or
-    an unknown column, is a `UsageError` naming the rule.
+    Without `problem_id`, rows with the same `question` share a problem; any other row is a
+    separate problem. Columns of traces and problems that the files lack are null; a missing
+    verdict, or an unknown column, is a `UsageError` naming the rule.
     """
     import duckdb
 

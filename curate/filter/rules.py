@@ -59,9 +59,7 @@ class Pick(Config):
 
 
 class PerProblem(Config):
-    """How traces are chosen among those of a problem that passed the rules; at most one of the four
-    ways.
-    """
+    """Choice among the traces of a problem that passed the rules, in at most one of four ways."""
 
     best: Best | None = None
     """The traces with the highest values of an expression."""
@@ -114,7 +112,7 @@ class Balance(Config):
     by: str = "source"
     """SQL expression of the value."""
     ratio: float = Field(default=1.0, ge=1)
-    """Size of the largest group over that of the smallest, at most."""
+    """Maximum ratio of the largest group to the smallest."""
 
 
 class Duplicates(Config):
@@ -166,13 +164,13 @@ class Selection(Config):
     top: Top | None = None
     """Keep the best of all."""
     budget: int | None = Field(default=None, ge=1)
-    """Number of traces, at most."""
+    """Maximum number of traces."""
     seed: int = 0
     """Seed of random choices and ties."""
 
 
 class Output(Config):
-    """How the corpus is written."""
+    """Form and template of a corpus."""
 
     form: FormName | None = None
     """Output form of the completions; null: that of the trace."""
@@ -190,9 +188,9 @@ class RuleSet(Config):
     kind: Literal["sft", "rl"] = "sft"
     """`sft`: rows are traces. `rl`: rows are problems, without completions."""
     output: Output = Output()
-    """How the corpus is written."""
+    """Form and template of the corpus."""
     where: str | None = None
-    """SQL condition on the traces that are considered at all; they do not appear in the funnel."""
+    """SQL condition on the traces to consider; others do not appear in the funnel."""
     rules: Annotated[list[Rule], Field(default_factory=list)]
     """Predicates in the order of the funnel; a trace must pass all of them."""
     select: Selection = Selection()
@@ -297,8 +295,8 @@ def _find(path_or_name: str | Path) -> Path:
 
 
 def _laid_over(old: Any, new: Any) -> Any:
-    """Mappings are merged key by key; of the ways to choose per problem, the new one takes the
-    place of the old.
+    """Merge mappings key by key; among the ways to choose per problem, the new one replaces the
+    old one.
     """
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new

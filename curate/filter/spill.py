@@ -48,8 +48,8 @@ def problem_key() -> pl.Expr:
 
 
 def numbers_read(selection: Selection) -> list[str]:
-    """Return the columns that the selection reads of each candidate, besides problem, source and
-    band.
+    """Return the columns that the selection reads of each candidate, in addition to problem, source
+    and band.
     """
     ways = selection.per_problem
     draws = ways.ways() or selection.balance or selection.top or selection.budget

@@ -1,5 +1,5 @@
-"""Configs of other trainers for an exported corpus: data in the shape that they read, and a file
-that they run.
+"""Configs of other trainers for an exported corpus: data in their shape, and a file to
+run.
 
     curate export cold-start --out data --for trl --model Qwen/Qwen2.5-1.5B
 
@@ -18,7 +18,7 @@ import yaml
 
 from curate.errors import UsageError
 
-# Ours: one epoch or two at common rates, and room for a long chain of thought.
+# Ours: one or two epochs at common rates, and room for a long chain of thought.
 LENGTH = 8192
 SFT_RATE, DPO_RATE, RL_RATE = 1e-5, 5e-7, 1e-6
 BATCH = 32
@@ -26,7 +26,7 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: `sft`, `rl` or `dpo`, on rows of a corpus, from a model."""
+    """A training: `sft`, `rl` or `dpo`, on rows of a corpus, from a model."""
 
     corpus: str
     task: str
@@ -53,7 +53,7 @@ class Trainer:
 
 
 def prepare(name: str, job: Job) -> tuple[Trainer, dict[str, str]]:
-    """The trainer, and its files by name. UsageError if it does not know the task."""
+    """Return the trainer, and its files by name. UsageError if it does not support the task."""
     trainer = TRAINERS[name]
     if name == "verl" and job.suffix != ".parquet":
         raise UsageError("--for verl: it reads Parquet only; leave out --suffix")
@@ -67,7 +67,7 @@ def prepare(name: str, job: Job) -> tuple[Trainer, dict[str, str]]:
 
 
 def training_section(name: str, job: Job) -> list[str]:
-    """The part of a card that says how to train."""
+    """Section of a card on how to train."""
     trainer = TRAINERS[name]
     verifier = (
         ["", "The reward is the verdict of `curate`'s verifiers: install it next to the trainer."]

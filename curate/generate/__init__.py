@@ -1,5 +1,5 @@
-"""Recipes (how traces are requested), and the job that makes a recipe exactly-once and
-resumable.
+"""Recipes (ways to request traces), and the job that runs them exactly once and
+resumably.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """How traces are requested.
+    """A way to request traces.
 
     `defaults` (keys of GenerateConfig) apply to keys that the user's config leaves out; those of
     `by_source[source]` override them. `rows`, if given, makes traces without an engine (source:
@@ -37,5 +37,5 @@ class Recipe:
 
 
 def get_recipe(name: str) -> Recipe:
-    """The recipe called `name`. UsageError if there is none."""
+    """Return the recipe `name`. UsageError for an unknown name."""
     return resolve("recipe", name, RECIPES)

@@ -20,8 +20,8 @@ Row = dict[str, Any]
 def next_round(
     requested: int, good: int, verified: int, budget: int, config: AdaptiveConfig
 ) -> int:
-    """How many more samples to request for a problem of which `requested` have finished; 0: no
-    more.
+    """Number of further samples to request for a problem of which `requested` have
+    finished.
 
     The chance that a sample is good is estimated as (good + 1) / (requested + 2), Laplace's rule of
     succession. The number requested fills the rest at that rate, but never exceeds the number so
@@ -42,7 +42,7 @@ def next_round(
 class UnitProgress:
     """One problem of an open chunk.
 
-    requested: samples requested so far; `stop` is the most that may be. good, verified: verdicts of
+    requested: samples requested so far; `stop`: the maximum. good, verified: verdicts of
     the finished rounds. logged: samples below this are in the log already and must be completed
     without a gap. waiting: samples of the current round that have not finished; `round` holds its
     rows that have. settled: no further round follows.
@@ -60,8 +60,8 @@ class UnitProgress:
     def advance(self, config: AdaptiveConfig) -> range:
         """The samples of the next round; empty once the problem is settled."""
         count = next_round(self.requested, self.good, self.verified, self.stop, config)
-        # Another job may have asked for more samples of this chunk and died: a committed chunk has
-        # no gaps.
+        # Another job may have requested more samples of this chunk and died: a committed chunk
+        # has no gaps.
         count = count or max(0, min(self.logged, self.stop) - self.requested)
         self.settled = count == 0
         following = range(self.requested, self.requested + count)

@@ -118,7 +118,7 @@ class BackgroundVerifier:
         traces = with_parts(trace_frame(row for row, _ in pairs))
         by_id = {problem.problem_id: problem for _, problem in pairs}
         records = [{name: getattr(p, name) for name in SCHEMA} for p in by_id.values()]
-        # The references are at hand, corrected or not.
+        # the rows hold the references, corrected or not
         problems = pl.DataFrame(records, schema=SCHEMA).with_columns(
             pl.col("verifier").fill_null(NO_VERIFIER), correction=pl.lit(0)
         )

@@ -16,7 +16,7 @@ from curate.prompts.render import TemplateName
 
 
 class SamplingConfig(Config):
-    """How completions are sampled. Recipes have their own defaults."""
+    """Sampling settings. Recipes have their own defaults."""
 
     temperature: float = Field(1.0, ge=0)
     """0 takes the most likely token."""
@@ -25,7 +25,7 @@ class SamplingConfig(Config):
     top_k: int = Field(0, ge=0)
     """Number of most likely tokens; 0: all tokens."""
     max_tokens: int = Field(512, ge=1)
-    """Length of a completion, at most."""
+    """Maximum length of a completion in tokens."""
     stop: list[str] = []
     """Strings that end a completion; they stay in its text."""
 
@@ -61,7 +61,7 @@ class AdaptiveConfig(Config):
     """
 
     keep: int = Field(4, ge=1)
-    """Good samples per problem that are enough."""
+    """Good samples per problem at which sampling stops."""
     first: int = Field(4, ge=1)
     """Samples of the first round. A later round is as large as the rate so far makes likely to be
     enough, and at most doubles the number."""
@@ -70,16 +70,16 @@ class AdaptiveConfig(Config):
 
 
 class ReworkConfig(Config):
-    """Which traces are rewritten."""
+    """The traces to rewrite."""
 
     traces: list[str] = Field(min_length=1)
     """Datasets of traces."""
     rules: str | None = "cold-start"
-    """Rule set that they must pass."""
+    """Rule set that the traces must pass."""
     where: str | None = None
     """Another SQL condition on the columns of `annotated`."""
     per_problem: int = Field(1, ge=1)
-    """Traces per problem, the best by quality."""
+    """Number of traces per problem, the best by quality."""
 
 
 class SimpleConfig(Config):
@@ -92,7 +92,7 @@ class SimpleConfig(Config):
 
 
 class GenerateConfig(Config):
-    """One job: which problems, which model, how many samples, in which form."""
+    """One job: problems, model, number of samples, form."""
 
     recipe: str
     """Name of a recipe: its defaults apply to the keys that are not set."""
@@ -108,13 +108,13 @@ class GenerateConfig(Config):
     where: str | None = None
     """SQL condition on the columns of `problems`."""
     limit: int | None = Field(None, ge=1)
-    """Number of problems, at most."""
+    """Maximum number of problems."""
     samples: int = Field(1, ge=1)
-    """Samples per problem; with `adaptive`, at most."""
+    """Samples per problem; with `adaptive`, the maximum."""
     adaptive: AdaptiveConfig | None = None
     """Stop a problem once it has enough good samples."""
     rework: ReworkConfig | None = None
-    """Which traces are rewritten, with source: rework."""
+    """The traces to rewrite, with source: rework."""
     simple: SimpleConfig | None = None
     """Queries that are answered without a chain of thought."""
     sampling: SamplingConfig = SamplingConfig()
@@ -140,13 +140,13 @@ class GenerateConfig(Config):
     live: bool = True
     """Show the share of correct answers, from a sample of the traces."""
     chunk: int = Field(64, ge=1)
-    """Rows per part, about; each is committed as a whole. Thousands suit millions of traces."""
+    """Approximate rows per part, each committed as a whole. Thousands suit millions of traces."""
     flush: float = Field(10.0, gt=0, exclude=True)
     """Object storage: seconds within which a finished trace is durable. On a disk it is two."""
     label: str | None = None
     """Name of the job in the progress display and the table `jobs`."""
     cluster: ClusterConfig | None = Field(None, exclude=True)
-    """Machines that work on it together; null: this one."""
+    """Cluster of machines that share the work; null: this machine alone."""
 
     @field_validator("recipe")
     @classmethod

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SAMPLE = 200  # prompts whose tokens are counted
-CHARS_PER_TOKEN = 4  # of English text, if there is no tokenizer
+CHARS_PER_TOKEN = 4  # of English text, without a tokenizer
 SHOWN = 600  # characters of the first prompt
 
 
@@ -58,7 +58,7 @@ def describe(plan: Plan) -> str:
 
 
 def _engine(plan: Plan) -> str:
-    """The engine and precision, and why."""
+    """Engine and precision, with the reason for the choice."""
     assert plan.model is not None
     name, why = choose(plan.config.engine, plan.model.path)
     reason = f" ({why})" if plan.config.engine.name == "auto" and name == plan.engine.name else ""
@@ -78,7 +78,7 @@ def _samples(plan: Plan) -> str:
 
 
 def _tokens(plan: Plan) -> list[str]:
-    """Tokens and cost of all requests of the job, including those that are done."""
+    """Tokens and cost of all requests of the job, including finished ones."""
     limit = plan.config.sampling.max_tokens
     count, how = _counter(plan)
     rows = plan.units.frame.head(SAMPLE).iter_rows(named=True)
@@ -100,7 +100,7 @@ def _tokens(plan: Plan) -> list[str]:
 
 
 def _counter(plan: Plan) -> tuple[Callable[[str], float], str]:
-    """A function that counts the tokens of a text, and how it does."""
+    """Return a function that counts the tokens of a text, and a note on its method."""
     assert plan.model is not None
     path = plan.model.path / "tokenizer.json"
     if path.is_file():
@@ -115,7 +115,7 @@ def _counter(plan: Plan) -> tuple[Callable[[str], float], str]:
 
 
 def _typical_length(plan: Plan) -> tuple[float, str] | None:
-    """Mean tokens per completion of similar stored traces, and which those are."""
+    """Mean tokens per completion of similar stored traces, and a note on which."""
     wh, model = plan.context.warehouse, plan.model
     if model is None or not wh.exists():
         return None

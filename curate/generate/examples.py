@@ -69,7 +69,7 @@ def _of_traces(config: ExamplesConfig, form: Form, context: Context) -> list[Exa
 
 
 def find_file(name: str) -> Path | Traversable:
-    """A file of worked examples, by path or by the name of one that ships. UsageError if none."""
+    """Find a file of worked examples, by path or shipped name. UsageError if none exists."""
     folder = files("curate.generate") / "examples"
     shipped = folder / f"{name}.jsonl"
     if Path(name).is_file():

@@ -5,7 +5,8 @@
 plan.py resolves the config; worker.py feeds the engine and commits; steering.py, by the rule of
 adaptive.py, decides which problems get more samples; background.py verifies in the meantime;
 meter.py shows progress; history.py reads committed rows. curate/warehouse/chunks.py decides what
-happens after a kill: which samples are in a log or a part already, and who may make the rest.
+happens after a kill: which samples are in a log or a part already, and which process makes the
+rest.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _WORDS = {"stop": "complete", "length": "truncated", "error": "failed"}
 
 
 def run(config: GenerateConfig, context: Context) -> JobResult:
-    """Generate the missing samples. Returns the versions that hold the wanted rows.
+    """Generate the missing samples. Returns the versions that hold the rows of the job.
 
     Raises CurateError if more requests failed than `max_failed` allows, or if the budget is spent.
     Finished rows are kept in either case.
@@ -69,10 +70,10 @@ def run(config: GenerateConfig, context: Context) -> JobResult:
 
 @dataclass(frozen=True)
 class Work:
-    """What one process did, or several together. `progress`: by unit, of an adaptive job.
+    """Work done by one process, or by several together. `progress`: by unit, of an adaptive job.
 
     Of the committed samples, `sampled` are from this call and the others from an earlier run; `new`
-    and `again` are in the plan of this job, for the first time and once more.
+    are in the plan of this job for the first time, `again` are repeated.
     """
 
     committed: int
@@ -86,7 +87,7 @@ class Work:
 
 
 def sample(portable: PortablePlan, context: Context) -> Work:
-    """Sample until nothing of the plan is missing, together with whoever else does so."""
+    """Sample until nothing of the plan is missing, together with any other workers."""
     plan = portable.in_process(context)
     worker = Worker(plan)
     try:
@@ -111,8 +112,8 @@ def _planned_here(plan: Plan) -> tuple[PortablePlan, int]:
     """The plan for the processes of a crew, and its open chunks. Its samples are in the journal, so
     that they find work as soon as they start.
 
-    Failed samples are planned again here and only here: each process doing so, at its own time,
-    would repeat what another one repeated.
+    Failed samples are planned again only here: if every process did so at its own time, samples
+    would be repeated twice.
     """
     config, family = plan.config, plan.family
     again = history.to_redo(plan, retry_failed=config.retry_failed)

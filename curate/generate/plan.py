@@ -40,13 +40,13 @@ class Plan:
     units: Units
     model: ModelRef | None
     engine: EngineConfig  # settled: a definite engine and precision
-    rules: RuleSet | None  # that a good trace of an adaptive job must pass
+    rules: RuleSet | None  # rules that a good trace of an adaptive job must pass
     family: Family
     job_id: str
     chat: bool  # whether prompts are messages for the model's chat template
 
     def portable(self) -> PortablePlan:
-        """The plan for other processes, which read no problems, templates or rules again."""
+        """Return the plan for other processes, which read no problems, templates or rules."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _OF_PROCESS}
         units: Any = replace(self.units, context=None)  # type: ignore[arg-type]
         return PortablePlan(values | {"units": units}, self.family.family, self.family.facts)
@@ -57,7 +57,7 @@ class Plan:
         return len(self.units.frame) * self.config.samples
 
     def unit(self, place: int | None, unit: str) -> Row:
-        """Return the row of a unit; `place` is None for a unit that another job planned."""
+        """Return the row of a unit; pass `place` None for a unit of another job's plan."""
         if place is not None:
             return self.units.frame.row(place, named=True)
         return self.units.fetch(unit)
@@ -96,7 +96,7 @@ def make_plan(config: GenerateConfig, context: Context, commit: bool = True) -> 
     """Resolve problems, template, examples, model and engine, without loading the model.
 
     Without `commit` nothing is written (not even problems whose sources are in the config) and no
-    engine is measured. Raises UsageError for what is missing.
+    engine is measured. Raises UsageError for missing inputs.
     """
     units = _units(config, context, commit)
     if config.adapts and not units.frame["verifier"].is_not_null().any():
@@ -153,7 +153,7 @@ def _units(config: GenerateConfig, context: Context, commit: bool) -> Units:
 
 
 def _chat(config: GenerateConfig) -> bool:
-    """Whether prompts are messages: as the config says, else as the engine needs it."""
+    """Whether prompts are messages: by the config, else by the engine's needs."""
     if config.source == "solutions":
         return bool(config.chat)
     needed = takes_chat(config.engine)

@@ -40,7 +40,7 @@ UNIT = (
 
 
 class Rewrites(Units):
-    """Traces to rewrite: each is the unit of its rewrites, whose prompt asks for them."""
+    """Traces to rewrite: each is the unit of its rewrites."""
 
     NOUN = "traces to rewrite, of"
 
@@ -120,7 +120,7 @@ def _traces(
 
 
 def _count_traces(config: ReworkConfig, context: Context) -> int:
-    """Count the traces to choose from. UsageError if there are none, or none is annotated."""
+    """Count the traces to choose from. UsageError without traces, or without annotated ones."""
     counts = context.warehouse.sql(
         "SELECT count(*) AS traces, count(verdict) AS verified FROM annotated "
         "WHERE list_contains(?, dataset)",

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Units:
-    """Problems, and how each is asked.
+    """Problems, and their prompts.
 
     frame: one row per unit: its id `unit`, `simple`, and the columns of `problems`.
     origin: where the units come from, for the printed plan.
@@ -40,7 +40,7 @@ class Units:
     NOUN: ClassVar[str] = "problems of"
 
     def label(self, chat: bool) -> str:
-        """Name everything about the prompts that determines a text: a part of the family's id."""
+        """Name everything in the prompts that determines a text: part of the family's id."""
         label = self.template.label(self.examples) + ("+chat" if chat else "")
         return f"{label}+{self.simple.label()} where {self.condition}" if self.simple else label
 
@@ -62,7 +62,7 @@ class Units:
         return template.label(() if template is self.simple else self.examples)
 
     def prompt(self, row: Row, chat: Chat | None) -> str:
-        """Return the prompt of a unit as the engine gets it; `chat` is its chat template."""
+        """Return the prompt of a unit for the engine, whose chat template is `chat`."""
         template = self.template_of(row)
         examples = () if template is self.simple else self.examples
         return render(template, row["question"], examples, chat=chat)
@@ -75,7 +75,7 @@ def select(
     simple: Template | None,
     examples: tuple[Example, ...],
 ) -> Units:
-    """Select the problems of a job. UsageError if there are none."""
+    """Select the problems of a job. UsageError if none remains."""
     assert config.problems is not None  # the config checks it
     stored = problems.load(config.problems)
     frame = stored.frame.with_columns(unit=pl.col("problem_id"))

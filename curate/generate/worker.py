@@ -62,9 +62,9 @@ class Worker:
     # -- passes over open chunks -------------------------------------------------------------------
 
     def work(self) -> bool:
-        """Finish every open chunk of the wanted units, or wait for the process that holds it.
+        """Finish every open chunk of these units, or wait for the process that holds it.
 
-        Returns whether there was any.
+        Returns whether any chunk was open.
         """
         rows = self._open_rows()
         if rows.is_empty():
@@ -92,7 +92,7 @@ class Worker:
         return True
 
     def _passes(self, rows: pl.DataFrame) -> None:
-        """Work on open chunks until there are none.
+        """Work on open chunks until none remains.
 
         Chunks held by others are checked again after a pause.
         """
@@ -139,7 +139,7 @@ class Worker:
             self.meter.end_pass()
 
     def _first(self, requests: Iterator[Request | None]) -> Request | None:
-        """The first request, once there is one."""
+        """Wait for the first request and return it."""
         for request in requests:
             if request is not None:
                 return request
@@ -150,7 +150,7 @@ class Worker:
     # -- requests ----------------------------------------------------------------------------------
 
     def _requests(self, rows: pl.DataFrame) -> Iterator[Request | None]:
-        """Claim chunk after chunk, as fast as the engine asks for more.
+        """Claim chunk after chunk, as fast as the engine reads requests.
 
         None: none now, some may follow.
         """
@@ -362,7 +362,7 @@ class Worker:
                 )
 
     def _count(self, rows: list[Row], chunk: Chunk) -> None:
-        """Count committed rows. A chunk may hold samples that only another job asked for."""
+        """Count committed rows. A chunk may hold samples that only another job requested."""
         self.committed += len(rows)
         self.tokens += sum(row["completion_tokens"] or 0 for row in rows)
         self.cost += sum(row["cost"] or 0.0 for row in rows)

@@ -41,7 +41,7 @@ SHARE = 0.95
 
 
 class FitConfig(Config):
-    """How one stage may shrink."""
+    """Limits within which one stage may shrink."""
 
     least: dict[str, int] = Field(
         default={}, description="keys that shrink, with their least value"
@@ -57,7 +57,7 @@ class BudgetConfig(Config):
     minutes: float | None = Field(None, gt=0, description="for the whole pipeline; null: no limit")
     speed: str = Field(description="a stage that samples: its rate is the unit for the others")
     stages: dict[str, FitConfig] = Field(
-        min_length=1, description="the stages that shrink, and how"
+        min_length=1, description="stages that shrink, with their limits"
     )
 
 
@@ -148,8 +148,8 @@ class Budget:
         return Decision({k: v for k, v in values.items() if v != stage.config[k]}, reason)
 
     def _factor(self, ahead: Sequence[Stage], seconds: float, rate: float) -> float:
-        """The largest factor in [0, 1] with which the stages ahead fit into `seconds`; 0 if
-        none does.
+        """Largest factor in [0, 1] at which the remaining stages fit into `seconds`; 0 if none
+        does.
         """
         low, high = 0.0, 1.0
         if self._seconds(ahead, high, rate) <= seconds:

@@ -1,11 +1,11 @@
 """A pipeline file, and its stages in order.
 
-A stage names another's output with `@stage` (a model, a corpus, problems, traces) or
-`@stage.fact`. `$name` stands for a variable of `vars`. A stage that trains takes `processes: N`
+A stage refers to another's output by `@stage` (a model, a corpus, problems, traces) or
+`@stage.fact`, and to a variable of `vars` by `$name`. A stage that trains takes `processes: N`
 and is then run by N ranks under torchrun, on each of `nodes: M` machines.
 
 A loop back, with traces of the new model going into the next round, is a stage `do: loop`. It
-stands for its own stages, once per round. `carry` gives the start of each round: `$model` is
+is replaced by its own stages, once per round. `carry` gives the start of each round: `$model` is
 `first` in the first round, and in a later one the output of stage `then` of the round before. After
 the loop, `@loop-name` is the output of `then` in the last round.
 
@@ -15,9 +15,9 @@ the loop, `@loop-name` is the output of `then` in the last round.
       carry: {model: {first: "@sft", then: tune}}
       stages: {sample: …, tune: …}
 
-Training that is repeated with several seeds is a stage `do: repeat`. It stands for its own stages,
-once per seed. Inside it, `@stage` is the stage of the same seed; after it, `@stage` is the list of
-all of them, which an evaluation takes as one model with several seeds.
+Training that is repeated with several seeds is a stage `do: repeat`. It is replaced by its own
+stages, once per seed. Inside it, `@stage` is the stage of the same seed; after it, `@stage` is the
+list of all of them, which an evaluation takes as one model with several seeds.
 
     training:
       do: repeat
@@ -58,11 +58,11 @@ class PipelineConfig(Config):
     engine: dict[str, Any] = {}
     """Defaults for the `engine` of every stage that samples."""
     cluster: ClusterConfig | None = None
-    """Machines for every stage that can use several and does not set its own `cluster`."""
+    """Cluster for every stage that can use several machines and does not set its own."""
     seed: int = 0
     """Seed of every stage that takes one and does not set its own."""
     vars: dict[str, Any] = {}
-    """Variables: `$name` as a value in a stage stands for one of them."""
+    """Variables: a stage refers to one by `$name`."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
     """The stages by name, in order; `do` is the kind of stage, the other keys are its config."""
     budget: BudgetConfig | None = None
@@ -84,7 +84,7 @@ class LoopConfig(Config):
     """A stage `do: loop`."""
 
     rounds: int = Field(ge=1)
-    """How often the stages run."""
+    """Number of rounds."""
     carry: dict[str, CarryConfig] = Field(min_length=1)
     """Variables that change from round to round."""
     stages: dict[str, dict[str, Any]] = Field(min_length=1)
@@ -103,8 +103,8 @@ class RepeatConfig(Config):
 def load_pipeline(
     path: str | Path, overrides: Sequence[str] = ()
 ) -> tuple[PipelineConfig, list[Stage]]:
-    """The pipeline and its stages in order. UsageError for anything that can be seen to be wrong
-    without running it.
+    """Load a pipeline and its stages in order. UsageError for any error that is detectable without
+    running it.
     """
     file = find_pipeline(path)
     add_folder(file.parent)
@@ -128,7 +128,8 @@ _DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def code_of(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """Dotted paths `module:name` in a pipeline file and its overrides, sorted. Imports nothing.
+    """List dotted paths `module:name` in a pipeline file and its overrides, sorted. Imports
+    nothing.
 
     Every string that looks like one is listed: checking it would mean importing it.
     """
@@ -146,7 +147,7 @@ def code_of(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
 
 
 def find_pipeline(path: str | Path) -> Path:
-    """A pipeline by path, or one that ships by its name."""
+    """Find a pipeline by path, or a shipped one by name."""
     path = Path(path)
     if path.exists():
         return path
@@ -221,12 +222,12 @@ def _engine(default: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     return merge({k: v for k, v in default.items() if not (other and k == "args")}, own)
 
 
-Names = dict[str, str | list[str]]  # a name in the file to the stages that it stands for
+Names = dict[str, str | list[str]]  # a name in the file: the stages that replace it
 
 
 def unroll(stages: Mapping[str, dict[str, Any]], where: str) -> dict[str, dict[str, Any]]:
-    """The stages with every loop and every repetition replaced by the stages it stands for:
-    `loop-1-stage`, `loop-2-stage`, … and `stage-0`, `stage-1`, … by seed.
+    """Replace every loop and every repetition by its stages: `loop-1-stage`, `loop-2-stage`, …
+    and `stage-0`, `stage-1`, … by seed.
     """
     flat: dict[str, dict[str, Any]] = {}
     names: Names = {}

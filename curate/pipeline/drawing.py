@@ -1,8 +1,8 @@
 """Draw a pipeline before it runs: each stage with its state, inputs, size and cost.
 
 Sizes come from the checked configs and the sealed versions, so that nothing is loaded. The drawing
-says if a size depends on the traces that an earlier stage will keep. Costs are seconds for a stage
-that ran, else tokens at most.
+marks sizes that depend on the traces that an earlier stage will keep. Costs are seconds for a stage
+that ran, else a maximum of tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Planned:
 def planned(pipeline: Pipeline) -> list[Planned]:
     """Every stage in order, without running anything."""
     done: dict[str, Done] = {}
-    rows: dict[str, int | None] = {}  # that each stage gives, if that is known
+    rows: dict[str, int | None] = {}  # rows that each stage gives, if known
 
     def rows_of(name: Any) -> int | None:
         named = isinstance(name, str) and name.startswith("@")

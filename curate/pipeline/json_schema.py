@@ -2,9 +2,9 @@
 
     # yaml-language-server: $schema=../schemas/json/pipeline.json
 
-A pipeline's schema knows every kind of stage by its `do`. A value may also be `$variable` or
-`@stage` wherever the config wants something else. `curate schema NAME` prints a schema; those that
-the shipped files point to are in `schemas/json`, and a test compares them.
+A pipeline's schema selects the kind of a stage by its `do`. A value of any type may also be
+`$variable` or `@stage`. `curate schema NAME` prints a schema; those that the
+shipped files point to are in `schemas/json`, and a test compares them.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ STAGES: dict[str, list[type[BaseModel]]] = {
     "report": [ReportConfig],
 }
 NAMES = ("pipeline", "rules", *STAGES)
-# A variable or the output of a stage, in the place of any value.
+# a variable or the output of a stage, instead of any value
 REFERENCE = {"type": "string", "pattern": "^[$@]"}
-# Keys of every stage, besides those of its kind.
+# keys of every stage, in addition to those of its kind
 COMMON = {
     "do": {"type": "string", "description": "the kind of stage, or your own as 'module:name'"},
     "after": {
         "type": "array",
         "items": {"type": "string"},
-        "description": "stages that come first, though no key names them",
+        "description": "stages that come first, although no key names them",
     },
     "processes": {
         "anyOf": [{"type": "integer", "minimum": 1}, REFERENCE],
@@ -64,17 +64,17 @@ COMMON = {
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema of a config by name, one of NAMES. UsageError if there is none."""
+    """Return the JSON Schema of a config by name, one of NAMES. UsageError for another name."""
     if name == "pipeline":
-        made = _pipeline()
+        body = _pipeline()
     elif name == "rules":
-        made = RuleSet.model_json_schema()
+        body = RuleSet.model_json_schema()
     elif name in STAGES:
-        made = _any_of(STAGES[name])
+        body = _any_of(STAGES[name])
     else:
         hint = did_you_mean(name, NAMES)
         raise UsageError(f"no schema '{name}': choose one of {', '.join(NAMES)}{hint}")
-    return {"$schema": DIALECT, **made}
+    return {"$schema": DIALECT, **body}
 
 
 def text(name: str) -> str:
@@ -136,9 +136,9 @@ def _stage(config: dict[str, Any]) -> dict[str, Any]:
     """The schema of a stage from that of its config: with the keys of every stage, and without
     what the pipeline fills in (a name, the outputs of other stages are references).
     """
-    made = _with_references(config)
-    made["properties"] = {**made.get("properties", {}), **COMMON}
-    return made
+    body = _with_references(config)
+    body["properties"] = {**body.get("properties", {}), **COMMON}
+    return body
 
 
 def _with_references(written: dict[str, Any]) -> dict[str, Any]:

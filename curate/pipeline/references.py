@@ -1,4 +1,4 @@
-"""Names inside a config: `$name` is a variable, `@stage` is the output of a stage, `@stage.fact` a
+"""Names inside a config: `$name` is a variable, `@stage` the output of a stage, `@stage.fact` a
 fact about it.
 """
 
@@ -13,7 +13,7 @@ from curate.pipeline.stages import Done, Stage
 
 
 class _Several(list[str]):
-    """Names that one name stands for."""
+    """Several names that replace one."""
 
 
 def _map_texts(value: Any, change: Callable[[str], Any]) -> Any:
@@ -51,8 +51,8 @@ def variables(value: Any) -> list[str]:
 
 
 def fill(value: Any, values: Mapping[str, Any], where: str) -> Any:
-    """The config with each `$name` replaced by the variable of that name. UsageError if there is
-    none.
+    """Replace each `$name` in a config by the variable of that name. UsageError for an unknown
+    one.
     """
 
     def filled(text: str) -> Any:
@@ -74,9 +74,9 @@ def stage_names(value: Any) -> list[str]:
 
 
 def rename(config: Mapping[str, Any], names: Mapping[str, str | list[str]]) -> dict[str, Any]:
-    """The config of a stage with `@old` written as `@new`, and the stages of `after` as well.
+    """Rename `@old` to `@new` in the config of a stage, and in `after`.
 
-    A name that stands for several stages becomes a list, or more entries of the list that it is in.
+    A name that several stages replace becomes a list, or more entries of the list that it is in.
     """
 
     def renamed(text: str) -> Any:
@@ -125,7 +125,7 @@ def versions(traces: Sequence[str], done: Mapping[str, Done]) -> list[str]:
     return names
 
 
-# The output that a key needs of the stage it names.
+# kind of output that a key needs from the stage it names
 WANTED = {
     "corpus": "corpus",
     "model": "model",

@@ -1,4 +1,4 @@
-"""Runs a pipeline: stages in order, each skipped when its inputs and config are unchanged.
+"""Run a pipeline: stages in order, each skipped when its inputs and config are unchanged.
 
 The result of a stage is stored under a key: the hash of its config, with the outputs it names
 filled in, and of the results of the stages before it. Jobs resume by themselves, so a stage that
@@ -42,7 +42,7 @@ class Pipeline:
     def key(self, stage: Stage, done: Mapping[str, Done]) -> str:
         """Hash of everything that determines the stage's result."""
         resolved = resolve(stage.config, done, stage.name)
-        resolved.pop("cluster", None)  # where it runs does not change what it gives
+        resolved.pop("cluster", None)  # where it runs does not change the result
         return digest(stage.do, resolved, [(n, done[n].digest) for n in stage.needs])[:24]
 
     def fitted(self, stage: Stage, done: Mapping[str, Done], decide: bool = False) -> Stage:

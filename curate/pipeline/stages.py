@@ -30,7 +30,7 @@ KINDS = {
 
 
 def stage_kind(name: str) -> StageKind:
-    """The kind of stage called `name`. UsageError if there is none."""
+    """Return the kind of stage `name`. UsageError for an unknown one."""
     kind = resolve("stage", name, KINDS)
     assert isinstance(kind, StageKind)
     return kind
@@ -42,7 +42,7 @@ class Stage:
 
     config: its keys as written, with variables and the pipeline's defaults filled in and names of
     outputs left alone. checked: the same, validated by the kind of stage. needs: stages that it
-    names, or that it is to come after. processes: ranks that train together under torchrun, on each
+    names or has to follow. processes: ranks that train together under torchrun, on each
     of `nodes` machines. Their number does not change the result.
     """
 

@@ -83,7 +83,7 @@ class LoadReport:
     problems: int  # after duplicates are dropped
     train: int
     held_out: int
-    without_verifier: int  # nothing can judge their answers
+    without_verifier: int  # without a verifier
     moved_to_held_out: int  # meant for training, but the same question is held out elsewhere
     sources: dict[str, int] = field(default_factory=dict)  # problems by source
 

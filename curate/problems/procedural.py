@@ -37,7 +37,7 @@ _CHINESE_REQUEST = "请用中文思考并解答下面的问题：\n{question}"
 
 
 class Procedural(Source):
-    """`size` distinct problems of one generator, each asked in one of `languages` (in turn)."""
+    """`size` distinct problems of one generator, each in one of `languages` (in turn)."""
 
     dataset: str = Field(description="name of the reasoning_gym generator")
     size: int = Field(

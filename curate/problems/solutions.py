@@ -44,7 +44,7 @@ def contradicted(dataset: str, entry: Mapping[str, Any]) -> bool:
 
 
 def _steps(dataset: str, entry: Mapping[str, Any]) -> list[Step]:
-    """Steps of an entry; none if there is no solver, or if it cannot read the entry."""
+    """Steps of an entry; empty without a solver, or if the solver cannot read the entry."""
     if dataset not in SOLVERS:
         return []
     try:

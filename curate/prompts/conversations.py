@@ -62,9 +62,7 @@ class Message:
 
 
 def messages_of(value: Any) -> list[Message]:
-    """Read a conversation: a list of turns, one turn, or JSON text of either; `ValueError` if it
-    is none.
-    """
+    """Read a conversation: a list of turns, one turn, or JSON text of either; else `ValueError`."""
     if isinstance(value, str):
         value = _parsed_turns(value) or [{"role": "user", "content": value}]
     if isinstance(value, Mapping):

@@ -1,5 +1,5 @@
-"""Output forms: put a completion together from reasoning and answer, take it apart again, and
-judge its form.
+"""Output forms: compose a completion from reasoning and answer, parse it again, and judge its
+form.
 
 A column names the form, so that one frame may hold several. A form is defined once, by the Polars
 expressions below; `parse` applies them to one text, and `Form.compose` writes a text that they
@@ -46,7 +46,7 @@ class Form:
 
     @classmethod
     def of(cls, name: str | Form) -> Form:
-        """The form called `name`. UsageError if there is none.
+        """Return the form `name`. UsageError for an unknown one.
 
         `r1[open|close]` is split at `>|<` if that occurs, else at the only `|`, since delimiters
         such as `<|begin_of_thought|>` may contain bars.
@@ -69,7 +69,7 @@ class Form:
         return self.name
 
     def compose(self, reasoning: str, answer: str) -> str:
-        """The completion with this reasoning and this answer, as `parse` takes it apart.
+        """Compose the completion that `parse` splits into this reasoning and this answer.
 
         `plain` has no place for reasoning: it becomes a paragraph of the answer, if it is not
         empty.
@@ -126,7 +126,7 @@ def reasoning_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
 
 
 def answer_expr(text: pl.Expr, form: pl.Expr | Form) -> pl.Expr:
-    """The answer without surrounding white space: null if there is none, it is blank, or there are
+    """The answer without surrounding white space: null if it is missing or blank, or if there are
     several.
 
     It comes after the first closer (anywhere, if no delimiter occurs), and no delimiter may

@@ -68,11 +68,11 @@ class Example:
 def load_template(
     name: str | Path, form: str | Form | None = None, language: str | None = None
 ) -> Template:
-    """A shipped template by name (r1-zero, r1, plain), or a text file by path.
+    """Load a shipped template by name (r1-zero, r1, plain), or a text file by path.
 
     `language` prefers a variant in that language if one is shipped (`r1` in `zh`). Without `form`,
     the text decides: answer tags mean `r1-zero`, delimiters of reasoning mean `r1`, else it is
-    `plain`. UsageError if there is no such template, or if it has no place for the question.
+    `plain`. UsageError for an unknown template, or one without a place for the question.
     """
     variant, text = _read(str(name), language)
     if _QUESTION not in text and _REPORT_TURN in text:
@@ -132,7 +132,7 @@ def messages(
 
 
 def join(prompt: str, completion: str) -> str:
-    """Prompt and completion as one text, with a space between them if there is no white space yet.
+    """Prompt and completion as one text, separated by a space unless there is white space.
 
     Sampled completions of `... Assistant:` begin with a space; written ones should look the same.
     """

@@ -308,14 +308,14 @@ def word_counts(
         common=pl.col("common").fill_null(False),
     )
     latin, clause, common = (flag.to_numpy() for flag in flags)
-    spoken, told = row[has], code[has]
-    switch = (told[1:] != told[:-1]) & (spoken[1:] == spoken[:-1])
+    rows, codes = row[has], code[has]
+    switch = (codes[1:] != codes[:-1]) & (rows[1:] == rows[:-1])
     several = pl.Series(np.flatnonzero((flat.reshape(count, width) > 0).sum(axis=1) > 1))
     return pl.concat(
         [
             counts.with_columns(
                 latin_words=_sums(row, latin, words, count),
-                switches=pl.Series(np.bincount(spoken[1:][switch], minlength=count)),
+                switches=pl.Series(np.bincount(rows[1:][switch], minlength=count)),
                 clauses=_sums(row, clause, words, count),
                 unproven=_sums(row, clause & ~common, words, count),
                 foreign_clauses=_foreign_clauses(texts, segments, several.cast(pl.UInt32)),
@@ -368,7 +368,7 @@ def _quoted(texts: pl.Series, rows: pl.Series) -> pl.DataFrame:
         .drop_nulls("segment")
         .with_columns(quoted=segment.str.contains(_OPENS))
         .with_columns(
-            # A segment never crosses a quotation mark: inside one, there are so many.
+            # A segment never crosses a quotation mark, so all segments inside a quotation count.
             times=pl.when("quoted").then(segment.str.count_matches(_SEGMENT)).otherwise(1)
         )
         .select("row", pl.col("quoted").repeat_by("times"))
@@ -531,7 +531,7 @@ def _evidence(frame: pl.DataFrame, language: str) -> pl.DataFrame:
     """Add `margin`: frequent words of `language` in the segment, beyond English and expected ones.
 
     English counts even if it is not expected, because the detector takes it for other languages. A
-    clause with several words of its own is not set off against the others: it switches inside.
+    clause with several frequent words is not compared with the others: it switches inside.
     """
     counted = _hits(frame, language, "own").join(
         _hits(frame, "expected", "theirs").select("at", "theirs"), on="at"

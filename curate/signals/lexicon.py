@@ -1,13 +1,13 @@
-"""Words and pairs of words that running text has: what tells prose from words without order.
+"""Words and pairs of words in running text, which distinguish prose from unordered words.
 
-Two signals rest on word lists of others. `unknown_word_share` looks words up in those of wordfreq
+Two signals use existing word lists. `unknown_word_share` looks words up in those of wordfreq
 (words of Wikipedia, subtitles, news, books and the web). `known_pair_share` looks neighbouring
 English words up in the 242,342 frequent pairs of Google Books that symspellpy ships, and
 neighbouring Chinese or Japanese characters in the words of wordfreq. Pseudo-words are in no list,
-and what is shuffled forms few pairs.
+and shuffled text forms few pairs.
 
-The lists are hashed into three tables of 16 MB. A table answers yes to one or two of a hundred
-words that are in no list.
+The lists are hashed into three tables of 16 MB. One or two of a hundred
+words outside the lists are false positives.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import polars as pl
 _LISTS = {"en": ("large", 750)} | dict.fromkeys(
     ("es", "fr", "de", "it", "pt", "nl", "sv", "tr", "vi", "ru"), ("small", 600)
 )
-_RAREST = 700  # of the words whose pairs of characters count: one in ten million
+_RAREST = 700  # rarest words whose pairs of characters count: one in ten million
 _BITS = 24
-_LONG = 3  # letters of a word that is looked up; shorter ones are often variables and units
+_LONG = 3  # minimum letters of a word to look up; shorter ones are often variables and units
 _PAIRS = "frequency_bigramdictionary_en_243_342.txt"
 
 

@@ -31,7 +31,7 @@ _MASK = (
     r"|(?s:\\\[.*?\\\])|(?s:\\\(.*?\\\))"
     r"|(?s:\\begin\{.*?\\end\{\w+\*?\})|\\[A-Za-z]+"
     r"|(?:https?://|www\.)[^\s\p{Han}]+|</?[A-Za-z][\w-]*/?>|<\|[^|<>\n]*\|>"
-    # What tags in square brackets enclose, as voices and examples in word lists, is mentioned.
+    # Text between tags in square brackets (voices, examples in word lists) is mentioned, not used.
     r"|\[[a-z_]{2,20}\][^\n\[\]]*\[/[a-z_]{2,20}\]"
     r"|\p{N}+"
 )

@@ -20,7 +20,7 @@ from curate.signals.prose import counted, share
 # then is a loop too, and hardly any word of any language is cut.
 _CJK = r"[\p{Han}\p{Hiragana}\p{Katakana}]"
 _TOKEN = rf"{_CJK}|[\w--{_CJK}]{{1,30}}|[^\w\s]"
-# What the first byte of a token says: bits of its kinds.
+# bits of a token's kinds, by its first byte
 _WORD, _DIGIT, _MARK = 1, 2, 4
 _CHARACTER = 9  # a word, and a character of Chinese or Japanese
 _ASCII = 127

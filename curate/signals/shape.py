@@ -157,7 +157,7 @@ _REFUSAL_LENGTH = 400  # characters; a longer text does more than refuse
 def shape(frame: pl.DataFrame) -> pl.DataFrame:
     """Measure the columns of group `shape` (schemas/signals.sql) on a prepared frame."""
     text, prose, cot = pl.col("_text"), pl.col("_prose"), pl.col("_cot")
-    # What several columns read is a column first: Polars computes an expression wherever it occurs.
+    # Shared inputs become columns first: Polars computes an expression wherever it occurs.
     frame = frame.with_columns(
         _without_code=text.str.replace_all(CODE_FENCE, ""),
         _characters=text.str.len_chars(),

@@ -61,7 +61,7 @@ class OptimConfig(Config):
 
 
 class ModelConfig(Config):
-    """How the model is held and computed. Weights are fp32 whatever `precision` computes in."""
+    """Precision, layout and placement of the model. Weights are fp32 whatever `precision` is."""
 
     precision: Literal["bf16", "fp32", "auto"] = "auto"
     """Number format of matrix products; auto: bf16 if the processor multiplies it natively."""
@@ -88,7 +88,7 @@ class ModelConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """How often a run is saved, and which models it keeps."""
+    """Frequency of checkpoints, and the models to keep."""
 
     every: int = Field(default=5, ge=0)
     """Steps between checkpoints that a killed run resumes from; 0: only at the end."""
@@ -163,20 +163,22 @@ class DistillConfig(SFTConfig):
 
 
 class PairsConfig(Config):
-    """Which traces of one prompt make a pair: SQL expressions over one row of `annotated`."""
+    """Selection of pairs among traces of one prompt: SQL expressions over one row of
+    `annotated`.
+    """
 
     where: str | None = None
     """Condition on both traces of a pair."""
     chosen: str = Field(default="verdict = 'correct'", min_length=1)
     """Traces to prefer."""
     rejected: str = Field(default="verdict = 'wrong'", min_length=1)
-    """Traces that lose. One that `chosen` accepts as well is chosen."""
+    """Rejected traces. A trace that `chosen` accepts as well is chosen."""
     by: str | None = None
-    """Number by which the traces of a prompt pair up: the highest of the chosen with the lowest of
-    the rejected, and so on; null: by chance.
+    """Rank of the traces of a prompt: the highest chosen one is paired with the lowest rejected
+    one, and so on; null: by chance.
     """
     per_prompt: int = Field(default=1, ge=1)
-    """Pairs of one prompt at most; no trace is in two pairs."""
+    """Maximum number of pairs per prompt; no trace is in two pairs."""
 
 
 class DPOConfig(Config):
@@ -204,7 +206,7 @@ class DPOConfig(Config):
     trackers: list[Tracker] = []
     """Services that get the metrics, too."""
     seed: int = 0
-    """Of the pairs, their order and adapters."""
+    """Seed of the pairs, of their order and of adapters."""
     optim: OptimConfig = OptimConfig(lr=1e-6, schedule="linear", warmup=0.1, floor=0)
     """The learning rate is that of the paper (appendix B)."""
     compute: ModelConfig = ModelConfig()
@@ -273,7 +275,7 @@ class LossConfig(Config):
 
 
 class TrainSampling(Config):
-    """How rollouts are sampled.
+    """Sampling settings of rollouts.
 
     There is no top_p or top_k: log-probs of truncated sampling are not the policy's.
     """
@@ -412,21 +414,21 @@ class RescoreConfig(Config):
     run).
     """
     rewards: dict[str, float | RewardComponent]
-    """Weights of reward components, laid over those of the run."""
+    """Weights of reward components, which override those of the run."""
     advantage: Literal["group", "batch", "none"] = "group"
     """Standard deviation that rewards are divided by; the run's by default."""
     ddof: Literal[0, 1] = 1
     """1: deviation of the sample; 0: of the population; the run's by default."""
     verifier: str | None = None
-    """Judges all problems; null: each problem's own, in its present version."""
+    """Verifier of all problems; null: each problem's own, in its current version."""
     problems: str | None = None
     """Version of problems whose references count; null: the newest of each problem."""
     judge: JudgeConfig | None = None
-    """A model whose verdict counts where the verifier's is unverifiable."""
+    """Model whose verdict counts if the verifier's is unverifiable."""
 
 
 class InfluenceConfig(Config):
-    """`curate influence`: which traces would make target problems likelier, by gradients.
+    """`curate influence`: influence of traces on target problems, by gradients.
 
     Experimental: see the table in docs/replay.md.
     """
@@ -440,7 +442,7 @@ class InfluenceConfig(Config):
     problems: str
     """Stored problems with worked solutions, which are the targets."""
     split: str = "held-out"
-    """Split of the targets. Evaluate on other problems: these take part in the choice."""
+    """Split of the targets. Evaluate on other problems, since these influence the choice."""
     targets: int = Field(default=64, ge=1)
     """Number of targets, the last ones of the split, as in an evaluation during training."""
     template: TemplateName = "r1-zero"

@@ -75,7 +75,7 @@ def train_dpo(
     """Train `config.model` to prefer the chosen trace of each pair, unless that was done before.
 
     The pairs are part of the run's id, so new traces start another run. `say` receives the first
-    pair as text. Raises UsageError if there are no pairs, CurateError if the loss is not finite.
+    pair as text. Raises UsageError without pairs, CurateError if the loss is not finite.
     """
     frame = preference_pairs(wh, config.pairs, config.traces, config.seed)
     parent = weights_hash(config.model)

@@ -7,7 +7,7 @@ Departs from the textbook where the result is the same and cheaper:
   (`model/layout.py`);
 - a completion with advantage 0 has no gradient, so without a KL term it is not computed;
 - with one update per round, the policy that samples is the policy that learns: the ratio is 1, and
-  old log-probs need no pass of their own.
+  old log-probs need no separate pass.
 """
 
 from __future__ import annotations
@@ -101,10 +101,10 @@ class RunState:
     warning: str = ""
     empty_rounds: int = 0  # in which no group had rewards that differ
     metrics: dict[str, float] = field(default_factory=dict)
-    # Of a replay: whether the next round was sampled by this policy, and why the run ended early.
+    # For a replay: whether this policy sampled the next round, and why the run ended early.
     on_trajectory: bool = True
     ended: str = ""
-    steps_of_round: int = 0  # made in the round that it ended in
+    steps_of_round: int = 0  # optimizer steps made in the round in which it ended
 
 
 def train_grpo(
@@ -127,9 +127,8 @@ def train_grpo(
 
     `engine` holds a model of the same architecture; it receives the policy's weights and ends with
     the last ones. `held_out` problems are sampled every `evaluation.every` steps. `source` is the
-    run whose rollouts `config.replay` names. Under `torchrun`
-    only the first rank needs engine and pool. Raises UsageError for wrong settings, CurateError for
-    a non-finite loss or gradient.
+    run whose rollouts `config.replay` names. Under `torchrun` only the first rank needs engine and
+    pool. Raises UsageError for wrong settings, CurateError for a non-finite loss or gradient.
     """
     if not problems:
         raise UsageError("grpo: no problems to train on: check the problems' name and split")
@@ -189,7 +188,7 @@ def train_grpo(
             fix_logprobs(rows, policy, reference, config, ranks)
             sums, lr = update_policy(run, config, rows, step)
         trained = time.perf_counter()
-        if "refused" in sums:  # a step that this policy's completions would not have made
+        if "refused" in sums:  # a step that this policy's own completions would not have made
             end_replay(state, sums, config, step)
             log.add(step + state.steps_of_round + 1, {"ess": sums["ess"]})
             break
@@ -499,7 +498,7 @@ def grpo_step(
 
 
 def read(parts: list[dict[str, Tensor]]) -> list[dict[str, float]]:
-    """Return numbers that lie on a device, all read at once: each reading makes the CPU wait."""
+    """Return numbers from a device, all read at once: each reading makes the CPU wait."""
     if not parts:
         return []
     table = torch.stack([v.to(torch.float64) for part in parts for v in part.values()])
@@ -596,8 +595,8 @@ def watch(state: RunState, frame: pl.DataFrame, config: GRPOConfig) -> str:
 
 
 def watch_signal(state: RunState, frame: pl.DataFrame, config: GRPOConfig) -> str:
-    """Count a round in which no reward differs from the others of its group: its advantages are
-    all 0, and nothing is learnt from it. A warning at the first one.
+    """Count a round in which all rewards of each group are equal: its advantages are 0, and nothing
+    is learnt from it. Returns a warning at the first one.
     """
     rewarded = any(getattr(part, "weight", part) for part in config.rewards.values())
     if not rewarded or (frame["advantage"].fill_null(0.0) != 0).any():

@@ -83,12 +83,12 @@ class Sketcher:
     def _projection(self, name: str, matrix: Tensor) -> tuple[Tensor, Tensor]:
         """Return random A `[side, rows]` and B `[columns, side]` of variance 1 / side."""
         if name not in self._projections:
-            dice = torch.Generator().manual_seed(int(digest("sketch", self.seed, name)[:15], 16))
+            rng = torch.Generator().manual_seed(int(digest("sketch", self.seed, name)[:15], 16))
             rows, columns = matrix.shape
             scale = self.side**-0.5
             self._projections[name] = (
-                (torch.randn(self.side, rows, generator=dice) * scale).to(matrix.device),
-                (torch.randn(columns, self.side, generator=dice) * scale).to(matrix.device),
+                (torch.randn(self.side, rows, generator=rng) * scale).to(matrix.device),
+                (torch.randn(columns, self.side, generator=rng) * scale).to(matrix.device),
             )
         return self._projections[name]
 

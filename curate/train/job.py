@@ -203,7 +203,7 @@ def _with_stored_run(
 def _grpo_problems(
     config: GRPOConfig, extra: Mapping[str, Any], source: StoredRun | None, context: Context
 ) -> tuple[list[Problem], list[Problem], list[str]]:
-    """Return the problems to sample, the held-out ones, and the version that they are from.
+    """Return the problems to sample, the held-out ones, and their version.
 
     A replay without fresh rollouts has the problems of its stored ones; a version is needed for an
     evaluation only.
@@ -329,7 +329,7 @@ def _describe_dpo(config: DPOConfig, context: Context) -> str:
 
 
 def remember_base(warehouse: Warehouse, model: ModelRef) -> None:
-    """Write a row of `models` for a model not trained here, so that lineage ends in a name."""
+    """Write a row of `models` for a model trained elsewhere, so that lineage ends in a name."""
     if not join_ranks().first:
         return
     query = "SELECT 1 FROM models WHERE model_hash = ? LIMIT 1"

@@ -77,7 +77,7 @@ def launch(
 
 
 def rendezvous(kind: str, config: Mapping[str, Any], where: str, nodes: int) -> list[str]:
-    """How the ranks of all nodes find each other, as options of torchrun."""
+    """Options of torchrun by which the ranks of all nodes find each other."""
     if nodes == 1:
         return ["--standalone"]
     address = os.environ.get("MASTER_ADDR") or os.environ.get("SLURM_LAUNCH_NODE_IPADDR")

@@ -1,8 +1,8 @@
 """Losses as pure functions of tensors.
 
 Tokens are flat: `[N]` holds the completion tokens of a micro-batch one after the other, and `row`
-(`[N]`) is the completion, of `[B]`, that each belongs to. There is no padding, hence no mask to
-forget.
+(`[N]`) is the completion, of `[B]`, that each belongs to. There is no padding, hence no mask that
+could be forgotten.
 
 Every loss is a sum of token terms times a weight per row, and the weights are computed once for the
 global batch (`row_weights`). The division of that batch into micro-batches and ranks therefore
@@ -260,7 +260,8 @@ def effective_share(sums: Mapping[str, float]) -> float:
 def sft_loss(new: Tensor, weight: Tensor) -> Tensor:
     """Return - sum_t w_t log pi_t for log-probs `[N]` and weights `[N]` of completion tokens.
 
-    The weights are 1 / (completion tokens in the global batch), times a row's weight in a mixture.
+    The weights are 1 / (completion tokens in the global batch), multiplied by the weight of a row
+    in a mixture.
     """
     return -(weight * new).sum()
 

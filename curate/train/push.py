@@ -41,7 +41,9 @@ def push_weights(rollouts: Rollouts, run: TrainingRun) -> dict[str, Tensor]:
 
 
 def proof_of(engine: Any) -> str:
-    """What the engine's proof of the last weights compared, in one line; empty if it has none."""
+    """Describe in one line what the engine's proof of the last weights compared; empty without
+    one.
+    """
     return str(engine.proven()) if hasattr(engine, "proven") else ""
 
 

@@ -15,7 +15,7 @@ from curate.train.runs import TrainingRun
 def load_reference(config: GRPOConfig, checkpoints: Checkpoints, step: int) -> Policy | None:
     """Return the frozen policy of the KL term; `step` is the round it was saved after, or 0.
 
-    None if there is no KL term, or if the reference is the policy with its adapters disabled.
+    None without a KL term, or if the reference is the policy with its adapters disabled.
     """
     named = config.loss.reference
     if not config.loss.beta or (config.compute.lora and not named and not step):

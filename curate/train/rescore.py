@@ -154,8 +154,8 @@ def _judged(
         for problem_id, answer, finish, verdict, reasoning in columns.iter_rows()
         if verdict == "unverifiable"
     ]
-    said = iter([v.verdict if v else "unverifiable" for v in judge.verdicts(items)])
-    verdicts = [next(said) if v == "unverifiable" else v for v in frame["verdict"]]
+    judgements = iter([v.verdict if v else "unverifiable" for v in judge.verdicts(items)])
+    verdicts = [next(judgements) if v == "unverifiable" else v for v in frame["verdict"]]
     return frame.with_columns(verdict=pl.Series(verdicts, dtype=pl.String))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass
 class TrainResult:
-    """Where the trained model is, and how training ended."""
+    """Outcome of a training run, with the path of the trained model."""
 
     model_path: Path
     run_id: str
@@ -25,5 +25,5 @@ class TrainResult:
 
     @property
     def chosen_path(self) -> Path:
-        """The model that later stages use: the best one if it was kept, else the last."""
+        """Path of the model that later stages use: the best one if it was kept, else the last."""
         return self.best_path or self.model_path

@@ -2,7 +2,7 @@
 
 A round is committed in three parts of one name: the traces as soon as they are sampled, then their
 verdicts, then rewards and advantages. Training always uses what was committed, so a resumed run
-sees the same numbers as an undisturbed one.
+sees the same numbers as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -76,8 +76,7 @@ class Rollouts:
         """Return the rollouts called `name`: read them if committed, else sample and judge them.
 
         Columns: those of `traces`, the problem's `question`, `reference`, `target_language` and
-        `verifier`,
-        `reward`, `advantage`, `group` (number of the problem in the round), and one
+        `verifier`, `reward`, `advantage`, `group` (number of the problem in the round), and one
         `reward_<component>` per component. Sorted by problem and sample.
         """
         frame = self._read(name)

@@ -2,7 +2,7 @@
 
     corpus -> token ids -> a predetermined order of batches -> per batch: loss, gradient, step
 
-Departs from the textbook where the result is the same and faster: examples are in one row without
+Departs from the textbook if the result is the same and faster: examples are in one row without
 padding and see only themselves; a beginning that all prompts of a micro-batch share (the template)
 is computed once; logits exist for a chunk of completion positions at a time.
 """

@@ -52,7 +52,7 @@ _SUM = re.compile(r"-?\d+(?:\s*[+-]\s*\d+)+")
 
 
 class BaseConfig(Config):
-    """How large the base is, how long it trains, and how faulty its texts are.
+    """Size of the base, length of its training, and faults of its texts.
 
     The rates are this project's own: they leave pass@1 low and pass@8 well above 0, so that RL has
     something to improve.
@@ -136,9 +136,9 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     result.model, result.seconds = str(trained.model_path), time.monotonic() - started
     result.facts = {"run_id": run_id, "model_hash": weights_hash(trained.model_path)}
     greedy = trained.metrics.get("greedy")
-    known = "" if greedy is None else f", {greedy:.2f} of unseen sums right at temperature 0"
+    accuracy = "" if greedy is None else f", {greedy:.2f} of unseen sums right at temperature 0"
     result.summary = (
-        f"{counted(config.steps, 'step')} on faulty traces of sums{known}, "
+        f"{counted(config.steps, 'step')} on faulty traces of sums{accuracy}, "
         f"{duration(result.seconds)}"
     )
     if result.rows:
@@ -238,8 +238,8 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
 
 
 def words(sums: Sequence[tuple[str, str]] = ()) -> list[str]:
-    """Texts that are one token each with `tokens: words`: phrases, tags, operators, and what the
-    questions say around their sums.
+    """Texts that are one token each with `tokens: words`: phrases, tags, operators, and the words
+    of the questions around their sums.
     """
     phrases = [
         part for language in PHRASES.values() for phrase in language for part in phrase.split("{}")

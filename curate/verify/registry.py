@@ -22,9 +22,7 @@ REGISTRY = {
 
 @cache
 def verifier_named(name: str) -> Verifier:
-    """Return the verifier of this name. Raises `UsageError` if there is none, or if it cannot be
-    loaded.
-    """
+    """Return the verifier of this name. Raises `UsageError` if it is unknown or unloadable."""
     resolved = resolve("verifier", name, REGISTRY)
     try:
         verifier = resolved() if isinstance(resolved, type) else resolved

@@ -1,4 +1,4 @@
-"""Where verdicts and signals are stored, and how a part about traces is published.
+"""Addresses of verdicts and signals, and the publication of parts about traces.
 
 A part of traces never changes, so its measurements and verdicts are parts of the same name:
 
@@ -108,8 +108,8 @@ def part_key(traces_part: Path) -> PartKey:
 def parts_about(
     traces_parts: Iterable[Path], annotations: Iterable[Path]
 ) -> dict[PartKey | None, list[Path]]:
-    """Sort parts of verdicts or signals by the part of traces that they are about; None: about no
-    single one."""
+    """Group parts of verdicts or signals by the part of traces that they are about; None: about
+    several."""
     keys = {part_key(part) for part in traces_parts}
     result: dict[PartKey | None, list[Path]] = defaultdict(list)
     for path in annotations:

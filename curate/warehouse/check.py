@@ -66,7 +66,7 @@ _PLANNED = re.compile(r"(\d{6})-([0-9a-f]{12})")  # a version that holds the chu
 
 @dataclass(frozen=True)
 class Damage:
-    """One thing that is wrong. `moves` go to quarantine on repair; without any it cannot be
+    """One fault. `moves` go to quarantine on repair; a fault without moves cannot be
     repaired.
 
     `lost`: a part of traces whose rows are gone, so that its annotations must go too.
@@ -95,7 +95,7 @@ class Report:
 
 
 def check(root: Path) -> Report:
-    """Verify a warehouse. Reads every byte of it. UsageError if there is no warehouse."""
+    """Verify a warehouse by reading every byte of it. UsageError if it does not exist."""
     if not is_warehouse(root):
         raise UsageError(f"no warehouse at {url_of(root)}: name one with --warehouse")
     report = Report()
@@ -203,7 +203,7 @@ def _sealed_version(
 
 
 def _changed(path: Path, part: dict[str, Any]) -> str | None:
-    """Why a part differs from its entry in the manifest; None if it does not."""
+    """Reason why a part differs from its manifest entry; None if it does not."""
     if not is_file(path) or path.is_symlink():
         return "the part is missing"
     size = stamp(path).size
@@ -250,7 +250,7 @@ def _reason(error: CurateError) -> str:
 
 
 def _plans(root: Path) -> Iterator[Damage]:
-    """Plans are numbered without a gap, readable, and those that the versions were written for."""
+    """Check that plans are numbered without gaps, readable, and match their versions."""
     for family in folders(root / JOBS):
         chunks: dict[int, set[str]] = {}
         for number, path in enumerate(files(family, PLANS), 1):
@@ -291,7 +291,7 @@ def _planned_version(
 
 
 def _logs(root: Path) -> Iterator[Damage]:
-    """Lines of logs are whole. A torn last line is left by a killed process."""
+    """Check that lines of logs are whole. A torn last line is the trace of a killed process."""
     for path in every_log(root):
         with opened(path) as handle:
             whole = [is_whole(line) for line in handle]
@@ -302,7 +302,7 @@ def _logs(root: Path) -> Iterator[Damage]:
 
 
 def _lineage(root: Path) -> Iterator[Damage]:
-    """Every parent of a version still has its manifest or is being written."""
+    """Check that every parent of a version still has its manifest or is being written."""
     present = {d for table in schemas.TABLES for d in version_directories(root, table)}
     for path in manifests(root):
         try:
@@ -316,7 +316,7 @@ def _lineage(root: Path) -> Iterator[Damage]:
 
 
 def _records(root: Path) -> Iterator[Damage]:
-    """Records of finished stages of pipelines are JSON. Without one its stage runs again."""
+    """Check that records of finished stages are JSON. Without its record a stage runs again."""
     for path in _records_of(root):
         try:
             json.loads(read_text(path))
@@ -325,7 +325,7 @@ def _records(root: Path) -> Iterator[Damage]:
 
 
 def _duplicates(root: Path) -> Iterator[Damage]:
-    """No trace occurs twice, and no verifier of one version judges it twice."""
+    """Check that no trace occurs twice, and no version of a verifier judges it twice."""
     keys = {
         "traces": "trace_id, attempt",
         "verdicts": "trace_id, attempt, verifier, verifier_version",

@@ -164,7 +164,7 @@ class Family:
     def _held(self, planned: pl.DataFrame, adaptive: bool) -> pl.DataFrame:
         """The end of the plan of each unit: unit, stop.
 
-        Samples that an adaptive chunk left out when it was committed are free again. While it is
+        Samples that a committed adaptive chunk does not hold are free again. While it is
         open its end is unknown, and nothing more of its units is planned; an adaptive plan waits
         for all chunks of its units.
         """
@@ -264,8 +264,8 @@ class Family:
         return ~pl.col("chunk_id").is_in(done.implode()) & ~pl.col("plan").is_in(sealed)
 
     def chunks(self, rows: pl.DataFrame) -> Iterator[Chunk]:
-        """The chunks of these rows of the plan, one at a time; in its order if claims keep
-        processes apart, else from a chunk at random on, so that they seldom meet.
+        """The chunks of these rows of the plan, one at a time; in order if claims keep
+        processes apart, else from a random chunk on, so that processes seldom meet.
         """
         versions = {plan: self.version(plan) for plan in rows["plan"].unique()}
         # the rows of a chunk are adjacent
@@ -437,7 +437,7 @@ _RANGES = {"INTEGER": 1 << 31, "BIGINT": 1 << 63}
 
 @cache
 def _integers() -> dict[str, int]:
-    """Columns of `traces` that hold whole numbers, and the first number too large for each."""
+    """Integer columns of `traces`, and the first number too large for each."""
     types = schemas.types("traces")
     return {name: _RANGES[kind] for name, kind in types.items() if kind in _RANGES}
 
@@ -445,7 +445,7 @@ def _integers() -> dict[str, int]:
 def fits(row: Any) -> bool:
     """Whether a row of a log has a key, and whole numbers that its columns can hold.
 
-    Rows of today's engines do. Earlier versions logged what a server said.
+    Rows of today's engines do. Earlier versions logged a server's numbers unchecked.
     """
     if not isinstance(row, dict) or not {"problem_id", "sample_index", "attempt"} <= row.keys():
         return False

@@ -1,7 +1,7 @@
-"""Claims: which process works on what, so that several do not do the same work.
+"""Claims: the process that works on a chunk or part, so that others leave it alone.
 
-A claim is a hint and never a proof. Correctness rests on put-if-absent alone (store.py): where two
-processes hold one claim, or none reaches the other, work is done twice and committed once.
+A claim is a hint and never a proof. Correctness rests on put-if-absent alone (store.py): if two
+processes hold one claim, work is done twice and committed once.
 
     LockClaims   POSIX locks on `_logs/<name>.lock`: one machine, or a share with coherent locks
     OwnClaims    the threads of this process only: a bucket
@@ -36,7 +36,7 @@ class Claim(Protocol):
     """Work that this process holds, until `release` or the end of the process."""
 
     def release(self, done: bool = False) -> None:
-        """Let others have it. `done`: the work is committed, so that nobody will ask again."""
+        """Release the claim. `done`: the work is committed, so that no process claims it again."""
 
 
 class Claims(Protocol):
@@ -48,7 +48,7 @@ class Claims(Protocol):
         """Claim `<group>/<name>`. Returns None if another process or thread holds it."""
 
     def pause(self, seconds: float) -> None:
-        """Wait before looking again at what others hold, or until all is done."""
+        """Wait before the next look at the claims of others, or until all is done."""
 
 
 class LockClaims:
@@ -71,7 +71,7 @@ class LockClaims:
 
 
 class OwnClaims:
-    """Claims among the threads of this process, where no lock reaches others: in a bucket."""
+    """Claims among the threads of this process, if no lock reaches others: in a bucket."""
 
     shared = False
 
@@ -103,7 +103,7 @@ class _Own:
 
 
 def claims_of(root: Path) -> Claims:
-    """The claims that a warehouse offers by itself."""
+    """Return the claims of a warehouse without a cluster."""
     return OwnClaims() if is_remote(root) else LockClaims(root / LOGS)
 
 
@@ -145,7 +145,7 @@ def _lock(path: Path) -> _Lock | None:
 
 
 def rotated(items: Sequence[Item]) -> list[Item]:
-    """The items from one at random on, round to the one before it."""
+    """Rotate items to start at a random one."""
     start = random.randrange(len(items)) if items else 0
     return [*items[start:], *items[:start]]
 

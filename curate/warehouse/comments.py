@@ -9,7 +9,7 @@ import duckdb
 
 from curate.warehouse import schemas
 
-# Views for the other views to build on; everything else is for people.
+# internal views, on which the others build
 INTERNAL = ("joined", "last_traces", "last_verdicts", "measured", "redone")
 # Columns that the views make themselves.
 _OWN = {
@@ -45,19 +45,19 @@ def of_view(view: str) -> dict[str, str]:
         "signals",
         "problems",
         "traces",
-    ):  # a later one explains its own best
+    ):  # a later view explains its columns best
         meanings |= schemas.comments(table)
     meanings = {name: re.sub(r"^\[\w+\] ", "", text) for name, text in meanings.items()}
     return meanings | _OWN
 
 
 def is_internal(view: str) -> bool:
-    """Whether a view is only there for others to build on."""
+    """Whether a view only serves other views."""
     return view in INTERNAL or view.startswith("signals_")
 
 
 def views(connection: duckdb.DuckDBPyConnection) -> list[str]:
-    """Names of the tables and views for people, in order."""
+    """Names of the tables and views for users, in order."""
     rows = connection.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal").fetchall()
     return sorted(name for (name,) in rows if not is_internal(name))
 

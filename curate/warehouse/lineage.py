@@ -34,8 +34,8 @@ def _short(value: Any) -> str:
 
 
 def find(warehouse: Warehouse, name: str) -> str:
-    """The reference that a name stands for: `table/dataset/version` or `model:<hash>`.
-    UsageError if unknown.
+    """Resolve a name to a reference: `table/dataset/version` or `model:<hash>`. UsageError if
+    unknown.
     """
     if name.count("/") == 2 and is_folder(warehouse.root / name):
         return name

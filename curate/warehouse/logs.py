@@ -3,7 +3,7 @@
     <root>/_logs/<family>/<chunk>.<writer>.log            on a disk: fsynced each second
     <root>/_logs/<family>/<chunk>/<writer>-<number>.log   in a bucket: a batch each `flush` seconds
 
-Each process writes logs of its own, so nothing has to be locked, and reads those of all. A line is
+Each process writes separate logs, so nothing has to be locked, and reads those of all. A line is
 a checksum and a row as JSON.
 """
 
@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 class Log(Protocol):
-    """What one process appends the finished rows of one chunk to."""
+    """Log to which one process appends the finished rows of one chunk."""
 
     def append(self, line: bytes) -> None:
         """Add a line; it becomes durable within the seconds of its kind of log."""
@@ -120,7 +120,7 @@ class _File:
         _fsyncs.check()
 
     def flush(self) -> None:
-        """Nothing to do: other processes read the same pages."""
+        """Do nothing: other processes read the same pages."""
 
     def close(self) -> None:
         try:

@@ -109,7 +109,7 @@ def _swap(
             ]
             paths = [path for path in paths if path.exists()]
             if paths:
-                verify(paths)  # a merged part has a checksum of its own, which would hide damage
+                verify(paths)  # a new checksum of the merged part would hide damage
                 built.publish(f"{number:05d}", pl.read_parquet(paths, glob=False))
         built.seal()
         for old in live.iterdir():

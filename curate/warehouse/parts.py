@@ -30,13 +30,13 @@ from curate.warehouse.names import EMPTY
 MANIFEST = "manifest.json"
 PARTS = "part-*.parquet"
 REQUESTS = 16  # to a bucket at once
-FOOTER_BYTES = 64_000  # that are fetched for a footer, which are enough for most
+FOOTER_BYTES = 64_000  # bytes fetched for a footer, enough for most
 PLACE_KEY = b"curate.part"  # in the footer: <table>/<dataset>/<version>/<file>
 
 
 @dataclass(frozen=True)
 class Footer:
-    """Facts that the footer of a part states. `place` is None in parts of older versions."""
+    """Facts in the footer of a part. `place` is None in parts of older versions."""
 
     rows: int
     columns: frozenset[str]
@@ -61,8 +61,8 @@ def read_manifest(directory: Path) -> dict[str, Any]:
 
 
 def _stamp(path: Path) -> Stamp:
-    """What tells a cache that a file is another one. In a bucket, asking would cost as much as
-    reading: nothing replaces parts and manifests there but `curate check --repair`.
+    """Cache key that changes with a file. In a bucket a query would cost as much as reading, and
+    only `curate check --repair` replaces parts and manifests there.
     """
     return stamp(path) if not is_remote(path) else Stamp(0, 0)
 
@@ -192,7 +192,7 @@ def verify(paths: Iterable[Path]) -> None:
 
 def _verify(path: Path) -> None:
     if is_remote(path):
-        return  # object storage has checksums of its own, and this would fetch every byte
+        return  # object storage keeps checksums itself, and this would fetch every byte
     if not _as_written(path, *stamp(path)):
         raise damaged(path, "the bytes of the part have changed")
 

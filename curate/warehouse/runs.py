@@ -17,10 +17,10 @@ class Run(NamedTuple):
 
 
 def run_named(warehouse: Warehouse, name: str, where: str) -> Run:
-    """Return the run that an id, the beginning of one, a model's directory or a name means.
+    """Return a run by its id, the beginning of one, a model's directory or a name.
 
-    The name of a training means its newest run. UsageError, which begins with `where`, if there is
-    none, or more than one id begins so.
+    The name of a training means its newest run. UsageError, which begins with `where`, if none or
+    several match.
     """
     exists = warehouse.exists()
     query = "SELECT DISTINCT run_id FROM rollouts ORDER BY run_id"

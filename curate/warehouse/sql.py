@@ -52,7 +52,7 @@ def connect(
     views: bool = True,
     only: Collection[str] | None = None,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open an in-memory connection with all views. UsageError if there is no warehouse.
+    """Open an in-memory connection with all views. UsageError if the warehouse does not exist.
 
     `without` names groups of signals, or `verdicts`, that no statement will read: they become empty
     views, which avoids their joins. `views`: also create those of `views.sql`, over `annotated`.
@@ -212,16 +212,16 @@ def _is_query(statement: str) -> bool:
 def parse_tree(statement: str) -> dict[str, Any] | None:
     """DuckDB's parse tree of a query, or None if the statement is not a valid query."""
     query = "SELECT json_serialize_sql(?::VARCHAR)"
-    # A cursor of its own: a connection serves one thread at a time.
+    # A separate cursor: a connection serves one thread at a time.
     row = _parser().cursor().execute(query, [statement]).fetchone()
     tree: dict[str, Any] = json.loads(row[0]) if row else {"error": True}
     return None if tree.get("error") else tree
 
 
 def views_read(text: str) -> set[str] | None:
-    """The views that queries name; None if they may read others, as SHOW TABLES does."""
+    """Views that queries name; None if they may read others, as SHOW TABLES does."""
     names: set[str] = set()
-    known = {*schemas.TABLES, *_VIEWS, *view_statements()}
+    all_views = {*schemas.TABLES, *_VIEWS, *view_statements()}
     for statement in duckdb.extract_statements(text):
         tree = parse_tree(statement.query)
         if tree is None:  # EXPLAIN
@@ -233,9 +233,9 @@ def views_read(text: str) -> set[str] | None:
                 return None
             if node.get("type") == "BASE_TABLE":
                 name = str(node.get("table_name")).lower()
-                if node.get("schema_name") or name not in known | local:
+                if node.get("schema_name") or name not in all_views | local:
                     return None
-                names |= {name} & known
+                names |= {name} & all_views
     return names
 
 

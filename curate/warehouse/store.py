@@ -202,7 +202,7 @@ class Warehouse:
 
     def __init__(self, root: str | Path = "warehouse") -> None:
         self.root = parse_root(root)
-        self._laid_out = False  # known once: nobody removes the parts without rows
+        self._laid_out = False  # stays true: parts without rows are never removed
 
     def __repr__(self) -> str:
         return f"Warehouse({url_of(self.root)!r})"

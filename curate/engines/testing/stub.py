@@ -30,7 +30,7 @@ FORM = Form.of("r1-zero")
 
 
 class StubArgs(Config):
-    """How the stub behaves."""
+    """Behaviour of the stub."""
 
     style: str = "sums"
     """sums: `<think>…</think> <answer>N</answer>` for a sum in the prompt. words: random words.
@@ -145,7 +145,7 @@ class StubEngine:
         if self.args.flaky and key in self._seen:
             return None
         self._seen.add(key)
-        return "the stub engine was told to fail"
+        return "the stub engine fails as configured"
 
     def render_chat(
         self, messages: list[dict[str, str]], add_generation_prompt: bool = True

@@ -1,1 +1,1 @@
-"""Recipes: how traces are requested."""
+"""Recipes: ways to request traces."""

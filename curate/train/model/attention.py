@@ -35,7 +35,7 @@ class FamilyIndex:
     ancestors: Tensor  # [A]
     members: Tensor  # [S, C]; padding repeats the first token of the member
     padding: Tensor | None  # [S, C] bool, or None if nothing is padded
-    future: Tensor  # [C, C] bool: the tokens of its own segment that a token must not see
+    future: Tensor  # [C, C] bool: tokens of a token's own segment that it must not see
     masks: dict[torch.dtype, Tensor] = field(default_factory=dict)
 
     def mask(self, dtype: torch.dtype) -> Tensor | None:
@@ -272,7 +272,8 @@ class RegatheredTensors:
         self.tokens, self.family, self.heads = tokens.detach(), family, heads
         self.result: Any = None  # [T, H, d], the output of all families
         self.parts: list[Any] = [None] * 3
-        # What autograd saved: [tensor, None], or [None, k] for the k-th tensor given to `forget`.
+        # entries saved for autograd: [tensor, None], or [None, k] for the k-th tensor given to
+        # `forget`
         self.saved: list[list[Any]] = []
 
     def pack(self, tensor: Tensor) -> list[Any]:
@@ -311,7 +312,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, tree: TreeIndex, scale: floa
     tokens = torch.cat([x.transpose(0, 1) for x in (q, k, v)], dim=1)
     outputs, hooks = [], []
     parts = iter(GatherFamilies.apply(tokens, tree, heads))
-    # Without cuDNN: one of three runs with it crashed, and it was no faster (docs/train.md).
+    # Without cuDNN: one of three runs with it crashed, and it was not faster (docs/train.md).
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
         for family in tree.families:
             fq, fk, fv = next(parts), next(parts), next(parts)

@@ -38,7 +38,7 @@ class GivenStates(torch.nn.Module):
 
 
 class _TrunkOutput(tuple[Tensor]):
-    """Output of a trunk; every attribute except the states is None."""
+    """Output of a trunk; all attributes except the states are None."""
 
     def __new__(cls, states: Tensor) -> _TrunkOutput:
         return super().__new__(cls, (states,))
@@ -158,7 +158,7 @@ class OutputHead:
         """Return divergences `[N]` from the teacher, over the tokens that both models have.
 
         Models of one tokenizer may pad their vocabularies differently: rows beyond the smaller one
-        stand for no token.
+        mean no token.
         """
         common = min(self.weight.shape[0], teacher.weight.shape[0])
         return token_divergence(

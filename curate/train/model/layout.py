@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MIN_SHARED = 8  # tokens: a shorter common beginning is not worth a segment of its own
+MIN_SHARED = 8  # tokens: a shorter common beginning is not worth a separate segment
 
 Span = tuple[int, int]  # start and end (exclusive) of a range of tokens
 
@@ -240,7 +240,7 @@ def micro_batches(
     `kind` maps the length of a sequence to a group and whether it is padded. A micro-batch never
     mixes groups. In a tree shared prefixes count once, and neighbours stay neighbours, so that
     completions of one prompt are computed together. Padded sequences are sorted by length, and
-    padding counts. A sequence longer than the limit is a micro-batch of its own.
+    padding counts. A sequence longer than the limit is a micro-batch by itself.
     """
     kinds = [kind(len(s)) for s in sequences]
 

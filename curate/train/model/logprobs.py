@@ -109,7 +109,7 @@ class TiledLogProbs(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             d_hidden = torch.zeros_like(hidden, dtype=log_norm.dtype)
         if ctx.needs_input_grad[1]:
-            # Zeros if there is no position: sharded weights need a gradient on every rank.
+            # Zeros without positions: sharded weights need a gradient on every rank.
             d_weight = ctx.weight.grad if ctx.weight is not None else None
             d_weight = torch.zeros_like(weight) if d_weight is None else d_weight
         for start in range(0, hidden.shape[0], ctx.chunk):

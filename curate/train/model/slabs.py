@@ -17,7 +17,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-SLAB = 40 << 20  # bytes: glibc gives every block above 32 MiB a mapping of its own
+SLAB = 40 << 20  # bytes: glibc maps every block above 32 MiB separately
 ALIGNMENT = 64  # bytes, as PyTorch aligns its own tensors
 
 

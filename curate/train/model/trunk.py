@@ -178,9 +178,9 @@ def _rope_sets(config: Any) -> list[dict[str, Any]]:
 
 
 def _learnt_positions(text: Any, module: Any) -> int | None:
-    """Return the number of positions with an embedding of their own; None if there are none.
+    """Return the number of positions with learnt embeddings; None without a table of them.
 
-    GPT-2 calls the table `wpe`, OPT `embed_positions`. Its first rows may stand for no position.
+    GPT-2 calls the table `wpe`, OPT `embed_positions`. Its first rows may belong to no position.
     """
     count = getattr(text, "max_position_embeddings", None)
     learnt = any(

@@ -67,10 +67,10 @@ _NUMBER, _MACHINE, _FIRST, _SECOND = 0, 4, 16, 24
 
 def program(machine: str | None = None) -> bytes | None:
     """Return the filter for a machine (this one by default); None for an unknown one."""
-    known = MACHINES.get(machine or platform.machine())
-    if known is None:
+    entry = MACHINES.get(machine or platform.machine())
+    if entry is None:
         return None
-    return b"".join(struct.pack("=HBBI", *step) for step in _steps(*known))
+    return b"".join(struct.pack("=HBBI", *step) for step in _steps(*entry))
 
 
 def _steps(audit: int, column: int) -> Iterator[tuple[int, int, int, int]]:

@@ -80,7 +80,7 @@ class CodeVerifier(Verifier):
         return judgement
 
     def by_output(self, program: str, cases: list[dict[str, Any]]) -> Judgement:
-        """Run every case in a sandbox of its own; compare what is printed here."""
+        """Run every case in a separate sandbox; compare the outputs here."""
         for i, case in enumerate(cases, 1):
             where = f"case {i} of {len(cases)}"
             outcome = run(textwrap.dedent(program), case["input"], self.limits)
@@ -96,7 +96,7 @@ class CodeVerifier(Verifier):
         return Judgement("correct", f"{len(cases)} of {len(cases)} cases")
 
     def by_calls(self, program: str, tests: Tests) -> Judgement:
-        """Make all calls in one sandbox; compare what is returned here."""
+        """Make all calls in one sandbox; compare the results here."""
         cases = tests["cases"]
         calls = "".join(
             json.dumps(

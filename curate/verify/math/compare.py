@@ -315,7 +315,7 @@ def _pure(node: Node) -> bool:
 
 
 def _decimals(node: Node) -> int | None:
-    """Return the largest number of decimals written in a tree; None if it has no decimal."""
+    """Return the largest number of decimals written in a tree; None without decimals."""
     if node[0] == "num":
         decimals: int | None = node[1].decimals
         return decimals

@@ -1,7 +1,7 @@
-"""A model as judge, for what rules cannot decide.
+"""A model as judge, for answers that rules cannot decide.
 
 It sees a fixed rubric, the question, and the reference and the answer (or the reasoning) between
-marks that nobody can guess; it must end with one line `VERDICT: …`. It sees only complete traces
+unguessable marks; it must end with one line `VERDICT: …`. It sees only complete traces
 that rules called wrong or unverifiable. Its verdicts are separate rows (`kind = 'judge'`) and never
 replace the rule's. An answer that addresses the judge is not shown to it. Any engine works:
 `generate(requests) -> iterator of completions`.

@@ -36,7 +36,7 @@ from curate.verify.models.judge import (
     shortened,
 )
 
-OPEN = ("none", "open")  # verifier names that mean there is none
+OPEN = ("none", "open")  # verifier names that mean: none
 MAX_SHOWN = 2 * MAX_ANSWER  # characters of each answer; an answer to an open question may be long
 
 RUBRIC = Rubric(
