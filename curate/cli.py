@@ -253,7 +253,7 @@ def annotate(
 
         target, column = _needed_out(out, files), text_column or "completion"
         rows = annotate_files(files, target, column, form, checked.signals, memory=checked.memory)
-        output(f"{rows} rows annotated: {out}")
+        output(f"{counted(rows, 'row')} annotated: {out}")
         return
     _for_files_only(out, text_column, form)
     with _context(warehouse) as context, on_cluster(context, checked.cluster):
@@ -310,7 +310,7 @@ def filter_(
         print_funnel(result.funnel)
         kept, total, _ = result.counts()
         lines = job.overlap_lines(result, table=overlaps_file(target))
-        output("\n".join([*lines, f"{kept} of {total} rows kept: {out}"]))
+        output("\n".join([*lines, f"{kept:,} of {counted(total, 'row')} kept: {out}"]))
         return
     _for_files_only(out, text_column, form)
     with _context(warehouse) as context:
@@ -880,7 +880,7 @@ def check(
         moved = checking.repair(root, report.damages)
         report = checking.check(root)
         place = url_of(root / checking.QUARANTINE)
-        output(f"{len(moved)} files moved to {place}; checked again:")
+        output(f"{counted(len(moved), 'file')} moved to {place}; checked again:")
         output(checking.describe(report, root))
     if report.damages:
         raise typer.Exit(1)

@@ -30,7 +30,7 @@ import polars as pl
 from curate.warehouse import Warehouse
 
 BEGINS = re.compile(r"^\[\d+/\d+\] (\S+)$")
-TOLD = re.compile(r"^\[\d+/\d+\] \S+: (?!done before)|^\d+ stages run|^nothing to do|rror")
+TOLD = re.compile(r"^\[\d+/\d+\] \S+: (?!done before)|^\d+ stages? run|^nothing to do|rror")
 
 # What a pipeline is for, whatever it is called and whenever it was made. Names of models hold
 # paths.

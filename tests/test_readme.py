@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_the_pipeline_of_your_own_runs_and_then_has_nothing_to_do(folder: Path) -> None:
     again = run(["run", "mine.yaml", *STUB], folder)
-    assert "nothing to do: all 6 stages were done before" in again.stderr
+    assert "nothing to do: 6 stages done before" in again.stderr
     assert "before" in again.stdout
     assert "after" in again.stdout
 

@@ -20,7 +20,7 @@ from curate.annotate import job as annotate
 from curate.errors import UsageError
 from curate.files import read_parts
 from curate.job import Context, JobResult
-from curate.progress import duration
+from curate.progress import counted, duration
 from curate.warehouse.identity import digest, frame_digest
 
 # Verifiers that judge by metadata or tests: another reference would change no verdict.
@@ -48,7 +48,7 @@ def read_corrections(path: Path) -> pl.DataFrame:
     rows = frame.select("problem_id", pl.col(column).cast(pl.String).alias("reference"))
     blank = rows.filter(pl.col("reference").fill_null("").str.strip_chars() == "")
     if blank.height:
-        raise UsageError(f"{path}: {blank.height} rows have no {column}")
+        raise UsageError(f"{path}: {counted(blank.height, 'row')} without {column}")
     if twice := rows.filter(pl.col("problem_id").is_duplicated())["problem_id"].to_list():
         raise UsageError(f"{path}: problem {twice[0]} occurs more than once")
     return rows
@@ -65,15 +65,15 @@ def correct(corrections: pl.DataFrame, context: Context) -> JobResult:
     unknown = corrections.join(stored, on="problem_id", how="anti")["problem_id"]
     if len(unknown):
         raise UsageError(
-            f"{len(unknown)} problems are not in {wh.root}, the first is {unknown[0]}: "
+            f"{counted(len(unknown), 'unknown problem')}, the first is {unknown[0]}: "
             "corrections name problems by problem_id"
         )
     judged = corrections.join(stored, on="problem_id")
     for name in WITHOUT_REFERENCE:
         if (count := judged.filter(pl.col("verifier") == name).height) > 0:
             raise UsageError(
-                f"{count} problems are judged by the verifier '{name}', which reads no reference: "
-                "leave them out, and correct their source"
+                f"{counted(count, 'problem')} judged by the verifier '{name}', which reads no "
+                "reference: leave them out, and correct their source"
             )
     changed = corrections.join(stored, on="problem_id", how="inner").filter(
         pl.col("reference").ne_missing(pl.col("old"))
@@ -96,8 +96,9 @@ def correct(corrections: pl.DataFrame, context: Context) -> JobResult:
     result.seconds = time.monotonic() - started
     result.facts = {"correction": number, "traces": after.height, "changed": flipped.height}
     result.summary = (
-        f"{changed.height} references corrected ({', '.join(result.refs)}); {after.height} traces "
-        f"judged again in {duration(result.seconds)}, {flipped.height} verdicts changed"
+        f"{counted(changed.height, 'reference')} corrected ({', '.join(result.refs)}); "
+        f"{counted(after.height, 'trace')} judged again in {duration(result.seconds)}, "
+        f"{counted(flipped.height, 'verdict')} changed"
     )
     context.record(
         digest("correct", number, frame_digest(changed))[:24],

@@ -272,7 +272,7 @@ def _size(config: AnnotateConfig, rows: Rows) -> Size:
     counts = [rows(name) for name in config.traces]
     if not counts or None in counts:
         return Size("traces without verdicts or signals")
-    return Size(f"{sum(count or 0 for count in counts):,} traces")
+    return Size(counted(sum(count or 0 for count in counts), "trace"))
 
 
 STAGE = StageKind(

@@ -26,7 +26,7 @@ from curate.cluster.desk import Desk
 from curate.cores import VARIABLE as CORES
 from curate.errors import CurateError, UsageError
 from curate.job import ClusterConfig, Context
-from curate.progress import say, task
+from curate.progress import counted, say, task
 from curate.registry import FOLDERS
 from curate.store import url_of
 
@@ -135,7 +135,7 @@ class RayCrew:
                     say(f"  no worker has started yet: {self._resources()}")
                 if status.done != bar.done or status.workers:
                     bar.total = max(total, status.done)
-                    bar.update(status.done, f"{status.workers} workers")
+                    bar.update(status.done, counted(status.workers, "worker"))
         if results and running:
             ray.get(desk.finish.remote())
             ended, _ = ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS)
@@ -149,7 +149,7 @@ class RayCrew:
         has = {k: v for k, v in ray.cluster_resources().items() if ":" not in k}
         return (
             f"each needs {_words(self.config.resources or {'CPU': 1})}, and the cluster has "
-            f"{_words(has)} in {len(ray.nodes())} nodes"
+            f"{_words(has)} in {counted(len(ray.nodes()), 'node')}"
         )
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

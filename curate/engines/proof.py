@@ -4,7 +4,8 @@ vLLM renames, fuses, pads and reorders weights for its kernels. A tensor that is
 checkpoint tensors is compared bit for bit, others (packed experts, parts of fused matrices under
 tensor parallelism) by a checksum that is the same in any order and ignores zeros. On CPUs vLLM
 packs a matrix away and keeps only a function that multiplies by it: unit vectors bring some of its
-columns back, bit for bit. A tensor without a counterpart in the checkpoint is listed, never ignored.
+columns back, bit for bit. A tensor without a counterpart in the checkpoint is listed, never
+ignored.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Container, Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+
+from curate.progress import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -368,7 +371,8 @@ def prove(results: list[dict[str, Any]], what: str) -> dict[str, Any]:
             wrong.append(name)
     if wrong:
         raise RuntimeError(
-            f"{len(wrong)} tensors of the engine differ from {what}, the first is {wrong[0]}"
+            f"the engine differs from {what} in {counted(len(wrong), 'tensor')}, "
+            f"the first is {wrong[0]}"
         )
     if any(result["matrices"] == 0 for result in results):
         raise RuntimeError(
@@ -398,7 +402,7 @@ def _adds_up(held: list[int], wanted: int) -> bool:
 
 def describe(proof: dict[str, Any]) -> str:
     """Describe in one line what a proof compared and what it did not."""
-    text = f"weights in the engine: {proof['exact']} tensors compared bit for bit"
+    text = f"weights in the engine: {counted(proof['exact'], 'tensor')} compared bit for bit"
     if proof["columns"]:
         text += f", {proof['columns']} packed in {COLUMNS} columns each"
     if proof["sums"]:

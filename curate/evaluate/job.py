@@ -268,9 +268,12 @@ def _size(config: EvaluateConfig, _: Rows) -> Size:
     models = sum(1 if isinstance(m.model, str) else len(m.model) for m in config.models)
     per_problem = config.samples + config.greedy
     if config.limit is None:
-        return Size(f"{models} models x all problems x {per_problem}")
+        return Size(f"{counted(models, 'model')} x all problems x {per_problem}")
     total = models * config.limit * per_problem
-    text = f"{models} models x {config.limit} problems x {per_problem} = {total:,} samples"
+    text = (
+        f"{counted(models, 'model')} x {counted(config.limit, 'problem')} x {per_problem} = "
+        f"{counted(total, 'sample')}"
+    )
     return Size(text, total, total * config.sampling.max_tokens)
 
 

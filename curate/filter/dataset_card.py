@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from curate.progress import counted
+
 if TYPE_CHECKING:
     from curate.warehouse import Version, Warehouse
 
@@ -60,7 +62,7 @@ def card(
         "",
         about or f"The corpus `{version.dataset}`.",
         "",
-        f"Version `{version.version}`, format `{format}`, {total:,} rows{written}, "
+        f"Version `{version.version}`, format `{format}`, {counted(total, 'row')}{written}, "
         "made by `curate`.",
         "",
         *([*training, ""] if training else []),

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from curate.filter.hidden_columns import BAND, rule_column
 from curate.filter.rules import STEPS, RuleSet
+from curate.progress import counted
 from curate.visible import one_line
 
 BANDS = ("0.0-0.2", "0.2-0.4", "0.4-0.6", "0.6-0.8", "0.8-1.0")
@@ -118,7 +119,7 @@ def _selection(rules: RuleSet) -> dict[str, str]:
     if chosen.top is not None:
         words["top"] = f"the best {chosen.top.k} of all by {chosen.top.by}"
     if chosen.budget is not None:
-        words["budget"] = f"at most {chosen.budget} traces"
+        words["budget"] = f"at most {counted(chosen.budget, 'trace')}"
     return {step: words[step] for step in STEPS if step in words}
 
 

@@ -11,6 +11,7 @@ from curate.config import validate
 from curate.engines.openai import OpenAIArgs, prices
 from curate.engines.registry import choose, label
 from curate.generate.plan import Plan
+from curate.progress import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +45,7 @@ def describe(plan: Plan) -> str:
     lines.append(_samples(plan))
     lines += _tokens(plan) if plan.model else []
     committed = plan.family.committed(["problem_id"]).collect().height
-    lines.append(f"family    {plan.family.family}: {committed} rows committed so far")
+    lines.append(f"family    {plan.family.family}: {counted(committed, 'row')} committed so far")
     if plan.model:
         text = units.prompt(plan.unit(0, ""), None)
         lines.append(

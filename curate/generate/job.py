@@ -234,10 +234,10 @@ def _size(config: GenerateConfig, rows: Rows) -> Size:
     if config.source == "rework":
         problems = config.limit
     if problems is None:
-        return Size(f"{config.samples} samples per problem")
+        return Size(f"{counted(config.samples, 'sample')} per problem")
     count = problems * config.samples
     most = "at most " if config.adapts else ""
-    text = f"{most}{problems:,} problems x {config.samples} = {count:,} traces"
+    text = f"{most}{counted(problems, 'problem')} x {config.samples} = {counted(count, 'trace')}"
     return Size(text, count, count * config.sampling.max_tokens)
 
 

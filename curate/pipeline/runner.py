@@ -21,7 +21,7 @@ from curate.pipeline.config import PipelineConfig
 from curate.pipeline.references import resolve, versions
 from curate.pipeline.rehearsal import rehearse
 from curate.pipeline.stages import Done, Stage
-from curate.progress import duration, say
+from curate.progress import counted, duration, say
 from curate.store import is_remote, url_of
 from curate.store.paths import is_file, make_folder, read_text, remove
 from curate.train.launch import launch
@@ -99,9 +99,9 @@ class Pipeline:
             say(f"{head}: {done[stage.name].summary}")
         seconds = duration(time.monotonic() - started)
         if skipped == len(done):
-            say(f"nothing to do: all {skipped} stages were done before ({seconds})")
+            say(f"nothing to do: {counted(skipped, 'stage')} done before ({seconds})")
         else:
-            say(f"{len(done) - skipped} stages run, {skipped} skipped, in {seconds}")
+            say(f"{counted(len(done) - skipped, 'stage')} run, {skipped} skipped, in {seconds}")
             write_database(self.context.warehouse.root)
         return done
 

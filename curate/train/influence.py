@@ -28,7 +28,7 @@ from curate.engines.base import encode
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.problems import from_rows
-from curate.progress import duration, task
+from curate.progress import counted, duration, task
 from curate.prompts.render import load_template, render, worked_completion
 from curate.records import Problem
 from curate.train.config import InfluenceConfig
@@ -140,14 +140,14 @@ def run(config: InfluenceConfig, context: Context) -> JobResult:
                     rows = measure(pl.read_parquet(part, glob=False))
                     out.publish(part_name(part), rows.with_columns(**_literals(common)))
                     result.rows += rows.height
-                    bar.update(done, f"{result.rows} traces")
+                    bar.update(done, counted(result.rows, "trace"))
         for out, source, _ in todo:
             if source.sealed:
                 out.seal()
     result.refs = sorted({out.ref for out, _, _ in todo})
     result.seconds = time.monotonic() - started
     result.summary = (
-        f"influence of {result.rows} traces on {len(targets)} problems in "
+        f"influence of {counted(result.rows, 'trace')} on {counted(len(targets), 'problem')} in "
         f"{duration(result.seconds)}"
         if todo
         else "nothing new to measure"

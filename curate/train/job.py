@@ -283,7 +283,7 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
         steps = -(-round(rows * config.epochs) // config.batch_size)
         return (
             f"model   {model.name} ({model.hash[:12]})\n"
-            f"corpus  {', '.join(corpora)}: {rows} rows\n"
+            f"corpus  {', '.join(corpora)}: {counted(rows, 'row')}\n"
             f"steps   {steps}"
         )
     if kind == "dpo":
@@ -309,7 +309,8 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
         f"model     {model.name} ({model.hash[:12]})\n"
         f"problems  {refs[0]}, split {extra['split']}\n"
         f"engine    {choose(engine)[0]}{own}\n"
-        f"rollouts  {grpo.steps} rounds of {grpo.prompts} x {grpo.samples} = {rollouts:,}\n"
+        f"rollouts  {counted(grpo.steps, 'round')} of {grpo.prompts} x {grpo.samples} = "
+        f"{rollouts:,}\n"
         f"tokens    at most {rollouts * grpo.sampling.max_tokens:,}"
     )
 
@@ -322,7 +323,7 @@ def _describe_dpo(config: DPOConfig, context: Context) -> str:
     steps = -(-max(1, round(len(frame) * config.epochs)) // config.batch_size)
     return (
         f"model   {model.name} ({model.hash[:12]})\n"
-        f"pairs   {len(frame)} of {frame['problem_id'].n_unique()} problems, from "
+        f"pairs   {len(frame)} of {counted(frame['problem_id'].n_unique(), 'problem')}, from "
         f"{', '.join(sorted(set(frame['refs'].explode().to_list())))}\n"
         f"steps   {steps}"
     )

@@ -22,7 +22,7 @@ from curate.config import merge, validate
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.problems import from_rows
-from curate.progress import duration, task
+from curate.progress import counted, duration, task
 from curate.records import Problem
 from curate.rewards import components
 from curate.train.config import RescoreConfig
@@ -69,11 +69,13 @@ def run(data: Mapping[str, Any], context: Context, where: str) -> JobResult:
                 rows = _rescored(config, source.traces(step), problems, context, judges)
                 version.publish(f"step-{step:06d}", _with_names(rows, names))
                 result.rows += rows.num_rows
-                bar.update(done, f"{result.rows} rollouts")
+                bar.update(done, counted(result.rows, "rollout"))
         version.seal()
     result.seconds = time.monotonic() - started
     result.facts = {"rescore_id": rescore_id}
-    result.summary = f"{version.manifest['rows']:,} rollouts of run {source.run_id} scored again, "
+    result.summary = (
+        f"{counted(version.manifest['rows'], 'rollout')} of run {source.run_id} scored again, "
+    )
     result.summary += duration(result.seconds) if result.rows else "done before"
     if result.rows:
         job = config.model_dump(mode="json")

@@ -86,7 +86,7 @@ def _grpo_size(config: GRPOStage, _: Rows) -> Size:
         return Size(f"up to {config.steps} stored rounds, nothing is sampled")
     count = config.steps * config.prompts * config.samples
     rounds = counted(config.steps, "round")
-    text = f"{rounds} of {config.prompts} x {config.samples} = {count:,} rollouts"
+    text = f"{rounds} of {config.prompts} x {config.samples} = {counted(count, 'rollout')}"
     return Size(text, count, count * config.sampling.max_tokens)
 
 

@@ -13,6 +13,7 @@ import polars as pl
 from curate.atomic import disk_errors, whole_file
 from curate.errors import UsageError
 from curate.files import data_files, read_parts, stem_of
+from curate.progress import counted
 from curate.records import Problem, Verdict
 from curate.verify.registry import verifier_named
 from curate.verify.workers.pool import default_pool
@@ -119,7 +120,7 @@ def _file(path: Path, verifier: str, out: Path | None) -> str:
     _write(judged, target)
     counts = Counter(verdict.verdict for verdict in verdicts)
     summary = ", ".join(f"{counts[name]} {name}" for name in ("correct", "wrong", "unverifiable"))
-    return f"{len(verdicts)} rows: {summary}; written to {target}"
+    return f"{counted(len(verdicts), 'row')}: {summary}; written to {target}"
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from curate.errors import UsageError
+from curate.progress import counted
 from curate.store import url_of
 from curate.store.paths import is_folder
 from curate.warehouse.store import Warehouse
@@ -144,7 +145,7 @@ def format_lineage(warehouse: Warehouse, name: str) -> str:
                 + (f", step {facts['step']}" if facts.get("step") else "")
             )
         if facts.get("rows") is not None:
-            details.append(f"{facts['rows']} rows")
+            details.append(counted(facts["rows"], "row"))
         if facts.get("seed") is not None:
             details.append(f"seed {facts['seed']}")
         if facts.get("code_version"):

@@ -165,7 +165,7 @@ def test_agreement_within_one_source_grows_slowly_and_adds_up_over_sources(tmp_p
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("problem_id,proposed\np0001,\n", "1 rows have no proposed"),
+        ("problem_id,proposed\np0001,\n", "1 row without proposed"),
         ("problem_id,proposed\np0001,1\np0001,2\n", "p0001 occurs more than once"),
         ("problem,proposed\np0001,1\n", "no column problem_id"),
     ],
@@ -180,7 +180,7 @@ def test_files_of_corrections_are_checked(tmp_path: Path, text: str, message: st
 def test_an_unknown_problem_changes_nothing(planted: tuple[Context, set[str]]) -> None:
     context, _ = planted
     versions = len(context.warehouse.versions("problems"))
-    with pytest.raises(UsageError, match="1 problems are not in"):
+    with pytest.raises(UsageError, match="1 unknown problem"):
         correct(pairs(["nobody=1"]), context)
     rows = [{"problem_id": "g", "question": "q", "reference": "1", "verifier": "procedural"}]
     context.warehouse.write("problems", "generated", rows, key=1)
@@ -201,4 +201,4 @@ def test_the_commands(tmp_path: Path) -> None:
     path.write_text("\n".join(csv.splitlines()[:2]) + "\n")
     done = subprocess.run([*base, "correct", str(path), *where], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "1 references corrected" in done.stdout
+    assert "1 reference corrected" in done.stdout

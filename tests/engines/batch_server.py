@@ -1,5 +1,5 @@
-"""An OpenAI-compatible server with files and batches, on loopback. It answers a batch at once or
-when `release` is called, and records what it was sent.
+"""An OpenAI-compatible server with files and batches, on loopback. It answers a batch immediately
+or after `release`, and records the requests.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class BatchServer(ThreadingHTTPServer):
     def __init__(self, answer: Answer = chat_answer, hold: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer, self.hold = answer, hold
-        self.absent = False  # it has neither files nor batches
+        self.absent = False  # without files and batches
         self.ending = "completed"
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}

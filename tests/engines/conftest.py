@@ -1,4 +1,4 @@
-"""Tiny models, made once per session."""
+"""Tiny models, created once per session."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_other(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same architecture, other weights."""
+    """The same architecture with other weights."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "other", seed=1, scale=0.3)
 
 
 @pytest.fixture(scope="session")
 def tiny_ending(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that ends its texts by both of its end tokens."""
+    """A model that ends its texts with either of its end tokens."""
     return make_tiny_model(tmp_path_factory.mktemp("models") / "ending", seed=2, end_bias=2.0)

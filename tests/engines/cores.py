@@ -1,4 +1,4 @@
-"""Backends without a model for the child process. The prompt says what they do: count, stall,
+"""Backends without a model for the child process. The prompt selects their behaviour: count, stall,
 die or refuse.
 """
 

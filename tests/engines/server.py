@@ -15,7 +15,7 @@ from typing import Any
 
 Fault = Callable[
     [int, dict[str, Any]], Any
-]  # (number of the request, body) -> None, or what goes wrong (see `spoil`)
+]  # (number of the request, body) -> None, or a fault (see `spoil`)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        """The list of models, of a server that says whose they are."""
+        """Return the list of models with their owner."""
         if self.server.owner is None:
             return self.reply(404, b"{}")
         model = {"id": "m", "object": "model", "created": 0, "owned_by": self.server.owner}
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
             self.server.leave()
 
     def spoil(self, fault: Any) -> bool:
-        """Does what `fault` says: status (code, headers), drop, hang (seconds), slow (seconds),
+        """Apply a fault: status (code, headers), drop, hang (seconds), slow (seconds),
         garbage, raw (body, headers), drip (seconds per byte)."""
         kind = fault[0]
         if kind == "slow":
@@ -85,8 +85,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Loopback(ThreadingHTTPServer):
-    """Records each request. `fault` may spoil it; otherwise `reply` answers the body, or the server
-    behind does.
+    """Records each request. `fault` may spoil it; otherwise `reply` or the server behind answers
+    it.
     """
 
     daemon_threads = True

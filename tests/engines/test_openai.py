@@ -1,4 +1,4 @@
-"""The openai engine against a server on loopback that limits, fails, hangs, drops and bills."""
+"""The openai engine against a loopback server that limits, fails, hangs, drops and bills."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def test_each_request_is_answered_once_with_its_own_seed_and_settings() -> None:
 
 
 @pytest.mark.parametrize("owner", ["vllm", "sglang", "openai", None])
-def test_a_server_that_fills_in_sampling_settings_is_kept_from_it(owner: str | None) -> None:
-    """Qwen 3's generation config has top_k 20: a trace that asked for none must not get it."""
+def test_a_server_cannot_add_sampling_settings(owner: str | None) -> None:
+    """Qwen 3's generation config has top_k 20: a trace without top_k must not get it."""
     plain = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
     with Loopback(chat_answer) as server:
         server.owner = owner
@@ -113,7 +113,7 @@ def test_concurrency_is_bounded_and_used() -> None:
     [("status", 429, {}), ("status", 500, {}), ("status", 503, {}), ("drop",), ("garbage",)],
     ids=["429", "500", "503", "drop", "garbage"],
 )
-def test_a_passing_fault_costs_a_retry_and_nothing_else(fault: Any) -> None:
+def test_a_transient_fault_costs_a_retry_and_nothing_else(fault: Any) -> None:
     back = run(ask(20), once(*[fault] * 5), concurrency=4)
     assert sorted(c.text for c in back) == sorted(f"p{i}|{i}" for i in range(20))
     assert sum(c.extra["tries"] - 1 for c in back) == 5
@@ -124,7 +124,7 @@ def test_a_request_to_a_hanging_server_times_out_and_is_retried() -> None:
     assert (back.text, back.extra["tries"]) == ("p0|0", 2)
 
 
-def test_a_fault_that_stays_is_a_row_with_its_reason() -> None:
+def test_a_persistent_fault_becomes_a_row_with_its_reason() -> None:
     def fault(number: int, body: dict[str, Any]) -> Any:
         return (
             ("status", 502, {"message": "bad gateway"})
@@ -140,7 +140,7 @@ def test_a_fault_that_stays_is_a_row_with_its_reason() -> None:
     assert "3 tries" in str(back["r3"].error)
 
 
-def test_retry_after_holds_everyone_back() -> None:
+def test_retry_after_delays_all_requests() -> None:
     with Loopback(chat_answer, fault=once(("status", 429, {"retry-after": "0.6"}))) as server:
         engine = engine_for(server, concurrency=1)
         list(engine.generate(ask(3)))
@@ -226,7 +226,7 @@ def test_cost_counts_cached_tokens_and_the_budget_stops_cleanly() -> None:
         "completion_tokens": 200,
         "prompt_tokens_details": {"cached_tokens": 400},
     }
-    # 600 x 2 + 400 x 1 + 200 x 10 = 3600 millionths a request
+    # 600 x 2 + 400 x 1 + 200 x 10 = 3600 millionths per request
     prices = {"price_in": 2.0, "price_cached": 1.0, "price_out": 10.0}
     with Loopback(lambda b: chat_answer(b, usage=dict(usage))) as server:
         engine = engine_for(server, **prices, budget=0.0405, concurrency=4)
@@ -245,7 +245,7 @@ def test_requests_per_minute_are_bounded() -> None:
     """600 per minute: ten at once, then one every tenth of a second."""
     with Loopback(chat_answer) as server:
         engine = engine_for(server, rpm=600)
-        # Measured from before the first request is sent: a busy machine can only make it longer.
+        # Measured from before the first request: a busy machine can only make it longer.
         began = time.monotonic()
         list(engine.generate(ask(20)))
         engine.close()
@@ -258,14 +258,14 @@ def test_a_bucket_keeps_its_rate_and_settles_wrong_estimates(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    bucket = Bucket(60 * 100)  # 100 a second, at most 100 held
+    bucket = Bucket(60 * 100)  # 100 per second, at most 100 held
     assert bucket.wait(100) == 0
     bucket.level -= 100
     assert bucket.wait(50) == pytest.approx(0.5)
     bucket.settle(50)
     assert bucket.wait(50) == 0
     now[0] = 1000.0
-    assert bucket.wait(1000) == 0  # more than ever fits goes through when full
+    assert bucket.wait(1000) == 0  # a request larger than the bucket passes when it is full
     bucket.level -= 1000
     assert bucket.wait(1) == pytest.approx(9.01)
 
@@ -284,7 +284,7 @@ def test_closing_early_cancels_what_is_in_flight() -> None:
     assert len(server.seen) <= 6
 
 
-def test_none_means_ask_again_later() -> None:
+def test_none_means_read_again_later() -> None:
     answers: list[str] = []
 
     def source() -> Iterator[Request | None]:

@@ -1,4 +1,4 @@
-"""Batches: the same completions as single requests, each paid for once whatever is killed."""
+"""Batches: the same completions as single requests, each paid for once despite kills."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_results_of_an_earlier_run_are_fetched_and_not_paid_for_again(tmp_path: 
         assert server.sizes == [3, 3]
 
 
-def test_a_batch_whose_id_was_never_noted_is_found_by_its_key(tmp_path: Path) -> None:
+def test_a_batch_without_a_noted_id_is_recovered_by_its_key(tmp_path: Path) -> None:
     asked = requests("a")
     with BatchServer() as server:
         run(engine(server, tmp_path), asked)
@@ -92,14 +92,14 @@ def test_a_batch_whose_id_was_never_noted_is_found_by_its_key(tmp_path: Path) ->
         note.write_text(json.dumps({**json.loads(note.read_text()), "batch_id": None}))
         assert len(run(engine(server, tmp_path), asked)) == 3
         assert server.sizes == [3]
-        # One that the server never got is sent.
+        # a batch that never reached the server is sent
         note.write_text(json.dumps({**json.loads(note.read_text()), "batch_id": None}))
         server.batches.clear()
         assert len(run(engine(server, tmp_path), asked)) == 3
         assert server.sizes == [3, 3]
 
 
-def test_what_was_not_answered_is_sent_again_and_then_fails(tmp_path: Path) -> None:
+def test_unanswered_requests_are_sent_again_and_then_fail(tmp_path: Path) -> None:
     lost = {"qa1"}
     busy = {"qa2"}
 
@@ -118,7 +118,7 @@ def test_what_was_not_answered_is_sent_again_and_then_fails(tmp_path: Path) -> N
     assert "503: injected (after 2 tries)" in str(back["a:2"].error)
 
 
-def test_a_request_that_is_refused_fails_alone_at_once(tmp_path: Path) -> None:
+def test_a_refused_request_fails_alone_and_immediately(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
         return {"status": 400} if body["seed"] == 1 else chat_answer(body)
 
@@ -128,7 +128,7 @@ def test_a_request_that_is_refused_fails_alone_at_once(tmp_path: Path) -> None:
     assert [back[f"a:{i}"].finish_reason for i in range(3)] == ["stop", "error", "stop"]
 
 
-def test_a_refused_batch_ends_the_job_and_is_sent_anew_by_the_next_run(tmp_path: Path) -> None:
+def test_a_refused_batch_ends_the_job_and_the_next_run_sends_it_again(tmp_path: Path) -> None:
     with BatchServer() as server:
         server.ending = "failed"
         with pytest.raises(CurateError, match="refused batch batch-0"):
@@ -148,7 +148,7 @@ def test_the_budget_covers_what_is_in_flight(tmp_path: Path) -> None:
             back.extend(opened.generate(iter(requests("a", each=400))))
         opened.close()
         assert len(back) == sum(server.sizes) > 2
-        # Every answer cost 10 * 1 + 5 * 1000 millionths; the money is never overdrawn.
+        # Every answer cost 10 * 1 + 5 * 1000 millionths; the budget is never exceeded.
         assert opened.usage.cost == pytest.approx(len(back) * 0.00501)
         assert opened.usage.cost <= 1.1
 
@@ -160,14 +160,14 @@ def test_a_server_without_batches_is_one_message(tmp_path: Path) -> None:
             run(engine(server, tmp_path), requests("a"))
 
 
-def test_batches_are_for_jobs_that_can_find_them_again(tmp_path: Path) -> None:
+def test_batches_are_only_for_jobs_that_can_recover_them(tmp_path: Path) -> None:
     args = {"base_url": "http://127.0.0.1:9/v1", "model": "m", "batch": True}
     opened = open_engine(EngineConfig(name="openai", args=args), "m")
     with pytest.raises(UsageError, match="only `generate` and `evaluate`"):
         list(opened.generate(iter(requests("a"))))
 
 
-def test_a_job_killed_while_it_waits_goes_on_with_the_same_batches(
+def test_a_job_killed_while_waiting_resumes_with_the_same_batches(
     tmp_path: Path, sums: str
 ) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A hostile server fails the rows it answers, and neither the job nor the machine."""
+"""A hostile server makes its rows fail, but harms neither the job nor the machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ask(fault: Any = None, reply: Any = chat_answer, **args: Any) -> list[Comple
 
 
 def answer(**changes: Any) -> tuple[str, bytes, dict[str, str]]:
-    """A fault: the usual answer with other values."""
+    """Return a fault: the usual answer with other values."""
     body = {"messages": [{"content": "x"}], "model": "m"}
     return "raw", json.dumps(chat_answer(body) | changes).encode(), {}
 
@@ -74,7 +74,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_answer_is_one_failed_row(name: str) -> None:
+def test_a_hostile_answer_fails_one_row(name: str) -> None:
     rows = ask(HOSTILE[name])
     assert [row.finish_reason for row in rows] == ["stop", "error", "stop"]
     assert rows[1].error
@@ -101,6 +101,6 @@ def test_impossible_numbers_fail_the_row_and_are_not_stored(name: str) -> None:
     assert all(row.logprobs is None and row.token_ids is None for row in rows)
 
 
-def test_a_server_cannot_hold_a_job_for_years() -> None:
+def test_a_server_cannot_stall_a_job_for_years() -> None:
     rows = ask(("status", 429, {"retry-after": "9" * 400}), max_retry_after=0.2)
     assert rows[1].finish_reason == "error"  # and not: still waiting

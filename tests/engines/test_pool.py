@@ -1,4 +1,4 @@
-"""The guarantees of every engine in a child process, with a backend that only counts."""
+"""Guarantees of every engine in a child process, with a backend that only counts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_every_request_comes_back_once_and_the_source_is_read_lazily(
     assert engine.window == 2 * (4 + 4)
 
 
-def test_both_replicas_work(engine: CountingEngine) -> None:
+def test_both_replicas_complete_requests(engine: CountingEngine) -> None:
     pids = {c.extra["pid"] for c in engine.generate(ask(f"p{i}", 0) for i in range(200))}
     assert len(pids) == 2
 
@@ -91,7 +91,7 @@ def test_bad_requests_become_completions_and_the_others_run(engine: CountingEngi
     assert by_id["fine/7"].finish_reason == "stop"
 
 
-def test_none_means_ask_again_later(engine: CountingEngine) -> None:
+def test_none_means_read_again_later(engine: CountingEngine) -> None:
     """The caller bases its second request on the first answer; meanwhile the source yields None."""
     answers: list[str] = []
 
@@ -155,12 +155,12 @@ def test_a_request_that_always_kills_the_engine_fails_alone(
     assert engine.restarts == 3
 
 
-def test_an_engine_that_dies_of_every_request_is_given_up(engine: CountingEngine) -> None:
+def test_an_engine_killed_by_every_request_is_abandoned(engine: CountingEngine) -> None:
     with pytest.raises(CurateError, match="died 6 times in a row"):
         list(engine.generate(ask("kill-always", seed) for seed in range(50)))
 
 
-def test_an_engine_that_does_not_start_says_why(tiny: Path) -> None:
+def test_the_reason_for_a_failed_start_is_reported(tiny: Path) -> None:
     engine = counting(tiny, args={"broken": True})
     with pytest.raises(CurateError, match="no kernel image"):
         next(engine.generate([ask("a")]))

@@ -1,4 +1,4 @@
-"""List prices: of known models only, dated, said, and overridden by the config."""
+"""List prices: of known models only, dated, reported, and overridden by the config."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_every_price_is_dated_and_positive() -> None:
             assert 0 < price.batch <= 1
 
 
-def test_a_price_is_that_of_the_server_that_is_asked() -> None:
+def test_a_price_depends_on_the_server() -> None:
     assert price_of(OPENAI, "gpt-4o-mini") is not None
     assert price_of("http://127.0.0.1:8000/v1", "gpt-4o-mini") is None
     assert price_of(OPENAI, "my-model") is None

@@ -43,7 +43,7 @@ def checkpoint() -> dict[str, Any]:
 
 
 def engine_of(tensors: dict[str, Any]) -> dict[str, Any]:
-    """The same weights as vLLM holds them."""
+    """The same weights in vLLM's layout."""
     layer = "model.layers.0"
     experts = [f"{layer}.mlp.experts.{e}" for e in range(E)]
 
@@ -72,7 +72,7 @@ def engine_of(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 class Model:
-    """As much of a model in vLLM as the proof asks for."""
+    """The parts of a vLLM model that the proof uses."""
 
     def __init__(self, tensors: dict[str, Any], **attributes: Any) -> None:
         self.tensors = tensors
@@ -84,7 +84,7 @@ class Model:
 
 @pytest.fixture(params=["files", "hashes"])
 def sent(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]:
-    """What the trainer sent, by either way."""
+    """The tensors sent by the trainer, as files or as hashes."""
     from safetensors.torch import save_file
 
     def make(tensors: dict[str, Any], ranks: int = 1) -> Any:
@@ -152,7 +152,7 @@ def test_columns_of_packed_matrices_are_compared(
     stale = tensors | {k: v * 1.25 for k, v in tensors.items() if "v_proj" in k}
     changed = compare_model(PackedModel(engine_of(stale)), sent(tensors))
     assert changed["digest"] != result["digest"]
-    with pytest.raises(RuntimeError, match=r"1 tensors of the engine differ.*qkv"):
+    with pytest.raises(RuntimeError, match=r"the engine differs from .* in 1 tensor, .*qkv"):
         prove([changed], "it")
 
 
@@ -183,7 +183,7 @@ def test_experts_in_the_order_of_a_kernel_are_compared_by_checksum(
         assert set(found["sums"]) == {name}
         assert "1 by checksums in any order" in describe(prove([found], "it"))
         held[name].view(-1)[13] += 1
-        with pytest.raises(RuntimeError, match=r"1 tensors of the engine differ from it.*w13"):
+        with pytest.raises(RuntimeError, match=r"the engine differs from it in 1 tensor, .*w13"):
             prove([compare_model(Model(held), sent(tensors))], "it")
 
 

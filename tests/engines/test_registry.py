@@ -1,4 +1,4 @@
-"""Which engine and precision a config means, and that a measurement decides once."""
+"""The engine and precision of a config; a measurement decides once."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def paced(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> list[st
     return opened
 
 
-def test_the_faster_engine_is_measured_once_and_remembered_across_processes(
+def test_the_faster_engine_is_measured_once_and_stored_for_other_processes(
     tiny: Path, both: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     opened = paced(monkeypatch, {"vllm": 0.02, "transformers": 0.01})
@@ -98,7 +98,7 @@ def test_an_engine_that_does_not_start_is_left_out_and_tried_again_later(
     assert settle(EngineConfig(), tiny).name == "transformers"
     assert "no memory for the cache" in capsys.readouterr().err
     assert settle(EngineConfig(), tiny).name == "transformers"
-    assert len(opened) == 2  # this process knows
+    assert len(opened) == 2  # this process remembers
     monkeypatch.setattr("curate.engines.measure._measured", {})
     assert remembered(candidates(EngineConfig(), tiny), tiny) is None
 
@@ -147,7 +147,7 @@ def test_a_dry_run_never_measures(tiny: Path, both: None, monkeypatch: pytest.Mo
     assert opened == []
 
 
-def test_a_damaged_measurement_is_made_again(
+def test_a_damaged_measurement_is_repeated(
     tiny: Path, both: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = paced(monkeypatch, {"vllm": 0.01, "transformers": 0.02})
@@ -195,7 +195,7 @@ def test_a_cpu_computes_bf16_only_if_it_multiplies_it_natively(
     assert resolve_dtype(EngineConfig(dtype="bfloat16"), name, tmp_path) == "bfloat16"
 
 
-def test_torch_can_be_told_that_the_processor_has_no_avx512(
+def test_torch_can_be_configured_without_avx512(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import torch
@@ -208,7 +208,7 @@ def test_torch_can_be_told_that_the_processor_has_no_avx512(
         assert fast_bf16(torch.device("cpu")) is expected
 
 
-def test_the_transformers_engine_runs_in_the_precision_that_was_settled(tiny: Path) -> None:
+def test_the_transformers_engine_runs_in_the_settled_precision(tiny: Path) -> None:
     import torch
 
     engine: Any = open_engine(EngineConfig(name="transformers", dtype="bfloat16"), tiny)
@@ -216,7 +216,7 @@ def test_the_transformers_engine_runs_in_the_precision_that_was_settled(tiny: Pa
     assert label(engine.config) == "transformers/bfloat16"
 
 
-# --- what determines a text
+# --- inputs that determine a text
 
 
 def test_labels_differ_by_engine_precision_and_arguments_that_change_numbers(
@@ -237,7 +237,7 @@ def test_labels_differ_by_engine_precision_and_arguments_that_change_numbers(
     assert label(faster) == label(configs[0])
 
 
-def test_auto_could_have_meant_any_installed_engine_and_a_name_only_itself(
+def test_alternatives_of_auto_are_all_installed_engines_and_of_a_name_itself(
     tiny: Path, both: None
 ) -> None:
     names = {label(c) for c in alternatives(EngineConfig(), tiny)}
@@ -247,7 +247,7 @@ def test_auto_could_have_meant_any_installed_engine_and_a_name_only_itself(
     assert [label(c) for c in named] == ["vllm/float32"]
 
 
-def test_missing_packages_are_one_message(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_give_one_message(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("curate.extras.find_spec", lambda name: None)
     for name in ("auto", "transformers"):
         with pytest.raises(

@@ -63,7 +63,7 @@ def test_text_depends_on_the_seed_and_not_on_the_batch(tiny: Path) -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
 def test_logprobs_are_those_of_a_plain_forward_pass(tiny: Path, temperature: float) -> None:
     """Prompts of different lengths in one batch, refilled: padding, positions and joined caches
-    must not show.
+    must have no effect.
     """
     for completion in open_tiny(tiny, rows=4).generate(ask(12, temperature=temperature)):
         expected = plain_logprobs(tiny, completion, temperature or 1.0)
@@ -111,7 +111,7 @@ def test_a_stop_string_ends_a_text_and_stays_in_it(tiny: Path) -> None:
 
 
 @given(st.text("abc"), st.lists(st.text("abc", max_size=2), max_size=3))
-def test_cut_at_stop_is_the_shortest_prefix_that_holds_a_stop(text: str, stops: list[str]) -> None:
+def test_cut_at_stop_is_the_shortest_prefix_with_a_stop(text: str, stops: list[str]) -> None:
     cut, stopped = cut_at_stop(text, tuple(stops))
     prefixes = [
         text[:n] for n in range(len(text) + 1) if any(s and text[:n].endswith(s) for s in stops)

@@ -166,14 +166,14 @@ def test_weights_that_do_not_arrive_are_detected(
     assert proof == fresh._children[0].call("prove_weights", str(tiny_other))
 
 
-def test_closing_early_leaves_an_engine_that_works(engine: VllmEngine) -> None:
+def test_the_engine_works_after_closing_early(engine: VllmEngine) -> None:
     stream = engine.generate(ask(200, max_tokens=100))
     next(stream)
     stream.close()
     assert len(list(engine.generate(ask(4)))) == 4
 
 
-def test_a_killed_engine_is_started_again_with_the_latest_weights(
+def test_a_killed_engine_restarts_with_the_latest_weights(
     fresh: VllmEngine, tiny_other: Path
 ) -> None:
     fresh.update_weights(tiny_other)
@@ -336,7 +336,7 @@ def test_the_server_gives_tokens_logprobs_and_usage(
         assert len(completion.token_ids or []) == completion.completion_tokens
         assert completion.logprobs == pytest.approx(plain_logprobs(tiny, completion), abs=1e-3)
     assert client.usage.completion_tokens == sum(c.completion_tokens for c in back.values())
-    # the same seeds in process: the same texts, whoever serves them
+    # the same seeds in process give the same texts as the server
     assert {k: c.text for k, c in back.items()} == texts(engine.generate(ask(8)))
 
 
@@ -358,7 +358,7 @@ def test_the_server_refuses_too_long_a_prompt(vllm_server: str) -> None:
     assert "400" in str(back["long"].error)
 
 
-def test_a_bad_network_in_front_of_the_server_loses_and_doubles_nothing(vllm_server: str) -> None:
+def test_a_bad_network_neither_loses_nor_repeats_requests(vllm_server: str) -> None:
     """429 with Retry-After, 500, hanging and dropped connections in turn, on half of the
     requests.
     """

@@ -196,5 +196,5 @@ def test_weights_go_through_vllms_own_transfer(tiny: Path, tiny_other: Path) -> 
     )
     assert report["restarts"] == 1
     assert report["back"] == report["before"]
-    assert "1 tensors of the engine differ from the trainer's tensors" in report["spoiled"]
+    assert "the engine differs from the trainer's tensors in 1 tensor" in report["spoiled"]
     assert report["files"] == report["proof"], "one fingerprint, whichever way the weights came"

@@ -1,8 +1,8 @@
 """vLLM's weight transfer on a CPU: both ends are real, only NCCL's broadcast goes over a TCP
 store.
 
-`main` is the trainer's process: an engine in its child, new weights sent without a file, and what
-came of it, as JSON.
+`main` is the trainer's process: an engine in its child, and new weights sent without a file. It
+prints the outcome as JSON.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Core(VllmCore):
         without_cuda()
 
     def spoil(self) -> None:
-        """One tensor of the engine differs from the one that was sent."""
+        """Make one tensor of the engine differ from the one that was sent."""
 
         def add(worker: Any) -> None:
             next(iter(worker.get_model().parameters())).data.add_(1)
@@ -102,7 +102,7 @@ def main(tiny: str, other: str, replicas: str) -> None:
     report["after"] = texts()
     for child in engine._children[
         :1
-    ]:  # one dies: it starts again from what was sent, and takes the next weights, too
+    ]:  # one dies: it restarts from the weights sent, and takes the next ones, too
         os.kill(child.process.pid, signal.SIGKILL)
         child.process.wait()
     report["restarted"], report["restarts"] = texts(), engine.restarts

@@ -146,9 +146,7 @@ def test_a_good_trace_must_pass_the_rules_too(context, stub_model, sums, tmp_pat
     assert ((rows["good"] >= 2) | (rows["asked"] == 12)).all()
 
 
-def test_problems_that_nothing_can_verify_get_the_first_round_only(
-    context, stub_model, sums, tmp_path
-):
+def test_unverifiable_problems_get_the_first_round_only(context, stub_model, sums, tmp_path):
     with pytest.raises(UsageError, match="adaptive=null"):
         job.run(
             config(stub_model, sums, problems={"sources": [{"source": "files", "path": sums}]}),
@@ -185,7 +183,7 @@ def test_failed_requests_do_not_count_and_are_retried_on_demand(context, stub_mo
 
 
 def test_an_interrupted_job_makes_the_same_decisions_again(context, stub_model, sums, tmp_path):
-    """A job whose engine keeps dying ends with the same traces as an undisturbed one."""
+    """A job whose engine keeps dying ends with the same traces as an uninterrupted one."""
 
     class Cut(Exception):
         pass
@@ -237,7 +235,7 @@ def test_the_size_of_a_round():
     assert next_round(4, 0, 4, 64, settings) == 4  # none of four: doubled
     assert next_round(8, 0, 8, 64, settings) == 8
     assert next_round(4, 3, 4, 64, settings) == math.ceil(1 * 6 / 4)  # three of four: two more
-    assert next_round(62, 1, 62, 64, settings) == 2  # what is left
+    assert next_round(62, 1, 62, 64, settings) == 2  # the rest
     assert next_round(4, 4, 4, 64, settings) == 0
     assert next_round(64, 0, 64, 64, settings) == 0
     assert next_round(4, 0, 0, 64, settings) == 0  # nothing could be judged

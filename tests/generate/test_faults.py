@@ -53,7 +53,7 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def logged(root: Path) -> set[str]:
-    """Trace ids in logs and parts: what a killed process had finished."""
+    """Trace ids in logs and parts: the rows that a killed process had finished."""
     from curate.warehouse.logs import replay
 
     ids = {row["trace_id"] for row in replay(root.glob("_logs/*/*.log"))}
@@ -63,8 +63,8 @@ def logged(root: Path) -> set[str]:
 
 
 def check(root: Path, kills: int = 0, samples: int = SAMPLES) -> None:
-    """Each (problem, sample) once, with the text that an undisturbed run gives; read by three
-    clients.
+    """Check that each (problem, sample) exists once, with the text of an uninterrupted run; read by
+    three clients.
     """
     wh = Warehouse(root)
     rows = wh.sql(
@@ -89,8 +89,8 @@ def check(root: Path, kills: int = 0, samples: int = SAMPLES) -> None:
     ]
     assert pl.scan_parquet(glob).select(pl.len()).collect().item() == rows.height
     assert not list(root.glob("_logs/*/*.log"))
-    # a kill between writing and linking leaves its staged file, outside every glob; at most one a
-    # kill, gone with age
+    # A kill between writing and linking leaves a staged file, outside every glob: at most one per
+    # kill, removed with age.
     assert len(list(root.glob("_staging/*"))) <= kills
     old = time.time() - 25 * 3600
     for staged in root.glob("_staging/*"):
@@ -211,7 +211,7 @@ def engine_of(process: subprocess.Popen[bytes]) -> int:
             ):
                 return int(stat.parent.name)
         except OSError:
-            continue  # it ended while we looked
+            continue  # it ended meanwhile
     raise AssertionError("the job has no engine")
 
 
@@ -310,7 +310,7 @@ cli.main()
 
 
 @pytest.mark.skipif("CURATE_TEST_LONG" not in os.environ, reason="minutes: set CURATE_TEST_LONG=1")
-def test_without_any_claims_rows_are_still_there_once(tmp_path, stub_model, sums):
+def test_without_claims_rows_still_appear_once(tmp_path, stub_model, sums):
     """As on a share whose locks reach no other machine: put-if-absent alone keeps rows apart."""
     arguments, root = command(tmp_path, stub_model, sums, slow=0.002), tmp_path / "wh"
     config = json.loads((tmp_path / "job.yaml").read_text())
@@ -323,7 +323,7 @@ def test_without_any_claims_rows_are_still_there_once(tmp_path, stub_model, sums
     check(root, samples=20)
 
 
-def test_what_finished_before_a_kill_is_not_sampled_again(tmp_path, stub_model, sums):
+def test_rows_finished_before_a_kill_are_not_sampled_again(tmp_path, stub_model, sums):
     root = tmp_path / "wh"
     process = start(command(tmp_path, stub_model, sums))
     deadline = time.monotonic() + 60

@@ -78,7 +78,7 @@ def few_from(engine, model, sums):
     return config(str(model), sums, engine=engine, limit=2, samples=1, sampling={"max_tokens": 4})
 
 
-def test_traces_of_another_engine_or_precision_never_stand_in(context, sums, tmp_path):
+def test_traces_of_another_engine_or_precision_are_not_reused(context, sums, tmp_path):
     model = make_tiny_model(tmp_path / "tiny")
     engines = [
         {"name": "stub"},
@@ -94,7 +94,7 @@ def test_traces_of_another_engine_or_precision_never_stand_in(context, sums, tmp
     assert sorted(traces["engine"]) == ["stub"] * 2 + ["transformers"] * 4
 
 
-def test_auto_stays_with_the_engine_and_precision_of_the_traces_that_are_there(
+def test_auto_keeps_the_engine_and_precision_of_stored_traces(
     context, sums, tmp_path, monkeypatch, capsys
 ):
     model = make_tiny_model(tmp_path / "tiny")
@@ -105,7 +105,9 @@ def test_auto_stays_with_the_engine_and_precision_of_the_traces_that_are_there(
     assert job.run(few_from({"name": "auto"}, model, sums), context).rows == 0
     messages = capsys.readouterr().err
     assert "transformers/bfloat16, as for the existing traces" in messages
-    assert "engine.dtype=float32" in messages  # how to sample anew, in what auto means here
+    assert (
+        "engine.dtype=float32" in messages
+    )  # the message says how to sample with today's choice of auto
 
 
 def test_more_samples_or_problems_generate_only_what_is_new(context, stub_model, sums):
@@ -183,7 +185,7 @@ def test_worked_examples_are_shown_and_never_sampled(context, stub_model, sums):
     assert not any(q in p.rsplit("User:", 1)[0] for q, p in rows.iter_rows())
 
 
-def test_a_model_of_other_weights_is_another_family(context, stub_model, sums, tmp_path):
+def test_other_weights_make_another_family(context, stub_model, sums, tmp_path):
     job.run(config(stub_model, sums, samples=1), context)
     (tmp_path / "stub-model" / "model.safetensors").write_bytes(b"other weights")
     assert job.run(config(stub_model, sums, samples=1), context).rows == 40
@@ -236,7 +238,7 @@ def test_the_plan_is_described_without_loading_the_model(context, stub_model, su
 def test_the_numbers_of_a_summary_add_up(context, stub_model, sums):
     first = job.run(config(stub_model, sums, limit=10, chunk=1000), context).summary
     assert first.startswith("30 traces (30 new): ")
-    # Fewer problems: nothing is new, and nothing is said of those that are there.
+    # Fewer problems: nothing is new, and stored samples are not reported.
     assert job.run(config(stub_model, sums, limit=5), context).summary.startswith(
         "15 traces (0 new): "
     )
@@ -252,7 +254,7 @@ def test_the_numbers_of_a_summary_add_up(context, stub_model, sums):
     assert again.summary.startswith(f"30 traces (0 new, {truncated} sampled again): 30 complete")
 
 
-def test_what_a_larger_plan_left_open_is_not_counted_as_new(context, stub_model, sums):
+def test_samples_left_open_by_a_larger_plan_do_not_count_as_new(context, stub_model, sums):
     from curate.generate.plan import make_plan
 
     plan = make_plan(config(stub_model, sums, limit=20, chunk=1000), context)
@@ -319,7 +321,7 @@ def test_the_completions_api_takes_no_messages(context, sums):
         job.run(config("m", sums, engine=engine, chat=True), context)
 
 
-def test_a_local_model_is_asked_without_its_chat_template_by_default(context, stub_model, sums):
+def test_a_local_model_gets_plain_prompts_by_default(context, stub_model, sums):
     from curate.generate.plan import make_plan
 
     plan = make_plan(config(stub_model, sums), context)

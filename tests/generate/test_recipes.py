@@ -107,7 +107,7 @@ def test_a_chinese_question_is_rewritten_in_chinese(context, stub_model, tmp_pat
     assert "全文只用中文书写" in rows["prompt"][0]
 
 
-def test_errors_say_why_nothing_can_be_rewritten(context, stub_model, sums):
+def test_errors_explain_why_nothing_can_be_rewritten(context, stub_model, sums):
     context.warehouse.create()
     with pytest.raises(UsageError, match="no traces called nothing"):
         job.run(rework("nothing", stub_model, sums), context)
@@ -252,7 +252,7 @@ def test_a_dry_run_writes_nothing_and_estimates_tokens_and_cost(
     )
     text = job.describe(job.make_plan(settings, context, commit=False))
     assert not (tmp_path / "wh").exists()
-    # 40 problems, 4 samples, 512 tokens at 2 a million, and the prompts
+    # 40 problems, 4 samples, 512 tokens at 2 per million, and the prompts
     assert "completions at most 81,920" in text
     most = float(text.split("cost      at most ")[1].split(",")[0].split(";")[0])
     assert 160 * 512 * 2e-6 < most < 160 * 512 * 2e-6 + 160 * 200 * 1e-6

@@ -1,4 +1,4 @@
-"""Shapes of foreign rows: which traces they hold, what becomes of each row, and what is refused."""
+"""Shapes of foreign rows: their traces, the outcome of each row, and refusals."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
     kept = {row[1]: row for row in traces(context, "question, completion, messages")}
     assert [m["role"] for m in kept["4"][2]] == ["user", "assistant", "tool", "assistant"]
     assert json.loads(kept["4"][2][1]["tool_calls"]) == [CALL]
-    # The same last question after other turns is another problem.
+    # the same last question after different turns is another problem
     assert [row[0] for row in traces(context)] == ["Add.", "Q", "Q"]
 
 
@@ -211,7 +211,7 @@ def test_conversations_keep_their_turns_and_the_summary_counts_every_row(
         "<<R>>A",
     ],
 )
-def test_reasoning_is_told_from_the_answer_whatever_delimits_it(
+def test_reasoning_is_separated_from_the_answer_for_all_delimiters(
     context: Context, tmp_path: Path, text: str
 ) -> None:
     row = {"question": "Q", "completion": text}
@@ -335,7 +335,7 @@ def test_an_export_in_every_format_comes_back_with_the_same_rows(
     before = context.warehouse.sql("SELECT question, trim(completion) FROM annotated").rows()
     for format, suffix in product(FORMATS, (".parquet", ".jsonl", "")):
         kind = FORMATS[format]
-        if kind.paired:  # there is no wrong trace
+        if kind.paired:  # no wrong trace exists
             continue
         path = tmp_path / f"{format}{suffix}"  # without an ending: a directory with its card
         export_corpus(context.warehouse, "all", path, format)
@@ -413,7 +413,7 @@ def test_a_conversation_in_a_csv_file_is_read_from_its_text(
     assert traces(context) == [("Q", "It's\nA")] * 2
 
 
-def test_rows_that_are_no_text_are_refused_or_left_out_and_counted(
+def test_rows_without_text_are_refused_or_left_out_and_counted(
     context: Context, tmp_path: Path
 ) -> None:
     image = user([{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "Q"}])
@@ -426,7 +426,7 @@ def test_rows_that_are_no_text_are_refused_or_left_out_and_counted(
     assert traces(context) == [("Q", "A")]
 
 
-def test_a_file_read_again_with_other_options_is_refused_under_its_name(
+def test_a_file_imported_again_with_other_options_is_refused(
     context: Context, tmp_path: Path
 ) -> None:
     rows = [{"question": "Q", "completion": "A", "gold": "4"}]

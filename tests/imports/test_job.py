@@ -1,4 +1,4 @@
-"""Foreign trace sets of each layout, into problems and traces that everything else works on."""
+"""Foreign trace sets of each layout become problems and traces for every other job."""
 
 from __future__ import annotations
 

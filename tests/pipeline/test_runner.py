@@ -130,7 +130,7 @@ def test_kill_in_every_stage_then_the_same_end_then_nothing_to_do(tmp_path, sums
         > 0
     )
     last, again = (run(path, tmp_path / "killed") for _ in range(2))
-    assert "nothing to do: all 9 stages were done before" in again.stderr
+    assert "nothing to do: 9 stages done before" in again.stderr
     assert again.stdout == last.stdout  # the table is printed again
 
 
@@ -149,7 +149,7 @@ def test_only_what_changed_and_what_follows_runs_again(tmp_path, sums, tiny):
     assert "[4/5] annotate: 6 traces annotated" in changed.stderr
     # an output that is gone is made again
     shutil.rmtree(next((root / "corpora").glob("cold-start/*")))
-    assert "1 stages run, 4 skipped" in run(write(tmp_path, config), root).stderr
+    assert "1 stage run, 4 skipped" in run(write(tmp_path, config), root).stderr
 
 
 def test_the_plan_shows_stages_and_runs_none(tmp_path, sums, stub_model):

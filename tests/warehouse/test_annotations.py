@@ -1,4 +1,4 @@
-"""Where verdicts and signals are stored."""
+"""Addresses of verdicts and signals."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def verdicts(**values: object) -> pl.DataFrame:
     return pl.DataFrame([{**row, "kind": "rule", "verdict": "correct", **values}])
 
 
-def test_each_verifier_and_version_has_a_directory_of_its_own(tmp_path: Path) -> None:
+def test_each_verifier_and_version_has_a_separate_directory(tmp_path: Path) -> None:
     wh = Warehouse(tmp_path)
     traces = wh.write("traces", "sums", [TRACE], key=1)
     rows = pl.concat([verdicts(), verdicts(verifier="mine.checks:Sums", verifier_version="")])
@@ -46,7 +46,7 @@ def test_each_verifier_and_version_has_a_directory_of_its_own(tmp_path: Path) ->
     assert all(v.has("0") for v in published)
 
 
-def test_a_verdict_that_was_published_stays(tmp_path: Path) -> None:
+def test_a_published_verdict_stays(tmp_path: Path) -> None:
     wh = Warehouse(tmp_path)
     traces = wh.write("traces", "sums", [TRACE], key=1)
     publish_verdicts(wh, traces, "0", verdicts())

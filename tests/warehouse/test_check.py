@@ -1,4 +1,4 @@
-"""`curate check` finds what is not as it was written, and readers never count it silently."""
+"""`curate check` detects every change, and readers never count changed files silently."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_warehouse_as_it_was_written_has_no_problems(wh: Warehouse) -> None:
+def test_an_unchanged_warehouse_has_no_problems(wh: Warehouse) -> None:
     report = check(wh.root)
     assert report.damages == []
     assert report.unsummed == 0
@@ -98,7 +98,7 @@ def test_a_copy_without_checksums_or_places_passes(wh: Warehouse) -> None:
     assert wh.sql("SELECT count(*) FROM traces").item() == 100
 
 
-# Each damage: how it is done, the file that the message names, and whether a reader must notice.
+# each damage: how to cause it, the file that the message names, whether a reader must notice
 def _missing(wh: Warehouse) -> Path:
     path = part(wh)
     path.unlink()
@@ -194,7 +194,7 @@ def test_reading_names_the_file_and_repair_leaves_a_clean_warehouse(
 
 
 @pytest.mark.parametrize("table", ["traces", "verdicts", "corpora"])
-def test_a_changed_byte_is_found_wherever_it_is(wh: Warehouse, table: str) -> None:
+def test_a_changed_byte_is_detected_anywhere(wh: Warehouse, table: str) -> None:
     size = part(wh, table).stat().st_size
     for place in range(4, size - 8, size // 7):
         flip(part(wh, table), place)
@@ -224,7 +224,7 @@ def decide(wh: Warehouse) -> None:
             connection.sql("SELECT count(*) FROM annotated").fetchall()
 
 
-# What passes rows on, and the table that it reads.
+# functions that pass rows on, and the tables they read
 PASSED_ON: dict[str, tuple[str, Callable[[Warehouse], object]]] = {
     "a filter": ("traces", decide),
     "a filter, of verdicts": ("verdicts", decide),
@@ -249,7 +249,7 @@ def test_a_flip_that_leaves_a_readable_page_is_not_passed_on(wh: Warehouse, name
     assert not list((wh.root.parent / "out").glob("data/*"))
 
 
-def test_a_flip_in_an_open_version_is_found_by_its_pages(wh: Warehouse) -> None:
+def test_a_flip_in_an_open_version_is_detected_by_its_pages(wh: Warehouse) -> None:
     path = part(wh)
     path.with_name("manifest.json").unlink()
     assert check(wh.root).damages == []

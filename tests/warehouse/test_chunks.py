@@ -122,7 +122,7 @@ def test_a_kill_between_commit_and_removal_leaves_no_log_and_counts_no_cost_twic
 
 @pytest.mark.parametrize("bad", [{"prompt_tokens": 10**30}, {"seed": "x"}, {"sample_index": None}])
 def test_a_row_that_no_part_can_hold_is_sampled_again(tmp_path, bad):
-    """Earlier versions logged what a server said, and then no run could commit the chunk."""
+    """Earlier versions logged a server's numbers unchecked, and no run could commit the chunk."""
     family = Family(Warehouse(tmp_path), "f")
     family.extend(IDS, 1)
     (chunk,) = family.chunks(family.open_rows(IDS, 1))
@@ -162,7 +162,7 @@ def _hold(root: str, ready, go) -> None:
     go.wait(30)
 
 
-def test_a_killed_owner_lets_go_at_once(tmp_path):
+def test_the_claim_of_a_killed_owner_ends_immediately(tmp_path):
     family = Family(Warehouse(tmp_path), "f")
     family.extend(IDS, 1)
     (chunk,) = family.chunks(family.open_rows(IDS, 1))
@@ -185,7 +185,7 @@ def _plan(root: str, samples: int) -> int:
 
 
 @pytest.mark.slow
-def test_planners_at_once_plan_everything_once(tmp_path):
+def test_concurrent_planners_plan_everything_once(tmp_path):
     Warehouse(tmp_path).create()
     with mp.get_context("spawn").Pool(4) as pool:
         planned = pool.starmap(_plan, [(str(tmp_path), n) for n in (3, 5, 8, 5, 3, 8, 2, 7)])
@@ -193,7 +193,7 @@ def test_planners_at_once_plan_everything_once(tmp_path):
     assert sum(planned) == len(keys) == len(set(keys)) == 80
 
 
-def test_identity_holds_what_determines_the_text_and_nothing_else():
+def test_identity_covers_exactly_what_determines_the_text():
     base = {
         "model_hash": "m",
         "recipe": "r",

@@ -1,4 +1,4 @@
-"""Work is shared: each item is done by one process, and what another holds is waited for."""
+"""Work is shared: one process does each item, and waits for items that others hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _short_pauses(monkeypatch):
 
 
 class Work:
-    """Items, those that are done, and who did them."""
+    """Items, finished items, and the worker of each."""
 
     def __init__(self, count: int) -> None:
         self.items = list(range(count))
@@ -44,7 +44,7 @@ def test_several_workers_do_each_item_once_and_all_return_when_all_is_done(tmp_p
     assert not list(tmp_path.glob("**/*.lock"))
 
 
-def test_an_item_that_another_gives_up_is_taken_over(tmp_path):
+def test_an_item_released_undone_is_taken_over(tmp_path):
     work, claims = Work(2), LockClaims(tmp_path)
     held = claims.take("0")
     assert held is not None
@@ -65,7 +65,7 @@ def test_an_error_releases_the_claim(tmp_path):
     assert work.done == [(0, 2)]
 
 
-def test_what_is_done_meanwhile_is_not_done_again(tmp_path):
+def test_items_done_meanwhile_are_not_done_again(tmp_path):
     work, claims = Work(3), LockClaims(tmp_path)
     for item in share(work.items, claims, str, work.lacking):
         work.done.append((item, 1))

@@ -1,4 +1,4 @@
-"""Lineage reads the chain off the tables, and a model's card tells it beside its weights."""
+"""Lineage follows the chain in the tables, and a model's card next to its weights shows it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_the_chain_goes_from_a_trace_to_the_problems(chain):
     assert "seed 7" in "\n".join(lines)
 
 
-def test_a_model_tells_its_config_and_what_it_was_tuned_on(chain):
+def test_the_lineage_of_a_model_shows_its_config_and_corpus(chain):
     lines = format_lineage(chain, "tuned").splitlines()
     assert (
         lines[0] == "model:" + "c" * 16 + ", sft tuned, step 9, seed 3, epochs 2, optim lr 0.0001"
@@ -135,7 +135,7 @@ def test_models_from_elsewhere_and_cards_of_others_are_left_alone(chain):
     assert MARK not in path.read_text()
 
 
-def test_the_beginning_of_several_ids_is_ambiguous(chain):
+def test_a_prefix_of_several_ids_is_ambiguous(chain):
     more = [{"trace_id": "d2" * 15 + "00", "attempt": 0, "problem_id": "p", "sample_index": 1,
              "recipe": "r1-zero", "form": "r1-zero", "finish_reason": "stop"}]  # fmt: skip
     chain.write("traces", "third", more, key=7)

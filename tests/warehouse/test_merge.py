@@ -65,7 +65,7 @@ def test_no_row_changes_and_nothing_is_generated_again(context, stub_model, sums
     assert annotate.run(AnnotateConfig(), context).rows == 0
     assert job.run(config(stub_model, sums), context).rows == 0
     assert merge(wh, "traces", family(wh)) is None
-    # what comes later is added, and merged in its turn
+    # later rows are added, and merged next time
     assert job.run(config(stub_model, sums, samples=5), context).rows == 40
     assert annotate.run(AnnotateConfig(), context).rows == 40
     assert merge(wh, "traces", family(wh)).manifest["rows"] == 200
@@ -77,7 +77,7 @@ def test_no_row_changes_and_nothing_is_generated_again(context, stub_model, sums
     )
 
 
-def test_parts_stay_below_the_limit_and_what_was_measured_keeps_to_them(context):
+def test_parts_stay_below_the_limit_and_annotations_follow_them(context):
     wh = context.warehouse
     before = wh.sql(EVERYTHING)
     merge(wh, "traces", family(wh), part_rows=100)
@@ -98,7 +98,7 @@ def test_lineage_still_ends_in_problems(context):
     assert any(ref.startswith("problems/") for ref in refs)
 
 
-def test_a_dataset_that_a_job_still_writes_is_left_alone(context):
+def test_a_dataset_with_a_running_job_is_left_alone(context):
     wh = context.warehouse
     wh.version("traces", family(wh), "open").publish("a", [])
     before = sorted(parts(wh, "traces"))
@@ -116,7 +116,7 @@ def test_no_reader_sees_a_row_twice(context):
             try:
                 seen.append(sum(pl.read_parquet(p).height for p in folder.glob("*/part-*.parquet")))
             except OSError:
-                continue  # the listing was of the old files, which are gone
+                continue  # the listing had the old files, which are gone
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -144,7 +144,7 @@ def test_a_failure_before_the_exchange_changes_nothing(context, monkeypatch):
     assert wh.sql(EVERYTHING).equals(before)
 
 
-def test_what_is_published_meanwhile_is_not_lost(context, monkeypatch):
+def test_parts_published_meanwhile_are_not_lost(context, monkeypatch):
     wh, exchange = context.warehouse, merging.exchange
     dataset = family(wh)
     row = {

@@ -151,14 +151,16 @@ def test_a_warehouse_behind_a_symbolic_link_is_read(wh: Warehouse, tmp_path: Pat
     assert Warehouse(link).sql("SELECT count(*) FROM traces").item() == 1
 
 
-def test_a_refused_file_is_one_message(wh: Warehouse, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_file_gives_one_message(
+    wh: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UsageError, match="--allow-files"):
         console.run_query(wh.root, "SELECT * FROM read_text('/etc/passwd')", "table")
     console.run_query(wh.root, "SELECT trace_id FROM traces", "csv")
     assert capsys.readouterr().out == "trace_id\nt1\n"
 
 
-def test_a_broken_part_is_one_message_that_names_it(wh: Warehouse) -> None:
+def test_a_broken_part_gives_one_message_that_names_it(wh: Warehouse) -> None:
     part = next(wh.root.glob("traces/d/*/part-0.parquet"))
     data = bytearray(part.read_bytes())
     data[-12:-8] = b"\xff\xff\xff\x7f"  # the length of the footer; the size stays
@@ -167,7 +169,7 @@ def test_a_broken_part_is_one_message_that_names_it(wh: Warehouse) -> None:
         wh.sql("SELECT * FROM traces")
 
 
-def test_a_problem_that_two_sources_hold_has_the_values_of_one(tmp_path: Path) -> None:
+def test_a_problem_of_two_sources_has_the_values_of_one(tmp_path: Path) -> None:
     """Not any values: a filter would count its traces under another source each time."""
     wh = Warehouse(tmp_path / "wh")
     for source, domain in (("zebra", "logic"), ("ant", None), ("bee", "math")):

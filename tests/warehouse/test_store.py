@@ -53,7 +53,7 @@ def test_one_of_many_writers_of_a_part_wins(tmp_path):
     assert not list((tmp_path / "_staging").iterdir())
 
 
-def test_a_link_that_reports_its_own_file_as_another_one_is_a_success(tmp_path, monkeypatch):
+def test_a_link_reported_as_existing_is_a_success_if_it_is_ours(tmp_path, monkeypatch):
     """NFS repeats a request whose answer was lost, and then finds the file that it made itself."""
     link = os.link
 
@@ -110,7 +110,7 @@ def test_names_cannot_leave_the_warehouse(tmp_path):
             Warehouse(tmp_path).version("problems", name, "v")
 
 
-def test_a_full_disk_is_one_message_and_leaves_no_part(tmp_path, monkeypatch):
+def test_a_full_disk_gives_one_message_and_leaves_no_part(tmp_path, monkeypatch):
     version = Warehouse(tmp_path).version("problems", "mine", "v1")
     version.publish("a", [problem(1)])
 
@@ -126,7 +126,7 @@ def test_a_full_disk_is_one_message_and_leaves_no_part(tmp_path, monkeypatch):
     assert version.publish("b", [problem(2)])
 
 
-def test_garbage_of_killed_writers_goes_by_age(tmp_path):
+def test_files_of_killed_writers_are_removed_by_age(tmp_path):
     wh = Warehouse(tmp_path).create()
     names = "0123456789ab-7-0a0a0a0a.parquet", "0123456789ab-7-0b0b0b0b.parquet", "notes.parquet"
     old, young, foreign = (wh.root / "_staging" / name for name in names)
@@ -150,7 +150,7 @@ def test_the_database_file_holds_views_only_and_opens_in_stock_duckdb(tmp_path):
             (0,)
         ]
     wh.write("problems", "more", [problem(2)], key=2)
-    with duckdb.connect(str(path), read_only=True) as con:  # views see what was added later
+    with duckdb.connect(str(path), read_only=True) as con:  # views include rows added later
         assert con.sql("SELECT count(*) FROM problems").fetchall() == [(2,)]
 
 
@@ -198,7 +198,7 @@ def test_sql_reads():
     )
 
 
-def test_a_missing_warehouse_is_one_message(tmp_path):
+def test_a_missing_warehouse_gives_one_message(tmp_path):
     with pytest.raises(UsageError, match="no warehouse at"):
         Warehouse(tmp_path / "none").sql("SELECT 1")
 

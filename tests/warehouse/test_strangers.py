@@ -1,4 +1,4 @@
-"""A warehouse of a stranger names places outside of itself; nothing there is touched."""
+"""A stranger's warehouse that names outside paths: nothing there is touched."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_the_template_that_a_row_names_is_not_read_as_a_file(wh: Warehouse, home
         with pytest.raises(UsageError, match="does not ship") as caught:
             run(FilterConfig(rules="unfiltered"), context)
         assert "SECRET" not in str(caught.value)
-        # Whoever runs the command may name it.
+        # the user may name it
         run(FilterConfig(rules="unfiltered", template=str(secret)), context)
     assert wh.sql("SELECT prompt FROM corpora").item().startswith("SECRET")
 
