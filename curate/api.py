@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from curate.cluster import on_cluster
-from curate.config import did_you_mean, validate
-from curate.errors import UsageError
+from curate.config import validate
+from curate.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     import polars as pl

@@ -10,8 +10,7 @@ OptimConfig(schedule="constant")`, keeps that default under whatever is given: `
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args
@@ -19,7 +18,7 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 
 
 class Config(BaseModel):
@@ -239,12 +238,6 @@ def explain(model: type[BaseModel], error: ValidationError) -> list[str]:
             shown = "" if isinstance(given, Mapping | BaseModel) else f" (given: {given!r:.80})"
             lines.append(f"{key}: {message}{shown}" if key else message)
     return lines
-
-
-def did_you_mean(name: str, names: Collection[str]) -> str:
-    """`; did you mean 'x'?` for the closest of `names`, or an empty string if none is close."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.7)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _fields_at(model: type[BaseModel], place: Sequence[Any]) -> list[str]:

@@ -22,8 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from curate.config import did_you_mean
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 
 # Folders of the configs that were read. In the environment, since verifier workers and engines are
 # separate processes that import the same modules.

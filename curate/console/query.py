@@ -14,8 +14,7 @@ from pathlib import Path
 import duckdb
 import polars as pl
 
-from curate.config import did_you_mean
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 from curate.progress import output
 from curate.shipped import data_dir, names
 from curate.visible import guard_formula, one_line, visible

@@ -15,8 +15,8 @@ import polars as pl
 from pydantic import Field
 
 from curate.annotate import job as annotate
-from curate.config import Config, did_you_mean, merge, validate
-from curate.errors import UsageError
+from curate.config import Config, merge, validate
+from curate.errors import UsageError, did_you_mean
 from curate.evaluate.table import evaluation_rows, format_table
 from curate.generate import job as generation
 from curate.generate.config import (

@@ -24,8 +24,7 @@ import polars as pl
 
 from curate.atomic import SUFFIX as PARTIAL
 from curate.atomic import is_abandoned, write_whole
-from curate.config import did_you_mean
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, UsageError, did_you_mean
 from curate.extras import need
 from curate.files import SUFFIXES, Writer
 from curate.filter.dataset_card import card

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from curate.config import Config, did_you_mean, group_at, read_yaml, validate
-from curate.errors import UsageError
+from curate.config import Config, group_at, read_yaml, validate
+from curate.errors import UsageError, did_you_mean
 from curate.filter.expressions import check_expression
 from curate.prompts.forms import FormName
 from curate.prompts.render import TemplateName

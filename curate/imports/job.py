@@ -24,9 +24,9 @@ from typing import Any
 import polars as pl
 from pydantic import Field, field_validator
 
-from curate.config import Config, did_you_mean, validate
+from curate.config import Config, validate
 from curate.engines.models import is_hub_id
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, UsageError, did_you_mean
 from curate.files import Reading, data_files, kind_of, read_parts, stem_of
 from curate.imports.columns import Table, find_columns, find_labels, model_columns
 from curate.imports.formats import Layout, Plan, choose_layout, read_traces

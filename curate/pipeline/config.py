@@ -35,9 +35,9 @@ from typing import Any
 
 from pydantic import Field
 
-from curate.config import Config, did_you_mean, merge, override, read_yaml, validate
+from curate.config import Config, merge, override, read_yaml, validate
 from curate.engines import EngineConfig
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 from curate.job import ClusterConfig
 from curate.pipeline.budget import BudgetConfig, check_budget
 from curate.pipeline.references import check_outputs, fill, rename, stage_names, variables

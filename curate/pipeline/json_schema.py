@@ -15,8 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from curate.annotate.job import AnnotateConfig
-from curate.config import did_you_mean
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 from curate.evaluate.job import EvaluateConfig
 from curate.filter.job import FilterConfig
 from curate.filter.rules import RuleSet

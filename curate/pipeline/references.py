@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from curate.config import did_you_mean
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 from curate.pipeline.stages import Done, Stage
 
 

@@ -19,8 +19,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from curate.config import did_you_mean
-from curate.errors import UsageError
+from curate.errors import UsageError, did_you_mean
 from curate.prompts.forms import ANSWER_OPEN, CLOSE, OPEN, Form
 from curate.records import Problem
 

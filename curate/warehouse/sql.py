@@ -166,7 +166,7 @@ def check_read_only(text: str) -> None:
     """UsageError unless every statement is a query: SELECT, DESCRIBE, SHOW, SUMMARIZE, or EXPLAIN
     of one."""
     try:
-        statements = duckdb.extract_statements(text)
+        statements = _parser().cursor().extract_statements(text)
     except duckdb.Error as error:
         raise UsageError(f"the query is not valid SQL: {str(error).strip()}") from error
     if not statements:
@@ -188,7 +188,7 @@ def _explained(statement: str) -> tuple[duckdb.StatementType, str]:
     if match is None:  # comments or options between the words: refused, as nothing needs them
         return duckdb.StatementType.EXPLAIN, statement
     try:
-        inner = duckdb.extract_statements(match.group(1))
+        inner = _parser().cursor().extract_statements(match.group(1))
     except duckdb.Error:
         return duckdb.StatementType.EXPLAIN, statement
     return (
@@ -222,7 +222,7 @@ def views_read(text: str) -> set[str] | None:
     """Views that queries name; None if they may read others, as SHOW TABLES does."""
     names: set[str] = set()
     all_views = {*schemas.TABLES, *_VIEWS, *view_statements()}
-    for statement in duckdb.extract_statements(text):
+    for statement in _parser().cursor().extract_statements(text):
         tree = parse_tree(statement.query)
         if tree is None:  # EXPLAIN
             return None
@@ -311,7 +311,9 @@ def _create(
 @cache
 def _statements(file: str) -> dict[str, str]:
     """The views that a file in `schemas/` creates, with their statements, in order."""
-    statements = [one.query for one in duckdb.extract_statements(schemas.statement(file))]
+    statements = [
+        one.query for one in _parser().cursor().extract_statements(schemas.statement(file))
+    ]
     return {str(re.findall(r"VIEW (\w+) AS", text)[0]): text for text in statements}
 
 

@@ -27,8 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from curate.atomic import disk_errors, is_abandoned, is_inside
-from curate.config import did_you_mean
-from curate.errors import CurateError, UsageError
+from curate.errors import CurateError, UsageError, did_you_mean
 from curate.store import is_remote, parse_root, url_of
 from curate.store.paths import folders, is_file, make_folder, scan, stamp
 from curate.version import code_version
