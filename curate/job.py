@@ -20,7 +20,9 @@ from typing import Any, Protocol, TypeVar
 from pydantic import Field
 
 from curate.config import Config
+from curate.engines.shared import SharedEngine
 from curate.progress import say
+from curate.verify import VerifierPool
 from curate.version import code_version
 from curate.warehouse import Warehouse
 from curate.warehouse.claims import Claims, claims_of
@@ -127,7 +129,6 @@ class Context:
     def __init__(
         self, warehouse: Warehouse | str | Path = "warehouse", claims: Claims | None = None
     ) -> None:
-        from curate.engines.shared import SharedEngine
 
         self.warehouse = warehouse if isinstance(warehouse, Warehouse) else Warehouse(warehouse)
         self.warehouse.clean()
@@ -161,8 +162,6 @@ class Context:
     def pool(self) -> Any:
         """Warm verifier workers."""
         if self._pool is None:
-            from curate.verify import VerifierPool
-
             self._pool = VerifierPool()
         return self._pool
 

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
+
 from curate import api
 from curate.engines import EngineConfig
 from curate.errors import UsageError
+from curate.problems.store import store_rows
+from curate.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from curate.generate.config import SamplingConfig
 
 
@@ -106,9 +108,6 @@ class LLM:
         verifier: str | None,
     ) -> tuple[str, tuple[str, ...]]:
         """Store rows as problems. Returns their address and the questions in order."""
-        import polars as pl
-
-        from curate.problems.store import store_rows
 
         if isinstance(questions, pl.DataFrame):
             frame = questions
@@ -136,7 +135,6 @@ class Traces:
 
     def frame(self) -> pl.DataFrame:
         """One row per trace, in the columns of the view `annotated`."""
-        from curate.warehouse import Warehouse
 
         warehouse = Warehouse(self.warehouse)
         stored = warehouse.latest("problems", self.problems)
@@ -150,7 +148,6 @@ class Traces:
 
     def texts(self) -> list[list[str]]:
         """The completions of each question, in the order in which the questions were given."""
-        import polars as pl
 
         grouped = (
             self.frame()
@@ -182,7 +179,6 @@ class Corpus:
 
     def frame(self) -> pl.DataFrame:
         """Return its rows, in the columns of schemas/corpora.sql."""
-        from curate.warehouse import Warehouse
 
         return Warehouse(self.warehouse).latest("corpora", self.name).read().collect()
 

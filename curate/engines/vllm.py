@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 from curate.engines.base import EngineConfig
 from curate.engines.child import Child
 from curate.engines.pool import PooledEngine
+from curate.engines.proof import expected_hashes
+from curate.engines.vllm_transfer import Sender
 from curate.errors import CurateError, UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from curate.engines.vllm_transfer import Sender
 
 QUIET = {
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -82,9 +83,6 @@ class VllmEngine(PooledEngine):
         the next update, from which a child that dies later is started again.
         """
         import torch
-
-        from curate.engines.proof import expected_hashes
-        from curate.engines.vllm_transfer import Sender
 
         if self._generating:
             raise CurateError(

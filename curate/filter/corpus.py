@@ -18,6 +18,7 @@ from curate.filter.spill import ExternalSort, bounds_of, in_chunks, problem_key
 from curate.prompts.conversations import Message, exchanges, last_answer
 from curate.prompts.forms import Form, compose_expr
 from curate.prompts.render import Example, Template, load_template, render, shipped
+from curate.warehouse.identity import digest_listed
 from curate.warehouse.latest import link_latest
 from curate.warehouse.sql import joined_as_written
 
@@ -55,7 +56,6 @@ def write_corpus(
     rule set, the kept traces, the text of the templates and `key` (whatever else determines the
     rows). `slices`: those given to `apply_rules`.
     """
-    from curate.warehouse.identity import digest_listed
 
     rules = result.rules.model_dump(mode="json")
     if rules["select"]["top"] is None:  # so that corpora of rule sets without it keep their version

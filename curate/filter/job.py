@@ -17,6 +17,7 @@ from curate.config import Config, validate
 from curate.errors import UsageError
 from curate.filter.corpus import kept_by_slice, write_corpus
 from curate.filter.decide import FilterResult, apply_rules, columns_read, explain
+from curate.filter.funnel import print_funnel
 from curate.filter.rules import RuleSet, load_rules
 from curate.job import ClusterConfig, Context, JobResult, StageKind
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes
@@ -139,7 +140,6 @@ def run(config: FilterConfig, context: Context) -> JobResult:
     Raises CurateError, naming the rule that dropped most, if nothing is kept; no corpus is written
     then.
     """
-    from curate.filter.funnel import print_funnel
 
     started = time.monotonic()
     limit_malloc_arenas()

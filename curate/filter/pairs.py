@@ -1,8 +1,9 @@
-"""Preference pairs for DPO: each trace of a corpus, and a wrong trace of the same problem.
+"""Preference pairs of an exported corpus: each trace, and a wrong trace of the same problem.
 
 The rejected one is a complete trace, of the versions behind the corpus, that a rule called wrong,
 written in the form of the chosen one. The chosen traces of a problem take its wrong ones in turn,
-in an order that depends on their ids alone.
+in an order that depends on their ids alone. `curate train dpo` chooses both traces by rules
+(curate/train/pairs.py).
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import duckdb
 import polars as pl
 
 from curate.errors import UsageError
@@ -24,10 +24,8 @@ from curate.filter.rules import RuleSet
 from curate.memory import DEFAULT, limit_malloc_arenas, megabytes, text_bytes
 from curate.signals import column_groups, derived_columns
 from curate.signals.plain_files import annotate_part
+from curate.warehouse.schemas import arrow_schema
 from curate.warehouse.sql import quote
-
-if TYPE_CHECKING:
-    import duckdb
 
 
 def filter_files(
@@ -140,7 +138,6 @@ def narrowed(
     separate problem. Columns of traces and problems that the files lack are null; a missing
     verdict, or an unknown column, is a `UsageError` naming the rule.
     """
-    import duckdb
 
     folder = Path(tempfile.mkdtemp(prefix="curate-"))
     try:
@@ -242,7 +239,6 @@ def _optional_types() -> dict[str, pl.DataType]:
     """Return the types of columns that files may lack: traces, problems, verdicts of judges and
     consensus.
     """
-    from curate.warehouse.schemas import arrow_schema
 
     verdicts = ("judge_verdict", "coherence_verdict", "consensus_verdict")
     types: dict[str, pl.DataType] = {name: pl.String() for name in verdicts}

@@ -18,6 +18,7 @@ from curate.errors import UsageError
 from curate.extras import need
 from curate.problems.base import Source
 from curate.problems.solutions import contradicted, worked_solution
+from curate.verify.procedural import ALLOWED
 
 # They draw from sets of strings or the global random generator, so every process would make
 # different problems (0.1.25).
@@ -66,7 +67,6 @@ class Procedural(Source):
     @field_validator("dataset")
     @classmethod
     def _allowed(cls, name: str) -> str:
-        from curate.verify.procedural import ALLOWED
 
         if name not in ALLOWED:
             raise ValueError(

@@ -26,6 +26,7 @@ from curate.records import Problem
 from curate.rewards import components
 from curate.train.config import DistillConfig, DPOConfig, GRPOConfig, SFTConfig
 from curate.train.on_policy import is_on_policy, on_policy
+from curate.train.pairs import preference_pairs
 from curate.train.ranks import join_ranks, leave_ranks
 from curate.train.result import TrainResult
 from curate.verify.models.preference import JudgeEngines
@@ -316,8 +317,6 @@ def describe(kind: str, data: Mapping[str, Any], context: Context, where: str) -
 
 
 def _describe_dpo(config: DPOConfig, context: Context) -> str:
-    from curate.train.pairs import preference_pairs
-
     model = resolve_model(config.model)
     frame = preference_pairs(context.warehouse, config.pairs, config.traces, config.seed)
     steps = -(-max(1, round(len(frame) * config.epochs)) // config.batch_size)

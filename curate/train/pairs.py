@@ -1,4 +1,8 @@
-"""Preference pairs from the warehouse: two traces of a prompt, chosen and rejected by SQL rules."""
+"""Preference pairs from the warehouse: two traces of a prompt, chosen and rejected by SQL rules.
+
+`curate train dpo` trains on these. An exported corpus has other pairs: its rows are the chosen
+traces, and each gets a wrong trace (curate/filter/pairs.py).
+"""
 
 from __future__ import annotations
 

@@ -27,6 +27,7 @@ from pydantic import Field
 
 from curate.config import Config
 from curate.engines.models import weights_hash
+from curate.engines.testing.tiny import char_tokenizer
 from curate.errors import UsageError
 from curate.job import Context, JobResult
 from curate.progress import counted, duration, task
@@ -184,8 +185,6 @@ def pretrain(config: BaseConfig, sums: Sequence[tuple[str, str]]) -> tuple[Any, 
     """
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-    from curate.engines.testing.tiny import char_tokenizer
 
     letters = string.printable[:95] + "\n" + "".join("".join(p) for p in PHRASES.values())
     tokenizer = char_tokenizer("".join(dict.fromkeys(letters + "".join(q for q, _ in sums))))

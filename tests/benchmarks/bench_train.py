@@ -104,12 +104,12 @@ def sft(contender: str, args: argparse.Namespace) -> dict[str, float]:
         from curate.train.model.layout import PromptCompletion
         from curate.train.optim import make_optimizer, optimizer_step
         from curate.train.ranks import Ranks
-        from curate.train.sft import Example, likelihood, sft_step
+        from curate.train.sft import TrainingExample, likelihood, sft_step
 
         policy = our_policy(contender, args)
         optimizer = make_optimizer(policy, OptimConfig())
         rows = [
-            Example(PromptCompletion(p, c), 1.0, "", 0.5)
+            TrainingExample(PromptCompletion(p, c), 1.0, "", 0.5)
             for p, c in zip(prompts, completions, strict=True)
         ]
         started = time.perf_counter()
