@@ -11,7 +11,6 @@ need not be in memory together, and micro-batches and ranks do not change a grad
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,17 +28,10 @@ from curate.train.metrics import MetricsLog
 from curate.train.model.layout import PromptCompletion
 from curate.train.model.loading import load_policy
 from curate.train.model.policy import Policy
-from curate.train.optim import learning_rate, optimizer_step
 from curate.train.pairs import preference_pairs
 from curate.train.ranks import Ranks, join_ranks
 from curate.train.result import TrainResult
-from curate.train.runs import (
-    ProgressCallback,
-    check_finite,
-    config_identity,
-    memory_errors,
-    start_run,
-)
+from curate.train.runs import ProgressCallback, config_identity, start_run, train_batches
 from curate.train.sft import (
     TAG,
     TrainingExample,
@@ -103,33 +95,12 @@ def train_dpo(
     reference = load_reference(config)
     facts = {"parents": refs, "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, ranks, config.trackers, **facts)
-    metrics: dict[str, float] = {}
 
-    total = len(batches)
-    for step in range(run.start, total):
-        began = time.perf_counter()
-        batch = [pairs[i] for i in batches[step]]
-        traces = [pair.trace_id for pair in batch]
-        with memory_errors(f"at step {step + 1}"):
-            metrics = dpo_step(policy, reference, batch, config, ranks)
-            check_finite(metrics["loss"], "loss", step + 1, traces)
-            lr = learning_rate(step, total, config.optim)
-            norm = optimizer_step(policy, run.optimizer, lr, config.optim.max_grad_norm)
-            check_finite(norm, "gradient", step + 1, traces)
-        rate = metrics["tokens"] / (time.perf_counter() - began)
-        metrics |= {"grad_norm": norm, "lr": lr, "tokens_per_second": rate}
-        log.add(step + 1, metrics)
-        if progress and ranks.first:
-            progress(step + 1, total, metrics)
-        every = config.checkpoint.every
-        if every and (step + 1) % every == 0 and step + 1 < total:
-            # Published first, so that steps before a checkpoint are not measured twice.
-            log.publish()
-            checkpoints.save(step + 1, policy, tokenizer, run.optimizer, ranks)
+    def gradients(batch: list[Pair]) -> dict[str, float]:
+        return dpo_step(policy, reference, batch, config, ranks)
 
-    log.publish()
-    log.seal()
-    result = TrainResult(checkpoints.path / "model", run_id, total, resumed_from=run.start)
+    metrics = train_batches(run, log, pairs, batches, gradients, progress)
+    result = TrainResult(checkpoints.path / "model", run_id, len(batches), resumed_from=run.start)
     result.metrics, result.counts = metrics, counts
     return run.finish(result, "dpo", parent, inputs)
 

@@ -1,31 +1,41 @@
-"""Set-up and finish shared by the trainers: a run's checkpoints, policy and optimizer."""
+"""Parts that trainers share: set-up, the loop over batches, and the finish of a run."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 
 from curate.errors import CurateError
 from curate.train.checkpoints import Checkpoints
 from curate.train.config import DPOConfig, GRPOConfig, SFTConfig
-from curate.train.metrics import record_model
+from curate.train.metrics import MetricsLog, record_model
 from curate.train.model.devices import is_out_of_memory
 from curate.train.model.loading import load_policy, stored_dtype, weights, write_model
 from curate.train.model.policy import Policy
 from curate.train.model.sharding import shard
-from curate.train.optim import make_optimizer
+from curate.train.optim import learning_rate, make_optimizer, optimizer_step
 from curate.train.ranks import Ranks
 from curate.train.result import TrainResult
 from curate.warehouse import Warehouse
 
 # Called with (step, all steps, metrics) after each step.
 ProgressCallback = Callable[[int, int, dict[str, float]], None]
+
+
+class Traced(Protocol):
+    """An item of a batch, named by its trace in error messages."""
+
+    trace_id: str
+
+
+Item = TypeVar("Item", bound=Traced)
 
 
 @dataclass
@@ -102,6 +112,46 @@ def start_run(
     optimizer = make_optimizer(policy, config.optim)
     saved = checkpoints.load(start, policy, optimizer, ranks) if start else {}
     return TrainingRun(config, wh, ranks, checkpoints, policy, tokenizer, optimizer, start, saved)
+
+
+def train_batches(
+    run: TrainingRun,
+    log: MetricsLog,
+    items: Sequence[Item],
+    batches: Sequence[Sequence[int]],
+    gradients: Callable[[list[Item]], dict[str, float]],
+    progress: ProgressCallback | None = None,
+) -> dict[str, float]:
+    """Make one optimizer step per batch, a list of indices of `items`; return the last metrics.
+
+    `gradients` computes the gradients of a batch and returns its metrics: `loss`, `tokens` and any
+    others. Raises CurateError for a loss or gradient that is not finite.
+    """
+    config, total = run.config, len(batches)
+    metrics: dict[str, float] = {}
+    for step in range(run.start, total):
+        began = time.perf_counter()
+        batch = [items[i] for i in batches[step]]
+        traces = [item.trace_id for item in batch]
+        with memory_errors(f"at step {step + 1}"):
+            metrics = gradients(batch)
+            check_finite(metrics["loss"], "loss", step + 1, traces)
+            lr = learning_rate(step, total, config.optim)
+            norm = optimizer_step(run.policy, run.optimizer, lr, config.optim.max_grad_norm)
+            check_finite(norm, "gradient", step + 1, traces)
+        rate = metrics["tokens"] / (time.perf_counter() - began)
+        metrics |= {"grad_norm": norm, "lr": lr, "tokens_per_second": rate}
+        log.add(step + 1, metrics)
+        if progress and run.ranks.first:
+            progress(step + 1, total, metrics)
+        every = config.checkpoint.every
+        if every and (step + 1) % every == 0 and step + 1 < total:
+            # Metrics are published first, so that steps before a checkpoint are not recorded twice.
+            log.publish()
+            run.checkpoints.save(step + 1, run.policy, run.tokenizer, run.optimizer, run.ranks)
+    log.publish()
+    log.seal()
+    return metrics
 
 
 def config_identity(config: SFTConfig | DPOConfig | GRPOConfig) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,16 +28,9 @@ from curate.train.losses import sft_loss
 from curate.train.metrics import MetricsLog
 from curate.train.model.layout import Layout, PromptCompletion
 from curate.train.model.policy import Policy
-from curate.train.optim import learning_rate, optimizer_step
 from curate.train.ranks import Ranks, join_ranks
 from curate.train.result import TrainResult
-from curate.train.runs import (
-    ProgressCallback,
-    check_finite,
-    config_identity,
-    memory_errors,
-    start_run,
-)
+from curate.train.runs import ProgressCallback, config_identity, start_run, train_batches
 from curate.warehouse import Version, Warehouse
 from curate.warehouse.identity import digest
 
@@ -101,34 +93,13 @@ def train_sft(
         say(f"the first example, trained between the marks:\n{shown}")
     facts = {"parents": inputs["corpora"], "config": config.model_dump(mode="json")}
     log = MetricsLog(wh, config.name, run_id, ranks, config.trackers, **facts)
-    metrics: dict[str, float] = {}
 
-    total = len(batches)
-    for step in range(run.start, total):
-        began = time.perf_counter()
-        batch = [examples[i] for i in batches[step]]
-        traces = [example.trace_id for example in batch]
-        with memory_errors(f"at step {step + 1}"):
-            loss, tokens = sft_step(policy, batch, ranks, objective or likelihood)
-            check_finite(loss, "loss", step + 1, traces)
-            lr = learning_rate(step, total, config.optim)
-            norm = optimizer_step(policy, run.optimizer, lr, config.optim.max_grad_norm)
-            check_finite(norm, "gradient", step + 1, traces)
-        rate = tokens / (time.perf_counter() - began)
-        metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "tokens": tokens}
-        metrics["tokens_per_second"] = rate
-        log.add(step + 1, metrics)
-        if progress and ranks.first:
-            progress(step + 1, total, metrics)
-        every = config.checkpoint.every
-        if every and (step + 1) % every == 0 and step + 1 < total:
-            # Metrics are published first, so that steps before a checkpoint are not recorded twice.
-            log.publish()
-            checkpoints.save(step + 1, policy, tokenizer, run.optimizer, ranks)
+    def gradients(batch: list[TrainingExample]) -> dict[str, float]:
+        loss, tokens = sft_step(policy, batch, ranks, objective or likelihood)
+        return {"loss": loss, "tokens": tokens}
 
-    log.publish()
-    log.seal()
-    result = TrainResult(checkpoints.path / "model", run_id, total, resumed_from=run.start)
+    metrics = train_batches(run, log, examples, batches, gradients, progress)
+    result = TrainResult(checkpoints.path / "model", run_id, len(batches), resumed_from=run.start)
     result.metrics, result.counts = metrics, counts
     return run.finish(result, kind, parent, inputs)
 
