@@ -1,4 +1,4 @@
-"""Fixtures for all tests: a place for models, problems as files, and an empty warehouse."""
+"""Fixtures for all tests: a folder for models, problems as files, and an empty warehouse."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# Tests never ask a hub; whoever runs them may have a network.
+# Tests never contact a hub, even on machines with a network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 

@@ -1,8 +1,8 @@
 """`curate` commands as real processes that start quickly, and that can be killed anywhere.
 
 A server process that has imported the large packages forks one process per command (the
-`forkserver` of the standard library). Each has a session of its own, so that SIGKILL reaches its
-children, too. It dies at a moment that the test chooses, or by itself at its n-th touch of a file:
+`forkserver` of the standard library). Each has its own session, so that SIGKILL reaches its
+children too. It dies at a moment that the test chooses, or by itself at its n-th touch of a file:
 the latter hits the steps between staging, fsync, link and rename, which take microseconds.
 """
 
@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Imported once, by the server: what takes long and only defines things. Modules of ours that
-# compute with Polars while they are imported would start its threads, which a fork does not have.
+# Imported once, by the server: slow modules that only define things. Our modules that compute with
+# Polars during import would start its threads, which a fork does not have.
 PRELOADED = (
     "duckdb", "numpy", "polars", "pyarrow.parquet", "pydantic", "rich.live", "rich.progress",
     "torch", "torch.distributed.checkpoint", "transformers.models.llama.modeling_llama", "typer",
@@ -34,8 +34,8 @@ _server.set_forkserver_preload(list(PRELOADED))
 
 
 class Command:
-    """A running command. `output` is a file; `touches` holds how often it touched files, if it
-    ended by itself."""
+    """A running command. `output` is a file; `touches` is the number of times it touched files, if
+    it ended by itself."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Command:
         if self.process.exitcode is None:
             try:
                 os.killpg(self.process.pid or 0, signal.SIGKILL)
-            except ProcessLookupError:  # it has no session of its own yet
+            except ProcessLookupError:  # its session does not exist yet
                 self.process.kill()
         code = self.wait()
         assert code is not None

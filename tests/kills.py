@@ -1,12 +1,12 @@
-"""SIGKILL in every stage of a pipeline, at a random moment of it, and a comparison with a run that
-nobody disturbed.
+"""SIGKILL in every stage of a pipeline, at a random moment of it, and a comparison with an
+uninterrupted run.
 
     python -m tests.kills r1-small FOLDER [--seed N] [key=value ...]
 
-runs `curate run` once undisturbed (FOLDER/calm); then again (FOLDER/killed), where the process
-group is killed once in each stage, at a random share of the time that the stage took undisturbed
-(a stage that is over sooner is put back and killed earlier), and the next run goes on. Ends with 1
-where the rows differ. `SMALL` makes a recipe small enough for that: the base learns for 150 steps,
+runs `curate run` once without kills (FOLDER/calm); then again (FOLDER/killed), where the process
+group is killed once in each stage, at a random share of the time that the stage took without kills
+(a stage that is over sooner is put back and killed earlier), and the next run resumes. Exits with
+1 if the rows differ. `SMALL` makes a recipe small enough for that: the base learns for 150 steps,
 and a reward for length differs within every group, so that weights move.
 """
 
@@ -32,8 +32,7 @@ from curate.warehouse import Warehouse
 BEGINS = re.compile(r"^\[\d+/\d+\] (\S+)$")
 TOLD = re.compile(r"^\[\d+/\d+\] \S+: (?!done before)|^\d+ stages? run|^nothing to do|rror")
 
-# What a pipeline is for, whatever it is called and whenever it was made. Names of models hold
-# paths.
+# columns that depend on names, times and paths, which do not count
 QUERIES = {
     "problems": "SELECT problem_id, question, reference, split FROM problems ORDER BY ALL",
     "traces": "SELECT trace_id, attempt, problem_id, sample_index, recipe, form, model_hash, "
@@ -59,7 +58,7 @@ LENGTH = "rewards.length={weight: 1.0, options: {max_tokens: 120, buffer: 120}}"
 SMALL = {
     "r1-small": [
         *("vars.base_steps=150", "vars.least=0", "vars.max_tokens=120"),
-        # such a base gets little right, so nothing is filtered
+        # such a base is rarely right, so nothing is filtered
         *(
             "stages.rework.rework.where=null",
             "stages.best.rules=unfiltered",
@@ -83,7 +82,7 @@ SMALL = {
 
 
 def letters(frame: pl.DataFrame) -> pl.Series:
-    """A reward that differs within a group, also of a model of random weights: the share of small
+    """A reward that differs within a group even for random weights: the share of small
     letters.
     """
     return frame["completion"].str.count_matches("[a-z]") / frame[
@@ -94,7 +93,7 @@ def letters(frame: pl.DataFrame) -> pl.Series:
 def start(pipeline: str, root: Path, overrides: Sequence[str]) -> subprocess.Popen[str]:
     """`curate run` in its own process group."""
     command = [sys.executable, "-m", "curate.cli", "run", pipeline, "-w", str(root), *overrides]
-    here = Path(__file__).parents[1]  # a reward of this file is found from there
+    here = Path(__file__).parents[1]  # so that the reward in this file can be imported
     return subprocess.Popen(
         command,
         stderr=subprocess.PIPE,
@@ -144,7 +143,7 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 
 def stage_seconds(root: Path) -> dict[str, float]:
-    """How long each stage took, from what the pipeline remembers, in order of finishing."""
+    """Seconds of each stage from the pipeline's records, in order of finishing."""
     paths = sorted((root / "_runs").glob("*/*.json"), key=lambda path: path.stat().st_mtime)
     return {path.stem.rpartition("-")[0]: json.loads(path.read_text())["seconds"] for path in paths}
 
@@ -154,7 +153,7 @@ def kill_in_every_stage(
 ) -> dict[str, int]:
     """A calm run, a kill in every stage, and a last run to the end; returns rows compared by table.
 
-    Raises AssertionError where a run fails, where a stage could not be killed, or where rows
+    Raises AssertionError if a run fails, if a stage could not be killed, or if rows
     differ.
     """
     report = print if say else lambda *_, **__: None
@@ -182,11 +181,11 @@ def kill_in_every_stage(
 def _kill_within(
     pipeline: str, root: Path, overrides: Sequence[str], stage: str, after: float
 ) -> float:
-    """Kill in `stage`; a stage that is over sooner than it was undisturbed gets another try, at
-    half the time.
+    """Kill in `stage`; a stage that ends sooner than without kills gets another try, at half the
+    time.
 
-    Returns the time that hit. How fast a machine is differs from minute to minute, and a miss must
-    not leave nothing to kill: the warehouse is put back as it was.
+    Returns the time that hit. The speed of a machine varies from minute to minute, so after a miss
+    the warehouse is restored.
     """
     before = root.with_name(f"{root.name}-before")
     if root.exists():
@@ -210,12 +209,12 @@ def _kill_within(
 
 
 def _over(stage: str, line: str) -> bool:
-    """Whether the line tells what `stage` gave."""
+    """Whether the line is the result of `stage`."""
     return re.match(rf"^\[\d+/\d+\] {re.escape(stage)}: ", line) is not None
 
 
 def compare(calm: Warehouse, killed: Warehouse) -> dict[str, int]:
-    """Rows by table; AssertionError where they differ, or where a trace stands twice."""
+    """Count rows by table; AssertionError if they differ, or if a trace occurs twice."""
     counts = {}
     for table, query in QUERIES.items():
         one, other = calm.sql(query), killed.sql(query)

@@ -1,5 +1,5 @@
-"""Every function of `curate.api` does what its command does: one small warehouse from problems to
-a page.
+"""Every function of `curate.api` acts like its command: one small warehouse from problems to a
+page.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def test_every_function_from_problems_to_the_page(tmp_path: Path, sums: str) -> 
     assert "<html" in page.read_text()
 
 
-def test_run_returns_what_each_stage_gave(tmp_path: Path, sums: str) -> None:
+def test_run_returns_the_result_of_each_stage(tmp_path: Path, sums: str) -> None:
     source = {"source": "files", "path": sums, "verifier": "math"}
     stages = {"problems": {"do": "problems", "sources": [source]}}
     (tmp_path / "p.yaml").write_text(json.dumps({"name": "p", "stages": stages}))

@@ -1,4 +1,4 @@
-"""Files and directories that are whole or absent, whoever is killed while writing them."""
+"""Files and directories are whole or absent, even after a kill during writing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_is_replaced_whole_and_nothing_else_stays(tmp_path: Path) -> None:
+def test_a_file_is_replaced_whole_and_no_other_file_remains(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "result.json"
     atomic.write_whole(target, "first")
     atomic.write_whole(target, b"second")
@@ -73,12 +73,12 @@ def test_a_directory_is_replaced_whole(
         (errno.EMFILE, "too many open files"),
     ],
 )
-def test_the_faults_of_a_disk_are_one_message(tmp_path: Path, code: int, message: str) -> None:
+def test_faults_of_a_disk_give_one_message(tmp_path: Path, code: int, message: str) -> None:
     with pytest.raises(CurateError, match=message), atomic.disk_errors(tmp_path):
         raise OSError(code, os.strerror(code))
 
 
-def test_only_what_a_dead_process_wrote_is_abandoned(tmp_path: Path) -> None:
+def test_only_files_of_dead_processes_are_abandoned(tmp_path: Path) -> None:
     target = tmp_path / "step-000001"
     mine = atomic.temporary_path(target)
     mine.write_text("x")
@@ -101,7 +101,7 @@ def test_a_process_of_another_machine_is_judged_by_age_and_never_by_its_pid(tmp_
     assert atomic.is_abandoned(foreign)
 
 
-def test_a_process_id_namespace_is_a_machine_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_id_namespace_counts_as_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     here = atomic.machine.__wrapped__()
     monkeypatch.setattr(atomic.os, "readlink", lambda _: "pid:[1]")
     assert atomic.machine.__wrapped__() != here

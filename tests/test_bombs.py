@@ -47,7 +47,7 @@ def test_a_bomb_in_an_override_is_one_message() -> None:
         override({}, ["a=" + "[" * 5000])
 
 
-def test_aliases_of_a_person_are_read() -> None:
+def test_ordinary_aliases_are_read() -> None:
     assert parse_yaml("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}", "x")["d"] == {"b": 1, "e": 2}
 
 
@@ -92,7 +92,7 @@ LARGE = {
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_what_decompresses_or_parses_to_too_much_is_one_message(
+def test_too_much_after_decompression_or_parsing_gives_one_message(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "ROW_BYTES", 10_000)
@@ -103,7 +103,7 @@ def test_what_decompresses_or_parses_to_too_much_is_one_message(
     assert name in str(caught.value)
 
 
-def test_columns_without_end_are_one_message(tmp_path: Path) -> None:
+def test_endless_columns_give_one_message(tmp_path: Path) -> None:
     row = dict.fromkeys(map(str, range(10_001)), 1)
     table = pa.table({name: [1] for name in row})
     pq.write_table(table, tmp_path / "wide.parquet")
@@ -117,7 +117,7 @@ def test_columns_without_end_are_one_message(tmp_path: Path) -> None:
 def test_a_dictionary_that_names_one_long_text_often_is_read_in_small_parts(
     tmp_path: Path,
 ) -> None:
-    """20,000 times the same 100 KB: 2 GB, in a file of 30 KB whose metadata speaks of 0.1 MB."""
+    """20,000 times the same 100 KB: 2 GB, in a file of 30 KB whose metadata says 0.1 MB."""
     text = pa.array(["x" * 100_000])
     column = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), text)
     path = tmp_path / "bomb.parquet"

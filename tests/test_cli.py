@@ -1,6 +1,4 @@
-"""The command line for its user: messages, exit codes, and no heavy imports for a quick
-command.
-"""
+"""The command line: messages, exit codes, and no heavy imports in quick commands."""
 
 from __future__ import annotations
 
@@ -47,7 +45,7 @@ def home(tmp_path, stub_model, sums):
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["sql", "--help"], ["version"], ["train", "--help"]]
 )
-def test_a_question_imports_nothing_heavy(arguments):
+def test_quick_commands_import_nothing_heavy(arguments):
     code = (
         f"import sys; sys.argv = ['curate', *{arguments!r}]\n"
         "from curate.cli import main\n"
@@ -105,7 +103,7 @@ def test_sql_imports_no_model_library(home):
         (["sql", "--format", "xml", "select 1"], 2, "choose table, csv, json or parquet"),
     ],
 )
-def test_errors_are_one_message_and_a_code(tmp_path, arguments, code, message):
+def test_errors_give_one_message_and_an_exit_code(tmp_path, arguments, code, message):
     done = curate(*arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert message in done.stderr
@@ -139,7 +137,7 @@ def test_an_input_is_never_overwritten(tmp_path, command):
     assert path.read_text() == text
 
 
-def test_a_warehouse_that_is_a_file_is_one_message(tmp_path, sums):
+def test_a_file_as_warehouse_gives_one_message(tmp_path, sums):
     (tmp_path / "x.txt").write_text("")
     source = {"source": "files", "path": sums, "verifier": "math"}
     stages = {"problems": {"do": "problems", "sources": [source]}}
@@ -321,7 +319,7 @@ def test_verify_judges_a_pair():
     )
 
 
-def test_ctrl_c_is_one_message_and_what_finished_stays(tmp_path, stub_model, sums):
+def test_ctrl_c_gives_one_message_and_finished_rows_stay(tmp_path, stub_model, sums):
     import signal
     import time
 

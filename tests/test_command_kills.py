@@ -1,5 +1,5 @@
 """SIGKILL at random points of every command that writes. Afterwards the same command finishes, the
-rows are those of an undisturbed run, and `curate check` is clean.
+rows are those of an uninterrupted run, and `curate check` is clean.
 
 Half of the kills fall at a random time, half at a random touch of a file. By default, three kills
 of each command up to merging. With CURATE_KILLS=20 in the environment: that many kills, evaluation
@@ -39,7 +39,7 @@ KILLS = int(os.environ.get("CURATE_KILLS", "3"))
 THOROUGH = "CURATE_KILLS" in os.environ
 ROWS = 120  # imported
 TRAINING = ("sft", "grpo", "distill")
-# In the order of a day's work. {words} are replaced by paths.
+# In the usual order of work. {words} are replaced by paths.
 COMMANDS = {
     "generate": "generate {home}/generate.yaml",
     "import": "import {data} verifier=math",
@@ -61,8 +61,8 @@ SHARED = [name for name in COMMANDS if name not in TRAINING]
 
 @dataclass
 class Calm:
-    """Undisturbed runs: for each command the warehouse before and after it, and how long it took,
-    by the clock and in touches of files."""
+    """Uninterrupted runs: for each command the warehouse before and after it, and its duration by
+    the clock and in touches of files."""
 
     home: Path
     data: Path
@@ -98,7 +98,7 @@ class Calm:
         return code, command.output
 
     def verify(self, name: str, root: Path) -> None:
-        """The rows, files and checksums are those of an undisturbed run."""
+        """Check that rows, files and checksums are those of an uninterrupted run."""
         assert check(root).damages == []
         compare(Warehouse(self.after(name)), Warehouse(root))
         if name == "export":
@@ -205,7 +205,7 @@ def write_inputs(home: Path) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.timeout(1800)
-def test_kills_lose_and_double_nothing(calm: Calm, tmp_path: Path, name: str) -> None:
+def test_kills_lose_and_repeat_nothing(calm: Calm, tmp_path: Path, name: str) -> None:
     draw, killed, finished = random.Random(name), 0, 0
     root = calm.prepare(name, tmp_path / "wh")
     for number in range(8 * KILLS):
@@ -219,7 +219,7 @@ def test_kills_lose_and_double_nothing(calm: Calm, tmp_path: Path, name: str) ->
             code = command.kill()
         assert code in (0, -signal.SIGKILL), command.output
         killed += code != 0
-        if code == 0:  # it was over before the kill: once more from the start
+        if code == 0:  # it ended before the kill: repeat from the start
             finished += 1
             calm.verify(name, root)
             calm.prepare(name, root)
@@ -249,7 +249,7 @@ def test_one_of_two_processes_is_killed(calm: Calm, tmp_path: Path, name: str) -
 
 @pytest.fixture
 def namespaces() -> list[str]:
-    """The command that runs another one as process 1 of a namespace of its own; needs root."""
+    """Command that runs another one as process 1 of a new namespace; needs root."""
     command = ["unshare", "--pid", "--fork", "--mount-proc"]
     if os.geteuid() or subprocess.run([*command, "true"], capture_output=True).returncode:
         pytest.skip("cannot make a namespace of processes here")
@@ -260,7 +260,7 @@ def namespaces() -> list[str]:
 def test_two_processes_with_the_same_pid_do_not_disturb_each_other(
     calm: Calm, namespaces: list[str], tmp_path: Path
 ) -> None:
-    """Containers: each sees itself as process 1, and the other one not at all."""
+    """Containers: each sees itself as process 1, and does not see the other."""
     root = tmp_path / "wh"
     code = "import os, sys; assert os.getpid() == 1; from curate import cli; cli.main()"
     words = ["generate", str(calm.home / "generate.yaml"), "engine.args.slow=0.03"]

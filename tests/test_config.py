@@ -1,4 +1,4 @@
-"""Configs refuse what they do not know, and a group given in part keeps its other defaults."""
+"""Configs refuse unknown keys, and a partly given group keeps its other defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import curate
 from curate.config import Config, load, merge, override, parse_yaml, read_yaml, validate
 from curate.errors import UsageError
 
-# Modules that need a package which an environment may lack, or a GPU's.
+# modules that need optional packages or a GPU
 HEAVY = ("curate.engines.vllm", "curate.train.model")
 # Values for fields without a default, by name; else 1.
 REQUIRED: dict[str, Any] = {
@@ -72,8 +72,8 @@ def groups(config: Config) -> Iterator[tuple[tuple[str, ...], Config]]:
 
 
 def smallest(cls: type[Config]) -> dict[str, Any]:
-    """A value for each field that has no default, and for what the whole config asks for
-    besides.
+    """A value for each field without a default, and for further requirements of the whole
+    config.
     """
     data = {
         name: REQUIRED.get(name, "x" if field.annotation is str else 1)
@@ -224,14 +224,14 @@ def test_anchors_and_merges_are_not_duplicate_keys() -> None:
     assert parse_yaml(text, "here")["last"] == {"x": 1, "y": 4}
 
 
-def test_a_file_that_is_not_utf8_says_how_to_save_it(tmp_path: Path) -> None:
+def test_the_message_about_a_file_that_is_not_utf8_says_how_to_save_it(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_bytes("name: Größe\n".encode("latin-1"))
     with pytest.raises(UsageError, match="Save it as UTF-8"):
         read_yaml(path)
 
 
-def test_file_and_overrides_go_over_the_base(tmp_path: Path) -> None:
+def test_file_and_overrides_override_the_base(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text("size: 2\nmiddle: {z: 9}\n")
     outer = load(Outer, path, ["middle.inner.x=8"], {"size": 4, "middle": {"inner": {"y": 6}}})

@@ -1,4 +1,4 @@
-"""A process takes the cores it was given, not those of the machine."""
+"""A process uses the cores assigned to it, not all of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On a bare install every command that needs more says so in one line, with what to install."""
+"""On a bare install every command that needs an extra names it in one line."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[object]]
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
-def test_a_bare_install_says_what_to_install(results: dict[str, list[object]], name: str) -> None:
+def test_a_bare_install_names_the_missing_extra(
+    results: dict[str, list[object]], name: str
+) -> None:
     code, out, err = results[name]
     extra = COMMANDS[name][1]
     if extra is None:

@@ -1,11 +1,11 @@
 """Faults of the machine, for the commands that write without training: kills, full and read-only
 disks, no descriptors, a wrong clock, odd paths. Afterwards the same command finishes, the rows are
-those of an undisturbed run, and `curate check` is clean.
+those of an uninterrupted run, and `curate check` is clean.
 
 `curate merge` is not among them: see tests/warehouse/test_merge.py.
 
 CURATE_KILLS: kills of each command (2 by default; 20 for a thorough run). Generation,
-training and whole pipelines have tests of their own: tests/generate/test_faults.py,
+training and whole pipelines have separate tests: tests/generate/test_faults.py,
 tests/train/test_kill.py, tests/kills.py.
 """
 
@@ -40,7 +40,7 @@ COMMANDS = {
     "export": ["export", "unfiltered", "--out", "{root}/out"],
     "report": ["report", "annotate=false"],
 }
-# Everything that a command decides, without times.
+# the results of a command, without times
 QUERIES = {
     "traces": "SELECT trace_id, attempt, problem_id, completion FROM traces ORDER BY ALL",
     "verdicts": "SELECT trace_id, verifier, verdict, extracted FROM verdicts ORDER BY ALL",
@@ -49,7 +49,7 @@ QUERIES = {
     "problems": "SELECT problem_id, question, reference FROM problems ORDER BY ALL",
 }
 
-# Runs a command after `prepare` of this module, in a process that was told to.
+# runs a command after `prepare` of this module, in a prepared process
 RUNNER = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -105,7 +105,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def calm(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, float]]:
-    """For each command the warehouse before it, and how long it took undisturbed."""
+    """For each command the warehouse before it, and its uninterrupted duration."""
     folder = tmp_path_factory.mktemp("calm")
     root = folder / "wh"
     before: dict[str, tuple[Path, float]] = {}
@@ -138,7 +138,7 @@ def check_result(calm: dict[str, tuple[Path, float]], name: str, root: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
-def test_kills_lose_and_double_nothing(
+def test_kills_lose_and_repeat_nothing(
     calm: dict[str, tuple[Path, float]], data: Path, tmp_path: Path, name: str
 ) -> None:
     root, draw, killed = prepared(calm, name, tmp_path / "wh"), random.Random(name), 0
@@ -154,7 +154,7 @@ def test_kills_lose_and_double_nothing(
         killed += running
         if killed == KILLS:
             break
-        if not running:  # it was over before the kill: once more from the start
+        if not running:  # it ended before the kill: repeat from the start
             shutil.rmtree(root, ignore_errors=True)
             prepared(calm, name, root)
     assert killed == KILLS, "most kills missed: the test shows little"
@@ -249,7 +249,7 @@ def test_a_full_or_read_only_disk_is_one_message_and_the_command_finishes_later(
     remount(small_disk, "size=64m")
     root = prepared(calm, name, small_disk / "wh")
     used = subprocess.run(["du", "-sk", root.parent], capture_output=True, text=True, check=True)
-    # An export fits into very little room, so it gets none.
+    # an export needs very little room, so it gets none
     size = int(used.stdout.split()[0]) + (0 if name == "export" else 8)
     for options in (f"size={size}k", "ro,size=64m"):
         remount(small_disk, options)

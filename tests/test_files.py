@@ -1,5 +1,5 @@
-"""Reading and writing of plain files: every ending, what is wrong with a file, and what JSON can
-hold.
+"""Reading and writing of plain files: every ending, damaged files, and all values of
+JSON.
 """
 
 from __future__ import annotations
@@ -130,13 +130,13 @@ def test_other_encodings_are_refused(tmp_path: Path, data: bytes, message: str) 
         read(tmp_path / "a.jsonl")
 
 
-def test_a_damaged_archive_is_one_message(tmp_path: Path) -> None:
+def test_a_damaged_archive_gives_one_message(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(as_lines(ROWS * 50))[:-20])
     with pytest.raises(CurateError, match=r"cannot read .*a\.jsonl\.gz"):
         read(tmp_path / "a.jsonl.gz")
 
 
-def test_what_only_some_writers_of_json_produce_is_read(tmp_path: Path) -> None:
+def test_unusual_json_of_some_writers_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(
         b'\xef\xbb\xbf{"t": "half \\ud83d", "n": NaN}\r\n'

@@ -1,4 +1,4 @@
-"""The object API: sample a model on questions, judge, keep, export; and it is the same data."""
+"""The object API samples, judges, keeps and exports, with the data of the commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The setting that bounds memory: what it says, and that a smaller one changes no value."""
+"""The memory setting is parsed, and a smaller one changes no value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from curate.memory import megabytes, text_bytes
 from curate.warehouse import Warehouse
 
 
-def test_sizes_are_read_as_they_are_written() -> None:
+def test_sizes_are_parsed_with_units() -> None:
     assert megabytes("2GB", 200) == 2000
     assert megabytes(" 1.5 GiB ", 200) == 1500
     assert megabytes("700MB", 200) == 700

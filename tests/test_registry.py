@@ -41,7 +41,7 @@ def test_a_module_in_the_current_folder_is_found(tmp_path: Path) -> None:
     assert resolve("in_this_folder:short") == pytest.approx(3.14159, abs=1e-5)
 
 
-def test_a_file_in_the_folder_hides_no_installed_module(tmp_path: Path) -> None:
+def test_a_file_in_the_folder_does_not_hide_an_installed_module(tmp_path: Path) -> None:
     (tmp_path / "polars.py").write_text("raise SystemExit('not this one')\n")
     registry.add_folder(tmp_path)
     assert resolve("polars:DataFrame").__module__.startswith("polars.")
@@ -60,7 +60,7 @@ def test_a_file_in_the_folder_hides_no_installed_module(tmp_path: Path) -> None:
         (None, "our", r"did you mean 'ours'\?"),
     ],
 )
-def test_what_cannot_be_loaded_is_one_message_with_the_reason(
+def test_an_unloadable_name_gives_one_message_with_the_reason(
     tmp_path: Path, text: str | None, name: str, message: str
 ) -> None:
     if text:

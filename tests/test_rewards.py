@@ -1,4 +1,4 @@
-"""Rewards by hand, and the hacks they must not pay for."""
+"""Rewards computed by hand, and hacks that they must not pay for."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def frame(*completions: str, **columns: Any) -> pl.DataFrame:
     return pl.DataFrame(data | columns)
 
 
-def test_accuracy_is_the_verdict_and_unverifiable_has_no_reward_at_all() -> None:
+def test_accuracy_is_the_verdict_and_unverifiable_gives_no_reward() -> None:
     rows = frame(GOOD, GOOD, GOOD, verdict=["correct", "wrong", "unverifiable"])
     scored = score(rows, {"accuracy": 1.0, "format": 0.2})
     assert scored["reward_accuracy"].to_list() == [1.0, 0.0, None]
@@ -60,7 +60,7 @@ def test_a_truncated_trace_is_not_well_formed() -> None:
     assert score(rows, {"format": 1.0})["reward"].to_list() == [0.0, 0.0]
 
 
-def test_language_is_the_share_of_target_words_and_nothing_for_no_reasoning() -> None:
+def test_language_is_the_share_of_target_words_and_0_without_reasoning() -> None:
     words = "First we add the two numbers and then we look at the result."
     english = f"<think> {words} </think> <answer> 2 </answer>"
     words = "首先我们把这两个数字相加，然后我们检查一下结果是否正确。"
@@ -120,7 +120,7 @@ def test_a_users_own_function_by_dotted_path() -> None:
         ({"repetition": {"options": {"ngram": 3}}}, "5 to 10"),
     ],
 )
-def test_wrong_specs_say_what_is_wrong(spec: dict[str, Any], message: str) -> None:
+def test_errors_of_specs_name_the_fault(spec: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         score(frame(GOOD), spec)
 
@@ -131,7 +131,7 @@ def brief(completion: str, limit: int = 10) -> float:
 
 
 def ends_right(completions: list[str], reference: list[str], **kwargs: Any) -> list[float | None]:
-    """A reward as TRL has it; the other columns arrive as lists, too."""
+    """A reward in TRL's signature; the other columns arrive as lists, too."""
     assert len(kwargs["question"]) == len(completions)
     return [None if r is None else float(r in c) for c, r in zip(completions, reference)]
 
@@ -157,7 +157,7 @@ def test_a_reward_may_be_a_function_of_texts() -> None:
         ("unknown_column", {}, "no column 'answers' for its parameter 'answers'"),
     ],
 )
-def test_a_function_of_texts_that_does_not_fit_is_one_message(
+def test_an_unsuitable_function_of_texts_gives_one_message(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     spec = {f"{HERE}:{name}": {"weight": 1.0, "options": options}}

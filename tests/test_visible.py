@@ -1,4 +1,4 @@
-"""Text of strangers stays text on a terminal."""
+"""Untrusted text stays text on a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @given(st.text())
-def test_nothing_that_a_terminal_obeys_is_left_and_plain_text_stays(text: str) -> None:
+def test_control_sequences_are_removed_and_plain_text_stays(text: str) -> None:
     shown = visible(text)
     assert not CONTROL.search(shown)
     assert "\n" not in one_line(text)
@@ -35,7 +35,7 @@ def test_each_escape_is_named_by_its_code_point() -> None:
     assert visible("two\nlines\tand a tab") == "two\nlines\tand a tab"
 
 
-def test_progress_and_errors_pass_no_escape_on(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_and_errors_pass_on_no_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     progress.say(f"error: {HOSTILE}")
     progress.output(HOSTILE)
     with progress.task(HOSTILE, 1) as bar:
@@ -86,14 +86,14 @@ def test_rule_names_in_brackets_are_printed_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
-def test_a_formula_gets_an_apostrophe_in_csv_when_asked(text: str) -> None:
+def test_a_formula_gets_an_apostrophe_in_csv_on_request(text: str) -> None:
     assert guard_formula(text) == "'" + text
     frame = pl.DataFrame({"a": [text, "plain"]})
     assert console._flat(frame, guard_formulas=True)["a"].to_list() == ["'" + text, "plain"]
     assert console._flat(frame)["a"].to_list() == [text, "plain"]
 
 
-def test_a_query_file_that_is_no_text_is_one_message(tmp_path: Path) -> None:
+def test_a_binary_query_file_gives_one_message(tmp_path: Path) -> None:
     path = tmp_path / "q.sql"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(console.UsageError, match="not a text file"):

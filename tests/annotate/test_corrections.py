@@ -1,4 +1,4 @@
-"""Wrong references: planted, ranked, corrected, and the old traces judged again."""
+"""Wrong references: planted, ranked and corrected; old traces are judged again."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from curate.train.rollouts import trace_frame
 from curate.warehouse import Warehouse
 from curate.warehouse.check import check
 
-# Models that answer sums: how often each is right, and how its wrong answers spread.
+# models that answer sums: accuracy of each, and spread of its wrong answers
 SOURCES = {"strong": (0.8, 6), "medium": (0.6, 6), "weak": (0.25, 6)}
 
 
 def warehouse(root: Path, problems: int, samples: int, planted: set[int], seed: int) -> Warehouse:
     """Sums with the answers of three simulated models; the references of `planted` are wrong.
 
-    Three in ten wrong answers to a problem are one and the same slip, which all models make.
+    Three in ten wrong answers to a problem are the same slip, which all models make.
     """
     dice = random.Random(seed)
     rows, traces = [], []
@@ -112,7 +112,7 @@ def test_planted_references_are_ranked_first_and_corrected(
     assert not set(suspects(context)["problem_id"]) & set(hits["problem_id"])
     assert check(wh.root).damages == []
 
-    # Once more, by hand: the newest correction counts, and the same one changes nothing.
+    # Correct again by hand: the newest correction counts, and repeating it changes nothing.
     one = hits["problem_id"][0]
     assert correct(pairs([f"{one}=7"]), context).facts["correction"] == 2
     assert wh.sql("SELECT reference FROM problems WHERE problem_id = ?", [one]).item() == "7"
@@ -150,7 +150,7 @@ def test_agreement_within_one_source_grows_slowly_and_adds_up_over_sources(tmp_p
         found = dict(suspects(context).select("problem_id", "posterior").iter_rows())
 
     def evidence(accuracy: float, k: int) -> float:
-        """Of strength 1, as problems are solved always or never; all wrong answers coincide."""
+        """Evidence of strength 1: problems are solved always or never; wrong answers coincide."""
         a, w = accuracy, 1 - accuracy
         return lgamma(a + k) - lgamma(w + k) - lgamma(a) + lgamma(w)
 

@@ -63,7 +63,7 @@ def test_every_trace_gets_a_verdict_and_signals_once(context):
     ) == (total, total)
 
 
-def test_two_at_once_share_the_parts(context, monkeypatch):
+def test_two_processes_share_the_parts(context, monkeypatch):
     """Both list the same parts before either begins; each part is measured and judged once."""
     job.run(generate_config({**context.config, "chunk": 5, "samples": 6}), context)
     total = context.warehouse.sql("SELECT count(*) FROM traces").item()
@@ -185,7 +185,7 @@ def test_the_command_judges_the_traces_of_an_older_version_again(context, monkey
     from curate.verify.base import CORRECT
     from curate.verify.math.verifier import MathVerifier
 
-    # An older version that took every answer. Its verdicts are sealed parts on the disk.
+    # An older version that accepted every answer. Its verdicts are sealed parts on the disk.
     with monkeypatch.context() as older:
         older.setattr(MathVerifier, "version", "0")
         older.setattr(MathVerifier, "quick", lambda *_: CORRECT)
@@ -205,7 +205,7 @@ def test_the_command_judges_the_traces_of_an_older_version_again(context, monkey
     assert rows["version"].to_list() == ["0", MathVerifier.version]
     assert rows["rows"].to_list() == rows["traces"].to_list() == [traces, traces]
     assert rows["wrong"][1] > rows["wrong"][0]
-    # A trace has its old verdict and its new one next to each other; the new one is its verdict.
+    # The old and the new verdict of a trace are stored; the new one counts.
     changed = context.warehouse.sql(
         "SELECT old.verdict AS before, new.verdict AS after, annotated.verdict AS now "
         "FROM verdicts old JOIN verdicts new USING (trace_id, attempt) "
@@ -242,7 +242,7 @@ def test_another_verifier_runs_alongside_the_problems_own(context):
         annotate.run(AnnotateConfig(verifiers=["maths"]), context)
 
 
-def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub_model, sums):
+def test_consensus_is_a_marked_reference_for_problems_without_one(tmp_path, stub_model, sums):
     path = tmp_path / "open.jsonl"
     questions = [json.loads(line) for line in Path(sums).read_text().splitlines()][:6]
     path.write_text(
@@ -303,7 +303,7 @@ def test_consensus_is_a_reference_where_there_is_none_and_says_so(tmp_path, stub
         assert newest.item() == 40
 
 
-def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model):
+def test_a_judge_of_reasoning_does_not_judge_the_answer(context, stub_model):
     def judged(rubric, word):
         engine = {"name": "stub", "args": {"style": f"Well.\nVERDICT: {word}"}}
         return AnnotateConfig(
@@ -330,7 +330,7 @@ def test_a_judge_of_reasoning_says_nothing_about_the_answer(context, stub_model)
     assert kinds.rows() == [("judge-coherence",), ("judge-equivalence",), ("judge-helpfulness",)]
 
 
-def test_a_judge_that_never_replies_is_an_error_and_is_tried_again(context, stub_model):
+def test_a_judge_that_never_replies_is_an_error_and_is_retried(context, stub_model):
     annotate.run(AnnotateConfig(), context)
     engine = {"name": "stub", "args": {"fail": 1}}
     judge = {"model": stub_model, "engine": engine, "chat": False}
@@ -340,7 +340,7 @@ def test_a_judge_that_never_replies_is_an_error_and_is_tried_again(context, stub
     assert annotate.run(AnnotateConfig(judge={**judge, "engine": engine}), context).rows > 0
 
 
-def test_the_summary_says_what_was_judged_and_adds_up(context):
+def test_the_summary_counts_what_was_judged_and_adds_up(context):
     summary = annotate.run(AnnotateConfig(), context).summary
     counts = dict(
         context.warehouse.sql("SELECT verdict, count(*) FROM annotated GROUP BY 1").iter_rows()
@@ -351,7 +351,7 @@ def test_the_summary_says_what_was_judged_and_adds_up(context):
     assert annotate.run(AnnotateConfig(), context).summary == "nothing new to annotate"
 
 
-def test_a_judge_is_counted_apart(context, stub_model):
+def test_a_judge_is_counted_separately(context, stub_model):
     judge = {"model": stub_model, "engine": {"name": "stub", "args": {"style": "correct"}}}
     summary = annotate.run(AnnotateConfig(judge=judge), context).summary
     annotated, asked = summary.split("; ")
@@ -365,7 +365,7 @@ def test_a_judge_is_counted_apart(context, stub_model):
     assert sum(numbers) == judged
 
 
-def test_problems_without_a_verifier_are_told_apart(tmp_path, stub_model, sums):
+def test_problems_without_a_verifier_are_counted_separately(tmp_path, stub_model, sums):
     with Context(tmp_path / "open") as context:
         source = {"source": "files", "path": sums}
         config = {

@@ -1,4 +1,4 @@
-"""A desk that keeps nobody apart, as locks do on a share where they reach no other machine."""
+"""A desk that separates nobody, like locks on a share that do not reach other machines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from curate.cluster.desk import Desk
 
 
 class OpenDesk(Desk):
-    """Gives every claim to whoever asks."""
+    """Grants every claim."""
 
     def take(self, name: str, worker: str) -> bool:
         self.beat(worker)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-MEMORY = 80_000_000  # of a node's object store, the least that Ray takes
+MEMORY = 80_000_000  # bytes of a node's object store, the minimum of Ray
 
 
 class Nodes:
@@ -44,7 +44,7 @@ class Nodes:
         self.workers.append(node)
 
     def kill_one(self) -> None:
-        """A machine is lost: its raylet is killed, and with it all that it runs."""
+        """Lose a machine: kill its raylet, and with it everything that it runs."""
         node = self.workers.pop(0)
         self.cluster.remove_node(node, allow_graceful=False)
 

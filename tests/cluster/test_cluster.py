@@ -1,4 +1,4 @@
-"""Real raylets, workers on them, and kills of all kinds: rows are there once, and none is lost."""
+"""Real raylets with workers, and kills of all kinds: each row appears once, and none is lost."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def wait_for(condition: Any, seconds: float = 90) -> None:
 
 
 def wait_for_rows(root: Path, rows: int, driver: subprocess.Popen[str]) -> None:
-    """Wait until so many rows are finished, while the driver runs."""
+    """Wait until a number of rows is finished, while the driver runs."""
     wait_for(lambda: len(logged(root)) > rows or driver.poll() is not None)
     assert driver.poll() is None, driver.communicate()
 
@@ -108,7 +108,7 @@ def test_workers_share_a_job_and_the_driver_seals_and_records(
     assert (kind, rows) == ("generate", 1200)
     assert "cluster" not in json.loads(stored)
     assert not cluster.actors(), "workers outlive the job"
-    # The same command again does nothing, and one machine goes on where the cluster stopped.
+    # The same command again does nothing, and one machine resumes where the cluster stopped.
     again = finished(start(command(tmp_path, config, cluster.address)))
     assert again.startswith("1200 traces (0 new)")
 
@@ -118,7 +118,7 @@ def test_workers_share_a_job_and_the_driver_seals_and_records(
 def test_kills_of_workers_machines_and_drivers(
     tmp_path: Path, stub_model: str, sums: str, cluster: Nodes, desk: str
 ) -> None:
-    """With claims, and with a desk that keeps nobody apart."""
+    """With claims, and with a desk that separates nobody."""
     samples, root = 150, tmp_path / "wh"
     config = config_of(stub_model, sums, samples, slow=0.02)
     arguments = command(tmp_path, config, cluster.address, desk)
@@ -170,7 +170,7 @@ def test_ctrl_c_leaves_no_worker_and_the_same_command_finishes(
     check(tmp_path / "wh", kills=5, samples=60)
 
 
-def test_annotation_evaluation_and_filter_give_what_one_machine_gives(
+def test_annotation_evaluation_and_filter_give_the_result_of_one_machine(
     tmp_path: Path, stub_model: str, sums: str, cluster: Nodes
 ) -> None:
     from curate import api
@@ -206,7 +206,7 @@ def test_annotation_evaluation_and_filter_give_what_one_machine_gives(
     assert not cluster.actors()
 
 
-def test_a_worker_that_fails_is_one_message(
+def test_a_failing_worker_gives_one_message(
     tmp_path: Path, stub_model: str, sums: str, cluster: Nodes
 ) -> None:
     config = config_of(stub_model, sums, 2) | {"engine": {"name": "stub", "args": {"nonsense": 1}}}
@@ -217,7 +217,7 @@ def test_a_worker_that_fails_is_one_message(
     assert "Traceback" not in err
 
 
-def test_no_cluster_is_one_message(tmp_path: Path, stub_model: str, sums: str) -> None:
+def test_a_missing_cluster_gives_one_message(tmp_path: Path, stub_model: str, sums: str) -> None:
     config = config_of(stub_model, sums, 2)
     driver = start(command(tmp_path, config, "127.0.0.1:9"))
     _, err = driver.communicate(timeout=120)

@@ -1,4 +1,4 @@
-"""The desk keeps workers apart, and lets go of those that are gone."""
+"""The desk separates workers, and releases the claims of lost ones."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def test_a_claim_has_one_holder_until_it_is_released() -> None:
     assert desk.status().workers == 2
 
 
-def test_a_worker_that_is_started_again_has_its_claims_at_once() -> None:
+def test_a_restarted_worker_gets_its_claims_at_once() -> None:
     desk = Desk()
     assert claims(desk, "one").take("f/1") is not None
     assert claims(desk, "other").take("f/1") is None
     assert claims(desk, "one").take("f/1") is not None
 
 
-def test_a_worker_that_is_silent_loses_its_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_worker_loses_its_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     desk = Desk(lease=60)
@@ -52,7 +52,7 @@ def test_a_worker_that_is_silent_loses_its_claims(monkeypatch: pytest.MonkeyPatc
     clock[0] = 120.0
     assert desk.take("f/1", "other")
     assert not desk.take("f/1", "one")
-    desk.release("f/1", "one", done=False)  # too late: it is another one's
+    desk.release("f/1", "one", done=False)  # too late: another worker holds it
     assert not desk.take("f/1", "third")
 
 

@@ -1,4 +1,4 @@
-"""A small warehouse with a harvest of the stub engine, judged, and a corpus of it."""
+"""A small warehouse: judged traces of the stub engine, and a corpus of them."""
 
 from __future__ import annotations
 

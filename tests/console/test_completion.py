@@ -13,7 +13,7 @@ from curate.problems.store import store_rows
 
 
 def complete(words: str, folder: Path) -> list[str]:
-    """What bash is offered for the last word."""
+    """Completions that bash gets for the last word."""
     environment = {
         **os.environ,
         "_CURATE_COMPLETE": "complete_bash",

@@ -79,14 +79,14 @@ def test_saved_queries_run_by_name(made, capsys, monkeypatch) -> None:
     assert "saved queries" in printed
 
 
-def test_every_column_for_people_has_a_meaning(made: Path) -> None:
+def test_every_public_column_has_a_meaning(made: Path) -> None:
     with connect_read_only(made) as connection:
         for view in ["annotated", *schemas.TABLES]:
             missing = [n for n, _, meaning in comments.described(connection, view) if not meaning]
             assert not missing, (view, missing)
 
 
-def test_describe_from_the_command_line_has_them_too(made: Path, capsys) -> None:
+def test_describe_on_the_command_line_shows_meanings_too(made: Path, capsys) -> None:
     query.run_query(made, "DESCRIBE traces", "csv")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "column_name,column_type,comment"
@@ -134,5 +134,5 @@ def test_history_and_completion_on_a_terminal(made: Path, tmp_path: Path) -> Non
     assert b"1234321" in talk(b"select 1111 *\n", b"1111;\n", b"exit\n")
     history = (tmp_path / "cache" / "sql_history").read_text().splitlines()
     assert history[0] == "select 1111 * 1111;"
-    # The key for the previous line, as often as there are lines after it, brings it back whole.
+    # The key for the previous line brings a statement back whole.
     assert b"1234321" in talk(b"\x10" * len(history) + b"\n", b"exit\n")

@@ -18,7 +18,7 @@ def one(made: Path, verdict: str) -> dict[str, object]:
     return Warehouse(made).sql(query, [verdict]).row(0, named=True)
 
 
-def test_a_trace_is_shown_in_a_screen_with_what_matters(made: Path) -> None:
+def test_a_trace_fits_on_a_screen_with_the_essentials(made: Path) -> None:
     row = one(made, "correct")
     text = show_trace(made, str(row["trace_id"])[:12])
     lines = text.splitlines()
@@ -51,7 +51,7 @@ def test_all_shows_every_column_with_its_meaning_once(made: Path) -> None:
     assert "--- prompt ---" in text
 
 
-def test_an_id_must_fit_one_trace(made: Path) -> None:
+def test_an_id_must_match_one_trace(made: Path) -> None:
     with pytest.raises(UsageError, match="several traces"):
         show_trace(made, "")
     with pytest.raises(UsageError, match="no trace has"):

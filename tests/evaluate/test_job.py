@@ -14,7 +14,7 @@ SUMS = {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    """Two models for which the stub makes the same text, evaluated twice: context and results."""
+    """Two models for which the stub gives the same text, evaluated twice: context and results."""
     home = tmp_path_factory.mktemp("evaluate")
     models = [
         {"label": name, "model": str(make_tiny_model(home / name, seed=i))}
@@ -63,7 +63,7 @@ def test_the_stored_numbers_are_those_of_the_verdicts(evaluated):
     assert value(context, "pass@1", "a") <= value(context, "pass@k", "a") <= 1
 
 
-def test_equal_texts_differ_by_nothing(evaluated):
+def test_equal_texts_have_no_difference(evaluated):
     context, _, _ = evaluated
     assert all(
         value(context, metric, "b", "a") == 0 for metric in ("pass@1", "pass@k", "cons@k", "length")
@@ -76,7 +76,7 @@ def test_only_held_out_problems_are_used(evaluated):
     assert context.warehouse.sql("SELECT count(DISTINCT problem_id) FROM annotated").item() == 25
 
 
-def test_a_second_run_samples_nothing_and_says_the_same(evaluated):
+def test_a_second_run_samples_nothing_and_gives_the_same_table(evaluated):
     _, first, second = evaluated
     assert second.rows == 0
     assert second.facts == first.facts

@@ -35,7 +35,7 @@ def test_pass_at_k_of_many_samples_is_exact():
     assert pass_at_k([n, n], [0, n], k).tolist() == [0.0, 1.0]
 
 
-def test_pass_at_1_is_the_share_that_is_right():
+def test_pass_at_1_is_the_share_of_correct_samples():
     assert pass_at_1([4, 2, 1], [1, 2, 0]).tolist() == [0.25, 1.0, 0.0]
 
 
@@ -47,7 +47,7 @@ def test_pass_at_k_without_samples_is_unknown_and_with_too_few_is_a_lower_bound(
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(3, 4, 1), (3, -1, 1), (-1, 0, 1), (3, 1, 0)])
-def test_pass_at_k_refuses_counts_that_cannot_be(n, c, k):
+def test_pass_at_k_refuses_impossible_counts(n, c, k):
     with pytest.raises(ValueError, match="pass@k"):
         pass_at_k([n], [c], k)
 
@@ -65,11 +65,11 @@ def test_pass_at_k_refuses_counts_that_cannot_be(n, c, k):
         ([0, 0], [1, 0], 0.5),  # verdicts that differ within a cluster
     ],
 )
-def test_cons_at_k_is_the_majority(clusters, right, expected):
+def test_cons_at_k_is_the_majority_vote(clusters, right, expected):
     assert cons_at_k([0] * len(clusters), clusters, right)[0] == pytest.approx(expected)
 
 
-def test_cons_at_k_keeps_problems_apart():
+def test_cons_at_k_separates_problems():
     problem, cluster, right = [2, 0, 0, 2, 0, 2], [0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]
     got = cons_at_k(problem, cluster, right, problems=4)
     assert got[[0, 2]].tolist() == [1.0, 1.0]
@@ -110,7 +110,7 @@ def test_bootstrap_is_the_mean_with_the_interval_of_the_normal_law():
     assert estimate.count == 400
 
 
-def test_bootstrap_intervals_cover_the_truth_as_often_as_they_say():
+def test_bootstrap_intervals_have_their_nominal_coverage():
     rng = np.random.default_rng(3)
     table = rng.random((100, 300)) < 0.3  # 300 experiments of 100 problems
     held = [e.low <= 0.3 <= e.high for e in bootstrap(table, resamples=1000, seed=1)]
@@ -126,7 +126,7 @@ def test_bootstrap_is_the_same_for_the_same_seed_and_for_any_chunking(monkeypatc
     assert one == bootstrap(table, resamples=500, seed=4)
 
 
-def test_bootstrap_leaves_out_what_is_unknown():
+def test_bootstrap_leaves_out_unknown_values():
     nan = np.nan
     table = np.array([[1.0, 1.0, nan], [0.0, nan, nan], [1.0, nan, nan], [nan, nan, nan]])
     full, single, none = bootstrap(table, resamples=300)
@@ -142,12 +142,12 @@ def test_bootstrap_leaves_out_what_is_unknown():
         bootstrap(np.zeros(3))
 
 
-def test_a_constant_has_an_interval_of_no_width():
+def test_a_constant_has_an_interval_of_zero_width():
     estimate = paired_difference(np.full(30, 0.75), np.full(30, 0.5))
     assert (estimate.value, estimate.low, estimate.high) == (0.25, 0.25, 0.25)
 
 
-def test_pairs_see_a_difference_that_two_levels_do_not():
+def test_pairs_reveal_a_difference_that_two_levels_hide():
     rng = np.random.default_rng(1)
     hard = rng.random(200)
     theirs, ours = hard, np.clip(hard + 0.03 + rng.normal(0, 0.02, 200), 0, 1.1)
@@ -161,15 +161,15 @@ def test_pairs_see_a_difference_that_two_levels_do_not():
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=30))
-def test_a_model_against_itself_differs_by_nothing(values):
+def test_a_model_has_no_difference_from_itself(values):
     estimate = paired_difference(values, values, resamples=100)
     assert (estimate.value, estimate.low, estimate.high) == (0.0, 0.0, 0.0)
 
 
-def test_levels_over_seeds_are_means_and_their_intervals_know_the_seeds():
+def test_levels_over_seeds_are_means_and_their_intervals_cover_seeds():
     rng = np.random.default_rng(5)
     seeds, problems = 3, 400
-    effects = np.array([0.0, 0.2, 0.4])  # what each training seed adds
+    effects = np.array([0.0, 0.2, 0.4])  # effect of each training seed
     values = rng.random((seeds, problems, 1)) * 0.1 + effects[:, None, None]
     several = compare_levels([Level.of_means(values)], ())[0][0]
     one = compare_levels([Level.of_means(values.mean(axis=0, keepdims=True))], ())[0][0]
@@ -180,7 +180,7 @@ def test_levels_over_seeds_are_means_and_their_intervals_know_the_seeds():
     assert one.high - one.low < 0.02
 
 
-def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say():
+def test_intervals_over_seeds_have_their_nominal_coverage():
     rng = np.random.default_rng(8)
     held = []
     for _ in range(200):
@@ -191,7 +191,7 @@ def test_intervals_over_seeds_cover_the_truth_as_often_as_they_say():
     assert 0.86 <= np.mean(held) <= 0.99
 
 
-def test_differences_pair_seeds_and_a_model_of_one_seed_serves_all():
+def test_differences_pair_seeds_and_a_single_seed_pairs_with_all():
     rng = np.random.default_rng(2)
     effects = np.array([0.0, 0.3, 0.6])[:, None, None]
     ours = effects + rng.random((3, 50, 1)) * 0.01

@@ -1,4 +1,4 @@
-"""From samples to rows and printed tables: what counts how, slices, pairs, and bad input."""
+"""From samples to rows and printed tables: counting rules, slices, pairs, and bad input."""
 
 import re
 from pathlib import Path
@@ -70,7 +70,7 @@ def test_levels_by_hand():
     assert level(rows, "pass@1")["problem_count"] == 3
 
 
-def test_a_problem_that_nobody_could_judge_is_left_out_and_reported():
+def test_a_problem_without_any_judged_sample_is_left_out_and_reported():
     rows = evaluation_rows(
         pl.concat([samples("a", {"p": "cw", "q": "uu"}), samples("b", {"p": "cc", "q": "uu"})])
     )
@@ -80,7 +80,7 @@ def test_a_problem_that_nobody_could_judge_is_left_out_and_reported():
     assert "1 problem could not be judged" in format_table(rows)
 
 
-def test_unverifiable_is_not_right_where_another_sample_could_be_judged():
+def test_unverifiable_counts_as_not_correct_if_another_sample_was_judged():
     rows = evaluation_rows(
         pl.concat([samples("a", {"p": "uu", "q": "cu"}), samples("b", {"p": "cw", "q": "cc"})])
     )
@@ -95,7 +95,7 @@ def test_a_failed_request_does_not_count_as_a_sample():
     assert level(rows, "pass@1")["problem_count"] == 2
 
 
-def test_differences_are_over_the_problems_that_both_models_saw():
+def test_differences_are_over_the_problems_of_both_models():
     data = pl.concat(
         [
             samples("a", {"p": "ww", "q": "cw", "r": "cc"}),
@@ -175,7 +175,7 @@ def test_the_printed_tables():
         format_table(rows, "nope")
 
 
-def test_truncation_is_shown_where_there_is_some():
+def test_truncation_is_shown_only_if_it_occurs():
     rows = evaluation_rows(samples("a", {"p": "cw", "q": "cw"}, truncated=True))
     assert "truncated" in format_table(rows)
 
@@ -200,7 +200,7 @@ def test_accuracy_per_answered_text_leaves_out_texts_without_an_answer():
     assert level(rows, "per answer")["value"] == pytest.approx(1 / 2)
 
 
-def test_a_form_that_is_only_learnt_raises_pass_at_1_and_not_accuracy_per_answer():
+def test_learning_only_the_form_raises_pass_at_1_and_not_accuracy_per_answer():
     before = samples("before", dict.fromkeys("pqr", "cw--")).with_columns(
         verdict=pl.col("verdict").fill_null("wrong"),
         answered=pl.Series([True, True, False, False] * 3),
@@ -212,13 +212,13 @@ def test_a_form_that_is_only_learnt_raises_pass_at_1_and_not_accuracy_per_answer
     assert level(rows, "per answer", **gain)["value"] == pytest.approx(0)
 
 
-def test_voting_is_what_the_majority_adds():
+def test_voting_is_the_gain_of_the_majority():
     rows = evaluation_rows(samples("a", {"p": "ccw", "q": "cww"}))
     cons, once = (level(rows, metric)["value"] for metric in ("cons@k", "pass@1"))
     assert level(rows, "voting")["value"] == pytest.approx(cons - once)
 
 
-def test_greedy_answers_are_a_metric_of_their_own():
+def test_greedy_answers_are_a_separate_metric():
     greedy = samples("a", {"p": "c", "q": "w"})
     rows = evaluation_rows(samples("a", {"p": "wwww", "q": "wwww"}), greedy=greedy)
     assert level(rows, "greedy")["value"] == pytest.approx(1 / 2)

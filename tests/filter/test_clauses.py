@@ -1,4 +1,4 @@
-"""Why a trace was dropped: each failed clause of a rule or macro, with its values and
+"""Explanation of a dropped trace: each failed clause of a rule or macro, with values and
 thresholds.
 """
 
@@ -28,13 +28,13 @@ def test_a_macro_names_the_clause_that_failed_with_value_and_threshold(tmp_path:
     assert not any("vowelless_share" in line for line in failed)
 
 
-def test_of_a_rule_with_several_clauses_only_the_failed_ones_are_named(tmp_path: Path) -> None:
+def test_only_the_failed_clauses_of_a_rule_are_named(tmp_path: Path) -> None:
     shown = explanation(tmp_path, "Three and four are seven.", "readable AND characters > 99")
     assert "fails: characters > 99: characters = 25" in shown
     assert "readable fails" not in shown
 
 
-def test_a_macro_that_must_not_hold_shows_what_made_it_hold(tmp_path: Path) -> None:
+def test_a_macro_that_must_not_hold_shows_why_it_holds(tmp_path: Path) -> None:
     text = (
         "First, fold the paper in half. "
         "第二次折叠会产生新的折痕，与第一条垂直，所以一共有三条折痕。 Then unfold it."
@@ -43,7 +43,7 @@ def test_a_macro_that_must_not_hold_shows_what_made_it_hold(tmp_path: Path) -> N
     assert "mixed_language holds: dominant_language_share <= 0.95" in shown
 
 
-def test_expressions_are_taken_apart_by_the_parse_tree() -> None:
+def test_expressions_are_split_by_the_parse_tree() -> None:
     assert [c.strip("()") for c in conjuncts("a > 1 AND (b OR c) AND NOT d")] == [
         "a > 1",
         "b OR c",

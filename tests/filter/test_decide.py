@@ -1,4 +1,4 @@
-"""Deciding: rules, the funnel, selection, explanation, and what goes wrong."""
+"""Deciding: rules, the funnel, selection, explanation, and errors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def ids(result_frame: pl.DataFrame) -> list[str]:
 
 
 def counts(funnel: pl.DataFrame) -> dict[str, tuple[int, int | None]]:
-    """Rule to (drops first, drops alone)."""
+    """Map each rule to (drops first, drops alone)."""
     summed = funnel.group_by("rule").agg(pl.col("drops_first").sum(), pl.col("drops_alone").sum())
     return {name: (first, alone) for name, first, alone in summed.iter_rows()}
 

@@ -1,4 +1,4 @@
-"""Exports say where each row is from, make pairs for DPO, and configs that other trainers run."""
+"""Exports record the origin of each row, form pairs for DPO, and write trainers' configs."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def read(folder: Path) -> pl.DataFrame:
 
 
 @pytest.mark.parametrize("format", ["messages", "prompt-completion", "conversational", "sharegpt"])
-def test_every_row_says_where_it_is_from(wh: Warehouse, tmp_path: Path, format: str) -> None:
+def test_every_row_names_its_origin(wh: Warehouse, tmp_path: Path, format: str) -> None:
     count = export_corpus(wh, "best", tmp_path / "out", format)
     rows = read(tmp_path / "out")
     kept = wh.latest("corpora", "best").read().collect()
@@ -96,7 +96,7 @@ def test_pairs_need_wrong_traces(wh: Warehouse, tmp_path: Path) -> None:
         export_corpus(wh, "right", tmp_path / "out", "preference")
 
 
-def test_prompts_are_one_row_per_problem_with_what_judges_it(wh: Warehouse, tmp_path: Path) -> None:
+def test_prompts_are_one_row_per_problem_with_its_verifier(wh: Warehouse, tmp_path: Path) -> None:
     for corpus in ("best", "prompts"):
         rows_of = wh.latest("corpora", corpus).read().collect()
         export_corpus(wh, corpus, tmp_path / corpus, "prompts")
@@ -149,13 +149,13 @@ def test_a_config_is_written_for_each_task_that_a_trainer_has(
             text += path.read_text()
             check(path)
     assert "owner/it" in text
-    # The same folder is written again, for another trainer, without what is left of the first.
+    # The same folder is written again, for another trainer, without the remains of the first.
     export_corpus(wh, "best", out, trainer="axolotl", model="m")
     assert sorted(p.name for p in out.iterdir()) == ["README.md", "axolotl.yaml", "data"]
 
 
 def check(path: Path) -> None:
-    """The file parses in its own language."""
+    """Check that the file parses in its own language."""
     text = path.read_text()
     if path.suffix == ".yaml":
         values = yaml.safe_load(text)

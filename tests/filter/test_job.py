@@ -1,4 +1,4 @@
-"""The filter job on a warehouse: which traces it reads, and that nothing else changes its
+"""The filter job on a warehouse: it reads the chosen traces, and nothing else changes its
 result.
 """
 
@@ -151,7 +151,7 @@ def test_a_pipeline_filters_the_versions_that_its_stages_produced() -> None:
 
 
 @pytest.mark.parametrize("rules", ["cold-start", "rejection", "unfiltered"])
-def test_what_is_not_read_changes_nothing(warehouse: Warehouse, rules: str) -> None:
+def test_unread_groups_change_nothing(warehouse: Warehouse, rules: str) -> None:
     chosen = load_rules(rules)
     with connect(warehouse.root) as con:
         whole = apply_rules(con, chosen)

@@ -34,7 +34,7 @@ def test_annotate_keeps_the_columns_and_adds_signals(jsonl: Path, tmp_path: Path
     assert rows.columns[:4] == ["response", "question", "verdict", "finish_reason"]
     assert rows["well_formed"].to_list()[:6] == [True, False, False, True, True, True]
     assert rows["mixed_language"].to_list()[:6] == [False, False, False, True, False, False]
-    # the fourth is more Chinese than English, and was asked in English
+    # the fourth is more Chinese than English; its question was in English
     assert rows["readable"].to_list()[:6] == [True, False, True, False, True, True]
     # again, on the annotated file, into a directory; existing files are kept
     folder = tmp_path / "out"
@@ -73,7 +73,7 @@ def test_wrong_input_is_an_error_and_leaves_no_file(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.jsonl"]
 
 
-def test_an_output_of_another_kind_is_refused(jsonl: Path, tmp_path: Path) -> None:
+def test_an_unknown_output_format_is_refused(jsonl: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="must end in"):
         annotate_files([jsonl], tmp_path / "out.csv")
     assert not (tmp_path / "out.csv").exists()

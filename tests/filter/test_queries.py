@@ -148,7 +148,7 @@ def test_pass_rates_languages_and_behaviour(warehouse: Warehouse) -> None:
     assert steps == [(0, 4, 0.5, 0.5), (1, 4, 0.5, 0.5)]
 
 
-def test_lineage_goes_down_to_the_problems_and_through_models(warehouse: Warehouse) -> None:
+def test_lineage_leads_through_models_to_the_problems(warehouse: Warehouse) -> None:
     rows = warehouse.sql(
         "SELECT split_part(ancestor, '/', 1) AS kind, depth FROM ancestry "
         "WHERE ref LIKE 'corpora/best/%' "
@@ -157,7 +157,7 @@ def test_lineage_goes_down_to_the_problems_and_through_models(warehouse: Warehou
     assert rows == [("traces", 1), ("model:m0", 2), ("problems", 2), ("corpora", 3)]
 
 
-def test_what_was_not_measured_is_neither_readable_nor_unreadable(tmp_path: Path) -> None:
+def test_unmeasured_traces_are_neither_readable_nor_unreadable(tmp_path: Path) -> None:
     wh = Warehouse(tmp_path / "wh")
     row = {
         "trace_id": "t",

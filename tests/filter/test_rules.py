@@ -1,4 +1,4 @@
-"""Rule files: what is refused, and what a predicate may not do."""
+"""Rule files: refusals, and limits of predicates."""
 
 from __future__ import annotations
 

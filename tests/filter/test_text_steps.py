@@ -1,4 +1,4 @@
-"""Duplicates and contamination as steps of a selection."""
+"""Duplicates and contamination as selection steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A time budget shrinks later stages to what the machine can do, and decides once."""
+"""A time budget shrinks later stages to the machine's speed, and decides once."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def budget(folder: Path, stages: list[Stage], minutes: float | None, **fits: Any
 FIRST = stage("first", limit=10)
 
 
-def test_stages_that_fit_stay_as_they_are_written(tmp_path: Path) -> None:
+def test_stages_that_fit_stay_as_written(tmp_path: Path) -> None:
     later = stage("later", limit=100)
     fits = budget(tmp_path, [FIRST, later], 10, later={"least": {"limit": 10}})
     assert fits.fitted(later, "k", {"first": finished(60, 1.0)}) == later
@@ -81,7 +81,7 @@ def test_stages_fit_the_budget_or_are_at_their_least(
         done[one.name] = finished(seconds)
 
 
-def test_what_a_stage_used_in_excess_is_taken_from_the_next_one(tmp_path: Path) -> None:
+def test_excess_time_of_a_stage_is_taken_from_the_next_one(tmp_path: Path) -> None:
     two, three = stage("two", limit=600), stage("three", limit=600)
     fits = {name: {"least": {"limit": 1}} for name in ("two", "three")}
     plan = budget(tmp_path, [FIRST, two, three], 10, **fits)
@@ -106,7 +106,7 @@ def test_drawing_a_pipeline_decides_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "_runs").exists()
 
 
-def test_a_smaller_evaluation_says_what_its_intervals_cost(
+def test_a_smaller_evaluation_reports_its_wider_intervals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two models: 400 samples become 100, which doubles the width."""
@@ -164,7 +164,7 @@ stages:
 """
 
 
-def test_a_pipeline_run_twice_keeps_what_it_decided_and_does_nothing(
+def test_a_pipeline_run_twice_keeps_its_decisions_and_does_nothing(
     tmp_path: Path, sums: str, stub_model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "timed.yaml"

@@ -45,7 +45,7 @@ def test_no_code_refuses_the_pipeline_before_it_is_read_further(
     assert "marked_recipe:Recipe, marked_reward:short" in capsys.readouterr().err
 
 
-def test_pipelines_that_ship_name_no_code() -> None:
+def test_shipped_pipelines_name_no_code() -> None:
     from curate.warehouse.schemas import data_dir
 
     for path in sorted(data_dir("pipelines").glob("*.yaml")):

@@ -1,4 +1,4 @@
-"""A pipeline that is wrong is refused before anything runs, with the stage and the key."""
+"""An invalid pipeline is refused before anything runs, with the stage and the key."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def test_a_stage_of_your_own_is_named_by_its_path(tmp_path: Path) -> None:
 
 
 def test_sizes_come_from_the_defaults_of_the_configs(tmp_path: Path) -> None:
-    """Nothing here sets the sizes of GRPO, of the procedural source or of SFT: the plan knows them
-    all the same.
+    """Nothing here sets the sizes of GRPO, of the procedural source or of SFT: the plan takes the
+    defaults.
     """
     sums = {"source": "procedural", "dataset": "chain_sum"}
     problems = {"do": "problems", "sources": [sums], "held_out": 0.1}

@@ -32,7 +32,7 @@ STAGES = {
 }
 
 
-def test_stages_are_named_by_seed_and_know_each_other_within_a_seed():
+def test_stages_are_named_by_seed_and_refer_to_the_same_seed():
     flat = unroll(STAGES, "file")
     assert list(flat) == ["sft", "rl-3", "sample-3", "rl-5", "sample-5", "judge", "evaluate"]
     assert flat["rl-5"] == STAGES["seeds"]["stages"]["rl"] | {"seed": 5, "name": "rl-5"}
@@ -41,7 +41,7 @@ def test_stages_are_named_by_seed_and_know_each_other_within_a_seed():
     assert flat["sample-3"]["limit"] == "$limit"  # a variable of the pipeline
 
 
-def test_after_it_a_name_stands_for_all_seeds():
+def test_after_a_repeat_a_name_means_all_seeds():
     flat = unroll(STAGES, "file")
     assert flat["evaluate"]["models"][0]["model"] == "@sft"
     assert flat["evaluate"]["models"][1]["model"] == ["@rl-3", "@rl-5"]

@@ -135,7 +135,7 @@ def test_kill_in_every_stage_then_the_same_end_then_nothing_to_do(tmp_path, sums
 
 
 @pytest.mark.slow
-def test_only_what_changed_and_what_follows_runs_again(tmp_path, sums, tiny):
+def test_only_changed_stages_and_their_successors_run_again(tmp_path, sums, tiny):
     config = small(sums, tiny)
     for stage in ("sft", "grpo", "rejection", "evaluate"):
         del config["stages"][stage]
@@ -147,7 +147,7 @@ def test_only_what_changed_and_what_follows_runs_again(tmp_path, sums, tiny):
     assert "18 traces (6 new)" in changed.stderr
     assert "[3/5] solutions: done before" in changed.stderr
     assert "[4/5] annotate: 6 traces annotated" in changed.stderr
-    # an output that is gone is made again
+    # a missing output is made again
     shutil.rmtree(next((root / "corpora").glob("cold-start/*")))
     assert "1 stage run, 4 skipped" in run(write(tmp_path, config), root).stderr
 
@@ -247,7 +247,7 @@ def test_every_shipped_pipeline_opens_with_its_command_and_can_be_planned(name, 
     assert {s.do for s in stages} >= {"problems", "generate", "annotate", "grpo", "evaluate"}
 
 
-# A base that learnt nothing gets nothing right: what would keep nothing keeps all.
+# An untrained base is never right: rules that would keep nothing are replaced by all.
 TWO = ["prompts=2", "samples=2"]
 ONE_STEP = {
     "r1-zero-small": [

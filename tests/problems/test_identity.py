@@ -1,4 +1,4 @@
-"""Ids by content, and splits that never overlap whatever the order, spacing or other rows."""
+"""Ids by content, and splits that never overlap, for any order, spacing or other rows."""
 
 import polars as pl
 import pytest
@@ -52,7 +52,7 @@ def test_ids_never_change():
         {"identity": None},
     ],
 )
-def test_what_decides_the_answer_changes_the_id(change):
+def test_columns_that_decide_the_answer_change_the_id(change):
     assert len(set(ids(BASE, BASE | change))) == 2
 
 
@@ -67,7 +67,7 @@ def test_what_decides_the_answer_changes_the_id(change):
         {"metadata": '{"row": 7}'},
     ],
 )
-def test_what_does_not_decide_it_keeps_the_id(change):
+def test_other_columns_do_not_change_the_id(change):
     assert len(set(ids(BASE, BASE | change))) == 1
 
 
@@ -105,11 +105,11 @@ def test_a_question_is_in_one_split_only(questions, splits, held_out):
     key = pl.col("question").str.normalize("NFKC").str.to_lowercase().str.strip_chars()
     assert done.group_by(key).agg(pl.col("split").n_unique())["split"].max() == 1
     assert done["question"].to_list() == questions
-    # What was named held-out is never trained on.
+    # a question named held-out is never trained on
     assert (done.filter(rows["split"] == HELD_OUT)["split"] == HELD_OUT).all()
 
 
-def test_a_share_is_kept_by_each_question_whatever_else_there_is():
+def test_with_a_share_a_question_keeps_its_split_whatever_is_added():
     many = frame(*({"question": f"q{i}", "source": "x"} for i in range(3000)))
     whole, _ = add_split(many, 0.2)
     part, _ = add_split(many.reverse().head(1000), 0.2)
@@ -147,7 +147,7 @@ def test_a_named_split_is_kept_unless_the_question_is_held_out_elsewhere():
     assert moved == 1
 
 
-def test_one_problem_asked_in_two_languages_is_one_question():
+def test_one_problem_in_two_languages_is_one_question():
     rows = frame(
         *({"question": q, "same_as": f"q{i}"} for i in range(50) for q in (f"q{i}", f"问{i}"))
     )

@@ -1,5 +1,5 @@
-"""Loading as a whole: the columns of the table, duplicates, splits, the report, sources of one's
-own, bad configs.
+"""Loading as a whole: columns of the table, duplicates, splits, the report, users' own sources, bad
+configs.
 """
 
 import re
@@ -16,7 +16,7 @@ from curate.records import Problem
 
 
 class Mine(Source):
-    """A source that a user wrote: `rows` are its problems."""
+    """A user's own source: `rows` are its problems."""
 
     rows: list[dict]
 
@@ -36,7 +36,7 @@ def test_columns_are_those_of_the_schema():
     assert frame.schema == pl.Schema(SCHEMA)
 
 
-def test_duplicates_go_and_the_first_stays():
+def test_the_first_of_duplicates_stays():
     frame, report = load(
         {"question": "a", "reference": "1", "solution": "first"},
         {"question": "b", "reference": "1", "solution": None},
@@ -64,7 +64,7 @@ def test_names_of_splits():
         load({"question": "a", "split": "extra"})
 
 
-def test_ids_do_not_depend_on_order_or_company():
+def test_ids_do_not_depend_on_order_or_other_rows():
     rows = [{"question": f"q{i}", "reference": str(i)} for i in range(20)]
     one, two = load(*rows).frame, load(*reversed(rows[:7])).frame
     both = one.join(two, on="question")

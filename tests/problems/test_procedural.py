@@ -1,5 +1,5 @@
-"""Problems of generators: distinct, the same for the same seed, in the language asked for, judged
-as they should.
+"""Problems of generators: distinct, reproducible by seed, in the requested language, judged
+correctly.
 """
 
 import json
@@ -44,7 +44,7 @@ def test_a_small_generator_gives_all_its_problems():
     assert frame["question"].n_unique() == frame.height
 
 
-def test_rows_carry_what_the_verifier_and_the_trainer_need():
+def test_rows_have_the_columns_of_verifier_and_trainer():
     frame, report = load(
         size=5, params={"min_terms": 3, "max_terms": 5, "min_digits": 1, "max_digits": 1}
     )
@@ -69,8 +69,7 @@ def test_languages_take_turns_and_share_the_split():
     mixed, _ = load(size=40, params=SHORT, languages=["en", "zh"])
     assert mixed["target_language"].to_list() == ["en", "zh"] * 20
     english, _ = load(size=40, params=SHORT)
-    # Asked in Chinese it is another problem, but the same question: what is held out in one is
-    # held out in the other.
+    # In Chinese it is another problem, but the same question: both are held out or neither is.
     assert mixed["split"].to_list() == english["split"].to_list()
     chinese = mixed.row(1, named=True)
     expression = json.loads(chinese["metadata"])["entry"]["metadata"]["expression"]
@@ -79,7 +78,7 @@ def test_languages_take_turns_and_share_the_split():
     assert chinese["problem_id"] != english["problem_id"][1]
 
 
-def test_a_generator_without_a_chinese_template_is_asked_inside_a_request():
+def test_without_a_chinese_template_the_question_is_part_of_a_request():
     frame, _ = load(dataset="letter_counting", size=2, languages=["zh"])
     question = json.loads(frame["metadata"][0])["entry"]["question"]
     assert frame["question"][0] == f"请用中文思考并解答下面的问题：\n{question.strip()}"

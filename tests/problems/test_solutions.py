@@ -1,5 +1,5 @@
-"""Worked solutions: every step is true, the last one is the answer, and it is told in the language
-asked for.
+"""Worked solutions: every step is true, the last one is the answer, in the requested
+language.
 """
 
 import json
@@ -43,7 +43,7 @@ def value(text: str) -> Fraction:
 
 def entry(dataset: str, seed: int, **params) -> dict:
     item = reasoning_gym.create_dataset(dataset, size=1, seed=seed, **params)[0]
-    # as it comes back out of the column `metadata`
+    # as read from the column `metadata`
     return json.loads(json.dumps(item, default=str))
 
 
@@ -54,7 +54,7 @@ def entry(dataset: str, seed: int, **params) -> dict:
 def test_every_step_is_true_and_the_last_result_is_the_reference(dataset, language, seed):
     sample = entry(dataset, seed)
     if contradicted(dataset, sample):
-        assert dataset == "basic_arithmetic"  # the only one of them that is seen to err
+        assert dataset == "basic_arithmetic"  # the only one of them known to err
         return
     solution = worked_solution(dataset, sample, language)
     assert solution is not None

@@ -1,5 +1,5 @@
-"""Forms: when a text keeps one, its reasoning and answer, and that no trick gets an answer out of
-a broken form.
+"""Forms: well-formed texts, their reasoning and answer; no trick yields an answer from a broken
+form.
 """
 
 import polars as pl
@@ -103,7 +103,7 @@ def test_r1(text, reasoning, answer, well_formed):
     parsed = parse(text, "r1")
     assert (parsed.reasoning, parsed.answer, parsed.well_formed) == (reasoning, answer, well_formed)
     own = text.replace("<think>", "<|in|>").replace("</think>", "<|out|>")
-    if "<THINK>" not in text:  # a variant of the default tags is none of other delimiters
+    if "<THINK>" not in text:  # a variant of the default tags does not count with other delimiters
         other = parse(own, "r1[<|in|>|<|out|>]")
         back = (reasoning or "").replace("<think>", "<|in|>") if reasoning is not None else None
         assert (other.reasoning, other.answer, other.well_formed) == (back, answer, well_formed)
@@ -152,7 +152,7 @@ def test_missing_parts_are_empty_and_an_unknown_form_composes_nothing():
 
 
 def _stripped(text: str) -> str:
-    """As Unicode's White_Space has it (Python's own strip also takes the separators U+001C to
+    """Strip Unicode's White_Space (Python's own strip also takes the separators U+001C to
     U+001F).
     """
     return pl.select(pl.lit(text).str.strip_chars()).item()

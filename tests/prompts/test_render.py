@@ -109,7 +109,7 @@ def test_reasoning_templates_name_the_delimiters_of_their_form(name):
     assert "{open}" not in own.text + default.text
 
 
-def test_a_language_picks_its_variant_where_there_is_one():
+def test_a_language_selects_its_variant_if_one_exists():
     assert load_template("r1", language="zh").name == "r1-zh"
     assert load_template("r1", language="en").name == "r1"
     assert load_template("r1-zero", language="zh").text == load_template("r1-zero").text
@@ -131,7 +131,7 @@ def test_a_template_must_have_one_place_for_the_question(tmp_path, text):
         load_template(path)
 
 
-def test_an_unknown_template_is_named_with_what_there_is(tmp_path):
+def test_an_unknown_template_is_named_with_the_existing_ones(tmp_path):
     with pytest.raises(UsageError, match=r"'nope'.*r1-zero"):
         load_template("nope")
     (tmp_path / "latin.txt").write_bytes(b"{question} \xff")
@@ -176,7 +176,7 @@ def test_a_problem_without_a_solution_is_not_a_worked_example():
 
 @settings(deadline=None, max_examples=50)
 @given(st.text(max_size=20), st.text(max_size=20))
-def test_joined_text_has_white_space_between_and_loses_nothing(prompt, completion):
+def test_joined_text_is_separated_by_white_space_and_complete(prompt, completion):
     text = join(prompt, completion)
     assert text in (prompt + completion, f"{prompt} {completion}")
     if prompt and completion:

@@ -13,7 +13,7 @@ from tests.store.servers import environment, has, localbucket, make_bucket, moto
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """A function that returns the endpoint of a kind of server."""
+    """Return a function from a kind of server to its endpoint."""
     running: dict[str, Any] = {}
 
     def start(kind: str) -> str:
@@ -40,7 +40,7 @@ def bucket(
 
 
 def reach(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
-    """Point this process at a server: connections of an earlier one are forgotten."""
+    """Point this process at a server, and drop connections to an earlier one."""
     from curate.store import roots
 
     for name, value in environment(endpoint).items():

@@ -29,7 +29,7 @@ def free_port() -> int:
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """What a process needs to reach a server."""
+    """Environment with which a process reaches a server."""
     return {**KEYS, "AWS_ENDPOINT_URL": endpoint}
 
 
@@ -153,7 +153,7 @@ def make_bucket(endpoint: str, name: str) -> None:
     """Create a bucket; a request without a signature is enough for servers that check none."""
     host = endpoint.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=30)
-    # Tells moto the service and the region: it looks at nothing else of a signature.
+    # for moto: the service and the region, the only parts of a signature that it reads
     credential = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request"
     connection.request("PUT", f"/{name}", headers={"Authorization": f"{credential}, Signature=0"})
     answer = connection.getresponse()

@@ -84,7 +84,7 @@ def test_more_objects_than_one_answer_holds_are_listed(store: Store) -> None:
     assert [entry.key for entry in store.list("many")] == names
 
 
-def test_deleting_removes_and_an_absent_key_is_no_error(store: Store) -> None:
+def test_deleting_an_absent_key_is_not_an_error(store: Store) -> None:
     store.put("a/1", b"1")
     store.put("a/2", b"2")
     store.delete(["a/1", "a/none", "a/2"])
@@ -92,7 +92,7 @@ def test_deleting_removes_and_an_absent_key_is_no_error(store: Store) -> None:
     store.delete([])
 
 
-def test_polars_reads_by_the_names_it_is_given(store: Store, tmp_path: Path) -> None:
+def test_polars_reads_by_the_given_names(store: Store, tmp_path: Path) -> None:
     for number in range(2):
         pl.DataFrame({"n": [number, 10 * number]}).write_parquet(tmp_path / "part")
         key = f"t/part-[{number}].parquet"  # brackets would be a pattern in a glob
@@ -153,7 +153,7 @@ def test_processes_race_for_keys_and_one_wins_each(root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_a_lost_answer_is_told_from_another_writer(
+def test_a_lost_answer_is_distinguished_from_another_writer(
     servers: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     with Proxy(servers(kind)) as proxy:
@@ -193,7 +193,7 @@ def test_a_server_that_ignores_conditions_is_refused_before_anything_is_written(
         assert store.list("") == []
 
 
-def test_faults_of_a_server_are_one_message(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faults_of_a_server_give_one_message(servers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from curate.store import objects
 
     reach(monkeypatch, servers("moto"))

@@ -1,4 +1,4 @@
-"""A warehouse in a bucket gives what one on a disk gives, and loses nothing to kills."""
+"""A warehouse in a bucket gives the rows of one on a disk, and loses nothing to kills."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def curate(*arguments: str) -> str:
 
 
 def data_side(root: str, model: str, sums: str, out: Path) -> dict[str, Any]:
-    """The stages of a pipeline before training; what a user can see of each."""
+    """Run the stages of a pipeline before training; return the visible result of each."""
     config = config_of(model, sums)
     generated = api.generate("r1-zero", warehouse=root, **config)
     again = api.generate("r1-zero", warehouse=root, **config)
@@ -134,7 +134,7 @@ def finished(root: Path) -> set[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("bucket", ["moto", "localbucket"], indirect=True)
-def test_kills_lose_nothing_and_double_nothing(
+def test_kills_lose_and_repeat_nothing(
     tmp_path: Path, stub_model: str, sums: str, bucket: str
 ) -> None:
     config = config_of(stub_model, sums, SAMPLES, slow=0.01, at_once=1)
@@ -177,7 +177,7 @@ def test_kills_lose_nothing_and_double_nothing(
     assert checking.check(root).damages == []
 
 
-def test_a_lost_part_is_one_message_and_repair_opens_its_version(
+def test_a_lost_part_gives_one_message_and_repair_reopens_its_version(
     stub_model: str, sums: str, bucket: str
 ) -> None:
     api.generate("r1-zero", warehouse=bucket, **config_of(stub_model, sums))
@@ -208,7 +208,7 @@ def test_changed_bytes_are_reported(stub_model: str, sums: str, bucket: str) -> 
     assert [damage.what for damage in report.damages] == ["the bytes of the part have changed"]
 
 
-def test_what_needs_a_file_system_says_so(
+def test_commands_that_need_a_file_system_say_so(
     tmp_path: Path, stub_model: str, sums: str, bucket: str
 ) -> None:
     from curate.warehouse.merge import merge
