@@ -228,16 +228,25 @@ TRACE_COLUMNS = (
 
 
 def picked(
-    con: duckdb.DuckDBPyConnection, where: str, most: int, each: int = 4
+    con: duckdb.DuckDBPyConnection, where: str, most: int, each: int = 4, newest: bool = False
 ) -> tuple[pl.DataFrame, int]:
     """(at most `most` traces that meet a SQL condition over `annotated`, number that meet it).
 
     Problems are drawn by the hash of their id, with up to `each` traces per problem: two traces of
-    one problem can be compared, and the page is reproducible.
+    one problem can be compared, and the page is reproducible. `newest`: the traces that were
+    sampled last instead, the newest first.
     """
     check_expression(where, "where")
+    order = "ORDER BY created_at DESC NULLS LAST, trace_id"
     try:
         total = con.sql(f"SELECT count(*) FROM annotated WHERE ({where}\n)").fetchall()[0][0]
+        if newest:  # ids first: texts and joins of all traces would be sorted otherwise
+            ids = con.sql(
+                f"SELECT trace_id FROM annotated WHERE ({where}\n) {order} LIMIT {most}"
+            ).fetchall()
+            chosen = in_ids([i for (i,) in ids])
+            frame = con.sql(f"SELECT {TRACE_COLUMNS} FROM annotated WHERE {chosen} {order}").pl()
+            return frame, int(total)
         frame = con.sql(
             f"SELECT {TRACE_COLUMNS} FROM "
             f"(SELECT *, row_number() OVER (PARTITION BY problem_id ORDER BY md5(trace_id)) AS _n "

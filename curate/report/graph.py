@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -13,7 +14,10 @@ from curate.report.html import Html, number, tag
 from curate.warehouse import Warehouse
 
 SHOWN = ("problems", "traces", "corpora", "evaluations")
-WIDE, HIGH, GAP_X, GAP_Y = 168, 46, 96, 22
+HIGH, GAP_Y = 46, 22
+PAGE = 1200  # width of the page's text; a drawing that is wider is scaled down
+WIDEST, NARROWEST, GAP_X = 168, 128, 44
+BEND = 14  # height of the place that an edge takes where it passes a layer
 
 
 @dataclass
@@ -25,13 +29,23 @@ class Node:
     title: str
     detail: str
     layer: int = 0
-    place: float = 0.0
+    y: float = 0.0  # of its upper side
+
+    @property
+    def high(self) -> float:
+        return BEND if self.kind == "bend" else HIGH
 
 
 @dataclass
 class Graph:
+    """Boxes and the rows that are passed on between them.
+
+    `bends` holds, for an edge that passes layers, the points where it passes between their boxes.
+    """
+
     nodes: dict[str, Node] = field(default_factory=dict)
-    edges: dict[tuple[str, str], int | None] = field(default_factory=dict)  # rows passed on
+    edges: dict[tuple[str, str], int | None] = field(default_factory=dict)
+    bends: dict[tuple[str, str], list[Node]] = field(default_factory=dict)
 
 
 def build(warehouse: Warehouse) -> Graph:
@@ -181,47 +195,86 @@ def _kept(graph: Graph, warehouse: Warehouse, keys: Mapping[str, str]) -> None:
 
 
 def _place(graph: Graph) -> None:
-    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    out: dict[str, list[str]] = {name: [] for name in graph.nodes}
-    for low, high in graph.edges:
-        into[high].append(low)
-        out[low].append(high)
-    for _ in range(len(graph.nodes)):
-        moved = False
-        for name, node in graph.nodes.items():
-            layer = max((graph.nodes[p].layer + 1 for p in into[name]), default=0)
-            if layer > node.layer:
-                node.layer, moved = layer, True
-        if not moved:
-            break
+    """Give each box a layer and a height. Sugiyama's method: an edge that passes layers is a chain
+    of bends, and each layer is ordered by the middle of its neighbours, in six sweeps.
+    """
+    _layers(graph)
     layers: dict[int, list[Node]] = {}
     for node in graph.nodes.values():
         layers.setdefault(node.layer, []).append(node)
-    for nodes in layers.values():
-        for i, node in enumerate(nodes):
-            node.place = float(i)
+    links: list[tuple[Node, Node]] = []
+    for low, high in graph.edges:
+        first, last = graph.nodes[low], graph.nodes[high]
+        bends = [
+            Node(f"{low}>{high}>{i}", "bend", "", "", i) for i in range(first.layer + 1, last.layer)
+        ]
+        for bend in bends:
+            layers[bend.layer].append(bend)
+        graph.bends[low, high] = bends
+        links += pairwise([first, *bends, last])
     for sweep in range(6):
-        for layer in sorted(layers, reverse=bool(sweep % 2)):
-            near = into if sweep % 2 == 0 else out
+        forward = sweep % 2 == 0
+        near: dict[str, list[Node]] = {}
+        for one, other in links:
+            node, neighbour = (other, one) if forward else (one, other)
+            near.setdefault(node.name, []).append(neighbour)
+        for layer in sorted(layers, reverse=not forward):
+            layers[layer].sort(key=lambda n: (_middle(n, near.get(n.name, [])), n.name))
+            _stack(layers[layer])
+    _center(list(layers.values()))
 
-            def middle(node: Node, near: dict[str, list[str]] = near) -> float:
-                places = [graph.nodes[n].place for n in near[node.name]]
-                return sum(places) / len(places) if places else node.place
 
-            layers[layer].sort(key=lambda n: (middle(n), n.name))
-            offset = (max(map(len, layers.values())) - len(layers[layer])) / 2
-            for i, node in enumerate(layers[layer]):
-                node.place = i + offset
+def _layers(graph: Graph) -> None:
+    """The layer of a box is the length of the longest way to it from a box without an origin."""
+    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    for low, high in graph.edges:
+        into[high].append(low)
+    for _ in graph.nodes:
+        moved = False
+        for name, node in graph.nodes.items():
+            layer = max((graph.nodes[p].layer + 1 for p in into[name]), default=0)
+            if layer > node.layer and layer < len(graph.nodes):
+                node.layer, moved = layer, True
+        if not moved:
+            break
+
+
+def _middle(node: Node, near: list[Node]) -> float:
+    """Mean height of the middles of its neighbours, or of itself without any."""
+    places = [n.y + n.high / 2 for n in near or [node]]
+    return sum(places) / len(places)
+
+
+def _stack(nodes: list[Node]) -> None:
+    """Heights of the boxes of a layer, in their order."""
+    y = 0.0
+    for node in nodes:
+        node.y = y
+        y += node.high + GAP_Y
+
+
+def _center(layers: list[list[Node]]) -> None:
+    """Move each layer to the middle of the drawing."""
+    heights = [nodes[-1].y + nodes[-1].high for nodes in layers if nodes]
+    for nodes, height in zip([n for n in layers if n], heights, strict=True):
+        for node in nodes:
+            node.y += 8 + (max(heights) - height) / 2
 
 
 def draw(graph: Graph) -> Html:
-    """The graph as SVG, with a description of each box for screen readers."""
+    """The graph as SVG, and as a list for narrow screens."""
     if not graph.nodes:
         return tag("p", "Nothing was made yet: the warehouse is empty.")
-    width = (max(n.layer for n in graph.nodes.values()) + 1) * (WIDE + GAP_X) - GAP_X + 20
-    height = (max(n.place for n in graph.nodes.values()) + 1) * (HIGH + GAP_Y) + 10
+    count = max(n.layer for n in graph.nodes.values()) + 1
+    wide = min(WIDEST, max(NARROWEST, (PAGE - 16 + GAP_X) / count - GAP_X))
+    room = min(96, (PAGE - 16 - count * wide) / (count - 1)) if count > 1 else GAP_X
+    columns = Columns(wide, max(GAP_X, room))
+    width = columns.left(count - 1) + wide + 8
+    height = max(n.y + n.high for n in graph.nodes.values()) + 10
     edges = [
-        _edge(graph.nodes[low], graph.nodes[high], rows)
+        _edge(
+            [graph.nodes[low], *graph.bends.get((low, high), []), graph.nodes[high]], rows, columns
+        )
         for (low, high), rows in graph.edges.items()
     ]
     description = (
@@ -231,7 +284,7 @@ def draw(graph: Graph) -> Html:
     drawing = tag(
         "svg",
         [line for line, _ in edges],
-        [_box(node) for node in graph.nodes.values()],
+        [_box(node, columns) for node in graph.nodes.values()],
         [label for _, label in edges if label],
         viewBox=f"0 0 {width:.0f} {height:.0f}",
         width=f"{width:.0f}",
@@ -240,29 +293,45 @@ def draw(graph: Graph) -> Html:
         aria_label=description,
         class_="graph",
     )
-    return tag("div", drawing, class_="scroll", tabindex="0", role="region", aria_label="pipeline")
+    return tag("div", drawing, _listed(graph))
 
 
-def _edge(low: Node, high: Node, rows: int | None) -> tuple[Html, Html | None]:
-    """The curve from one box to another, and the number of rows next to it."""
-    x1, y1 = _x(low) + WIDE, _y(low) + HIGH / 2
-    x2, y2 = _x(high), _y(high) + HIGH / 2
-    bend = max(40.0, (x2 - x1) / 2)
-    start, end = f"{x1:.0f} {y1:.0f}", f"{x2:.0f} {y2:.0f}"
-    path = f"M{start}C{x1 + bend:.0f} {y1:.0f} {x2 - bend:.0f} {y2:.0f} {end}"
+@dataclass(frozen=True)
+class Columns:
+    """Widths of the boxes and of the room between two layers."""
+
+    wide: float
+    room: float
+
+    def left(self, layer: int) -> float:
+        return 8 + layer * (self.wide + self.room)
+
+
+def _edge(way: list[Node], rows: int | None, columns: Columns) -> tuple[Html, Html | None]:
+    """The curve from one box to another, past its bends, and the number of rows next to it."""
+    low, high = way[0], way[-1]
+    x, y = columns.left(low.layer) + columns.wide, low.y + HIGH / 2
+    start, path = y, f"M{x:.0f} {y:.0f}"
+    for node in way[1:]:
+        x2, y2 = columns.left(node.layer), node.y + node.high / 2
+        bend = (x2 - x) / 2
+        path += f"C{x + bend:.0f} {y:.0f} {x2 - bend:.0f} {y2:.0f} {x2:.0f} {y2:.0f}"
+        start, x, y = y, x2, y2
+        if node is not high:
+            x += columns.wide
+            path += f"H{x:.0f}"
     stroke = 1 + min(4.0, math.log10(rows + 1)) if rows else 1
     title = f"{low.title} → {high.title}" + (f": {number(rows)} rows" if rows is not None else "")
     line = tag("path", tag("title", title), d=path, class_="edge", stroke_width=f"{stroke:.1f}")
     if rows is None:
         return line, None
     # Near its target box, where the edges are apart.
-    x, y = x2 - 10, y2 - 4 if y1 >= y2 else y2 + 11
-    place = {"x": f"{x:.0f}", "y": f"{y:.0f}", "text_anchor": "end"}
-    return line, tag("text", number(rows), **place, class_="count")
+    place = {"x": f"{x - 6:.0f}", "y": f"{y - 4 if start >= y else y + 11:.0f}"}
+    return line, tag("text", number(rows), **place, text_anchor="end", class_="count")
 
 
-def _box(node: Node) -> Html:
-    x, y = _x(node), _y(node)
+def _box(node: Node, columns: Columns) -> Html:
+    x, y = columns.left(node.layer), node.y
     text_x = f"{x + 9:.0f}"
     return tag(
         "g",
@@ -271,22 +340,41 @@ def _box(node: Node) -> Html:
             "rect",
             x=f"{x:.0f}",
             y=f"{y:.0f}",
-            width=WIDE,
+            width=f"{columns.wide:.0f}",
             height=HIGH,
             rx=4,
             class_=f"box {node.kind}",
         ),
-        tag("text", _cut(node.title, 21), x=text_x, y=f"{y + 19:.0f}", class_="name"),
-        tag("text", _cut(node.detail, 26), x=text_x, y=f"{y + 36:.0f}", class_="detail"),
+        tag(
+            "text",
+            _cut(node.title, int(columns.wide / 8)),
+            x=text_x,
+            y=f"{y + 19:.0f}",
+            class_="name",
+        ),
+        tag(
+            "text",
+            _cut(node.detail, int(columns.wide / 6.5)),
+            x=text_x,
+            y=f"{y + 36:.0f}",
+            class_="detail",
+        ),
     )
 
 
-def _x(node: Node) -> float:
-    return 8 + node.layer * (WIDE + GAP_X)
-
-
-def _y(node: Node) -> float:
-    return 8 + node.place * (HIGH + GAP_Y)
+def _listed(graph: Graph) -> Html:
+    """The same as text, from the origin on: each box with what it was made from."""
+    lines = []
+    for node in sorted(graph.nodes.values(), key=lambda n: (n.layer, n.y)):
+        origins = [
+            graph.nodes[low].title + (f" ({number(rows)})" if rows is not None else "")
+            for (low, high), rows in graph.edges.items()
+            if high == node.name
+        ]
+        made = f"from {', '.join(origins)}" if origins else node.kind
+        line = [tag("b", node.title), f" {node.detail}", tag("span", made, class_="note")]
+        lines.append(tag("li", line))
+    return tag("ol", lines, class_="origin")
 
 
 def _cut(text: str, most: int) -> str:

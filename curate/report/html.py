@@ -80,8 +80,17 @@ def number(value: float | int | None, digits: int = 3) -> str:
     )
 
 
-def table(head: list[str], rows: list[list[object]], caption: str = "", numeric: int = 1) -> Html:
-    """A table. Columns from index `numeric` on hold numbers."""
+def table(
+    head: list[str],
+    rows: list[list[object]],
+    caption: str = "",
+    numeric: int = 1,
+    stacked: bool = False,
+) -> Html:
+    """A table. Columns from index `numeric` on hold numbers.
+
+    `stacked`: on a narrow screen each row is a block of lines, with the heads as labels.
+    """
     cells = [
         tag(
             "tr",
@@ -91,6 +100,7 @@ def table(head: list[str], rows: list[list[object]], caption: str = "", numeric:
                     v,
                     scope=None if i else "row",
                     class_="n" if i >= numeric else None,
+                    data_label=(head[i] or None) if stacked and i >= numeric else None,
                 )
                 for i, v in enumerate(row)
             ],
@@ -108,6 +118,7 @@ def table(head: list[str], rows: list[list[object]], caption: str = "", numeric:
             tag("caption", caption) if caption else None,
             tag("thead", tag("tr", top)),
             tag("tbody", cells),
+            class_="stack" if stacked else None,
         ),
         class_="scroll",
         tabindex="0",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.resources
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 
     from curate.warehouse import Warehouse
 
+SCRIPTS = ("page.js", "diff.js", "traces.js")
+HEADINGS = {
+    "pipeline": "Origin of the data",
+    "evaluation": "Evaluation",
+    "training": "Behaviour over training",
+    "funnel": "What each rule did",
+    "signals": "Signals of kept and dropped",
+    "traces": "Traces",
+}
 METRICS = (
     *("pass@1", "greedy", "per answer", "cons@k", "voting", "pass@k"),
     *("format", "language", "length", "truncated"),
@@ -36,14 +46,26 @@ def static(name: str) -> str:
     )
 
 
-def document(title: str, subtitle: str, sections: list[tuple[str, str, Html]]) -> str:
-    """The whole file. A section is (id, heading, body)."""
-    style, script = static("page.css"), static("page.js")
-    allowed = f"style-src '{_sha(style)}'; script-src '{_sha(script)}'"
-    policy = f"default-src 'none'; {allowed}; base-uri 'none'; form-action 'none'"
+def document(
+    title: str,
+    subtitle: str,
+    sections: list[tuple[str, str, Html]],
+    live: set[str] | None = None,
+) -> str:
+    """The whole file. A section is (id, heading, body).
+
+    `live`: the page loads itself again (live.js). It holds the versions of sections that the
+    browser has; these come without their body.
+    """
+    scripts = SCRIPTS if live is None else (*SCRIPTS, "live.js")
+    style, script = static("page.css"), _script(scripts)
     head = join(
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag(
+            "meta",
+            http_equiv="Content-Security-Policy",
+            content=content_policy(style, script, live is not None),
+        ),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="referrer", content="no-referrer"),
         tag("meta", name="color-scheme", content="light dark"),
@@ -51,25 +73,48 @@ def document(title: str, subtitle: str, sections: list[tuple[str, str, Html]]) -
         Html(f"<style>{style}</style>"),
     )
     links = [tag("li", _link(name, heading)) for name, heading, _ in sections]
+    pause = tag("button", "pause", type="button", id="pause")
+    state = tag("p", tag("span", "live", id="live", role="status"), pause, class_="note")
     body = join(
         tag(
             "header",
             tag("h1", title),
-            tag("p", subtitle, class_="note"),
+            tag("p", subtitle, class_="note", id="subtitle"),
+            None if live is None else state,
             tag("button", "dark or light", type="button", id="theme"),
             class_="top",
         ),
         tag("nav", tag("ul", links), aria_label="sections"),
-        tag(
-            "main",
-            [
-                tag("section", tag("h2", heading), content, id=name)
-                for name, heading, content in sections
-            ],
-        ),
+        tag("main", [_section(*section, live) for section in sections]),
     )
     whole = f"<head>{head}</head>\n<body>\n{body}\n<script>{script}</script>\n</body>"
     return f'<!doctype html>\n<html lang="en">\n{whole}\n</html>\n'
+
+
+def _section(name: str, heading: str, content: Html, live: set[str] | None) -> Html:
+    """A section. On a live page it has a version, by which it is known."""
+    if live is None:
+        return tag("section", tag("h2", heading), content, id=name)
+    version = hashlib.sha256(content.encode()).hexdigest()[:16]
+    inside = None if version in live else join(tag("h2", heading), content)
+    return tag("section", inside, id=name, data_version=version)
+
+
+def _script(names: Sequence[str]) -> str:
+    """The parts of the script as one, with names of its own."""
+    parts = "\n".join(static(name) for name in names)
+    return f'"use strict";\n{{\n{parts}}}\n'
+
+
+def content_policy(style: str, script: str, live: bool = False) -> str:
+    """The policy of the page: its own style and script, no request, and no text as markup. A live
+    page may load itself.
+    """
+    allowed = f"style-src '{_sha(style)}'; script-src '{_sha(script)}'"
+    allowed += "; connect-src 'self'" if live else ""
+    never = "base-uri 'none'; form-action 'none'"
+    types = "trusted-types 'none'; require-trusted-types-for 'script'"
+    return f"default-src 'none'; {allowed}; {never}; {types}"
 
 
 def _link(name: str, heading: str) -> Html:
@@ -93,28 +138,37 @@ def sections(
     traces: int,
 ) -> list[tuple[str, str, Html]]:
     """All sections of the page."""
-    corpora_shown = data.corpora(warehouse, con, corpora)
-    return [
-        ("pipeline", "Origin of the data", graph.draw(graph.build(warehouse))),
-        ("evaluation", "Evaluation", _evaluations(con)),
-        ("training", "Behaviour over training", _curves(con)),
-        ("funnel", "What each rule did", _funnels(con, corpora)),
-        ("signals", "Signals of kept and dropped", _distributions(con, corpora_shown)),
-        ("traces", "Traces", browser(con, corpora_shown, conditions, traces)),
-    ]
+    shown = data.corpora(warehouse, con, corpora)
+    bodies = {
+        "pipeline": origin(warehouse),
+        "evaluation": evaluations(con),
+        "training": curves(con),
+        "funnel": funnels(con, corpora),
+        "signals": distributions(con, shown),
+        "traces": browser(con, shown, conditions, traces),
+    }
+    return [(name, HEADINGS[name], body) for name, body in bodies.items()]
 
 
-def _evaluations(con: duckdb.DuckDBPyConnection) -> Html:
-    evaluations = data.evaluations(con)
-    if not evaluations:
+def origin(warehouse: Warehouse) -> Html:
+    """What was made from what."""
+    return graph.draw(graph.build(warehouse))
+
+
+def evaluations(con: duckdb.DuckDBPyConnection) -> Html:
+    """Tables and intervals of the newest evaluations."""
+    newest = data.evaluations(con)
+    if not newest:
         return tag("p", "No model was evaluated yet.", class_="empty")
-    return join([_evaluation(name, rows) for name, rows in evaluations])
+    return join([_evaluation(name, rows) for name, rows in newest])
 
 
 def _evaluation(name: str, rows: pl.DataFrame) -> Html:
     own = rows.filter(pl.col("slice") == "all")
     most: Any = own["k"].max()
     own = own.filter((pl.col("metric") != "pass@k") | (pl.col("k") == most))
+    if most == 1:  # with one sample they are pass@1 once more
+        own = own.filter(~pl.col("metric").is_in(["pass@k", "cons@k"]))
     levels, differences = (
         own.filter(pl.col("baseline").is_null()),
         own.filter(pl.col("baseline").is_not_null()),
@@ -212,12 +266,15 @@ def _estimate(row: dict[str, Any], signed: bool) -> Html:
     )
 
 
-def _curves(con: duckdb.DuckDBPyConnection) -> Html:
+def curves(con: duckdb.DuckDBPyConnection) -> Html:
+    """Means over rollouts, by policy step."""
     frame = data.curves(con)
     if frame.is_empty():
         return tag("p", "No training by reinforcement learning ran yet.", class_="empty")
     runs = frame.partition_by("run_id", maintain_order=True)
     titles = [f"{r['name'][0]} ({r['run_id'][0][:8]})" for r in runs]
+    if frame["policy_step"].n_unique() == 1:
+        return _one_step(frame, titles)
     drawn = []
     for name, _, meaning in data.CURVES:
         series = [
@@ -250,7 +307,19 @@ def _curves(con: duckdb.DuckDBPyConnection) -> Html:
     )
 
 
-def _funnels(con: duckdb.DuckDBPyConnection, names: list[str] | None) -> Html:
+def _one_step(frame: pl.DataFrame, titles: Sequence[str]) -> Html:
+    """The means of runs that have one step: a point makes no curve."""
+    names = [name for name, _, _ in data.CURVES]
+    lines: list[list[object]] = [
+        [title, number(row["rollouts"]), *(number(row[name]) for name in names)]
+        for title, row in zip(titles, frame.iter_rows(named=True), strict=True)
+    ]
+    step = frame["policy_step"][0]
+    return table(["run", "rollouts", *names], lines, f"means at policy step {step}")
+
+
+def funnels(con: duckdb.DuckDBPyConnection, names: list[str] | None) -> Html:
+    """The funnel of the newest version of each corpus."""
     parts = []
     seen: set[str] = set()
     for frame in data.funnels(con):
@@ -292,12 +361,14 @@ def _funnels(con: duckdb.DuckDBPyConnection, names: list[str] | None) -> Html:
                 lines,
                 f"funnel of {name}",
                 numeric=2,
+                stacked=True,
             )
         )
     return join(parts) if parts else tag("p", "No corpus was made yet.", class_="empty")
 
 
-def _distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -> Html:
+def distributions(con: duckdb.DuckDBPyConnection, corpora: list[data.Corpus]) -> Html:
+    """Histograms of what each corpus kept and dropped."""
     parts = []
     for corpus in corpora:
         drawn = [

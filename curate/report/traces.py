@@ -1,11 +1,13 @@
 """The trace browser: sets of traces chosen when the page is written, each trace rendered then.
 
-No trace is data for a script: the page holds finished, escaped markup in `<template>` elements, and
-the script only shows one or two of them.
+Each trace is finished, escaped markup in a `<template>`. What the script sorts and filters by is
+JSON in another one: it becomes text nodes and values of form fields, never markup.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,6 +19,7 @@ from curate.filter.clauses import failed_clauses
 from curate.report.data import Corpus, in_ids, picked
 from curate.report.html import Html, number, tag
 from curate.report.marked_text import Mark, foreign_marks, render_text, repeated_marks
+from curate.visible import one_line
 from curate.warehouse.sql import quote
 
 if TYPE_CHECKING:
@@ -45,15 +48,29 @@ SIGNALS_SHOWN = (
     "mixed_language",
     "quality",
 )
+# Filters by a value: the SQL over a row of `annotated` that a rule compares with the value.
+FACETS = {
+    "verdict": "coalesce(verdict, 'none')",
+    "recipe": "recipe",
+    "model": "coalesce(model_hash, model, '')",
+    "source": "coalesce(source, '')",
+    "problem": "problem_id",
+}
+# Columns to sort by and to limit, besides the signals.
+NUMBERS = ("policy_step", "sample_index", "difficulty")
 
 
 @dataclass
 class Chosen:
-    """One set of the browser: traces that a corpus keeps or drops, or that meet a condition."""
+    """One set of the browser: traces that a corpus keeps or drops, or that meet a condition.
+
+    `where` is the condition in SQL, or None if only the ids say what is in the set.
+    """
 
     label: str
     total: int
     ids: list[str] = field(default_factory=list)
+    where: str | None = None
 
 
 def choose(
@@ -61,39 +78,36 @@ def choose(
     corpora: Sequence[Corpus],
     conditions: Mapping[str, str],
     most: int,
+    newest: bool = False,
 ) -> tuple[list[Chosen], pl.DataFrame]:
-    """The sets, and one row per trace in any of them. At most `most` traces per set."""
+    """The sets, and one row per trace in any of them. At most `most` traces per set: with `newest`,
+    those sampled last.
+    """
     sets: list[Chosen] = []
     frames: list[pl.DataFrame] = []
 
     def add(label: str, where: str, total: int | None = None) -> None:
-        frame, count = picked(con, where, most)
-        sets.append(Chosen(label, count if total is None else total, frame["trace_id"].to_list()))
+        frame, count = picked(con, where, most, newest=newest and total is None)
+        known = where if total is None else None
+        ids = frame["trace_id"].to_list()
+        sets.append(Chosen(label, count if total is None else total, ids, known))
         frames.append(frame)
 
     for label, where in conditions.items():
         add(label, where)
     for corpus in corpora:
-        decided = corpus.decisions.unique("trace_id", keep="last").sort(
-            pl.col("trace_id").hash(seed=0)
-        )
-        con.register(
-            "_kept", decided.filter(pl.col("dropped_by").is_null()).select("trace_id").to_arrow()
-        )
-        con.register(
-            "_dropped",
-            decided.filter(pl.col("dropped_by").is_not_null()).select("trace_id").to_arrow(),
-        )
-        for name, table in (("kept", "_kept"), ("dropped", "_dropped")):
+        decided = corpus.decisions.unique("trace_id", keep="last")
+        kept = pl.col("dropped_by").is_null()
+        for name, fate in (("kept", kept), ("dropped", ~kept)):
+            part = decided.filter(fate)
+            con.register("_part", part.select("trace_id").to_arrow())
             ids = con.sql(
-                f"SELECT trace_id FROM annotated SEMI JOIN {table} USING (trace_id) "
+                "SELECT trace_id FROM annotated SEMI JOIN _part USING (trace_id) "
                 f"ORDER BY md5(problem_id), md5(trace_id) LIMIT {most}"
             ).fetchall()
-            total = con.sql(f"SELECT count(*) FROM {table}").fetchall()[0][0]
+            con.unregister("_part")
             if ids:
-                add(f"{name} by {corpus.name}", in_ids([i for (i,) in ids]), total)
-        con.unregister("_kept")
-        con.unregister("_dropped")
+                add(f"{name} by {corpus.name}", in_ids([i for (i,) in ids]), part.height)
     traces = pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
     return sets, traces.unique(
         "trace_id", keep="first", maintain_order=True
@@ -105,23 +119,16 @@ def browser(
     corpora: Sequence[Corpus],
     conditions: Mapping[str, str],
     most: int,
+    newest: bool = False,
 ) -> Html:
-    """Selection of sets, list of traces, two panes, and the templates that fill them."""
-    sets, traces = choose(con, corpora, conditions, most)
-    if traces.is_empty():
-        return tag(
-            "p",
-            "No traces: nothing was generated yet, or nothing fits the condition.",
-            class_="empty",
-        )
-    items, templates = _entries(con, corpora, sets, traces)
+    """Filters, list of traces, two panes, and the templates that fill them."""
     return tag(
         "div",
-        _controls(sets),
+        _controls(),
         LEGEND,
         tag(
             "div",
-            tag("ol", items, id="list", aria_label="traces"),
+            tag("div", tag("ol", id="list", aria_label="traces"), _pager(), class_="listed"),
             tag(
                 "div",
                 tag("p", "Choose a trace.", class_="empty"),
@@ -130,11 +137,34 @@ def browser(
                 aria_live="polite",
             ),
             tag("div", id="pane-b", class_="pane", hidden=True),
+            tag("div", id="pane-diff", class_="pane", hidden=True),
             class_="browser",
         ),
-        templates,
+        entries(con, corpora, conditions, most, newest),
         tag("noscript", tag("p", "The list needs scripts; nothing else on this page does.")),
     )
+
+
+def entries(
+    con: duckdb.DuckDBPyConnection,
+    corpora: Sequence[Corpus],
+    conditions: Mapping[str, str],
+    most: int,
+    newest: bool = False,
+) -> Html:
+    """What the browser shows: the rows as JSON, and one template per trace."""
+    sets, traces = choose(con, corpora, conditions, most, newest)
+    rows, templates = _entries(con, corpora, sets, traces) if traces.height else (Rows(), [])
+    text = Html(escape_json(rows.data(sets, traces)))
+    none = "No traces: nothing was generated yet, or nothing fits the condition."
+    empty = tag("p", none, class_="empty") if traces.is_empty() else None
+    return tag("div", empty, tag("template", text, id="rows"), templates, id="entries")
+
+
+def escape_json(value: object) -> str:
+    """JSON as the text of an element: in ASCII, without a character that begins markup."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 LEGEND = tag(
@@ -147,23 +177,129 @@ LEGEND = tag(
 )
 
 
-def _controls(sets: Sequence[Chosen]) -> Html:
-    """Selection by set, verdict and text."""
-    options = [
-        tag("option", f"{s.label} ({number(len(s.ids))} of {number(s.total)})", value=i)
-        for i, s in enumerate(sets)
+def _controls() -> Html:
+    """Filters, order and export. The script fills in the choices that the traces give."""
+    facets = [tag("label", f"{name} ", tag("select", id=name)) for name in FACETS]
+    search = tag("input", type="search", id="search", placeholder="in all of its text")
+    as_ = [
+        tag("option", "ids", value="ids"),
+        tag("option", "a rule for these traces", value="traces"),
+        tag("option", "a rule for these conditions", value="conditions"),
     ]
-    names = ("correct", "wrong", "unverifiable", "none")
-    verdicts = [tag("option", "any", value=""), *(tag("option", n, value=n) for n in names)]
-    search = tag("input", type="search", id="search", placeholder="in question, reasoning, answer")
     return tag(
         "div",
-        tag("label", "traces ", tag("select", options, id="set")),
-        tag("label", "verdict ", tag("select", verdicts, id="verdict")),
-        tag("label", "text ", search),
-        tag("span", id="shown", role="status"),
-        class_="controls",
+        tag(
+            "div",
+            tag("label", "traces ", tag("select", id="set")),
+            facets,
+            tag("label", "text ", search),
+            tag("label", "limit ", tag("select", id="signal")),
+            tag("span", id="limits"),
+            class_="controls",
+        ),
+        tag(
+            "div",
+            tag("label", "sort by ", tag("select", id="sort")),
+            tag("button", "ascending", type="button", id="direction"),
+            tag("button", "clear filters", type="button", id="clear"),
+            tag("span", id="shown", role="status"),
+            tag(
+                "span",
+                tag("label", "export as ", tag("select", as_, id="as")),
+                tag("button", "export", type="button", id="export"),
+                class_="group",
+            ),
+            class_="controls",
+        ),
+        tag("p", id="message", role="status", class_="note"),
+        tag(
+            "div",
+            tag("p", id="export-note", class_="note"),
+            tag("textarea", id="exported", rows=12, readonly=True, aria_label="export"),
+            tag(
+                "p",
+                tag("button", "copy", type="button", id="export-copy"),
+                tag("button", "download", type="button", id="export-save"),
+                tag("button", "close", type="button", id="export-close"),
+            ),
+            id="export-pane",
+            class_="pane",
+            hidden=True,
+        ),
     )
+
+
+def _pager() -> Html:
+    return tag(
+        "div",
+        tag("button", "previous", type="button", id="previous"),
+        tag("span", id="page"),
+        tag("button", "next", type="button", id="next"),
+        class_="pager",
+    )
+
+
+class Rows:
+    """What the script knows about each trace. Values that repeat are kept once, by position."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, int]] = {name: {} for name in FACETS}
+        self.shown: dict[str, list[list[str]]] = {name: [] for name in FACETS}
+        self.rows: list[list[Any]] = []
+
+    def add(self, row: Mapping[str, Any], sets: Sequence[int], names: Sequence[str]) -> None:
+        """Add a trace: a row of `picked`, the sets it is in, and the columns of its numbers."""
+        facets = {
+            "verdict": (row["verdict"] or "none", row["verdict"] or "none"),
+            "recipe": (row["recipe"], row["recipe"]),
+            "model": (row["model_key"], row["model"] or "no model"),
+            "source": (row["source"] or "", row["source"] or "no source"),
+            "problem": (row["problem_id"], row["question"] or row["problem_id"]),
+        }
+        places = [self._place(name, *facets[name]) for name in FACETS]
+        answer = row["answer"] if row["reasoning"] is not None else row["completion"]
+        numbers = [_plain(row[name]) for name in names]
+        self.rows.append([row["trace_id"], list(sets), places, _short(answer, 60), numbers])
+
+    def _place(self, name: str, value: str, shown: str) -> int:
+        known = self.values[name]
+        if value not in known:
+            known[value] = len(known)
+            self.shown[name].append([value, _short(shown, 110)])
+        return known[value]
+
+    def data(self, sets: Sequence[Chosen], traces: pl.DataFrame) -> dict[str, Any]:
+        """The JSON that the script reads."""
+        return {
+            "sets": [[s.label, len(s.ids), s.total, s.where] for s in sets],
+            "facets": [[name, FACETS[name], self.shown[name]] for name in FACETS],
+            "numbers": _numbers(traces),
+            "rows": self.rows,
+        }
+
+
+def _numbers(traces: pl.DataFrame) -> list[list[str]]:
+    """Columns to sort by and to limit: name, kind (number or flag), SQL of the number."""
+    types = traces.schema
+    found = []
+    for name in (*SIGNALS_SHOWN, *NUMBERS):
+        if name in types and types[name] == pl.Boolean:
+            found.append([name, "flag", f"CAST({name} AS INTEGER)"])
+        elif name in types and types[name].is_numeric():
+            found.append([name, "number", name])
+    return found
+
+
+def _plain(value: Any) -> float | int | None:
+    """A number of JSON. Flags are 0 and 1; a number that is not finite is missing."""
+    if isinstance(value, bool):
+        return int(value)
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _short(text: str | None, most: int) -> str:
+    text = one_line((text or "").strip()[: 2 * most])
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _entries(
@@ -171,8 +307,8 @@ def _entries(
     corpora: Sequence[Corpus],
     sets: Sequence[Chosen],
     traces: pl.DataFrame,
-) -> tuple[list[Html], list[Html]]:
-    """The list item and the template of each trace."""
+) -> tuple[Rows, list[Html]]:
+    """What the list shows, and the template of each trace."""
     fates = {
         c.name: dict(c.decisions.select("trace_id", "dropped_by").iter_rows()) for c in corpora
     }
@@ -187,8 +323,10 @@ def _entries(
     # Clauses are looked up one by one below, and the view would repeat its joins for each.
     shown = in_ids(traces.get_column("trace_id").to_list())
     con.execute(f"CREATE OR REPLACE TEMP TABLE _shown AS SELECT * FROM annotated WHERE {shown}")
-    items, templates = [], []
+    rows, templates = Rows(), []
+    names = [name for name, _, _ in _numbers(traces)]
     for row, marks in zip(traces.iter_rows(named=True), _marks(traces), strict=True):
+        row["model_key"] = row["model_hash"] or row["model"] or ""
         row["model"] = _model_name(row, called)
         decided = {
             name: fate[row["trace_id"]] for name, fate in fates.items() if row["trace_id"] in fate
@@ -200,10 +338,10 @@ def _entries(
             for name, (_, rule) in dropped.items()
             if rule is not None
         }
-        items.append(_item(row, member.get(row["trace_id"], [])))
         article = _article(row, marks, _fates(decided, dropped, clauses))
-        templates.append(tag("template", article, id=f"t-{row['trace_id']}"))
-    return items, templates
+        templates.append(tag("template", article, id=f"t-{len(rows.rows)}"))
+        rows.add(row, member.get(row["trace_id"], []), names)
+    return rows, templates
 
 
 def _marks(traces: pl.DataFrame) -> list[list[Mark]]:
@@ -222,27 +360,6 @@ def _cut(text: str | None) -> str:
         text
         if len(text) <= LONGEST
         else f"{text[:LONGEST]}\n… {len(text) - LONGEST:,} more characters"
-    )
-
-
-def _item(row: Mapping[str, Any], sets: Sequence[int]) -> Html:
-    verdict = row["verdict"] or "none"
-    step = f", step {row['policy_step']}" if row["policy_step"] is not None else ""
-    button = tag(
-        "button",
-        tag("span", verdict, class_=f"badge {verdict}"),
-        tag("span", f" {row['recipe']}{step} "),
-        tag("span", (row["question"] or "")[:90], class_="q"),
-        type="button",
-    )
-    return tag(
-        "li",
-        button,
-        data_trace=row["trace_id"],
-        data_problem=row["problem_id"],
-        data_verdict=verdict,
-        data_sets=" ".join(map(str, sets)),
-        data_label=f"{row['recipe']}{step}, {verdict}, {row['trace_id'][:8]}",
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import polars as pl
 import pytest
@@ -21,6 +23,13 @@ from tests.report.test_html import Reader
 def page(wh: Warehouse, **config) -> str:
     with Context(wh) as context:
         return open(run(ReportConfig(**config), context).facts["report"], encoding="utf-8").read()
+
+
+def rows_of(html: str) -> dict[str, Any]:
+    """The JSON that the page's script reads."""
+    found = re.search(r'<template id="rows">(.*?)</template>', html)
+    assert found is not None
+    return json.loads(found[1])
 
 
 def test_the_page_loads_nothing_and_has_one_script(hostile):
@@ -57,7 +66,9 @@ def test_a_dropped_trace_names_its_rule_and_sets_are_counted(hostile):
     with connect(hostile.root) as con:
         corpus = data.corpora(hostile, con)[0]
     kept = corpus.decisions["dropped_by"].null_count()
-    assert f"kept by cold ({min(kept, 10)} of {kept})" in html
+    sets = rows_of(html)["sets"]
+    assert ["kept by cold", min(kept, 10), kept, None] in sets
+    assert ["all traces", 8, 2 * len(HOSTILE), "TRUE"] in sets  # at most four of each problem
     assert not corpus.changed
 
 
@@ -122,6 +133,47 @@ def test_wrong_options_are_reported(hostile, tmp_path):
         page(hostile, out=str(tmp_path))
     with pytest.raises(UsageError, match="no corpora called 'other'"):
         page(hostile, corpora=["other"])
+
+
+def test_what_a_rule_compares_with_is_the_value_of_the_table(hostile):
+    rows = rows_of(page(hostile))
+    for name, sql, values in rows["facets"]:
+        for value, _ in values:
+            assert hostile.sql(f"SELECT count(*) AS n FROM annotated WHERE {sql} = ?", [value])[
+                "n"
+            ][0], (name, value)
+    names = [name for name, _, _ in rows["numbers"]]
+    columns = ", ".join(f"({sql})::DOUBLE AS {name}" for name, _, sql in rows["numbers"])
+    stored = hostile.sql(f"SELECT trace_id, {columns} FROM annotated")
+    stored = {row[0]: list(row[1:]) for row in stored.iter_rows()}
+    assert {"quality", "completion_tokens", "well_formed"} <= set(names)
+    assert [numbers for *_, numbers in rows["rows"]] == [stored[row[0]] for row in rows["rows"]]
+
+
+def test_an_edge_that_passes_a_layer_bends_between_its_boxes_and_the_drawing_fits():
+    drawn = graph.Graph()
+    for name in "abcdefgh":
+        drawn.nodes[name] = graph.Node(name, "traces", name, "1 trace")
+    drawn.edges = dict.fromkeys(zip("abcdefg", "bcdefgh", strict=True), 1) | {("a", "c"): 2}
+    graph._place(drawn)
+    [bend] = drawn.bends["a", "c"]
+    box = drawn.nodes["b"]
+    assert bend.layer == box.layer == 1
+    assert bend.y + bend.high <= box.y or box.y + box.high <= bend.y
+    width = float(re.findall(r'viewBox="0 0 (\d+)', graph.draw(drawn))[0])
+    assert width <= 1.15 * graph.PAGE  # eight layers: scaled down a little, still readable
+
+
+def test_runs_of_one_step_are_a_table(hostile):
+    ids = hostile.sql("SELECT trace_id FROM traces")["trace_id"]
+    rows = [
+        {"trace_id": t, "run_id": "run", "policy_step": 0, "problem_id": "p", "reward": 0.5}
+        for t in ids
+    ]
+    hostile.write("rollouts", "grpo", rows, key=3)
+    html = page(hostile)
+    assert "means at policy step 0" in html
+    assert "<figcaption>reward</figcaption>" not in html
 
 
 def test_ticks_are_round_and_cover_the_values():
