@@ -40,13 +40,20 @@ _ANNOUNCED = re.compile(
     r"|selection)(?=\s*[*_]*[:：])"
     r"|\b(?:I|we)(?: would|['’]d|['’]ll| will)? (?:choose|pick|select|go with|opt for)"
     r"(?: (?:option|choice|answer))?"
+    r"|(?:^|(?<=[.!?\n])) *(?:choose|selected|select|correct|right|answer|ans\.?)"
+    r"(?: (?:option|choice))?"
+    r"|\bthe (?:right|correct|best) one is"
+    r"|(?:^|(?<=[.!?\n,;:])) *(?:vậy )?(?:chọn(?: đáp án)?|đáp án)(?: đúng là| là)?"
     r"|(?:^|(?<=[.!?\n])|\b(?:so|thus|hence|therefore|think|believe),?) *\bit(?:['’]s| is| must be"
     r"| should be| has to be)(?: (?:option|choice))?|\brichtig ist"
     r"|(?<![不没别非])(?:因此|所以|故|答案)?(?:应|應)?(?:该|該)?[选選](?:择|擇)?(?:项|項)?(?:是"
-    r"|为|為)?|正确(?:的)?选项(?:是|为)?"
+    r"|为|為)?|正确(?:的)?选项(?:是|为)?|正确的(?:是|为)"
     r"|选项(?:是|为)"
     r"|\b(?:opción|option|alternativa|opzione) (?:correcta|correcte|correta|corretta)"
-    r" (?:es|est|é|è)(?: la)?\b|選択肢は|정답은|답은)"
+    r" (?:es|est|é|è)(?: la)?\b"
+    r"|\b(?:respuesta|resposta|risposta|réponse)(?: correcta| correta| corretta| correcte| final)?"
+    r" (?:es|est|é|è) (?:la |a |l['’])?(?:opción|letra|opção|alternativa|option|lettre|lettera|opzione)"
+    r"|選択肢は|정답은|답은)"
     r"(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]"
     r"|[A-J]{2,8})(?![A-Za-z]))",
     re.I,
@@ -57,13 +64,14 @@ _IS_CORRECT = re.compile(
     r"|statement)\s+)?[(\[*$]*"
     r"(?P<letter>[A-J])[)\]*$]*\s+is\s+(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option"
     r"|choice|one))?"
-    r"(?P<after>[^\n]*)"
+    r"(?P<after>.*)",
+    re.S,
 )
 # Bが正解です, B是正确的
 _IS_CORRECT_HAN = re.compile(
-    r"(?:^|[、,，。\s]|选项)[(（]?(?P<letter>[A-J])[)）]?(?:项|選択肢)?(?:(?:が|は)(?:正解"
+    r"(?:^|[、,，。\s]|选项|選択肢|所以|因此|故)[(（]?(?P<letter>[A-J])[)）]?(?:项|選択肢)?(?:(?:が|は)(?:正解"
     r"|正しい)(?:です|である|だ)?"
-    r"|(?:是)?(?:正确|對|对)(?:的)?(?:答案|选项)?|(?:이|가) 정답(?:입니다|이다)?)[。.．]?\s*$"
+    r"|(?:是)?(?:正确|對|对)(?:的)?(?:答案|选项|选择)?|(?:이|가) 정답(?:입니다|이다)?)[。.．]?\s*$"
 )
 # "A is incorrect, so B."
 _SO = re.compile(
@@ -123,6 +131,7 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
             return Extracted(None, "announced", "no answer")
         line, _, following = tail[last.end() :].partition("\n")
         value, following = value_of(line, following)
+        value = _TRUE_HAN.sub("", value)
         if following.lstrip().startswith("?"):
             return Extracted(None, "announced", "the text takes its answer back")
         if is_taken_back(following):
@@ -137,7 +146,7 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
         if (
             confirmations
             and len(letters) == 1
-            and not re.search(r"\b(?:not|if|or|wrong)\b", confirmations[-1]["after"])
+            and not _UNCONFIRMED.search(confirmations[-1]["after"])
         ):
             return Extracted(confirmations[-1]["letter"], "announced")
         whole = visible.strip()
@@ -151,6 +160,8 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
             return Extracted(tidy(whole), "bare")
         if "\n" not in whole and (corrected := corrected_line(whole)):
             return corrected._replace(answer=corrected.answer and tidy(corrected.answer))
+        if first := _first_paragraph(whole, choices):
+            return Extracted(first, "first line")
         before, _, line = whole.rpartition("\n")
         line = line.strip()
         if before and is_refused(before):
@@ -166,7 +177,32 @@ def find_choice(text: str, delimiters: tuple[str, str], choices: list[str]) -> E
     return find_answer(text, delimiters)
 
 
+# 选项C是正确的
+_TRUE_HAN = re.compile(r"(?<=[A-J])\s*(?:项)?(?:是)?(?:正确|對|对)的?(?:选项|答案|选择)?\s*$")
+_UNCONFIRMED = re.compile(
+    r"\b(?:not|no|if|or|wrong|false|doubt\w*|unless|only when|unsure|maybe|perhaps|possibly|but"
+    r"|wait|actually|kidding)\b|n['’]t\b|^\s*[?？]|吗",
+    re.I,
+)
 _UNSURE = re.compile(r"\b(?:if|unless|maybe|perhaps|possibly|or|could|might|may)\b|\?", re.I)
+
+
+_NAMES_ANOTHER = re.compile(r"(?<![A-Za-z])(?:[B-HJ]|\(A\)|[Oo]ption A)(?![A-Za-z'’])")
+
+
+def _first_paragraph(text: str, choices: list[str]) -> str | None:
+    """Return the first paragraph if it is a choice with its text, and the rest, an explanation,
+    names no letter and takes nothing back.
+    """
+    first, _, rest = text.partition("\n\n")
+    if not rest or "\n" in first or len(first) > 300:
+        return None
+    answer = tidy(first)
+    if not _LABELLED.match(answer) or len(named_letters(answer, choices)) != 1:
+        return None
+    if _NAMES_ANOTHER.search(rest) or is_taken_back(rest) or _UNCONFIRMED.search(rest):
+        return None
+    return answer
 
 
 def _is_list_of_choices(text: str, choices: list[str]) -> bool:
@@ -213,6 +249,10 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
     letters, rest = leading_letters(bare)
     if letters:
         text = text_of_choice(rest)
+        if text is None:  # "B. False", "C (mice)", with the very words of the choice
+            own = _OWN_TEXT.fullmatch(rest)
+            own_text = next(filter(None, own.groups()), "") if own else ""
+            text = own_text if own_text and _letters_of_text(own_text, choices) == letters else None
         if text is None and rest[:1] in ",，":  # "B, cats"
             text = rest[1:].strip() if _letters_of_text(rest[1:], choices) == letters else None
         if any(string.ascii_uppercase.index(one) >= len(choices) for one in letters if choices):
@@ -232,6 +272,7 @@ def named_letters(answer: str, choices: list[str]) -> set[str]:
     return _named_in_parts(bare, choices)
 
 
+_OWN_TEXT = re.compile(r"\s*(?:[.:：)、]|[-–—]\s)\s*(.+)|\s*[(（](.+)[)）]", re.S)
 # "D, it can't be A or B": the denial is about other choices
 _OTHERS_DENIED = re.compile(
     r"(?P<kept>.{1,200}?)(?:[.,;:。，；]\s*|\s+|(?=不是|而不是))(?:and\s+)?(?:because\s+|since\s+)?(?:(?:it|this"
@@ -267,6 +308,11 @@ def _letters_of_text(text: str, choices: list[str]) -> set[str]:
     }
 
 
+_LABELLED = re.compile(
+    r"\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?(?:\([A-J]\)|[A-J]\s*[.:)])\s*\}?"
+)
+
+
 def matches_choice(choice: str, answer: str) -> bool:
     """Whether an answer is the text of a choice: the same words, or the same mathematical
     object.
@@ -280,5 +326,7 @@ def matches_choice(choice: str, answer: str) -> bool:
         return False
     if not re.search(r"\d|\\", choice) or not re.search(r"\d|\\|^[a-z -]{3,40}$", answer, re.I):
         return False
+    if _LABELLED.match(answer) and not _LABELLED.match(choice):
+        return False  # "(D) 18" names D as well
     judgement = compare_answers(choice, answer)
     return judgement is not None and judgement.verdict == "correct"

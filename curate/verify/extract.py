@@ -39,7 +39,7 @@ class Extracted(NamedTuple):
 
 # Marks of chat templates for the end of a turn. They are not part of any answer.
 _END_TOKENS = re.compile(
-    r"</s>|<eo[as]>|<end_of_turn>|<\|(?:im_end|eot_id|eom_id|end|eos|endoftext|end_of_text"
+    r"</s>|<eo[as]>|<end_of_turn>|<pad>|\[/INST\]|<\|(?:return|endofturn|im_end|eot_id|eom_id|end|eos|endoftext|end_of_text"
     r"|end_of_turn)\|>"
     r"|<｜end▁of▁sentence｜>"
 )
@@ -51,7 +51,7 @@ _STRUCK = re.compile(
     re.I,
 )
 
-_INVERTED = re.compile(r"(?:ist|lautet) ", re.I)  # "Also ist die Antwort 17"
+_INVERTED = re.compile(r"(?:ist|lautet|beträgt) ", re.I)  # "Also ist die Antwort 17"
 _DETERMINER = r"(?:the |my |our |your |an )?(?:final |correct |right )*"
 # "The answer to this question is", "the answer in lowest terms is", "the answer we get is"
 _OF_WHAT = (
@@ -66,6 +66,7 @@ _WORDS = {
     r"| comes out to| =)"
     rf"|{_DETERMINER}answer{_OF_WHAT}(?: has to be| (?:comes|works)(?: out)? to(?: be)?"
     r"| turns out to be| becomes| of(?=[ ][*_$(\\]*[-\d\\]))"
+    rf"|{_DETERMINER}answers are|(?:the |our )?(?:final )?solutions are"
     rf"|{_DETERMINER}answer|final result",
     "ja": r"(?:最終的な|最終|正しい)?(?:答え|解答|答(?!案)|回答|正解)(?:は|が)"
     r"|(?:最終)?(?:答え|解答|答(?!案)|回答|正解)",
@@ -79,7 +80,7 @@ _WORDS = {
     r"correcte)?|(?:la )?solution est",
     "de": r"(?:die )?(?:endgültige |richtige |finale )?antwort(?: ist| lautet)|(?:die "
     r")?(?:endgültige |richtige |finale )?antwort"
-    r"|(?:ist|lautet) (?:also |somit |daher )?die (?:endgültige |richtige )?antwort"
+    r"|(?:ist|lautet|beträgt) (?:also |somit |daher )?die (?:endgültige |richtige )?antwort"
     r"|(?:das )?ergebnis (?:ist|lautet|beträgt)|(?:die )?lösung (?:ist|lautet)",
     "pt": r"(?:a )?resposta(?: final| correta)?(?: é| seria)|(?:a )?resposta(?: final| correta)?",
     "it": r"(?:la )?risposta(?: finale| corretta)?(?: è| sarebbe)|(?:la )?risposta(?: finale| "
@@ -92,35 +93,38 @@ _WORDS = {
     "tr": r"(?:doğru |nihai |son )?(?:cevap|yanıt)",
     "vi": r"(?:đáp án|câu trả lời|kết quả)(?: cuối cùng| đúng)?(?: là)|(?:đáp án|đáp số)",
     "id": r"(?:jawaban)(?: akhir(?:nya)?)?(?:nya)?(?: adalah| ialah)|jawaban(?: akhir)?",
-    "ar": r"(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية| الصحيحة)?(?: هو| هي)|(?:الجواب"
-    r"|الإجابة|الاجابة)(?: النهائي| النهائية)?",
+    "ar": r"(?:الجواب|الإجابة|الاجابة)(?: النهائي| النهائية| الصحيح| الصحيحة)?(?: هو| هي)|(?:الجواب"
+    r"|الإجابة|الاجابة)(?: النهائي| النهائية| الصحيح| الصحيحة)?",
     "sv": r"(?:det )?(?:slutliga |rätta )?svaret (?:är|er|blir)|(?:slutligt )?svar",
     "cs": r"(?:konečná |správná )?odpověď(?: je| zní)|(?:konečná )?odpověď",
     "fi": r"(?:lopullinen |oikea )?vastaus(?: on)?",
     "ro": r"răspunsul(?: final| corect)?(?: este)|răspuns(?: final)?",
-    "hu": r"a (?:végső |helyes )?válasz",
+    "hu": r"(?:a )?(?:végső |helyes )?válasz",
     "el": r"(?:η )?(?:τελική |σωστή )?απάντηση(?: είναι)?",
     "th": r"คำตอบ(?:สุดท้าย)?(?:คือ)?",
     "he": r"התשובה(?: הסופית| הנכונה)?(?: היא)?|תשובה",
     "fa": r"(?:پاسخ|جواب)(?: نهایی| صحیح)?",
     "hi": r"(?:अंतिम |सही )?(?:उत्तर|जवाब)",
+    "bn": r"(?:চূড়ান্ত |সঠিক )?উত্তর(?: হল| হলো)?",
+    "te": r"(?:సరైన |తుది )?సమాధానం",
+    "sw": r"(?:jibu)(?: la mwisho| sahihi)?(?: ni)?",
 }
 # A phrase with a verb ("is", "是", "は") needs nothing after it; a bare noun needs a colon, or the
 # end of a heading.
 _VERB = re.compile(
-    r"(?: is| equals?| be| (?:comes|works)(?: out)? to| becomes| of| =|是|为|為|等于|等於"
+    r"(?: is| are| equals?| be| (?:comes|works)(?: out)? to| becomes| of| =|是|为|為|等于|等於"
     r"|は|が|은|는|이"
     r"| es| sería| est| serait| ist| "
     r"lautet"
     r"| beträgt| é| seria| è| sarebbe| luidt| to| brzmi| равен| это| есть| це| дорівнює| là| "
     r"adalah| ialah"
-    r"| هو| هي| är| er| blir| je| zní| on| este| είναι|คือ| היא)$",
+    r"| هو| هي| är| er| blir| je| zní| on| este| είναι|คือ| היא| হল| হলো| ni)$",
     re.I,
 )
 ANNOUNCE = re.compile(
     r"(?P<phrase>"
     + "|".join(f"(?:{pattern})" for pattern in _WORDS.values())
-    + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:】[ \t]*[:：]?|[:：=]|[-–—](?=[ \t])|है)?[ "
+    + r")(?P<mark>[ \t]*[*_]{0,3}[ \t]*(?:】[ \t]*[:：]?|[:：=]|[-–—](?=[ \t])|[-=]+>|[→➡⇒]|है)?[ "
     r"\t]*[*_]{0,3}[:：]?[ \t]*)",
     re.I,
 )
@@ -180,6 +184,9 @@ _DENIED = re.compile(
 _SUPPOSED = re.compile(
     r"\s*(?:(?:suppose|assume|imagine|pretend|say|if|unless|angenommen|nehmen wir an|vielleicht"
     r"|supposons|peut-être|supongamos|quizás?|предположим|допустим|возможно)\b(?!.*\bthen\b)"
+    r"|(?:had|were|should) (?:we|I|you|it|this|that|one|he|she|they|the)\b"
+    r"|(?:(?:my|our|the|an?) )?(?:(?:first|initial|early|rough|wild|original) )+"
+    r"(?:guess|attempt|thought|try|impression|draft|reaction|idea)\b"
     r"|(?:假设|如果|假如|もし|仮に|만약|아마)(?!.*(?:那么|则)))",
     re.I,
 )
@@ -200,12 +207,14 @@ _TAKEN_BACK = re.compile(
     r"|impossible(?=\s*(?:[.!,;]|$)))"
     r"|(?:but |and |no,? )?(?:that|this|it|which) (?:can['’]t|cannot|could not|couldn['’]t) be "
     r"(?:right|correct|true|the answer)"
+    r"|(?:but |and |however,? )?(?:it|this|that|which) (?:actually |really )?(?:turn(?:s|ed) out"
+    r"|proved) to be\b"
     r"|(?:but |or )(?:it|that|this) (?:could|might|may)(?: also)? be"
     r"|(?:strike|disregard|ignore) (?:that|this|it|the above|my)\b|I take (?:that|it) back"
     r"|I was wrong|I made an? (?:mistake|error|slip)|my (?:mistake|bad|error)\b"
     r"|however,? the (?:correct|true|actual|right)\b"
     r"|nein|nicht|stimmt nicht|falsch|entschuldigung|moment(?= mal|[,.!])|warte|halt(?=[,.!])"
-    r"|korrektur|doch nicht|besser gesagt|non|pardon|désolé|attends|attendez|plutôt|c['’]est faux"
+    r"|korrektur|doch nicht|besser gesagt|non\b|pardon|désolé|attends|attendez|plutôt|c['’]est faux"
     r"|no es|perdón|espera\b|mejor dicho|en realidad|corrijo|scusa|aspetta|desculpe"
     r"|нет(?=[,.!:\s])|неверно|неправильно|ошиб\w+|извините|простите|постойте|вернее|точнее"
     r"|不对|不是|错了|算错|等等|等一下|抱歉|更正|修正|哦不|其实(?:应该)?是|いや|違|間違"
@@ -239,7 +248,8 @@ _DENIED_BEFORE = re.compile(
 )
 # In an open clause on the line before a last line that is a value.
 _REFUSED = re.compile(
-    r"(?:^\W*|\b(?:we|I|you|must|can|should|to)\s+)(?:reject|discard|exclude|rule out|eliminate)\b"
+    r"^\W*(?:eliminated?|rejected|discarded|excluded|crossed? out|struck out|strike|ruled out)\b"
+    r"|(?:^\W*|\b(?:we|I|you|must|can|should|to)\s+)(?:reject|discard|exclude|rule out|eliminate)\b"
     r"|^\W*(?:assume|suppose|imagine|pretend)\b|\b(?:wrong(?:ly)?|incorrect(?:ly)?|false|not|never"
     r"|cannot|doubt|except|instead of|rather than|other than|unlike|maybe|perhaps|possibly|guess"
     r"|claim(?:s|ed)?|someone|naive|mistake|nicht|falsche?|verwerfen|vielleicht|pas|faux|fausse"
@@ -268,7 +278,7 @@ _DOUBT = re.compile(
     re.I,
 )
 # "17 ! = 355" continues after its factorial.
-_SENTENCE_END = re.compile(r"(?:[.?]|!(?!\s*[=<>+*/^≠]))(?=\s|$|[*_\"'”)]|</)|[。！？…．]")
+_SENTENCE_END = re.compile(r"(?:(?<!\bRs)(?<!\bapprox)[.?]|!(?!\s*[=<>+*/^≠]))(?=\s|$|[*_\"'”)]|</)|[。！？…．।]")
 _ADVERB = re.compile(
     r"(?:thus|simply|exactly|precisely|indeed|then|therefore|hence|just|clearly|definitely"
     r"|certainly|equal to|given by"
@@ -415,7 +425,7 @@ def raw_answer(text: str, delimiters: tuple[str, str] = THINK) -> Extracted:
     extracted = from_json(visible) or in_prose(visible)
     if extracted is not None:
         return extracted
-    line = visible.strip()
+    line = _ONLY_A_FENCE.sub(r"\1", visible.strip())
     if "<answer>" in line or "boxed" in line or not line:
         return Extracted(None, detail="no answer")
     if len(line) <= BARE and "\n" not in line:
@@ -424,6 +434,10 @@ def raw_answer(text: str, delimiters: tuple[str, str] = THINK) -> Extracted:
         return Extracted(line, "bare")
     value = first_line(line) or last_line(line) or last_display(line)
     return Extracted(value, "last line") if value else Extracted(None, detail="no answer")
+
+
+# A completion that is nothing but a block of text.
+_ONLY_A_FENCE = re.compile(r"\A```(?:text|plaintext|txt|math|latex)?[ \t]*\n([^`]+?)\s*```\Z")
 
 
 def visible_text(text: str, delimiters: tuple[str, str] = THINK) -> str | None:
@@ -438,7 +452,7 @@ def visible_text(text: str, delimiters: tuple[str, str] = THINK) -> str | None:
 
 def without_end_tokens(text: str) -> str:
     """Remove the end-of-turn tokens of chat templates."""
-    return _END_TOKENS.sub("", text) if "<" in text else text
+    return _END_TOKENS.sub("", text) if "<" in text or "[/INST]" in text else text
 
 
 def inner(block: str) -> str:
@@ -514,6 +528,8 @@ def _answer_of(values: dict[Any, Any]) -> Extracted | None:
     value = named[name]
     if isinstance(value, list):
         return Extracted(", ".join(map(str, value)), "json")
+    if isinstance(value, str):
+        return Extracted(inner(value), "json")
     if value is None or isinstance(value, dict):
         return Extracted(None, "json", "no answer")
     return Extracted(str(value).lower() if isinstance(value, bool) else str(value), "json")
@@ -782,15 +798,27 @@ def last_boxes(text: str) -> _Box | None:
                 break
         spans.insert(0, (at, match.end(), end))
     if not spans:
-        return None
+        return _unbraced_box(text, tail)
     if len(spans) == 1:
         (at, start, end), *_ = spans
         return _Box(_unnested(text[start:end].strip()), at, end + 1)
     return _Box(_joined(text, spans), spans[0][0], spans[-1][2] + 1)
 
 
+# "\\text{The answer is }" in front of a boxed value
+_LABEL_IN_BOX = re.compile(
+    r"\s*\\(?:text|textbf|mathrm|mbox)\s*\{\s*(?:the )?(?:final |correct )?answer(?: is|\s*[:=])\s*[:=]?\s*\}"
+    r"\s*[:=]?(?:\s|~|\\[,;: ])*(?=\S)",
+    re.I,
+)
+
+
 def _unnested(content: str) -> str:
-    """Return a box's content without a box that holds all of it, or all after an equals sign."""
+    """Return a box's content without its label, and without a box that holds all of it, or all
+    after an equals sign.
+    """
+    if "nswer" in content:
+        content = _LABEL_IN_BOX.sub("", content, count=1)
     match = _BOX.search(content)
     if match is None or closing_brace(content, match.end()) != len(content) - 1:
         return content
@@ -798,6 +826,16 @@ def _unnested(content: str) -> str:
     if before and not before.endswith("="):
         return content  # \boxed{35 \boxed{33}} offers two answers
     return before + " " * bool(before) + _unnested(content[match.end() : -1].strip())
+
+
+# \\boxed 5, as some solutions write it
+_UNBRACED = re.compile(r"\\boxed\s*(-?\d[\d.,/]*|[A-J](?![A-Za-z]))(?![\w{\\^])")
+
+
+def _unbraced_box(text: str, tail: int) -> _Box | None:
+    at = text.rfind("\\boxed", tail)
+    match = _UNBRACED.match(text, at) if at >= 0 else None
+    return _Box(match[1].rstrip(".,"), at, match.end()) if match else None
 
 
 def _belong_together(between: str) -> bool:
@@ -948,7 +986,7 @@ def _statement(text: str, match: re.Match[str]) -> tuple[str, str] | None:
     line, _, following = rest.partition("\n")
     heading = not line.strip(" \t*_#:：")
     display = _DISPLAY.match(rest)
-    marked = _VERB.search(phrase) or _INVERTED.match(phrase) or re.search(r"[】:：=है—–-]", mark)
+    marked = _VERB.search(phrase) or _IS_AT_END.search(line) or _INVERTED.match(phrase) or re.search(r"[】:：=है—–>→➡⇒-]", mark)
     same_line = display is not None and "\n" not in display.group()
     if not (marked or heading or same_line) or is_denied(text[:start], phrase):
         return None
@@ -977,8 +1015,10 @@ def _under_heading(text: str) -> tuple[str, str]:
     return value_of(lines[first], "\n".join(lines[first + 1 :]))
 
 
-# Endings of a Japanese or Korean sentence: (1,2)です
-_POLITE = re.compile(r"\s*(?:です|である|だ|となります|になります|입니다|이다|이에요|예요)$")
+# A sentence whose verb comes last: उत्तर 14 है
+_IS_AT_END = re.compile(r"(?<=\s)है\s*[।.]?\s*$")
+# Endings of a Japanese, Korean or Hindi sentence: (1,2)です
+_POLITE = re.compile(r"\s*(?:है|です|である|だ|となります|になります|입니다|이다|이에요|예요)$")
 
 
 def value_of(line: str, following: str = "") -> tuple[str, str]:
@@ -1046,6 +1086,7 @@ def is_taken_back(following: str) -> bool:
     return bool(_TAKEN_BACK.search(following[:2000]))
 
 
+_IN_A_WORD = re.compile(r"[\w)](?:\*\*|__)[\w(]")
 # Marks of approval around an answer.
 _CHEER = " ✅✓✔☑\ufe0f😊🙂😀😃😄😁🎉👍🚀⭐🌟🎯💡🏆"
 
@@ -1061,8 +1102,8 @@ def tidy(answer: str) -> str:
         for mark in ("**", "__", "`", "*"):
             if len(answer) > 2 * len(mark) and answer.startswith(mark) and answer.endswith(mark):
                 answer = answer[len(mark) : -len(mark)]
-        for mark in ("**", "__"):  # half of a pair: "**Answer: 5** apples"
-            if answer.count(mark) == 1:
+        for mark in ("**", "__"):  # half of a pair: "**Answer: 5** apples", but not x**2
+            if answer.count(mark) == 1 and not _IN_A_WORD.search(answer):
                 answer = answer.replace(mark, "")
         if (
             len(answer) > 1

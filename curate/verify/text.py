@@ -30,6 +30,7 @@ _SYNONYMS = {
     "对": "true", "正确": "true", "真": "true", "wahr": "true", "vrai": "true", "错": "false",
     "错误": "false", "假": "false",
     "falsch": "false", "faux": "false", "无解": "no solution", "no solutions": "no solution",
+    "no solutions exist": "no solution", "no solution exists": "no solution",
     "no real solution": "no solution",
     "no real solutions": "no solution", "none": "no solution", "不存在": "does not exist",
     "dne": "does not exist",
@@ -152,7 +153,7 @@ _LETTERS = re.compile(
     r"(?:\s*(?P<close>[)\]）】]))?(?P<rest>.*)",
     re.I | re.S,
 )
-_RUN = re.compile(rf"{_CHOICE_WORD}[(（]?([A-J]{{2,8}})[)）]?")
+_RUN = re.compile(rf"{_CHOICE_WORD}[(（]?([A-J]{{2,8}})[)）]?(?:です|である|입니다)?")
 # A mark and the text of the choice ("B. Meiosis"), the end, or a reason.
 _TEXT_OF_CHOICE = re.compile(r"\s*[.:：)、]\s*(?P<text>.*)|\s*[-–—]\s+(?P<dashed>.*)", re.S)
 _REASON = re.compile(
@@ -182,6 +183,8 @@ def without_style(text: str) -> str:
     if len(text) > 2 and text[0] == text[-1] == "'":
         text = text[1:-1].strip()
     stops = (".", "。", "．")
+    if re.fullmatch(r"\(?[A-J]\)?!", text):
+        return text[:-1]  # "C!"
     return text[:-1].rstrip() if text.endswith(stops) and not text.endswith("..") else text
 
 

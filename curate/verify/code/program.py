@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 PYTHON = ("python", "py", "python3", "ipython", "pycon3")
 _OPENING = re.compile(r"(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>[\w+#.-]*)[^\n`]*\n")
+# The few-shot prompts of MBPP ask for a program between these marks.
+_MARKED = re.compile(r"\[BEGIN\]\s*\n(?P<code>.+?)(?:\n\s*\[DONE\]|\Z)", re.S)
 _READS_INPUT = re.compile(
     r"\binput\s*\(|sys\.stdin|\bstdin\b|open\(0\)|fileinput|os\.read\(0|/dev/stdin"
 )
@@ -34,6 +36,8 @@ def find_program(text: str, functions: tuple[str, ...] = ()) -> str | None:
     whole text is the program.
     """
     blocks = code_blocks(text)
+    if not blocks and (marked := _MARKED.search(text)):
+        return marked["code"]
     candidates = [block for block in blocks if block.language in PYTHON]
     if not candidates:
         candidates = [

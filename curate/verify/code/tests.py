@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import base64
 import builtins
+import io
 import json
+import pickle
+import zlib
 from typing import Any
 
 Tests = dict[str, Any]
@@ -19,7 +23,8 @@ def read_tests(text: str, metadata: str | None = None) -> Tests:
 
     Also accepted: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`),
     CodeContests (`public_tests` and others, each with `input` and `output`), LiveCodeBench (a list
-    with `testtype`), MBPP (a list of assertions, or `test_list` with `test_imports`), HumanEval
+    with `testtype`, or its columns `public_test_cases` and `private_test_cases`), a list of cases
+    with `input` and `output` (also as `test_cases`, with `fn_name`), MBPP (a list of assertions, or `test_list` with `test_imports`), HumanEval
     (`test` with `entry_point`), and plain test functions.
     """
     try:
@@ -28,6 +33,11 @@ def read_tests(text: str, metadata: str | None = None) -> Tests:
         if not text.strip() or "assert" not in text:
             raise ValueError("the problem has no tests, or they are not JSON") from None
         data = text  # test functions as Python
+    if isinstance(data, str) and data.lstrip()[:1] in ("[", "{"):
+        try:
+            data = json.loads(data)  # encoded twice
+        except ValueError:
+            pass
     return _asserts(_unpacked(data)) if isinstance(data, str) else _from_json(data, metadata)
 
 
@@ -35,7 +45,7 @@ def _from_json(data: Any, metadata: str | None) -> Tests:
     if isinstance(data, list) and data and all(isinstance(line, str) for line in data):
         return _asserts({"code": "\n".join(data)})
     if isinstance(data, list) and data and all(isinstance(case, dict) for case in data):
-        return _live_code_bench(data, metadata)
+        return _from_cases(data, metadata)
     if not isinstance(data, dict):
         raise ValueError("the tests are neither an object nor a list")
     if isinstance(data.get("input_output"), str | dict):
@@ -46,6 +56,10 @@ def _from_json(data: Any, metadata: str | None) -> Tests:
             return _from_lists(data["inputs"], data["outputs"], data.get("fn_name"))
         if isinstance(data.get("input"), list) and isinstance(data.get("output"), list):
             return _from_lists(data["input"], data["output"], data.get("fn_name"))
+        cases = _listed_cases(data)
+        if cases:
+            inner = data.get("metadata")
+            return _from_cases(cases, inner if isinstance(inner, str) else metadata)
         groups = [data[key] for key in _CODE_CONTESTS if isinstance(data.get(key), dict)]
         if groups:
             inputs = [one for group in groups for one in group.get("input", ())]
@@ -65,6 +79,52 @@ def _from_json(data: Any, metadata: str | None) -> Tests:
     if kind == "stdio" and not all(isinstance(case[key], str) for case in cases for key in keys):
         raise ValueError("input and output of every case of type stdio must be text")
     return data
+
+
+_CASE_LISTS = ("public_test_cases", "private_test_cases", "test_cases", "tests")
+
+
+def _listed_cases(data: Tests) -> list[dict[str, Any]]:
+    """Return the cases of LiveCodeBench's columns and of `test_cases`, each a list or JSON of one."""
+    cases: list[dict[str, Any]] = []
+    for key in _CASE_LISTS:
+        value = data.get(key)
+        if isinstance(value, str) and value.strip():
+            value = _decoded(value)
+        if isinstance(value, list) and all(isinstance(case, dict) for case in value):
+            cases += value
+        elif value:
+            raise ValueError(f"{key} is not a list of cases")
+    return cases
+
+
+# Bytes of private tests after decompression; ours.
+MAX_TESTS = 256 * 2**20
+
+
+class _Plain(pickle.Unpickler):
+    """Reads text and numbers; no names, so that data selects no code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise ValueError(f"private tests name {module}.{name}")
+
+
+def _decoded(text: str) -> Any:
+    """Read cases from JSON, or as LiveCodeBench packs its private ones: JSON, pickled as text,
+    compressed, in base 64.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        unpacker = zlib.decompressobj()
+        packed = unpacker.decompress(base64.b64decode(text, validate=True), MAX_TESTS)
+        if not unpacker.eof:
+            raise ValueError("larger than expected")
+        return json.loads(_Plain(io.BytesIO(packed)).load())
+    except (ValueError, TypeError, EOFError, zlib.error, pickle.UnpicklingError) as error:
+        raise ValueError(f"private test cases cannot be read: {error}") from error
 
 
 _CODE_CONTESTS = ("public_tests", "private_tests", "generated_tests")
@@ -108,6 +168,10 @@ def _from_lists(inputs: Any, outputs: Any, function: Any) -> Tests:
     if not pairs:
         raise ValueError("the tests have no cases")
     if function:
+        pairs = [
+            (_lines_of_json(one), [_value_of_json(out)]) if isinstance(one, str) else (one, out)
+            for one, out in pairs
+        ]
         cases = [
             {"args": one, "output": out[0] if isinstance(out, list) and len(out) == 1 else out}
             for one, out in pairs
@@ -120,8 +184,33 @@ def _from_lists(inputs: Any, outputs: Any, function: Any) -> Tests:
     return {"type": "stdio", "cases": [{"input": one, "output": out} for one, out in text]}
 
 
-def _live_code_bench(cases: list[dict[str, Any]], metadata: str | None) -> Tests:
-    if not all(isinstance(case.get("input"), str) and "output" in case for case in cases):
+def _lines_of_json(text: str) -> list[Any]:
+    """Return arguments written as text, one per line."""
+    try:
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"the arguments of a function are not JSON: {error}") from error
+
+
+def _value_of_json(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _from_cases(cases: list[dict[str, Any]], metadata: str | None) -> Tests:
+    """Read a list of cases, each with its input and output (LiveCodeBench and others)."""
+    cases = [
+        {**case, "output": case.get("expected_output")} if "output" not in case else case
+        for case in cases
+    ]
+    names = {case.get("fn_name") for case in cases}
+    if len(names) == 1 and (name := next(iter(names))):
+        return _from_lists([c.get("input") for c in cases], [c["output"] for c in cases], name)
+    if not all(isinstance(case.get("input"), str) for case in cases) or any(
+        case["output"] is None for case in cases
+    ):
         raise ValueError("every case needs an input and an output")
     if any(case.get("testtype") == "functional" for case in cases):
         try:

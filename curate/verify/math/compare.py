@@ -36,6 +36,8 @@ def equal(gold: Node, answer: Node) -> bool | None:
     `TooLarge`.
     """
     gold, answer = spread(gold), spread(answer)
+    gold, answer = _with_one_name(gold, answer), _with_one_name(answer, gold)
+    gold, answer = _members(gold, answer), _members(answer, gold)
     if not consistent(answer):
         return False  # 2 + 2 = 5 offers two values
     pair = vectors(gold, answer)
@@ -73,6 +75,25 @@ def equal(gold: Node, answer: Node) -> bool | None:
     if "base" in (gold[0], answer[0]):
         return equal_in_base(gold, answer)
     return equal_values(gold, answer)
+
+
+def _with_one_name(node: Node, other: Node) -> Node:
+    """Write x_1 = 2, x_2 = 3 as x = 2 or x = 3 if the other side writes its roots so."""
+    names = [p[2][1] if assigned(p) else "" for p in node[1:]] if node[0] in _COLLECTIONS else []
+    letters = {name.partition("_")[0] for name in names if "_" in name}
+    if len(names) < 2 or len(letters) != 1 or not all("_" in name for name in names):
+        return node
+    (letter,) = letters
+    parts = other[1:] if other[0] in _COLLECTIONS else (other,)
+    if not all(assigned(part) and part[2] == ("sym", letter) for part in parts):
+        return node
+    return ("either", *(("rel", "=", ("sym", letter), part[3]) for part in node[1:]))
+
+
+def _members(node: Node, other: Node) -> Node:
+    """Return the set in "(x, y) is in a set" if the other side gives the members alone."""
+    is_member = node[0] == "rel" and node[1] == "in" and node[2][0] == "tuple"
+    return node[3] if is_member and node[3][0] == "set" and other[0] != "rel" else node
 
 
 def _is_system(node: Node) -> bool:
@@ -680,6 +701,9 @@ def _function_definitions(gold: Node, answer: Node) -> tuple[Node, Node] | None:
     """Return the right sides of f(x) = … and f(t) = … (or y = …) in the same variable; None for
     anything else.
     """
+    if gold[2] == ("sym", "y") and _defines_function(answer):
+        same = answer[2][2][1] in symbols(gold[3])
+        return (gold[3], answer[3]) if same else None
     if not _defines_function(gold):
         return None
     variable = gold[2][2]

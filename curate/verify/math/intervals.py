@@ -21,6 +21,8 @@ def region(node: Node) -> list[Piece] | None:
     if kind == "interval":
         return tidy([_piece(node[3], node[1] == "(", node[4], node[2] == ")")])
     if kind in ("tuple", "bracket") and len(node) == 3:
+        if _are_reversed(node[1], node[2]):
+            return None  # (2, -1) is a point
         return tidy([_piece(node[1], kind == "tuple", node[2], kind == "tuple")])
     if kind == "set":
         return tidy([_piece(part, False, part, False) for part in node[1:]])
@@ -46,6 +48,15 @@ def region(node: Node) -> list[Piece] | None:
         if not symbols(node) and kind in ("num", "neg", "div", "call", "const")
         else None
     )
+
+
+def _are_reversed(low: Node, high: Node) -> bool:
+    if symbols(low) or symbols(high):
+        return False
+    try:
+        return bool(number(low, {}) > number(high, {}))
+    except (Undefined, ValueError, TypeError, ZeroDivisionError, OverflowError):
+        return False
 
 
 def _region_of_relation(node: Node) -> list[Piece] | None:

@@ -130,10 +130,17 @@ def _closes_at_end(text: str) -> bool:
     return False
 
 
+_ASCII_DOTS = re.compile(r"(?:^|(?<=[,\s]))\.{3,}(?=\s|,|$)")
+# A root sign takes all digits behind it: √12. In LaTeX, \\sqrt12 takes the first.
+_ROOT_OF_DIGITS = re.compile(r"([√∛∜])\s*(\d+)(?![\d.])")
+
+
 def tokens(text: str) -> list[tuple[str, str]]:
     """Return (kind, text) of each token; kinds: num, sym, fn, cmd, op, text, env, row."""
+    if "..." in text:
+        text = _ASCII_DOTS.sub(r" \\ldots ", text)
     if not text.isascii():
-        text = plain(text)
+        text = _ROOT_OF_DIGITS.sub(r"\1{\2}", plain(text))
         for sign, meaning in _SIGNS.items():
             if sign in text:
                 text = text.replace(sign, f" {meaning} " if meaning[0] == "\\" else meaning)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from curate.verify.extract import ANNOTATION, Extracted, announced, last_boxes, tidy
+from curate.verify.extract import ANNOTATION, Extracted, announced, labelled, last_boxes, tidy
 
 _INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
 _SIZE = re.compile(
@@ -70,6 +70,9 @@ _COMBINATION = re.compile(
 # The expectation and the probability are functions in square brackets too: E[X^2].
 _EXPECTED = re.compile(r"(?<![A-Za-z\\])([EP])\s*\[([^\[\]]*)\]")
 _CHINESE_COMBINATION = re.compile(r"\\(?:mathrm|text|rm)\s*\{([CA])\}(?=\s*[_^])")
+_CHOOSE = re.compile(r"\{\s*([^{}]+?)\s*\\choose(?![a-zA-Z])\s*([^{}]+?)\s*\}")
+_QUOTES = tuple('"“‘«「')
+_QUOTED = re.compile(r"\"([^\"]+)\"|“([^“”]+)”|‘([^‘’]+)’|«([^«»]+)»|「([^「」]+)」")
 
 
 _INVISIBLE_BRACKET = re.compile(r"\\(?:left|right)\s*\.(?!\d)")
@@ -84,12 +87,16 @@ _ORDINARY = frozenset(
 )
 
 
+_UNIT_POWER = re.compile(r"(?<=[a-z]{2})[²³](?=\s*[.)]?$)")  # 6π cm²
+_CONSTANT = re.compile(r"(?<=\+)\s*\\text\s*\{\s*(?:a )?const(?:ant|\.)?\s*\}$")
+
+
 @lru_cache(maxsize=16384)
 def clean(text: str) -> str:
     """Return the text without typesetting that changes nothing."""
     if not text.isascii():
-        text = _INVISIBLE.sub("", text)
-    text = text.strip()
+        text = _UNIT_POWER.sub(lambda m: "^2" if m[0] == "²" else "^3", _INVISIBLE.sub("", text))
+    text = text.strip().replace("{:}", ":")
     if "\\" in text:
         text = _clean_commands(text)
     if "_" in text:
@@ -99,6 +106,8 @@ def clean(text: str) -> str:
         text = _DOLLARS.sub(r" \1 ", text)
     if "C" in text or "P" in text:
         text = _COMBINATION.sub(lambda m: f"{m[2] or m[3]}({m[1]},{m[4]})", text)
+    if text[:1] in _QUOTES and (quoted := _QUOTED.fullmatch(text)):
+        text = next(filter(None, quoted.groups())).strip()
     if "[" in text:
         text = _EXPECTED.sub(r"\1(\2)", text)
     if "," in text or "." in text:
@@ -108,7 +117,21 @@ def clean(text: str) -> str:
     return _without_full_stop(" ".join(text.split()))
 
 
+# x=3 \\\\ y=-2: a system without its environment
+_ROWS = re.compile(r"\s*,?\s*\\\\\s*(?=[a-zA-Z](?:_\{?\w+\}?)?\s*=)")
+# \\{2k\\pi \\mid k\\in\\mathbb{Z}\\}
+_MEMBER = re.compile(r"\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*(?:\\right\s*)?\\\}\$*$")
+_FAMILY = re.compile(
+    r"(?:\\left\s*)?\\\{\s*([^|:=<>]+?)\s*(?:\\mid(?![a-z])|\\middle\s*\||\||:)\s*([a-z])\s*"
+    r"\\in\s*\\mathbb\s*\{?\s*Z\s*\}?\s*(?:\\right\s*)?\\\}"
+)
+
+
 def _clean_commands(text: str) -> str:
+    if "\\\\" in text and "\\begin" not in text:
+        text = _ROWS.sub(", ", text)
+    if _MEMBER.search(text) and (family := _FAMILY.fullmatch(text.strip("$ "))) and family[2] in family[1]:
+        text = f"{family[1]}, {family[2]}\\in\\mathbb{{Z}}"
     doubled = _DOUBLED.search(text)
     if doubled and ("\\begin" not in text or not _SINGLE_COMMAND.search(text.replace("\\\\", ""))):
         # Every backslash was doubled, or some were where no row can end.
@@ -144,6 +167,10 @@ def _without_style(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = _STYLED_SIGN.sub(lambda m: m[1] or m[2], text)
     text = _NUMBER_TEXT.sub(r"\1", text)
+    text = _CONSTANT.sub(" C", text)
+    text = text.replace("\\text{\\$}", "\\$").replace("\\text{$}", "\\$")
+    if "\\choose" in text:
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     for _ in range(3):
         text = _OVER.sub(r"\\frac{\1}{\2}", text)
     return _BARE_OVER.sub(r"\\frac{\1}{\2}", text)
@@ -187,6 +214,9 @@ def final_answer(reference: str) -> str | None:
         reference = ANNOTATION.sub("", reference)
         reference = re.sub(r"(?<=\S)[ \t]+(?=####)", "\n", reference)
     if not _WORKED.search(reference):
+        value = labelled(reference.rpartition("\n")[2].strip()) if ":" in reference else None
+        if value and ":" not in value:
+            return tidy(value)  # "A: 26"
         return reference if not _is_prose(reference) else None
     box = last_boxes(reference)
     # Boxes belong together if the text is nothing but a list of them: \boxed{2}, \boxed{3}

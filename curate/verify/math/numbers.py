@@ -210,6 +210,8 @@ def _parse(text: str) -> Number | None:
     text = _braces(text)
     if text.endswith(")") and (restated := _RESTATED.fullmatch(text)):
         first, second = _read(restated[1]), _read(restated[2])
+        if first and not second and not first.unit and unit_named(restated[2]):
+            return _read(f"{restated[1]} {restated[2]}")  # 26 (dollars)
         return first if first and second and first.value == second.value else None
     if about := _ABOUT.match(text):
         text = text[about.end() :]

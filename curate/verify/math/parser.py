@@ -669,7 +669,7 @@ class _Parser:
         node = self.items(("\\}", "|", ":"))
         self.inside_bars = self.inside_set = False
         if self.take("|") or self.take(":"):  # {x | condition}
-            condition = _without_integers(self.items(("\\}",)))
+            condition = _without_types(self.items(("\\}",)), node)
             self.need("\\}")
             # the name of the variable says nothing: {x | x > 2} is {y | y > 2}
             return _renamed(condition, node[1]) if node[0] == "sym" else condition
@@ -792,11 +792,19 @@ def _transposed(node: Node) -> Node:
     return ("tuple", *node[1:])
 
 
-def _without_integers(node: Node) -> Node:
-    """Return a condition without "k is an integer": that is the type of the parameter."""
+def _without_types(node: Node, member: Node) -> Node:
+    """Return a condition without "k is an integer", the type of a parameter, and "x is real"."""
     if node[0] not in ("list", "both"):
         return node
-    parts = [part for part in node[1:] if part[0] != "rel" or part[3] != ("integers",)]
+
+    def is_type(part: Node) -> bool:
+        if part[0] != "rel" or part[1] != "in":
+            return False
+        return bool(
+            part[3] == ("reals",) or (part[3] == ("integers",) and part[2] != member)
+        )
+
+    parts = [part for part in node[1:] if not is_type(part)]
     return (
         node
         if len(parts) == len(node) - 1 or not parts

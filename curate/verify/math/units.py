@@ -116,6 +116,7 @@ _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 MAX_WORDS = 5
 # Words that do not name a counted thing: they change the number.
 _NO_NOUN = frozenset(
+    "among amongst alongside also too tens twos threes fours fives sixes sevens eights nines "
     "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps "
     "possibly probably wrong "
     "incorrect impossible false right correct true minus plus times divided over more less fewer "
@@ -136,7 +137,8 @@ _NO_NOUN = frozenset(
     "atau bukan "
     # Verbs that end like plurals: "7 fails".
     "follows equals satisfies gives fails exists appears suffices divides means yields makes seems "
-    "becomes contradicts remains happens occurs says holds differs".split()
+    "becomes contradicts remains happens occurs says holds differs works fits wins loses stays goes comes leads breaks "
+    "ends starts".split()
 )
 # Names of symbols and functions: "2 log n" and "5 alpha" are products.
 _MATHEMATICS = frozenset(
@@ -244,8 +246,8 @@ def unit_named(text: str, one: bool = False) -> str | None:
         return text.lower()
     if not words or len(words) > MAX_WORDS or not all(map(_is_word, words)):
         return None
-    if any(len(word) == 1 and word != "a" and word.isascii() for word in words):
-        return None  # 7 K people
+    if any(len(word) == 1 and word != "a" and word not in _CLASSIFIER for word in words):
+        return None  # 7 K people, 6 π cm
     if _NO_NOUN.intersection(words) or _MATHEMATICS.intersection(words):
         return None
     return text.lower() if _is_counted(words, one) else None

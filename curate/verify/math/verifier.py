@@ -61,7 +61,7 @@ _CHOICE = re.compile(
 _CHOICES = re.compile(r"[A-H](?:\s*[,、]\s*[A-H])+|[A-H]{2,6}")
 _LABEL = re.compile(
     r"^\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*\(?([A-J])[).:]*\s*\}|\(([A-J])\))"
-    r"[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
+    r"(?!\s*[_^])[\s~:.]*(?:\\(?: quad|qquad|quad|,|;| ))*\s*(?=\S)"
 )
 _TRAILING_UNIT = re.compile(
     r"\s*(?:\\[,;! ]\s*|~)*"
@@ -180,6 +180,8 @@ def _is_readable(reference: str) -> bool:
     """Whether this package reads a reference without help, so that only the answer can be at
     fault.
     """
+    if parse_date_or_time(clean(reference)) is not None:
+        return True
     try:
         tree, _ = read_answer(clean(reference))
     except Excessive:
@@ -192,7 +194,7 @@ def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Nod
     """Return the tree of an answer (None if it is unreadable) and the unit written after it. Raises
     `Excessive`.
     """
-    bare = _WHOLE.sub("", unwrap(text))
+    bare = _without_whole(unwrap(text))
     if _REGION_HINT.search(bare) and (region := _REGIONS.get(normal(bare))) is not None:
         return region, ""
     for unit, named in _units_after(bare):
@@ -210,6 +212,28 @@ def read_answer(text: str, functions: frozenset[str] = frozenset()) -> tuple[Nod
         raise
     except Unreadable:
         return None, ""
+
+
+# An inequality or a set of values is another one if only whole numbers are meant.
+_OVER_VALUES = re.compile(
+    r"[<>≤≥⩽⩾≠∈|]|\\(?:le|ge|leq|geq|leqslant|geqslant|lt|gt|ne|neq|in|mid)(?![a-zA-Z])"
+)
+
+
+def _without_whole(bare: str) -> str:
+    """Strip "where k is an integer" after a family of values."""
+    whole = _WHOLE.search(bare)
+    if whole is None or _OVER_VALUES.search(bare[: whole.start()]):
+        return bare
+    return bare[: whole.start()]
+
+
+def _counts_from(text: str) -> str | None:
+    """Return the numbers that the counter of a family takes, "Z" or "N"; None if it has none."""
+    whole = _WHOLE.search(unwrap(text))
+    if whole is None:
+        return None
+    return "N" if re.search(r"N|ℕ|[+*]|positive|正", whole.group()) else "Z"
 
 
 def _units_after(bare: str) -> list[tuple[int, str]]:
@@ -249,6 +273,11 @@ def compare_answers(reference: str, answer: str) -> Judgement | None:
         return dates
     if equal_words(reference, answer) or equal_spelling(reference, answer):
         return CORRECT
+    if ":" in reference or ":" in answer:
+        reference, answer = _with_colon(reference, answer)
+    families = {_counts_from(reference), _counts_from(answer)}
+    if families == {"N", "Z"}:
+        return Judgement("wrong", "a family over other whole numbers")
     functions = applied_names(reference, answer)
     try:
         gold, unit = read_answer(reference, functions)
@@ -272,6 +301,19 @@ def compare_answers(reference: str, answer: str) -> Judgement | None:
     if unit_factors(unit, given_unit) not in _SAME_UNIT:
         return Judgement("wrong", f"unit {given_unit} instead of {unit}")
     return _compare_trees(reference, gold, answer, given)
+
+
+_TO = re.compile(r"([\d.]+)\s*(?:\\text\s*\{\s*to\s*\}|to)\s*([\d.]+)")
+_RATIO = re.compile(r"[\d.\s]+:[\d.\s]+")
+
+
+def _with_colon(reference: str, answer: str) -> tuple[str, str]:
+    """Write "3 to 4" as 3:4 if the other side is a ratio."""
+    if _RATIO.fullmatch(reference) and (ratio := _TO.fullmatch(answer)):
+        return reference, f"{ratio[1]}:{ratio[2]}"
+    if _RATIO.fullmatch(answer) and (ratio := _TO.fullmatch(reference)):
+        return f"{ratio[1]}:{ratio[2]}", answer
+    return reference, answer
 
 
 def _compare_trees(reference: str, gold: Node, answer: str, given: Node) -> Judgement | None:
