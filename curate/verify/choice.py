@@ -52,7 +52,8 @@ _ANNOUNCED = re.compile(
     r"|\b(?:opción|option|alternativa|opzione) (?:correcta|correcte|correta|corretta)"
     r" (?:es|est|é|è)(?: la)?\b"
     r"|\b(?:respuesta|resposta|risposta|réponse)(?: correcta| correta| corretta| correcte| final)?"
-    r" (?:es|est|é|è) (?:la |a |l['’])?(?:opción|letra|opção|alternativa|option|lettre|lettera|opzione)"
+    r" (?:es|est|é|è) (?:la |a |l['’])?(?:opción|letra|opção|alternativa"
+    r"|option|lettre|lettera|opzione)"
     r"|選択肢は|정답은|답은)"
     r"(?P<mark>[\s*_]*[:：]?[\s*_]*)(?=[(\[（【$\\*_`\"“]*\s*(?:[A-Za-z]"
     r"|[A-J]{2,8})(?![A-Za-z]))",
@@ -89,10 +90,13 @@ class ChoiceVerifier(Verifier):
     """Compares the choices that an answer names with the right ones."""
 
     name = "choice"
-    version = "5"
+    version = "6"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
-        return find_choice(completion, delimiters, problem.choices or [])
+        extracted = find_choice(completion, delimiters, problem.choices or [])
+        if extracted.where == "announced" and re.fullmatch(r"[A-J]!", extracted.answer or ""):
+            return extracted._replace(answer=(extracted.answer or "")[:-1])  # "The answer is C!"
+        return extracted
 
     def unverifiable(self, problem: Problem) -> str | None:
         if not (problem.reference or "").strip():

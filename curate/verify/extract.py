@@ -228,12 +228,16 @@ _TAKEN_BACK = re.compile(
 # Right after a box: "\\boxed{5} is wrong".
 _DENIED_AFTER = re.compile(
     r"[\s$*)\]\\.,;–—-]*(?:is|are|was|would be|seems|looks)?(?: clearly| probably| also)?\s*"
-    r"(?:\bnot\b|n['’]t\b|(?:wrong|incorrect|false|impossible)\b(?!\s+(?:position|positive"
+    r"(?:\bnot\b|n['’]t\b|(?:wrong|incorrect|false|impossible)(?:ly)?\b(?!\s+(?:position|positive"
     r"|negative)s?\b)|\?|吗|不对|不是|是错|falsch\b|faux\b"
     r"|or (?:maybe|perhaps|possibly|else)\b|maybe\b|perhaps\b|possibly\b"
     r"|(?<=[es]) (?:the|an?) (?:\w+ )?(?:(?:wrong|incorrect|false|naive)\s+(?:answer|value|result"
     r"|choice|option|one|solution|number|conclusion|root|claim|guess|sign)|trap|mistake|error)\b"
-    r"|(?:or|/|\|)\s*[$\\(]*-?\d)",
+    r"|(?:or|/|\||vs\.?|versus|through)\s*[$\\(]*-?\d|\\?text\s*\{\s*(?:or|maybe|perhaps|to)\b"
+    r"|(?<=s )too (?:small|large|big|low|high|few|many)\b"
+    r"|would (?:be|have been) (?:the )?(?:correct|right|answer|true)?(?: answer)?"
+    r" ?(?:only )?(?:if|for"
+    r"|when)\b)",
     re.I,
 )
 # Right before a box: "it is not \\boxed{5}".
@@ -241,6 +245,7 @@ _DENIED_BEFORE = re.compile(
     r"(?:\b(?:not|never|neither|nor|isn['’]t|aren['’]t|cannot be|can['’]t be|wrong answer(?: is)?"
     r"|incorrect answer(?: is)?"
     r"|except|(?:differ(?:s|ent)?|apart|aside) from|other than|rather than|instead of|unlike"
+    r"|(?:wrong|incorrect|false|not the answer|format)(?=\s*:)|\\neq?(?![a-z])|≠|!="
     r"|(?:rul(?:e|es|ed|ing)) out|reject(?:s|ed|ing)?|discard(?:s|ed|ing)?"
     r"|doubt(?: that)?(?: it is)?|maybe|perhaps|possibly|nicht|pas|kein)|不是|并非|不为|не)"
     r"[\s:$*(\\\[]*$",
@@ -278,7 +283,9 @@ _DOUBT = re.compile(
     re.I,
 )
 # "17 ! = 355" continues after its factorial.
-_SENTENCE_END = re.compile(r"(?:(?<!\bRs)(?<!\bapprox)[.?]|!(?!\s*[=<>+*/^≠]))(?=\s|$|[*_\"'”)]|</)|[。！？…．।]")
+_SENTENCE_END = re.compile(
+    r"(?:(?<!\bRs)(?<!\bapprox)[.?]|!(?!\s*[=<>+*/^≠]))(?=\s|$|[*_\"'”)]|</)|[。！？…．।]"
+)
 _ADVERB = re.compile(
     r"(?:thus|simply|exactly|precisely|indeed|then|therefore|hence|just|clearly|definitely"
     r"|certainly|equal to|given by"
@@ -457,7 +464,7 @@ def without_end_tokens(text: str) -> str:
 
 def inner(block: str) -> str:
     """Return the answer inside an <answer> block: its box, its announced answer, or all of it."""
-    extracted = in_prose(block)
+    extracted = from_json(block) or in_prose(block)
     return (extracted.answer or "") if extracted is not None else block.strip()
 
 
@@ -646,10 +653,11 @@ def value_at_end(line: str) -> str | None:
 _NEGATION = re.compile(
     r"(?i:not|never|n['’]t|neither| nor|wrong|incorrect|except|(?:ffers?|fferent|apart|aside) from"
     r"|(?:other|rather) than|instead of|unlike"
-    r"|ul(?:e|es|ed|ing) out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein"
-    r"|suppose|assume|if |student|mistake|error|naive|imagine"
-    r"|pretend|claim|tempting|peut|quiz|vielleicht|angenommen|falsch|mauvais|false|equivocad|supon|suppos)"
-    r"|[不并非假如若学设仮違错]|не|предпол|возможно|만약|틀린"
+    r"|ul(?:e|es|ed|ing) out|reject|discard|doubt|maybe|perhaps|possibly|nicht|pas|kein|suppose"
+    r"|assume|if |student"
+    r"|\\ne|!=|format|mistake|error|naive|imagine|pretend|claim|tempting|peut|quiz|vielleicht|angenommen|falsch"
+    r"|mauvais|false|equivocad|supon|suppos)"
+    r"|[不并非假如若学设仮違错≠]|не|предпол|возможно|만약|틀린"
 )
 _NEGATIONS = (
     *("not", "never", "n't", "neither", " nor", "wrong", "incorrect", "except", "doubt"),
@@ -659,7 +667,18 @@ _NEGATIONS = (
     *("maybe", "perhaps", "possibly", "nicht", "pas", "kein", "suppose", "assume", "if "),
     *("student", "mistake", "error", "naive", "imagine", "pretend", "claim", "tempting"),
     *("peut", "quiz", "vielleicht", "angenommen", "supon", "suppos", "falsch", "mauvais", "says"),
-    *("unlikely", "impossible", "common", "typical", "usual", "frequent", "easy"),
+    *(
+        "format",
+        "\\ne",
+        "!=",
+        "unlikely",
+        "impossible",
+        "common",
+        "typical",
+        "usual",
+        "frequent",
+        "easy",
+    ),
 )
 
 
@@ -681,6 +700,7 @@ def in_prose(text: str) -> Extracted | None:
     if (
         box.answer
         and not following.strip(" $.*\n")
+        and text[box.start - 1 : box.start] != "-"
         and not _may_deny(text[max(0, box.start - 60) : box.start])
     ):
         return Extracted(box.answer, "boxed")  # the box ends the text, as most do
@@ -695,19 +715,23 @@ def in_prose(text: str) -> Extracted | None:
     if _is_denied_box(line) or _DENIED_AFTER.match(after) or is_taken_back(after):
         return Extracted(None, "boxed", "the text takes the boxed answer back")
     script = _SCRIPT_AFTER.match(following)  # \boxed{5}^2 is not 5
-    return Extracted(box.answer + (script.group() if script else ""), "boxed")
+    sign = "-" if _MINUS_BEFORE.search(line) else ""
+    return Extracted(sign + box.answer + (script.group() if script else ""), "boxed")
 
 
 _CONTRAST = re.compile(
     r"[\s$*)\]\\]*[,;(]\s*(?:and\s+)?(?:not|rather than|instead of)\s+[$\\({]*-?\w"
 )
-_SCRIPT_AFTER = re.compile(r"\s*[_^]\s*(?:\{[^{}]*\}|\w)")
+_SCRIPT_AFTER = re.compile(
+    r"\s*[_^]\s*(?:\{[^{}]*\}|\w)|\.?\d+|\s*(?:\+|\\cdot|\\times|\\pi)\s*(?:[\d\\a-zA-Z]+)?|,\s?\d+(?=\s*(?:\.|\$|\Z))"
+)
+_MINUS_BEFORE = re.compile(r"(?:[=$(\[]\s*-\s*|^-)$")  # x = -\boxed{5}
 # In the sentence before a box: its content is not the answer.
 _NOT_MEANT = re.compile(
     r"\b(?:common|typical|usual|frequent|easy) (?:mistake|error|misconception)"
     r"|\b(?:mistake|error) (?:is|would be) to|\bif (?:it|this|that|the answer) (?:were|was)\b"
     r"|\b(?:wrong|naive|incorrect|false|tempting|student['’]s|falsche|mauvaise|неправильный|неверный)"
-    r" (?:answer|guess|result|value|antwort|réponse|ответ)|respuesta (?:incorrecta|equivocada)"
+    r" (?:answer|guess|result|value|antwort|réponse|ответ)\b|respuesta (?:incorrecta|equivocada)"
     r"|\b(?:suppose|assume|imagine|pretend|doubt|unlikely|impossible|claims?|says|not true"
     r"|angenommen|supposons|supongamos|предположим|допустим),? (?:that |dass |que |что )?"
     r"(?:the |die |la |le )?(?:final |correct )?(?:answer|result|value|antwort|réponse|respuesta"
@@ -807,7 +831,8 @@ def last_boxes(text: str) -> _Box | None:
 
 # "\\text{The answer is }" in front of a boxed value
 _LABEL_IN_BOX = re.compile(
-    r"\s*\\(?:text|textbf|mathrm|mbox)\s*\{\s*(?:the )?(?:final |correct )?answer(?: is|\s*[:=])\s*[:=]?\s*\}"
+    r"\s*\\(?:text|textbf|mathrm|mbox)\s*\{\s*(?:the )?(?:final |correct )?answer"
+    r"(?: is|\s*[:=])\s*[:=]?\s*\}"
     r"\s*[:=]?(?:\s|~|\\[,;: ])*(?=\S)",
     re.I,
 )
@@ -986,7 +1011,12 @@ def _statement(text: str, match: re.Match[str]) -> tuple[str, str] | None:
     line, _, following = rest.partition("\n")
     heading = not line.strip(" \t*_#:：")
     display = _DISPLAY.match(rest)
-    marked = _VERB.search(phrase) or _IS_AT_END.search(line) or _INVERTED.match(phrase) or re.search(r"[】:：=है—–>→➡⇒-]", mark)
+    marked = (
+        _VERB.search(phrase)
+        or _IS_AT_END.search(line)
+        or _INVERTED.match(phrase)
+        or re.search(r"[】:：=है—–>→➡⇒-]", mark)
+    )
     same_line = display is not None and "\n" not in display.group()
     if not (marked or heading or same_line) or is_denied(text[:start], phrase):
         return None
@@ -1045,9 +1075,14 @@ def value_of(line: str, following: str = "") -> tuple[str, str]:
     return value_in_sentence(sentence), f"{after}\n{following}"
 
 
+_IN_ALL = re.compile(r"(?<=\w)\s+(?:in total|in all|altogether|overall)$", re.I)
+
+
 def value_in_sentence(sentence: str) -> str:
     """Return the value of "the largest n is 34" or "there are 34 ways", else the text itself."""
     bare = sentence.strip(" *_")
+    if in_all := _IN_ALL.search(bare):
+        return bare[: in_all.start()]
     if contrast := _NOT_BUT.match(bare):
         return next(value for value in contrast.groups() if value is not None)
     if there := _THERE_ARE.fullmatch(bare):

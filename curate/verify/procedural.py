@@ -80,7 +80,7 @@ class ProceduralVerifier(Verifier):
     """
 
     name = "procedural"
-    version = "3"
+    version = "4"
 
     def load(self) -> None:
         import reasoning_gym  # noqa: F401

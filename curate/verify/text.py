@@ -183,8 +183,6 @@ def without_style(text: str) -> str:
     if len(text) > 2 and text[0] == text[-1] == "'":
         text = text[1:-1].strip()
     stops = (".", "。", "．")
-    if re.fullmatch(r"\(?[A-J]\)?!", text):
-        return text[:-1]  # "C!"
     return text[:-1].rstrip() if text.endswith(stops) and not text.endswith("..") else text
 
 
@@ -259,7 +257,7 @@ class ExactVerifier(Verifier):
     """Accepts exactly the same characters, apart from white space around them."""
 
     name = "exact"
-    version = "4"
+    version = "5"
 
     def extract(self, problem: Problem, completion: str, delimiters: tuple[str, str]) -> Extracted:
         extracted = raw_answer(completion, delimiters)
@@ -285,7 +283,7 @@ class TextVerifier(Verifier):
     """
 
     name = "text"
-    version = "5"
+    version = "6"
 
     def quick(self, problem: Problem, answer: str) -> Judgement:
         if len(answer) > 100_000:

@@ -735,6 +735,275 @@ GROUPS: list[tuple[str, str, str, str, list[str]]] = [
     ("vector", "math", r"\begin{pmatrix}1\\2\end{pmatrix}", "w", [
         r"\boxed{[2,1]}", r"\boxed{\{1,2\}}", r"\boxed{[1,2,3]}", r"\boxed{1,2}",
     ]),
+    # found by a later search: choices in other words, families, formulas around a box
+    ("second look", "math", "14", "w", [
+        "The answer is 14 among others.",
+        "Had we forgotten the minus sign, the answer would be 14.",
+        "My first guess: the answer is 14. But it turned out to be 15.",
+    ]),
+    ("second look", "math", "14", "c", [
+        "The answer is 14.[/INST]", "```\n14\n```", "{\"answer\": \"The answer is 14.\"}",
+        "The answer is “14”.", "The answer is \"14\".", "Answer → 14",
+        r"\boxed{\text{Answer: }14}", r"\boxed{\text{The answer is }14}", r"\boxed 14",
+        "Somit beträgt die Antwort 14.", "उत्तर 14 है", "Válasz: 14", "উত্তর: 14", "উত্তর: ১৪",
+        "సమాధానం: 14", "Jibu ni 14", "Jibu: 14",
+    ]),
+    ("second look", "math", "6", "w", [
+        r"\boxed{6π cm²}", r"\boxed{6π cm}", r"\boxed{6θ rad}", r"\boxed{6 tens}",
+    ]),
+    ("second look", "math", "6", "c", [
+        r"\boxed{\text{six}}", r"\boxed{\text{about }6}", r"\boxed{6\checkmark}",
+    ]),
+    ("second look", "math", "7", "w", [
+        r"\boxed{7} + 1", r"\boxed{7}8", r"\boxed{7}.5", r"\boxed{7}\cdot 2", r"-\boxed{7}",
+        r"\boxed{7}\pi", r"\boxed{7}\text{ or }8", r"\boxed{7},8",
+        r"\boxed{7} would be the answer if x were positive.",
+        r"\boxed{7} would be correct only for n=2. Here we get 8.",
+        r"The student wrote \boxed{7}, incorrectly.", r"Example format: \boxed{7}",
+        r"Wrong: \boxed{7}", r"\boxed{7} is too small.",
+    ]),
+    ("second look", "math", "7", "c", [
+        r"the number of wrong answers is \boxed{7}.", "The answer is 7 in total.",
+        "The answer is 7 altogether.",
+    ]),
+    ("notation", "math", r"\frac{3}{4}", "c", [
+        r"\boxed{\text{three quarters}}",
+    ]),
+    ("notation", "math", r"6\pi", "c", [
+        "The answer is 6π cm².",
+    ]),
+    ("notation", "math", r"2\sqrt{3}", "c", [
+        r"\boxed{√12}",
+    ]),
+    ("notation", "math", r"(-\infty, 2]", "w", [
+        r"\boxed{x\le2,\ x\in\mathbb{Z}}", r"\boxed{n\le2, n\in\mathbb N}",
+    ]),
+    ("notation", "math", r"\{1,2,3\}", "c", [
+        "The answers are 1, 2, and 3.",
+    ]),
+    ("notation", "math", "(2,-1)", "w", [
+        r"\boxed{(2,-1]}",
+    ]),
+    ("notation", "math", r"\begin{cases} x=3 \\ y=-2 \end{cases}", "c", [
+        r"\boxed{x=3\\y=-2}",
+    ]),
+    ("notation", "math", "y=2x+1", "c", [
+        r"\boxed{f(x)=2x+1}",
+    ]),
+    ("notation", "math", "x^2-4x+3", "c", [
+        r"\boxed{x**2 - 4*x + 3}",
+    ]),
+    ("notation", "math", r"\text{no solution}", "c", [
+        "Answer: No solutions exist.",
+    ]),
+    ("notation", "math", "1250", "c", [
+        r"\boxed{\text{\$}1250}", "The answer is Rs. 1250",
+    ]),
+    ("notation", "math", "3:4", "c", [
+        r"\boxed{3\text{ to }4}", "The ratio is 3 to 4.\nAnswer: 3 to 4",
+    ]),
+    ("notation", "math", "4:30 pm", "c", [
+        r"\boxed{4{:}30\text{ pm}}",
+    ]),
+    ("notation", "math", r"\frac{x^3}{3}+C", "c", [
+        r"\boxed{\frac{1}{3} x^3 + \text{constant}}",
+    ]),
+    ("notation", "math", r"1,2,3,\ldots,10", "c", [
+        r"\boxed{1, 2, 3, ..., 10}",
+    ]),
+    ("named choices", "choice", "C", "c", [
+        "选项C正确。", "因此选项C是正确的。", "正确的是C。", "選択肢Cが正しい。",
+        "La respuesta correcta es la opción C.",
+        "A resposta é a letra C.", "الجواب الصحيح هو C", "सही उत्तर C है", "Đáp án C.", "Chọn C",
+        "The answer is C (mice).", "Choose C.", "Select C", "Selected: C", "The answer is C!",
+        "ans. C", "Correct: C", "The right one is C.", "Choose C", "Select option C.", "Đáp án: C",
+        "Vậy chọn C.", "Chọn đáp án C", "因此选项C是正确的", "La bonne réponse est l'option C.",
+        "A resposta correta é a letra C.", "Cです", "Option C is correct.\n", "所以C正确",
+        "Option C is correct, since mice are small.",
+    ]),
+    ("named choices", "choice", "C", "w", [
+        "Option C is correct? No.", "C is the correct answer? I doubt it.", "Eliminated:\n(C)",
+        "Choose C or D", "Select C and D", "Correct: not C", "Choose C?", "Selected: C, D",
+        "Right: C or D", "Choose C. No, D.", "Don't choose C.", "Do not select C.",
+        "never choose C", "Never select C.", "Answer C or D", "Đáp án C hoặc D", "Chọn C hoặc D",
+        "Không chọn C", "C是正确的吗？", "C正确吗", "选项C不正确",
+        "选项C是正确的，不对，是D", "正确的不是C",
+        "La respuesta es la opción C o D", "La respuesta no es la opción C.",
+        "Correct answer: C. Wait, D.", "C!?", "C! No, D!", "Option C is correct. But wait, D.",
+        "Option C is correct.\nNo, D is.", "Option C is correct.\nActually option D.",
+        "The right one is C or D.", "The right one is not C", "Is the right one C?",
+        "If so, choose C.", "Select C only if D fails.", "Choose C only when D is false",
+    ]),
+    ("named choices", "choice", "A,C", "c", [
+        "ACです",
+    ]),
+    ("references as written", "math", "26 (dollars)", "c", [
+        r"\boxed{26}", "The answer is $26$.",
+    ]),
+    ("references as written", "math", r"x_1 = 2,\ x_2 = 3", "c", [
+        r"\boxed{x=2\text{ or }x=3}", r"The answer is $x=2\text{ or }x=3$.",
+    ]),
+    ("references as written", "math", r"{6\choose2}", "c", [
+        r"\boxed{15}", "The answer is $15$.",
+    ]),
+    ("references as written", "math", r"{6\choose2}", "w", [
+        r"\boxed{3}", "The answer is $3$.", r"\boxed{15 \text{ or } 999983}",
+        "The answer is $15$ or $999983$.", r"\boxed{@@}",
+    ]),
+    ("references as written", "math", r"\mathrm{C}_6^2", "c", [
+        r"\boxed{15}", "The answer is $15$.",
+    ]),
+    ("references as written", "math", r"\{x | x \in \mathbb{R}, x > 0\}", "c", [
+        r"\boxed{(0,\infty)}", r"The answer is $(0,\infty)$.",
+    ]),
+    ("references as written", "math", r"\{2k\pi \mid k\in\mathbb{Z}\}", "c", [
+        r"\boxed{\{2n\pi: n\in\mathbb Z\}}", r"The answer is $\{2n\pi: n\in\mathbb Z\}$.",
+    ]),
+    ("references as written", "math", r"(a,b)\in\{(1,2),(2,1)\}", "c", [
+        r"\boxed{(1,2),(2,1)}", "The answer is $(1,2),(2,1)$.",
+    ]),
+    ("references as written", "math", "10:30 a.m.", "w", [
+        r"\boxed{10:30 AM \text{ or } 999983}", "The answer is $10:30 AM$ or $999983$.",
+        r"\boxed{@@}",
+    ]),
+    ("references as written", "math", "A: 26", "c", [
+        r"\boxed{26}", "The answer is $26$.",
+    ]),
+    ("references as written", "math", r"so we get $\boxed 7$.", "c", [
+        "7",
+    ]),
+    ("after the reasoning", "math", "7", "w", [
+        "<think>The answer is 7.", "<think>7</think>", r"<think>\boxed{7}</think>I don't know.",
+        r"<think>\boxed{7}</think>\boxed{8}", "The answer is 7.<think>no</think>8",
+        "<think>a</think>\n<think>\\boxed{7}", r"<think>x</think><answer>8</answer>\boxed{7}",
+        r"\boxed{7}</think>The answer is 8", "<think>x</think><answer></answer>",
+    ]),
+    ("after the reasoning", "math", "7", "c", [
+        r"<think>8?</think>\boxed{7}", r"foo</think>\boxed{7}",
+        r"<think>a</think><think>b</think>\boxed{7}", "<think>\n\n</think>\n\n7",
+        r"<think>\boxed{8}</think><answer>7</answer>", "<think>x</think>The answer is 7",
+    ]),
+    ("chains", "math", "36", "w", [
+        r"\boxed{12\times 3=35}", r"\boxed{36=35+2}", r"\boxed{6^2=37}", r"\boxed{x=36=37}",
+        r"\boxed{36 \neq 36}", r"\boxed{36=6^2=35}", r"\boxed{35=36}", r"\boxed{x>36}",
+        r"\boxed{36=x=37}", r"\boxed{1=1}", r"\boxed{36=36+0=37}", r"\boxed{0=0}",
+        "The answer is $6^2 = 35$.", r"\boxed{36=x+1}", r"\boxed{36=2x}", r"\boxed{36=x^2}",
+        r"\boxed{x=y=36 or 37}", r"\boxed{37=x}",
+    ]),
+    ("chains", "math", "36", "c", [
+        r"\boxed{12\times 3=36}", r"\boxed{6^2=36}", r"\boxed{x=6^2=36}", r"\boxed{36=6^2}",
+        r"\boxed{A=\frac12\cdot 8\cdot 9=36}", r"\boxed{S = 36}", r"\boxed{36 = x}",
+    ]),
+    ("chains", "math", "x=36", "w", [
+        r"\boxed{x=35}", r"\boxed{y<36}", r"\boxed{x\ne36}", r"\boxed{36=35}", r"\boxed{x=36,37}",
+        r"\boxed{x=\pm36}",
+    ]),
+    ("chains", "math", "x=36", "c", [
+        r"\boxed{36}", r"\boxed{x=36}", r"\boxed{36=x}",
+    ]),
+    ("whole numbers", "math", "(0,4)", "w", [
+        r"\boxed{\{x\mid 0<x<4,x\in\mathbb{Z}\}}", r"\boxed{0<x<4, x\in\mathbb Z}",
+        r"\boxed{0<n<4,n\in\mathbb{N}}", r"\boxed{\{1,2,3\}}", r"\boxed{0<x<4\text{ and }x\ne2}",
+        r"\boxed{(0,4)\cap\mathbb{Z}}", r"\boxed{x\in(0,4),x\in\mathbb Q}", r"\boxed{1,2,3}",
+        r"\boxed{\{x \in \mathbb{Z} \mid 0<x<4\}}", r"\boxed{\{x\in\mathbb N: 0<x<4\}}",
+        r"\boxed{0<|x|<4}", r"\boxed{0<x^2<4}", r"\boxed{0<2x<4}", r"\boxed{0<x<4y}",
+    ]),
+    ("whole numbers", "math", "(0,4)", "c", [
+        r"\boxed{\{x\mid 0<x<4,x\in\mathbb{R}\}}", r"\boxed{0<x<4}",
+        r"\boxed{\{x \in \mathbb{R} \mid 0<x<4\}}", r"\boxed{\{x\in\mathbb R: 0<x<4\}}",
+        r"\boxed{x\in(0,4)}", r"\boxed{0 < x < 4}", r"\boxed{(0, 4)}", r"\boxed{]0,4[}",
+        r"\boxed{0<a<4}", r"\boxed{4>x>0}", r"\boxed{x>0\text{ and }x<4}",
+    ]),
+    ("whole numbers", "math", r"\{1,2,3\}", "w", [
+        r"\boxed{\{x\in\mathbb{R}\mid 0<x<4\}}", r"\boxed{\{x\mid x=1,2\}}",
+        r"\boxed{\{x\in\mathbb Z\mid 0<x<5\}}", r"\boxed{(0,4)}",
+    ]),
+    ("whole numbers", "math", r"\{x\in\mathbb{Z}\mid 0<x<4\}", "c", [
+        r"\boxed{\{x\in\mathbb{Z}\mid 0<x<4\}}", r"\boxed{\{x \in \mathbb{Z} : 0 < x < 4\}}",
+    ]),
+    ("whole numbers", "math", r"\{x\in\mathbb{Z}\mid 0<x<4\}", "w", [
+        r"\boxed{(0,4)}", r"\boxed{0<x<4}", r"\boxed{\{x\mid 0<x<4\}}", r"\boxed{\{1,2\}}",
+        r"\boxed{@@}",
+    ]),
+    ("whole numbers", "math", r"\{x\in\mathbb{R}\mid x\ge 4\}", "c", [
+        r"\boxed{[4,\infty)}", r"\boxed{x\ge4}", r"\boxed{\{x\mid x\ge4\}}",
+    ]),
+    ("whole numbers", "math", r"\{2k+1\mid k\in\mathbb{Z}\}", "w", [
+        r"\boxed{\{2k\mid k\in\mathbb{Z}\}}", r"\boxed{\{2k+1\mid k\in\mathbb{N}\}}", r"\boxed{k}",
+        r"\boxed{1}",
+    ]),
+    ("families", "math", r"x=\frac{\pi}{4}+k\pi,k\in\mathbb{Z}", "c", [
+        r"\boxed{\frac{\pi}{4}+n\pi, n\in\mathbb Z}",
+        r"\boxed{\{x\mid x=k\pi+\frac{\pi}{4},k\in\mathbb Z\}}",
+    ]),
+    ("families", "math", r"x=\frac{\pi}{4}+k\pi,k\in\mathbb{Z}", "w", [
+        r"\boxed{x=\frac{\pi}{4}+k\pi,k\in\mathbb{N}}",
+        r"\boxed{\{x\mid x=k\pi+\frac{\pi}{4},k\in\mathbb N\}}",
+        r"\boxed{\{x\mid x=2k\pi+\frac{\pi}{4},k\in\mathbb Z\}}",
+        r"\boxed{\{x\mid x>k\pi+\frac{\pi}{4},k\in\mathbb Z\}}",
+        r"\boxed{\{x\mid x\ne k\pi+\frac{\pi}{4},k\in\mathbb Z\}}",
+    ]),
+    ("families", "math", r"\{x\mid x\ne k\pi,k\in\mathbb Z\}", "w", [
+        r"\boxed{\{x\mid x= k\pi,k\in\mathbb Z\}}", r"\boxed{\{k\pi\mid k\in\mathbb Z\}}",
+        r"\boxed{x=k\pi}", r"\boxed{\{x\mid x\ne 2k\pi,k\in\mathbb Z\}}", r"\boxed{k\pi}",
+    ]),
+    ("families", "math", r"\{x\mid x\ne k\pi,k\in\mathbb Z\}", "c", [
+        r"\boxed{\{x\mid x\ne k\pi,k\in\mathbb Z\}}", r"\boxed{\{x|x\neq n\pi, n\in \mathbb{Z}\}}",
+    ]),
+    ("object", "math", "7", "w", [
+        "{\"answer\": \"7 or 8\"}", "{\"answer\": 7, \"final_answer\": 8}",
+        "{\"answer\": 8, \"note\": 7}", "{\"answer\": null}", "{\"answer\": {\"x\": 7}}",
+        "{\"answer\": [7, 8]}", "{\"wrong_answer\": 7}", "{\"answer\": \"not 7\"}",
+        "{\"answer\": \"I am not sure, 7?\"}", "{\"answer\": \"7?\"}", "{\"answer\": \"\"}",
+        "{\"answer\": \"The answer is not 7\"}", "{\"question\": 7}",
+        "{\"answer\": \"The wrong answer is 7\"}", "{\"answer\": \"Suppose the answer is 7\"}",
+        "{\"answer\": 7} No wait, {\"answer\": 8}", "{\"answer\": 7}\n{\"answer\": 8}",
+        "{\"answer\": true}", "{\"answer\": -7}", "{\"answer\": 0.7}", "{\"answer\": \"x > 7\"}",
+    ]),
+    ("object", "math", "7", "c", [
+        "{\"answer\": 7}", "{\"Answer\": \"7\"}", "{\"ANSWER\": 7}", "{\"final_answer\": \"7\"}",
+        "{\"answer\": \"$7$\"}", "{\"answer\": \"\\\\boxed{7}\"}", "{\"answer\": \"\\boxed{7}\"}",
+        "{\"answer\": \"x = 7\"}", "{\"answer\": 7.0}",
+        "{\"steps\": [\"a {b} c\", \"3+4\"], \"answer\": 7}",
+        "Here:\n```json\n{\n  \"answer\": \"7\"\n}\n```", "{\"result\": 7}",
+        "{\"explanation\": \"not 8\", \"answer\": \"7\"}", "<answer>{\"answer\": 7}</answer>",
+        "{\"answer\": \"7 cm\"}", "{\"answer\": \"Final answer: 7\"}",
+        "```\n{\"answer\": 7}\n```\n", "{\"thoughts\": \"8?\", \"answer\": \"7\"}<|im_end|>",
+        "{\"solution\": \"7\"}", "{\"value\": 7}",
+    ]),
+    ("definitions", "math", "y=x^2", "c", [
+        r"\boxed{f(x)=x^2}", r"\boxed{y=x^2}", r"\boxed{x^2}",
+    ]),
+    ("definitions", "math", "y=x^2", "w", [
+        r"\boxed{f(y)=x^2}", r"\boxed{f(t)=t^2+1}", r"\boxed{f(2)=x^2}", r"\boxed{f(x)=x}",
+        r"\boxed{x=y^2}", r"\boxed{f(x)=f(x)^2}",
+    ]),
+    ("roots", "math", "x_1=2,x_2=3", "w", [
+        r"\boxed{x=2}", r"\boxed{x=3\text{ or }x=4}", r"\boxed{x_1=3}",
+        r"\boxed{y=2\text{ or }y=3\cdot2}", r"\boxed{x=2,3,4}", r"\boxed{x_1=2,x_2=4}",
+    ]),
+    ("roots", "math", "x_1=2,x_2=3", "c", [
+        r"\boxed{x=2,x=3}", r"\boxed{x = 2 \text{ or } 3}", r"\boxed{2,3}", r"\boxed{x\in\{2,3\}}",
+    ]),
+    ("roots", "math", r"x=2\text{ or }x=3", "c", [
+        r"\boxed{x_1=2,x_2=3}", r"\boxed{x_{1}=3, x_{2}=2}", r"\boxed{2,3}",
+    ]),
+    ("roots", "math", r"x=2\text{ or }x=3", "w", [
+        r"\boxed{x_1=2,y_1=3}", r"\boxed{x_1=2}", r"\boxed{x_1=2,x_2=2}", r"\boxed{a_1=2,b_2=3}",
+    ]),
+    ("members", "math", r"(a,b)\in\{(1,2),(2,1)\}", "w", [
+        r"\boxed{(1,2)}", r"\boxed{(1,2),(2,1),(3,3)}", r"\boxed{\{1,2\}}",
+        r"\boxed{(a,b)\in\{(1,2)\}}", r"\boxed{(a,b)\notin\{(1,2),(2,1)\}}",
+    ]),
+    ("box in a text", "math", "7", "w", [
+        r"$x=-\boxed{7}$", r"\boxed{7}.25", r"\boxed{7}\times 10", r"\boxed{7}+\sqrt2",
+        r"\boxed 8", r"\boxed -7", r"\boxed7x", r"\boxed{7} vs 8",
+    ]),
+    ("box in a text", "math", "7", "c", [
+        r"\boxed 7", r"$\boxed 7$", r"$\boxed7$.", r"- \boxed{7}", r"1. \boxed{7}",
+        r"so 10 - 3 = \boxed{7}", "\\boxed{7}.\n", r"\boxed{7}. 8 is even.",
+        r"\boxed{7}, and 8 is even.", r"\boxed{7} - done", r"(\boxed{7})", r"\boxed{7} 🎉",
+    ]),
 ]
 
 ENDINGS = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import base64
 import builtins
+import contextlib
 import io
 import json
 import pickle
@@ -24,8 +25,9 @@ def read_tests(text: str, metadata: str | None = None) -> Tests:
     Also accepted: APPS and TACO (`inputs`, `outputs`, `fn_name`, also inside `input_output`),
     CodeContests (`public_tests` and others, each with `input` and `output`), LiveCodeBench (a list
     with `testtype`, or its columns `public_test_cases` and `private_test_cases`), a list of cases
-    with `input` and `output` (also as `test_cases`, with `fn_name`), MBPP (a list of assertions, or `test_list` with `test_imports`), HumanEval
-    (`test` with `entry_point`), and plain test functions.
+    with `input` and `output` (also as `test_cases`, with `fn_name`), MBPP (a list of
+    assertions, or `test_list` with `test_imports`), HumanEval (`test` with `entry_point`), and
+    plain test functions.
     """
     try:
         data = json.loads(text)
@@ -34,10 +36,8 @@ def read_tests(text: str, metadata: str | None = None) -> Tests:
             raise ValueError("the problem has no tests, or they are not JSON") from None
         data = text  # test functions as Python
     if isinstance(data, str) and data.lstrip()[:1] in ("[", "{"):
-        try:
+        with contextlib.suppress(ValueError):
             data = json.loads(data)  # encoded twice
-        except ValueError:
-            pass
     return _asserts(_unpacked(data)) if isinstance(data, str) else _from_json(data, metadata)
 
 
@@ -85,7 +85,7 @@ _CASE_LISTS = ("public_test_cases", "private_test_cases", "test_cases", "tests")
 
 
 def _listed_cases(data: Tests) -> list[dict[str, Any]]:
-    """Return the cases of LiveCodeBench's columns and of `test_cases`, each a list or JSON of one."""
+    """Return the cases of LiveCodeBench's columns and of `test_cases`: lists, or JSON of them."""
     cases: list[dict[str, Any]] = []
     for key in _CASE_LISTS:
         value = data.get(key)

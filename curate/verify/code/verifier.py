@@ -34,7 +34,7 @@ class CodeVerifier(Verifier):
     """Runs the Python program of a completion against the problem's tests."""
 
     name = "code"
-    version = "2"
+    version = "3"
     runs_in = "thread"
     cacheable = False
     limits = Limits()

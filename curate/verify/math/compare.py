@@ -674,6 +674,9 @@ def equal_relations(gold: Node, answer: Node) -> bool | None:
             return gold[2] == answer[2] and equal(gold[3], answer[3])
         return proportional(gold, answer)
     if answer[0] == "rel":
+        is_equation = answer[1] == "=" and len(answer) == 4
+        if is_equation and answer[3][0] == "sym" and not symbols(answer[2]):
+            answer = ("rel", "=", answer[3], answer[2])  # 36 = x
         name = answer[2][1] if answer[2][0] == "sym" else None
         if "'f:" in repr(gold) and (name is None or f"'f:{name}" in repr(gold)):
             return False  # "0 = f(0)" offers two values for f(0)
@@ -746,6 +749,8 @@ def with_dummy_renamed(gold: Node, answer: Node, is_family: bool) -> Node | None
     A counter is only free in a family of solutions (`is_family`: the text says it is a whole
     number) or next to pi.
     """
+    if gold[0] != answer[0]:  # x = 2k pi, 2n pi
+        gold, answer = (node[3] if assigned(node) else node for node in (gold, answer))
     here, there = symbols(gold) - symbols(answer), symbols(answer) - symbols(gold)
     if len(here) != 1 or len(there) != 1:
         return None

@@ -88,6 +88,8 @@ _ORDINARY = frozenset(
 
 
 _UNIT_POWER = re.compile(r"(?<=[a-z]{2})[²³](?=\s*[.)]?$)")  # 6π cm²
+_ABOUT = re.compile(r"^\\text\s*\{\s*(about|approximately|roughly|around)\s*\}")
+_QED = re.compile(r"\s*\\(?:checkmark|blacksquare|square|Box|qed)\s*$")
 _CONSTANT = re.compile(r"(?<=\+)\s*\\text\s*\{\s*(?:a )?const(?:ant|\.)?\s*\}$")
 
 
@@ -130,7 +132,11 @@ _FAMILY = re.compile(
 def _clean_commands(text: str) -> str:
     if "\\\\" in text and "\\begin" not in text:
         text = _ROWS.sub(", ", text)
-    if _MEMBER.search(text) and (family := _FAMILY.fullmatch(text.strip("$ "))) and family[2] in family[1]:
+    if (
+        _MEMBER.search(text)
+        and (family := _FAMILY.fullmatch(text.strip("$ ")))
+        and family[2] in family[1]
+    ):
         text = f"{family[1]}, {family[2]}\\in\\mathbb{{Z}}"
     doubled = _DOUBLED.search(text)
     if doubled and ("\\begin" not in text or not _SINGLE_COMMAND.search(text.replace("\\\\", ""))):
@@ -167,7 +173,7 @@ def _without_style(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = _STYLED_SIGN.sub(lambda m: m[1] or m[2], text)
     text = _NUMBER_TEXT.sub(r"\1", text)
-    text = _CONSTANT.sub(" C", text)
+    text = _QED.sub("", _ABOUT.sub(r"\1 ", _CONSTANT.sub(" C", text)))
     text = text.replace("\\text{\\$}", "\\$").replace("\\text{$}", "\\$")
     if "\\choose" in text:
         text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)

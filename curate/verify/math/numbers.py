@@ -158,6 +158,7 @@ _ABOUT = re.compile(
     r"|大约|大約|约为|约|約|およそ|약)\s*(?=[-+.$\\\d])",
     re.I,
 )
+_WORDS_IN_TEXT = re.compile(r"\\text(?:bf|it|rm)?\s*\{([a-zA-Z -]+)\}")  # \\text{six apples}
 # 26 (twenty-six)
 _RESTATED = re.compile(r"([^()]*[^()\s])\s+\(\s*([^()]+?)\s*\)")
 _PERCENT = (
@@ -200,6 +201,8 @@ def _read(text: str) -> Number | None:
 
 def _parse(text: str) -> Number | None:
     text = plain(text)
+    if whole := _WORDS_IN_TEXT.fullmatch(text):
+        text = whole[1].strip()
     for pattern, replacement in _LATEX[1:]:
         text = pattern.sub(replacement, text)
     text = text.strip()

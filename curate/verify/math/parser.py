@@ -671,7 +671,15 @@ class _Parser:
         if self.take("|") or self.take(":"):  # {x | condition}
             condition = _without_types(self.items(("\\}",)), node)
             self.need("\\}")
+            if node[0] == "rel":  # {x \\in Z | condition}
+                if node[1] != "in" or node[2][0] != "sym":
+                    raise Unreadable("a set of relations")
+                if node[3] != ("reals",):
+                    condition = ("list", condition, node)
+                return _renamed(condition, node[2][1])
             # the name of the variable says nothing: {x | x > 2} is {y | y > 2}
+            if condition[:3] == ("rel", "=", node) and _has_symbol_but(condition[3], node):
+                return condition  # {x | x = 2k pi}
             return _renamed(condition, node[1]) if node[0] == "sym" else condition
         if node[0] == "ratio" and len(node) == 3 and node[1][0] == "sym":
             raise Unreadable("a set with a condition")
@@ -800,9 +808,7 @@ def _without_types(node: Node, member: Node) -> Node:
     def is_type(part: Node) -> bool:
         if part[0] != "rel" or part[1] != "in":
             return False
-        return bool(
-            part[3] == ("reals",) or (part[3] == ("integers",) and part[2] != member)
-        )
+        return bool(part[3] == ("reals",) or (part[3] == ("integers",) and part[2] != member))
 
     parts = [part for part in node[1:] if not is_type(part)]
     return (
@@ -810,6 +816,12 @@ def _without_types(node: Node, member: Node) -> Node:
         if len(parts) == len(node) - 1 or not parts
         else (parts[0] if len(parts) == 1 else (node[0], *parts))
     )
+
+
+def _has_symbol_but(node: Node, name: Node) -> bool:
+    """Whether a tree has a symbol, and none of them is `name`."""
+    written = repr(node)
+    return "('sym', " in written and repr(name) not in written
 
 
 def _renamed(node: Node, name: str) -> Node:

@@ -116,7 +116,7 @@ _PIECE = re.compile(r"\s*(?:(/)|\*?\s*([^\s/*^]+)(?:\^(-?\d))?)")
 MAX_WORDS = 5
 # Words that do not name a counted thing: they change the number.
 _NO_NOUN = frozenset(
-    "among amongst alongside also too tens twos threes fours fives sixes sevens eights nines "
+    "among amongst alongside also too tens "
     "is are was were be isn't aren't not no non nor or but and either neither maybe perhaps "
     "possibly probably wrong "
     "incorrect impossible false right correct true minus plus times divided over more less fewer "
@@ -137,8 +137,7 @@ _NO_NOUN = frozenset(
     "atau bukan "
     # Verbs that end like plurals: "7 fails".
     "follows equals satisfies gives fails exists appears suffices divides means yields makes seems "
-    "becomes contradicts remains happens occurs says holds differs works fits wins loses stays goes comes leads breaks "
-    "ends starts".split()
+    "becomes contradicts remains happens occurs says holds differs".split()
 )
 # Names of symbols and functions: "2 log n" and "5 alpha" are products.
 _MATHEMATICS = frozenset(

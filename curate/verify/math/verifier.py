@@ -86,7 +86,7 @@ class MathVerifier(Verifier):
     """Decides whether an answer is the same mathematical object as the reference."""
 
     name = "math"
-    version = "6"
+    version = "7"
 
     def load(self) -> None:
         # The parser and the solver of SymPy build their tables at first use.
@@ -228,9 +228,12 @@ def _without_whole(bare: str) -> str:
     return bare[: whole.start()]
 
 
+_SET_END = re.compile(r"\s*(?:\\right\s*)?\\\}$")
+
+
 def _counts_from(text: str) -> str | None:
     """Return the numbers that the counter of a family takes, "Z" or "N"; None if it has none."""
-    whole = _WHOLE.search(unwrap(text))
+    whole = _WHOLE.search(_SET_END.sub("", unwrap(text)))
     if whole is None:
         return None
     return "N" if re.search(r"N|ℕ|[+*]|positive|正", whole.group()) else "Z"
@@ -337,6 +340,8 @@ def _compare_trees(reference: str, gold: Node, answer: str, given: Node) -> Judg
         return Judgement("unverifiable", f"the reference has no value: {error}")
     except (Undefined, ZeroDivisionError, OverflowError, RecursionError, ValueError, TypeError):
         verdict = None
+    if verdict is None and gold == given:
+        return CORRECT
     if verdict is None:
         # Only what SymPy can solve or evaluate is worth passing on.
         if is_for_math_verify(reference) or is_for_math_verify(answer):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import pickle
+import zlib
 
 import pytest
 
@@ -28,6 +31,13 @@ STACK = (
     "class Stack:\n    def __init__(self): self.items = []\n"
     "    def push(self, x): self.items.append(x)\n    def pop(self): return self.items.pop()\n"
 )
+
+
+def packed(cases: object) -> str:
+    """Return cases as LiveCodeBench packs its private ones."""
+    return base64.b64encode(zlib.compress(pickle.dumps(json.dumps(cases)))).decode()
+
+
 FORMATS: list[tuple[str, object, str]] = [
     ("APPS", {"inputs": CASES[0], "outputs": CASES[1]}, STDIO),
     ("APPS", {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}, ADD),
@@ -43,6 +53,18 @@ FORMATS: list[tuple[str, object, str]] = [
     ("LiveCodeBench", [{"input": "1\n2", "output": "3", "testtype": "functional"}],
      "class Solution:\n    def add(self, a: int, b: Optional[int]) -> List[int]:\n"
      "        return a + b\n"),
+    ("LiveCodeBench",
+     {"public_test_cases": json.dumps([{"input": "1 2", "output": "3", "testtype": "stdin"}]),
+      "private_test_cases": packed([{"input": "5 7", "output": "12", "testtype": "stdin"}])},
+     STDIO),
+    ("LiveCodeBench",
+     {"public_test_cases": '[{"input": "1\\n2", "output": "3", "testtype": "functional"}]',
+      "metadata": '{"func_name": "add"}'}, ADD),
+    ("encoded twice", json.dumps([{"input": "1 2", "output": "3", "testtype": "stdin"}]), STDIO),
+    ("list of cases", {"test_cases": [{"input": "1 2", "output": "3"}]}, STDIO),
+    ("list of cases", [{"input": "1 2", "expected_output": "3"}], STDIO),
+    ("list of cases", {"test_cases": [{"fn_name": "add", "input": [1, 2], "output": 3}]}, ADD),
+    ("arguments as text", {"fn_name": "add", "inputs": ["1\n2"], "outputs": ["3"]}, ADD),
     ("MBPP", ["assert add(1, 2) == 3", "assert add(5, 7) == 12"], ADD),
     ("MBPP", {"test_list": ["assert math.isclose(add(1, 2), 3)"], "test_imports": ["import math"]},
      ADD),
@@ -83,6 +105,25 @@ def test_a_right_program_passes_and_a_broken_one_does_not(
     assert verdict.verdict == "correct", (name, verdict.detail)
     for broken in ("def nothing(): pass", "import os; os._exit(0)", "print('passed')"):
         assert pool.verify(problem, f"```python\n{broken}\n```").verdict == "wrong", name
+
+
+def test_a_program_between_the_marks_of_mbpp() -> None:
+    assert find_program(f"Sure.\n[BEGIN]\n{ADD}[DONE]\nMore text.") == ADD.rstrip("\n")
+    assert find_program(f"[BEGIN]\n{ADD}") == ADD
+
+
+class Caller:
+    """Pickles as a call of `print`."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("called",)
+
+
+def test_packed_tests_call_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = base64.b64encode(zlib.compress(pickle.dumps(Caller()))).decode()
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_tests(json.dumps({"private_test_cases": hostile}))
+    assert "called" not in capsys.readouterr().out
 
 
 @needs_sandbox

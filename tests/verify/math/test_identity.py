@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from curate.verify.math.compare import equal
@@ -13,6 +13,7 @@ from curate.verify.math.parser import parse
 whole = st.integers(min_value=-(10**30), max_value=10**30)
 
 
+@settings(deadline=None)
 @given(a=whole, b=whole, off=st.integers(min_value=-3, max_value=3))
 def test_a_product_is_its_expansion_and_no_other_polynomial(a: int, b: int, off: int) -> None:
     product = parse(f"(x+({a}))(x+({b}))")
