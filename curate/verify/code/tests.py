@@ -56,10 +56,10 @@ def _from_json(data: Any, metadata: str | None) -> Tests:
             return _from_lists(data["inputs"], data["outputs"], data.get("fn_name"))
         if isinstance(data.get("input"), list) and isinstance(data.get("output"), list):
             return _from_lists(data["input"], data["output"], data.get("fn_name"))
-        cases = _listed_cases(data)
-        if cases:
+        listed = _listed_cases(data)
+        if listed:
             inner = data.get("metadata")
-            return _from_cases(cases, inner if isinstance(inner, str) else metadata)
+            return _from_cases(listed, inner if isinstance(inner, str) else metadata)
         groups = [data[key] for key in _CODE_CONTESTS if isinstance(data.get(key), dict)]
         if groups:
             inputs = [one for group in groups for one in group.get("input", ())]
