@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any
@@ -226,17 +227,28 @@ def _place(graph: Graph) -> None:
 
 def _layers(graph: Graph) -> None:
     """The layer of a box is the length of the longest way to it from a box without an origin."""
-    into: dict[str, list[str]] = {name: [] for name in graph.nodes}
+    into: dict[str, set[str]] = {name: set() for name in graph.nodes}
     for low, high in graph.edges:
-        into[high].append(low)
-    for _ in graph.nodes:
-        moved = False
-        for name, node in graph.nodes.items():
-            layer = max((graph.nodes[p].layer + 1 for p in into[name]), default=0)
-            if layer > node.layer and layer < len(graph.nodes):
-                node.layer, moved = layer, True
-        if not moved:
-            break
+        into[high].add(low)
+    for name in _sorted(graph, into):
+        graph.nodes[name].layer = max((graph.nodes[p].layer + 1 for p in into[name]), default=0)
+
+
+def _sorted(graph: Graph, into: dict[str, set[str]]) -> list[str]:
+    """Names in the order of their origins.
+
+    Training that changes no weight ends in the model that it started from. The edge that closes
+    such a cycle is dropped.
+    """
+    while True:
+        try:
+            return list(TopologicalSorter(into).static_order())
+        except CycleError as error:
+            cycle = list(pairwise(error.args[1]))
+            trained = [edge for edge in cycle if graph.nodes[edge[1]].kind == "model"]
+            low, high = (trained or cycle)[0]
+            into[high].remove(low)
+            del graph.edges[low, high]
 
 
 def _middle(node: Node, near: list[Node]) -> float:

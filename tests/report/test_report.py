@@ -150,6 +150,18 @@ def test_what_a_rule_compares_with_is_the_value_of_the_table(hostile):
     assert [numbers for *_, numbers in rows["rows"]] == [stored[row[0]] for row in rows["rows"]]
 
 
+def test_a_model_that_training_did_not_change_closes_no_cycle():
+    drawn = graph.Graph()
+    for name, kind in (("base", "model"), ("rollouts", "traces"), ("corpus", "corpora")):
+        drawn.nodes[name] = graph.Node(name, kind, name, "")
+    drawn.edges = dict.fromkeys(
+        [("base", "rollouts"), ("rollouts", "base"), ("rollouts", "corpus"), ("base", "corpus")]
+    )
+    graph._place(drawn)
+    assert [node.layer for node in drawn.nodes.values()] == [0, 1, 2]
+    assert ("rollouts", "base") not in drawn.edges
+
+
 def test_an_edge_that_passes_a_layer_bends_between_its_boxes_and_the_drawing_fits():
     drawn = graph.Graph()
     for name in "abcdefgh":
