@@ -92,20 +92,18 @@ def _base(warehouse: Warehouse, model: Mapping[str, Any]) -> tuple[str | None, s
 
     The licence is that of the base's own card; `unknown` if it has none.
     """
-    parent: str | None = model["parent_hash"]
+    models = {
+        model_hash: origin
+        for model_hash, *origin in warehouse.sql(
+            "SELECT model_hash, name, path, parent_hash FROM models ORDER BY created_at NULLS FIRST"
+        ).iter_rows()
+    }
     name, license = None, "unknown"
-    for _ in range(100):
-        rows = warehouse.sql(
-            "SELECT name, path, parent_hash FROM models WHERE model_hash = ? "
-            "ORDER BY created_at DESC LIMIT 1",
-            [parent],
-        )
-        if rows.is_empty():
-            break
-        name, path, parent = rows.row(0)
+    parent: str | None = model["parent_hash"]
+    # Training that changes no weight ends in the model that it started from: each is read once.
+    while parent in models:
+        name, path, parent = models.pop(parent)
         license = _license_of(warehouse.root / str(path)) or license
-        if parent is None:
-            break
     return name, license
 
 

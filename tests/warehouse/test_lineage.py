@@ -156,3 +156,16 @@ def test_the_card_has_front_matter_that_the_hub_reads(chain):
     assert values["license"] == "apache-2.0"
     assert values["library_name"] == "transformers"
     assert {"curate", "sft"} <= set(values["tags"])
+
+
+def test_a_model_that_is_its_own_parent_is_read_once(chain, monkeypatch):
+    """Training without any signal changes no weight, and so ends in the model it started from."""
+    row = {"model_hash": "b" * 16, "name": "start", "kind": "grpo", "path": "start"}
+    row |= {"parent_hash": "b" * 16, "created_at": dt.datetime.now(dt.UTC)}
+    chain.write("models", "again", [row], key=10)
+    queries = []
+    sql = Warehouse.sql
+    monkeypatch.setattr(Warehouse, "sql", lambda *a: queries.append(a[1]) or sql(*a))
+    text = write_card(chain, "c" * 16).read_text()
+    assert yaml.safe_load(text.split("---")[1])["base_model"] == "start"
+    assert sum("FROM models" in query for query in queries) < 6
