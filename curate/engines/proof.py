@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -184,7 +185,7 @@ def parts_of(model: Any, name: str, shape: tuple[int, ...], sent: Container[str]
 
 def _candidates(model: Any, name: str, shape: tuple[int, ...]) -> Iterator[list[str]]:
     yield [name]
-    fusions = FUSED | dict(getattr(model, "packed_modules_mapping", None) or {})
+    fusions = FUSED | _stacked(model) | dict(getattr(model, "packed_modules_mapping", None) or {})
     for fused, parts in fusions.items():
         if f".{fused}." in name:
             yield [name.replace(f".{fused}.", f".{part}.") for part in parts]
@@ -197,13 +198,26 @@ def _candidates(model: Any, name: str, shape: tuple[int, ...]) -> Iterator[list[
         yield [f"{stem}.{fused}" + ("" if kind == "weight" else f"_{kind}")]
 
 
+def _stacked(model: Any) -> dict[str, list[str]]:
+    """Parts of the tensors that vLLM stacks by its mapping of names."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    parts: dict[str, list[str]] = {}
+    for part, (fused, _) in (getattr(mapper, "orig_to_new_stacked", None) or {}).items():
+        parts.setdefault(fused.strip("."), []).append(part.strip("."))
+    return parts
+
+
 class Renamed:
     """A checkpoint under the tensor names of vLLM's model."""
 
     def __init__(self, model: Any, sent: Any) -> None:
         mapper = getattr(model, "hf_to_vllm_mapper", None)
+        if getattr(mapper, "orig_to_new_stacked", None):
+            # Only renamed: that several tensors become one is `parts_of`'s to know.
+            mapper = replace(mapper, orig_to_new_stacked={})
         self.sent = sent
-        self.names = {mapper.map_name(name) if mapper else name: name for name in sent.names}
+        names = {mapper.map_name(name) if mapper else name: name for name in sent.names}
+        self.names = {new: name for new, name in names.items() if new is not None}
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self.sent.shape(self.names[name]))

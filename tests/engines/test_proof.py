@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +218,33 @@ def test_names_and_fusions_are_those_of_the_model(sent: Callable[..., Any]) -> N
     assert compare_model(model, sent(tensors))["exact"] == {
         "language_model.model.a.xy.weight": True
     }
+
+
+@dataclass(frozen=True)
+class StackingMapper:
+    """vLLM's mapping of names, which gives parts that it stacks one name."""
+
+    orig_to_new_stacked: dict[str, tuple[str, int]]
+
+    def map_name(self, name: str) -> str:
+        for part, (fused, _) in self.orig_to_new_stacked.items():
+            name = name.replace(part, fused)
+        return name
+
+
+def test_parts_that_vllm_stacks_by_its_mapping_are_all_compared(
+    sent: Callable[..., Any],
+) -> None:
+    mapper = StackingMapper({".x": (".xy", 0), ".y": (".xy", 1)})
+    tensors = {f"model.a.{n}.weight": torch.randn(3, 4).bfloat16() for n in ("x", "y")}
+    name = "model.a.xy.weight"
+    held = {name: torch.cat(list(tensors.values()))}
+    assert compare_model(Model(held, hf_to_vllm_mapper=mapper), sent(tensors))["exact"] == {
+        name: True
+    }
+    held[name][0] += 1
+    with pytest.raises(RuntimeError, match=r"the first is model\.a\.xy"):
+        prove([compare_model(Model(held, hf_to_vllm_mapper=mapper), sent(tensors))], "it")
 
 
 def test_ranks_are_judged_together(sent: Callable[..., Any]) -> None:

@@ -144,6 +144,7 @@ def test_new_weights_arrive_in_the_running_engine(
     before = texts(fresh.generate(ask(8)))
     pids = [child.process.pid for child in fresh._children]
     proof = fresh.update_weights(tiny_other)
+    assert "not compared" not in fresh.proven()
     (completion,) = list(fresh.generate(ask(1)))
     assert completion.logprobs == pytest.approx(plain_logprobs(tiny_other, completion), abs=1e-4)
     after = texts(fresh.generate(ask(8)))
