@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that run test files side by side.
+WORKERS ?= 2
 
 .PHONY: setup quickstart test test-fast lint types benchmarks clean
 
@@ -17,7 +19,7 @@ quickstart:
 test:
 	@$(PYTHON) tools/setup.py --venv $(VENV) --test
 	@$(MAKE) --no-print-directory lint types
-	@$(BIN)/python -m pytest -q --durations=10
+	@$(BIN)/python -m pytest -q --durations=25 -n $(WORKERS) --dist loadfile
 
 test-fast:
 	@$(PYTHON) tools/setup.py --venv $(VENV) --test
