@@ -455,20 +455,7 @@ def grpo_step(
         new, entropy = policy.logprobs(
             layout, temperature=config.sampling.temperature, entropy=True
         )
-
-        def per_row(values: list[float], like: Tensor = new) -> Tensor:
-            return torch.tensor(values, dtype=like.dtype, device=like.device)
-
-        tokens = PolicyTokens(
-            new=new,
-            row=layout.row,
-            advantage=per_row([row.advantage for row in rows]),
-            weight=per_row([own[i][1] for i in cut]),
-            old=_per_token([row.old for row in rows], layout, new),
-            ref=_per_token([row.ref for row in rows], layout, new),
-            sampler=_per_token([row.sampler for row in rows], layout, new),
-            entropy=entropy,
-        )
+        tokens = policy_tokens(rows, [own[i][1] for i in cut], layout, new, entropy)
         out = policy_loss(
             tokens,
             clip_low=config.loss.clip_low,
@@ -495,6 +482,26 @@ def grpo_step(
         add(sums, part)
     ranks.reduce_gradients(policy.parameters())
     return ranks.all_reduce_sums(sums)
+
+
+def policy_tokens(
+    rows: list[RolloutRow], weights: list[float], layout: Layout, new: Tensor, entropy: Tensor
+) -> PolicyTokens:
+    """Return the input of the loss: values per row `[B]` and per token `[N]` of a micro-batch."""
+
+    def per_row(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=new.dtype, device=new.device)
+
+    return PolicyTokens(
+        new=new,
+        row=layout.row,
+        advantage=per_row([row.advantage for row in rows]),
+        weight=per_row(weights),
+        old=_per_token([row.old for row in rows], layout, new),
+        ref=_per_token([row.ref for row in rows], layout, new),
+        sampler=_per_token([row.sampler for row in rows], layout, new),
+        entropy=entropy,
+    )
 
 
 def read(parts: list[dict[str, Tensor]]) -> list[dict[str, float]]:

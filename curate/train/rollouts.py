@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,8 +160,11 @@ class Rollouts:
         """Return the problem in the template of the config."""
         return render(self.template, problem.question)
 
-    def _sample(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
-        config, rows = self.config, []
+    def _sampled(
+        self, name: str, policy_step: int, problems: Sequence[Problem]
+    ) -> Iterator[dict[str, Any]]:
+        """Sample a round; yield one row per completion, without the columns that all share."""
+        config = self.config
         prompts = {p.problem_id: self.prompt(p) for p in problems}
         ids = {p.problem_id: encode(self.tokenizer, prompts[p.problem_id]) for p in problems}
         sampling = Sampling(
@@ -187,26 +190,28 @@ class Rollouts:
                     f"the engine '{self.engine.name}' returns no token ids, and sampled text must "
                     "not be tokenized again: train with vllm or transformers"
                 )
-            rows.append(
-                {
-                    "trace_id": rollout_trace_id(self.run_id, policy_step, problem_id, sample),
-                    "problem_id": problem_id,
-                    "sample_index": sample,
-                    "prompt": prompts[problem_id],
-                    "prompt_token_ids": ids[problem_id],
-                    "completion": done.text.encode("utf-8", "replace").decode("utf-8"),
-                    "completion_token_ids": done.token_ids,
-                    "logprobs": done.logprobs,
-                    "finish_reason": done.finish_reason,
-                    "error": done.error,
-                    "prompt_tokens": len(ids[problem_id]),
-                    "completion_tokens": len(done.token_ids or []),
-                    "seed": request_seed(seed, problem_id, sample),
-                    "created_at": now(),
-                }
-            )
+            yield {
+                "trace_id": rollout_trace_id(self.run_id, policy_step, problem_id, sample),
+                "problem_id": problem_id,
+                "sample_index": sample,
+                "prompt": prompts[problem_id],
+                "prompt_token_ids": ids[problem_id],
+                "completion": done.text.encode("utf-8", "replace").decode("utf-8"),
+                "completion_token_ids": done.token_ids,
+                "logprobs": done.logprobs,
+                "finish_reason": done.finish_reason,
+                "error": done.error,
+                "prompt_tokens": len(ids[problem_id]),
+                "completion_tokens": len(done.token_ids or []),
+                "seed": request_seed(seed, problem_id, sample),
+                "created_at": now(),
+            }
+
+    def _sample(self, name: str, policy_step: int, problems: Sequence[Problem]) -> pl.DataFrame:
+        """Sample a round and commit its traces, with tokens as `keep_tokens` says."""
+        config = self.config
         frame = with_parts(
-            trace_frame(rows)
+            trace_frame(list(self._sampled(name, policy_step, problems)))
             .sort("problem_id", "sample_index")
             .with_columns(
                 attempt=pl.lit(0, pl.Int32),

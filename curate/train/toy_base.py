@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 from pydantic import Field
@@ -33,8 +33,12 @@ from curate.job import Context, JobResult
 from curate.progress import counted, duration, task
 from curate.prompts.forms import ANSWER_CLOSE, ANSWER_OPEN, CLOSE, OPEN, Form
 from curate.train.result import TrainResult
+from curate.warehouse import Version
 from curate.warehouse.card import write_card
 from curate.warehouse.identity import digest
+
+if TYPE_CHECKING:
+    from curate.train.checkpoints import Checkpoints
 
 BASE_VERSION = 1  # increased when the same config would give a different model
 
@@ -113,27 +117,7 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     trained = checkpoints.finished()
     result = JobResult(refs=[version.ref])
     if trained is None:
-        questions = version.read(["question", "target_language", "split"]).collect()
-        sums, unseen = (_sums(questions, questions["split"] == split) for split in SPLITS)
-        if not sums:
-            raise UsageError(
-                f"base: {version.ref} has no sums in its training split, and the base learns "
-                "only chain_sum"
-            )
-        model, tokenizer, loss = pretrain(config, sums)
-
-        def write(path: Path) -> None:
-            model.save_pretrained(path)
-            tokenizer.save_pretrained(path)
-
-        trained = TrainResult(checkpoints.path / "model", run_id, config.steps)
-        trained.metrics = {"loss": loss}
-        if unseen:
-            trained.metrics["greedy"] = greedy_accuracy(model, tokenizer, unseen[:GREEDY_SUMS])
-        trained.counts = {"parameters": sum(p.numel() for p in model.parameters())}
-        record = partial(_record_model, config, trained, version.ref, context)
-        checkpoints.finish(write, trained, record)
-        result.rows = len(sums)
+        trained, result.rows = _train(config, version, run_id, checkpoints, context)
     result.model, result.seconds = str(trained.model_path), time.monotonic() - started
     result.facts = {"run_id": run_id, "model_hash": weights_hash(trained.model_path)}
     greedy = trained.metrics.get("greedy")
@@ -147,6 +131,40 @@ def run(config: BaseConfig, context: Context) -> JobResult:
     # A finished base without a card was killed before writing it.
     if result.rows or not (trained.model_path / "README.md").exists():
         write_card(context.warehouse, result.facts["model_hash"])
+    _check_accuracy(config, version, greedy)
+    return result
+
+
+def _train(
+    config: BaseConfig, version: Version, run_id: str, checkpoints: Checkpoints, context: Context
+) -> tuple[TrainResult, int]:
+    """Pre-train the base and write it; returns the result and the number of training sums."""
+    questions = version.read(["question", "target_language", "split"]).collect()
+    sums, unseen = (_sums(questions, questions["split"] == split) for split in SPLITS)
+    if not sums:
+        raise UsageError(
+            f"base: {version.ref} has no sums in its training split, and the base learns only "
+            "chain_sum"
+        )
+    model, tokenizer, loss = pretrain(config, sums)
+
+    def write(path: Path) -> None:
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+
+    trained = TrainResult(checkpoints.path / "model", run_id, config.steps)
+    trained.metrics = {"loss": loss}
+    if unseen:
+        trained.metrics["greedy"] = greedy_accuracy(model, tokenizer, unseen[:GREEDY_SUMS])
+    trained.counts = {"parameters": sum(p.numel() for p in model.parameters())}
+    checkpoints.finish(
+        write, trained, partial(_record_model, config, trained, version.ref, context)
+    )
+    return trained, len(sums)
+
+
+def _check_accuracy(config: BaseConfig, version: Version, greedy: float | None) -> None:
+    """Raise UsageError if the accuracy at temperature 0 is unknown or below `least_greedy`."""
     if greedy is None and config.least_greedy > 0:
         raise UsageError(
             f"base: least_greedy needs held-out sums, and {version.ref} holds out none: set "
@@ -158,7 +176,6 @@ def run(config: BaseConfig, context: Context) -> JobResult:
             f"least_greedy is {config.least_greedy}: the base has not learnt to add, and RL could "
             "only teach it the form. Raise steps or batch_size, or lower least_greedy"
         )
-    return result
 
 
 def _sums(questions: pl.DataFrame, rows: pl.Series) -> list[tuple[str, str]]:

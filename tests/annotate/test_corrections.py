@@ -82,14 +82,14 @@ def test_planted_references_are_ranked_first_and_corrected(
     planted: tuple[Context, set[str]], tmp_path: Path
 ) -> None:
     context, wrong = planted
-    found = suspects(context)
-    assert found["posterior"].to_list() == sorted(found["posterior"], reverse=True)
-    likely = set(found.filter(pl.col("posterior") > 0.9)["problem_id"])
+    ranked = suspects(context)
+    assert ranked["posterior"].to_list() == sorted(ranked["posterior"], reverse=True)
+    likely = set(ranked.filter(pl.col("posterior") > 0.9)["problem_id"])
     recall, precision = len(likely & wrong) / len(wrong), len(likely & wrong) / len(likely)
     assert recall >= 0.8, (recall, precision)
     assert precision >= 0.9, (recall, precision)
     right = {f"p{i:04d}": str(100 + i) for i in range(300)}
-    hits = found.filter(pl.col("problem_id").is_in(sorted(likely & wrong)))
+    hits = ranked.filter(pl.col("problem_id").is_in(sorted(likely & wrong)))
     proposed = [right[p] == a for p, a in hits.select("problem_id", "proposed").iter_rows()]
     assert sum(proposed) >= 0.8 * len(proposed), "the answer that is proposed is the right one"
 
@@ -147,7 +147,7 @@ def test_agreement_within_one_source_grows_slowly_and_adds_up_over_sources(tmp_p
     wh.write("traces", "few", trace_frame(traces), key=1)
     with Context(wh) as context:
         annotate.run(annotate.AnnotateConfig(signals=[]), context)
-        found = dict(suspects(context).select("problem_id", "posterior").iter_rows())
+        posteriors = dict(suspects(context).select("problem_id", "posterior").iter_rows())
 
     def evidence(accuracy: float, k: int) -> float:
         """Evidence of strength 1: problems are solved always or never; wrong answers coincide."""
@@ -159,7 +159,7 @@ def test_agreement_within_one_source_grows_slowly_and_adds_up_over_sources(tmp_p
 
     one, two = evidence(24 / 30, 4), evidence(24 / 30, 2) + evidence(24 / 26, 2)
     assert posterior(one) < 0.5 < posterior(two), "four samples of one source are not four sources"
-    assert found == {"two": pytest.approx(posterior(two), abs=1e-4)}
+    assert posteriors == {"two": pytest.approx(posterior(two), abs=1e-4)}
 
 
 @pytest.mark.parametrize(

@@ -354,14 +354,14 @@ def test_the_summary_counts_what_was_judged_and_adds_up(context):
 def test_a_judge_is_counted_separately(context, stub_model):
     judge = {"model": stub_model, "engine": {"name": "stub", "args": {"style": "correct"}}}
     summary = annotate.run(AnnotateConfig(judge=judge), context).summary
-    annotated, asked = summary.split("; ")
+    annotated, judging = summary.split("; ")
     total, judged = (
         context.warehouse.sql(f"SELECT count(*) FROM verdicts WHERE kind {kind}").item()
         for kind in ("= 'rule'", "= 'judge'")
     )
     assert annotated.startswith(f"{total} traces annotated: ")
-    assert asked.startswith(f"the judge was asked about {judged} traces: ")
-    numbers = [int(word) for word in asked.partition(": ")[2].split() if word.isdigit()]
+    assert judging.startswith(f"the judge was asked about {judged} traces: ")
+    numbers = [int(word) for word in judging.partition(": ")[2].split() if word.isdigit()]
     assert sum(numbers) == judged
 
 

@@ -1,4 +1,4 @@
-"""How a job scales over the workers of a cluster, and what object storage costs.
+"""Scaling of a job over the workers of a cluster, and the cost of object storage.
 
     python -m tests.benchmarks.bench_cluster scale [--workers 1 2 4] [--rows 960] [--slow 0.1]
     python -m tests.benchmarks.bench_cluster claims
@@ -177,9 +177,9 @@ def row(name: str, opened: Any) -> None:
         (root / "p").mkdir(parents=True)
     parts = timed(lambda: opened.put_if_absent(f"p/{uuid.uuid4().hex}", part), 90)
     batches = timed(lambda: opened.put(f"b/{uuid.uuid4().hex}", batch), 60)
-    asked = timed(lambda: opened.has("p/none"), 60)
+    queried = timed(lambda: opened.has("p/none"), 60)
     listed = timed(lambda: opened.list("p"), 20)
-    print(f"| {name} | {' | '.join(map(shown, (parts, batches, asked, listed)))} |")
+    print(f"| {name} | {' | '.join(map(shown, (parts, batches, queried, listed)))} |")
 
 
 def timed(call: Callable[[], Any], times: int) -> list[float]:

@@ -78,7 +78,7 @@ class Timed:
 
 
 class Fixed:
-    """In the place of the context's engine: the one that is running."""
+    """Stand-in for the context's engine: the running one."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine

@@ -1,4 +1,4 @@
-"""What replay and influence are worth, on the small base of the pipeline `findings`.
+"""Value of replay and influence, on the small base of the pipeline `findings`.
 
     python tests/benchmarks/bench_replay.py curves FOLDER      a replay with another reward, and a
                                                                fresh run with it
@@ -179,7 +179,7 @@ def picks(context: Context, base: str, count: int, seeds: Sequence[int]) -> None
 
 
 def _held_out(context: Context) -> list[str]:
-    """Held-out problems that are no targets: those are the last 60."""
+    """Held-out problems that are not targets, which are the last 60."""
     frame = context.warehouse.latest("problems", PROBLEMS).read().collect()
     held = frame.filter(pl.col("split") == "held-out")
     return held.head(held.height - 60)["problem_id"].to_list()
@@ -245,8 +245,8 @@ def _solved(context: Context, model: str, label: str, ids: list[str]) -> Any:
         "WHERE dataset = ? GROUP BY problem_id",
         [family],
     )
-    found = dict(rates.iter_rows())
-    return np.array([found[problem] for problem in ids])
+    by_problem = dict(rates.iter_rows())
+    return np.array([by_problem[problem] for problem in ids])
 
 
 # --- wrong references
@@ -266,9 +266,9 @@ def simulated(folder: Path, sets: int) -> None:
             wh = planted_warehouse(place, 300, samples, wrong, number)
             with Context(wh) as context:
                 annotate.run(annotate.AnnotateConfig(signals=[]), context)
-            found = wh.sql(saved_query(Path("suspicious_references")))
+            suspects = wh.sql(saved_query(Path("suspicious_references")))
             for row in rows[-2:]:
-                likely = found.filter(pl.col("posterior") >= row["posterior at least"])
+                likely = suspects.filter(pl.col("posterior") >= row["posterior at least"])
                 names = set(likely["problem_id"])
                 row["named"] += len(names)
                 row["hits"] += len(names & {f"p{i:04d}" for i in wrong})

@@ -145,7 +145,7 @@ def ours(pool: VerifierPool, pairs: list[Pair]) -> list[bool]:
     return [verdict.verdict == "correct" for verdict in verdicts]
 
 
-# What another checkout runs: a line of pairs in, a line of verdicts out.
+# program for another checkout: a line of pairs in, a line of verdicts out
 SERVER = """
 import json, sys
 from curate.verify import VerifierPool

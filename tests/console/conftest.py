@@ -11,8 +11,8 @@ from curate import api
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("console")
     rows = [
         {"question": f"What is {a} + {b}?", "reference": str(a + b), "solution": f"{a + b}."}
         for a in range(1, 7)

@@ -70,7 +70,7 @@ class BatchServer(ThreadingHTTPServer):
         self.ending = "completed"
         self.files: dict[str, bytes] = {}
         self.batches: dict[str, dict[str, Any]] = {}
-        self.asked: list[dict[str, Any]] = []  # bodies of all requests of all batches
+        self.bodies: list[dict[str, Any]] = []  # bodies of all requests of all batches
         self.sizes: list[int] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -87,7 +87,7 @@ class BatchServer(ThreadingHTTPServer):
     def add_batch(self, body: dict[str, Any]) -> dict[str, Any]:
         name = f"batch-{len(self.batches)}"
         lines = [json.loads(line) for line in self.files[body["input_file_id"]].splitlines()]
-        self.asked += [line["body"] for line in lines]
+        self.bodies += [line["body"] for line in lines]
         self.sizes.append(len(lines))
         self.batches[name] = {
             "id": name, "object": "batch", "created_at": 0, "status": "in_progress",

@@ -34,7 +34,7 @@ def test_the_message_about_a_missing_model_says_what_to_do(spec: str) -> None:
 def test_a_hub_model_comes_from_the_cache_and_its_hash_is_the_revision(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The real huggingface_hub code on a cache laid out as the Hub client lays it out."""
+    """The real huggingface_hub code on a cache in the layout of the Hub client."""
     import huggingface_hub.constants as constants
 
     revision = "0123456789abcdef0123456789abcdef01234567"

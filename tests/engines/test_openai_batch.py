@@ -38,19 +38,19 @@ def requests(*groups: str, each: int = 3) -> list[Request]:
     ]
 
 
-def run(opened: Any, asked: list[Request]) -> dict[str, Completion]:
+def run(opened: Any, sent: list[Request]) -> dict[str, Completion]:
     try:
-        return {done.request_id: done for done in opened.generate(iter(asked))}
+        return {done.request_id: done for done in opened.generate(iter(sent))}
     finally:
         opened.close()
 
 
 def test_a_group_is_a_batch_and_every_request_gets_its_own_answer(tmp_path: Path) -> None:
-    asked = requests("a", "b", "c")
+    sent = requests("a", "b", "c")
     with BatchServer() as server:
-        back = run(engine(server, tmp_path), asked)
+        back = run(engine(server, tmp_path), sent)
         assert server.sizes == [3, 3, 3]
-    assert {r.request_id: f"{r.prompt}|{r.seed}" for r in asked} == {
+    assert {r.request_id: f"{r.prompt}|{r.seed}" for r in sent} == {
         name: done.text for name, done in back.items()
     }
     assert all((c.prompt_tokens, c.completion_tokens) == (10, 5) for c in back.values())
@@ -62,40 +62,38 @@ def test_a_group_that_is_too_large_becomes_several_batches(tmp_path: Path) -> No
         assert server.sizes == [2, 2, 1]
 
 
-def interrupted(
-    asked: list[Request], server: BatchServer, batches: int
-) -> Iterator[Request | None]:
+def interrupted(sent: list[Request], server: BatchServer, batches: int) -> Iterator[Request | None]:
     """The requests, then nothing until the server has the batches, then Ctrl-C."""
-    yield from asked
+    yield from sent
     while len(server.batches) < batches:
         yield None
     raise KeyboardInterrupt
 
 
 def test_results_of_an_earlier_run_are_fetched_and_not_paid_for_again(tmp_path: Path) -> None:
-    asked = requests("a", "b")
+    sent = requests("a", "b")
     with BatchServer(hold=True) as server:
         first = engine(server, tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            list(first.generate(interrupted(asked, server, 2)))
+            list(first.generate(interrupted(sent, server, 2)))
         first.close()
         server.release()
-        assert len(run(engine(server, tmp_path), asked)) == 6
+        assert len(run(engine(server, tmp_path), sent)) == 6
         assert server.sizes == [3, 3]
 
 
 def test_a_batch_without_a_noted_id_is_recovered_by_its_key(tmp_path: Path) -> None:
-    asked = requests("a")
+    sent = requests("a")
     with BatchServer() as server:
-        run(engine(server, tmp_path), asked)
+        run(engine(server, tmp_path), sent)
         (note,) = tmp_path.glob("*.json")
         note.write_text(json.dumps({**json.loads(note.read_text()), "batch_id": None}))
-        assert len(run(engine(server, tmp_path), asked)) == 3
+        assert len(run(engine(server, tmp_path), sent)) == 3
         assert server.sizes == [3]
         # a batch that never reached the server is sent
         note.write_text(json.dumps({**json.loads(note.read_text()), "batch_id": None}))
         server.batches.clear()
-        assert len(run(engine(server, tmp_path), asked)) == 3
+        assert len(run(engine(server, tmp_path), sent)) == 3
         assert server.sizes == [3, 3]
 
 
@@ -198,7 +196,7 @@ def test_a_job_killed_while_waiting_resumes_with_the_same_batches(
         assert done.returncode == 0, done.stderr
         assert "80 traces (80 new): 80 complete" in done.stdout
         assert server.sizes == [20, 20, 20, 20]
-        assert len(server.asked) == 80
+        assert len(server.sent) == 80
     rows = Warehouse(tmp_path / "wh").sql(
         "SELECT count(*), count(DISTINCT trace_id), avg((answer IS NOT NULL)::INT) FROM traces"
     )

@@ -114,10 +114,10 @@ def test_a_checksum_is_the_same_in_any_order_and_ignores_zeros() -> None:
 
 def test_all_tensors_are_compared_bit_for_bit(sent: Callable[..., Any]) -> None:
     tensors = checkpoint()
-    found = compare_model(Model(engine_of(tensors)), sent(tensors))
-    assert set(found["exact"]) == set(engine_of(tensors))
-    assert (found["sums"], found["unseen"]) == ({}, [])
-    assert describe(prove([found], "it")) == (
+    result = compare_model(Model(engine_of(tensors)), sent(tensors))
+    assert set(result["exact"]) == set(engine_of(tensors))
+    assert (result["sums"], result["unseen"]) == ({}, [])
+    assert describe(prove([result], "it")) == (
         "weights in the engine: 6 tensors compared bit for bit"
     )
 
@@ -180,9 +180,9 @@ def test_experts_in_the_order_of_a_kernel_are_compared_by_checksum(
         held = engine_of(tensors)
         name = "model.layers.0.mlp.experts.routed_experts.w13_weight"
         held[name] = order(held[name])
-        found = compare_model(Model(held), sent(tensors))
-        assert set(found["sums"]) == {name}
-        assert "1 by checksums in any order" in describe(prove([found], "it"))
+        result = compare_model(Model(held), sent(tensors))
+        assert set(result["sums"]) == {name}
+        assert "1 by checksums in any order" in describe(prove([result], "it"))
         held[name].view(-1)[13] += 1
         with pytest.raises(RuntimeError, match=r"the engine differs from it in 1 tensor, .*w13"):
             prove([compare_model(Model(held), sent(tensors))], "it")
@@ -201,8 +201,8 @@ def test_a_change_in_any_tensor_is_detected(sent: Callable[..., Any], place: int
 def test_tensors_without_a_counterpart_are_named(sent: Callable[..., Any]) -> None:
     tensors = checkpoint()
     held = engine_of(tensors) | {"model.extra.scale": torch.ones(3)}
-    found = compare_model(Model(held), sent(tensors))
-    assert "not compared: 1, such as model.extra.scale" in describe(prove([found], "it"))
+    result = compare_model(Model(held), sent(tensors))
+    assert "not compared: 1, such as model.extra.scale" in describe(prove([result], "it"))
     with pytest.raises(RuntimeError, match="nothing proves the update"):
         prove([compare_model(Model({"other": torch.ones(2, 2)}), sent(tensors))], "it")
 
@@ -284,6 +284,6 @@ def test_of_a_large_model_every_tensor_is_still_compared(
     monkeypatch.setattr(proof, "PROOF_BYTES", 300)
     tensors = checkpoint()
     held = engine_of(tensors)
-    found = compare_model(Model(held), sent(tensors))
-    assert found["sums"]
-    assert found["exact"].keys() | found["sums"].keys() == held.keys()
+    result = compare_model(Model(held), sent(tensors))
+    assert result["sums"]
+    assert result["exact"].keys() | result["sums"].keys() == held.keys()

@@ -24,7 +24,7 @@ from curate.signals import annotate_frame, with_macros
 from curate.signals.language import LANGUAGES
 
 DATA = Path(__file__).parent / "data"
-# Outputs of real models, which lie beside the checkout and are not part of it.
+# outputs of real models, stored next to the checkout and not part of it
 OUTPUTS = Path(__file__).resolve().parents[3] / "shared" / "real" / "outputs.jsonl"
 REAL = pytest.mark.skipif(not OUTPUTS.is_file(), reason="no real outputs beside the checkout")
 

@@ -101,7 +101,7 @@ def test_a_step_has_the_gradient_of_the_whole_batch(tiny_dir: Path, nll: float, 
     rows = ragged()
     pairs = [Pair(rows[0], rows[2], "a"), Pair(rows[4], rows[5], "b"), Pair(rows[7], rows[6], "c")]
     settings = config(tiny_dir, beta=0.3, nll=nll)
-    found = dpo_step(policy, reference, pairs, settings, Ranks())
+    metrics = dpo_step(policy, reference, pairs, settings, Ranks())
     gradients = {n: p.grad.clone() for n, p in policy.model.named_parameters()}
     policy.model.zero_grad()
 
@@ -117,9 +117,9 @@ def test_a_step_has_the_gradient_of_the_whole_batch(tiny_dir: Path, nll: float, 
     tokens = sum(len(pair.chosen.completion) for pair in pairs)
     loss = torch.log1p(torch.exp(-margin)).mean() - nll * now[:, 0].sum() / tokens
     loss.backward()
-    assert found["loss"] == pytest.approx(loss.item(), abs=1e-10)
-    assert found["margin"] == pytest.approx(margin.mean().item(), abs=1e-10)
-    assert found["preferred"] == pytest.approx((margin > 0).double().mean().item())
+    assert metrics["loss"] == pytest.approx(loss.item(), abs=1e-10)
+    assert metrics["margin"] == pytest.approx(margin.mean().item(), abs=1e-10)
+    assert metrics["preferred"] == pytest.approx((margin > 0).double().mean().item())
     assert max(float(g.abs().max()) for g in gradients.values()) > 1e-3
     for name, parameter in policy.model.named_parameters():
         assert torch.allclose(gradients[name], parameter.grad, rtol=0, atol=1e-10), name
@@ -179,16 +179,16 @@ def test_rules_that_cannot_be_used_are_one_message(
 
 def test_the_policy_comes_to_prefer_the_chosen_traces(tiny_dir: Path, warehouse: Warehouse) -> None:
     seen: list[dict[str, float]] = []
-    said: list[str] = []
+    messages: list[str] = []
     settings = config(tiny_dir, epochs=8)
-    result = train_dpo(settings, warehouse, lambda s, t, m: seen.append(m), say=said.append)
+    result = train_dpo(settings, warehouse, lambda s, t, m: seen.append(m), say=messages.append)
     assert len(seen) == result.steps == 16
     assert seen[0]["loss"] == pytest.approx(math.log(2), abs=1e-5), "it starts as its reference"
     assert seen[-1]["loss"] < 0.3
     assert seen[-1]["preferred"] == 1
     assert seen[-1]["reward_chosen"] > seen[-1]["reward_rejected"]
-    assert said[0].startswith("the model is computed as tree")
-    assert "⟦ <think> one more" in said[1]
+    assert messages[0].startswith("the model is computed as tree")
+    assert "⟦ <think> one more" in messages[1]
     row = warehouse.sql("SELECT kind, step FROM models").row(0)
     assert row == ("dpo", 16)
     ancestors = warehouse.sql("SELECT ancestor FROM ancestry WHERE ref LIKE 'model:%'")["ancestor"]

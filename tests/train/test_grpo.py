@@ -306,7 +306,7 @@ def test_unverifiable_and_equal_rewards_give_no_gradient(
             say=messages.append,
         )
         assert same_weights(result.model_path, tiny_dir)
-        # Said at the first such round, counted in the result.
+        # reported at the first such round, counted in the result
         warnings = [m for m in messages if "has nothing to learn from" in m]
         assert len(warnings) == 1
         assert ("no rollout has a reward" in warnings[0]) == (name == "u")

@@ -168,7 +168,7 @@ def test_adapters_reach_the_engine_merged(tiny_dir: Path, tmp_path: Path, engine
     # The engine's log-probs are those of the policy with its adapters, round after round.
     assert max(m["mismatch"] for m in seen) < 1e-4
     assert wh.sql("SELECT count(DISTINCT model_hash) AS n FROM traces")["n"][0] == 4
-    # What is exported is what the engine holds, and it has moved.
+    # The exported weights are those of the engine, and they have moved.
     plain = TransformersEngine(EngineConfig(name="transformers", dtype="float32"), tiny_dir)
     exported = TransformersEngine(
         EngineConfig(name="transformers", dtype="float32"), result.model_path

@@ -142,7 +142,7 @@ def test_fused_attention_keeps_each_token_once(
 
     monkeypatch.setattr(attention.RegatheredTensors, "forget", watched)
     plain = run(attention.matmul_attention, True)
-    for again in (True, False):  # False: as inside a checkpoint, which has hooks of its own
+    for again in (True, False):  # False: as inside a checkpoint, which has separate hooks
         for one, other in zip(plain, run(attention.sdpa_attention, again), strict=True):
             assert (one - other).float().norm() <= (
                 1e-5 if dtype == torch.float32 else 2e-2

@@ -43,7 +43,7 @@ def problems(folder: Path) -> dict[str, Any]:
     return {"sources": [{"source": "files", "path": str(path), "verifier": "exact"}], "held_out": 2}
 
 
-def asked(kind: str, student: Path, teacher: Path, folder: Path) -> dict[str, Any]:
+def settings(kind: str, student: Path, teacher: Path, folder: Path) -> dict[str, Any]:
     common = {"model": str(student), "teacher": str(teacher), "kind": kind, "compute": EXACT}
     if kind != "on-policy":
         return common | {"corpus": "sums", "batch_size": 6}
@@ -63,7 +63,7 @@ def test_each_way_of_distilling_from_a_config(
     wh = Warehouse(tmp_path)
     corpus(wh)
     with Context(wh) as context:
-        data = asked(kind, student, tiny_dir, tmp_path)
+        data = settings(kind, student, tiny_dir, tmp_path)
         assert str(jobs.describe("distill", data, context, "distill")).startswith("model ")
         result = jobs.run("distill", data, context, "distill")
         assert result is not None
@@ -78,7 +78,7 @@ def test_each_way_of_distilling_from_a_config(
             assert result.facts["run_id"]
             kl = wh.sql("SELECT value FROM metrics WHERE name = 'kl'")["value"]
             assert abs(kl[0]) > 1e-3, "the teacher is another model"
-        other = asked(kind, student, stranger, tmp_path)
+        other = settings(kind, student, stranger, tmp_path)
         if kind == "sequences":
             assert jobs.run("distill", other, context, "distill") is not None
         else:
@@ -98,7 +98,7 @@ def test_later_stages_start_from_the_best_policy_and_the_summary_says_so(
         seen.append(text)
         return "correct" if len(seen) in (3, 4) else "wrong"
 
-    data = asked("on-policy", tiny_dir, tiny_dir, tmp_path) | {
+    data = settings("on-policy", tiny_dir, tiny_dir, tmp_path) | {
         "evaluation": {"every": 1, "samples": 1},
         "rewards": {"accuracy": 1.0},
         "steps": 3,

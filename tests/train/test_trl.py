@@ -207,12 +207,14 @@ def test_the_policy_loss_and_its_gradient_are_those_of_trl(case: Case) -> None:
     if find_spec("trl"):
         executed = measured(trls(case, given), given)
         assert executed == pytest.approx(expected, rel=1e-9, abs=1e-12), "stored by another version"
-    found = measured(ours(case, given), given)
+    value_and_gradient = measured(ours(case, given), given)
     if case.masked and case.normalisation == "grpo":
         # A decision (docs/train.md): rows that are cut off do not make the step of others smaller.
         # TRL divides by all rows, as we do for dr_grpo.
-        found = [value * float(given.kept.sum()) / ROWS for value in found]
-    assert found == pytest.approx(expected, rel=1e-8, abs=1e-10)
+        value_and_gradient = [
+            value * float(given.kept.sum()) / ROWS for value in value_and_gradient
+        ]
+    assert value_and_gradient == pytest.approx(expected, rel=1e-8, abs=1e-10)
     assert max(map(abs, expected[1:])) > 1e-3, "zeros would prove nothing"
 
 

@@ -172,7 +172,7 @@ def hostile() -> list[str]:
         "$",
         "\\(",
     ]
-    # What evaluators have run as a program.
+    # texts that evaluators have run as a program
     texts += [
         rf"\boxed{{{code}}}"
         for code in (

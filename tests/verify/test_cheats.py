@@ -118,7 +118,7 @@ APPENDED = {
     "es": ["La respuesta es {g}. No, es {w}.", "La respuesta es {g}. Perdón, {w}."],
     "ru": ["Ответ: {g}. Нет, {w}.", "Ответ: {g}? Нет."],
 }  # fmt: skip
-# What a text may go on with without a change of its answer.
+# continuations of a text that do not change its answer
 TRAILING = ["", "", "\n", "</s>", "\n\nI hope this helps.", " \n\n---\n", "<|endoftext|>"]
 LANGUAGES = sorted(APPENDED.keys() - {"any"})
 

@@ -290,7 +290,7 @@ def test_routers_that_cast_to_fp32_do_so_under_autocast(name: str, fp32: bool) -
     plain = [router(states) for router in routers]
     use_lean_layers(model, torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
-        found = [router(states) for router in routers]
+        lean = [router(states) for router in routers]
     assert routers
-    for one, other in zip(plain, found, strict=True):
+    for one, other in zip(plain, lean, strict=True):
         assert torch.equal(one[0], other[0]) == fp32, "router logits"

@@ -93,7 +93,7 @@ def test_sequences_on_both_sides_of_the_switch_share_no_call() -> None:
         phi.layout(rows)
     with torch.no_grad():
         layout = llama.layout(rows)
-        found = llama.divergences(layout, phi)[1]
+        together = llama.divergences(layout, phi)[1]
         for i, row in enumerate(rows):
             alone = llama.divergences(llama.layout([row]), phi)[1]
-            assert torch.allclose(found[layout.row == i], alone, atol=1e-4)
+            assert torch.allclose(together[layout.row == i], alone, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What is sharded layer by layer, and which layers ranks may send each other in bf16."""
+"""Layers that are sharded one by one, and those that ranks may exchange in bf16."""
 
 from __future__ import annotations
 
