@@ -10,7 +10,7 @@
 
 (`sharegpt` is another name of `messages`.) Each is a value of the key `layout`. To add one: its
 name in `Layout`, how it is recognised in `choose_layout`, how a row becomes traces in `_answers`,
-and the fields it reads in `_used` (job.py). File types (JSONL, Parquet, CSV) are read by
+and the fields it reads in `fields_read`. File types (JSONL, Parquet, CSV) are read by
 curate/files.py, names of columns are in columns.py, marks of reasoning in delimiters.py.
 
 Traces come out in our form `r1` (`<think>…</think>` and a summary) if they hold reasoning. The gold
@@ -116,6 +116,20 @@ def choose_layout(
 def _has_generations(table: Table, fields: Mapping[str, str]) -> bool:
     name = fields.get("completion", "")
     return name in ("generations", "completions", "responses") and "question" in fields
+
+
+def fields_read(layout: str, fields: dict[str, str]) -> set[str]:
+    """The fields that a format reads."""
+    unread = {
+        "messages": {"question", "completion", "chosen", "rejected", "reasoning", "summary"},
+        "preference": {"completion", "reasoning", "summary"},
+        "models": {"completion", "turns", "reasoning", "summary"},
+        "problems": {"completion", "turns", "reasoning", "summary", "chosen", "rejected"},
+        "openthoughts": {"completion", "turns", "chosen", "rejected"},
+    }.get(layout, {"turns", "chosen", "rejected"})
+    if layout == "pairs" and "completion" in fields:
+        unread = unread | {"summary"}
+    return set(fields) - unread
 
 
 def _check_no_trace(

@@ -29,7 +29,7 @@ from curate.engines.models import is_hub_id
 from curate.errors import CurateError, UsageError, did_you_mean
 from curate.files import Reading, data_files, kind_of, read_parts, stem_of
 from curate.imports.columns import Table, find_columns, find_labels, model_columns
-from curate.imports.formats import Layout, Plan, choose_layout, read_traces
+from curate.imports.formats import Layout, Plan, choose_layout, fields_read, read_traces
 from curate.job import Context, JobResult, StageKind
 from curate.problems.base import SCHEMA, ReferencePattern, to_schema
 from curate.problems.hub import opened, saved
@@ -348,7 +348,9 @@ def _plan(config: ImportConfig, table: Table, quiet: bool = False) -> Plan:
             labels["difficulty"] = fields.pop("difficulty")
     if layout == "problems":  # labels are of traces
         labels = {}
-    fields = {name: column for name, column in fields.items() if name in _used(layout, fields)}
+    fields = {
+        name: column for name, column in fields.items() if name in fields_read(layout, fields)
+    }
     plan = Plan(
         layout,  # type: ignore[arg-type]
         fields,
@@ -386,20 +388,6 @@ def _unnamed(table: Table, fields: dict[str, str]) -> dict[str, str]:
         return {}
     second = "reference" if table.mean_length("column_2") <= 60 else "completion"
     return {"question": "column_1", second: "column_2"}
-
-
-def _used(layout: str, fields: dict[str, str]) -> set[str]:
-    """The fields that a format reads."""
-    unread = {
-        "messages": {"question", "completion", "chosen", "rejected", "reasoning", "summary"},
-        "preference": {"completion", "reasoning", "summary"},
-        "models": {"completion", "turns", "reasoning", "summary"},
-        "problems": {"completion", "turns", "reasoning", "summary", "chosen", "rejected"},
-        "openthoughts": {"completion", "turns", "chosen", "rejected"},
-    }.get(layout, {"turns", "chosen", "rejected"})
-    if layout == "pairs" and "completion" in fields:
-        unread = unread | {"summary"}
-    return set(fields) - unread
 
 
 def _part(
