@@ -129,7 +129,6 @@ class Context:
     def __init__(
         self, warehouse: Warehouse | str | Path = "warehouse", claims: Claims | None = None
     ) -> None:
-
         self.warehouse = warehouse if isinstance(warehouse, Warehouse) else Warehouse(warehouse)
         self.warehouse.clean()
         self.claims = claims or claims_of(self.warehouse.root)

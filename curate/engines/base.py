@@ -10,6 +10,7 @@ A request that cannot be completed (too long, empty, refused) becomes a completi
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -145,6 +146,7 @@ class ModelDirectory:
     """
 
     name = ""
+    _generating = False
 
     def __init__(self, config: EngineConfig, model_dir: str | Path) -> None:
         self.config = config
@@ -153,6 +155,25 @@ class ModelDirectory:
         self._adopt(Path(model_dir))
         longest = model_length(self.model_path)
         self.max_model_len = min(config.max_model_len or longest, longest)
+
+    @contextlib.contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        """Mark the block of a `generate`. CurateError if another one is running."""
+        if self._generating:
+            raise CurateError("this engine is already generating: close the earlier iterator first")
+        self._generating = True
+        try:
+            yield
+        finally:
+            self._generating = False
+
+    def _check_idle(self) -> None:
+        """Raise CurateError during a `generate`: its samples must come from one set of weights."""
+        if self._generating:
+            raise CurateError(
+                "weights cannot change while requests are in flight: finish or close the iterator "
+                "first"
+            )
 
     def _adopt(self, model_dir: Path) -> None:
         """Read the settings that depend on the files in `model_dir`."""

@@ -47,7 +47,6 @@ class PooledEngine(ModelDirectory):
         super().__init__(config, model_dir)
         self._weights = self.model_path  # loaded by a child that is restarted
         self._number = 0
-        self._generating = False
         self._deaths = 0  # since the last completion
         self._died_with: dict[int, int] = {}  # deaths of the engine by the jobs in flight
         self._lost = False
@@ -89,20 +88,17 @@ class PooledEngine(ModelDirectory):
         )
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        if self._generating:
-            raise CurateError("this engine is already generating: close the earlier iterator first")
-        if self._lost:
-            raise CurateError("this engine died and was given up: open another")
-        self._generating = True
-        flight = Flight(iter(requests))
-        try:
-            self.wait_ready()
-            yield from self._run(flight)
-        finally:
-            self._generating = False
-            self._died_with.clear()
-            if flight.started and not self._lost:
-                self._abort()
+        with self._exclusively():
+            if self._lost:
+                raise CurateError("this engine died and was given up: open another")
+            flight = Flight(iter(requests))
+            try:
+                self.wait_ready()
+                yield from self._run(flight)
+            finally:
+                self._died_with.clear()
+                if flight.started and not self._lost:
+                    self._abort()
 
     def _run(self, flight: Flight) -> Iterator[Completion]:
         window = self.window
@@ -240,11 +236,7 @@ class PooledEngine(ModelDirectory):
 
     def update_weights(self, directory: str | Path) -> str:
         directory = Path(directory).resolve()
-        if self._generating:
-            raise CurateError(
-                "weights cannot change while requests are in flight: finish or close the iterator "
-                "first"
-            )
+        self._check_idle()
         self.check_same_architecture(directory)
         hashes = {child.call("update_weights", str(directory)) for child in self._children}
         if len(hashes) != 1:

@@ -80,7 +80,6 @@ class TransformersEngine(ModelDirectory):
             options.pop("device", "cuda" if torch.cuda.is_available() else "cpu")
         )
         self.rows = int(options.pop("rows", CPU_ROWS if self.device.type == "cpu" else GPU_ROWS))
-        self._generating = False
         self.model = self._load(self.model_path, options)
 
     def _load(self, model_dir: Path, options: dict[str, Any]) -> Any:
@@ -101,13 +100,8 @@ class TransformersEngine(ModelDirectory):
     # --- the contract
 
     def generate(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        if self._generating:
-            raise CurateError("this engine is already generating: close the earlier iterator first")
-        self._generating = True
-        try:
+        with self._exclusively():
             yield from self._run(iter(requests))
-        finally:
-            self._generating = False
 
     def _run(self, source: Iterator[Request | None]) -> Iterator[Completion]:
         window = self.config.in_flight or 4 * self.rows
@@ -166,11 +160,7 @@ class TransformersEngine(ModelDirectory):
 
     def update_weights(self, directory: str | Path) -> str:
         directory = Path(directory).resolve()
-        if self._generating:
-            raise CurateError(
-                "weights cannot change while requests are in flight: finish or close the iterator "
-                "first"
-            )
+        self._check_idle()
         self.check_same_architecture(directory)
         fingerprint = copy_weights(self.model, directory)
         self._adopt(directory)

@@ -84,11 +84,7 @@ class VllmEngine(PooledEngine):
         """
         import torch
 
-        if self._generating:
-            raise CurateError(
-                "weights cannot change while requests are in flight: finish or close the iterator "
-                "first"
-            )
+        self._check_idle()
         self.wait_ready()
         dtype = getattr(torch, self._children[0].ready()["dtype"])
         sizes: Counter[Any] = Counter()

@@ -31,15 +31,13 @@ from curate.files import Reading, data_files, kind_of, read_parts, stem_of
 from curate.imports.columns import Table, find_columns, find_labels, model_columns
 from curate.imports.formats import Layout, Plan, choose_layout, fields_read, read_traces
 from curate.job import Context, JobResult, StageKind
-from curate.problems.base import SCHEMA, ReferencePattern, to_schema
+from curate.problems.base import SCHEMA, ReferencePattern, VerifierName, to_schema
 from curate.problems.hub import opened, saved
 from curate.problems.identity import add_problem_id, add_split
 from curate.progress import counted, duration, say
 from curate.prompts.conversations import last_answer, messages_of
 from curate.prompts.forms import Form
 from curate.prompts.render import load_template
-from curate.registry import check
-from curate.verify.registry import REGISTRY
 from curate.warehouse import Version
 from curate.warehouse.identity import digest
 from curate.warehouse.names import now
@@ -78,7 +76,7 @@ class ImportConfig(Config):
         None, description="template of prompts made from these traces; default: that of the form"
     )
     model: str | None = Field(None, description="author of the traces, if no column names it")
-    verifier: str | None = Field(None, description="verifier of problems that name none")
+    verifier: VerifierName | None = Field(None, description="verifier of problems that name none")
     domain: str | None = Field(None, description="domain of problems that name none")
     target_language: str | None = Field(
         None, description="target_language of problems that name none"
@@ -100,13 +98,6 @@ class ImportConfig(Config):
     skip_invalid: bool = Field(
         False, description="leave out lines that are not JSON objects instead of failing"
     )
-
-    @field_validator("verifier")
-    @classmethod
-    def _verifier_exists(cls, name: str | None) -> str | None:
-        if name is not None:
-            check("verifier", name, REGISTRY)
-        return name
 
     @field_validator("form")
     @classmethod

@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field
 
 from curate.config import Config
 from curate.errors import UsageError
+from curate.registry import check
+from curate.verify.registry import REGISTRY
 
 # The columns of schemas/problems.sql that a source gives; a test compares them with that file.
 SCHEMA: dict[str, Any] = {
@@ -89,6 +91,15 @@ def _with_group(pattern: str) -> str:
         raise ValueError("needs a group (parentheses) around the reference")
     return pattern
 
+
+def _existing(name: str) -> str:
+    """Check that a verifier exists; raises UsageError."""
+    check("verifier", name, REGISTRY)
+    return name
+
+
+# The name of a verifier, or a dotted path to the user's own.
+VerifierName = Annotated[str, AfterValidator(_existing)]
 
 # A regular expression whose first group is the reference inside a longer text.
 ReferencePattern = Annotated[str, AfterValidator(_with_group)]

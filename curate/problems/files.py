@@ -24,9 +24,7 @@ from curate.files import (
     read_numbered,
     stem_of,
 )
-from curate.problems.base import ReferencePattern, Source, to_text
-from curate.registry import check
-from curate.verify.registry import REGISTRY
+from curate.problems.base import ReferencePattern, Source, VerifierName, to_text
 
 FIELDS = (
     *("question", "reference", "solution", "choices", "tests", "verifier"),
@@ -43,7 +41,7 @@ class Mapped(Source):
         default_factory=dict,
         description="our field: their column; any other field is the column of the same name",
     )
-    verifier: str | None = Field(None, description="verifier of rows that have none")
+    verifier: VerifierName | None = Field(None, description="verifier of rows that have none")
     domain: str | None = Field(None, description="domain of rows that have none")
     target_language: str | None = Field(None, description="target_language of rows that have none")
     difficulty: float | None = Field(
@@ -68,13 +66,6 @@ class Mapped(Source):
 
     def expected(self) -> int | None:
         return self.limit
-
-    @field_validator("verifier")
-    @classmethod
-    def _verifier_exists(cls, name: str | None) -> str | None:
-        if name is not None:
-            check("verifier", name, REGISTRY)
-        return name
 
     @field_validator("columns")
     @classmethod

@@ -196,7 +196,7 @@ def test_a_job_killed_while_waiting_resumes_with_the_same_batches(
         assert done.returncode == 0, done.stderr
         assert "80 traces (80 new): 80 complete" in done.stdout
         assert server.sizes == [20, 20, 20, 20]
-        assert len(server.sent) == 80
+        assert len(server.bodies) == 80
     rows = Warehouse(tmp_path / "wh").sql(
         "SELECT count(*), count(DISTINCT trace_id), avg((answer IS NOT NULL)::INT) FROM traces"
     )
