@@ -194,6 +194,14 @@ def report(*, warehouse: str | Path = WAREHOUSE, **config: Any) -> Path:
     return Path(result.facts["report"])
 
 
+def watch(*, port: int = 8642, traces: int = 60, warehouse: str | Path = WAREHOUSE) -> None:
+    """Serve the page live on 127.0.0.1 until Ctrl-C (`curate watch`)."""
+    from curate.report import serve
+    from curate.store import parse_root
+
+    serve.watch(parse_root(warehouse), port, traces)
+
+
 def export(
     corpus: str,
     out: str | Path,

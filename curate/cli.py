@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # The order in which a newcomer meets the commands.
 ORDER = (
     "problems", "generate", "import", "annotate", "filter", "train", "evaluate", "influence",
-    "correct", "rescore", "reward", "run", "report",
+    "correct", "rescore", "reward", "run", "report", "watch",
     "sql", "show", "lineage", "verify", "export", "merge", "check", "schema", "version",
 )  # fmt: skip
 
@@ -754,6 +754,33 @@ def report(
         data["where"] = {**data.get("where", {}), **{condition: condition for condition in where}}
     with _context(warehouse) as context:
         output(job.run(validate(job.ReportConfig, data, str(config or "report")), context).summary)
+
+
+@app.command()
+def watch(
+    place: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The warehouse; by default that of --warehouse.",
+            metavar="[WAREHOUSE]",
+            autocompletion=completion.warehouses,
+        ),
+    ] = None,
+    warehouse: WarehouseDir = HERE,
+    port: Annotated[
+        int, typer.Option("--port", help="Port on 127.0.0.1; 0: any free one.", min=0, max=65535)
+    ] = 8642,
+    traces: Annotated[
+        int, typer.Option("--traces", help="Newest traces to show.", min=1, max=2000)
+    ] = 60,
+) -> None:
+    """Serve the report page live, on this machine only, while jobs run; Ctrl-C ends it.
+
+    It reads the warehouse and writes nothing.
+    """
+    from curate.report import serve
+
+    serve.watch(parse_root(place or warehouse), port, traces)
 
 
 @app.command()

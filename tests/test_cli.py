@@ -43,7 +43,8 @@ def home(tmp_path, stub_model, sums):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["sql", "--help"], ["version"], ["train", "--help"]]
+    "arguments",
+    [["--help"], ["sql", "--help"], ["version"], ["train", "--help"], ["watch", "--help"]],
 )
 def test_quick_commands_import_nothing_heavy(arguments):
     code = (

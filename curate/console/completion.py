@@ -62,6 +62,14 @@ def anything(ctx: typer.Context, incomplete: str) -> list[str]:
     return _beginning([n for table in tables for n in _datasets(ctx, table)], incomplete)
 
 
+def warehouses(incomplete: str) -> list[str]:
+    """Folders, those that are warehouses without a slash."""
+    return [
+        name.rstrip("/") if Path(name, "traces", "_empty").is_dir() else name
+        for name in _files(incomplete)
+    ]
+
+
 def _datasets(ctx: typer.Context, table: str) -> list[str]:
     chosen = ctx.params.get("warehouse") or os.environ.get("CURATE_WAREHOUSE") or "warehouse"
     folders = Path(str(chosen), table).glob("*")

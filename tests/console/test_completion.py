@@ -53,4 +53,5 @@ def test_own_files_and_stored_problems_are_completed(tmp_path: Path) -> None:
     assert complete("curate run con", tmp_path) == ["configs/"]
     assert complete("curate run configs/", tmp_path) == ["configs/a.yaml"]
     assert complete("curate problems show s", tmp_path) == ["sums"]
+    assert complete("curate watch ", tmp_path) == ["configs/", "warehouse"]
     assert complete("curate problems show -w other s", tmp_path) == []

@@ -9,12 +9,15 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from curate.report import live, serve
 from curate.warehouse import Warehouse
 from tests.report.conftest import HOSTILE
 from tests.report.test_report import page
+from tests.report.test_watch import finish
 
 pytestmark = pytest.mark.slow
 
@@ -320,3 +323,72 @@ def test_formulas_are_drawn_and_marks_are_there(opening):
         "我们",
         "然后",
     ]  # the question is English
+
+
+# -- the live page --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def watched(chromium, written, monkeypatch):
+    """The live page of the same warehouse, and its server."""
+    monkeypatch.setattr(live, "SECONDS", 0.2)
+    monkeypatch.setattr(live, "REST", 0.0)
+    server = serve.Server(live.Live(written.root, traces=100), 0)
+    server.live.page()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    pages = []
+
+    def opened(**options) -> Opened:
+        pages.append(Opened(chromium, server.url, **options))
+        return pages[-1]
+
+    yield opened, server
+    for one in pages:
+        one.view.close()
+        assert [e for e in one.errors if "ERR_CONNECTION_REFUSED" not in e] == []
+        assert {url.split("?")[0] for url in one.requested} == {server.url}
+    if server.fileno() != -1:
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_live_page_takes_over_what_jobs_write(watched, written):
+    opened = watched[0]()
+    opened.locator("#recipe").select_option("r1-zero")
+    opened.locator("#list button").first.click()
+    chosen = opened.locator("#pane-a h4").inner_text()
+    opened.locator("#pane-a details").first.evaluate("details => { details.open = true }")
+    before = opened.ids()
+    row = {"attempt": 0, "problem_id": "p0", "sample_index": 77, "recipe": "r1-zero"}
+    row |= {
+        "form": "plain",
+        "finish_reason": "stop",
+        "completion": HOSTILE[0],
+        "trace_id": "7" * 32,
+    }
+    written.write("traces", "7" * 24, [row], key=77)
+    finish(written, 3, HOSTILE[1])
+    opened.locator(f"#list [data-trace='{'7' * 32}']").wait_for()
+    opened.locator(".work").wait_for()
+    assert set(opened.ids()) == {*before, "7" * 32}  # the filter stays
+    assert opened.locator("#pane-a h4").inner_text() == chosen
+    assert opened.locator("#pane-a details").first.get_attribute("open") is not None
+    assert "3 of 16 samples" in opened.locator("#now").inner_text()
+    assert HOSTILE[1] in opened.locator("#now").inner_text()
+    opened.locator(f"[data-trace='{'7' * 32}'] button").click()
+    assert opened.locator("#pane-a :is(script, img, iframe, svg)").count() == 0
+    assert opened.locator("#now :is(script, img, iframe)").count() == 0
+    assert opened.evaluate("window.pwned === undefined")
+
+
+def test_the_live_page_fits_a_narrow_screen_and_says_when_its_server_ends(watched):
+    opening, server = watched
+    opened = opening(viewport={"width": 390, "height": 800})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    opened.locator("#pause").click()
+    assert opened.locator("#live").inner_text() == "paused"
+    opened.locator("#pause").click()
+    server.shutdown()
+    server.server_close()
+    opened.get_by_text("not updated").wait_for()
+    assert opened.ids()  # what was there stays readable
