@@ -245,7 +245,7 @@ def _sorted(graph: Graph, into: dict[str, set[str]]) -> list[str]:
             return list(TopologicalSorter(into).static_order())
         except CycleError as error:
             cycle = list(pairwise(error.args[1]))
-            trained = [edge for edge in cycle if graph.nodes[edge[1]].kind == "model"]
+            trained = [edge for edge in cycle if graph.nodes[edge[1]].kind == "models"]
             low, high = (trained or cycle)[0]
             into[high].remove(low)
             del graph.edges[low, high]

@@ -152,7 +152,7 @@ def test_what_a_rule_compares_with_is_the_value_of_the_table(hostile):
 
 def test_a_model_that_training_did_not_change_closes_no_cycle():
     drawn = graph.Graph()
-    for name, kind in (("base", "model"), ("rollouts", "traces"), ("corpus", "corpora")):
+    for name, kind in (("base", "models"), ("rollouts", "traces"), ("corpus", "corpora")):
         drawn.nodes[name] = graph.Node(name, kind, name, "")
     drawn.edges = dict.fromkeys(
         [("base", "rollouts"), ("rollouts", "base"), ("rollouts", "corpus"), ("base", "corpus")]
