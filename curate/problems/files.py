@@ -59,6 +59,9 @@ class Mapped(Source):
     reference_is_index: bool = Field(
         False, description="the reference is the position of the right choice, counted from 0"
     )
+    show_choices: bool = Field(
+        False, description="add the choices below the question, as lines `A) …`"
+    )
     skip_invalid: bool = Field(
         False, description="skip rows without a question instead of refusing them"
     )
@@ -110,6 +113,8 @@ class Mapped(Source):
             dtype = pl.Float64 if field == "difficulty" else pl.String
             frame = frame.with_columns(pl.coalesce(*own, pl.lit(value, dtype=dtype)).alias(field))
         frame = self._references(frame, where)
+        if self.show_choices and "choices" in frame.columns:
+            frame = frame.with_columns(with_choices(frame["question"], frame["choices"]))
         return (
             frame.with_columns(pl.col("metadata").alias("identity"))
             if "metadata" in frame.columns
@@ -191,6 +196,22 @@ def find(pattern: str) -> list[Path]:
             f"no problems at '{pattern}': there is no such file, and no {', '.join(KINDS)} in it"
         )
     return paths
+
+
+def with_choices(questions: pl.Series, choices: pl.Series) -> pl.Series:
+    """Questions with their choices below them, as `A) …`, one on each line; null choices add
+    nothing.
+    """
+    rows = zip(questions.to_list(), choices.to_list(), strict=True)
+    texts = [
+        "\n".join([f"{question}\n", *_lettered(listed)]) if question and listed else question
+        for question, listed in rows
+    ]
+    return pl.Series("question", texts, dtype=pl.String)
+
+
+def _lettered(choices: list[str | None]) -> list[str]:
+    return [f"{chr(ord('A') + place)}) {text or ''}" for place, text in enumerate(choices)]
 
 
 def _column(values: pl.Series, field: str, where: str) -> pl.Series:

@@ -30,6 +30,19 @@ def jsonl(path, *rows):
     return path
 
 
+def test_choices_are_shown_below_the_question_if_asked(tmp_path):
+    rows = [
+        {"question": "Which?", "choices": {"text": ["one", "two"]}, "reference": "B"},
+        {"question": "Why?", "choices": None, "reference": "x"},
+    ]
+    path = tmp_path / "c.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shown = load(path, verifier="choice", show_choices=True).frame
+    assert shown["question"].to_list() == ["Which?\n\nA) one\nB) two", "Why?"]
+    plain = load(path, verifier="choice").frame
+    assert plain["question"].to_list() == ["Which?", "Why?"]
+
+
 def test_every_format_gives_the_same_rows(tmp_path):
     table = pl.DataFrame(ROWS)
     jsonl(tmp_path / "a.jsonl", *ROWS)
