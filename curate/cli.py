@@ -22,6 +22,7 @@ from curate.progress import counted, output, say
 from curate.store import parse_root, url_of
 
 if TYPE_CHECKING:
+    from curate.evaluate.job import EvaluateConfig
     from curate.exploits.job import RewardReport
     from curate.job import Context
 
@@ -633,6 +634,15 @@ def evaluate(
         ),
     ] = None,
     samples: Annotated[int | None, typer.Option("-k", help="Samples per problem.")] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark",
+            "-b",
+            help="Presets, with commas: aime24, aime25, math500, gpqa-diamond, livecodebench, "
+            "mmlu-pro.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     warehouse: WarehouseDir = HERE,
     dry_run: DryRun = False,
@@ -642,27 +652,43 @@ def evaluate(
     """
     from curate.config import validate
     from curate.evaluate import job
-    from curate.generate import job as generation
+    from curate.evaluate.presets import presets
 
     named = [m for m in models or [] if "=" not in m]
-    data = _read(config, [m for m in models or [] if "=" in m])
-    if named:
-        data["models"] = [{"label": _label(m), "model": m} for m in named]
-    if problems:
-        data["problems"] = problems
-    if samples is not None:
-        data["samples"] = samples
-    checked = validate(job.EvaluateConfig, data, str(config or "evaluate"))
+    overrides = [m for m in models or [] if "=" in m]
+    if benchmark:
+        if config or problems:
+            raise UsageError("--benchmark brings its own problems: leave out --config and -p")
+        sets = presets(benchmark, overrides)
+    else:
+        sets = [(str(config or "evaluate"), _read(config, overrides))]
     with _context(warehouse) as context:
-        if dry_run:
-            for runs in job.generation_configs(checked).values():
-                for one in (sampled for run in runs for sampled in run if sampled):
-                    plan = generation.make_plan(one, context, commit=False)
-                    output(f"{one.label}\n{generation.describe(plan)}\n")
-            return
-        with on_cluster(context, checked.cluster):
-            result = job.run(checked, context)
-    output(result.facts["table"])
+        for name, data in sets:
+            if named:
+                data["models"] = [{"label": _label(m), "model": m} for m in named]
+            if problems:
+                data["problems"] = problems
+            if samples is not None:
+                data["samples"] = samples
+            checked = validate(job.EvaluateConfig, data, name)
+            if benchmark:
+                output(f"{name}: {checked.samples} samples, {checked.sampling.max_tokens:,} tokens")
+            _evaluate(checked, context, dry_run)
+
+
+def _evaluate(config: EvaluateConfig, context: Context, dry_run: bool) -> None:
+    """Run one evaluation and print its table, or only its plan."""
+    from curate.evaluate import job
+    from curate.generate import job as generation
+
+    if dry_run:
+        for runs in job.generation_configs(config).values():
+            for one in (sampled for run in runs for sampled in run if sampled):
+                plan = generation.make_plan(one, context, commit=False)
+                output(f"{one.label}\n{generation.describe(plan)}\n")
+        return
+    with on_cluster(context, config.cluster):
+        output(job.run(config, context).facts["table"])
 
 
 def _label(model: str) -> str:

@@ -25,6 +25,7 @@ import polars as pl
 from curate.errors import UsageError
 from curate.files import column_expr, data_files, read_parts
 from curate.filter.shingles import CJK, Tokens, tokens
+from curate.problems.benchmarks import BENCHMARKS, BenchmarkSource
 from curate.signals.prose import HAN_WORDS
 
 SHORTEST = 4
@@ -64,13 +65,18 @@ class Benchmark:
 def read_benchmark(
     paths: Sequence[str | Path], column: str | None = None, n: int = 10
 ) -> Benchmark:
-    """Read items from data files or text files (.txt: one item per line).
+    """Read items from data files or text files (.txt: one item per line), or of a benchmark by its
+    name, such as `aime24`, if there is no file of that name.
 
     They are in `column`, or in the first of `TEXT_COLUMNS`. Raises `UsageError` if a file has no
     such column, or no item at all.
     """
     texts: list[pl.Series] = []
     for path in map(Path, paths):
+        if is_preset(path):
+            source = BenchmarkSource(source="benchmark", dataset=str(path))
+            texts.append(source.load()["question"].alias("text"))
+            continue
         if path.suffix.lower() == ".txt" and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
             texts.append(pl.Series("text", lines, dtype=pl.String))
@@ -80,6 +86,11 @@ def read_benchmark(
     if not texts:
         raise UsageError("no benchmark was named")
     return benchmark_of(pl.concat(texts), n)
+
+
+def is_preset(path: str | Path) -> bool:
+    """Whether a path is the name of a benchmark (`curate/problems/benchmarks.py`), and no file."""
+    return str(path) in BENCHMARKS and not Path(path).exists()
 
 
 def _items(part: pl.DataFrame, column: str | None, file: Path) -> pl.Series:

@@ -138,7 +138,7 @@ class Contamination(Config):
     """Drop problems that are items of benchmark files (see curate/filter/contamination.py)."""
 
     benchmarks: list[str] = Field(min_length=1)
-    """Data files, or .txt with an item per line."""
+    """Data files, .txt with an item per line, or names of benchmarks such as aime24."""
     column: str | None = None
     """Column of the items; null: the first with a usual name."""
     n: int = Field(default=10, ge=4)

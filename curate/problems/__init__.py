@@ -42,6 +42,7 @@ SOURCES = {
     "procedural": "curate.problems.procedural:Procedural",
     "files": "curate.problems.files:Files",
     "hub": "curate.problems.hub:Hub",
+    "benchmark": "curate.problems.benchmarks:BenchmarkSource",
 }
 
 
