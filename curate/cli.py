@@ -719,6 +719,32 @@ def run(
     no_code: Annotated[
         bool, typer.Option("--no-code", help="Refuse a pipeline that names code to import.")
     ] = False,
+    rehearse: Annotated[
+        bool,
+        typer.Option(
+            "--rehearse",
+            help="Run every stage with tiny models in a temporary warehouse, and print what the "
+            "real run needs.",
+        ),
+    ] = False,
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="With --rehearse: the GPU of the bill, such as h100.")
+    ] = "h100",
+    price: Annotated[
+        float | None, typer.Option("--price", help="With --rehearse: US dollars per GPU and hour.")
+    ] = None,
+    assume: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--assume",
+            metavar="NAME=VALUE",
+            help="With --rehearse: length, kept, question, train, prefill, decode, flops, "
+            "bandwidth or memory (may be repeated; docs/rehearsal.md).",
+        ),
+    ] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="With --rehearse: print the result as JSON.")
+    ] = False,
 ) -> None:
     """Run the stages of a pipeline; finished stages are skipped."""
     from curate.pipeline.config import code_of, load_pipeline
@@ -729,15 +755,22 @@ def run(
         if no_code:
             raise UsageError(f"{pipeline} names code, and --no-code refuses it: {names}")
         say(f"{pipeline} imports and runs code: {names} (--no-code refuses such a pipeline)")
+    if rehearse:
+        if plan or only:
+            raise UsageError("--rehearse goes alone: leave out --plan and --only")
+        _rehearse(pipeline, overrides or [], warehouse, (gpu, price, assume or []), json)
+        return
+    if json or assume or price is not None:
+        raise UsageError("--json, --assume and --price go with --rehearse")
     config, stages = load_pipeline(pipeline, overrides or [])
     with _context(warehouse or Path(config.warehouse)) as context:
         line = Pipeline(config, stages, context)
         if plan:
+            from curate.pipeline.checks import check_stages
             from curate.pipeline.drawing import draw, planned
-            from curate.pipeline.rehearsal import rehearse
 
             output(draw(config.name, config.description, planned(line)))
-            rehearse(line.unfinished())
+            check_stages(line.unfinished())
             return
         done = line.run(only or [])
     tables = [d.facts["table"] for d in done.values() if "table" in d.facts]
@@ -752,6 +785,28 @@ def run(
         output("\nQuery the data yourself:")
         for query in config.queries:
             output(f'  curate sql{where} "{" ".join(query.split())}"')
+
+
+def _rehearse(
+    pipeline: str,
+    overrides: list[str],
+    warehouse: Path | None,
+    bill: tuple[str, float | None, list[str]],
+    json: bool,
+) -> None:
+    """Rehearse a pipeline and print the bill. Exit code 2 if the real run would fail."""
+    from curate.rehearsal import show
+    from curate.rehearsal.assumptions import assumed
+    from curate.rehearsal.job import rehearse
+
+    gpu, assume = assumed(*bill)
+    result = rehearse(pipeline, overrides, gpu, assume, warehouse)
+    if json:
+        print(show.as_json(result))
+    else:
+        output(show.text(result))
+    if result.faults:
+        raise typer.Exit(2)
 
 
 @app.command()

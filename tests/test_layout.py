@@ -19,7 +19,7 @@ FLOORS = """
     errors shipped extras records version visible memory cores progress config registry atomic files
     store prompts engines warehouse verify signals job problems rewards exploits
     annotate imports filter generate report evaluate train cluster
-    pipeline console api llm cli __main__
+    pipeline rehearsal console api llm cli __main__
 """.split()
 
 HEAVY = ("torch", "transformers", "vllm", "datasets", "openai", "ray")

@@ -17,9 +17,9 @@ from curate.cluster import on_cluster
 from curate.errors import UsageError
 from curate.job import Context
 from curate.pipeline.budget import Budget
+from curate.pipeline.checks import check_stages
 from curate.pipeline.config import PipelineConfig
 from curate.pipeline.references import resolve, versions
-from curate.pipeline.rehearsal import rehearse
 from curate.pipeline.stages import Done, Stage
 from curate.progress import counted, duration, say
 from curate.store import is_remote, url_of
@@ -74,7 +74,7 @@ class Pipeline:
             raise UsageError(f"no stage {', '.join(unknown)}: there are {', '.join(names)}")
         wanted = set(only) | self._before(only) if only else set(names)
         self._check_place(wanted)
-        rehearse([stage for stage in self.unfinished() if stage.name in wanted])
+        check_stages([stage for stage in self.unfinished() if stage.name in wanted])
         done: dict[str, Done] = {}
         started, skipped = time.monotonic(), 0
         for number, stage in enumerate(self.stages, 1):
@@ -95,7 +95,7 @@ class Pipeline:
                     "run it first"
                 )
             say(head)
-            done[stage.name] = self._run_stage(stage, key, done)
+            done[stage.name] = self.run_stage(stage, key, done)
             say(f"{head}: {done[stage.name].summary}")
         seconds = duration(time.monotonic() - started)
         if skipped == len(done):
@@ -135,7 +135,8 @@ class Pipeline:
             todo += new
         return needed
 
-    def _run_stage(self, stage: Stage, key: str, done: Mapping[str, Done]) -> Done:
+    def run_stage(self, stage: Stage, key: str, done: Mapping[str, Done]) -> Done:
+        """Run one stage on the outputs of those before it, and record its result."""
         started = time.monotonic()
         kind, where = stage.kind, f"stage {stage.name}"
         config = resolve(stage.config, done, stage.name)

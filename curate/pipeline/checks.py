@@ -29,6 +29,7 @@ from curate.errors import UsageError
 from curate.evaluate.job import EvaluateConfig
 from curate.extras import install, missing_packages
 from curate.files import data_files
+from curate.filter.contamination import is_preset
 from curate.filter.decide import check_rules
 from curate.filter.expressions import check_expression
 from curate.filter.job import FilterConfig
@@ -55,12 +56,16 @@ MODEL_KEYS = ("model", "teacher", "reference")
 NOT_MODELS = ("engine", "judge", "problems", "rewards")
 
 
-def rehearse(stages: Sequence[Stage]) -> None:
+def check_stages(stages: Sequence[Stage]) -> None:
     """UsageError with everything that would stop one of these stages."""
-    with ExitStack() as stack:
-        lines = _faults(stages, _Views(stack))
-    if lines:
+    if lines := faults(stages):
         raise UsageError("\n  ".join(["the pipeline cannot run to its end:", *lines]))
+
+
+def faults(stages: Sequence[Stage]) -> list[str]:
+    """A line `stage NAME: …` for everything that would stop one of these stages."""
+    with ExitStack() as stack:
+        return _faults(stages, _Views(stack))
 
 
 class _Views:
@@ -191,8 +196,8 @@ def _file_checks(config: Any) -> Iterator[Callable[[], object]]:
 
 
 def _check_file(path: str, key: str) -> None:
-    if not Path(path).expanduser().exists():
-        raise UsageError(f"{key}: no file {path}")
+    if not Path(path).expanduser().exists() and not is_preset(path):
+        raise UsageError(f"{key}: no file {path}, and no benchmark of that name")
 
 
 def _check_import(config: ImportConfig) -> None:
@@ -244,7 +249,7 @@ def _models(config: Any) -> Iterator[str]:
 def _look_at_problems(stage: Stage, splits: dict[str, bool]) -> None:
     """Check the sources of a stage, and note whether it holds out problems if that is known."""
     config: ProblemsConfig = stage.checked
-    sources = [_with_shipped_path(source) for source in config.built()]
+    sources = [with_shipped_path(source) for source in config.built()]
     for source in sources:
         _check_source(source)
     if not all(isinstance(source, Files) and _is_small(source) for source in sources):
@@ -257,7 +262,8 @@ def _look_at_problems(stage: Stage, splits: dict[str, bool]) -> None:
     splits[stage.name] = HELD_OUT in frame["split"]
 
 
-def _with_shipped_path(source: Source) -> Source:
+def with_shipped_path(source: Source) -> Source:
+    """The source with the path of a file that ships in the place of that file's name."""
     path = getattr(source, "path", None)
     return (
         source.model_copy(update={"path": shipped_file(path)}) if isinstance(path, str) else source

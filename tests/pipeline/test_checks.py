@@ -15,7 +15,7 @@ import pytest
 from curate.errors import UsageError
 from curate.job import Context
 from curate.pipeline.config import load_pipeline
-from curate.pipeline.rehearsal import rehearse
+from curate.pipeline.checks import check_stages
 from curate.pipeline.runner import Pipeline
 
 
@@ -47,7 +47,7 @@ def test_a_pipeline_that_can_run_passes(tmp_path: Path, sums: str, stub_model: s
     inline = {"sources": config["stages"]["problems"]["sources"]}
     config["stages"]["inline"] = {**config["stages"]["harvest"], "problems": inline}
     config["stages"]["more"] = {"do": "import", "path": sums, "model": "somebody"}
-    rehearse(load(tmp_path, config)[1])
+    check_stages(load(tmp_path, config)[1])
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_what_would_fail_later_is_found(
 ) -> None:
     stages = load(tmp_path, pipeline(sums, stub_model), *overrides)[1]
     with pytest.raises(UsageError, match=message):
-        rehearse(stages)
+        check_stages(stages)
 
 
 def with_stages(sums: str, model: str, **stages: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_rules_conditions_judges_and_files_are_rehearsed(
     text = json.dumps(stage).replace("{model}", stub_model).replace("{rules}", str(rules))
     stages = load(tmp_path, with_stages(sums, stub_model, more=json.loads(text)))[1]
     with pytest.raises(UsageError, match=message):
-        rehearse(stages)
+        check_stages(stages)
 
 
 def test_what_fits_is_not_complained_about(tmp_path: Path, sums: str, stub_model: str) -> None:
@@ -148,14 +148,14 @@ def test_what_fits_is_not_complained_about(tmp_path: Path, sums: str, stub_model
                  "where": "labels.score IS NULL AND quality > 0.1"},
         "page": {"do": "report", "where": {"long": "completion_tokens > 100"}},
     }  # fmt: skip
-    rehearse(load(tmp_path, with_stages(sums, stub_model, **stages))[1])
+    check_stages(load(tmp_path, with_stages(sums, stub_model, **stages))[1])
 
 
 def test_a_column_that_is_not_there_is_found(tmp_path: Path, sums: str, stub_model: str) -> None:
     config = pipeline(sums, stub_model)
     config["stages"]["problems"]["sources"][0]["columns"] = {"question": "prompt"}
     with pytest.raises(UsageError, match=r"stage problems: .* no column 'prompt'"):
-        rehearse(load(tmp_path, config)[1])
+        check_stages(load(tmp_path, config)[1])
 
 
 @pytest.mark.parametrize(
