@@ -14,8 +14,8 @@ import pytest
 
 from curate.errors import UsageError
 from curate.job import Context
-from curate.pipeline.config import load_pipeline
 from curate.pipeline.checks import check_stages
+from curate.pipeline.config import load_pipeline
 from curate.pipeline.runner import Pipeline
 
 
