@@ -700,7 +700,7 @@ def in_prose(text: str) -> Extracted | None:
     if (
         box.answer
         and not following.strip(" $.*\n")
-        and text[box.start - 1 : box.start] != "-"
+        and not text[max(0, box.start - 4) : box.start].endswith(("-", "sqrt"))
         and not _may_deny(text[max(0, box.start - 60) : box.start])
     ):
         return Extracted(box.answer, "boxed")  # the box ends the text, as most do
@@ -715,16 +715,20 @@ def in_prose(text: str) -> Extracted | None:
     if _is_denied_box(line) or _DENIED_AFTER.match(after) or is_taken_back(after):
         return Extracted(None, "boxed", "the text takes the boxed answer back")
     script = _SCRIPT_AFTER.match(following)  # \boxed{5}^2 is not 5
-    sign = "-" if _MINUS_BEFORE.search(line) else ""
-    return Extracted(sign + box.answer + (script.group() if script else ""), "boxed")
+    before = _FUNCTION_BEFORE.search(line)  # \sqrt{\boxed{5}} is not 5
+    sign = before.group() if before else "-" if _MINUS_BEFORE.search(line) else ""
+    brace = "}" if sign.endswith("{") else ""
+    return Extracted(sign + box.answer + brace + (script.group() if script else ""), "boxed")
 
 
 _CONTRAST = re.compile(
     r"[\s$*)\]\\]*[,;(]\s*(?:and\s+)?(?:not|rather than|instead of)\s+[$\\({]*-?\w"
 )
 _SCRIPT_AFTER = re.compile(
-    r"\s*[_^]\s*(?:\{[^{}]*\}|\w)|\.?\d+|\s*(?:\+|\\cdot|\\times|\\pi)\s*(?:[\d\\a-zA-Z]+)?|,\s?\d+(?=\s*(?:\.|\$|\Z))"
+    r"\s*[_^]\s*(?:\{[^{}]*\}|\w)|\.?\d+|[xyz]\b"
+    r"|\s*(?:\+|\\cdot|\\times|\\pi)\s*(?:[\d\\a-zA-Z]+)?|,\s?\d+(?=\s*(?:\.|\$|\Z))"
 )
+_FUNCTION_BEFORE = re.compile(r"\\(?:sqrt|ln|log|exp|sin|cos|tan)(?:\s*\{)?$")
 _MINUS_BEFORE = re.compile(r"(?:[=$(\[]\s*-\s*|^-)$")  # x = -\boxed{5}
 # In the sentence before a box: its content is not the answer.
 _NOT_MEANT = re.compile(
