@@ -211,7 +211,7 @@ class Renamed:
     """A checkpoint under the tensor names of vLLM's model."""
 
     def __init__(self, model: Any, sent: Any) -> None:
-        mapper = getattr(model, "hf_to_vllm_mapper", None)
+        mapper: Any = getattr(model, "hf_to_vllm_mapper", None)
         if getattr(mapper, "orig_to_new_stacked", None):
             # Only renamed: that several tensors become one is `parts_of`'s to know.
             mapper = replace(mapper, orig_to_new_stacked={})
