@@ -1,5 +1,6 @@
 # make quickstart   set up and run the main job      make test        set up, lint, and run every test
 # make setup        set up only                      make test-fast   only the tests that take no model
+# make docs         the documentation site, in site/; needs `make test` once, or pip install '.[docs]'
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +8,7 @@ BIN := $(VENV)/bin
 # Processes that run test files side by side.
 WORKERS ?= 2
 
-.PHONY: setup quickstart test test-fast lint types benchmarks clean
+.PHONY: setup quickstart test test-fast lint types docs benchmarks clean
 
 setup:
 	@$(PYTHON) tools/setup.py --venv $(VENV)
@@ -31,5 +32,9 @@ lint:
 types:
 	@$(BIN)/mypy
 
+docs:
+	@$(BIN)/python tools/reference.py
+	@$(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
