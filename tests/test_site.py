@@ -85,6 +85,12 @@ def test_keys_have_type_limit_default_and_meaning() -> None:
     assert "| `checkpoint` | [CheckpointConfig](#checkpointconfig) | `{every: 50}` |" in rows
 
 
+def test_every_page_is_in_the_navigation() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = re.findall(r"^ +- .+: (\S+\.md)$", settings, flags=re.M)
+    assert sorted(pages) == sorted(page.name for page in (ROOT / "docs").glob("*.md"))
+
+
 # -- the site ------------------------------------------------------------------------------------
 
 

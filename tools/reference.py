@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
+from html import escape
 from inspect import cleandoc
 from pathlib import Path
 from types import NoneType, UnionType
@@ -218,10 +219,19 @@ def _anchor(model: type[BaseModel]) -> str:
 
 def _cell(text: str) -> str:
     """A text as one cell of a table, in which nothing is markup but code."""
-    marks = re.compile(r"([\[\]*]|(?<!\w)_|_(?!\w))")
+    marks = re.compile(r"([\[\]*|]|(?<!\w)_|_(?!\w))")
     parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
-    plain = [p if p.startswith("`") else marks.sub(r"\\\1", p).replace("<", "&lt;") for p in parts]
-    return "".join(plain).replace("|", r"\|")
+    return "".join(
+        _code(part) if part.startswith("`") else marks.sub(r"\\\1", part).replace("<", "&lt;")
+        for part in parts
+    )
+
+
+def _code(part: str) -> str:
+    """Code in a cell. A bar would end the cell, and escapes do not work in code everywhere."""
+    if "|" not in part:
+        return part
+    return f"<code>{escape(part.strip('`')).replace('|', '&#124;')}</code>"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
