@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "licences.md"
+OWN = "curate-reasoning"  # the name of the distribution
 # Headings of licence texts, where a package declares nothing.
 HEADINGS = {
     r"apache license\s+version 2\.0": "Apache-2.0",
@@ -74,7 +75,7 @@ def licence_of(package: Distribution) -> str:
 
 def packages() -> list[Package]:
     """Everything that the project's requirements reach and that is installed, by name."""
-    own = distribution("curate")
+    own = distribution(OWN)
     extras = own.metadata.get_all("Provides-Extra") or []
     lines = own.requires or []
     pending = [(line, extra, _origin(line)) for line in lines for extra in ["", *extras]]
@@ -94,9 +95,9 @@ def packages() -> list[Package]:
                 package = distribution(name)
             except PackageNotFoundError:
                 continue
-            if name != "curate" and name not in result:
+            if name != OWN and name not in result:
                 result[name] = Package(name, package.version, licence_of(package), origin)
-            source = origin if name == "curate" else name
+            source = origin if name == OWN else name
             pending += [(inner, wanted, source) for inner in package.requires or []]
     return [result[name] for name in sorted(result)]
 
