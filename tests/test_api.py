@@ -96,6 +96,12 @@ def test_wrong_calls_are_usage_errors(tmp_path: Path) -> None:
         api.sql("DROP TABLE traces", warehouse=tmp_path)
 
 
+def test_watch_refuses_a_folder_without_a_warehouse(tmp_path: Path) -> None:
+    """How it serves is in tests/report/test_watch.py."""
+    with pytest.raises(UsageError, match="no warehouse at"):
+        api.watch(warehouse=tmp_path)
+
+
 def test_every_function_is_called_above() -> None:
     functions = [
         n for n, f in vars(api).items() if inspect.isfunction(f) and f.__module__ == api.__name__

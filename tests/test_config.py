@@ -82,6 +82,8 @@ def smallest(cls: type[Config]) -> dict[str, Any]:
     }
     if cls.__name__ == "GenerateConfig":
         data |= {"model": "m", "problems": "p"}
+    if cls.__name__ == "BenchmarkSource":
+        data |= {"dataset": "aime24"}
     if cls.__name__ == "ExamplesConfig":
         data |= {"file": "long-cot"}
     if cls.__name__ in ("RewardTestConfig", "RescoreConfig"):
